@@ -1,0 +1,181 @@
+"""A call to a model and what came back: the only two things the reasoning code and the outside world exchange.
+
+`r2/solve.py` yields lists of `Call`s (a wave: they may run at the same time) and receives a list of `Completion`s in
+the same order. Who answers is the driver's business: the aiohttp pool, a recording, or scripted replies in tests.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+import orjson
+
+from r2.ledger import Usage, UsageSource, total_usage
+
+Purpose = Literal["decompose", "allocate", "solve", "final", "judge", "calibrate"]
+ROUTER_PURPOSES: frozenset[Purpose] = frozenset({"decompose", "allocate"})
+"""The router's own calls: counted in every total, and shown apart as its overhead."""
+
+Message = tuple[Literal["system", "user", "assistant"], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to one pool entry, as the reasoning wants it.
+
+    `sample_index` tells apart repeated asks of an otherwise equal request (re-asks, self-consistency, escalations to the
+    same model); `subtask_index` is 0-based, None for decompose / allocate / final. `json_schema` asks for guided decoding
+    where the server has it (`ModelCard.guided`). `top_logprobs` > 0 asks for log-probabilities.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    purpose: Purpose
+    max_output_tokens: int
+    temperature: float = 0.0
+    top_logprobs: int = 0
+    json_schema: str | None = None
+    seed: int | None = None
+    subtask_index: int | None = None
+    sample_index: int = 0
+
+    def request_sha(self) -> str:
+        """Content address of the request: model entry, messages and sampling parameters, nothing of where it is sent.
+
+        Two equal requests in different questions share it; it keys recordings.
+        """
+        canonical = orjson.dumps(
+            [self.model, self.messages, self.max_output_tokens, self.temperature, self.top_logprobs, self.json_schema,
+             self.seed, self.sample_index]
+        )  # fmt: skip
+        return hashlib.sha256(canonical).hexdigest()
+
+    def journal_key(self, problem_id: str, rollout: int = 0) -> str:
+        """Key of this call in a run's journal: the request and the place in the run that asked it."""
+        place = f"{problem_id}\0{rollout}\0{self.purpose}\0{self.subtask_index}\0{self.request_sha()}"
+        return hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One generated token with its natural-log probability and the alternatives the server listed, best first."""
+
+    token: str
+    logprob: float
+    alternatives: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One HTTP exchange (or one refusal to start it): a row of the `calls` table.
+
+    `model` is the pool entry that was sent to, which differs from `Call.model` after a fallback. `status` is the HTTP
+    status, 0 when there was none. `started_at` is in epoch seconds; `queue_s` the wait for the gate before it,
+    `latency_s` from sending to the last byte. `raw_body` is the body as it came, kept so that a parse can be redone.
+    """
+
+    model: str
+    attempt: int
+    status: int
+    started_at: float
+    latency_s: float = 0.0
+    queue_s: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+    cost_usd: float = 0.0
+    price_version: str = ""
+    response_model: str = ""
+    response_id: str = ""
+    finish_reason: str = ""
+    error_type: str | None = None
+    error_message: str | None = None
+    retry_after_s: float | None = None
+    raw_body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The outcome of one call: its text, or why there is none, and every attempt it took.
+
+    `model` is the pool entry that answered. `text` is "" when `error_type` is set. `is_replayed` is true where the
+    journal answered and nothing was paid now (the cost stays: it was paid by an earlier session of the same run).
+    """
+
+    text: str
+    model: str
+    attempts: tuple[Attempt, ...] = ()
+    finish_reason: str = "stop"
+    token_logprobs: tuple[TokenLogprob, ...] = ()
+    error_type: str | None = None
+    error_message: str | None = None
+    is_replayed: bool = False
+
+    @property
+    def is_ok(self) -> bool:
+        return self.error_type is None
+
+    @property
+    def cost_usd(self) -> float:
+        return sum(attempt.cost_usd for attempt in self.attempts)
+
+    @property
+    def usage(self) -> Usage:
+        return total_usage(attempt.usage for attempt in self.attempts)
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds spent on the wire over all attempts (not in queues)."""
+        return sum(attempt.latency_s for attempt in self.attempts)
+
+    def to_bytes(self) -> bytes:
+        """As stored in a journal: JSON, raw bodies as text (undecodable bytes escaped, so that nothing is lost)."""
+        return orjson.dumps(
+            {
+                "text": self.text,
+                "model": self.model,
+                "finish_reason": self.finish_reason,
+                "error_type": self.error_type,
+                "error_message": self.error_message,
+                "token_logprobs": [[t.token, t.logprob, t.alternatives] for t in self.token_logprobs],
+                "attempts": [_attempt_to_json(a) for a in self.attempts],
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Self:
+        """Inverse of `to_bytes`, marked as replayed. Raises ValueError or KeyError if `stored` is not one of ours."""
+        entry = orjson.loads(stored)
+        return cls(
+            text=entry["text"],
+            model=entry["model"],
+            attempts=tuple(_attempt_from_json(a) for a in entry["attempts"]),
+            finish_reason=entry["finish_reason"],
+            token_logprobs=tuple(
+                TokenLogprob(token, logprob, tuple((t, p) for t, p in alternatives))
+                for token, logprob, alternatives in entry["token_logprobs"]
+            ),
+            error_type=entry["error_type"],
+            error_message=entry["error_message"],
+            is_replayed=True,
+        )
+
+
+def _attempt_to_json(a: Attempt) -> list[Any]:
+    """Positional, because names would double the journal's size."""
+    u = a.usage
+    return [
+        a.model, a.attempt, a.status, a.started_at, a.latency_s, a.queue_s,
+        u.input_tokens, u.cached_input_tokens, u.output_tokens, u.source,
+        a.cost_usd, a.price_version, a.response_model, a.response_id, a.finish_reason,
+        a.error_type, a.error_message, a.retry_after_s, a.raw_body.decode("utf-8", "backslashreplace"),
+    ]  # fmt: skip
+
+
+def _attempt_from_json(entry: list[Any]) -> Attempt:
+    (model, attempt, status, started_at, latency_s, queue_s, n_in, n_cached, n_out, source, cost, price_version,
+     response_model, response_id, finish_reason, error_type, error_message, retry_after_s, raw_body) = entry  # fmt: skip
+    usage_source: UsageSource = source
+    return Attempt(
+        model, attempt, status, started_at, latency_s, queue_s, Usage(n_in, n_cached, n_out, usage_source), cost,
+        price_version, response_model, response_id, finish_reason, error_type, error_message, retry_after_s,
+        raw_body.encode(),
+    )  # fmt: skip

@@ -1,0 +1,70 @@
+"""What calls cost: prices, usage, and their product. Pure arithmetic; every total in the project comes from here.
+
+The ledger is full-cost (ours): decomposer, allocator, subtasks, final answer, retries that were billed. A model without
+a price cannot be in a pool, so a total can never leave a call out for want of a price.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Self
+
+UsageSource = Literal["provider", "estimated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens, as published or measured on a date.
+
+    `input` is for prompt tokens not read from a cache, `cached_input` for those that are, `output` for generated ones.
+    Local models are priced too: USD per core-hour divided by measured tokens per second.
+    """
+
+    input: float
+    cached_input: float
+    output: float
+    date: str
+    source: str
+
+    @property
+    def version(self) -> str:
+        """Identity of the price in stored rows: a cost is never re-priced in place."""
+        return f"{self.date}:{self.input:g}/{self.cached_input:g}/{self.output:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one attempt. `cached_input_tokens` is a part of `input_tokens`, as providers report it."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    source: UsageSource = "provider"
+
+    def __add__(self, other: Self) -> "Usage":
+        source: UsageSource = "estimated" if "estimated" in (self.source, other.source) else "provider"
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.output_tokens + other.output_tokens,
+            source,
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+def cost_usd(price: Price, usage: Usage) -> float:
+    """USD for one attempt: (input - cached) * price.input + cached * price.cached_input + output * price.output, per 1e6."""
+    cached = min(usage.cached_input_tokens, usage.input_tokens)
+    return (
+        (usage.input_tokens - cached) * price.input + cached * price.cached_input + usage.output_tokens * price.output
+    ) / 1e6
+
+
+def total_usage(usages: Iterable[Usage]) -> Usage:
+    """Sum of usages; the empty sum is zero tokens from the provider."""
+    total = Usage()
+    for usage in usages:
+        total = total + usage
+    return total

@@ -1,0 +1,1 @@
+"""One module per way to answer a problem; all share the signature in `r2/solve.py`."""

@@ -1,0 +1,254 @@
+"""The pool file: one TOML table per model, checked before anything is called.
+
+Errors name the file, the line, the key and the next move. Secrets are named by their environment variable and never held
+here. `load_pool` is the one way in; `PoolConfig.roster()` is what the reasoning gets to see of it.
+"""
+
+import difflib
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from r2.errors import PoolFileError
+from r2.ledger import Price
+from r2.roster import ModelCard, PromptMode, Roster, Tier
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PriceTable(_Table):
+    input: NotNegative
+    """USD per million prompt tokens."""
+    cached_input: NotNegative | None = None
+    """USD per million prompt tokens read from the provider's cache; None: as `input`."""
+    output: NotNegative
+    """USD per million generated tokens."""
+    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """Day the price was read or measured."""
+    source: str = Field(min_length=1)
+    """Where it was read, or how it was measured."""
+
+
+class Limits(_Table):
+    max_requests_per_minute: Positive | None = None
+    """None: no limit of this kind."""
+    max_tokens_per_minute: Positive | None = None
+    """Prompt plus generated tokens; None: no limit of this kind."""
+    max_in_flight: int = Field(default=64, ge=1)
+    """Ceiling of the adaptive bound on simultaneous calls."""
+
+
+class ModelTable(Limits):
+    endpoint: str
+    """`http(s)://host/v1` (any OpenAI-compatible URL), `local:CATALOGUE-NAME` (embedded llama.cpp),
+    `simulated:NAME` (our own server with a simulated model), or `recording:FILE`."""
+    served_model: str = ""
+    """The `model` field sent to the endpoint; "" for the entry's own name."""
+    tier: Tier
+    price_usd_per_mtok: PriceTable
+    prompt_mode: PromptMode = "direct"
+    """`direct` asks for the bare result, `cot` for steps and then the result: same weights, two entries."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; None for endpoints without keys."""
+    quota: str | None = None
+    """Name of a `[quotas.NAME]` table whose limits this model shares with others (one key, one quota)."""
+    context_tokens: int = Field(default=4096, ge=256)
+    timeout_s: Positive = 120.0
+    """Time limit of one attempt."""
+    deadline_s: Positive = 600.0
+    """Time limit of one call with all its waits, retries and fallbacks."""
+    logprobs: bool = False
+    """The endpoint returns log-probabilities (`top_logprobs`) when asked."""
+    guided: bool = False
+    """The endpoint honours `response_format = {type = "json_schema"}`."""
+    solver: bool = True
+    """False for entries that only decompose or allocate."""
+    profile: Mapping[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    """Skill -> measured accuracy; written by `r2 pool calibrate`."""
+    simulated: Mapping[str, float] = Field(default_factory=dict)
+    """Parameters of a `simulated:` model; see r2/pool/simulated.py."""
+    extra_body: Mapping[str, Any] = Field(default_factory=dict)
+    """Further fields of the request body, for server options this file has no name for."""
+
+
+class RouterTable(_Table):
+    decomposer: str
+    """Pool entry that splits questions into subtasks."""
+    allocator: str
+    """Pool entry that names one model per subtask."""
+    finalizer: str = "last_step"
+    """`last_step` takes the last subtask's result as the answer (no call); else the pool entry that writes the answer
+    from all results (paper: a final call)."""
+
+
+class BudgetTable(_Table):
+    max_usd_per_day: Positive | None = None
+    """Spend of all processes of this host on this pool per UTC day; None: no cap."""
+
+
+class PoolTables(_Table):
+    router: RouterTable
+    models: dict[str, ModelTable] = Field(min_length=1)
+    quotas: dict[str, Limits] = Field(default_factory=dict)
+    budget: BudgetTable = Field(default_factory=BudgetTable)
+    simulated_faults: Mapping[str, float] = Field(default_factory=dict)
+    """Fault name -> share of calls that meet it, on the `simulated:` endpoints; see r2/pool/simulated.py."""
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> "PoolTables":
+        for role in ("decomposer", "allocator", "finalizer"):
+            name = getattr(self.router, role)
+            if name not in self.models and not (role == "finalizer" and name == "last_step"):
+                raise ValueError(f"router.{role} = {name!r} is not a model of this pool ({', '.join(self.models)})")
+        for name, model in self.models.items():
+            if model.quota is not None and model.quota not in self.quotas:
+                raise ValueError(f"models.{name}.quota = {model.quota!r} has no [quotas.{model.quota}] table")
+        if not any(model.solver for model in self.models.values()):
+            raise ValueError("no model has solver = true; somebody must answer")
+        return self
+
+
+class PoolConfig:
+    """A checked pool file. `digest` identifies what can change answers or costs: everything but limits and time-outs."""
+
+    def __init__(self, path: Path, tables: PoolTables, text: str) -> None:
+        self.path = path
+        self.tables = tables
+        self.models: Mapping[str, ModelTable] = tables.models
+        self.router = tables.router
+        answers = tables.model_dump(
+            exclude={
+                "quotas": True, "budget": True, "simulated_faults": True,
+                "models": {
+                    "__all__": {"max_requests_per_minute", "max_tokens_per_minute", "max_in_flight", "timeout_s",
+                                "deadline_s", "quota", "api_key_env"}
+                },
+            }
+        )  # fmt: skip
+        self.digest = hashlib.sha256(repr(sorted(answers.items())).encode()).hexdigest()[:16]
+
+    def price(self, name: str) -> Price:
+        table = self.models[name].price_usd_per_mtok
+        cached = table.input if table.cached_input is None else table.cached_input
+        return Price(table.input, cached, table.output, table.date, table.source)
+
+    def roster(self) -> Roster:
+        """The pool without endpoints, keys and limits."""
+        return Roster(
+            ModelCard(
+                name=name,
+                tier=model.tier,
+                price=self.price(name),
+                prompt_mode=model.prompt_mode,
+                context_tokens=model.context_tokens,
+                skills=model.profile,
+                has_logprobs=model.logprobs,
+                guided=model.guided,
+                is_solver=model.solver,
+            )
+            for name, model in self.models.items()
+        )
+
+    def limits_of(self, name: str) -> tuple[str, Limits]:
+        """(quota owner, its limits): the shared quota where the model names one, else the model itself."""
+        model = self.models[name]
+        if model.quota is not None:
+            return f"quota:{model.quota}", self.tables.quotas[model.quota]
+        return f"model:{self.digest}:{name}", model
+
+    def check_keys(self, environ: Mapping[str, str] = os.environ) -> None:
+        """PoolFileError if a named key variable is not set: better now than at the first paid call."""
+        for name, model in self.models.items():
+            if model.api_key_env is not None and not environ.get(model.api_key_env):
+                line = _line_of(self.path.read_text("utf-8"), ("models", name, "api_key_env"))
+                raise PoolFileError(
+                    f"{self.path}:{line}: model {name!r} reads its key from ${model.api_key_env}, which is not set. "
+                    f"Set it (export {model.api_key_env}=...), or remove the model from the pool."
+                )
+
+
+def load_pool(path: Path | str) -> PoolConfig:
+    """Reads and checks a pool file. Raises PoolFileError with file, line, key and what to change."""
+    path = Path(path)
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise PoolFileError(f"{path}: no such pool file. Shipped ones: pools/local.toml, pools/simulated.toml.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PoolFileError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    try:
+        tables = PoolTables.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise PoolFileError(f"{path}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise PoolFileError("\n".join(_explain(path, text, dict(e)) for e in error.errors())) from None
+    return PoolConfig(path, tables, text)
+
+
+def _explain(path: Path, text: str, error: dict[str, Any]) -> str:
+    location = tuple(str(part) for part in error["loc"])
+    where = f"{path}:{_line_of(text, location)}: {'.'.join(location) or 'pool'}"
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(location)
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(known)}."
+        return f"{where}: unknown key. {hint}"
+    if error["type"] == "missing" and location[-1] == "price_usd_per_mtok":
+        return (
+            f"{where}: missing price. A model without a price would make every total wrong; add "
+            'price_usd_per_mtok = {input = ..., output = ..., date = "YYYY-MM-DD", source = "..."}.'
+        )
+    if error["type"] == "missing":
+        return f"{where}: missing; add it."
+    return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r:.60})"
+
+
+def _known_keys(location: tuple[str, ...]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {
+        "models": ModelTable, "quotas": Limits, "router": RouterTable, "budget": BudgetTable,
+    }  # fmt: skip
+    if "price_usd_per_mtok" in location:
+        return list(PriceTable.model_fields)
+    return list(tables.get(location[0], PoolTables).model_fields if len(location) > 1 else PoolTables.model_fields)
+
+
+def _line_of(text: str, location: tuple[str, ...]) -> int:
+    """1-based line of the deepest part of `location` that the text has; tomllib keeps no positions, so we look for them."""
+    lines = text.splitlines()
+    best, start = 1, 0
+    for depth in range(1, len(location) + 1):
+        header = re.compile(r"^\s*\[\s*" + r"\s*\.\s*".join(f'"?{re.escape(p)}"?' for p in location[:depth]) + r"\s*\]")
+        key = re.compile(rf'^\s*"?{re.escape(location[depth - 1])}"?\s*[=.]|[{{,]\s*"?{re.escape(location[depth - 1])}"?\s*=')
+        for number in range(start, len(lines)):
+            is_next_table = depth > 1 and number > start and lines[number].lstrip().startswith("[") and best > 1
+            if header.match(lines[number]) or (key.search(lines[number]) and not lines[number].lstrip().startswith("#")):
+                best, start = number + 1, number
+                break
+            if is_next_table and not header.match(lines[number]) and depth == len(location):
+                break
+    return best
+
+
+Endpoint = Literal["http", "local", "simulated", "recording"]
+
+
+def endpoint_kind(endpoint: str) -> Endpoint:
+    """Which of the four kinds an `endpoint` value is. Raises PoolFileError for anything else."""
+    scheme = endpoint.split(":", 1)[0]
+    kinds: dict[str, Endpoint] = {
+        "http": "http", "https": "http", "local": "local", "simulated": "simulated", "recording": "recording",
+    }  # fmt: skip
+    if scheme not in kinds:
+        raise PoolFileError(f"endpoint {endpoint!r}: expected http(s)://..., local:NAME, simulated:NAME or recording:FILE")
+    return kinds[scheme]

@@ -1,0 +1,95 @@
+"""The texts every model is asked with, and the marks by which they can be told apart again.
+
+Static text comes first in every prompt, so that servers with a prefix cache read it once. The marks (`QUESTION_MARK`
+and so on) are also what the simulated models read: they see exactly the prompts that real models see.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from r2.call import Message
+from r2.plan import Plan
+from r2.problem import Problem
+from r2.roster import ModelCard, PromptMode
+
+QUESTION_MARK = "Question: "
+CONTEXT_MARK = "Context: "
+CHOICES_MARK = "Choices: "
+RESULT_MARK = "Result of step {step}: "
+TASK_MARK = "Task: "
+MODELS_MARK = "Models:"
+STEPS_MARK = "Steps:"
+ANSWER_MARK = "Answer:"
+DIRECT_PLAN = "DIRECT"
+
+DECOMPOSE_SYSTEM = f"""Split a question into short steps for small models. One numbered step per line.
+A step must be one small job with a clear result. If a step uses earlier results, end it with (needs: 1, 2).
+If one model can answer the question at once, write only {DIRECT_PLAN}.
+
+{QUESTION_MARK}What is 17 + 25?
+{DIRECT_PLAN}
+
+{QUESTION_MARK}A box holds 12 pens. Ann has 4 boxes and gives away 9 pens. How many pens are left?
+1. Compute 12 * 4
+2. Subtract 9 from the result of step 1 (needs: 1)"""
+
+ALLOCATE_SYSTEM = """Choose the cheapest model that will get each step right. Reply with JSON only, for example:
+[{"subtask": 1, "model": "A"}, {"subtask": 2, "model": "B"}]"""
+
+SOLVE_SYSTEM: dict[PromptMode, str] = {
+    "direct": "Reply with only the result, nothing else.",
+    "cot": f"Think step by step in a few short lines. Then end with a line '{ANSWER_MARK} <result>'.",
+}
+MODEL_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def decompose_messages(problem: Problem) -> tuple[Message, ...]:
+    """Asks for a plan (paper: task decomposer; wording ours)."""
+    return (("system", DECOMPOSE_SYSTEM), ("user", _question_block(problem)))
+
+
+def allocate_messages(problem: Problem, plan: Plan, models: Sequence[ModelCard]) -> tuple[Message, ...]:
+    """Asks for one model per subtask. `models` in the order shown: letter A is `models[0]`.
+
+    Letters stand for names (ours): the reply is short, and each letter is one token, so that log-probabilities over
+    models can be read off one position.
+    """
+    lines = [f"{letter}: {_profile(card)}" for letter, card in zip(MODEL_LETTERS, models, strict=False)]
+    steps = [f"{number}. {subtask.text}" for number, subtask in enumerate(plan.subtasks, start=1)]
+    body = "\n".join([MODELS_MARK, *lines, "", _question_block(problem), STEPS_MARK, *steps])
+    return (("system", ALLOCATE_SYSTEM), ("user", body))
+
+
+def solve_messages(
+    problem: Problem, task: str | None, results: Mapping[int, str], mode: PromptMode, wording: str = ""
+) -> tuple[Message, ...]:
+    """Asks for one subtask's result, or with `task` None for the answer to the whole question.
+
+    `results` maps 1-based step numbers to the earlier results this subtask needs, and only those (ours: shorter
+    prompts). `wording` is the benchmark's own instruction, such as SCAN's grammar.
+    """
+    system = f"{wording}\n{SOLVE_SYSTEM[mode]}" if wording else SOLVE_SYSTEM[mode]
+    lines = [_question_block(problem)]
+    lines += [RESULT_MARK.format(step=step) + text for step, text in sorted(results.items())]
+    if task is not None:
+        lines.append(TASK_MARK + task)
+    return (("system", system), ("user", "\n".join(lines)))
+
+
+FINAL_TASK = "Using these results, give the final answer to the question."
+
+
+def _question_block(problem: Problem) -> str:
+    lines = []
+    if problem.context:
+        lines.append(CONTEXT_MARK + problem.context)
+    lines.append(QUESTION_MARK + problem.question)
+    if problem.choices:
+        lines.append(CHOICES_MARK + " ".join(f"({MODEL_LETTERS[i]}) {c}" for i, c in enumerate(problem.choices)))
+    return "\n".join(lines)
+
+
+def _profile(card: ModelCard) -> str:
+    """One line a model can be chosen by: tier, price, measured skills. Never its name: names teach nothing new pools have."""
+    skills = ", ".join(f"{skill} {accuracy:.0%}" for skill, accuracy in sorted(card.skills.items()))
+    mode = ", thinks step by step" if card.prompt_mode == "cot" else ""
+    return f"{card.tier}, {card.blended_price:.3g} USD{mode}" + (f"; {skills}" if skills else "")

@@ -1,0 +1,77 @@
+"""The pool as the reasoning sees it: names, tiers, prices and profiles, without an endpoint or a key in sight."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from r2.errors import ConfigError
+from r2.ledger import Price
+
+Tier = Literal["small", "medium", "large"]
+TIERS: tuple[Tier, ...] = ("small", "medium", "large")
+PromptMode = Literal["direct", "cot"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One pool entry. An entry is an arm: (weights, prompt mode); two entries may share one server.
+
+    `skills` maps a skill name to measured accuracy in 0..1 (`r2 pool calibrate`); empty when nothing was measured.
+    `has_logprobs` and `guided` say what its server can do.
+    """
+
+    name: str
+    tier: Tier
+    price: Price
+    prompt_mode: PromptMode = "direct"
+    context_tokens: int = 4096
+    skills: Mapping[str, float] = field(default_factory=dict)
+    has_logprobs: bool = False
+    guided: bool = False
+    is_solver: bool = True
+
+    @property
+    def blended_price(self) -> float:
+        """USD per million tokens at three prompt tokens per generated one: the order of "cheaper" and "dearer"."""
+        return 0.75 * self.price.input + 0.25 * self.price.output
+
+
+class Roster:
+    """The solvers of a pool, cheapest first within tier order, with look-up by name.
+
+    "Stronger" follows (tier, blended price, direct before cot): the order escalation climbs. Entries with
+    `is_solver=False` (a trained router policy served beside the pool) can be called by name but are never allocated.
+    """
+
+    def __init__(self, cards: Iterable[ModelCard]) -> None:
+        ordered = sorted(
+            cards, key=lambda c: (TIERS.index(c.tier), c.blended_price, c.prompt_mode == "cot", c.name)
+        )
+        self.by_name: dict[str, ModelCard] = {card.name: card for card in ordered}
+        self.solvers: tuple[ModelCard, ...] = tuple(card for card in ordered if card.is_solver)
+        if len(self.by_name) != len(ordered):
+            raise ConfigError("two pool entries share a name; every entry needs its own")
+
+    def __getitem__(self, name: str) -> ModelCard:
+        """The entry called `name`; ConfigError with the known names if there is none."""
+        try:
+            return self.by_name[name]
+        except KeyError:
+            known = ", ".join(self.by_name)
+            raise ConfigError(f"model {name!r} is not in the pool. Pool: {known}. Add it to the pool file.") from None
+
+    def stronger(self, name: str) -> str | None:
+        """The next solver above `name`, or None at the top."""
+        names = [card.name for card in self.solvers]
+        if name not in names:
+            return None
+        index = names.index(name) + 1
+        return names[index] if index < len(names) else None
+
+    @property
+    def strongest(self) -> str:
+        return self.solvers[-1].name
+
+    @property
+    def cheapest(self) -> str:
+        return self.solvers[0].name

@@ -1,0 +1,154 @@
+"""What is stored, declared once. `storage/schema.py` derives the Arrow schema, the views' columns and docs/data_dictionary.md.
+
+Flat tables, one dataclass a table, joined on (run_id, problem_id, rollout). Column names are the last words of the
+OpenTelemetry GenAI name plus a unit; `otel` in a field's metadata gives the full name. Facts are stored (tokens, prices,
+seeds, versions); what can be derived is a view in `storage/sql/`. Add columns only, never rename or retype: a change of
+meaning is a new `SCHEMA_VERSION`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+def col(doc: str, unit: str = "", otel: str = "", label: bool = False, kind: str = "", **field_options: Any) -> Any:
+    """A stored column: `label` marks short repeated values (dictionary-encoded), `kind` a narrower Arrow type."""
+    metadata = {"doc": doc, "unit": unit, "otel": otel, "label": label, "kind": kind}
+    return field(metadata=metadata, **field_options)
+
+
+STATUSES = ("answered", "failed", "deferred")
+"""requested = answered + failed + deferred, always. A deferred row was not settled and is tried again by the next run."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """One session of a run: a run that was stopped and gone on with has several, told apart by `session`."""
+
+    run_id: str = col("identity of the job: input digest, configuration and pool", label=True)
+    session: int = col("0 for the first execution, 1 for the first resumption, ...", kind="int16")
+    flow_run_id: str = col("Prefect flow run, '' outside Prefect")
+    kind: str = col("answer, label, sft, grpo, evaluate", label=True)
+    method: str = col("way to answer: r2, cot", label=True)
+    input_path: str = col("the question file as given")
+    pool_path: str = col("the pool file as given")
+    config: str = col("resolved configuration, JSON, without secrets")
+    code_version: str = col("version of this package", label=True)
+    status: str = col("completed, completed_with_errors, budget_stopped, interrupted, failed", label=True)
+    n_requested: int = col("rows of the input that this run covers", kind="int64")
+    n_answered: int = col("settled with an answer, over all sessions", kind="int64")
+    n_failed: int = col("settled without an answer, over all sessions", kind="int64")
+    n_deferred: int = col("not settled when the session ended", kind="int64")
+    n_calls_in_flight_at_stop: int = col("calls begun by an earlier session whose outcome was lost: they may have been paid twice", kind="int64")
+    cost_usd: float = col("spent by this run so far, over all sessions", "USD")
+    session_cost_usd: float = col("spent by this session alone", "USD")
+    wall_s: float = col("wall time of this session", "s")
+    started_at: float = col("start of the session", kind="timestamp")
+    ended_at: float = col("end of the session", kind="timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryRow:
+    """One problem answered once (one rollout)."""
+
+    run_id: str = col("see runs", label=True)
+    problem_id: str = col("the user's id, or line-<n> where the row had none")
+    rollout: int = col("0 for plain answering; 0..G-1 within a group", kind="int16")
+    input_index: int = col("0-based place in the input", kind="int64")
+    method: str = col("way to answer: r2, cot", label=True)
+    benchmark: str = col("check that was applied, '' for none", label=True)
+    status: str = col("answered, failed, deferred", label=True)
+    input: str = col("the question")
+    target: str | None = col("the gold answer, if the input had one")
+    answer: str | None = col("the final answer; null unless status is answered")
+    is_correct: bool | None = col("the benchmark's check; null without a target")
+    plan: str = col("the plan that was executed, canonical text; '' for methods without plans")
+    n_subtasks: int = col("subtasks of the plan, 0 for a direct plan", kind="int16")
+    n_calls: int = col("model calls, the router's own included", kind="int16")
+    n_attempts: int = col("HTTP exchanges, retries and fallbacks included", kind="int16")
+    n_escalations: int = col("times a failed check passed a subtask on to a stronger model", kind="int16")
+    input_tokens: int = col("prompt tokens over all attempts", "tokens", "gen_ai.usage.input_tokens", kind="int64")
+    cached_input_tokens: int = col("of them, read from the provider's cache", "tokens", "gen_ai.usage.cache_read.input_tokens", kind="int64")
+    output_tokens: int = col("generated tokens over all attempts", "tokens", "gen_ai.usage.output_tokens", kind="int64")
+    cost_usd: float = col("all attempts of all calls, the router's own included", "USD")
+    router_cost_usd: float = col("of it, the decomposer's and allocator's calls", "USD")
+    latency_s: float = col("critical path: the sum over waves of each wave's longest call, queues included", "s")
+    failed_checks: str = col("checks and parses that failed on the way, comma-separated", label=True)
+    error_type: str | None = col("why there is no answer", otel="error.type", label=True)
+    error_message: str | None = col("the same in words, with the input line for a bad row")
+    started_at: float = col("first call sent, or the row read", kind="timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model the allocator could have chosen for a subtask."""
+
+    model: str
+    score: float | None
+    propensity: float | None
+    expected_cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class SubtaskRow:
+    """One subtask executed. A direct plan has one row, with the question as its text."""
+
+    run_id: str = col("see runs", label=True)
+    problem_id: str = col("see trajectories")
+    rollout: int = col("see trajectories", kind="int16")
+    subtask_index: int = col("0-based place in the plan", kind="int16")
+    benchmark: str = col("copied from the trajectory, so that no join is needed", label=True)
+    depends_on: tuple[int, ...] = col("subtask_index of the subtasks whose results were shown")
+    subtask_text: str = col("what was asked")
+    output_text: str | None = col("the result, null if none was had")
+    allocated_model: str = col("the allocator's choice", label=True)
+    model: str = col("the entry that answered last: differs after an escalation or a fallback", label=True)
+    tier: str = col("tier of `model`", label=True)
+    candidates: tuple[Candidate, ...] = col("models that could have been chosen; propensity null where the allocator gave no log-probabilities")
+    is_escalated: bool = col("a check failed and a stronger model was asked")
+    is_fallback: bool = col("the allocated model was not available and another answered")
+    input_tokens: int = col("prompt tokens over all attempts", "tokens", "gen_ai.usage.input_tokens", kind="int64")
+    output_tokens: int = col("generated tokens over all attempts", "tokens", "gen_ai.usage.output_tokens", kind="int64")
+    cost_usd: float = col("all attempts for this subtask", "USD")
+    latency_s: float = col("from asking to the accepted result, queues included", "s")
+    error_type: str | None = col("why there is no result", otel="error.type", label=True)
+    started_at: float = col("first call of the subtask", kind="timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow:
+    """One attempt of one call: an HTTP exchange, or the refusal to start one."""
+
+    run_id: str = col("see runs", label=True)
+    problem_id: str = col("see trajectories")
+    rollout: int = col("see trajectories", kind="int16")
+    call_index: int = col("0-based order of the call in its trajectory", kind="int16")
+    attempt: int = col("0-based attempt of the call, counted over fallbacks", kind="int16")
+    subtask_index: int | None = col("null for decompose, allocate and final", kind="int16")
+    benchmark: str = col("copied from the trajectory", label=True)
+    purpose: str = col("decompose, allocate, solve, final, judge", label=True)
+    request_sha: str = col("content address of the request; keys recordings")
+    request_model: str = col("pool entry that was sent to", otel="gen_ai.request.model", label=True)
+    response_model: str = col("model id the server says it used", otel="gen_ai.response.model", label=True)
+    response_id: str = col("the server's id of its answer", otel="gen_ai.response.id")
+    status: int = col("HTTP status, 0 if there was none", kind="int16")
+    finish_reason: str = col("stop, length, ...", otel="gen_ai.response.finish_reasons", label=True)
+    temperature: float = col("sampling temperature", otel="gen_ai.request.temperature")
+    max_output_tokens: int = col("limit asked for", "tokens", "gen_ai.request.max_tokens", kind="int32")
+    input_tokens: int = col("prompt tokens", "tokens", "gen_ai.usage.input_tokens", kind="int64")
+    cached_input_tokens: int = col("of them, read from the provider's cache", "tokens", "gen_ai.usage.cache_read.input_tokens", kind="int64")
+    output_tokens: int = col("generated tokens", "tokens", "gen_ai.usage.output_tokens", kind="int64")
+    usage_source: str = col("provider, or estimated where the provider sent none", label=True)
+    cost_usd: float = col("at `price_version`", "USD")
+    price_version: str = col("date and USD per million tokens: input/cached/output", label=True)
+    latency_s: float = col("sent to last byte", "s", "gen_ai.client.operation.duration")
+    queue_s: float = col("waited for limits before sending", "s")
+    retry_after_s: float | None = col("pause the server asked for", "s")
+    is_replayed: bool = col("answered from the journal by a later session; paid once, when it was made")
+    error_type: str | None = col("see r2/errors.py CALL_ERROR_TYPES", otel="error.type", label=True)
+    error_message: str | None = col("the same in words")
+    input_messages: str = col("JSON list of [role, text]", otel="gen_ai.input.messages")
+    output_text: str | None = col("the completion's text; null on failed attempts")
+    raw_body: bytes = col("the response body as it came, so that a parse can be redone without a call")
+    started_at: float = col("when it was sent", kind="timestamp")

@@ -1,0 +1,1 @@
+"""Parquet files, their schema, the call journal and the DuckDB views over them."""

@@ -1,0 +1,1 @@
+"""Retryable units of work for Prefect: paths in, paths out."""
