@@ -4,7 +4,7 @@ The ledger is full-cost (ours): decomposer, allocator, subtasks, final answer, r
 a price cannot be in a pool, so a total can never leave a call out for want of a price.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -68,3 +68,13 @@ def total_usage(usages: Iterable[Usage]) -> Usage:
     for usage in usages:
         total = total + usage
     return total
+
+
+def worst_case_usage(messages: Sequence[tuple[str, str]], max_output_tokens: int) -> Usage:
+    """An upper estimate before a call: a token per 2.5 UTF-8 bytes of prompt, 8 per message for its template, and the whole output limit.
+
+    Ours: English prose has about 4 bytes a token, digits and symbols 1 to 3; reserves that are too high are refunded, too low ones
+    break a cap.
+    """
+    n_bytes = sum(len(text.encode("utf-8", "replace")) for _, text in messages)
+    return Usage(round(n_bytes / 2.5) + 8 * len(messages), 0, max_output_tokens, "estimated")

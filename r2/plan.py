@@ -13,8 +13,12 @@ from r2.errors import PlanParseError
 MAX_SUBTASKS = 12
 """A longer list is a model that will not stop; ours, half again the paper's 8."""
 
-_NUMBERED = re.compile(r"^\s*(?:[-*>]\s*)?(?:\*\*)?(?:step|subtask)?\s*(\d{1,3})\s*[.):]\s*(?:\*\*)?\s*(.+?)\s*$", re.IGNORECASE)
-_NEEDS = re.compile(r"[\s(\[]*\bneeds?\s*:\s*\[?\s*((?:#?\d{1,3}|none|step|and|[\s,&])*)\]?\s*[\])]?\s*\.?\s*$", re.IGNORECASE)
+_NUMBERED = re.compile(
+    r"^\s*(?:[-*>]\s*)?(?:\*\*)?(?:step|subtask)?\s*(\d{1,3})\s*[.):]\s*(?:\*\*)?\s*(.+?)\s*$", re.IGNORECASE
+)
+_NEEDS = re.compile(
+    r"[\s(\[]*\bneeds?\s*:\s*\[?\s*((?:#?\d{1,3}|none|step|and|[\s,&])*)\]?\s*[\])]?\s*\.?\s*$", re.IGNORECASE
+)
 _STEP_REFERENCE = re.compile(r"\bsteps?\s*#?(\d{1,3})(?:\s*(?:,|and|&)\s*#?(\d{1,3})\b)*|#(\d{1,3})\b", re.IGNORECASE)
 _DIRECT = re.compile(r"^\W*(?:answer\s+)?direct(?:ly)?\W*$", re.IGNORECASE)
 

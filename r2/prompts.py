@@ -20,6 +20,9 @@ MODELS_MARK = "Models:"
 STEPS_MARK = "Steps:"
 ANSWER_MARK = "Answer:"
 DIRECT_PLAN = "DIRECT"
+DIRECT_STEP = "Answer the question"
+"""The single step the allocator is shown for a direct plan."""
+FINAL_TASK = "Using these results, give the final answer to the question."
 
 DECOMPOSE_SYSTEM = f"""Split a question into short steps for small models. One numbered step per line.
 A step must be one small job with a clear result. If a step uses earlier results, end it with (needs: 1, 2).
@@ -54,7 +57,8 @@ def allocate_messages(problem: Problem, plan: Plan, models: Sequence[ModelCard])
     models can be read off one position.
     """
     lines = [f"{letter}: {_profile(card)}" for letter, card in zip(MODEL_LETTERS, models, strict=False)]
-    steps = [f"{number}. {subtask.text}" for number, subtask in enumerate(plan.subtasks, start=1)]
+    texts = [subtask.text for subtask in plan.subtasks] or [DIRECT_STEP]
+    steps = [f"{number}. {text}" for number, text in enumerate(texts, start=1)]
     body = "\n".join([MODELS_MARK, *lines, "", _question_block(problem), STEPS_MARK, *steps])
     return (("system", ALLOCATE_SYSTEM), ("user", body))
 
@@ -73,9 +77,6 @@ def solve_messages(
     if task is not None:
         lines.append(TASK_MARK + task)
     return (("system", system), ("user", "\n".join(lines)))
-
-
-FINAL_TASK = "Using these results, give the final answer to the question."
 
 
 def _question_block(problem: Problem) -> str:

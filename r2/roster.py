@@ -44,9 +44,7 @@ class Roster:
     """
 
     def __init__(self, cards: Iterable[ModelCard]) -> None:
-        ordered = sorted(
-            cards, key=lambda c: (TIERS.index(c.tier), c.blended_price, c.prompt_mode == "cot", c.name)
-        )
+        ordered = sorted(cards, key=lambda c: (TIERS.index(c.tier), c.blended_price, c.prompt_mode == "cot", c.name))
         self.by_name: dict[str, ModelCard] = {card.name: card for card in ordered}
         self.solvers: tuple[ModelCard, ...] = tuple(card for card in ordered if card.is_solver)
         if len(self.by_name) != len(ordered):

@@ -40,7 +40,9 @@ class RunRow:
     n_answered: int = col("settled with an answer, over all sessions", kind="int64")
     n_failed: int = col("settled without an answer, over all sessions", kind="int64")
     n_deferred: int = col("not settled when the session ended", kind="int64")
-    n_calls_in_flight_at_stop: int = col("calls begun by an earlier session whose outcome was lost: they may have been paid twice", kind="int64")
+    n_calls_in_flight_at_stop: int = col(
+        "calls begun by an earlier session whose outcome was lost: they may have been paid twice", kind="int64"
+    )
     cost_usd: float = col("spent by this run so far, over all sessions", "USD")
     session_cost_usd: float = col("spent by this session alone", "USD")
     wall_s: float = col("wall time of this session", "s")
@@ -69,7 +71,9 @@ class TrajectoryRow:
     n_attempts: int = col("HTTP exchanges, retries and fallbacks included", kind="int16")
     n_escalations: int = col("times a failed check passed a subtask on to a stronger model", kind="int16")
     input_tokens: int = col("prompt tokens over all attempts", "tokens", "gen_ai.usage.input_tokens", kind="int64")
-    cached_input_tokens: int = col("of them, read from the provider's cache", "tokens", "gen_ai.usage.cache_read.input_tokens", kind="int64")
+    cached_input_tokens: int = col(
+        "of them, read from the provider's cache", "tokens", "gen_ai.usage.cache_read.input_tokens", kind="int64"
+    )
     output_tokens: int = col("generated tokens over all attempts", "tokens", "gen_ai.usage.output_tokens", kind="int64")
     cost_usd: float = col("all attempts of all calls, the router's own included", "USD")
     router_cost_usd: float = col("of it, the decomposer's and allocator's calls", "USD")
@@ -105,7 +109,9 @@ class SubtaskRow:
     allocated_model: str = col("the allocator's choice", label=True)
     model: str = col("the entry that answered last: differs after an escalation or a fallback", label=True)
     tier: str = col("tier of `model`", label=True)
-    candidates: tuple[Candidate, ...] = col("models that could have been chosen; propensity null where the allocator gave no log-probabilities")
+    candidates: tuple[Candidate, ...] = col(
+        "models that could have been chosen; propensity null where the allocator gave no log-probabilities"
+    )
     is_escalated: bool = col("a check failed and a stronger model was asked")
     is_fallback: bool = col("the allocated model was not available and another answered")
     input_tokens: int = col("prompt tokens over all attempts", "tokens", "gen_ai.usage.input_tokens", kind="int64")
@@ -137,7 +143,9 @@ class CallRow:
     temperature: float = col("sampling temperature", otel="gen_ai.request.temperature")
     max_output_tokens: int = col("limit asked for", "tokens", "gen_ai.request.max_tokens", kind="int32")
     input_tokens: int = col("prompt tokens", "tokens", "gen_ai.usage.input_tokens", kind="int64")
-    cached_input_tokens: int = col("of them, read from the provider's cache", "tokens", "gen_ai.usage.cache_read.input_tokens", kind="int64")
+    cached_input_tokens: int = col(
+        "of them, read from the provider's cache", "tokens", "gen_ai.usage.cache_read.input_tokens", kind="int64"
+    )
     output_tokens: int = col("generated tokens", "tokens", "gen_ai.usage.output_tokens", kind="int64")
     usage_source: str = col("provider, or estimated where the provider sent none", label=True)
     cost_usd: float = col("at `price_version`", "USD")

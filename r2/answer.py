@@ -1,0 +1,92 @@
+"""From a model's text to an answer, and from an answer to right or wrong. Total: any text gives some answer.
+
+The checks are the plain ones that many benchmarks share; a benchmark with a check of its own brings it in `r2/problems/`.
+"""
+
+import re
+import unicodedata
+from decimal import Decimal, InvalidOperation
+
+_ANSWER = re.compile(r"(?:final\s+)?answer\s*(?:is)?\s*[:=]\s*", re.IGNORECASE)
+_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_NUMBER = re.compile(r"[-+\u2212]?\s?\$?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
+_REFUSAL = re.compile(
+    r"\b(?:I(?:'m| am) (?:sorry|unable)|I (?:cannot|can't|do not know|don't know)|as an AI)\b", re.IGNORECASE
+)
+
+
+def extract_answer(text: str) -> str:
+    """What a text answers: the last \\boxed{...}, else what follows the last "Answer:", else the last line that is not empty."""
+    if boxed := _BOXED.findall(text):
+        return str(boxed[-1]).strip()
+    marks = list(_ANSWER.finditer(text))
+    if marks and (rest := text[marks[-1].end() :].strip()):
+        return rest.splitlines()[0].strip().strip("*`").strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].strip("*`").strip() if lines else ""
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number in a text, thousands commas and currency signs dropped; None if there is none."""
+    found = _NUMBER.findall(text)
+    if not found:
+        return None
+    cleaned = re.sub(r"[,$\s]", "", found[-1]).replace("\u2212", "-")
+    try:
+        return Decimal(cleaned)
+    except InvalidOperation:
+        return None
+
+
+def same_number(answer: str, target: str) -> bool:
+    """True if the last numbers of both agree within one part in a million (ours: models round)."""
+    a, t = last_number(answer), last_number(target)
+    if a is None or t is None:
+        return False
+    return abs(a - t) <= abs(t) * Decimal("1e-6")
+
+
+def same_choice(answer: str, target: str, choices: tuple[str, ...]) -> bool:
+    """True if the answer names the target's letter, or repeats its text. `target` may be a letter or a choice's text."""
+    target_letter = _choice_letter(target, choices)
+    return target_letter is not None and _choice_letter(answer, choices) == target_letter
+
+
+def same_text(answer: str, target: str) -> bool:
+    """True if both are equal after NFKC, case folding and dropping of articles, punctuation and spare spaces (SQuAD's rule)."""
+    return _normalised(answer) == _normalised(target)
+
+
+def default_check(answer: str, target: str, choices: tuple[str, ...] = ()) -> bool:
+    """Check of questions that name no benchmark: choice letter if there are choices, number if the target is one, else text."""
+    if choices:
+        return same_choice(answer, target, choices)
+    if _NUMBER.fullmatch(target.strip()):
+        return same_number(answer, target)
+    return same_text(answer, target)
+
+
+def is_refusal(text: str) -> bool:
+    """True if the text declines to answer, in the phrases models use."""
+    return _REFUSAL.search(text) is not None
+
+
+def _choice_letter(text: str, choices: tuple[str, ...]) -> str | None:
+    letters = [chr(ord("A") + i) for i in range(len(choices))]
+    stripped = text.strip()
+    if match := re.match(r"^\(?([A-Za-z])\)?(?:[.:,)\s]|$)", stripped):
+        letter = match[1].upper()
+        if letter in letters and (match[1].isupper() or len(stripped) <= 3):
+            return letter
+    if match := re.search(r"\(([A-Z])\)", stripped):
+        return match[1] if match[1] in letters else None
+    for letter, choice in zip(letters, choices, strict=True):
+        if same_text(stripped, choice):
+            return letter
+    return None
+
+
+def _normalised(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = re.sub(r"[^\w\s]", " ", folded).split()
+    return " ".join(word for word in words if word not in ("a", "an", "the"))

@@ -1,0 +1,73 @@
+"""Driving the reasoning: a generator of waves on one side, something that completes calls on the other.
+
+`drive` answers one problem, `drive_all` many with a bounded number in flight, from an iterator and without a task per row.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from r2.call import Call, Completion
+from r2.problem import Problem
+from r2.solve import Outcome, Solving
+
+Complete = Callable[[Call], Coroutine[Any, Any, Completion]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One problem answered once: how it ended, and every wave of calls with their completions, in order."""
+
+    problem: Problem
+    outcome: Outcome
+    waves: tuple[tuple[tuple[Call, Completion], ...], ...]
+
+
+async def drive(problem: Problem, solving: Solving, complete: Complete) -> Trajectory:
+    """Runs one generator to its end; the calls of a wave are made at the same time."""
+    waves: list[tuple[tuple[Call, Completion], ...]] = []
+    try:
+        wave = next(solving)
+        while True:
+            if len(wave) == 1:
+                completions = [await complete(wave[0])]
+            else:
+                completions = await _together([complete(call) for call in wave])
+            waves.append(tuple(zip(wave, completions, strict=True)))
+            wave = solving.send(completions)
+    except StopIteration as end:
+        return Trajectory(problem, end.value, tuple(waves))
+
+
+async def drive_all(
+    problems: Iterable[Problem],
+    answer: Callable[[Problem], Coroutine[Any, Any, None]],
+    *,
+    slots: asyncio.Semaphore,
+    max_workers: int,
+) -> None:
+    """Calls `answer` for each problem, at most `max_workers` here and as many as `slots` allows over all callers that share it.
+
+    `problems` is read only as workers become free, so memory does not grow with the input. The first exception (a bug or a
+    full disk; failed calls are data) cancels the rest and is raised.
+    """
+    pending = iter(problems)
+
+    async def worker() -> None:
+        while True:
+            async with slots:
+                problem = next(pending, None)
+                if problem is None:
+                    return
+                await answer(problem)
+
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(max_workers):
+            workers.create_task(worker())
+
+
+async def _together(coroutines: list[Coroutine[Any, Any, Completion]]) -> list[Completion]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    return [task.result() for task in tasks]

@@ -1,0 +1,165 @@
+"""From a finished trajectory to the rows that are stored. Pure: every number comes from the calls' attempts."""
+
+import orjson
+
+from r2.benchmark import judge
+from r2.call import ROUTER_PURPOSES, Attempt, Call, Completion
+from r2.ledger import cost_usd, total_usage, worst_case_usage
+from r2.plan import format_plan
+from r2.pool.drive import Trajectory
+from r2.problem import Problem
+from r2.roster import Roster
+from r2.solve import Step
+from r2.trajectory import CallRow, Candidate, SubtaskRow, TrajectoryRow
+
+
+def to_rows(
+    run_id: str, method: str, trajectory: Trajectory, roster: Roster, rollout: int = 0
+) -> tuple[TrajectoryRow, list[SubtaskRow], list[CallRow]]:
+    """The trajectory's row, its subtasks' and its calls'. Sums over the calls equal the parents by construction."""
+    problem, outcome = trajectory.problem, trajectory.outcome
+    pairs = [pair for wave in trajectory.waves for pair in wave]
+    calls = [
+        _call_row(run_id, problem, rollout, index, call, completion, attempt)
+        for index, (call, completion) in enumerate(pairs)
+        for attempt in completion.attempts
+    ]
+    subtasks = [
+        _subtask_row(run_id, problem, rollout, index, step, pairs, roster) for index, step in enumerate(outcome.steps)
+    ]
+    usage = total_usage(completion.usage for _, completion in pairs)
+    row = TrajectoryRow(
+        run_id=run_id,
+        problem_id=problem.problem_id,
+        rollout=rollout,
+        input_index=problem.input_index,
+        method=method,
+        benchmark=problem.benchmark,
+        status=outcome.status,
+        input=problem.question,
+        target=problem.target,
+        answer=outcome.answer,
+        is_correct=None if outcome.answer is None else judge(problem, outcome.answer),
+        plan=format_plan(outcome.plan) if outcome.plan is not None else "",
+        n_subtasks=len(outcome.plan.subtasks) if outcome.plan is not None else 0,
+        n_calls=len(pairs),
+        n_attempts=len(calls),
+        n_escalations=outcome.n_escalations,
+        input_tokens=usage.input_tokens,
+        cached_input_tokens=usage.cached_input_tokens,
+        output_tokens=usage.output_tokens,
+        cost_usd=sum(call.cost_usd for call in calls),
+        router_cost_usd=sum(c.cost_usd for call, c in pairs if call.purpose in ROUTER_PURPOSES),
+        latency_s=sum(max((_elapsed_s(c) for _, c in wave), default=0.0) for wave in trajectory.waves),
+        failed_checks=",".join(outcome.failed_checks),
+        error_type=outcome.error_type,
+        error_message=outcome.error_message,
+        started_at=min((call.started_at for call in calls), default=0.0),
+    )
+    return row, subtasks, calls
+
+
+def bad_row(run_id: str, method: str, problem: Problem, error_type: str, message: str, read_at: float) -> TrajectoryRow:
+    """The failed row of an input line that could not become a problem: nothing was called, nothing was paid."""
+    return TrajectoryRow(
+        run_id=run_id, problem_id=problem.problem_id, rollout=0, input_index=problem.input_index, method=method,
+        benchmark=problem.benchmark, status="failed", input=problem.question, target=problem.target, answer=None,
+        is_correct=None, plan="", n_subtasks=0, n_calls=0, n_attempts=0, n_escalations=0, input_tokens=0,
+        cached_input_tokens=0, output_tokens=0, cost_usd=0.0, router_cost_usd=0.0, latency_s=0.0, failed_checks="",
+        error_type=error_type, error_message=message, started_at=read_at,
+    )  # fmt: skip
+
+
+def _elapsed_s(completion: Completion) -> float:
+    return sum(attempt.queue_s + attempt.latency_s for attempt in completion.attempts)
+
+
+def _subtask_row(
+    run_id: str,
+    problem: Problem,
+    rollout: int,
+    index: int,
+    step: Step,
+    pairs: list[tuple[Call, Completion]],
+    roster: Roster,
+) -> SubtaskRow:
+    mine = [(call, completion) for call, completion in pairs if call.subtask_index == index]
+    usage = total_usage(completion.usage for _, completion in mine)
+    propensities = step.choice.propensities()
+    card = roster[step.model]
+    first_call = mine[0][0] if mine else None
+    candidates = tuple(
+        Candidate(
+            model=solver.name,
+            score=step.choice.log_probabilities.get(solver.name),
+            propensity=propensities.get(solver.name),
+            expected_cost_usd=cost_usd(
+                solver.price, worst_case_usage(first_call.messages, first_call.max_output_tokens)
+            )
+            if first_call is not None
+            else 0.0,
+        )
+        for solver in roster.solvers
+    )
+    last_model_asked = mine[-1][0].model if mine else step.choice.model
+    return SubtaskRow(
+        run_id=run_id,
+        problem_id=problem.problem_id,
+        rollout=rollout,
+        subtask_index=index,
+        benchmark=problem.benchmark,
+        depends_on=step.subtask.needs,
+        subtask_text=step.subtask.text,
+        output_text=step.text,
+        allocated_model=step.choice.model,
+        model=step.model,
+        tier=card.tier,
+        candidates=candidates,
+        is_escalated=step.n_asks > 1,
+        is_fallback=step.model != last_model_asked,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost_usd=sum(completion.cost_usd for _, completion in mine),
+        latency_s=sum(_elapsed_s(completion) for _, completion in mine),
+        error_type=step.error_type,
+        started_at=min((a.started_at for _, c in mine for a in c.attempts), default=0.0),
+    )
+
+
+def _call_row(
+    run_id: str, problem: Problem, rollout: int, index: int, call: Call, completion: Completion, attempt: Attempt
+) -> CallRow:
+    return CallRow(
+        run_id=run_id,
+        problem_id=problem.problem_id,
+        rollout=rollout,
+        call_index=index,
+        attempt=attempt.attempt,
+        subtask_index=call.subtask_index,
+        benchmark=problem.benchmark,
+        purpose=call.purpose,
+        request_sha=call.request_sha(),
+        request_model=attempt.model,
+        response_model=attempt.response_model,
+        response_id=attempt.response_id,
+        status=attempt.status,
+        finish_reason=attempt.finish_reason,
+        temperature=call.temperature,
+        max_output_tokens=call.max_output_tokens,
+        input_tokens=attempt.usage.input_tokens,
+        cached_input_tokens=attempt.usage.cached_input_tokens,
+        output_tokens=attempt.usage.output_tokens,
+        usage_source=attempt.usage.source,
+        cost_usd=attempt.cost_usd,
+        price_version=attempt.price_version,
+        latency_s=attempt.latency_s,
+        queue_s=attempt.queue_s,
+        retry_after_s=attempt.retry_after_s,
+        is_replayed=completion.is_replayed,
+        error_type=attempt.error_type,
+        error_message=attempt.error_message,
+        input_messages=orjson.dumps(call.messages).decode(),
+        output_text=completion.text if attempt.error_type is None else None,
+        raw_body=attempt.raw_body,
+        started_at=attempt.started_at,
+    )
