@@ -6,10 +6,9 @@ from r2.benchmark import judge
 from r2.call import ROUTER_PURPOSES, Attempt, Call, Completion
 from r2.ledger import cost_usd, total_usage, worst_case_usage
 from r2.plan import format_plan
-from r2.pool.drive import Trajectory
 from r2.problem import Problem
 from r2.roster import Roster
-from r2.solve import Step
+from r2.solve import Step, Trajectory
 from r2.trajectory import CallRow, Candidate, SubtaskRow, TrajectoryRow
 
 

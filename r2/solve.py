@@ -53,6 +53,15 @@ class Outcome:
         return "deferred" if self.error_type in DEFERRING_ERROR_TYPES else "failed"
 
 
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One problem answered once: how it ended, and every wave of calls with their completions, in order."""
+
+    problem: Problem
+    outcome: Outcome
+    waves: tuple[tuple[tuple[Call, Completion], ...], ...]
+
+
 Wave = list[Call]
 Solving = Generator[Wave, list[Completion], Outcome]
 

@@ -5,23 +5,13 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from r2.call import Call, Completion
 from r2.problem import Problem
-from r2.solve import Outcome, Solving
+from r2.solve import Solving, Trajectory
 
 Complete = Callable[[Call], Coroutine[Any, Any, Completion]]
-
-
-@dataclass(frozen=True, slots=True)
-class Trajectory:
-    """One problem answered once: how it ended, and every wave of calls with their completions, in order."""
-
-    problem: Problem
-    outcome: Outcome
-    waves: tuple[tuple[tuple[Call, Completion], ...], ...]
 
 
 async def drive(problem: Problem, solving: Solving, complete: Complete) -> Trajectory:

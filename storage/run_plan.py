@@ -1,0 +1,164 @@
+"""The plan of a run: its problems cut into shards and frozen on disk, so that nothing that changes later can change a resume.
+
+`<lake>/_runs/<run_id>/shards/00042.jsonl` holds one shard's rows (bad ones too), `manifest.json` the counts and the
+settings. The manifest is written last: its existence means the plan is complete. Reading it never looks at the input again.
+"""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from r2.errors import LakeError
+from r2.problem import Problem
+from r2.settings import AnswerSettings
+from storage.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """One shard: rows `first_index` .. in input order."""
+
+    index: int
+    n_rows: int
+    n_bad: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What a run has to do. `n_requested` counts every row, bad ones included."""
+
+    run_id: str
+    run_dir: Path
+    settings: AnswerSettings
+    input_format: InputFormat
+    input_digest: str
+    pool_digest: str
+    n_requested: int
+    n_bad: int
+    shards: tuple[ShardPlan, ...]
+    created_at: float
+
+    def shard_file(self, index: int) -> Path:
+        return self.run_dir / "shards" / f"{index:05d}.jsonl"
+
+    def journal_file(self, index: int) -> Path:
+        return self.run_dir / "journal" / f"{index:05d}.journal"
+
+    def rows(self, index: int) -> Iterator[tuple[Problem, BadRow | None]]:
+        """The shard's rows in input order; a bad row comes as a bare problem (id `bad-line-<n>`) with its reason."""
+        with self.shard_file(index).open("rb") as file:
+            for line in file:
+                fields = orjson.loads(line)
+                bad = fields.pop("bad", None)
+                fields["choices"] = tuple(fields["choices"])
+                yield Problem(**fields), BadRow(**bad) if bad else None
+
+
+def run_dir_of(lake: Path, run_id: str) -> Path:
+    return lake / "_runs" / run_id
+
+
+def plan_run(settings: AnswerSettings, pool_digest: str) -> RunPlan:
+    """The plan of this run: read back if it was made before, else made now by one streaming pass over the input.
+
+    Settings that are not part of the run's identity (budgets, concurrency) are today's; the shards are those of the first plan.
+    """
+    source = Path(settings.input)
+    input_digest = file_digest(source)
+    run_id = settings.run_id(input_digest, pool_digest)
+    run_dir = run_dir_of(Path(settings.lake), run_id)
+    if (run_dir / "manifest.json").exists():
+        return read_plan(run_dir, settings)
+    (run_dir / "shards").mkdir(parents=True, exist_ok=True)
+    (run_dir / "journal").mkdir(exist_ok=True)
+    shards: list[ShardPlan] = []
+    batch: list[bytes] = []
+    n_bad = 0
+
+    def close_shard() -> None:
+        nonlocal n_bad
+        _write_atomically(run_dir / "shards" / f"{len(shards):05d}.jsonl", b"".join(batch))
+        shards.append(ShardPlan(len(shards), len(batch), n_bad))
+        batch.clear()
+        n_bad = 0
+
+    for row in _selected_rows(settings, source):
+        batch.append(_shard_line(row))
+        n_bad += isinstance(row, BadRow)
+        if len(batch) >= settings.shard_size:
+            close_shard()
+    if batch:
+        close_shard()
+    plan = RunPlan(
+        run_id, run_dir, settings, detect_format(source), input_digest, pool_digest,
+        sum(s.n_rows for s in shards), sum(s.n_bad for s in shards), tuple(shards), time.time(),
+    )  # fmt: skip
+    _write_atomically(run_dir / "manifest.json", _manifest(plan))
+    return plan
+
+
+def read_plan(run_dir: Path, settings: AnswerSettings | None = None) -> RunPlan:
+    """Reads a frozen plan; with `settings`, today's operational switches take the place of the stored ones."""
+    path = run_dir / "manifest.json"
+    try:
+        stored: dict[str, Any] = orjson.loads(path.read_bytes())
+        return RunPlan(
+            run_id=stored["run_id"],
+            run_dir=run_dir,
+            settings=settings or AnswerSettings.model_validate(stored["settings"]),
+            input_format=stored["input_format"],
+            input_digest=stored["input_digest"],
+            pool_digest=stored["pool_digest"],
+            n_requested=stored["n_requested"],
+            n_bad=stored["n_bad"],
+            shards=tuple(ShardPlan(**shard) for shard in stored["shards"]),
+            created_at=stored["created_at"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LakeError(f"{path}: not a run's manifest: {error!r}. Remove {run_dir} to plan the run anew.") from error
+
+
+def _selected_rows(settings: AnswerSettings, source: Path) -> Iterator[Problem | BadRow]:
+    """The rows this run covers: `limit` first, then a seeded sample of those."""
+    wanted = None
+    if settings.sample is not None:
+        n_rows = sum(1 for _ in read_questions(source, settings.columns, limit=settings.limit))
+        wanted = frozenset(random.Random(settings.reasoning.seed).sample(range(n_rows), min(settings.sample, n_rows)))
+    return read_questions(source, settings.columns, settings.default_benchmark, settings.limit, wanted)
+
+
+def _shard_line(row: Problem | BadRow) -> bytes:
+    if isinstance(row, Problem):
+        return orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    stub = Problem(problem_id=f"bad-line-{row.line}", question="", input_index=row.input_index)
+    return orjson.dumps(asdict(stub) | {"bad": row}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _manifest(plan: RunPlan) -> bytes:
+    stored = {
+        "run_id": plan.run_id,
+        "settings": plan.settings.model_dump(mode="json"),
+        "input_format": plan.input_format,
+        "input_digest": plan.input_digest,
+        "pool_digest": plan.pool_digest,
+        "n_requested": plan.n_requested,
+        "n_bad": plan.n_bad,
+        "shards": [asdict(shard) for shard in plan.shards],
+        "created_at": plan.created_at,
+    }
+    return orjson.dumps(stored, option=orjson.OPT_INDENT_2)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
