@@ -1,0 +1,143 @@
+"""The answers of a run as a file in input order: JSONL, CSV or Parquet, or OpenAI Batch output with its error file.
+
+Reads the frozen shards and the lake side by side, one shard at a time, so memory does not grow with the run. A run that ended
+early gives the rows it settled; the rest come with status `deferred`.
+"""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from r2.problem import Problem
+from storage.lake import Lake
+from storage.run_plan import RunPlan
+
+ANSWER_COLUMNS = ("status", "answer", "target", "is_correct", "cost_usd", "n_calls", "error_type", "error_message")
+_READ = ["problem_id", "input_index", "status", "answer", "is_correct", "cost_usd", "n_calls", "input_tokens", "output_tokens",
+         "error_type", "error_message"]  # fmt: skip
+
+
+def default_out(settings_input: str) -> Path:
+    """`questions.jsonl` -> `questions.answers.jsonl`, beside it."""
+    path = Path(settings_input.removesuffix(".gz"))
+    return path.with_name(f"{path.stem}.answers{path.suffix}")
+
+
+def write_answers(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
+    """Writes the answers atomically and returns the files written (a Batch run has a second one, for its errors)."""
+    if plan.input_format == "openai-batch":
+        return _write_batch(plan, lake, out)
+    suffix = out.suffix.lower()
+    writer = {".csv": _write_csv, ".parquet": _write_parquet}.get(suffix, _write_jsonl)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    writer(temporary, (_merged(problem, row) for problem, row in _settled_rows(plan, lake)))
+    temporary.replace(out)
+    return [out]
+
+
+def _settled_rows(plan: RunPlan, lake: Lake) -> Iterator[tuple[Problem, dict[str, Any] | None]]:
+    """Every row of the input with its trajectory, None where the run has not settled it. Both sides are in input order."""
+    stored = (row for batch in lake.iter_rows("trajectories", plan.run_id, _READ) for row in batch.to_pylist())
+    ahead = next(stored, None)
+    for shard in plan.shards:
+        for problem, _ in plan.rows(shard.index):
+            if ahead is not None and ahead["input_index"] == problem.input_index:
+                yield problem, ahead
+                ahead = next(stored, None)
+            else:
+                yield problem, None
+
+
+def _merged(problem: Problem, row: dict[str, Any] | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"id": problem.problem_id, "question": problem.question, **problem.extra}
+    result |= {column: (row or {}).get(column) for column in ANSWER_COLUMNS}
+    result["target"] = problem.target
+    if row is None:
+        result["status"] = "deferred"
+    return result
+
+
+def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with path.open("wb") as file:
+        for row in rows:
+            file.write(orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Columns are those of the first good row: a CSV input has the same ones throughout; other extras go in as JSON text."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        columns: list[str] = []
+        for row in rows:
+            if not columns:
+                columns = list(row)
+                writer.writerow(columns)
+            writer.writerow([value if isinstance(value := row.get(c), (str, int, float, type(None))) else _json(value) for c in columns])
+
+
+def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Fixed columns; the user's other columns together as JSON text in `extra`."""
+    schema = pa.schema(
+        [("id", pa.string()), ("question", pa.string()), ("status", pa.string()), ("answer", pa.string()), ("target", pa.string()),
+         ("is_correct", pa.bool_()), ("cost_usd", pa.float64()), ("n_calls", pa.int32()), ("error_type", pa.string()),
+         ("error_message", pa.string()), ("extra", pa.string())]
+    )  # fmt: skip
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        batch: list[dict[str, Any]] = []
+        for row in rows:
+            fixed = {name: row.get(name) for name in schema.names}
+            fixed["extra"] = _json({key: value for key, value in row.items() if key not in schema.names})
+            batch.append(fixed)
+            if len(batch) == 4096:
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                batch.clear()
+        writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+
+def _write_batch(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
+    """OpenAI Batch output: answered rows in `out`, the others in `<out stem>.errors.jsonl`; `custom_id` kept."""
+    errors = out.with_name(f"{out.stem}.errors{out.suffix}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        temporaries = [path.with_name(f".{path.name}.{os.getpid()}") for path in (out, errors)]
+        answered, failed = (stack.enter_context(path.open("wb")) for path in temporaries)
+        for problem, row in _settled_rows(plan, lake):
+            is_answered = row is not None and row["status"] == "answered"
+            line = _batch_line(plan.run_id, problem, row if row is not None else {"status": "deferred"})
+            (answered if is_answered else failed).write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+    for temporary, path in zip(temporaries, (out, errors), strict=True):
+        temporary.replace(path)
+    return [out, errors]
+
+
+def _batch_line(run_id: str, problem: Problem, row: dict[str, Any]) -> dict[str, Any]:
+    request_id = f"{run_id}-{problem.input_index}"
+    line: dict[str, Any] = {"id": f"batch_req_{request_id}", "custom_id": problem.problem_id, "response": None, "error": None}
+    if row["status"] != "answered":
+        code = row.get("error_type") or row["status"]
+        line["error"] = {"code": code, "message": row.get("error_message") or "not settled; run the same command again"}
+        return line
+    tokens_in, tokens_out = row["input_tokens"], row["output_tokens"]
+    body = {
+        "id": f"chatcmpl-{request_id}",
+        "object": "chat.completion",
+        "model": run_id,
+        "choices": [
+            {"index": 0, "message": {"role": "assistant", "content": row["answer"]}, "finish_reason": "stop", "logprobs": None}
+        ],
+        "usage": {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out},
+    }
+    line["response"] = {"status_code": 200, "request_id": request_id, "body": body}
+    return line
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value, default=str).decode()

@@ -1,0 +1,82 @@
+"""What a run came to: counts by status, accuracy with its interval, cost, calls and model shares, read from the lake."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.query import connect
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """Facts of one run over all its sessions. `accuracy` and its Wilson 95 % interval are None where no row had a target."""
+
+    run_id: str
+    method: str
+    n_answered: int
+    n_failed: int
+    n_judged: int
+    n_correct: int
+    cost_usd: float
+    router_cost_usd: float
+    n_calls: int
+    n_escalations: int
+    input_tokens: int
+    output_tokens: int
+    calls_by_model: Mapping[str, int]
+    cost_by_model_usd: Mapping[str, float]
+
+    @property
+    def n_settled(self) -> int:
+        return self.n_answered + self.n_failed
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.n_correct / self.n_judged if self.n_judged else None
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float] | None:
+        return wilson_interval(self.n_correct, self.n_judged) if self.n_judged else None
+
+    @property
+    def usd_per_1k(self) -> float:
+        """USD per thousand settled questions, the router's own calls included."""
+        return 1000 * self.cost_usd / self.n_settled if self.n_settled else 0.0
+
+    @property
+    def calls_per_question(self) -> float:
+        return self.n_calls / self.n_settled if self.n_settled else 0.0
+
+
+def summarize(lake: Path, run_id: str) -> RunSummary:
+    """Reads the run's committed rows; a run without any gives zeros."""
+    with connect(lake) as db:
+        totals = db.execute(
+            """
+            select coalesce(any_value(method), ''), count(*) filter (status = 'answered'), count(*) filter (status = 'failed'),
+                   count(*) filter (target is not null), count(*) filter (is_correct), coalesce(sum(cost_usd), 0),
+                   coalesce(sum(router_cost_usd), 0), coalesce(sum(n_calls), 0)::bigint, coalesce(sum(n_escalations), 0)::bigint,
+                   coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint
+            from trajectories where run_id = ?
+            """,
+            [run_id],
+        ).fetchone()
+        by_model = db.execute(
+            """
+            select request_model, count(*), sum(cost_usd) from calls
+            where run_id = ? and error_type is null group by 1 order by 2 desc, 1
+            """,
+            [run_id],
+        ).fetchall()
+    return RunSummary(run_id, *totals, {name: n for name, n, _ in by_model}, {name: usd for name, _, usd in by_model})
+
+
+def wilson_interval(n_right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a share, 95 % by default. Raises ValueError for n = 0."""
+    if n == 0:
+        raise ValueError("no interval for zero trials")
+    share = n_right / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,148 @@
+"""A run's open resources in this process: endpoints, the pool client, the lake. One per run and process, shared by its shards.
+
+Prefect tasks take paths only (a live client cannot be a task's parameter), so they find the session here by run folder. A task
+that runs in a process of its own (a Dask or Ray task runner) opens one for itself.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from r2.call import Completion
+from r2.errors import ConfigError
+from r2.methods import METHODS
+from r2.pool.client import PoolClient
+from r2.pool.config import PoolConfig, load_pool
+from r2.pool.endpoints import open_endpoints
+from r2.settings import AnswerSettings
+from r2.solve import Router
+from storage.journal import Journal
+from storage.lake import Lake
+from storage.run_plan import RunPlan, read_plan
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts of a run, over all its sessions; read by whoever shows them."""
+
+    n_requested: int
+    n_answered: int = 0
+    n_failed: int = 0
+    n_deferred: int = 0
+    n_correct: int = 0
+    n_judged: int = 0
+    n_calls_in_flight_at_stop: int = 0
+    settled_cost_usd: float = 0.0
+    session_n_settled: int = 0
+    started_at: float = field(default_factory=time.time)
+    stop_reason: str | None = None
+    """`budget` or `interrupted` once the run is ending early."""
+
+    @property
+    def n_settled(self) -> int:
+        return self.n_answered + self.n_failed
+
+
+@dataclass(slots=True)
+class RunSession:
+    """What a shard needs to be answered."""
+
+    plan: RunPlan
+    pool: PoolConfig
+    router: Router
+    client: PoolClient
+    lake: Lake
+    slots: asyncio.Semaphore
+    progress: Progress
+
+    def stop(self, reason: str) -> None:
+        """Ends the run cleanly: no new problem is taken, no new call is sent, calls in flight finish and are kept."""
+        if self.progress.stop_reason is None:
+            self.progress.stop_reason = reason
+        self.client.stop()
+
+
+_open_sessions: dict[Path, RunSession] = {}
+
+
+def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
+    """The pool's roster with the router parts that settings or the pool file name. ConfigError names what does not fit."""
+    roster, chosen = pool.roster(), settings.reasoning
+    decomposer = chosen.decomposer or pool.router.decomposer
+    allocator = chosen.allocator or pool.router.allocator
+    finalizer = chosen.finalizer or pool.router.finalizer
+    for name in [decomposer, allocator, *([finalizer] if finalizer != "last_step" else []), *([chosen.model] if chosen.model else [])]:
+        roster[name]
+    if chosen.b and chosen.method == "r2" and not roster[allocator].has_logprobs:
+        raise ConfigError(
+            f"--b {chosen.b}: the cost knob needs the allocator's log-probabilities, and {allocator!r} in {pool.path} has "
+            "logprobs = false. Choose another allocator with --allocator, or drop --b."
+        )
+    return Router(roster, decomposer, allocator, None if finalizer == "last_step" else finalizer, chosen)
+
+
+def state_dir() -> Path:
+    """Where limits and budgets are shared by the processes of this host: $R2_STATE_DIR, else ~/.local/state/r2."""
+    return Path(os.environ.get("R2_STATE_DIR") or Path.home() / ".local" / "state" / "r2")
+
+
+@asynccontextmanager
+async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
+    """Opens endpoints and client for a run. ConfigError or EndpointError before the first paid call."""
+    settings = plan.settings
+    pool = load_pool(settings.pool)
+    pool.check_keys()
+    router = make_router(pool, settings)
+    METHODS[settings.reasoning.method]
+    lake = Lake(Path(settings.lake))
+    progress = Progress(plan.n_requested)
+    for entry in lake.units(plan.run_id).values():
+        progress.n_answered += entry.meta.get("n_answered", 0)
+        progress.n_failed += entry.meta.get("n_failed", 0)
+        progress.n_correct += entry.meta.get("n_correct", 0)
+        progress.n_judged += entry.meta.get("n_judged", 0)
+        progress.settled_cost_usd += entry.meta.get("cost_usd", 0.0)
+    already_spent_usd = progress.settled_cost_usd + sum(_journaled_usd(plan, lake))
+    async with AsyncExitStack() as stack:
+        addresses = await stack.enter_async_context(
+            open_endpoints(pool, models_dir=Path(settings.models_dir), log_dir=plan.run_dir / "logs")
+        )
+        client = await stack.enter_async_context(
+            PoolClient(
+                pool, addresses, state_dir=state_dir(), run_account=f"run:{plan.run_id}", max_cost_usd=settings.max_cost_usd,
+                already_spent_usd=already_spent_usd,
+            )
+        )  # fmt: skip
+        session = RunSession(plan, pool, router, client, lake, asyncio.Semaphore(settings.max_in_flight), progress)
+        _open_sessions[plan.run_dir] = session
+        stack.callback(_open_sessions.pop, plan.run_dir)
+        yield session
+
+
+def _journaled_usd(plan: RunPlan, lake: Lake) -> Iterator[float]:
+    """What earlier sessions paid for problems they did not settle. A journal left beside a finished shard is removed."""
+    units = lake.units(plan.run_id)
+    for shard in plan.shards:
+        path = plan.journal_file(shard.index)
+        if not path.exists():
+            continue
+        entries = [entry for name, entry in units.items() if name.startswith(f"{shard.index:05d}-")]
+        if sum(entry.meta["n_answered"] + entry.meta["n_failed"] for entry in entries) == shard.n_rows:
+            path.unlink()
+            continue
+        with Journal.open(path) as journal:
+            yield sum(Completion.from_bytes(record).cost_usd for _, record in journal.records())
+
+
+@asynccontextmanager
+async def session_of(run_dir: Path) -> AsyncIterator[RunSession]:
+    """The session this process has open for a run; one of its own where it has none."""
+    if (session := _open_sessions.get(run_dir)) is not None:
+        yield session
+    else:
+        async with open_session(read_plan(run_dir)) as session:
+            yield session
