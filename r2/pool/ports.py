@@ -1,9 +1,19 @@
-"""The two doors between the pool client and what lies outside r2: where calls are made durable, and what is counted.
+"""What the pool client meets at its edges: the journal that makes calls durable, and the address a model answers at.
 
-`storage/journal.py` implements `CallJournal`; `NoJournal` is for pings, calibration and tests.
+`storage/journal.py` implements `CallJournal`; `NoJournal` is for pings, calibration and tests. `r2/pool/endpoints.py`
+starts or finds the servers and gives one `Address` per pool entry.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where one pool entry answers: `base_url` ends before `/chat/completions`, `served_model` is the body's `model`."""
+
+    base_url: str
+    served_model: str
 
 
 class CallJournal(Protocol):
