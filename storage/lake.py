@@ -1,0 +1,204 @@
+"""The lake: flat Parquet tables that grow by whole units, each exactly once, and stay readable through any crash.
+
+    <root>/<table>/run_date=YYYY-MM-DD/run_id=<id>/part-<unit>-<token>.parquet    one file per unit and table
+    <root>/<table>/_schema.parquet                                                 empty, for readers of an empty table
+    <root>/_manifest/<run_id>/<unit>.json                                          the truth: which parts count
+
+A commit writes and syncs the parts first and links the manifest entry last, so a reader sees all tables of a unit or none
+of it, and a retried unit is dropped. A unit is complete: its subtasks and calls belong to its trajectories, and only settled
+trajectories (answered, failed) are stored, each once; deferred ones are counted in `runs` and committed when settled.
+Everything here blocks; from a coroutine call it in a thread.
+"""
+
+import contextlib
+import operator
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from r2.errors import LakeError
+from storage.compaction import compact_run
+from storage.manifest import COMPACTION, Manifest, UnitEntry, make_folder
+from storage.ordered import session_rows, windows
+from storage.parts import check_part
+from storage.run_lock import run_lock
+from storage.schema import TABLES, Row, table_from_rows
+from storage.unit import UnitWriter
+
+_OURS = re.compile(r"\.?part-.+-[0-9a-f]{8}\.parquet(\.tmp)?")
+
+
+class Lake:
+    """One lake. Constructing it touches nothing; the first commit creates the folders."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.manifest = Manifest(self.root)
+
+    def commit(
+        self, run_id: str, unit: str, tables: Mapping[str, Sequence[Row]], meta: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Adds a unit to the lake, in all its tables at one instant, durably. False if it is there already; ours is dropped.
+
+        Rows may come in any order and are stored by (input index, rollout, ...). Raises LakeError, and adds nothing, for
+        rows that do not fit the schema, a deferred trajectory, or a child row whose trajectory is not in the unit.
+        """
+        if unit.startswith(COMPACTION):
+            raise LakeError(f"unit {unit!r}: names that start with {COMPACTION!r} are for compactions")
+        if self.manifest.has(run_id, unit):
+            return False
+        self.prepare()
+        ordered = _in_input_order(unit, tables)
+        with UnitWriter(self.manifest, run_id, unit) as writer:
+            for name, rows in ordered.items():
+                writer.write(name, table_from_rows(name, rows))
+            indices = [row.input_index for row in ordered.get("trajectories", ())]
+            return writer.publish(indices, meta=meta) is not None
+
+    def entries(self, run_id: str | None = None) -> list[UnitEntry]:
+        """Every commit ever made, superseded ones included, oldest first within a run."""
+        return [entry for run in self._runs(run_id) for entry in self.manifest.entries(run)]
+
+    def units(self, run_id: str) -> dict[str, UnitEntry]:
+        """The units committed to a run by name, compactions left out: what a resumed run need not do again."""
+        return {entry.unit: entry for entry in self.manifest.entries(run_id) if not entry.is_compaction}
+
+    def files(self, table: str, run_id: str | None = None) -> list[Path]:
+        """The live files of a table in input order: what a query may read. Superseded and unfinished ones are not among them."""
+        live = (entry for run in self._runs(run_id) for entry in self.manifest.live(run))
+        return [self.root / entry.parts[table].path for entry in live if table in entry.parts]
+
+    def settled_ids(self, run_id: str, unit_prefix: str) -> set[str]:
+        """problem_id of every trajectory stored within the input ranges of the units whose name starts with `unit_prefix`.
+
+        Stored means settled (see `commit`). It holds after a compaction too: the units' ranges are looked up in its file.
+        """
+        ranges = [(e.first_input_index, e.last_input_index) for e in self.manifest.entries(run_id, unit_prefix)]
+        found: set[str] = set()
+        bounds = [(first, last) for first, last in ranges if first is not None and last is not None]
+        if not bounds:
+            return found
+        first, last = min(low for low, _ in bounds), max(high for _, high in bounds)
+        for entry in self.manifest.live(run_id):
+            if entry.first_input_index is None or entry.last_input_index is None:
+                continue
+            if entry.first_input_index <= last and entry.last_input_index >= first:
+                inside = (pc.field("input_index") >= first) & (pc.field("input_index") <= last)
+                path = self.root / entry.parts["trajectories"].path
+                found.update(
+                    pq.read_table(path, columns=["problem_id"], filters=inside, partitioning=None)[
+                        "problem_id"
+                    ].to_pylist()
+                )
+        return found
+
+    def iter_rows(
+        self, table: str, run_id: str, columns: Sequence[str] | None = None, batch_size: int = 1024
+    ) -> Iterator[pa.RecordBatch]:
+        """A run's rows as record batches in the order of the input, in memory that does not grow with the run."""
+        wanted = list(columns) if columns is not None else TABLES[table].schema.names
+        entries = self.manifest.live(run_id)
+        if table == "runs":
+            pieces = session_rows(self.root, entries, wanted)
+        else:
+            pieces = (window[table] for window in windows(self.root, entries, {table: wanted}) if table in window)
+        for rows in pieces:
+            yield from rows.combine_chunks().to_batches(batch_size)
+
+    def compact(self, run_id: str) -> UnitEntry | None:
+        """Rewrites a run's parts as one file per table; None if there is nothing to gain. See `storage.compaction`."""
+        return compact_run(self.manifest, run_id)
+
+    def vacuum(self, older_than_hours: float = 24.0) -> list[Path]:
+        """Deletes our files that no live entry names and that are older than given, and returns them.
+
+        The age leaves running queries their files and running commits their unnamed parts. Files with other names are not
+        ours to delete; `verify` names them.
+        """
+        live = {path for table in TABLES for path in self.files(table)}
+        oldest = time.time() - older_than_hours * 3600
+        deleted = []
+        for path in self._stored_files():
+            if path in live or not _OURS.fullmatch(path.name):
+                continue
+            with contextlib.suppress(FileNotFoundError):  # a commit beside us renamed or dropped it
+                if path.stat().st_mtime <= oldest:
+                    path.unlink()
+                    deleted.append(path)
+        return deleted
+
+    def verify(self) -> list[str]:
+        """Everything wrong with the stored data, one line each: reads every live part with its checksums."""
+        problems = []
+        for run_id in self.manifest.run_ids():
+            try:
+                live = self.manifest.live(run_id)
+            except LakeError as error:
+                problems.append(str(error))
+                continue
+            for entry in live:
+                for table, part in entry.parts.items():
+                    if found := check_part(self.root, part, TABLES[table].schema):
+                        problems.append(found)
+        for path in self._stored_files():
+            if not _OURS.fullmatch(path.name) and path.name != "_schema.parquet":
+                problems.append(
+                    f"{path}: foreign file, not part of the lake and not read. Move it out of the lake's folders."
+                )
+        return problems
+
+    def run_lock(self, run_id: str) -> contextlib.AbstractContextManager[None]:
+        """See `storage.run_lock`."""
+        return run_lock(self.root, run_id)
+
+    def prepare(self) -> None:
+        """Creates the tables' folders with their empty `_schema.parquet`, and rewrites those of an older schema."""
+        for table in TABLES.values():
+            path = self.root / table.name / "_schema.parquet"
+            if path.exists() and pq.read_schema(path).equals(table.schema, check_metadata=True):
+                continue
+            make_folder(path.parent)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            pq.write_table(table.schema.empty_table(), temporary, write_page_checksum=True)
+            temporary.replace(path)
+
+    def _runs(self, run_id: str | None) -> list[str]:
+        return self.manifest.run_ids() if run_id is None else [run_id]
+
+    def _stored_files(self) -> list[Path]:
+        return sorted(path for table in TABLES for path in (self.root / table).rglob("*") if path.is_file())
+
+
+def _in_input_order(unit: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, list[Any]]:
+    """The tables that have rows, each in the order it is stored in. Raises LakeError where the unit is not complete."""
+    if unknown := sorted(set(tables) - set(TABLES)):
+        raise LakeError(f"unit {unit}: no table {', '.join(unknown)}; the lake has {', '.join(TABLES)}")
+    trajectories: list[Any] = sorted(tables.get("trajectories", ()), key=operator.attrgetter("input_index", "rollout"))
+    for row in trajectories:
+        if row.status == "deferred":
+            raise LakeError(
+                f"unit {unit}, problem {row.problem_id}: deferred; commit it once it is answered or failed, and count it in runs"
+            )
+    place = {(row.problem_id, row.rollout): i for i, row in enumerate(trajectories)}
+    ordered: dict[str, list[Any]] = {}
+    for name, rows in tables.items():
+        within = operator.attrgetter(*TABLES[name].order)
+        if name == "trajectories":
+            ordered[name] = trajectories
+        elif name == "runs":
+            ordered[name] = sorted(rows, key=within)
+        else:
+            try:
+                ordered[name] = sorted(rows, key=lambda row: (place[row.problem_id, row.rollout], within(row)))
+            except KeyError as error:
+                raise LakeError(
+                    f"unit {unit}: {name} of problem, rollout {error} without its trajectory; commit both in one unit"
+                ) from None
+    return {name: rows for name, rows in ordered.items() if rows}

@@ -1,0 +1,171 @@
+"""The manifest: which files are the lake. One small JSON entry per committed unit, create-if-absent, never changed or removed.
+
+`<root>/_manifest/<run_id>/<unit>.json` names a unit's part of every table, so a unit appears in all tables at the one
+instant its entry is linked. A file that no live entry names is not data: it is left over from a crash or superseded, and
+`Lake.vacuum` deletes it. A compaction is an entry too; it names the units it `replaces`, all of them back to the first,
+so that reading the newest compaction and what came after it is enough.
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from r2.errors import LakeError
+from r2.trajectory import SCHEMA_VERSION
+
+COMPACTION = "compact-"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One Parquet file of a unit. `path` is relative to the lake's root, so that a lake can be moved."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitEntry:
+    """What one commit added. The input indices bound its trajectories, None if it has none.
+
+    `schema` is the digest of the column names and types it was written with; `meta` belongs to whoever committed.
+    """
+
+    run_id: str
+    unit: str
+    run_date: str
+    parts: Mapping[str, Part]
+    schema: str
+    written_at: str
+    first_input_index: int | None = None
+    last_input_index: int | None = None
+    replaces: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def is_compaction(self) -> bool:
+        return self.unit.startswith(COMPACTION)
+
+
+class Manifest:
+    """The entries under one lake root. Reading needs no lock: every entry is complete from the moment it can be seen."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / "_manifest"
+
+    def run_ids(self) -> list[str]:
+        """Runs with at least one commit, by name."""
+        return sorted(p.name for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
+
+    def has(self, run_id: str, unit: str) -> bool:
+        return self._path(run_id, unit).exists()
+
+    def run_date(self, run_id: str) -> str | None:
+        """UTC day of the run's first commit, which names its folders; None before that. A run of many days stays in one."""
+        units = self._units(run_id)
+        return self._read(run_id, units[0]).run_date if units else None
+
+    def link(self, entry: UnitEntry) -> bool:
+        """Makes the unit part of the lake at one instant. False, and nothing changed, if it already is. `sync` makes it last."""
+        path = self._path(entry.run_id, entry.unit)
+        make_folder(path.parent)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            with temporary.open("wb") as file:
+                file.write(orjson.dumps(asdict(entry), option=orjson.OPT_INDENT_2))
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    def sync(self, run_id: str) -> None:
+        """Returns once the run's linked entries survive a power cut."""
+        sync_folder(self._path(run_id, "any").parent)
+
+    def entries(self, run_id: str, prefix: str = "") -> list[UnitEntry]:
+        """Every entry of the run whose unit starts with `prefix`, superseded ones included, oldest first."""
+        found = [self._read(run_id, unit) for unit in self._units(run_id) if unit.startswith(prefix)]
+        return sorted(found, key=lambda e: (e.written_at, e.unit))
+
+    def live(self, run_id: str) -> list[UnitEntry]:
+        """The entries that make up the run: its newest compaction and what it does not replace, in input order."""
+        units = self._units(run_id)
+        newest = max((u for u in units if u.startswith(COMPACTION)), default=None)
+        entries = []
+        replaced: set[str] = set()
+        if newest is not None:
+            entries.append(self._read(run_id, newest))
+            replaced = {newest, *entries[0].replaces}
+        entries += [self._read(run_id, unit) for unit in units if unit not in replaced]
+        return sorted(
+            entries, key=lambda e: (e.first_input_index is None, e.first_input_index or 0, e.written_at, e.unit)
+        )
+
+    def _units(self, run_id: str) -> list[str]:
+        try:
+            names = [path.name for path in (self.folder / checked_name("run_id", run_id)).iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted(
+            name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")
+        )
+
+    def _path(self, run_id: str, unit: str) -> Path:
+        return self.folder / checked_name("run_id", run_id) / f"{checked_name('unit', unit)}.json"
+
+    def _read(self, run_id: str, unit: str) -> UnitEntry:
+        path = self._path(run_id, unit)
+        try:
+            stored = orjson.loads(path.read_bytes())
+            if stored["schema_version"] > SCHEMA_VERSION:
+                raise LakeError(
+                    f"{path}: schema version {stored['schema_version']}; this program knows up to {SCHEMA_VERSION}. Upgrade it."
+                )
+            stored["parts"] = {table: Part(**part) for table, part in stored["parts"].items()}
+            stored["replaces"] = tuple(stored["replaces"])
+            return UnitEntry(**stored)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LakeError(
+                f"{path}: not a manifest entry ({error}). Without it the run's totals would be wrong, so nothing is read. "
+                "Restore the file from a backup, or move it away to give the unit up."
+            ) from error
+
+
+def checked_name(what: str, name: str) -> str:
+    """`name` if it can stand in a path of the lake; LakeError otherwise."""
+    if not _NAME.fullmatch(name):
+        raise LakeError(f"{what} {name!r}: expected letters, digits, '_', '-', '.' or '=', and no leading '.' or '-'")
+    return name
+
+
+def make_folder(folder: Path) -> None:
+    """Creates `folder` and its missing parents so that they survive a power cut."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes creations, renames and links inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

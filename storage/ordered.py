@@ -1,0 +1,132 @@
+"""The rows of a run in the order of the input, out of units that were committed in any order, in bounded memory.
+
+A part is sorted by its problems' input index, and every table of a unit has its problems in the same order; units may
+overlap (what one session left open, a later one committed). So the parts are walked side by side, one window of input
+indices at a time; what is held is one window plus one batch per part that reaches into it, whatever the run's size.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.manifest import UnitEntry
+from storage.parts import read_batches
+from storage.schema import TABLES
+
+WINDOW = 1024
+"""Input indices per window: twice a default shard, a few MB of rows."""
+
+Columns = Mapping[str, Sequence[str]]
+
+
+def windows(root: Path, entries: Sequence[UnitEntry], wanted: Columns) -> Iterator[dict[str, pa.Table]]:
+    """For each window the rows of the tables in `wanted`, ordered by (input index, the table's own order).
+
+    `entries` are live and in input order; those without trajectories have no place in the input and are left out.
+    Tables without a row in a window are absent from its dict.
+    """
+    needed = {table: [*dict.fromkeys([*columns, *_ordering(table)])] for table, columns in wanted.items()}
+    needed.setdefault("trajectories", _ordering("trajectories"))
+    waiting = [entry for entry in entries if entry.first_input_index is not None]
+    walking: list[dict[str, _Cursor]] = []
+    while waiting or walking:
+        starts = [cursors["trajectories"].first("input_index") for cursors in walking]
+        end = min([*starts, *(entry.first_input_index or 0 for entry in waiting[:1])]) + WINDOW
+        while waiting and (waiting[0].first_input_index or 0) < end:
+            parts = waiting.pop(0).parts
+            walking.append(
+                {
+                    name: _Cursor(read_batches(root / parts[name].path, TABLES[name].schema, columns))
+                    for name, columns in needed.items()
+                    if name in parts
+                }
+            )
+        pieces = [_window_of(cursors, end) for cursors in walking]
+        walking = [cursors for cursors in walking if not cursors["trajectories"].is_done()]
+        merged = _merged(pieces)
+        yield {name: merged[name].select(list(wanted[name])) for name in wanted if name in merged}
+
+
+def session_rows(root: Path, entries: Sequence[UnitEntry], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Rows of `runs`, which have no place in the input, in the order they were written."""
+    for entry in sorted(entries, key=lambda entry: entry.written_at):
+        if "runs" in entry.parts:
+            yield from read_batches(root / entry.parts["runs"].path, TABLES["runs"].schema, columns)
+
+
+class _Cursor:
+    """A place in one part."""
+
+    def __init__(self, batches: Iterator[pa.Table]) -> None:
+        self._batches = batches
+        self._held: pa.Table | None = None
+
+    def _peek(self) -> pa.Table | None:
+        while self._held is None or self._held.num_rows == 0:
+            self._held = next(self._batches, None)
+            if self._held is None:
+                return None
+        return self._held
+
+    def is_done(self) -> bool:
+        return self._peek() is None
+
+    def first(self, column: str) -> int:
+        held = self._peek()
+        assert held is not None, "a finished cursor is not walked further"
+        return int(held[column][0].as_py())
+
+    def take_while(self, belongs: Callable[[pa.Table], pa.Array]) -> list[pa.Table]:
+        """Takes rows up to the first one that does not belong."""
+        taken = []
+        while (held := self._peek()) is not None:
+            n = pc.index(belongs(held), False).as_py()
+            if n == -1:
+                taken.append(held)
+                self._held = None
+                continue
+            taken.append(held.slice(0, n))
+            self._held = held.slice(n)
+            break
+        return [piece for piece in taken if piece.num_rows]
+
+
+def _window_of(cursors: Mapping[str, _Cursor], end: int) -> dict[str, pa.Table]:
+    """One part of each table, up to input index `end`."""
+    trajectories = cursors["trajectories"].take_while(lambda rows: pc.less(rows["input_index"], end))
+    if not trajectories:
+        return {}
+    window = {"trajectories": pa.concat_tables(trajectories)}
+    problem_ids = window["trajectories"]["problem_id"].combine_chunks()
+    for name, cursor in cursors.items():
+        if name != "trajectories":
+            rows = cursor.take_while(lambda rows: pc.is_in(rows["problem_id"], value_set=problem_ids))
+            if rows:
+                window[name] = pa.concat_tables(rows)
+    return window
+
+
+def _merged(pieces: Sequence[Mapping[str, pa.Table]]) -> dict[str, pa.Table]:
+    """The pieces of several units as one, sorted only where the units overlap."""
+    pieces = [piece for piece in pieces if piece]
+    ranges = [pc.min_max(piece["trajectories"]["input_index"]).as_py() for piece in pieces]
+    is_apart = all(a["max"] < b["min"] for a, b in itertools.pairwise(ranges))
+    names = dict.fromkeys(name for piece in pieces for name in piece)
+    merged = {name: pa.concat_tables([piece[name] for piece in pieces if name in piece]) for name in names}
+    if is_apart:
+        return merged
+    trajectories = merged["trajectories"].sort_by([("input_index", "ascending"), ("rollout", "ascending")])
+    problem_ids = trajectories["problem_id"].combine_chunks()
+    for name, rows in merged.items():
+        keys = {column: rows[column] for column in TABLES[name].order}
+        place = pc.index_in(rows["problem_id"], value_set=problem_ids)
+        order = pa.table({"place": place, **keys})
+        merged[name] = rows.take(pc.sort_indices(order, [(column, "ascending") for column in order.column_names]))
+    return merged
+
+
+def _ordering(table: str) -> list[str]:
+    return ["problem_id", *TABLES[table].order, *(["input_index"] if table == "trajectories" else [])]

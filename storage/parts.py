@@ -1,0 +1,143 @@
+"""One Parquet file of the lake: written durably under a temporary name, hashed on the way, read back with its checksums.
+
+zstd 3, dictionaries on label columns only, row groups of at most 122,880 rows (DuckDB's own size), a CRC on every page.
+DuckDB does not check these CRCs and returns flipped bits as data; `check_part` does, through pyarrow.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from r2.errors import LakeError
+from storage.manifest import Part, make_folder, sync_folder
+from storage.schema import StoredTable, conform
+
+GROUP_ROWS = 122_880
+GROUP_BYTES = 64 << 20
+"""A row group also ends here: rows of `calls` can carry long bodies, and a group is held in memory while it is written."""
+
+
+class _Hashing:
+    """A binary file that knows the sha256 and the length of what passed through it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.n_bytes = 0
+        self.closed = False
+
+    def write(self, chunk: bytes) -> int:
+        self.sha256.update(chunk)
+        self.n_bytes += len(chunk)
+        self.file.write(chunk)
+        return len(chunk)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        """Left open for the fsync that follows."""
+
+
+class PartWriter:
+    """Streams tables into one part, a context manager: `finish` makes the file durable, and only `keep` lets it outlive the block.
+
+    `place` is the folder within the table's. `bloom_rows` is the number of distinct problems expected in a row group: with
+    it, look-ups by problem_id skip the groups that do not hold it. 0 for none, which is right for small parts.
+    """
+
+    def __init__(self, root: Path, table: StoredTable, place: Path, unit: str, bloom_rows: int = 0) -> None:
+        self.root = root
+        self.folder = root / table.name / place
+        make_folder(self.folder)
+        # Unique to this attempt: two processes that race for a unit never write the same file.
+        name = f"part-{unit}-{secrets.token_hex(4)}.parquet"
+        self.path = self.folder / name
+        self.temporary = self.folder / f".{name}.tmp"
+        self._file = self.temporary.open("wb")
+        self._sink = _Hashing(self._file)
+        has_bloom = bloom_rows > 0 and "problem_id" in table.schema.names
+        self._writer = pq.ParquetWriter(
+            self._sink,
+            table.schema,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=list(table.labels),
+            write_page_checksum=True,
+            bloom_filter_options={"problem_id": {"ndv": bloom_rows, "fpp": 0.01}} if has_bloom else None,
+        )
+        self._waiting: list[pa.Table] = []
+        self.rows = 0
+        self._is_kept = False
+
+    def write(self, rows: pa.Table) -> None:
+        """Adds rows, already in order; memory stays within one row group."""
+        self.rows += rows.num_rows
+        self._waiting.append(rows)
+        if sum(t.num_rows for t in self._waiting) >= GROUP_ROWS or sum(t.nbytes for t in self._waiting) >= GROUP_BYTES:
+            together = pa.concat_tables(self._waiting)
+            full = together.num_rows if together.nbytes >= GROUP_BYTES else GROUP_ROWS
+            self._writer.write_table(together.slice(0, full), row_group_size=GROUP_ROWS)
+            self._waiting = [together.slice(full)] if together.num_rows > full else []
+
+    def finish(self) -> Part:
+        """Closes, syncs and names the file. It is not part of the lake before a manifest entry names it."""
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
+            self._waiting = []
+        self._writer.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self.temporary.rename(self.path)
+        sync_folder(self.folder)
+        return Part(str(self.path.relative_to(self.root)), self.rows, self._sink.n_bytes, self._sink.sha256.hexdigest())
+
+    def keep(self) -> None:
+        """The manifest names the file now."""
+        self._is_kept = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self.temporary.unlink(missing_ok=True)
+        if not self._is_kept:
+            self.path.unlink(missing_ok=True)
+
+
+def read_batches(path: Path, schema: pa.Schema, columns: Sequence[str], batch_rows: int = 16_384) -> Iterator[pa.Table]:
+    """The rows of a part in file order, a few at a time, page checksums verified; later columns are null."""
+    wanted = pa.schema([schema.field(name) for name in columns])
+    with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+        stored = [name for name in columns if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_rows, columns=stored, use_threads=False):
+            yield conform(pa.Table.from_batches([batch]), wanted)
+
+
+def check_part(root: Path, part: Part, schema: pa.Schema) -> str | None:
+    """What is wrong with a part's file, or None. Reads all of it: size, sha256, page checksums, rows, columns."""
+    path = root / part.path
+    try:
+        size = path.stat().st_size
+        if size != part.bytes:
+            return f"{path}: {size} bytes, the manifest says {part.bytes}: torn or replaced"
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != part.sha256:
+                return f"{path}: sha256 differs from the manifest: changed after it was committed"
+        rows = sum(batch.num_rows for batch in read_batches(path, schema, schema.names))
+    except FileNotFoundError:
+        return f"{path}: missing, and the manifest names it"
+    except (OSError, pa.ArrowException, LakeError) as error:
+        return f"{path}: cannot be read: {error}"
+    return None if rows == part.rows else f"{path}: {rows} rows, the manifest says {part.rows}"
