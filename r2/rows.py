@@ -38,7 +38,7 @@ def to_rows(
         input=problem.question,
         target=problem.target,
         answer=outcome.answer,
-        is_correct=None if outcome.answer is None else judge(problem, outcome.answer),
+        is_correct=None if problem.target is None else outcome.answer is not None and judge(problem, outcome.answer),
         plan=format_plan(outcome.plan) if outcome.plan is not None else "",
         n_subtasks=len(outcome.plan.subtasks) if outcome.plan is not None else 0,
         n_calls=len(pairs),

@@ -64,7 +64,7 @@ class TrajectoryRow:
     input: str = col("the question")
     target: str | None = col("the gold answer, if the input had one")
     answer: str | None = col("the final answer; null unless status is answered")
-    is_correct: bool | None = col("the benchmark's check; null without a target")
+    is_correct: bool | None = col("the benchmark's check, false where there is no answer; null without a target")
     plan: str = col("the plan that was executed, canonical text; '' for methods without plans")
     n_subtasks: int = col("subtasks of the plan, 0 for a direct plan", kind="int16")
     n_calls: int = col("model calls, the router's own included", kind="int16")

@@ -75,6 +75,13 @@ def file_digest(path: Path) -> str:
         ) from error
 
 
+def check_readable(path: Path) -> None:
+    """InputFileError, with what to do, if the file is not there or its format is unknown; before anything is started."""
+    if not path.is_file():
+        raise InputFileError(f"{path}: no such file. Give the path of a .jsonl, .csv, .tsv or .parquet file of questions.")
+    detect_format(path)
+
+
 def read_questions(
     path: Path,
     columns: Columns,

@@ -22,7 +22,7 @@ from r2.settings import AnswerSettings
 from r2.solve import Router
 from storage.journal import Journal
 from storage.lake import Lake
-from storage.run_plan import RunPlan, read_plan
+from storage.run_plan import RunPlan, ShardPlan, read_plan
 
 
 @dataclass(slots=True)
@@ -37,8 +37,13 @@ class Progress:
     n_judged: int = 0
     n_calls_in_flight_at_stop: int = 0
     settled_cost_usd: float = 0.0
+    unsettled_cost_usd: float = 0.0
+    """Paid for problems that are not settled yet; their calls wait in the journals."""
+    session_cost_usd: float = 0.0
     session_n_settled: int = 0
     started_at: float = field(default_factory=time.time)
+    wall_s: float = 0.0
+    """Of the session, once it is closed."""
     stop_reason: str | None = None
     """`budget` or `interrupted` once the run is ending early."""
 
@@ -58,6 +63,14 @@ class RunSession:
     lake: Lake
     slots: asyncio.Semaphore
     progress: Progress
+
+    def open_shards(self) -> Iterator[ShardPlan]:
+        """Shards with rows that no session has settled."""
+        settled: dict[int, int] = {}
+        for name, entry in self.lake.units(self.plan.run_id).items():
+            if name[:5].isdigit():
+                settled[int(name[:5])] = settled.get(int(name[:5]), 0) + entry.meta["n_answered"] + entry.meta["n_failed"]
+        return (shard for shard in self.plan.shards if settled.get(shard.index, 0) < shard.n_rows)
 
     def stop(self, reason: str) -> None:
         """Ends the run cleanly: no new problem is taken, no new call is sent, calls in flight finish and are kept."""
@@ -106,7 +119,8 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         progress.n_correct += entry.meta.get("n_correct", 0)
         progress.n_judged += entry.meta.get("n_judged", 0)
         progress.settled_cost_usd += entry.meta.get("cost_usd", 0.0)
-    already_spent_usd = progress.settled_cost_usd + sum(_journaled_usd(plan, lake))
+    progress.unsettled_cost_usd = sum(_journaled_usd(plan, lake))
+    already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
         addresses = await stack.enter_async_context(
             open_endpoints(pool, models_dir=Path(settings.models_dir), log_dir=plan.run_dir / "logs")
@@ -121,6 +135,9 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)
         yield session
+        progress.wall_s = time.time() - progress.started_at
+        progress.session_cost_usd = client.spent_usd
+        progress.unsettled_cost_usd = already_spent_usd + client.spent_usd - progress.settled_cost_usd
 
 
 def _journaled_usd(plan: RunPlan, lake: Lake) -> Iterator[float]:

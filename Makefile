@@ -1,0 +1,48 @@
+# `make demo` and `make test` need only Python 3.11 and make. A second run installs nothing.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export DO_NOT_TRACK = 1
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+
+.PHONY: help env demo test test-slow check bench docs vllm clean
+help:            ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+env: $(VENV)/.installed  ## the environment in .venv
+$(VENV)/.installed: pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: env        ## three real local models answer 14 questions, routed and unrouted
+	$(BIN)/r2 demo
+
+test: env        ## the whole suite but what is marked slow or gpu
+	$(BIN)/python -m pytest
+
+test-slow: env   ## the long ones: kills at random moments, big runs
+	$(BIN)/python -m pytest -m slow
+
+check: env       ## format, lint, types, generated docs, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m storage.dictionary --check
+	$(BIN)/python -m pytest
+
+bench: env       ## every figure of the README's speed table, each beside its peer
+	$(BIN)/python benchmarks/bench_client.py
+	$(BIN)/python benchmarks/bench_lake.py
+	$(BIN)/python benchmarks/bench_flow.py
+
+docs: env        ## regenerate what is generated
+	$(BIN)/python -m storage.dictionary
+
+vllm:            ## vLLM in an environment of its own (.venv-vllm): its pins exclude Prefect's
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --editable '.[vllm]'
+
+clean:           ## remove environments and caches, never a lake
+	rm -rf $(VENV) .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,118 @@
+"""Flow: answer a file of questions. Plan, answer every open shard, close; the same parameters go on where it stopped.
+
+By hand: `r2 answer FILE`, or `python -m flows.answer_questions configs/demo.toml`.
+"""
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import flows.environment  # noqa: F401  must come before Prefect
+from prefect import flow, runtime, tags
+from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
+
+from flows.embedded_api import embedded_api
+from flows.progress import shown
+from r2.settings import AnswerSettings, load_settings
+from storage.run_plan import read_plan
+from storage.summary import RunSummary
+from tasks.answer_shard import answer_shard
+from tasks.finish_run import finish_run
+from tasks.plan_file import plan_file
+from tasks.session import Progress, RunSession, open_session
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a session of a run ended."""
+
+    summary: RunSummary
+    progress: Progress
+    lake: Path
+    out: list[Path]
+    wall_s: float
+
+
+def _run_name() -> str:
+    settings = AnswerSettings.model_validate(runtime.flow_run.parameters["settings"])
+    return f"{settings.reasoning.method} {Path(settings.input).name} on {Path(settings.pool).stem}"
+
+
+@flow(name="answer-questions", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+async def answer_questions(settings: AnswerSettings) -> RunResult:
+    """Answers the rows of `settings.input` that are not settled yet. Failed rows are data; only broken infrastructure raises."""
+    with tags(f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"):
+        run_dir = plan_file(settings)
+        plan = read_plan(run_dir, settings)
+        progress = Progress(plan.n_requested)
+        if plan.n_requested:
+            async with open_session(plan) as session, shown(session):
+                progress = session.progress
+                with _stopped_by_signals(session):
+                    await _answer_open_shards(session)
+        summary, written = finish_run(run_dir, progress, settings.out)
+        await _publish(summary, run_dir, written)
+    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s)
+
+
+async def _answer_open_shards(session: RunSession) -> None:
+    """A few shards at a time over one client, so that the tail of one does not drain the endpoints."""
+    gate = asyncio.Semaphore(session.plan.settings.shards_in_flight)
+
+    async def answer(index: int) -> None:
+        async with gate:
+            await answer_shard(str(session.plan.run_dir), index)
+
+    async with asyncio.TaskGroup() as shards:
+        for shard in session.open_shards():
+            shards.create_task(answer(shard.index))
+
+
+@contextmanager
+def _stopped_by_signals(session: RunSession) -> Iterator[None]:
+    """The first Ctrl-C (or a worker's SIGTERM) ends the run cleanly; a second one ends it at once. Both can be gone on from."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        sys.stderr.write("\nStopping: calls in flight finish, nothing new is sent. Again to stop at once. The same command goes on.\n")
+        session.stop("interrupted")
+        loop.remove_signal_handler(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+async def _publish(summary: RunSummary, run_dir: Path, written: list[Path]) -> None:
+    """What Prefect's UI shows of the run: one table, one link to the answers."""
+    low, high = summary.accuracy_interval or (None, None)
+    row = {
+        "method": summary.method, "answered": summary.n_answered, "failed": summary.n_failed, "accuracy": summary.accuracy,
+        "accuracy low 95%": low, "accuracy high 95%": high, "judged": summary.n_judged, "USD": summary.cost_usd,
+        "of it router USD": summary.router_cost_usd, "USD per 1k questions": summary.usd_per_1k,
+        "calls per question": summary.calls_per_question,
+    }  # fmt: skip
+    shares = [{"method": f"calls to {name}", "answered": n, "USD": summary.cost_by_model_usd[name]} for name, n in summary.calls_by_model.items()]
+    await acreate_table_artifact(key="answer-questions-summary", table=[row, *shares], description=f"run {summary.run_id}")
+    for path in written:
+        await acreate_link_artifact(key="answer-questions-answers", link=path.resolve().as_uri(), link_text=f"{path.name} ({run_dir.name})")
+
+
+if __name__ == "__main__":
+    with embedded_api():
+        result = asyncio.run(answer_questions(load_settings(Path(sys.argv[1]), {})))
+    print(f"{result.summary.n_answered} answered, {result.summary.n_failed} failed -> {', '.join(map(str, result.out))}")

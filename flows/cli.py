@@ -1,0 +1,204 @@
+"""The command `r2`: a thin face on the flows. Results on stdout, progress and errors on stderr.
+
+Exit codes: 0 done, 1 some work failed or was left over, 2 wrong usage or configuration, 130 interrupted.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import flows.environment  # noqa: F401  must come before Prefect
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows import cli_demo, cli_lake, cli_pool
+from r2.errors import ConfigError, R2Error
+from r2.settings import AnswerSettings, load_settings
+
+app = typer.Typer(
+    help="Answers large files of questions with a router over a pool of models, and shows what it cost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+cli_demo.register(app)
+cli_lake.register(app)
+cli_pool.register(app)
+
+
+@app.callback()
+def _root() -> None:
+    """Answers large files of questions with a router over a pool of models, and shows what it cost."""
+
+
+@app.command()
+def answer(
+    file: Annotated[Path, typer.Argument(help="Questions: .jsonl, .csv, .tsv, .parquet (.gz allowed), or an OpenAI Batch .jsonl.")],
+    pool: Annotated[str | None, typer.Option(help="Pool file. [default: pools/local.toml]")] = None,
+    out: Annotated[str | None, typer.Option(help="Answers in input order: .jsonl, .csv or .parquet. [default: FILE.answers.*]")] = None,
+    lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
+    method: Annotated[str | None, typer.Option(help="r2 (decompose, allocate, solve) or cot (one model). [default: r2]")] = None,
+    model: Annotated[str | None, typer.Option(help="The model of cot. [default: the strongest of the pool]")] = None,
+    decomposer: Annotated[str | None, typer.Option(help="Pool entry that decomposes. [default: the pool file's]")] = None,
+    allocator: Annotated[str | None, typer.Option(help="Pool entry that allocates. [default: the pool file's]")] = None,
+    finalizer: Annotated[str | None, typer.Option(help="Pool entry that writes the answer, or last_step. [default: the pool file's]")] = None,
+    b: Annotated[float | None, typer.Option("--b", help="Cost knob: weight of log price in the allocation; 0 takes it as written.")] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(help="Hard cap of the run; it stops cleanly there.")] = None,
+    max_cost_per_question_usd: Annotated[float | None, typer.Option(help="Hard cap per question.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
+    sample: Annotated[int | None, typer.Option(help="A seeded sample of so many rows.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sample and of the order models are shown in.")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Check of rows that name none: arithmetic, word_problem, scan, gsm8k.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column that holds the id.")] = None,
+    question_column: Annotated[str | None, typer.Option(help="Column that holds the question.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column that holds the gold answer.")] = None,
+    benchmark_column: Annotated[str | None, typer.Option(help="Column that names the benchmark.")] = None,
+    choices_column: Annotated[str | None, typer.Option(help="Column that holds the choices.")] = None,
+    context_column: Annotated[str | None, typer.Option(help="Column that holds the context.")] = None,
+    shard_size: Annotated[int | None, typer.Option(help="Problems per shard, the unit of commit. [default: 500]")] = None,
+    max_in_flight: Annotated[int | None, typer.Option(help="Problems worked on at once. [default: 64]")] = None,
+    models_dir: Annotated[str | None, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights. [default: models]")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print shards, calls, tokens, USD and time, and stop.")] = False,
+) -> None:
+    """Answer a file of questions. The same command goes on where it stopped and pays for nothing twice."""
+    settings = load_settings(
+        config,
+        {
+            "input": str(file), "pool": pool, "out": out, "lake": lake, "default_benchmark": benchmark, "limit": limit, "sample": sample,
+            "max_cost_usd": max_cost_usd, "shard_size": shard_size, "max_in_flight": max_in_flight, "models_dir": models_dir,
+            "columns": {
+                "id": id_column, "question": question_column, "answer": answer_column, "benchmark": benchmark_column,
+                "choices": choices_column, "context": context_column,
+            },
+            "reasoning": {
+                "method": method, "model": model, "decomposer": decomposer, "allocator": allocator, "finalizer": finalizer, "b": b,
+                "seed": seed, "max_cost_per_question_usd": max_cost_per_question_usd,
+            },
+        },
+    )  # fmt: skip
+    if dry_run:
+        _print_estimate(settings)
+        return
+    # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
+    from flows.answer_questions import answer_questions
+    from flows.embedded_api import embedded_api
+    from r2.pool.config import load_pool
+    from storage.questions import check_readable
+
+    load_pool(settings.pool).check_keys()
+    check_readable(Path(settings.input))
+    with embedded_api():
+        result = asyncio.run(answer_questions(settings))
+    raise typer.Exit(_print_result(result))
+
+
+def _print_result(result: Any) -> int:
+    """The run in one table, and the exit code it deserves."""
+    summary, progress = result.summary, result.progress
+    console = Console()
+    if progress.n_requested == 0:
+        Console(stderr=True).print("The file holds no questions; nothing was asked and nothing was paid.")
+        return 0
+    table = Table(title=f"run {summary.run_id}", title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("requested", str(progress.n_requested))
+    table.add_row("answered", str(summary.n_answered))
+    table.add_row("failed", str(summary.n_failed))
+    table.add_row("deferred", str(progress.n_deferred))
+    if summary.accuracy is not None:
+        low, high = summary.accuracy_interval
+        table.add_row("accuracy", f"{summary.accuracy:.1%}  (95 % {low:.1%} to {high:.1%}, n = {summary.n_judged})")
+    table.add_row("USD", f"{summary.cost_usd:.6f}")
+    table.add_row("  of it router", f"{summary.router_cost_usd:.6f}")
+    if progress.unsettled_cost_usd > 1e-12:
+        table.add_row("  paid for deferred questions", f"{progress.unsettled_cost_usd:.6f}")
+    table.add_row("  this session", f"{progress.session_cost_usd:.6f}")
+    table.add_row("USD per 1k questions", f"{summary.usd_per_1k:.4f}")
+    table.add_row("calls per question", f"{summary.calls_per_question:.2f}")
+    table.add_row("seconds", f"{result.wall_s:.1f}")
+    for name, n_calls in summary.calls_by_model.items():
+        table.add_row(f"calls to {name}", f"{n_calls}  ({n_calls / max(1, sum(summary.calls_by_model.values())):.0%})")
+    if progress.n_calls_in_flight_at_stop:
+        table.add_row("calls in flight when an earlier session was killed", f"{progress.n_calls_in_flight_at_stop} (may have been paid twice)")
+    console.print(table)
+    for path in result.out:
+        print(path)
+    if progress.stop_reason == "budget":
+        _stderr(f"Stopped at a money budget; {progress.n_deferred} questions are deferred. The same command with a higher cap goes on.")
+    if progress.stop_reason == "interrupted":
+        _stderr(f"Interrupted; {progress.n_deferred} questions are left. The same command goes on.")
+        return 130
+    if summary.n_failed:
+        _stderr(f'{summary.n_failed} rows failed. See why: r2 sql --lake {result.lake} --view errors, or --view bad_rows')
+    return 1 if summary.n_failed or progress.n_deferred else 0
+
+
+def _print_estimate(settings: AnswerSettings) -> None:
+    from r2.estimate import SUBTASKS_PER_QUESTION, estimate_calls, minutes_by_limits
+    from r2.pool.config import load_pool
+    from r2.problem import Problem
+    from storage.questions import read_questions
+    from tasks.session import make_router
+
+    pool = load_pool(settings.pool)
+    router = make_router(pool, settings)
+    n_questions = n_bad = n_bytes = 0
+    for row in read_questions(Path(settings.input), settings.columns, settings.default_benchmark, settings.limit):
+        if isinstance(row, Problem):
+            n_questions += 1
+            n_bytes += len((row.question + row.context).encode())
+        else:
+            n_bad += 1
+    if settings.sample is not None and n_questions > settings.sample:
+        n_bytes = round(n_bytes * settings.sample / n_questions)
+        n_questions = settings.sample
+    prices = {name: pool.price(name) for name in pool.models}
+    calls = estimate_calls(router, prices, n_questions, n_bytes)
+    table = Table(title=f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {-(-(n_questions + n_bad) // settings.shard_size)} shards", title_justify="left")
+    for heading in ("purpose", "model"):
+        table.add_column(heading)
+    for heading in ("calls", "input tokens", "output tokens", "USD"):
+        table.add_column(heading, justify="right")
+    by_quota: dict[str, list[int]] = {}
+    for c in calls:
+        table.add_row(c.purpose, c.model, str(c.n_calls), str(c.input_tokens), str(c.output_tokens), f"{c.cost_usd:.6f}")
+        totals = by_quota.setdefault(pool.limits_of(c.model)[0], [0, 0])
+        totals[0] += c.n_calls
+        totals[1] += c.input_tokens + c.output_tokens
+    table.add_row(
+        "total", "", str(sum(c.n_calls for c in calls)), str(sum(c.input_tokens for c in calls)),
+        str(sum(c.output_tokens for c in calls)), f"{sum(c.cost_usd for c in calls):.6f}", style="bold",
+    )  # fmt: skip
+    Console().print(table)
+    minutes = 0.0
+    for c in calls:
+        owner, limits = pool.limits_of(c.model)
+        n_calls, n_tokens = by_quota[owner]
+        minutes = max(minutes, minutes_by_limits(n_calls, n_tokens, limits.max_requests_per_minute, limits.max_tokens_per_minute))
+    print(f"time: at least {minutes:.1f} minutes by the limits of the pool file" if minutes else "time: the pool file sets no limit that bounds it")
+    if settings.reasoning.method == "r2":
+        print(f"Assumed: {SUBTASKS_PER_QUESTION} subtasks a question on the pool's middle model. --max-cost-usd sets a hard cap.")
+
+
+def _stderr(message: str) -> None:
+    sys.stderr.write(message + "\n")
+
+
+def main() -> None:
+    """Entry point: errors that the user can act on are one message, without a traceback."""
+    try:
+        app()
+    except ConfigError as error:
+        _stderr(f"r2: {error}")
+        raise SystemExit(2) from None
+    except R2Error as error:
+        _stderr(f"r2: {error}")
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

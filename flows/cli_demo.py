@@ -1,0 +1,68 @@
+"""`r2 demo`: the bundled questions answered twice on real local models, routed and unrouted, and the two beside each other."""
+
+import asyncio
+import shutil
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from r2.settings import AnswerSettings, load_settings
+from storage.summary import RunSummary
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(demo)
+
+
+def demo(
+    pool: Annotated[str, typer.Option(help="Pool file.")] = "pools/local.toml",
+    folder: Annotated[Path, typer.Option(help="Questions, answers and lake of each demo run go into a folder of their own in here.")] = Path("demo"),
+    models_dir: Annotated[Path, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights.")] = Path("models"),
+) -> None:
+    """Answer the bundled questions with the router and with the largest model alone, and compare."""
+    from flows.answer_questions import RunResult, answer_questions
+    from flows.cli_pool import fetch_for_pool
+    from flows.embedded_api import embedded_api
+
+    fetch_for_pool(pool, models_dir)
+    here = folder / time.strftime("%Y%m%d-%H%M%S")
+    here.mkdir(parents=True)
+    questions = here / "questions.jsonl"
+    with as_file(files("flows") / "demo_questions.jsonl") as bundled:
+        shutil.copyfile(bundled, questions)
+    results: list[tuple[AnswerSettings, RunResult]] = []
+    with embedded_api():
+        for method in ("r2", "cot"):
+            settings = load_settings(
+                None,
+                {
+                    "input": str(questions), "pool": pool, "lake": str(here / "lake"), "out": str(here / f"answers.{method}.jsonl"),
+                    "models_dir": str(models_dir), "reasoning": {"method": method},
+                },
+            )  # fmt: skip
+            results.append((settings, asyncio.run(answer_questions(settings))))
+    Console().print(comparison([(s.reasoning.method, r.summary, r.wall_s) for s, r in results]))
+    print(f"Every call is in {here / 'lake'}. Look: r2 sql --lake {here / 'lake'} --view cost_by_model")
+
+
+def comparison(runs: list[tuple[str, RunSummary, float]]) -> Table:
+    """One row per method: accuracy with its interval, money, calls, seconds, who answered."""
+    table = Table(title="the same questions, two ways", title_justify="left")
+    table.add_column("method")
+    for heading in ("accuracy", "95 % interval", "USD per 1k", "of it router", "calls per question", "seconds", "calls by model"):
+        table.add_column(heading, justify="right" if heading != "calls by model" else "left")
+    for name, summary, wall_s in runs:
+        low, high = summary.accuracy_interval or (0.0, 0.0)
+        total = max(1, sum(summary.calls_by_model.values()))
+        shares = ", ".join(f"{model} {n / total:.0%}" for model, n in summary.calls_by_model.items())
+        router_share = summary.router_cost_usd / summary.cost_usd if summary.cost_usd else 0.0
+        table.add_row(
+            name, f"{summary.n_correct}/{summary.n_judged}", f"{low:.0%} to {high:.0%}", f"{summary.usd_per_1k:.4f}", f"{router_share:.0%}",
+            f"{summary.calls_per_question:.1f}", f"{wall_s:.0f}", shares,
+        )  # fmt: skip
+    return table

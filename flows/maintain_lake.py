@@ -1,0 +1,27 @@
+"""Flow: keep a lake fast and whole. Finished runs compacted, superseded files deleted after a day, checksums verified, views refreshed."""
+
+import sys
+from pathlib import Path
+
+import flows.environment  # noqa: F401  must come before Prefect
+from prefect import flow
+
+from flows.embedded_api import embedded_api
+from r2.errors import LakeError
+from tasks.keep_lake import compact_lake, refresh_views, vacuum_lake, verify_lake
+
+
+@flow(name="maintain-lake", flow_run_name="upkeep of {lake}", persist_result=False)
+def maintain_lake(lake: str = "lake", vacuum_after_hours: float = 24.0) -> None:
+    """Raises LakeError, naming every file, if anything stored is torn, foreign or changed."""
+    root = Path(lake)
+    compact_lake(root)
+    vacuum_lake(root, vacuum_after_hours)
+    refresh_views(root)
+    if problems := verify_lake(root):
+        raise LakeError(f"{root}: {len(problems)} problems\n" + "\n".join(problems))
+
+
+if __name__ == "__main__":
+    with embedded_api():
+        maintain_lake(*sys.argv[1:2])

@@ -1,0 +1,110 @@
+"""What a run shows while it goes: a live table on a terminal, one JSON line every ten seconds elsewhere, a Prefect artifact.
+
+Everything goes to stderr; results belong to stdout. Reads the session's counters, never the lake.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import orjson
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tasks.session import RunSession
+
+REFRESH_S = 0.5
+REPORT_S = 10.0
+
+
+@asynccontextmanager
+async def shown(session: RunSession) -> AsyncIterator[None]:
+    """Shows the session's progress until the block ends."""
+    console = Console(stderr=True)
+    reporter = asyncio.create_task(_report(session, is_terminal=console.is_terminal))
+    drawer = asyncio.create_task(_draw(session, console)) if console.is_terminal else None
+    try:
+        yield
+    finally:
+        for task in (reporter, drawer):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(reporter, *([drawer] if drawer else []), return_exceptions=True)
+
+
+async def _draw(session: RunSession, console: Console) -> None:
+    with Live(_picture(session), console=console, refresh_per_second=1 / REFRESH_S, transient=True) as live:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            live.update(_picture(session))
+
+
+async def _report(session: RunSession, *, is_terminal: bool) -> None:
+    """The JSON lines, and the progress artifact at the same pace: each update is a call to Prefect's API."""
+    artifact = await acreate_progress_artifact(progress=0.0, description=f"run {session.plan.run_id}")
+    while True:
+        await asyncio.sleep(REPORT_S)
+        facts = _facts(session)
+        if not is_terminal:
+            sys.stderr.write(orjson.dumps(facts).decode() + "\n")
+            sys.stderr.flush()
+        share = 100 * session.progress.n_settled / max(1, session.progress.n_requested)
+        await aupdate_progress_artifact(artifact_id=artifact, progress=share)  # type: ignore[arg-type]
+
+
+def projected_usd(session: RunSession) -> float:
+    """Cost of the whole run if the rest costs per question what the settled part did."""
+    progress = session.progress
+    if not progress.n_settled:
+        return 0.0
+    return progress.settled_cost_usd / progress.n_settled * progress.n_requested
+
+
+def _facts(session: RunSession) -> dict[str, object]:
+    progress = session.progress
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "run_id": session.plan.run_id,
+        "requested": progress.n_requested,
+        "answered": progress.n_answered,
+        "failed": progress.n_failed,
+        "questions_per_s": round(_rate(session), 2),
+        "usd": round(progress.settled_cost_usd, 6),
+        "usd_projected": round(projected_usd(session), 6),
+        "models": {
+            gauge.name: {
+                "in_flight": gauge.in_flight, "calls": gauge.calls, "per_s": round(gauge.rate_per_s, 2), "429": gauge.rate_limited,
+                "errors": gauge.errors, "p50_s": round(gauge.p50_s, 3), "p95_s": round(gauge.p95_s, 3), "usd": round(gauge.cost_usd, 6),
+            }
+            for gauge in session.client.gauges()
+        },
+    }  # fmt: skip
+
+
+def _rate(session: RunSession) -> float:
+    return session.progress.session_n_settled / max(1e-9, time.time() - session.progress.started_at)
+
+
+def _picture(session: RunSession) -> Group:
+    progress = session.progress
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model")
+    for heading in ("in flight", "limit", "calls", "per s", "429s", "errors", "p50 s", "p95 s", "USD"):
+        table.add_column(heading, justify="right")
+    for g in session.client.gauges():
+        table.add_row(
+            g.name, str(g.in_flight), str(g.limit), str(g.calls), f"{g.rate_per_s:.1f}", str(g.rate_limited), str(g.errors),
+            f"{g.p50_s:.2f}", f"{g.p95_s:.2f}", f"{g.cost_usd:.6f}",
+        )  # fmt: skip
+    head = Text(
+        f"{session.plan.run_id}  {progress.n_answered} answered, {progress.n_failed} failed of {progress.n_requested}"
+        f"  {_rate(session):.1f}/s  USD {progress.settled_cost_usd:.6f} so far, {projected_usd(session):.6f} projected"
+    )
+    bar = ProgressBar(total=max(1, progress.n_requested), completed=progress.n_settled)
+    return Group(head, bar, table)

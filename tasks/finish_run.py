@@ -1,0 +1,81 @@
+"""The last task of a run's session: accounts checked, session recorded, lake compacted, views refreshed, answers exported."""
+
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import orjson
+from prefect import runtime, task
+from prefect.cache_policies import NO_CACHE
+
+from r2.errors import LakeError
+from r2.trajectory import RunRow
+from storage.answers import default_out, write_answers
+from storage.lake import Lake
+from storage.query import write_database
+from storage.run_plan import read_plan
+from storage.summary import RunSummary, summarize
+from tasks.session import Progress
+
+
+@task(name="finish-run", cache_policy=NO_CACHE, persist_result=False)
+def finish_run(run_dir: Path, progress: Progress, out: str | None) -> tuple[RunSummary, list[Path]]:
+    """Closes the session and returns what the run came to so far, with the files of answers it wrote."""
+    return close_session(run_dir, progress, out)
+
+
+def close_session(run_dir: Path, progress: Progress, out: str | None) -> tuple[RunSummary, list[Path]]:
+    """The same without Prefect."""
+    plan = read_plan(run_dir)
+    root = run_dir.parent.parent
+    lake = Lake(root)
+    is_complete = progress.stop_reason is None and progress.n_deferred == 0
+    if is_complete:
+        lake.compact(plan.run_id)
+    summary = summarize(root, plan.run_id)
+    check_accounts(plan.n_requested, summary, progress.n_deferred)
+    earlier = [name for name in lake.units(plan.run_id) if name.startswith("session-")]
+    row = RunRow(
+        run_id=plan.run_id,
+        session=len(earlier),
+        flow_run_id=str(runtime.flow_run.id or ""),
+        kind="answer",
+        method=plan.settings.reasoning.method,
+        input_path=plan.settings.input,
+        pool_path=plan.settings.pool,
+        config=orjson.dumps(plan.settings.model_dump(mode="json")).decode(),
+        code_version=version("r2-reasoner"),
+        status=_status(summary, progress, plan.settings.max_error_rate),
+        n_requested=plan.n_requested,
+        n_answered=summary.n_answered,
+        n_failed=summary.n_failed,
+        n_deferred=progress.n_deferred,
+        n_calls_in_flight_at_stop=progress.n_calls_in_flight_at_stop,
+        cost_usd=summary.cost_usd + progress.unsettled_cost_usd,
+        session_cost_usd=progress.session_cost_usd,
+        wall_s=time.time() - progress.started_at,
+        started_at=progress.started_at,
+        ended_at=time.time(),
+    )
+    lake.commit(plan.run_id, f"session-{len(earlier):04d}", {"runs": [row]})
+    write_database(root)
+    return summary, write_answers(plan, lake, Path(out) if out else default_out(plan.settings.input))
+
+
+def check_accounts(n_requested: int, summary: RunSummary, n_deferred: int) -> None:
+    """requested = answered + failed + deferred, from three independent counts: the plan, the lake, the shards. LakeError if not."""
+    if n_requested != summary.n_answered + summary.n_failed + n_deferred:
+        raise LakeError(
+            f"run {summary.run_id}: {n_requested} requested, but {summary.n_answered} answered + {summary.n_failed} failed + "
+            f"{n_deferred} deferred. Check the lake with `r2 lake verify`; the run's journal and shards are kept."
+        )
+
+
+def _status(summary: RunSummary, progress: Progress, max_error_rate: float) -> str:
+    if progress.stop_reason == "budget":
+        return "budget_stopped"
+    if progress.stop_reason == "interrupted":
+        return "interrupted"
+    if summary.n_settled and summary.n_failed / summary.n_settled > max_error_rate:
+        return "failed"
+    return "completed_with_errors" if summary.n_failed or progress.n_deferred else "completed"

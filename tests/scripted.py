@@ -1,0 +1,47 @@
+"""A pool that answers from a script, and the loop that drives a generator with it: what stands where mocks would."""
+
+from collections.abc import Sequence
+
+from r2.call import Attempt, Call, Completion
+from r2.ledger import Price, Usage, cost_usd
+from r2.roster import ModelCard, Roster
+from r2.settings import Reasoning
+from r2.solve import Outcome, Router, Solving
+
+CHEAP = Price(1.0, 0.5, 2.0, "2026-11-01", "made up for tests")
+DEAR = Price(10.0, 5.0, 20.0, "2026-11-01", "made up for tests")
+ROSTER = Roster(
+    [
+        ModelCard("small", "small", CHEAP, skills={"add": 0.8}),
+        ModelCard("middle", "medium", Price(3.0, 3.0, 6.0, "2026-11-01", "made up for tests")),
+        ModelCard("large", "large", DEAR, prompt_mode="cot"),
+    ]
+)
+
+
+def router(**settings: object) -> Router:
+    return Router(ROSTER, "small", "small", None, Reasoning.model_validate(settings))
+
+
+def completion(text: str, model: str = "small", *, finish_reason: str = "stop", error_type: str | None = None) -> Completion:
+    """10 prompt tokens and 5 generated ones, at the model's price; failed ones cost nothing."""
+    usage = Usage() if error_type else Usage(10, 0, 5)
+    attempt = Attempt(
+        model, 0, 0 if error_type else 200, 1000.0, latency_s=0.5, queue_s=0.1, usage=usage, cost_usd=cost_usd(ROSTER[model].price, usage),
+        price_version=ROSTER[model].price.version, finish_reason=finish_reason, error_type=error_type,
+    )  # fmt: skip
+    return Completion(text if error_type is None else "", model, (attempt,), finish_reason, error_type=error_type)
+
+
+def replay(solving: Solving, replies: Sequence[str | Completion]) -> tuple[list[list[Call]], Outcome]:
+    """Drives a generator with replies in order of asking; returns the waves it asked for and its outcome. All replies must be used."""
+    waves, left = [], list(replies)
+    try:
+        wave = next(solving)
+        while True:
+            waves.append(wave)
+            answers = [left.pop(0) for _ in wave]
+            wave = solving.send([completion(a, call.model) if isinstance(a, str) else a for a, call in zip(answers, wave, strict=True)])
+    except StopIteration as end:
+        assert left == [], f"replies nobody asked for: {left}"
+        return waves, end.value

@@ -1,0 +1,54 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from r2.call import Attempt, Call, Completion, TokenLogprob
+from r2.ledger import Price, Usage, cost_usd, total_usage, worst_case_usage
+
+PRICE = Price(2.0, 0.5, 8.0, "2026-11-01", "made up")
+tokens = st.integers(0, 10**7)
+usages = st.builds(Usage, tokens, tokens, tokens)
+
+
+def test_a_cost_counts_cached_tokens_at_their_own_price():
+    # (1000 - 400) * 2 + 400 * 0.5 + 100 * 8 = 2200 millionths
+    assert cost_usd(PRICE, Usage(1000, 400, 100)) == pytest.approx(2200e-6)
+
+
+def test_a_total_with_one_estimated_part_is_estimated():
+    assert total_usage([Usage(1, 0, 2), Usage(3, 1, 4, "estimated")]) == Usage(4, 1, 6, "estimated")
+    assert total_usage([]) == Usage()
+
+
+@given(usages, usages)
+def test_costs_are_never_negative_and_grow_with_tokens(a: Usage, b: Usage):
+    assert cost_usd(PRICE, a) >= 0
+    whole = Usage(a.input_tokens + b.input_tokens, min(a.cached_input_tokens, a.input_tokens), a.output_tokens + b.output_tokens)
+    assert cost_usd(PRICE, whole) >= cost_usd(PRICE, a) - 1e-12
+
+
+def test_the_worst_case_counts_bytes_templates_and_the_whole_output_limit():
+    # 25 bytes / 2.5 + 8 for the one message
+    assert worst_case_usage((("user", "x" * 25),), 7) == Usage(18, 0, 7, "estimated")
+
+
+@given(st.text(max_size=50), st.text(max_size=20), st.binary(max_size=50), st.floats(0, 1e6), st.booleans())
+def test_a_completion_survives_its_stored_form(text: str, token: str, body: bytes, latency: float, failed: bool):
+    attempt = Attempt("m", 1, 200, 5.0, latency, 0.1, Usage(1, 0, 2, "estimated"), 0.5, "v", "served", "id", "stop", "timeout" if failed else None,
+                      "late" if failed else None, 1.5, body)  # fmt: skip
+    before = Completion(text, "m", (attempt,), "length", (TokenLogprob(token, -0.5, ((token, -0.5), ("b", -2.0))),), "timeout" if failed else None)
+    after = Completion.from_bytes(before.to_bytes())
+    assert after.is_replayed
+    assert (after.text, after.cost_usd, after.usage, after.token_logprobs, after.error_type) == (
+        before.text, before.cost_usd, before.usage, before.token_logprobs, before.error_type,
+    )  # fmt: skip
+    assert after.attempts[0].latency_s == latency
+
+
+def test_a_call_is_known_by_its_request_and_its_place():
+    call = Call("m", (("user", "x"),), "solve", 10)
+    again = Call("m", (("user", "x"),), "final", 10)
+    assert call.request_sha() == again.request_sha(), "the same request, whoever asks"
+    assert call.journal_key("p") != again.journal_key("p")
+    assert call.journal_key("p") != call.journal_key("q")
+    assert Call("m", (("user", "x"),), "solve", 10, sample_index=1).request_sha() != call.request_sha()
