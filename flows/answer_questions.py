@@ -19,12 +19,13 @@ from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 from flows.embedded_api import embedded_api
 from flows.progress import shown
 from r2.settings import AnswerSettings, load_settings
-from storage.run_plan import read_plan
+from storage.lake import Lake
+from storage.run_plan import RunPlan, read_plan
 from storage.summary import RunSummary
 from tasks.answer_shard import answer_shard
 from tasks.finish_run import finish_run
 from tasks.plan_file import plan_file
-from tasks.session import Progress, RunSession, open_session
+from tasks.session import Progress, RunSession, open_session, progress_so_far
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +50,22 @@ async def answer_questions(settings: AnswerSettings) -> RunResult:
     with tags(f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"):
         run_dir = plan_file(settings)
         plan = read_plan(run_dir, settings)
-        progress = Progress(plan.n_requested)
-        if plan.n_requested:
-            async with open_session(plan) as session, shown(session):
-                progress = session.progress
-                with _stopped_by_signals(session):
-                    await _answer_open_shards(session)
-        summary, written = finish_run(run_dir, progress, settings.out)
+        with Lake(settings.lake).run_lock(plan.run_id):
+            progress = await _answer_what_is_open(plan)
+            summary, written = finish_run(run_dir, progress, settings.out)
         await _publish(summary, run_dir, written)
     return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s)
+
+
+async def _answer_what_is_open(plan: RunPlan) -> Progress:
+    """Starts models only if something is left to answer."""
+    progress = progress_so_far(plan)
+    if progress.n_settled == plan.n_requested:
+        return progress
+    async with open_session(plan) as session, shown(session):
+        with _stopped_by_signals(session):
+            await _answer_open_shards(session)
+        return session.progress
 
 
 async def _answer_open_shards(session: RunSession) -> None:

@@ -122,8 +122,8 @@ def _print_result(result: Any) -> int:
     table.add_row("seconds", f"{result.wall_s:.1f}")
     for name, n_calls in summary.calls_by_model.items():
         table.add_row(f"calls to {name}", f"{n_calls}  ({n_calls / max(1, sum(summary.calls_by_model.values())):.0%})")
-    if progress.n_calls_in_flight_at_stop:
-        table.add_row("calls in flight when an earlier session was killed", f"{progress.n_calls_in_flight_at_stop} (may have been paid twice)")
+    if progress.n_calls_lost:
+        table.add_row("calls in flight when an earlier session was killed", f"{progress.n_calls_lost} (may have been paid twice)")
     console.print(table)
     for path in result.out:
         print(path)

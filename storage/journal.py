@@ -15,7 +15,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -55,6 +55,8 @@ class Journal:
         self._broken: LakeError | None = None
         self.in_flight_at_open: list[tuple[str, float]] = []
         """(key, cost estimate in USD) of calls that earlier sessions began and never stored: they may have been paid."""
+        self.n_lost_at_open = 0
+        """How often a call was begun by earlier sessions and its answer lost; a call lost twice and then stored counts twice."""
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -189,6 +191,7 @@ class Journal:
         """Reads the file once: offsets of stored calls, calls left open, and where the next record goes."""
         size = os.fstat(self._descriptor).st_size
         begun: dict[str, float] = {}
+        n_open: dict[str, int] = {}
         if size:
             with mmap.mmap(self._descriptor, size, prot=mmap.PROT_READ) as stored, memoryview(stored) as view:
                 while self._end < size:
@@ -198,12 +201,15 @@ class Journal:
                         break
                     if record.kind == _BEGUN:
                         begun[record.key] = _ESTIMATE.unpack(record.body)[0]
+                        n_open[record.key] = n_open.get(record.key, 0) + 1
                     else:
+                        n_open[record.key] = n_open.get(record.key, 1) - 1
                         begun.pop(record.key, None)
                         self._offsets[record.key] = self._end
                     self._end += record.size
             os.ftruncate(self._descriptor, self._end)
         self.in_flight_at_open = list(begun.items())
+        self.n_lost_at_open = sum(n_open.values())
 
     def _refuse_corruption(self, stored: mmap.mmap, view: memoryview) -> None:
         """Raises LakeError if a later record shows that the bad one at `_end` had been synced."""
@@ -219,6 +225,21 @@ class Journal:
                     "were paid for, so nothing is cut off. Restore the file from a backup, or move it away and pay for them again."
                 )
             at = stored.find(MAGIC, at + 1)
+
+
+def keep_only(path: Path, keys: Set[str]) -> None:
+    """Rewrites a closed journal with the stored calls of `keys` alone, atomically: what a run that ended cleanly still needs.
+
+    No call was lost in a clean end, so notes of begun calls are dropped.
+    """
+    shorter = path.with_name(f".{path.name}.{os.getpid()}")
+    with Journal.open(path) as old, Journal.open(shorter) as new:
+        for key, record in old.records():
+            if key in keys:
+                new._append(_COMMITTED, key, record)
+        os.fsync(new._descriptor)
+    shorter.replace(path)
+    sync_folder(path.parent)
 
 
 def _size(head: bytes) -> int:

@@ -1,6 +1,5 @@
 """One shard answered and committed: the unit of Prefect's retries. What an earlier session settled or paid is not done again."""
 
-import time
 from pathlib import Path
 
 from prefect import task
@@ -13,7 +12,7 @@ from r2.pool.drive import drive, drive_all
 from r2.problem import Problem
 from r2.rows import bad_row, to_rows
 from r2.trajectory import CallRow, SubtaskRow, TrajectoryRow
-from storage.journal import Journal
+from storage.journal import Journal, keep_only
 from tasks.session import RunSession, session_of
 
 
@@ -54,7 +53,7 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
     n_taken = n_deferred = 0
 
     with Journal.open(plan.journal_file(shard)) as journal:
-        progress.n_calls_in_flight_at_stop += len(journal.in_flight_at_open)
+        progress.n_calls_lost += journal.n_lost_at_open
 
         async def answer(problem: Problem) -> None:
             nonlocal n_taken, n_deferred
@@ -82,8 +81,7 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
 
         await drive_all(open_problems, answer, slots=session.slots, max_workers=plan.settings.max_in_flight)
         if trajectories:
-            _commit(session, shard, trajectories, subtasks, calls)
-        journal.keep_only(deferred_keys)
+            _commit(session, shard, trajectories, subtasks, calls, journal.n_lost_at_open)
     n_untaken = len(open_problems) - n_taken
     n_settled = len(settled) + len(trajectories)
     if n_rows != n_settled + n_deferred + n_untaken:
@@ -93,12 +91,14 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
         )
     if n_deferred + n_untaken == 0:
         plan.journal_file(shard).unlink()
+    else:
+        keep_only(plan.journal_file(shard), deferred_keys)
     progress.n_deferred += n_deferred + n_untaken
     return {"n_rows": n_rows, "n_settled": n_settled, "n_deferred": n_deferred + n_untaken}
 
 
 def _commit(
-    session: RunSession, shard: int, trajectories: list[TrajectoryRow], subtasks: list[SubtaskRow], calls: list[CallRow]
+    session: RunSession, shard: int, trajectories: list[TrajectoryRow], subtasks: list[SubtaskRow], calls: list[CallRow], n_calls_lost: int
 ) -> None:
     """One unit of the lake: all tables of the shard's newly settled problems, or none."""
     run_id = session.plan.run_id
@@ -109,7 +109,7 @@ def _commit(
         "n_correct": sum(row.is_correct is True for row in trajectories),
         "n_judged": sum(row.is_correct is not None for row in trajectories),
         "cost_usd": sum(row.cost_usd for row in trajectories),
-        "committed_at": time.time(),
+        "n_calls_lost": n_calls_lost,
     }
     unit = f"{shard:05d}-{n_earlier}"
     if not session.lake.commit(run_id, unit, {"trajectories": trajectories, "subtasks": subtasks, "calls": calls}, meta=meta):

@@ -50,7 +50,7 @@ def close_session(run_dir: Path, progress: Progress, out: str | None) -> tuple[R
         n_answered=summary.n_answered,
         n_failed=summary.n_failed,
         n_deferred=progress.n_deferred,
-        n_calls_in_flight_at_stop=progress.n_calls_in_flight_at_stop,
+        n_calls_lost=progress.n_calls_lost,
         cost_usd=summary.cost_usd + progress.unsettled_cost_usd,
         session_cost_usd=progress.session_cost_usd,
         wall_s=time.time() - progress.started_at,

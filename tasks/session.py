@@ -35,7 +35,8 @@ class Progress:
     n_deferred: int = 0
     n_correct: int = 0
     n_judged: int = 0
-    n_calls_in_flight_at_stop: int = 0
+    n_calls_lost: int = 0
+    """Calls begun by a session that was killed before their answer was durable: they may have been paid twice."""
     settled_cost_usd: float = 0.0
     unsettled_cost_usd: float = 0.0
     """Paid for problems that are not settled yet; their calls wait in the journals."""
@@ -103,6 +104,19 @@ def state_dir() -> Path:
     return Path(os.environ.get("R2_STATE_DIR") or Path.home() / ".local" / "state" / "r2")
 
 
+def progress_so_far(plan: RunPlan) -> Progress:
+    """What earlier sessions of the run settled, from the notes in the lake's manifest: no table is read."""
+    progress = Progress(plan.n_requested)
+    for entry in Lake(plan.settings.lake).units(plan.run_id).values():
+        progress.n_answered += entry.meta.get("n_answered", 0)
+        progress.n_failed += entry.meta.get("n_failed", 0)
+        progress.n_correct += entry.meta.get("n_correct", 0)
+        progress.n_judged += entry.meta.get("n_judged", 0)
+        progress.n_calls_lost += entry.meta.get("n_calls_lost", 0)
+        progress.settled_cost_usd += entry.meta.get("cost_usd", 0.0)
+    return progress
+
+
 @asynccontextmanager
 async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     """Opens endpoints and client for a run. ConfigError or EndpointError before the first paid call."""
@@ -112,13 +126,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     router = make_router(pool, settings)
     METHODS[settings.reasoning.method]
     lake = Lake(Path(settings.lake))
-    progress = Progress(plan.n_requested)
-    for entry in lake.units(plan.run_id).values():
-        progress.n_answered += entry.meta.get("n_answered", 0)
-        progress.n_failed += entry.meta.get("n_failed", 0)
-        progress.n_correct += entry.meta.get("n_correct", 0)
-        progress.n_judged += entry.meta.get("n_judged", 0)
-        progress.settled_cost_usd += entry.meta.get("cost_usd", 0.0)
+    progress = progress_so_far(plan)
     progress.unsettled_cost_usd = sum(_journaled_usd(plan, lake))
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
