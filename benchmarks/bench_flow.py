@@ -30,7 +30,10 @@ def write_questions(path: Path, n: int) -> None:
 
     with path.open("w", encoding="utf-8") as file:
         for p in arithmetic.generate(n, seed=3):
-            file.write(json.dumps({"id": p.problem_id, "question": p.question, "answer": p.target, "benchmark": p.benchmark}) + "\n")
+            file.write(
+                json.dumps({"id": p.problem_id, "question": p.question, "answer": p.target, "benchmark": p.benchmark})
+                + "\n"
+            )
 
 
 def settings_for(folder: Path, n: int, pool: str) -> "object":
@@ -70,7 +73,14 @@ def run_once(kind: str, n: int, folder: Path, pool: str) -> dict[str, float]:
     """One run in a fresh process: wall seconds of the run, of Prefect's start, CPU seconds and peak RSS of this process."""
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import bench_flow; bench_flow.measured({kind!r}, {n}, {str(folder)!r}, {pool!r})"
     env = {**os.environ, "R2_STATE_DIR": str(folder / "state"), "PREFECT_HOME": str(folder / "prefect")}
-    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=env,
+    )
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -92,7 +102,11 @@ def measured(kind: str, n: int, folder: str, pool: str) -> None:
             wall_s = time.perf_counter() - began
     use = resource.getrusage(resource.RUSAGE_SELF)
     shutil.rmtree(settings.lake)
-    print(json.dumps({"wall_s": wall_s, "start_s": start_s, "cpu_s": use.ru_utime + use.ru_stime, "rss_mb": use.ru_maxrss / 1024}))
+    print(
+        json.dumps(
+            {"wall_s": wall_s, "start_s": start_s, "cpu_s": use.ru_utime + use.ru_stime, "rss_mb": use.ru_maxrss / 1024}
+        )
+    )
 
 
 def memory(folder: Path, pool: str) -> None:
@@ -100,9 +114,14 @@ def memory(folder: Path, pool: str) -> None:
     for n in (10_000, 100_000):
         facts = run_once("prefect", n, folder, pool)
         peaks[n] = facts["rss_mb"]
-        print(f"{n:>7} questions: peak RSS {facts['rss_mb']:.0f} MB, {n / facts['wall_s']:.0f} questions/s, client CPU {1000 * facts['cpu_s'] / n:.2f} ms a question", flush=True)
+        print(
+            f"{n:>7} questions: peak RSS {facts['rss_mb']:.0f} MB, {n / facts['wall_s']:.0f} questions/s, client CPU {1000 * facts['cpu_s'] / n:.2f} ms a question",
+            flush=True,
+        )
     growth = peaks[100_000] - peaks[10_000]
-    print(f"growth {growth:.0f} MB (target: at most {TARGET_RSS_GROWTH_MB}): {'PASS' if growth <= TARGET_RSS_GROWTH_MB else 'MISS'}")
+    print(
+        f"growth {growth:.0f} MB (target: at most {TARGET_RSS_GROWTH_MB}): {'PASS' if growth <= TARGET_RSS_GROWTH_MB else 'MISS'}"
+    )
 
 
 def prefect_share(folder: Path, pool: str, n: int, rounds: int) -> None:
@@ -117,16 +136,24 @@ def prefect_share(folder: Path, pool: str, n: int, rounds: int) -> None:
             print(f"{kind:>8}: {facts['wall_s']:.1f} s", flush=True)
     plain, prefect = (statistics.median(walls[kind]) for kind in ("plain", "prefect"))
     share = (prefect - plain) / prefect
-    print(f"{n} questions, median of {rounds}: without Prefect {plain:.1f} s, with {prefect:.1f} s; Prefect's share {share:.1%}")
+    print(
+        f"{n} questions, median of {rounds}: without Prefect {plain:.1f} s, with {prefect:.1f} s; Prefect's share {share:.1%}"
+    )
     print(f"start of the embedded API, once per command and none with a server: {statistics.median(starts):.1f} s")
-    print(f"target: under {TARGET_PREFECT_SHARE:.0%} of the run's wall time: {'PASS' if share < TARGET_PREFECT_SHARE else 'MISS'}")
+    print(
+        f"target: under {TARGET_PREFECT_SHARE:.0%} of the run's wall time: {'PASS' if share < TARGET_PREFECT_SHARE else 'MISS'}"
+    )
 
 
 def profile(folder: Path, pool: str, n: int) -> None:
     """Top functions by own time, as py-spy sees them."""
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import bench_flow; bench_flow.measured('plain', {n}, {str(folder)!r}, {pool!r})"
     out = folder / "profile.txt"
-    subprocess.run(["py-spy", "record", "--format", "raw", "--output", str(out), "--", sys.executable, "-c", code], check=True, cwd=ROOT)
+    subprocess.run(
+        ["py-spy", "record", "--format", "raw", "--output", str(out), "--", sys.executable, "-c", code],
+        check=True,
+        cwd=ROOT,
+    )
     own: dict[str, int] = {}
     for line in out.read_text("utf-8").splitlines():
         stack, count = line.rsplit(" ", 1)

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import flows.environment  # noqa: F401  must come before Prefect
 from prefect import flow, runtime, tags
 from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 
@@ -47,7 +46,9 @@ def _run_name() -> str:
 @flow(name="answer-questions", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
 async def answer_questions(settings: AnswerSettings) -> RunResult:
     """Answers the rows of `settings.input` that are not settled yet. Failed rows are data; only broken infrastructure raises."""
-    with tags(f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"):
+    with tags(
+        f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"
+    ):
         run_dir = plan_file(settings)
         plan = read_plan(run_dir, settings)
         with Lake(settings.lake).run_lock(plan.run_id):
@@ -90,7 +91,9 @@ def _stopped_by_signals(session: RunSession) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def on_signal(number: int) -> None:
-        sys.stderr.write("\nStopping: calls in flight finish, nothing new is sent. Again to stop at once. The same command goes on.\n")
+        sys.stderr.write(
+            "\nStopping: calls in flight finish, nothing new is sent. Again to stop at once. The same command goes on.\n"
+        )
         session.stop("interrupted")
         loop.remove_signal_handler(number)
 
@@ -114,13 +117,22 @@ async def _publish(summary: RunSummary, run_dir: Path, written: list[Path]) -> N
         "of it router USD": summary.router_cost_usd, "USD per 1k questions": summary.usd_per_1k,
         "calls per question": summary.calls_per_question,
     }  # fmt: skip
-    shares = [{"method": f"calls to {name}", "answered": n, "USD": summary.cost_by_model_usd[name]} for name, n in summary.calls_by_model.items()]
-    await acreate_table_artifact(key="answer-questions-summary", table=[row, *shares], description=f"run {summary.run_id}")
+    shares = [
+        {"method": f"calls to {name}", "answered": n, "USD": summary.cost_by_model_usd[name]}
+        for name, n in summary.calls_by_model.items()
+    ]
+    await acreate_table_artifact(
+        key="answer-questions-summary", table=[row, *shares], description=f"run {summary.run_id}"
+    )
     for path in written:
-        await acreate_link_artifact(key="answer-questions-answers", link=path.resolve().as_uri(), link_text=f"{path.name} ({run_dir.name})")
+        await acreate_link_artifact(
+            key="answer-questions-answers", link=path.resolve().as_uri(), link_text=f"{path.name} ({run_dir.name})"
+        )
 
 
 if __name__ == "__main__":
     with embedded_api():
         result = asyncio.run(answer_questions(load_settings(Path(sys.argv[1]), {})))
-    print(f"{result.summary.n_answered} answered, {result.summary.n_failed} failed -> {', '.join(map(str, result.out))}")
+    print(
+        f"{result.summary.n_answered} answered, {result.summary.n_failed} failed -> {', '.join(map(str, result.out))}"
+    )

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import flows.environment  # noqa: F401  must come before Prefect
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -35,33 +34,54 @@ def _root() -> None:
 
 @app.command()
 def answer(
-    file: Annotated[Path, typer.Argument(help="Questions: .jsonl, .csv, .tsv, .parquet (.gz allowed), or an OpenAI Batch .jsonl.")],
+    file: Annotated[
+        Path, typer.Argument(help="Questions: .jsonl, .csv, .tsv, .parquet (.gz allowed), or an OpenAI Batch .jsonl.")
+    ],
     pool: Annotated[str | None, typer.Option(help="Pool file. [default: pools/local.toml]")] = None,
-    out: Annotated[str | None, typer.Option(help="Answers in input order: .jsonl, .csv or .parquet. [default: FILE.answers.*]")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Answers in input order: .jsonl, .csv or .parquet. [default: FILE.answers.*]")
+    ] = None,
     lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
-    method: Annotated[str | None, typer.Option(help="r2 (decompose, allocate, solve) or cot (one model). [default: r2]")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="r2 (decompose, allocate, solve) or cot (one model). [default: r2]")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The model of cot. [default: the strongest of the pool]")] = None,
-    decomposer: Annotated[str | None, typer.Option(help="Pool entry that decomposes. [default: the pool file's]")] = None,
+    decomposer: Annotated[
+        str | None, typer.Option(help="Pool entry that decomposes. [default: the pool file's]")
+    ] = None,
     allocator: Annotated[str | None, typer.Option(help="Pool entry that allocates. [default: the pool file's]")] = None,
-    finalizer: Annotated[str | None, typer.Option(help="Pool entry that writes the answer, or last_step. [default: the pool file's]")] = None,
-    b: Annotated[float | None, typer.Option("--b", help="Cost knob: weight of log price in the allocation; 0 takes it as written.")] = None,
+    finalizer: Annotated[
+        str | None, typer.Option(help="Pool entry that writes the answer, or last_step. [default: the pool file's]")
+    ] = None,
+    b: Annotated[
+        float | None,
+        typer.Option("--b", help="Cost knob: weight of log price in the allocation; 0 takes it as written."),
+    ] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="Hard cap of the run; it stops cleanly there.")] = None,
     max_cost_per_question_usd: Annotated[float | None, typer.Option(help="Hard cap per question.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
     sample: Annotated[int | None, typer.Option(help="A seeded sample of so many rows.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sample and of the order models are shown in.")] = None,
-    benchmark: Annotated[str | None, typer.Option(help="Check of rows that name none: arithmetic, word_problem, scan, gsm8k.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Check of rows that name none: arithmetic, word_problem, scan, gsm8k.")
+    ] = None,
     id_column: Annotated[str | None, typer.Option(help="Column that holds the id.")] = None,
     question_column: Annotated[str | None, typer.Option(help="Column that holds the question.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="Column that holds the gold answer.")] = None,
     benchmark_column: Annotated[str | None, typer.Option(help="Column that names the benchmark.")] = None,
     choices_column: Annotated[str | None, typer.Option(help="Column that holds the choices.")] = None,
     context_column: Annotated[str | None, typer.Option(help="Column that holds the context.")] = None,
-    shard_size: Annotated[int | None, typer.Option(help="Problems per shard, the unit of commit. [default: 500]")] = None,
+    shard_size: Annotated[
+        int | None, typer.Option(help="Problems per shard, the unit of commit. [default: 500]")
+    ] = None,
     max_in_flight: Annotated[int | None, typer.Option(help="Problems worked on at once. [default: 64]")] = None,
-    models_dir: Annotated[str | None, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights. [default: models]")] = None,
+    models_dir: Annotated[
+        str | None, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights. [default: models]")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print shards, calls, tokens, USD and time, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print shards, calls, tokens, USD and time, and stop.")
+    ] = False,
 ) -> None:
     """Answer a file of questions. The same command goes on where it stopped and pays for nothing twice."""
     settings = load_settings(
@@ -123,17 +143,23 @@ def _print_result(result: Any) -> int:
     for name, n_calls in summary.calls_by_model.items():
         table.add_row(f"calls to {name}", f"{n_calls}  ({n_calls / max(1, sum(summary.calls_by_model.values())):.0%})")
     if progress.n_calls_lost:
-        table.add_row("calls in flight when an earlier session was killed", f"{progress.n_calls_lost} (may have been paid twice)")
+        table.add_row(
+            "calls in flight when an earlier session was killed", f"{progress.n_calls_lost} (may have been paid twice)"
+        )
     console.print(table)
     for path in result.out:
         print(path)
     if progress.stop_reason == "budget":
-        _stderr(f"Stopped at a money budget; {progress.n_deferred} questions are deferred. The same command with a higher cap goes on.")
+        _stderr(
+            f"Stopped at a money budget; {progress.n_deferred} questions are deferred. The same command with a higher cap goes on."
+        )
     if progress.stop_reason == "interrupted":
         _stderr(f"Interrupted; {progress.n_deferred} questions are left. The same command goes on.")
         return 130
     if summary.n_failed:
-        _stderr(f'{summary.n_failed} rows failed. See why: r2 sql --lake {result.lake} --view errors, or --view bad_rows')
+        _stderr(
+            f"{summary.n_failed} rows failed. See why: r2 sql --lake {result.lake} --view errors, or --view bad_rows"
+        )
     return 1 if summary.n_failed or progress.n_deferred else 0
 
 
@@ -158,14 +184,19 @@ def _print_estimate(settings: AnswerSettings) -> None:
         n_questions = settings.sample
     prices = {name: pool.price(name) for name in pool.models}
     calls = estimate_calls(router, prices, n_questions, n_bytes)
-    table = Table(title=f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {-(-(n_questions + n_bad) // settings.shard_size)} shards", title_justify="left")
+    table = Table(
+        title=f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {-(-(n_questions + n_bad) // settings.shard_size)} shards",
+        title_justify="left",
+    )
     for heading in ("purpose", "model"):
         table.add_column(heading)
     for heading in ("calls", "input tokens", "output tokens", "USD"):
         table.add_column(heading, justify="right")
     by_quota: dict[str, list[int]] = {}
     for c in calls:
-        table.add_row(c.purpose, c.model, str(c.n_calls), str(c.input_tokens), str(c.output_tokens), f"{c.cost_usd:.6f}")
+        table.add_row(
+            c.purpose, c.model, str(c.n_calls), str(c.input_tokens), str(c.output_tokens), f"{c.cost_usd:.6f}"
+        )
         totals = by_quota.setdefault(pool.limits_of(c.model)[0], [0, 0])
         totals[0] += c.n_calls
         totals[1] += c.input_tokens + c.output_tokens
@@ -178,10 +209,18 @@ def _print_estimate(settings: AnswerSettings) -> None:
     for c in calls:
         owner, limits = pool.limits_of(c.model)
         n_calls, n_tokens = by_quota[owner]
-        minutes = max(minutes, minutes_by_limits(n_calls, n_tokens, limits.max_requests_per_minute, limits.max_tokens_per_minute))
-    print(f"time: at least {minutes:.1f} minutes by the limits of the pool file" if minutes else "time: the pool file sets no limit that bounds it")
+        minutes = max(
+            minutes, minutes_by_limits(n_calls, n_tokens, limits.max_requests_per_minute, limits.max_tokens_per_minute)
+        )
+    print(
+        f"time: at least {minutes:.1f} minutes by the limits of the pool file"
+        if minutes
+        else "time: the pool file sets no limit that bounds it"
+    )
     if settings.reasoning.method == "r2":
-        print(f"Assumed: {SUBTASKS_PER_QUESTION} subtasks a question on the pool's middle model. --max-cost-usd sets a hard cap.")
+        print(
+            f"Assumed: {SUBTASKS_PER_QUESTION} subtasks a question on the pool's middle model. --max-cost-usd sets a hard cap."
+        )
 
 
 def _stderr(message: str) -> None:

@@ -21,8 +21,12 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     pool: Annotated[str, typer.Option(help="Pool file.")] = "pools/local.toml",
-    folder: Annotated[Path, typer.Option(help="Questions, answers and lake of each demo run go into a folder of their own in here.")] = Path("demo"),
-    models_dir: Annotated[Path, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights.")] = Path("models"),
+    folder: Annotated[
+        Path, typer.Option(help="Questions, answers and lake of each demo run go into a folder of their own in here.")
+    ] = Path("demo"),
+    models_dir: Annotated[Path, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights.")] = Path(
+        "models"
+    ),
 ) -> None:
     """Answer the bundled questions with the router and with the largest model alone, and compare."""
     from flows.answer_questions import RunResult, answer_questions
@@ -54,7 +58,15 @@ def comparison(runs: list[tuple[str, RunSummary, float]]) -> Table:
     """One row per method: accuracy with its interval, money, calls, seconds, who answered."""
     table = Table(title="the same questions, two ways", title_justify="left")
     table.add_column("method")
-    for heading in ("accuracy", "95 % interval", "USD per 1k", "of it router", "calls per question", "seconds", "calls by model"):
+    for heading in (
+        "accuracy",
+        "95 % interval",
+        "USD per 1k",
+        "of it router",
+        "calls per question",
+        "seconds",
+        "calls by model",
+    ):
         table.add_column(heading, justify="right" if heading != "calls by model" else "left")
     for name, summary, wall_s in runs:
         low, high = summary.accuracy_interval or (0.0, 0.0)

@@ -15,9 +15,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import flows.environment  # noqa: F401  must come before Prefect
-from r2.errors import EndpointError
 from r2.pool.lifeline import die_with_parent, spawn
+
+from r2.errors import EndpointError
 
 
 @contextmanager
@@ -54,7 +54,9 @@ def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise EndpointError(f"Prefect's embedded API ended at start with code {server.returncode}. Run `prefect server start` to see why.")
+            raise EndpointError(
+                f"Prefect's embedded API ended at start with code {server.returncode}. Run `prefect server start` to see why."
+            )
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=2) as reply:
                 if reply.status == 200:
@@ -76,7 +78,14 @@ def _serve() -> None:
     os.environ |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     import uvicorn
 
-    uvicorn.run("prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="error", lifespan="on")
+    uvicorn.run(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        host="127.0.0.1",
+        port=port,
+        log_level="error",
+        lifespan="on",
+    )
 
 
 if __name__ == "__main__":

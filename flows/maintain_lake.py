@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import flows.environment  # noqa: F401  must come before Prefect
 from prefect import flow
 
 from flows.embedded_api import embedded_api
@@ -24,4 +23,4 @@ def maintain_lake(lake: str = "lake", vacuum_after_hours: float = 24.0) -> None:
 
 if __name__ == "__main__":
     with embedded_api():
-        maintain_lake(*sys.argv[1:2])
+        maintain_lake(sys.argv[1] if len(sys.argv) > 1 else "lake")

@@ -55,7 +55,7 @@ async def _report(session: RunSession, *, is_terminal: bool) -> None:
             sys.stderr.write(orjson.dumps(facts).decode() + "\n")
             sys.stderr.flush()
         share = 100 * session.progress.n_settled / max(1, session.progress.n_requested)
-        await aupdate_progress_artifact(artifact_id=artifact, progress=share)  # type: ignore[arg-type]
+        await aupdate_progress_artifact(artifact_id=artifact, progress=share)
 
 
 def projected_usd(session: RunSession) -> float:

@@ -80,7 +80,12 @@ def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             if not columns:
                 columns = list(row)
                 writer.writerow(columns)
-            writer.writerow([value if isinstance(value := row.get(c), (str, int, float, type(None))) else _json(value) for c in columns])
+            writer.writerow(
+                [
+                    value if isinstance(value := row.get(c), (str, int, float, type(None))) else _json(value)
+                    for c in columns
+                ]
+            )
 
 
 def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -120,7 +125,12 @@ def _write_batch(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
 
 def _batch_line(run_id: str, problem: Problem, row: dict[str, Any]) -> dict[str, Any]:
     request_id = f"{run_id}-{problem.input_index}"
-    line: dict[str, Any] = {"id": f"batch_req_{request_id}", "custom_id": problem.problem_id, "response": None, "error": None}
+    line: dict[str, Any] = {
+        "id": f"batch_req_{request_id}",
+        "custom_id": problem.problem_id,
+        "response": None,
+        "error": None,
+    }
     if row["status"] != "answered":
         code = row.get("error_type") or row["status"]
         line["error"] = {"code": code, "message": row.get("error_message") or "not settled; run the same command again"}
@@ -131,7 +141,12 @@ def _batch_line(run_id: str, problem: Problem, row: dict[str, Any]) -> dict[str,
         "object": "chat.completion",
         "model": run_id,
         "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": row["answer"]}, "finish_reason": "stop", "logprobs": None}
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": row["answer"]},
+                "finish_reason": "stop",
+                "logprobs": None,
+            }
         ],
         "usage": {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out},
     }

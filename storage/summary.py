@@ -69,7 +69,9 @@ def summarize(lake: Path, run_id: str) -> RunSummary:
             """,
             [run_id],
         ).fetchall()
-    return RunSummary(run_id, *totals, {name: n for name, n, _ in by_model}, {name: usd for name, _, usd in by_model})
+    calls_by_model = {name: n for name, n, _ in by_model}
+    cost_by_model_usd = {name: usd for name, _, usd in by_model}
+    return RunSummary(run_id, *totals, calls_by_model=calls_by_model, cost_by_model_usd=cost_by_model_usd)
 
 
 def wilson_interval(n_right: int, n: int, z: float = 1.959964) -> tuple[float, float]:

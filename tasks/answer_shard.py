@@ -98,7 +98,12 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
 
 
 def _commit(
-    session: RunSession, shard: int, trajectories: list[TrajectoryRow], subtasks: list[SubtaskRow], calls: list[CallRow], n_calls_lost: int
+    session: RunSession,
+    shard: int,
+    trajectories: list[TrajectoryRow],
+    subtasks: list[SubtaskRow],
+    calls: list[CallRow],
+    n_calls_lost: int,
 ) -> None:
     """One unit of the lake: all tables of the shard's newly settled problems, or none."""
     run_id = session.plan.run_id
@@ -112,7 +117,9 @@ def _commit(
         "n_calls_lost": n_calls_lost,
     }
     unit = f"{shard:05d}-{n_earlier}"
-    if not session.lake.commit(run_id, unit, {"trajectories": trajectories, "subtasks": subtasks, "calls": calls}, meta=meta):
+    if not session.lake.commit(
+        run_id, unit, {"trajectories": trajectories, "subtasks": subtasks, "calls": calls}, meta=meta
+    ):
         raise LakeError(f"unit {unit} of run {run_id} was committed by somebody else while we held the run's lock")
 
 

@@ -12,12 +12,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from r2.pool.client import PoolClient
+from r2.pool.endpoints import open_endpoints
+
 from r2.call import Completion
 from r2.errors import ConfigError
 from r2.methods import METHODS
-from r2.pool.client import PoolClient
 from r2.pool.config import PoolConfig, load_pool
-from r2.pool.endpoints import open_endpoints
 from r2.settings import AnswerSettings
 from r2.solve import Router
 from storage.journal import Journal
@@ -70,7 +71,9 @@ class RunSession:
         settled: dict[int, int] = {}
         for name, entry in self.lake.units(self.plan.run_id).items():
             if name[:5].isdigit():
-                settled[int(name[:5])] = settled.get(int(name[:5]), 0) + entry.meta["n_answered"] + entry.meta["n_failed"]
+                settled[int(name[:5])] = (
+                    settled.get(int(name[:5]), 0) + entry.meta["n_answered"] + entry.meta["n_failed"]
+                )
         return (shard for shard in self.plan.shards if settled.get(shard.index, 0) < shard.n_rows)
 
     def stop(self, reason: str) -> None:
@@ -89,7 +92,12 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
     decomposer = chosen.decomposer or pool.router.decomposer
     allocator = chosen.allocator or pool.router.allocator
     finalizer = chosen.finalizer or pool.router.finalizer
-    for name in [decomposer, allocator, *([finalizer] if finalizer != "last_step" else []), *([chosen.model] if chosen.model else [])]:
+    for name in [
+        decomposer,
+        allocator,
+        *([finalizer] if finalizer != "last_step" else []),
+        *([chosen.model] if chosen.model else []),
+    ]:
         roster[name]
     if chosen.b and chosen.method == "r2" and not roster[allocator].has_logprobs:
         raise ConfigError(

@@ -23,7 +23,9 @@ def router(**settings: object) -> Router:
     return Router(ROSTER, "small", "small", None, Reasoning.model_validate(settings))
 
 
-def completion(text: str, model: str = "small", *, finish_reason: str = "stop", error_type: str | None = None) -> Completion:
+def completion(
+    text: str, model: str = "small", *, finish_reason: str = "stop", error_type: str | None = None
+) -> Completion:
     """10 prompt tokens and 5 generated ones, at the model's price; failed ones cost nothing."""
     usage = Usage() if error_type else Usage(10, 0, 5)
     attempt = Attempt(
@@ -41,7 +43,9 @@ def replay(solving: Solving, replies: Sequence[str | Completion]) -> tuple[list[
         while True:
             waves.append(wave)
             answers = [left.pop(0) for _ in wave]
-            wave = solving.send([completion(a, call.model) if isinstance(a, str) else a for a, call in zip(answers, wave, strict=True)])
+            wave = solving.send(
+                [completion(a, call.model) if isinstance(a, str) else a for a, call in zip(answers, wave, strict=True)]
+            )
     except StopIteration as end:
         assert left == [], f"replies nobody asked for: {left}"
         return waves, end.value

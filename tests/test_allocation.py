@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import pytest
@@ -31,7 +32,9 @@ def test_a_bare_letter_serves_a_single_subtask():
     assert parse_allocation(" C.", 1, SHOWN) == ["middle"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '[{"subtask": 1, "model": "Z"}, {"subtask": 2, "model": "A"}]', '[{"subtask": 2, "model": "A"}]'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '[{"subtask": 1, "model": "Z"}, {"subtask": 2, "model": "A"}]', '[{"subtask": 2, "model": "A"}]']
+)
 def test_a_subtask_without_a_model_of_the_pool_is_a_typed_error(text: str):
     with pytest.raises(AllocationParseError, match="subtask 1 of 2"):
         parse_allocation(text, 2, SHOWN)
@@ -39,10 +42,8 @@ def test_a_subtask_without_a_model_of_the_pool_is_a_typed_error(text: str):
 
 @given(st.text(max_size=200), st.integers(1, 4))
 def test_any_text_is_an_allocation_or_the_typed_error(text: str, n: int):
-    try:
+    with contextlib.suppress(AllocationParseError):
         assert len(parse_allocation(text, n, SHOWN)) == n
-    except AllocationParseError:
-        pass
 
 
 def reply_with_logprobs() -> Completion:

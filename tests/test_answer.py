@@ -20,7 +20,10 @@ def test_the_answer_is_the_last_thing_a_text_commits_to(text: str, answer: str):
     assert extract_answer(text) == answer
 
 
-@pytest.mark.parametrize(("text", "number"), [("$1,234.50 in all", "1234.50"), ("-7", "-7"), ("\u22127", "-7"), ("about 3 or 4", "4"), ("none", None)])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("$1,234.50 in all", "1234.50"), ("-7", "-7"), ("\u22127", "-7"), ("about 3 or 4", "4"), ("none", None)],
+)
 def test_the_last_number_counts(text: str, number: str | None):
     assert (str(last_number(text)) if last_number(text) is not None else None) == number
 

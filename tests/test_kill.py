@@ -52,7 +52,12 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 def write_questions(path: Path, n: int) -> None:
     with path.open("w", encoding="utf-8") as file:
         for problem in arithmetic.generate(n, seed=11):
-            row = {"id": problem.problem_id, "question": f"{problem.question} (No. {problem.input_index})", "answer": problem.target, "benchmark": "arithmetic"}
+            row = {
+                "id": problem.problem_id,
+                "question": f"{problem.question} (No. {problem.input_index})",
+                "answer": problem.target,
+                "benchmark": "arithmetic",
+            }
             file.write(json.dumps(row) + "\n")
 
 
@@ -82,7 +87,11 @@ def kill_and_go_on(tmp_path: Path, n_questions: int, n_kills: int) -> None:
         moments = random.Random(5)
         for _ in range(n_kills):
             process = subprocess.Popen(
-                command(tmp_path, "broken", pool), env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                command(tmp_path, "broken", pool),
+                env=env,
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(moments.uniform(0.2, 1.0) * whole_s)

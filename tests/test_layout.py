@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {"r2": set(), "storage": {"r2"}, "tasks": {"r2", "storage"}, "flows": {"r2", "storage", "tasks"}}
-ONLY_IN = {"prefect": {"tasks", "flows"}, "pyarrow": {"storage"}, "duckdb": {"storage"}, "typer": {"flows"}, "rich": {"flows"}}
+ONLY_IN = {
+    "prefect": {"tasks", "flows"},
+    "pyarrow": {"storage"},
+    "duckdb": {"storage"},
+    "typer": {"flows"},
+    "rich": {"flows"},
+}
 HEAVY = {"torch", "vllm", "transformers", "trl", "peft"}
 
 
@@ -44,9 +50,13 @@ def test_each_package_resolves_inside_this_checkout(name: str):
 
 def test_importing_the_core_loads_nothing_heavy_and_needs_no_key():
     code = "import sys, r2.solve, r2.rows, r2.methods; print(*sorted({'torch','vllm','transformers','trl','prefect','duckdb','pyarrow'} & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PATH": ""}, cwd=ROOT)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PATH": ""}, cwd=ROOT
+    )
     assert out.stdout.strip() == ""
 
 
 def test_no_module_is_called_utils():
-    assert not [p for name in MAY_IMPORT for p in (ROOT / name).rglob("*.py") if p.stem in ("utils", "helpers", "common")]
+    assert not [
+        p for name in MAY_IMPORT for p in (ROOT / name).rglob("*.py") if p.stem in ("utils", "helpers", "common")
+    ]

@@ -23,7 +23,9 @@ def test_a_total_with_one_estimated_part_is_estimated():
 @given(usages, usages)
 def test_costs_are_never_negative_and_grow_with_tokens(a: Usage, b: Usage):
     assert cost_usd(PRICE, a) >= 0
-    whole = Usage(a.input_tokens + b.input_tokens, min(a.cached_input_tokens, a.input_tokens), a.output_tokens + b.output_tokens)
+    whole = Usage(
+        a.input_tokens + b.input_tokens, min(a.cached_input_tokens, a.input_tokens), a.output_tokens + b.output_tokens
+    )
     assert cost_usd(PRICE, whole) >= cost_usd(PRICE, a) - 1e-12
 
 
@@ -36,7 +38,14 @@ def test_the_worst_case_counts_bytes_templates_and_the_whole_output_limit():
 def test_a_completion_survives_its_stored_form(text: str, token: str, body: bytes, latency: float, failed: bool):
     attempt = Attempt("m", 1, 200, 5.0, latency, 0.1, Usage(1, 0, 2, "estimated"), 0.5, "v", "served", "id", "stop", "timeout" if failed else None,
                       "late" if failed else None, 1.5, body)  # fmt: skip
-    before = Completion(text, "m", (attempt,), "length", (TokenLogprob(token, -0.5, ((token, -0.5), ("b", -2.0))),), "timeout" if failed else None)
+    before = Completion(
+        text,
+        "m",
+        (attempt,),
+        "length",
+        (TokenLogprob(token, -0.5, ((token, -0.5), ("b", -2.0))),),
+        "timeout" if failed else None,
+    )
     after = Completion.from_bytes(before.to_bytes())
     assert after.is_replayed
     assert (after.text, after.cost_usd, after.usage, after.token_logprobs, after.error_type) == (

@@ -55,7 +55,9 @@ def test_a_csv_keeps_quoted_line_ends_and_spoils_one_row_per_bad_byte(tmp_path: 
 
 def test_parquet_rows_come_with_their_other_columns(tmp_path: Path):
     path = tmp_path / "q.parquet"
-    pq.write_table(pa.table({"id": [1, 2], "question": ["x", None], "choices": [["p", "q"], None], "weight": [0.5, 1.0]}), path)
+    pq.write_table(
+        pa.table({"id": [1, 2], "question": ["x", None], "choices": [["p", "q"], None], "weight": [0.5, 1.0]}), path
+    )
     rows = read(path)
     assert rows[0] == Problem("1", "x", 0, choices=("p", "q"), extra={"weight": 0.5})
     assert isinstance(rows[1], BadRow)
@@ -69,7 +71,10 @@ def test_gzip_is_read_like_the_file_inside(tmp_path: Path):
 
 def test_a_batch_file_is_recognised_and_its_last_user_message_is_the_question(tmp_path: Path):
     path = tmp_path / "batch.jsonl"
-    body = {"model": "gpt-x", "messages": [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 2?"}]}
+    body = {
+        "model": "gpt-x",
+        "messages": [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 2?"}],
+    }
     lines = [
         {"custom_id": "r1", "method": "POST", "url": "/v1/chat/completions", "body": body},
         {"custom_id": "r1", "method": "POST", "url": "/v1/chat/completions", "body": body},
@@ -80,8 +85,8 @@ def test_a_batch_file_is_recognised_and_its_last_user_message_is_the_question(tm
     first, second, third = read(path)
     assert isinstance(first, Problem)
     assert (first.problem_id, first.question, first.context) == ("r1", "2 + 2?", "Be short.")
-    assert isinstance(second, BadRow) and second.error_type == "duplicate_id"  # noqa: PT018
-    assert isinstance(third, BadRow) and third.error_type == "unsupported_url"  # noqa: PT018
+    assert isinstance(second, BadRow) and second.error_type == "duplicate_id"
+    assert isinstance(third, BadRow) and third.error_type == "unsupported_url"
 
 
 def test_a_file_that_cannot_be_read_as_a_whole_says_what_to_do(tmp_path: Path):
@@ -99,7 +104,9 @@ def test_a_file_that_cannot_be_read_as_a_whole_says_what_to_do(tmp_path: Path):
 
 @settings(max_examples=60)
 @given(st.binary(max_size=300))
-def test_any_bytes_give_rows_or_bad_rows_each_with_its_own_index(tmp_path_factory: pytest.TempPathFactory, content: bytes):
+def test_any_bytes_give_rows_or_bad_rows_each_with_its_own_index(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+):
     for name in ("q.jsonl", "q.csv"):
         path = tmp_path_factory.mktemp("any") / name
         path.write_bytes(content)
@@ -120,7 +127,9 @@ def test_a_plan_is_frozen_so_that_other_flags_cannot_change_a_resume(tmp_path: P
     write_questions(source, 10)
     first = plan_run(AnswerSettings(input=str(source), lake=str(tmp_path / "lake"), shard_size=4), "pool")
     assert [s.n_rows for s in first.shards] == [4, 4, 2]
-    again = plan_run(AnswerSettings(input=str(source), lake=str(tmp_path / "lake"), shard_size=7, max_cost_usd=5), "pool")
+    again = plan_run(
+        AnswerSettings(input=str(source), lake=str(tmp_path / "lake"), shard_size=7, max_cost_usd=5), "pool"
+    )
     assert again.run_id == first.run_id
     assert again.shards == first.shards
     source.unlink()

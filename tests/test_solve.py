@@ -6,7 +6,12 @@ from r2.rows import to_rows
 from r2.solve import Trajectory, solve
 from tests.scripted import ROSTER, completion, replay, router
 
-PROBLEM = Problem("p1", "A box holds 12 pens. Ann has 4 boxes and gives away 9 pens. How many are left?", target="39", benchmark="word_problem")
+PROBLEM = Problem(
+    "p1",
+    "A box holds 12 pens. Ann has 4 boxes and gives away 9 pens. How many are left?",
+    target="39",
+    benchmark="word_problem",
+)
 PLAN = "1. Compute 12 * 4\n2. Subtract 9 from the result of step 1 (needs: 1)"
 BY_NAME = '[{"subtask": 1, "model": "small"}, {"subtask": 2, "model": "middle"}]'
 
@@ -31,7 +36,9 @@ def test_a_step_sees_the_results_it_needs_and_no_others():
 
 
 def test_a_direct_plan_costs_one_solver_call():
-    waves, outcome = replay(solve(PROBLEM, router()), ["DIRECT", '[{"subtask": 1, "model": "large"}]', "Think.\nAnswer: 39"])
+    waves, outcome = replay(
+        solve(PROBLEM, router()), ["DIRECT", '[{"subtask": 1, "model": "large"}]', "Think.\nAnswer: 39"]
+    )
     assert len(waves) == 3
     assert outcome.plan is not None
     assert outcome.plan.is_direct
@@ -57,7 +64,9 @@ def test_a_failed_check_asks_the_next_stronger_model():
 
 
 def test_escalations_are_bounded_and_a_doubtful_text_is_better_than_none():
-    waves, outcome = replay(solve(PROBLEM, router(max_escalations=1)), ["DIRECT", '[{"subtask": 1, "model": "small"}]', "hm", "well"])
+    waves, outcome = replay(
+        solve(PROBLEM, router(max_escalations=1)), ["DIRECT", '[{"subtask": 1, "model": "small"}]', "hm", "well"]
+    )
     assert len(waves) == 4
     assert outcome.answer == "well"
     assert outcome.n_escalations == 1
@@ -65,7 +74,9 @@ def test_escalations_are_bounded_and_a_doubtful_text_is_better_than_none():
 
 def test_a_call_that_fails_everywhere_fails_the_problem_and_keeps_its_type():
     bad = completion("", error_type="server_error")
-    _, outcome = replay(solve(PROBLEM, router(max_escalations=0)), ["DIRECT", '[{"subtask": 1, "model": "small"}]', bad])
+    _, outcome = replay(
+        solve(PROBLEM, router(max_escalations=0)), ["DIRECT", '[{"subtask": 1, "model": "small"}]', bad]
+    )
     assert (outcome.status, outcome.error_type, outcome.answer) == ("failed", "server_error", None)
 
 
@@ -116,5 +127,8 @@ def test_rows_sum_to_their_trajectory_and_never_leave_out_the_router():
     assert sum(s.cost_usd for s in subtasks) == pytest.approx(80e-6)
     assert (row.n_calls, row.input_tokens, row.output_tokens, row.is_correct) == (4, 40, 20, True)
     assert row.latency_s == pytest.approx(4 * 0.6)
-    assert [(s.subtask_index, s.depends_on, s.model, s.tier) for s in subtasks] == [(0, (), "small", "small"), (1, (0,), "middle", "medium")]
-    assert [c.candidates for c in subtasks][0][0].model == "small"
+    assert [(s.subtask_index, s.depends_on, s.model, s.tier) for s in subtasks] == [
+        (0, (), "small", "small"),
+        (1, (0,), "middle", "medium"),
+    ]
+    assert next(c.candidates for c in subtasks)[0].model == "small"

@@ -1,13 +1,13 @@
 """Chain of thought with one model: the constant router, and the line any router has to beat (METHOD: baselines)."""
 
+from r2.allocation import Choice
 from r2.answer import extract_answer
 from r2.benchmark import benchmark_of, failed_check
 from r2.call import Call
 from r2.plan import DIRECT, Subtask
-from r2.allocation import Choice
 from r2.problem import Problem
 from r2.prompts import DIRECT_STEP, solve_messages
-from r2.solve import Outcome, Purse, Router, Solving, Step
+from r2.solve import Outcome, Router, Solving, Step
 
 
 def chain_of_thought(problem: Problem, router: Router, model: str) -> Solving:
