@@ -33,16 +33,23 @@ class CallEstimate:
     cost_usd: float
 
 
-def estimate_calls(router: Router, prices: Mapping[str, Price], n_questions: int, question_bytes: int) -> list[CallEstimate]:
+def estimate_calls(
+    router: Router, prices: Mapping[str, Price], n_questions: int, question_bytes: int
+) -> list[CallEstimate]:
     """The calls `n_questions` of together `question_bytes` UTF-8 bytes (contexts included) are expected to need.
 
     For `r2`: one decompose and one allocate call each, and `SUBTASKS_PER_QUESTION` solver calls to the middle solver of the pool.
     """
     settings, roster = router.settings, router.roster
-    empty, plan = Problem("", ""), Plan((Subtask("Compute 12 * 4"), Subtask("Subtract 9 from the result of step 1", (0,))))
+    empty, plan = (
+        Problem("", ""),
+        Plan((Subtask("Compute 12 * 4"), Subtask("Subtract 9 from the result of step 1", (0,)))),
+    )
     middle = roster.solvers[len(roster.solvers) // 2]
 
-    def expected(purpose: Purpose, model: str, per_question: float, messages: tuple[Message, ...], output_tokens: float) -> CallEstimate:
+    def expected(
+        purpose: Purpose, model: str, per_question: float, messages: tuple[Message, ...], output_tokens: float
+    ) -> CallEstimate:
         n_calls = round(n_questions * per_question)
         fixed_bytes = sum(len(text.encode()) for _, text in messages)
         input_tokens = round((fixed_bytes * n_calls + question_bytes * per_question) / BYTES_PER_TOKEN)
@@ -71,7 +78,9 @@ def estimate_calls(router: Router, prices: Mapping[str, Price], n_questions: int
     return calls
 
 
-def minutes_by_limits(n_calls: int, n_tokens: int, requests_per_minute: float | None, tokens_per_minute: float | None) -> float:
+def minutes_by_limits(
+    n_calls: int, n_tokens: int, requests_per_minute: float | None, tokens_per_minute: float | None
+) -> float:
     """The least time a quota allows for so many calls and tokens; 0 where it sets no limit."""
     by_requests = n_calls / requests_per_minute if requests_per_minute else 0.0
     by_tokens = n_tokens / tokens_per_minute if tokens_per_minute else 0.0

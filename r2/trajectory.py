@@ -40,7 +40,9 @@ class RunRow:
     n_answered: int = col("settled with an answer, over all sessions", kind="int64")
     n_failed: int = col("settled without an answer, over all sessions", kind="int64")
     n_deferred: int = col("not settled when the session ended", kind="int64")
-    n_calls_lost: int = col("calls in flight when a session was killed, over all sessions: they may have been paid twice", kind="int64")
+    n_calls_lost: int = col(
+        "calls in flight when a session was killed, over all sessions: they may have been paid twice", kind="int64"
+    )
     cost_usd: float = col("spent by this run so far, over all sessions", "USD")
     session_cost_usd: float = col("spent by this session alone", "USD")
     wall_s: float = col("wall time of this session", "s")

@@ -78,7 +78,9 @@ def file_digest(path: Path) -> str:
 def check_readable(path: Path) -> None:
     """InputFileError, with what to do, if the file is not there or its format is unknown; before anything is started."""
     if not path.is_file():
-        raise InputFileError(f"{path}: no such file. Give the path of a .jsonl, .csv, .tsv or .parquet file of questions.")
+        raise InputFileError(
+            f"{path}: no such file. Give the path of a .jsonl, .csv, .tsv or .parquet file of questions."
+        )
     detect_format(path)
 
 

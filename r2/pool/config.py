@@ -184,7 +184,9 @@ def load_pool(path: Path | str) -> PoolConfig:
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
-        raise PoolFileError(f"{path}: no such pool file. Shipped ones: pools/local.toml, pools/simulated.toml.") from None
+        raise PoolFileError(
+            f"{path}: no such pool file. Shipped ones: pools/local.toml, pools/simulated.toml."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise PoolFileError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     try:
@@ -229,10 +231,14 @@ def _line_of(text: str, location: tuple[str, ...]) -> int:
     best, start = 1, 0
     for depth in range(1, len(location) + 1):
         header = re.compile(r"^\s*\[\s*" + r"\s*\.\s*".join(f'"?{re.escape(p)}"?' for p in location[:depth]) + r"\s*\]")
-        key = re.compile(rf'^\s*"?{re.escape(location[depth - 1])}"?\s*[=.]|[{{,]\s*"?{re.escape(location[depth - 1])}"?\s*=')
+        key = re.compile(
+            rf'^\s*"?{re.escape(location[depth - 1])}"?\s*[=.]|[{{,]\s*"?{re.escape(location[depth - 1])}"?\s*='
+        )
         for number in range(start, len(lines)):
             is_next_table = depth > 1 and number > start and lines[number].lstrip().startswith("[") and best > 1
-            if header.match(lines[number]) or (key.search(lines[number]) and not lines[number].lstrip().startswith("#")):
+            if header.match(lines[number]) or (
+                key.search(lines[number]) and not lines[number].lstrip().startswith("#")
+            ):
                 best, start = number + 1, number
                 break
             if is_next_table and not header.match(lines[number]) and depth == len(location):
@@ -250,5 +256,7 @@ def endpoint_kind(endpoint: str) -> Endpoint:
         "http": "http", "https": "http", "local": "local", "simulated": "simulated", "recording": "recording",
     }  # fmt: skip
     if scheme not in kinds:
-        raise PoolFileError(f"endpoint {endpoint!r}: expected http(s)://..., local:NAME, simulated:NAME or recording:FILE")
+        raise PoolFileError(
+            f"endpoint {endpoint!r}: expected http(s)://..., local:NAME, simulated:NAME or recording:FILE"
+        )
     return kinds[scheme]
