@@ -63,6 +63,7 @@ class Manifest:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folder = root / "_manifest"
+        self._known: dict[Path, UnitEntry] = {}  # entries never change, so reading one once is enough
 
     def run_ids(self) -> list[str]:
         """Runs with at least one commit, by name."""
@@ -130,20 +131,24 @@ class Manifest:
 
     def _read(self, run_id: str, unit: str) -> UnitEntry:
         path = self._path(run_id, unit)
-        try:
-            stored = orjson.loads(path.read_bytes())
-            if stored["schema_version"] > SCHEMA_VERSION:
-                raise LakeError(
-                    f"{path}: schema version {stored['schema_version']}; this program knows up to {SCHEMA_VERSION}. Upgrade it."
-                )
-            stored["parts"] = {table: Part(**part) for table, part in stored["parts"].items()}
-            stored["replaces"] = tuple(stored["replaces"])
-            return UnitEntry(**stored)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LakeError(
-                f"{path}: not a manifest entry ({error}). Without it the run's totals would be wrong, so nothing is read. "
-                "Restore the file from a backup, or move it away to give the unit up."
-            ) from error
+        if path not in self._known:
+            self._known[path] = _parse_entry(path)
+        return self._known[path]
+
+
+def _parse_entry(path: Path) -> UnitEntry:
+    try:
+        stored = orjson.loads(path.read_bytes())
+        if stored["schema_version"] > SCHEMA_VERSION:
+            raise LakeError(f"{path}: schema version {stored['schema_version']}; this program knows up to {SCHEMA_VERSION}. Upgrade it.")
+        stored["parts"] = {table: Part(**part) for table, part in stored["parts"].items()}
+        stored["replaces"] = tuple(stored["replaces"])
+        return UnitEntry(**stored)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LakeError(
+            f"{path}: not a manifest entry ({error}). Without it the run's totals would be wrong, so nothing is read. "
+            "Restore the file from a backup, or move it away to give the unit up."
+        ) from error
 
 
 def checked_name(what: str, name: str) -> str:

@@ -1,0 +1,114 @@
+-- Who did the work, and what the allocator's choices came to.
+
+-- Which models answered the subtasks.
+create or replace view model_share as
+select
+    run_id,
+    model,
+    tier,
+    count(*) as n_subtasks,
+    count(*) / sum(count(*)) over (partition by run_id) as subtask_share,
+    count(*) filter (is_escalated) as n_after_escalation,
+    sum(cost_usd) as cost_usd,
+    sum(cost_usd) / nullif(sum(sum(cost_usd)) over (partition by run_id), 0) as cost_share
+from subtasks
+group by run_id, model, tier;
+comment on view model_share is 'Share of the subtasks that each model answered, per run; router calls are not subtasks';
+comment on column model_share.run_id is 'see runs';
+comment on column model_share.model is 'pool entry that answered last';
+comment on column model_share.tier is 'its tier: small, medium, large';
+comment on column model_share.n_subtasks is 'subtasks it answered; a direct plan has one';
+comment on column model_share.subtask_share is '0..1 of the run''s subtasks';
+comment on column model_share.n_after_escalation is 'of them, those it got because a check failed';
+comment on column model_share.cost_usd is 'USD for these subtasks, their earlier attempts included';
+comment on column model_share.cost_share is '0..1 of the cost of the run''s subtasks';
+
+-- The same by how long the plan was, which stands for difficulty while no prediction of it is stored.
+create or replace view model_share_by_difficulty as
+select
+    run_id,
+    case when n_subtasks = 0 then '0 direct' when n_subtasks = 2 then '2' when n_subtasks <= 4 then '3-4' else '5+' end as difficulty,
+    model,
+    count(*) as n_subtasks,
+    count(*) / sum(count(*)) over (partition by run_id, difficulty) as subtask_share,
+    sum(subtasks.cost_usd) as cost_usd
+from subtasks join trajectories using (run_id, problem_id, rollout)
+group by run_id, difficulty, model;
+comment on view model_share_by_difficulty is 'Share of each model within problems of like difficulty, taken from the number of subtasks in the plan';
+comment on column model_share_by_difficulty.run_id is 'see runs';
+comment on column model_share_by_difficulty.difficulty is 'subtasks in the plan: 0 direct, 2, 3-4, 5+';
+comment on column model_share_by_difficulty.model is 'pool entry that answered last';
+comment on column model_share_by_difficulty.n_subtasks is 'subtasks it answered';
+comment on column model_share_by_difficulty.subtask_share is '0..1 of the run''s subtasks of this difficulty';
+comment on column model_share_by_difficulty.cost_usd is 'USD for these subtasks';
+
+-- How often a subtask was passed on, by its place in the plan.
+create or replace view deferral as
+select
+    run_id,
+    subtask_index,
+    tier,
+    count(*) as n_subtasks,
+    avg(is_escalated::int) as escalated_share,
+    avg(is_fallback::int) as fallback_share,
+    avg((error_type is not null)::int) as failed_share
+from subtasks
+group by run_id, subtask_index, tier;
+comment on view deferral is 'Share of subtasks passed on to another model, by place in the plan and by the tier where they ended';
+comment on column deferral.run_id is 'see runs';
+comment on column deferral.subtask_index is '0-based place in the plan';
+comment on column deferral.tier is 'tier of the model that answered last';
+comment on column deferral.n_subtasks is 'subtasks at this place that ended in this tier';
+comment on column deferral.escalated_share is '0..1: a check failed and a stronger model was asked';
+comment on column deferral.fallback_share is '0..1: the model was not available and another answered';
+comment on column deferral.failed_share is '0..1: nobody gave a result';
+
+-- From which model to which.
+create or replace view escalations as
+select
+    run_id,
+    allocated_model,
+    model,
+    count(*) filter (is_escalated) as n_escalated,
+    count(*) filter (is_fallback) as n_fallbacks,
+    count(*) filter (error_type is not null) as n_failed,
+    sum(cost_usd) as cost_usd,
+    avg(latency_s) as mean_latency_s
+from subtasks
+where is_escalated or is_fallback
+group by run_id, allocated_model, model;
+comment on view escalations is 'Subtasks that the allocated model did not finish alone: from which model to which';
+comment on column escalations.run_id is 'see runs';
+comment on column escalations.allocated_model is 'the allocator''s choice';
+comment on column escalations.model is 'pool entry that answered last';
+comment on column escalations.n_escalated is 'passed on because a check failed';
+comment on column escalations.n_fallbacks is 'passed on because the model was not available';
+comment on column escalations.n_failed is 'without a result in the end';
+comment on column escalations.cost_usd is 'USD for these subtasks, all attempts';
+comment on column escalations.mean_latency_s is 'mean time to the result, queues included, s';
+
+-- Whether the allocator still chooses, or always names the same model.
+create or replace view collapse as
+with shares as (
+    select run_id, allocated_model, count(*) as n, count(*) / sum(count(*)) over (partition by run_id) as share
+    from subtasks
+    group by run_id, allocated_model
+)
+select
+    run_id,
+    sum(n)::bigint as n_subtasks,
+    count(*) as n_models,
+    arg_max(allocated_model, share) as top_model,
+    max(share) as top_share,
+    -sum(share * log2(share)) as entropy_bits,
+    pow(2, -sum(share * log2(share))) as effective_models
+from shares
+group by run_id;
+comment on view collapse is 'How far the allocator''s choices have collapsed onto one model';
+comment on column collapse.run_id is 'see runs';
+comment on column collapse.n_subtasks is 'subtasks that were allocated';
+comment on column collapse.n_models is 'models chosen at least once';
+comment on column collapse.top_model is 'the model chosen most often';
+comment on column collapse.top_share is '0..1 of the choices that named it';
+comment on column collapse.entropy_bits is 'entropy of the choices, bits; 0 is total collapse';
+comment on column collapse.effective_models is '2 to the power of the entropy: 1 is total collapse, n_models is an even spread';

@@ -1,0 +1,121 @@
+"""A query's result as text for people (table), spreadsheets (csv), programs (json) or other engines (parquet), streamed."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any, BinaryIO
+
+import duckdb
+import orjson
+import pyarrow.parquet as pq
+
+_CHUNK = 10_000
+TABLE_ROWS = 200
+"""Rows that a terminal is shown; the other formats have no limit."""
+_CELL = 60
+
+
+def write_table(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) -> int:
+    """Aligned columns, numbers to the right, at most `TABLE_ROWS` rows and a line that says so. Returns the rows shown."""
+    result, names = _run(connection, sql)
+    rows = result.fetchmany(TABLE_ROWS + 1)
+    shown = rows[:TABLE_ROWS]
+    cells = [[_cell(value) for value in row] for row in shown]
+    widths = [max(len(line[i]) for line in [names, *cells]) for i in range(len(names))]
+    is_right = [all(isinstance(row[i], int | float | Decimal | None) for row in shown) for i in range(len(names))]
+
+    def line(texts: list[str]) -> str:
+        padded = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(texts, widths, is_right, strict=True)]
+        return "  ".join(padded).rstrip() + "\n"
+
+    out.write((line(names) + line(["-" * w for w in widths]) + "".join(map(line, cells))).encode("utf-8", "replace"))
+    if len(rows) > TABLE_ROWS:
+        out.write(
+            f"... the first {TABLE_ROWS} rows; add a LIMIT, or take them all with --format csv, json or parquet\n".encode()
+        )
+    return len(shown)
+
+
+def write_csv(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) -> int:
+    """RFC 4180 with a header; null is empty, times are ISO 8601, lists and structs are JSON."""
+    result, names = _run(connection, sql)
+    text = io.TextIOWrapper(out, "utf-8", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    n = 0
+    for rows in _chunks(result):
+        writer.writerows([_flat(value) for value in row] for row in rows)
+        n += len(rows)
+    text.detach()
+    return n
+
+
+def write_json(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) -> int:
+    """One JSON array with one object a line; times are ISO 8601, bytes are text, NaN is null."""
+    result, names = _run(connection, sql)
+    n = 0
+    for rows in _chunks(result):
+        for row in rows:
+            out.write(b",\n" if n else b"[\n")
+            out.write(orjson.dumps(dict(zip(names, row, strict=True)), default=_plain))
+            n += 1
+    out.write(b"\n]\n" if n else b"[]\n")
+    return n
+
+
+def write_parquet(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) -> int:
+    """One Parquet file, zstd, with DuckDB's types."""
+    reader = connection.sql(sql).to_arrow_reader(_CHUNK)
+    n = 0
+    with pq.ParquetWriter(out, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+            n += batch.num_rows
+    return n
+
+
+FORMATS: dict[str, Callable[[duckdb.DuckDBPyConnection, str, BinaryIO], int]] = {
+    "table": write_table,
+    "csv": write_csv,
+    "json": write_json,
+    "parquet": write_parquet,
+}
+
+
+def _run(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[duckdb.DuckDBPyConnection, list[str]]:
+    """The running query and its column names."""
+    result = connection.execute(sql)
+    return result, [column[0] for column in result.description or ()]
+
+
+def _chunks(result: duckdb.DuckDBPyConnection) -> Iterator[list[Any]]:
+    while rows := result.fetchmany(_CHUNK):
+        yield rows
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = " ".join(str(_flat(value)).split())
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, list | dict | tuple):
+        return orjson.dumps(value, default=_plain).decode()
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return _plain(value)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no name for: bytes as text, other numbers as numbers, the rest as written."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return float(value) if isinstance(value, Decimal | int) else str(value)
