@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from r2.pool.lifeline import die_with_parent, spawn
+from r2.pool.lifeline import die_with_parent, end, spawn
 
 from r2.errors import EndpointError
 
@@ -41,12 +41,7 @@ def embedded_api() -> Iterator[None]:
         with temporary_settings({PREFECT_API_URL: url}):
             yield
     finally:
-        server.terminate()
-        try:
-            server.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        end(server)
 
 
 def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
