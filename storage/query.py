@@ -130,7 +130,9 @@ def run_sql(lake_root: Path | str, sql: str, fmt: str, out: BinaryIO) -> int:
 def _lock_in(connection: duckdb.DuckDBPyConnection, lake_root: Path) -> None:
     """From here on the connection reads the lake's folder, and no setting can be changed."""
     connection.execute(f"set allowed_directories = [{_quoted(str(lake_root.resolve()) + '/')}]")
-    connection.execute("set enable_external_access = false; set lock_configuration = true")
+    connection.execute(
+        "set enable_external_access = false; set python_enable_replacements = false; set lock_configuration = true"
+    )
 
 
 def _refuse_writing(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
