@@ -1,0 +1,117 @@
+"""SCAN: commands of a small language and the actions they stand for (Lake & Baroni, arXiv:1711.00350; the grammar is public).
+
+    command  ->  phrase | phrase and phrase | phrase after phrase          "x after y" runs y first
+    phrase   ->  verb | verb twice | verb thrice                           binds tighter than and / after
+    verb     ->  U | U D | U opposite D | U around D                       U: walk look run jump turn; D: left right
+
+"turn" adds no action of its own: "turn left" is I_TURN_LEFT, "turn around left" is four of them. A bare "turn" is no verb.
+"""
+
+import itertools
+import random
+
+from r2.plan import Plan, Subtask
+from r2.problem import Problem
+
+ACTION = {"walk": "I_WALK", "look": "I_LOOK", "run": "I_RUN", "jump": "I_JUMP", "turn": ""}
+TURN = {"left": "I_TURN_LEFT", "right": "I_TURN_RIGHT"}
+TIMES = {"twice": 2, "thrice": 3}
+WORDING = (
+    "Translate the command into actions. Actions: I_WALK I_LOOK I_RUN I_JUMP I_TURN_LEFT I_TURN_RIGHT. "
+    "'jump left' is I_TURN_LEFT I_JUMP; 'opposite left' turns twice, then acts; 'around left' is turn and act, four times; "
+    "'twice' and 'thrice' repeat; 'x after y' runs y first."
+)
+
+
+def interpret(command: str) -> str:
+    """The action sequence of a command, actions separated by one space. Raises ValueError for anything the grammar does not have."""
+    words = command.split()
+    for joiner in ("and", "after"):
+        if joiner in words:
+            at = words.index(joiner)
+            first, second = _phrase(words[:at]), _phrase(words[at + 1 :])
+            return " ".join([*second, *first] if joiner == "after" else [*first, *second])
+    return " ".join(_phrase(words))
+
+
+def is_command(text: str) -> bool:
+    """True if the text is a command of the grammar."""
+    try:
+        interpret(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_correct(answer: str, target: str) -> bool:
+    """Exact action sequence, white space and case aside (METHOD: SCAN's check)."""
+    return answer.upper().split() == target.upper().split()
+
+
+def gold_plan(command: str) -> tuple[Plan, list[str]]:
+    """A plan with small steps and the right result of each: translate every verb phrase, repeat it, join. DIRECT for a single verb phrase."""
+    words = command.split()
+    joiner = next((w for w in ("and", "after") if w in words), None)
+    at = words.index(joiner) if joiner else len(words)
+    subtasks: list[Subtask] = []
+    results: list[str] = []
+    ends: list[int] = []
+    for phrase in (words[:at], words[at + 1 :]):
+        if not phrase:
+            continue
+        n_times = TIMES.get(phrase[-1], 1)
+        verb = phrase[:-1] if n_times > 1 else phrase
+        subtasks.append(Subtask(f"Translate '{' '.join(verb)}'"))
+        results.append(" ".join(_phrase(verb)))
+        if n_times > 1:
+            done = len(subtasks)
+            subtasks.append(Subtask(f"Repeat the result of step {done} {n_times} times", (done - 1,)))
+            results.append(" ".join([results[-1]] * n_times))
+        ends.append(len(subtasks))
+    if joiner:
+        first, second = reversed(ends) if joiner == "after" else ends
+        needs = tuple(sorted((first - 1, second - 1)))
+        subtasks.append(Subtask(f"Join the result of step {first} and then the result of step {second}", needs))
+        results.append(interpret(command))
+    return (Plan(tuple(subtasks)), results) if len(subtasks) > 1 else (Plan(), [interpret(command)])
+
+
+def commands() -> list[str]:
+    """Every command of the grammar, 20,910 of them, in a fixed order."""
+    verbs = [*(u for u in ACTION if u != "turn"), *(f"{u} {d}" for u in ACTION for d in TURN)]
+    verbs += [f"{u} {how} {d}" for u in ACTION for how in ("opposite", "around") for d in TURN]
+    phrases = [f"{verb}{times}" for verb in verbs for times in ("", " twice", " thrice")]
+    return phrases + [f"{a} {joiner} {b}" for a, b in itertools.product(phrases, phrases) for joiner in ("and", "after")]
+
+
+def generate(n: int, seed: int) -> list[Problem]:
+    """`n` different commands with their actions, sampled by seed."""
+    chosen = random.Random(seed).sample(commands(), n)
+    return [
+        Problem(f"scan-{seed}-{i}", command, i, interpret(command), "scan") for i, command in enumerate(chosen)
+    ]
+
+
+def _phrase(words: list[str]) -> list[str]:
+    n_times = TIMES.get(words[-1], 1) if words else 1
+    return _verb(words[:-1] if n_times > 1 else words) * n_times
+
+
+def _verb(words: list[str]) -> list[str]:
+    if not 1 <= len(words) <= 3 or words[0] not in ACTION:
+        raise ValueError(f"not a SCAN phrase: {' '.join(words)!r}")
+    act = [ACTION[words[0]]] if ACTION[words[0]] else []
+    if len(words) == 1:
+        if not act:
+            raise ValueError("a bare 'turn' is no SCAN phrase")
+        return act
+    if words[-1] not in TURN:
+        raise ValueError(f"not a SCAN phrase: {' '.join(words)!r}")
+    turn = [TURN[words[-1]]]
+    if len(words) == 2:
+        return [*turn, *act]
+    if words[1] == "opposite":
+        return [*turn, *turn, *act]
+    if words[1] == "around":
+        return [*turn, *act] * 4
+    raise ValueError(f"not a SCAN phrase: {' '.join(words)!r}")

@@ -1,0 +1,53 @@
+"""Word problems of one or two steps, made from templates by seed, with their gold plans."""
+
+import random
+import re
+from dataclasses import dataclass
+
+from r2.problem import Problem
+from r2.problems import arithmetic
+
+_NAMES = ("Ann", "Ben", "Cleo", "Dev", "Ema", "Finn", "Gita", "Hugo")
+_THINGS = ("pens", "apples", "cards", "coins", "shells", "stamps", "books", "marbles")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A story with {a}, {b}, {c}, and the expression over them that answers it."""
+
+    story: str
+    expression: str
+
+
+TEMPLATES = (
+    Template("{name} has {a} {things} and buys {b} more. How many {things} does {name} have?", "{a} + {b}"),
+    Template("{name} has {a} {things} and gives away {b}. How many {things} are left?", "{a} - {b}"),
+    Template("A box holds {a} {things}. How many {things} are in {b} boxes?", "{a} * {b}"),
+    Template("A box holds {a} {things}. {name} has {b} boxes and gives away {c} {things}. How many {things} are left?", "{a} * {b} - {c}"),
+    Template("{name} has {a} {things}, finds {b} more and then loses {c}. How many {things} does {name} have now?", "{a} + {b} - {c}"),
+    Template("{name} packs {a} bags with {b} {things} each and adds {c} loose ones. How many {things} are there?", "{a} * {b} + {c}"),
+)
+
+
+def generate(n: int, seed: int) -> list[Problem]:
+    """`n` stories with their answers; every answer is positive."""
+    chance = random.Random(f"words:{seed}")
+    problems = []
+    for i in range(n):
+        template = chance.choice(TEMPLATES)
+        numbers = {"a": chance.randint(20, 60), "b": chance.randint(3, 12), "c": chance.randint(2, 9)}
+        story = template.story.format(name=chance.choice(_NAMES), things=chance.choice(_THINGS), **numbers)
+        target = arithmetic.evaluate(template.expression.format(**numbers))
+        problems.append(Problem(f"words-{seed}-{i}", story, i, str(target), "word_problem"))
+    return problems
+
+
+def expression_of(story: str) -> str | None:
+    """The expression that answers a story made from these templates, None for any other text."""
+    for template in TEMPLATES:
+        pattern = re.escape(template.story)
+        for field, group in (("a", r"(?P<a>\d+)"), ("b", r"(?P<b>\d+)"), ("c", r"(?P<c>\d+)"), ("name", r"\w+"), ("things", r"\w+")):
+            pattern = pattern.replace(re.escape("{" + field + "}"), group)
+        if match := re.fullmatch(pattern, story.strip()):
+            return template.expression.format(**match.groupdict())
+    return None
