@@ -5,6 +5,7 @@ the same order. Who answers is the driver's business: the aiohttp pool, a record
 """
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -44,10 +45,12 @@ class Call:
 
         Two equal requests in different questions share it; it keys recordings.
         """
-        canonical = orjson.dumps(
-            [self.model, self.messages, self.max_output_tokens, self.temperature, self.top_logprobs, self.json_schema,
-             self.seed, self.sample_index]
-        )  # fmt: skip
+        parts = [self.model, self.messages, self.max_output_tokens, self.temperature, self.top_logprobs, self.json_schema,
+                 self.seed, self.sample_index]  # fmt: skip
+        try:
+            canonical = orjson.dumps(parts)
+        except TypeError:  # lone surrogates, which orjson refuses and json escapes
+            canonical = json.dumps(parts).encode()
         return hashlib.sha256(canonical).hexdigest()
 
     def journal_key(self, problem_id: str, rollout: int = 0) -> str:

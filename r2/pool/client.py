@@ -1,0 +1,203 @@
+"""The pool client: one call in, one settled `Completion` out, whatever the providers do in between.
+
+A call goes journal -> budget -> gate -> one POST -> ledger -> journal (`attempt.py` has the middle). Retried is here and
+nowhere else:
+
+    429, 503                       the gate pauses everybody; not counted, bounded by the call's deadline
+    408, 5xx, timeout, cut answer, 200 that is no completion
+                                   up to 4 attempts, full jitter (AWS, "Exponential Backoff And Jitter")
+    connection that was stale      once at once, free
+    401, 402, 403                  no retry, and the breaker opens
+    prompt too long, other 4xx     no retry and no other model: the request itself is wrong
+
+An entry that is spent (attempts used up, key refused, breaker open) is followed by the next solver of its tier, then of
+the tiers above, cheapest first. Every attempt is kept, with the model it was sent to, its usage and its cost.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
+
+from r2.call import Attempt, Call, Completion
+from r2.errors import DEFERRING_ERROR_TYPES
+from r2.pool.aimd import Times
+from r2.pool.attempt import Asked, Attempts, Tried
+from r2.pool.config import PoolConfig
+from r2.pool.entries import Caps, Entry, OpenPool
+from r2.pool.exchange import Exchange
+from r2.pool.gate import GateGauge
+from r2.pool.gauges import ModelGauge
+from r2.pool.ports import Address, CallJournal, NoJournal
+from r2.pool.wire import request_body
+
+MAX_ATTEMPTS: Final = 4
+"""Attempts per entry that count; refusals by rate and a stale connection do not."""
+
+_NO_JOURNAL: Final = NoJournal()
+_RETRIED: Final = frozenset({"server_error", "timeout", "disconnected", "bad_body"})
+_FOLLOWED: Final = _RETRIED | {"auth", "circuit_open"}
+"""Errors of one entry that another entry may not have."""
+
+
+class PoolClient:
+    """The models of a pool, within their limits and budgets. One per process and run; used inside `async with`."""
+
+    def __init__(
+        self,
+        pool: PoolConfig,
+        addresses: Mapping[str, Address],
+        *,
+        state_dir: Path,
+        run_account: str | None = None,
+        max_cost_usd: float | None = None,
+        already_spent_usd: float = 0.0,
+        environ: Mapping[str, str] = os.environ,
+        times: Times | None = None,
+        rate_window_s: float = 60.0,
+    ) -> None:
+        """`addresses` has one entry per model that is not a recording.
+
+        `max_cost_usd` caps the run over its sessions and processes: `run_account` names it in `state_dir`, and
+        `already_spent_usd` is what its journals have paid. `times` and `rate_window_s` are shortened by tests.
+        """
+        self._pool = pool
+        self._roster = pool.roster()
+        self._addresses = addresses
+        self._state_dir = state_dir
+        self._caps = Caps(run_account, max_cost_usd, already_spent_usd)
+        self._times = times
+        self._rate_window_s = rate_window_s
+        self._exchange = Exchange(environ)
+        self._stopping = asyncio.Event()
+        self._open: OpenPool
+        self._attempts: Attempts
+
+    async def __aenter__(self) -> Self:
+        """Raises PoolFileError for a missing address or recording, ConfigError if the shared state cannot be opened."""
+        self._open = OpenPool(
+            self._pool,
+            self._addresses,
+            self._state_dir,
+            self._caps,
+            times=self._times,
+            rate_window_s=self._rate_window_s,
+        )
+        await self._exchange.__aenter__()
+        self._attempts = Attempts(self._exchange, self._open.purse)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._exchange.__aexit__(*exc)
+        self._open.close()
+
+    @property
+    def spent_usd(self) -> float:
+        """Charged by this process."""
+        return self._attempts.spent_usd
+
+    async def complete(
+        self, call: Call, *, problem_id: str, rollout: int = 0, journal: CallJournal = _NO_JOURNAL
+    ) -> Completion:
+        """The settled outcome of a call: from the journal if it was paid for before, else from the model or a fallback.
+
+        Durable in `journal` when returned, except for errors that only defer the question. Never raises for what a provider
+        does; an error of the journal (a full disk) comes through, because going on would lose paid answers.
+        """
+        recording = self._open.recordings.get(call.model)
+        if recording is not None:
+            return recording.find(call.request_sha()) or _not_recorded(call, recording.path)
+        key = call.journal_key(problem_id, rollout)
+        stored = journal.find(key)
+        if stored is not None:
+            return Completion.from_bytes(stored)
+        deadline = asyncio.get_running_loop().time() + self._pool.models[call.model].deadline_s
+        completion = await self._settle(Asked(call, key, journal, deadline, []))
+        if completion.error_type not in DEFERRING_ERROR_TYPES:
+            await journal.commit(key, completion.to_bytes())
+        return completion
+
+    def gauges(self) -> list[ModelGauge]:
+        """Each entry now, in the pool's order."""
+        return [
+            entry.tally.gauge(entry.gate.controller.limit, entry.gate.rate_limited)
+            for entry in self._open.entries.values()
+        ]
+
+    def gate_gauge(self, model: str) -> GateGauge:
+        """Slots, pause and breaker of the quota owner that `model` belongs to."""
+        return self._open.entries[model].gate.gauge()
+
+    def stop(self) -> None:
+        """From now on calls that are not on the wire return the error `stopped`; those that are finish and are kept."""
+        self._stopping.set()
+        for entry in self._open.entries.values():
+            entry.gate.stop()
+
+    async def _settle(self, asked: Asked) -> Completion:
+        """Through the entries, until one answers or the error is one that all of them would have."""
+        for entry in self._route(asked.call.model):
+            if asked.attempts and asyncio.get_running_loop().time() >= asked.deadline:
+                break
+            last = await self._ask(entry, asked)
+            if last.reply is not None:
+                reply = last.reply
+                return Completion(
+                    reply.text, entry.name, tuple(asked.attempts), reply.finish_reason, reply.token_logprobs
+                )
+            if last.row.error_type not in _FOLLOWED:
+                break
+        if last.is_refusal:
+            asked.attempts.append(last.row)
+        return _failure(asked.call, last.row, asked.attempts)
+
+    def _route(self, model: str) -> Iterator[Entry]:
+        """The entry that was asked for, then its fallbacks: solvers of its tier, then of those above, cheapest first."""
+        entries = self._open.entries
+        yield entries[model]
+        is_reached = False
+        for card in self._roster.solvers:  # in the order of tiers
+            is_reached = is_reached or card.tier == self._roster[model].tier
+            if is_reached and card.name != model and card.name in entries:
+                yield entries[card.name]
+
+    async def _ask(self, entry: Entry, asked: Asked) -> Tried:
+        """One entry until it answers or is spent; the last attempt. Attempts that were sent are noted in `asked`."""
+        body = request_body(asked.call, entry.table, entry.served_model)
+        loop = asyncio.get_running_loop()
+        n_counted, may_reconnect = 0, entry.tally.calls > 0
+        while True:
+            tried = await self._attempts.make(entry, asked, body, is_first=n_counted == 0)
+            if tried.is_refusal:
+                return tried
+            asked.attempts.append(tried.row)
+            if tried.reply is not None:
+                return tried
+            if tried.row.error_type == "rate_limited":
+                continue  # the gate lets it in again when the pause is over
+            if tried.is_stale and may_reconnect:
+                may_reconnect = False
+                continue
+            n_counted += 1
+            if tried.row.error_type not in _RETRIED or n_counted == MAX_ATTEMPTS:
+                return tried
+            wait_s = random.uniform(0, min(60.0, 0.5 * 2**n_counted))
+            if loop.time() + wait_s >= asked.deadline:
+                return tried
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._stopping.wait()
+
+
+def _not_recorded(call: Call, path: Path) -> Completion:
+    message = f"{path} holds no answer to this {call.purpose} request. Record the run again with this version."
+    row = Attempt(call.model, 0, 0, time.time(), error_type="not_recorded", error_message=message)
+    return _failure(call, row, [row])
+
+
+def _failure(call: Call, last: Attempt, attempts: list[Attempt]) -> Completion:
+    return Completion("", call.model, tuple(attempts), "", error_type=last.error_type, error_message=last.error_message)

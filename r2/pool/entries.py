@@ -1,0 +1,160 @@
+"""The pool opened for calling: each entry with its endpoint and gate, and what they share: limits, budgets, recordings.
+
+Entries of one quota owner share a gate. The host's shared state is opened only by pools that have a limit or a budget.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+
+from r2.errors import PoolFileError
+from r2.ledger import Price
+from r2.pool.aimd import Times
+from r2.pool.config import ModelTable, PoolConfig, endpoint_kind
+from r2.pool.exchange import Endpoint
+from r2.pool.gate import Gate
+from r2.pool.gauges import Tally
+from r2.pool.lease import Lease, RateLimits
+from r2.pool.ports import Address
+from r2.pool.recording import Recording
+from r2.pool.shares import Purse, RateShare
+from r2.pool.tokens import TokenRatio
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A pool entry, ready to be called."""
+
+    name: str
+    table: ModelTable
+    price: Price
+    price_version: str
+    served_model: str
+    endpoint: Endpoint
+    gate: Gate
+    ratio: TokenRatio
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """The run's cap in USD: `account` names the run to all its processes, `spent_usd` is what its journals have paid."""
+
+    account: str | None = None
+    cap_usd: float | None = None
+    spent_usd: float = 0.0
+
+
+class OpenPool:
+    """Entries and recordings by name, and the purse if anything caps the spend. `close` gives back what is held."""
+
+    def __init__(
+        self,
+        pool: PoolConfig,
+        addresses: Mapping[str, Address],
+        state_dir: Path,
+        caps: Caps,
+        *,
+        times: Times | None,
+        rate_window_s: float,
+    ) -> None:
+        """Raises PoolFileError for a missing address or recording, ConfigError if the shared state cannot be opened."""
+        self.entries: dict[str, Entry] = {}
+        self.recordings: dict[str, Recording] = {}
+        self.purse: Purse | None = None
+        self._pool = pool
+        self._state_dir = state_dir
+        self._times = times
+        self._rate_window_s = rate_window_s
+        self._lease: Lease | None = None
+        self._run_accounts = (
+            () if caps.cap_usd is None else (caps.account or f"process:{os.getpid()}:{time.time_ns()}",)
+        )
+        self._day_account = ""
+        self._closing = ExitStack()
+        try:
+            self._open_entries(addresses)
+            self._open_purse(caps)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def _open_entries(self, addresses: Mapping[str, Address]) -> None:
+        gates: dict[str, Gate] = {}
+        for name, table in self._pool.models.items():
+            if endpoint_kind(table.endpoint) == "recording":
+                path = self._pool.path.parent / table.endpoint.partition(":")[2]
+                self.recordings[name] = Recording.open(path)
+                continue
+            if name not in addresses:
+                raise PoolFileError(
+                    f"{self._pool.path}: model {name!r} has no address. Open the pool's endpoints first (open_endpoints)."
+                )
+            try:
+                orjson.dumps(table.extra_body)
+            except TypeError as error:
+                raise PoolFileError(
+                    f"{self._pool.path}: models.{name}.extra_body cannot be sent as JSON: {error}. Change that value."
+                ) from error
+            owner, _ = self._pool.limits_of(name)
+            if owner not in gates:
+                gates[owner] = self._open_gate(name)
+            self.entries[name] = Entry(
+                name,
+                table,
+                self._pool.price(name),
+                self._pool.price(name).version,
+                addresses[name].served_model,
+                Endpoint.at(addresses[name].base_url, table.api_key_env),
+                gates[owner],
+                TokenRatio(),
+                Tally(name, time.monotonic),
+            )
+
+    def _open_gate(self, name: str) -> Gate:
+        owner, limits = self._pool.limits_of(name)
+        requests, tokens = limits.max_requests_per_minute, limits.max_tokens_per_minute
+        rates = None
+        if requests is not None or tokens is not None:
+            # The window must have room for one whole request.
+            window_s = self._rate_window_s if requests is None else max(self._rate_window_s, 60 / requests)
+            in_window = [None if limit is None else limit * window_s / 60 for limit in (requests, tokens)]
+            rates = RateShare(self._shared(), owner, RateLimits(in_window[0], in_window[1], window_s))
+            self._closing.callback(rates.close)
+        return Gate(owner, limits, rates, times=self._times)
+
+    def _open_purse(self, caps: Caps) -> None:
+        cap_per_day_usd = self._pool.tables.budget.max_usd_per_day
+        known_caps_usd = [cap for cap in (caps.cap_usd, cap_per_day_usd) if cap is not None]
+        if not known_caps_usd:
+            return
+        for account in self._run_accounts:
+            self._shared().open_account(account, known_caps_usd[0], spent_usd=caps.spent_usd)
+        self.purse = Purse(self._shared(), self._accounts, min(known_caps_usd))
+        self._closing.callback(self.purse.close)
+
+    def _accounts(self) -> tuple[str, ...]:
+        """The accounts that every dollar counts on now: the run's, and the pool file's of this UTC day."""
+        cap_usd = self._pool.tables.budget.max_usd_per_day
+        if cap_usd is None:
+            return self._run_accounts
+        account = f"day:{datetime.now(UTC):%Y-%m-%d}:{self._pool.path.resolve()}"
+        if account != self._day_account:
+            self._shared().open_account(account, cap_usd)
+            self._day_account = account
+        return (*self._run_accounts, account)
+
+    def _shared(self) -> Lease:
+        if self._lease is None:
+            self._lease = Lease(self._state_dir / "lease.sqlite3")
+            self._closing.callback(self._lease.close)
+        return self._lease

@@ -1,0 +1,133 @@
+"""One POST to a model's endpoint and what came of it, as a value. No retries and no limits here: those are the caller's.
+
+The API key is read by name when a request is sent, lives in that request's Authorization header and nowhere else, and is
+struck from everything that comes back before anybody sees it.
+"""
+
+import asyncio
+import io
+import ipaddress
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import aiohttp
+from yarl import URL
+
+from r2.pool.wire import classify, parse_retry_after, provider_message, scrub
+
+_LARGE_BODY = (
+    1 << 20
+)  # aiohttp writes larger bytes in one piece and warns about it; from a file object it writes chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of one POST. `status` is 0 if no answer began; `error_type` None only for a 2xx, whose body has yet to be parsed.
+
+    `was_sent` is False where no connection came about: nothing can have been billed. `is_stale` marks a connection that
+    ended before any byte of the answer, as idle ones do: the caller may try once more at no charge.
+    """
+
+    status: int
+    body: bytes = b""
+    error_type: str | None = None
+    error_message: str | None = None
+    retry_after_s: float | None = None
+    was_sent: bool = True
+    is_stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an entry's requests go: made once, so that no URL is parsed and no proxy looked up per call."""
+
+    url: URL
+    proxy: URL | None
+    api_key_env: str | None
+
+    @classmethod
+    def at(cls, base_url: str, api_key_env: str | None) -> Self:
+        url = URL(base_url.rstrip("/") + "/chat/completions")
+        return cls(url, _proxy_for(url), api_key_env)
+
+
+class Exchange:
+    """The HTTP session of this process: connections are kept and never limited here (the gate limits calls)."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=30, ttl_dns_cache=300),
+            # Time limits of attempts and calls are the caller's; a limit on reads could never end before those.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Content-Type": "application/json", "User-Agent": "r2-reasoner"},
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def post(self, endpoint: Endpoint, body: bytes) -> Reply:
+        """Sends `body` and reads the whole answer. Never raises for what a server does; cancellation passes through."""
+        if self._session is None:
+            raise RuntimeError("Exchange is used outside `async with`")
+        key, headers = "", None
+        if endpoint.api_key_env is not None:
+            key = self._environ.get(endpoint.api_key_env, "").strip()
+            if not key or not key.isascii() or not key.isprintable():
+                state = "is not set" if not key else "holds characters that no key has"
+                return Reply(
+                    0, error_type="auth", error_message=f"${endpoint.api_key_env} {state}; set it.", was_sent=False
+                )
+            headers = {"Authorization": f"Bearer {key}"}
+        status = 0
+        content = body if len(body) < _LARGE_BODY else io.BytesIO(body)
+        try:
+            async with self._session.post(
+                endpoint.url, data=content, headers=headers, proxy=endpoint.proxy, allow_redirects=False
+            ) as response:
+                status = response.status
+                received = scrub(await response.read(), key)
+                error_type = classify(status, received)
+                if error_type is None:
+                    return Reply(status, received)
+                message = f"HTTP {status}: {provider_message(received)}"
+                if error_type == "auth" and endpoint.api_key_env is not None:
+                    message += f" (the key is read from ${endpoint.api_key_env})"
+                retry_after_s = parse_retry_after(response.headers, time.time())
+                return Reply(status, received, error_type, message, retry_after_s)
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
+            return Reply(0, error_type="disconnected", error_message=_said(error, key, endpoint), was_sent=False)
+        except TimeoutError as error:
+            return Reply(status, error_type="timeout", error_message=_said(error, key, endpoint))
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            message = _said(error, key, endpoint)
+            return Reply(status, error_type="disconnected", error_message=message, is_stale=status == 0)
+        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
+            return Reply(status, error_type="disconnected", error_message=_said(error, key, endpoint))
+
+
+def _said(error: Exception, key: str, endpoint: Endpoint) -> str:
+    text = f"{endpoint.url.host}:{endpoint.url.port}: {type(error).__name__}: {error}"
+    return scrub(text.encode("utf-8", "replace"), key).decode("utf-8", "replace")[:300]
+
+
+def _proxy_for(url: URL) -> URL | None:
+    """The environment's proxy for this URL. Loopback addresses never go through one, whatever NO_PROXY says."""
+    host = url.host or ""
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost" or host.endswith(".localhost")
+    if is_loopback or urllib.request.proxy_bypass(host):
+        return None
+    proxy = urllib.request.getproxies().get(url.scheme)
+    return None if proxy is None else URL(proxy)

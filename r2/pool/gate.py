@@ -1,0 +1,227 @@
+"""The one door to a quota owner: who may send now, in order of asking. Everything that limits sending meets here.
+
+In order: the breaker, the shared pause after a refusal, the adaptive number in flight (`r2/pool/aimd.py`), the pace of
+requests (asyncio-throttle) and of tokens (a bucket), and last the host-wide window (`r2/pool/shares.py`), so that a grant
+is used the moment it is given. The door is a FIFO lock: only the call at its head waits for any of these, which gives
+asyncio-throttle, whose waiters poll, at most one of them, and costs a call that need not wait no trip through the loop.
+
+Nothing below this layer may retry a 429, or the controller would not see it. `leave` is told how each call went.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from asyncio_throttle.throttler import Throttler
+
+from r2.pool.aimd import Breaker, Controller, Times
+from r2.pool.config import Limits
+from r2.pool.lease import Wait
+from r2.pool.shares import RateShare
+
+Verdict = Literal["answered", "refused", "failed", "bad_key", "understood", "abandoned"]
+"""How a call went, as the gate needs to know it: answered; 429 or 503; 5xx, timeout or cut; 401 to 403; any other refusal of
+this one request; cancelled."""
+
+_LONGEST_NAP_S = 0.25  # tokens come back from other processes without a signal
+
+
+class GateClosedError(Exception):
+    """The call may not be sent: `reason` is "circuit_open" or "stopped"; the message says why."""
+
+    def __init__(self, reason: Literal["circuit_open", "stopped"], message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class Slot:
+    """A call on its way. `tokens` is what was reserved for it, `bucket` where in the host's window."""
+
+    sent_at: float
+    tokens: float
+    bucket: int
+    is_probe: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GateGauge:
+    """A gate at a glance. `paused_s` is what is left of the shared pause, 0 if there is none."""
+
+    in_flight: int
+    limit: int
+    starts: int
+    rate_limited: int
+    paused_s: float
+    breaker: Breaker
+
+
+class TokenBucket:
+    """Paces tokens: `per_minute`, with 5 s worth of burst. One request above the burst passes when the bucket is full."""
+
+    def __init__(self, per_minute: float, now: float) -> None:
+        self._per_s = per_minute / 60
+        self._burst = per_minute / 12
+        self._level = self._burst
+        self._at = now
+
+    def wait_s(self, tokens: float, now: float) -> float:
+        """Seconds until `tokens` may be taken."""
+        self._level = min(self._burst, self._level + (now - self._at) * self._per_s)
+        self._at = now
+        return max(0.0, (min(tokens, self._burst) - self._level) / self._per_s)
+
+    def take(self, tokens: float) -> None:
+        """Takes `tokens` (into debt if need be); a negative number gives back."""
+        self._level -= tokens
+
+
+class Gate:
+    """Door to one quota owner. `rates` is the host-wide window, None where no rate is limited."""
+
+    def __init__(
+        self,
+        owner: str,
+        limits: Limits,
+        rates: RateShare | None = None,
+        *,
+        times: Times | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.owner = owner
+        self.in_flight = 0
+        self.starts = 0
+        self.rate_limited = 0
+        self.controller = Controller(limits.max_in_flight, times)
+        self._rates = rates
+        self._clock = clock
+        self._door = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._is_stopped = False
+        self._throttle: Throttler | None = None
+        if limits.max_requests_per_minute is not None:  # whole starts in a period of about 1 s, exact on average
+            per_period = max(1, round(limits.max_requests_per_minute / 60))
+            self._throttle = Throttler(per_period, per_period * 60 / limits.max_requests_per_minute)
+        self._bucket = TokenBucket(limits.max_tokens_per_minute, clock()) if limits.max_tokens_per_minute else None
+
+    async def enter(self, tokens: float) -> Slot:
+        """Waits for its turn and takes a slot that must be given back with `leave`. `tokens`: prompt plus output limit.
+
+        Raises GateClosedError once the breaker is open or `stop` was called, also for those already waiting.
+        """
+        async with self._door:
+            is_probe = await self._until_open()
+            try:
+                if self._throttle is not None:
+                    await self._throttle.acquire()  # type: ignore[no-untyped-call]  # the library has no annotations
+                bucket = -1
+                while self._bucket is not None or self._rates is not None:
+                    if not is_probe:
+                        is_probe = (
+                            await self._until_open()
+                        )  # while this call waited for its rate, others may have been refused
+                    taken = self._take_rates(tokens)
+                    if not isinstance(taken, Wait):
+                        bucket = taken
+                        break
+                    await self._nap(min(taken.seconds, _LONGEST_NAP_S))
+                if self._is_stopped:
+                    raise GateClosedError("stopped", "the run was asked to stop before the call was sent")
+            except BaseException:
+                if is_probe:
+                    self.controller.abandon_probe(self._clock())
+                raise
+            self.in_flight += 1
+            self.starts += 1
+            self.controller.sent(self.in_flight)
+            return Slot(self._clock(), tokens, bucket, is_probe)
+
+    def leave(
+        self,
+        slot: Slot,
+        verdict: Verdict,
+        *,
+        used_tokens: float | None = None,
+        retry_after_s: float | None = None,
+        first_attempt: bool = True,
+        why: str = "",
+    ) -> None:
+        """Gives the slot back. `used_tokens` settles the reserve; None keeps it, for calls whose usage is unknown."""
+        self.in_flight -= 1
+        now, controller = self._clock(), self.controller
+        if verdict == "answered":
+            controller.succeeded(first_attempt=first_attempt, was_probe=slot.is_probe)
+        elif verdict == "refused":
+            self.rate_limited += 1
+            controller.refused(now, slot.sent_at, retry_after_s, was_probe=slot.is_probe)
+        elif verdict == "failed":
+            controller.failed(now, was_probe=slot.is_probe)
+        elif verdict == "bad_key":
+            controller.open(now, why)
+        elif slot.is_probe and verdict == "understood":
+            controller.succeeded(first_attempt=False, was_probe=True)
+        elif slot.is_probe:
+            controller.abandon_probe(now)
+        elif verdict == "understood":
+            controller.alive()
+        if used_tokens is not None:
+            if self._bucket is not None:
+                self._bucket.take(used_tokens - slot.tokens)
+            if self._rates is not None:
+                self._rates.settle(slot.bucket, slot.tokens, used_tokens)
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Nobody enters any more; those inside finish."""
+        self._is_stopped = True
+        self._changed.set()
+
+    def close(self) -> None:
+        """Gives the unused part of this process's slice of the rate back to the host."""
+        if self._rates is not None:
+            self._rates.close()
+
+    def gauge(self) -> GateGauge:
+        paused_s = max(0.0, self.controller.blocked_until - self._clock())
+        return GateGauge(
+            self.in_flight, self.controller.limit, self.starts, self.rate_limited, paused_s, self.controller.breaker
+        )
+
+    async def _until_open(self) -> bool:
+        """Waits while there is a pause or no free slot. True if this call is to probe an open breaker."""
+        controller = self.controller
+        while True:
+            if self._is_stopped:
+                raise GateClosedError("stopped", "the run was asked to stop before the call was sent")
+            now = self._clock()
+            if controller.breaker != "closed":
+                if not controller.may_probe(now):
+                    raise GateClosedError("circuit_open", f"{self.owner} is taken as down: {controller.why_open}")
+                controller.begin_probe()
+                return True
+            if now < controller.blocked_until:
+                await self._nap(controller.blocked_until - now)
+            elif self.in_flight >= controller.limit:
+                await self._nap(None)
+            else:
+                return False
+
+    def _take_rates(self, tokens: float) -> int | Wait:
+        if self._bucket is not None:
+            wait_s = self._bucket.wait_s(tokens, self._clock())
+            if wait_s > 0:
+                return Wait(wait_s)
+        taken = -1 if self._rates is None else self._rates.take(tokens)
+        if self._bucket is not None and not isinstance(taken, Wait):
+            self._bucket.take(tokens)
+        return taken
+
+    async def _nap(self, seconds: float | None) -> None:
+        """Until something changes, at most `seconds`."""
+        self._changed.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()

@@ -1,0 +1,72 @@
+"""Recorded completions: a run replayed without a model. The pool entry is `endpoint = "recording:FILE"`.
+
+JSON lines `{"request_sha": ..., "completion": {...}}`, gzipped where the name ends in `.gz`. Keyed by what was asked
+(`Call.request_sha`), so a changed prompt is a request that was never recorded, and says so.
+"""
+
+import gzip
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Literal, Self
+
+import orjson
+
+from r2.call import Completion
+from r2.errors import PoolFileError
+
+
+class Recording:
+    """The completions of one file, held as bytes and read when asked for."""
+
+    def __init__(self, path: Path, completions: Mapping[str, bytes]) -> None:
+        self.path = path
+        self._completions = completions
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Raises PoolFileError with the line of the first record that is not one. Of records with one key the first counts."""
+        completions: dict[str, bytes] = {}
+        n_read = 0
+        try:
+            with _opened(path, "rb", is_gzipped=path.suffix == ".gz") as file:
+                for line in file:
+                    n_read += 1
+                    record = orjson.loads(line)
+                    completion = orjson.dumps(record["completion"])
+                    Completion.from_bytes(completion)
+                    completions.setdefault(record["request_sha"], completion)
+        except OSError as error:
+            raise PoolFileError(
+                f"{path}: the recording cannot be read: {error}. Check `endpoint` in the pool file."
+            ) from error
+        except (EOFError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise PoolFileError(
+                f'{path}:{n_read}: expected {{"request_sha": ..., "completion": {{...}}}}, got something else ({error!r}). '
+                "Record the run again, or drop the line."
+            ) from error
+        return cls(path, completions)
+
+    def __len__(self) -> int:
+        return len(self._completions)
+
+    def find(self, request_sha: str) -> Completion | None:
+        """The recorded completion, marked as replayed, or None."""
+        stored = self._completions.get(request_sha)
+        return None if stored is None else Completion.from_bytes(stored)
+
+
+def write_recording(path: Path, pairs: Iterable[tuple[str, Completion]]) -> int:
+    """Writes (request_sha, completion) pairs, replacing the file; returns how many."""
+    n_written = 0
+    partial = path.with_name(f".{path.name}.partial")
+    with _opened(partial, "wb", is_gzipped=path.suffix == ".gz") as file:
+        for request_sha, completion in pairs:
+            record = {"request_sha": request_sha, "completion": orjson.Fragment(completion.to_bytes())}
+            file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+            n_written += 1
+    partial.replace(path)
+    return n_written
+
+
+def _opened(path: Path, mode: Literal["rb", "wb"], *, is_gzipped: bool) -> IO[bytes]:
+    return gzip.open(path, mode) if is_gzipped else path.open(mode)  # type: ignore[return-value]
