@@ -11,6 +11,7 @@ Everything here blocks; from a coroutine call it in a thread.
 """
 
 import contextlib
+import itertools
 import operator
 import os
 import re
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from r2.errors import LakeError
+from r2.errors import LakeError, RunLockedError
 from storage.compaction import compact_run
 from storage.manifest import COMPACTION, Manifest, UnitEntry, make_folder
 from storage.ordered import session_rows, windows
@@ -119,19 +120,18 @@ class Lake:
     def vacuum(self, older_than_hours: float = 24.0) -> list[Path]:
         """Deletes our files that no live entry names and that are older than given, and returns them.
 
-        The age leaves running queries their files and running commits their unnamed parts. Files with other names are not
-        ours to delete; `verify` names them.
+        The age leaves running queries their files. Runs that are being worked on are passed over: their newest files may not
+        be named yet. Files with other names are not ours to delete; `verify` names them.
         """
-        live = {path for table in TABLES for path in self.files(table)}
         oldest = time.time() - older_than_hours * 3600
         deleted = []
-        for path in self._stored_files():
-            if path in live or not _OURS.fullmatch(path.name):
-                continue
-            with contextlib.suppress(FileNotFoundError):  # a commit beside us renamed or dropped it
-                if path.stat().st_mtime <= oldest:
-                    path.unlink()
-                    deleted.append(path)
+        for run_id, paths in itertools.groupby(sorted(self._our_files(), key=_run_of), _run_of):
+            with contextlib.suppress(RunLockedError), self.run_lock(run_id):
+                live = {path for table in TABLES for path in self.files(table, run_id)}
+                for path in paths:
+                    if path not in live and path.stat().st_mtime <= oldest:
+                        path.unlink()
+                        deleted.append(path)
         return deleted
 
     def verify(self) -> list[str]:
@@ -147,8 +147,9 @@ class Lake:
                 for table, part in entry.parts.items():
                     if found := check_part(self.root, part, TABLES[table].schema):
                         problems.append(found)
-        for path in self._stored_files():
-            if not _OURS.fullmatch(path.name) and path.name != "_schema.parquet":
+        ours = set(self._our_files())
+        for path in sorted(path for table in TABLES for path in (self.root / table).rglob("*") if path.is_file()):
+            if path not in ours and path.name != "_schema.parquet":
                 problems.append(
                     f"{path}: foreign file, not part of the lake and not read. Move it out of the lake's folders."
                 )
@@ -172,8 +173,14 @@ class Lake:
     def _runs(self, run_id: str | None) -> list[str]:
         return self.manifest.run_ids() if run_id is None else [run_id]
 
-    def _stored_files(self) -> list[Path]:
-        return sorted(path for table in TABLES for path in (self.root / table).rglob("*") if path.is_file())
+    def _our_files(self) -> list[Path]:
+        """Files in the place and with a name that `PartWriter` gives, finished or not."""
+        found = (path for table in TABLES for path in (self.root / table).glob("run_date=*/run_id=*/*"))
+        return [path for path in found if _OURS.fullmatch(path.name)]
+
+
+def _run_of(path: Path) -> str:
+    return path.parent.name.removeprefix("run_id=")
 
 
 def _in_input_order(unit: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, list[Any]]:

@@ -117,27 +117,32 @@ class PartWriter:
 
 
 def read_batches(path: Path, schema: pa.Schema, columns: Sequence[str], batch_rows: int = 16_384) -> Iterator[pa.Table]:
-    """The rows of a part in file order, a few at a time, page checksums verified; later columns are null."""
+    """The rows of a part in file order, a few at a time, page checksums verified; columns it was written without are null.
+
+    Raises LakeError, naming the file, if it is missing, torn or damaged.
+    """
     wanted = pa.schema([schema.field(name) for name in columns])
-    with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-        stored = [name for name in columns if name in file.schema_arrow.names]
-        for batch in file.iter_batches(batch_rows, columns=stored, use_threads=False):
-            yield conform(pa.Table.from_batches([batch]), wanted)
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+            stored = [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_rows, columns=stored, use_threads=False):
+                yield conform(pa.Table.from_batches([batch]), wanted)
+    except FileNotFoundError:
+        raise LakeError(f"{path}: missing, though the manifest names it. Restore it from a backup.") from None
+    except (OSError, pa.ArrowException) as error:
+        raise LakeError(f"{path}: torn or damaged: {error}. Restore it from a backup.") from error
 
 
 def check_part(root: Path, part: Part, schema: pa.Schema) -> str | None:
-    """What is wrong with a part's file, or None. Reads all of it: size, sha256, page checksums, rows, columns."""
+    """What is wrong with a part's file, or None. Reads all of it: size, sha256, page checksums, columns, rows."""
     path = root / part.path
     try:
-        size = path.stat().st_size
-        if size != part.bytes:
-            return f"{path}: {size} bytes, the manifest says {part.bytes}: torn or replaced"
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != part.sha256:
-                return f"{path}: sha256 differs from the manifest: changed after it was committed"
         rows = sum(batch.num_rows for batch in read_batches(path, schema, schema.names))
-    except FileNotFoundError:
-        return f"{path}: missing, and the manifest names it"
-    except (OSError, pa.ArrowException, LakeError) as error:
-        return f"{path}: cannot be read: {error}"
-    return None if rows == part.rows else f"{path}: {rows} rows, the manifest says {part.rows}"
+    except LakeError as error:
+        return str(error)
+    if rows != part.rows:
+        return f"{path}: {rows} rows, the manifest says {part.rows}"
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != part.sha256:
+            return f"{path}: sha256 differs from the manifest: the file was changed after it was committed"
+    return None

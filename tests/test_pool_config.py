@@ -49,6 +49,7 @@ def test_a_good_file_gives_a_roster_cheapest_first(tmp_path: Path):
         ("input = 1.0", "input = -1.0", r"pool.toml:8: models.a.price_usd_per_mtok.input"),
         ('allocator = "a"', 'allocator = "zz"', r"router.allocator = 'zz' is not a model of this pool"),
         ("[router]", "[router", r"not valid TOML"),
+        ("[models.b]", "[models.b.2]", r'a name with a dot needs quotes: \[models."b.2"\]'),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str):

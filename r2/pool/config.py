@@ -201,6 +201,8 @@ def load_pool(path: Path | str) -> PoolConfig:
 def _explain(path: Path, text: str, error: dict[str, Any]) -> str:
     location = tuple(str(part) for part in error["loc"])
     where = f"{path}:{_line_of(text, location)}: {'.'.join(location) or 'pool'}"
+    if error["type"] == "extra_forbidden" and isinstance(error["input"], dict) and len(location) > 2:
+        return f'{where}: a name with a dot needs quotes: [{location[0]}."{".".join(location[1:])}"].'
     if error["type"] == "extra_forbidden":
         known = _known_keys(location)
         close = difflib.get_close_matches(location[-1], known, n=1)
