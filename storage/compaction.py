@@ -25,7 +25,10 @@ def compact_run(manifest: Manifest, run_id: str) -> UnitEntry | None:
     unit = f"{COMPACTION}{int(newest.removeprefix(COMPACTION)) + 1:05d}"
     expected = {name: sum(e.parts[name].rows for e in live if name in e.parts) for name in TABLES}
     everything = {name: TABLES[name].schema.names for name in TABLES}
-    bloom_rows = min(GROUP_ROWS, expected["trajectories"])
+    n_problems = expected["trajectories"]
+    bloom_rows = {
+        name: min(n_problems, n_problems * GROUP_ROWS // n_rows + 1) for name, n_rows in expected.items() if n_rows
+    }
     with UnitWriter(manifest, run_id, unit, bloom_rows) as writer:
         for rows in session_rows(manifest.root, live, everything.pop("runs")):
             writer.write("runs", rows)

@@ -13,8 +13,8 @@ Everything here blocks; from a coroutine call it in a thread.
 import contextlib
 import itertools
 import operator
-import os
 import re
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -166,7 +166,7 @@ class Lake:
             if path.exists() and pq.read_schema(path).equals(table.schema, check_metadata=True):
                 continue
             make_folder(path.parent)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             pq.write_table(table.schema.empty_table(), temporary, write_page_checksum=True)
             temporary.replace(path)
 

@@ -32,8 +32,11 @@ class _Hashing:
         self.sha256 = hashlib.sha256()
         self.n_bytes = 0
         self.closed = False
+        self.is_unwanted = False
 
     def write(self, chunk: bytes) -> int:
+        if self.is_unwanted:
+            return len(chunk)
         self.sha256.update(chunk)
         self.n_bytes += len(chunk)
         self.file.write(chunk)
@@ -74,24 +77,30 @@ class PartWriter:
             bloom_filter_options={"problem_id": {"ndv": bloom_rows, "fpp": 0.01}} if has_bloom else None,
         )
         self._waiting: list[pa.Table] = []
+        self._waiting_rows = self._waiting_bytes = 0
         self.rows = 0
         self._is_kept = False
 
     def write(self, rows: pa.Table) -> None:
-        """Adds rows, already in order; memory stays within one row group."""
+        """Adds rows, already in order; what is held in memory stays below one row group."""
         self.rows += rows.num_rows
-        self._waiting.append(rows)
-        if sum(t.num_rows for t in self._waiting) >= GROUP_ROWS or sum(t.nbytes for t in self._waiting) >= GROUP_BYTES:
-            together = pa.concat_tables(self._waiting)
-            full = together.num_rows if together.nbytes >= GROUP_BYTES else GROUP_ROWS
-            self._writer.write_table(together.slice(0, full), row_group_size=GROUP_ROWS)
-            self._waiting = [together.slice(full)] if together.num_rows > full else []
+        while rows.num_rows:
+            taken = rows.slice(0, GROUP_ROWS - self._waiting_rows)
+            rows = rows.slice(taken.num_rows)
+            self._waiting.append(taken)
+            self._waiting_rows += taken.num_rows
+            self._waiting_bytes += taken.nbytes
+            if self._waiting_rows >= GROUP_ROWS or self._waiting_bytes >= GROUP_BYTES:
+                self._write_group()
+
+    def _write_group(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
+        self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
 
     def finish(self) -> Part:
         """Closes, syncs and names the file. It is not part of the lake before a manifest entry names it."""
-        if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
-            self._waiting = []
+        self._write_group()
         self._writer.close()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -110,6 +119,8 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._sink.is_unwanted = True  # pyarrow writes a footer when a writer is given up, too
+        self._writer.close()
         self._file.close()
         self.temporary.unlink(missing_ok=True)
         if not self._is_kept:

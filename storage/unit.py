@@ -17,11 +17,11 @@ from storage.schema import TABLES, schema_digest
 class UnitWriter:
     """Writes a unit's tables; `publish` makes them count. Left without that, or after a lost race, nothing stays behind."""
 
-    def __init__(self, manifest: Manifest, run_id: str, unit: str, bloom_rows: int = 0) -> None:
+    def __init__(self, manifest: Manifest, run_id: str, unit: str, bloom_rows: Mapping[str, int] | None = None) -> None:
         self._manifest = manifest
         self._run_id = run_id
         self._unit = unit
-        self._bloom_rows = bloom_rows
+        self._bloom_rows = bloom_rows or {}
         self._run_date = manifest.run_date(run_id) or _now().date().isoformat()
         self._writers: dict[str, PartWriter] = {}
         self._stack = ExitStack()
@@ -30,7 +30,7 @@ class UnitWriter:
         """Adds rows to a table's part, in the order they are to be stored in."""
         if table not in self._writers:
             place = Path(f"run_date={self._run_date}", f"run_id={self._run_id}")
-            part = PartWriter(self._manifest.root, TABLES[table], place, self._unit, self._bloom_rows)
+            part = PartWriter(self._manifest.root, TABLES[table], place, self._unit, self._bloom_rows.get(table, 0))
             self._writers[table] = self._stack.enter_context(part)
         self._writers[table].write(rows)
 

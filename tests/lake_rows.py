@@ -41,9 +41,9 @@ TRAJECTORY = TrajectoryRow(
 Tables = dict[str, list[Any]]
 
 
-def problem(index: int, run_id: str = "run-a", **changes: Any) -> Tables:
+def problem(index: int, run_id: str = "run-a", rollout: int = 0, **changes: Any) -> Tables:
     """Problem `p<index>`: decomposed by small for 0.0001 USD, subtask 0 by small for 0.0001, subtask 1 by large for 0.001."""
-    key = {"run_id": run_id, "problem_id": f"p{index}", "started_at": NOON + index}
+    key: Any = {"run_id": run_id, "problem_id": f"p{index}", "rollout": rollout, "started_at": NOON + index}
     trajectory = replace(TRAJECTORY, **key, input_index=index, **changes)
     subtasks = [
         replace(SUBTASK, **key),
@@ -62,7 +62,7 @@ def problem(index: int, run_id: str = "run-a", **changes: Any) -> Tables:
 def bad_row(index: int, run_id: str = "run-a") -> Tables:
     """An input row that could not be read: failed before anything was called."""
     tables = problem(
-        index, run_id, status="failed", answer=None, is_correct=None, target=None, plan="", n_subtasks=0, n_calls=0, n_attempts=0,
+        index, run_id, 0, status="failed", answer=None, is_correct=None, target=None, plan="", n_subtasks=0, n_calls=0, n_attempts=0,
         input_tokens=0, cached_input_tokens=0, output_tokens=0, cost_usd=0.0, router_cost_usd=0.0, latency_s=0.0,
         error_type="bad_row", error_message=f"line {index + 1}: no question",
     )  # fmt: skip
