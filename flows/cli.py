@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 some work failed or was left over, 2 wrong usage or config
 """
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -229,14 +230,22 @@ def _stderr(message: str) -> None:
 
 def main() -> None:
     """Entry point: errors that the user can act on are one message, without a traceback."""
+    code: int | str | None
     try:
         app()
+        code = 0
+    except SystemExit as end:
+        code = end.code
     except ConfigError as error:
         _stderr(f"r2: {error}")
-        raise SystemExit(2) from None
+        code = 2
     except R2Error as error:
         _stderr(f"r2: {error}")
-        raise SystemExit(1) from None
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is closed by now. The interpreter's own way out prints dozens of lines about DuckDB objects that Prefect's threads keep alive.
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":

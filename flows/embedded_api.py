@@ -29,7 +29,8 @@ def embedded_api() -> Iterator[None]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     if PREFECT_API_URL.value():
-        yield
+        with _events_sent():
+            yield
         return
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -38,10 +39,21 @@ def embedded_api() -> Iterator[None]:
     try:
         url = f"http://127.0.0.1:{port}/api"
         _wait_until_healthy(url, server)
-        with temporary_settings({PREFECT_API_URL: url}):
+        with temporary_settings({PREFECT_API_URL: url}), _events_sent():
             yield
     finally:
         end(server)
+
+
+@contextmanager
+def _events_sent() -> Iterator[None]:
+    """Prefect sends events from a thread; those still waiting when the API or this process goes would be lost, and complained of."""
+    from prefect.events.worker import EventsWorker
+
+    try:
+        yield
+    finally:
+        EventsWorker.drain_all(timeout=10)
 
 
 def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
