@@ -140,7 +140,9 @@ def _parse_entry(path: Path) -> UnitEntry:
     try:
         stored = orjson.loads(path.read_bytes())
         if stored["schema_version"] > SCHEMA_VERSION:
-            raise LakeError(f"{path}: schema version {stored['schema_version']}; this program knows up to {SCHEMA_VERSION}. Upgrade it.")
+            raise LakeError(
+                f"{path}: schema version {stored['schema_version']}; this program knows up to {SCHEMA_VERSION}. Upgrade it."
+            )
         stored["parts"] = {table: Part(**part) for table, part in stored["parts"].items()}
         stored["replaces"] = tuple(stored["replaces"])
         return UnitEntry(**stored)

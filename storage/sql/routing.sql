@@ -100,8 +100,8 @@ select
     count(*) as n_models,
     arg_max(allocated_model, share) as top_model,
     max(share) as top_share,
-    -sum(share * log2(share)) as entropy_bits,
-    pow(2, -sum(share * log2(share))) as effective_models
+    sum(share * log2(1 / share)) as entropy_bits,
+    pow(2, sum(share * log2(1 / share))) as effective_models
 from shares
 group by run_id;
 comment on view collapse is 'How far the allocator''s choices have collapsed onto one model';

@@ -1,0 +1,305 @@
+"""The call journal: what was acknowledged is found again, whatever happens to the process or to the end of the file."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from r2.errors import LakeError, RunLockedError
+from storage.journal import Journal
+
+
+def commit_all(path: Path, calls: dict[str, bytes]) -> None:
+    """One session that begins and stores these calls, one after the other."""
+
+    async def session() -> None:
+        with Journal.open(path) as journal:
+            for key, record in calls.items():
+                journal.begin(key, 0.5)
+                await journal.commit(key, record)
+
+    asyncio.run(session())
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.dictionaries(st.text(st.characters(exclude_categories=()), max_size=40), st.binary(max_size=6000), max_size=8)
+)
+def test_any_bytes_under_any_key_are_found_by_the_next_session(
+    tmp_path_factory: pytest.TempPathFactory, calls: dict[str, bytes]
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "calls.journal"
+    commit_all(path, calls)
+    with Journal.open(path) as journal:
+        assert {key: journal.find(key) for key in calls} == calls
+        assert list(journal.records()) == list(calls.items())
+        assert len(journal) == len(calls)
+        assert journal.in_flight_at_open == []
+        assert journal.find("another key, longer than any of them by far, to be sure") is None
+
+
+def test_the_newest_record_of_a_key_counts(tmp_path: Path) -> None:
+    commit_all(tmp_path / "j", {"k": b"first"})
+    commit_all(tmp_path / "j", {"k": b"second"})
+    with Journal.open(tmp_path / "j") as journal:
+        assert journal.find("k") == b"second"
+        assert list(journal.records()) == [("k", b"second")]
+
+
+def test_calls_that_were_begun_and_never_stored_are_known_to_later_sessions(tmp_path: Path) -> None:
+    commit_all(tmp_path / "j", {"a": b"answer"})
+    with Journal.open(tmp_path / "j") as journal:
+        journal.begin("b", 0.25)
+        journal.begin("c", 0.125)
+    with Journal.open(tmp_path / "j") as journal:
+        assert journal.in_flight_at_open == [("b", 0.25), ("c", 0.125)]
+        assert journal.find("b") is None
+    commit_all(tmp_path / "j", {"b": b"made again"})
+    with Journal.open(tmp_path / "j") as journal:
+        assert journal.in_flight_at_open == [("c", 0.125)]
+
+
+def test_a_record_is_acknowledged_only_after_a_sync_that_began_when_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a slow disk: the first commit has the first sync for itself, the next 63 share the second one."""
+    log: list[str] = []
+    real = os.fsync
+
+    def slow_fsync(descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        time.sleep(0.05)
+        real(descriptor)
+        log.append(f"synced {size}")
+
+    async def session() -> None:
+        with Journal.open(tmp_path / "j") as journal:
+            monkeypatch.setattr(os, "fsync", slow_fsync)
+
+            async def commit(number: int) -> None:
+                if number:
+                    await asyncio.sleep(0.01)
+                await journal.commit(f"{number:02d}", b"x")
+                log.append("acknowledged")
+
+            async with asyncio.TaskGroup() as group:
+                for number in range(64):
+                    group.create_task(commit(number))
+
+    asyncio.run(session())
+    size = (tmp_path / "j").stat().st_size
+    assert log == [f"synced {size // 64}", "acknowledged", f"synced {size}", *["acknowledged"] * 63]
+
+
+def test_a_torn_end_is_cut_off_wherever_it_was_torn(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    commit_all(path, {"a": b"1" * 30, "b": b"2" * 30})
+    whole = path.read_bytes()
+    commit_all(path, {"c": b"3" * 30})
+    longer = path.read_bytes()
+    for length in range(len(whole), len(longer)):
+        path.write_bytes(longer[:length])
+        with Journal.open(path) as journal:
+            assert [key for key, _ in journal.records()] == ["a", "b"]
+        assert whole == path.read_bytes()[: len(whole)]
+        commit_all(path, {"d": b"4"})
+        with Journal.open(path) as journal:
+            assert [key for key, _ in journal.records()] == ["a", "b", "d"]
+
+
+def test_zeros_that_a_power_cut_left_at_the_end_are_cut_off(tmp_path: Path) -> None:
+    commit_all(tmp_path / "j", {"a": b"1"})
+    with (tmp_path / "j").open("ab") as file:
+        file.write(bytes(4096))
+    with Journal.open(tmp_path / "j") as journal:
+        assert list(journal.records()) == [("a", b"1")]
+
+
+def test_a_lost_page_among_records_that_were_never_acknowledged_is_a_torn_end(tmp_path: Path) -> None:
+    """Written in one group, so no sync lay between them: the disk may keep the later one and lose the earlier."""
+    path = tmp_path / "j"
+    commit_all(path, {"a": b"1"})
+    start = path.stat().st_size
+
+    async def unsynced() -> None:
+        with Journal.open(path) as journal:
+            journal.begin("b", 1.0)
+            journal.begin("c", 1.0)
+
+    asyncio.run(unsynced())
+    stored = bytearray(path.read_bytes())
+    stored[start : start + 20] = bytes(20)
+    path.write_bytes(stored)
+    with Journal.open(path) as journal:
+        assert list(journal.records()) == [("a", b"1")]
+        assert journal.in_flight_at_open == []
+    assert path.stat().st_size == start
+
+
+def test_damage_to_a_record_that_was_acknowledged_is_an_error_and_cuts_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    commit_all(path, {"a": b"1" * 20})
+    second = path.stat().st_size
+    commit_all(path, {"b": b"2" * 20})
+    third = path.stat().st_size
+    commit_all(path, {"c": b"3" * 20})
+    whole = path.read_bytes()
+    for at in range(second, third):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
+        damaged = path.read_bytes()
+        with pytest.raises(LakeError, match=r"the record at byte \d+ is damaged"):
+            Journal.open(path)
+        assert path.read_bytes() == damaged
+
+
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"not yours")
+    with pytest.raises(LakeError, match="not a call journal"):
+        Journal.open(path)
+    assert path.read_bytes() == b"not yours"
+
+
+def test_a_record_that_changes_under_us_is_an_error_and_never_an_answer(tmp_path: Path) -> None:
+    commit_all(tmp_path / "j", {"a": b"1" * 20})
+    with Journal.open(tmp_path / "j") as journal:
+        with (tmp_path / "j").open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"2")
+        with pytest.raises(LakeError, match="changed since it was written"):
+            journal.find("a")
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "j"), pytest.raises(RunLockedError, match="open in another process"):
+        Journal.open(tmp_path / "j")
+
+
+def test_a_disk_that_refuses_to_sync_fails_every_waiting_call_and_all_that_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    async def session() -> list[Any]:
+        with Journal.open(tmp_path / "j") as journal:
+            monkeypatch.setattr(os, "fsync", refuse)
+            first = await asyncio.gather(*(journal.commit(f"{i}", b"x") for i in range(3)), return_exceptions=True)
+            with pytest.raises(LakeError, match="cannot be synced"):
+                journal.begin("later", 0.0)
+            assert journal.find("0") is None
+            return first
+
+    assert [type(error) for error in asyncio.run(session())] == [LakeError] * 3
+
+
+def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+
+    async def session() -> None:
+        with Journal.open(tmp_path / "j") as journal:
+            await journal.commit("a", b"1")
+            monkeypatch.setattr(os, "write", lambda descriptor, frame: real(descriptor, frame[:10]))
+            with pytest.raises(LakeError, match="10 of 27 bytes written"):
+                await journal.commit("b", b"2")
+            monkeypatch.undo()
+            await journal.commit("c", b"3")
+
+    asyncio.run(session())
+    with Journal.open(tmp_path / "j") as journal:
+        assert list(journal.records()) == [("a", b"1"), ("c", b"3")]
+
+
+def test_a_caller_that_is_cancelled_while_it_waits_has_still_stored_its_call(tmp_path: Path) -> None:
+    async def session() -> None:
+        with Journal.open(tmp_path / "j") as journal:
+            waiting = asyncio.create_task(journal.commit("a", b"paid"))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await journal.commit("b", b"after")
+            assert journal.find("a") == b"paid"
+
+    asyncio.run(session())
+
+
+def test_the_journal_serves_one_event_loop_after_another(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "j") as journal:
+        for number in range(3):
+            asyncio.run(_one(journal.commit, str(number)))
+        assert [key for key, _ in journal.records()] == ["0", "1", "2"]
+
+
+async def _one(commit: Callable[[str, bytes], Awaitable[None]], key: str) -> None:
+    await commit(key, b"x")
+
+
+WRITE_UNTIL_KILLED = """
+import asyncio, sys
+from storage.journal import Journal
+
+async def main() -> None:
+    journal = Journal.open(sys.argv[1])
+    numbers = iter(range(10**9))
+    async def worker() -> None:
+        for number in numbers:
+            key = f"{number:08d}"
+            journal.begin(key, 0.001)
+            await journal.commit(key, key.encode() * 50)
+            sys.stdout.write(key + "\\n")
+            sys.stdout.flush()
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(16):
+            workers.create_task(worker())
+
+asyncio.run(main())
+"""
+
+
+def test_after_kill_9_everything_acknowledged_is_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    acknowledged: list[str] = []
+    for n_lines in (5, 200, 1000):
+        path.unlink(missing_ok=True)
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITE_UNTIL_KILLED, str(path)], stdout=subprocess.PIPE, text=True
+        ) as writer:
+            assert writer.stdout is not None
+            acknowledged = [writer.stdout.readline().strip() for _ in range(n_lines)]
+            writer.kill()
+            acknowledged += [line.strip() for line in writer.stdout if line.endswith("\n")]
+        with Journal.open(path) as journal:
+            assert all(journal.find(key) == key.encode() * 50 for key in acknowledged)
+            open_calls = {key for key, _ in journal.in_flight_at_open}
+            assert len(open_calls) <= 16
+            assert not open_calls & set(acknowledged)
+    assert len(acknowledged) >= 1000
+
+
+def test_noting_and_storing_a_call_costs_little(tmp_path: Path) -> None:
+    """64 in flight, as the pool client does. The bound is five times what one core of 2026 needs, to spare loaded machines."""
+
+    async def session() -> float:
+        with Journal.open(tmp_path / "j") as journal:
+            numbers = iter(range(3000))
+            body = b"x" * 1500
+
+            async def worker() -> None:
+                for number in numbers:
+                    journal.begin(f"{number:032x}", 0.001)
+                    await journal.commit(f"{number:032x}", body)
+
+            began = time.process_time()
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(64):
+                    workers.create_task(worker())
+            return (time.process_time() - began) / 3000
+
+    assert asyncio.run(session()) < 100e-6
