@@ -1,14 +1,19 @@
 """Integer arithmetic: expressions with gold plans, made by seed, and a small evaluator that is never `eval`."""
 
+import operator
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
 
 MAX_DIGITS = 40
-"""Larger numbers are refused: text comes from models, and 9**9**9 must not be computed."""
+"""Longer numbers, read or computed, are refused: the text comes from models."""
+MAX_TOKENS = 400
+MAX_DEPTH = 50
+"""Longer and deeper expressions are refused, so that no text exhausts the stack."""
 
 _TOKEN = re.compile(r"\s*(?:(\d+)|(.))")
 
@@ -23,50 +28,68 @@ class Operation:
 
 
 Expression = int | Operation
-_COMPUTE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+_COMPUTE: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
 def parse(text: str) -> Expression:
-    """Reads +, -, *, parentheses and unary minus, with the usual precedence. Raises ValueError for anything else."""
-    tokens = [number or symbol for number, symbol in _TOKEN.findall(text.replace("×", "*").strip())]
-    position = 0
+    """Reads +, -, *, parentheses and unary minus, with the usual precedence. Raises ValueError for anything else.
 
-    def peek() -> str:
-        return tokens[position] if position < len(tokens) else ""
+    "×" and "−" are read as * and -. A minus in front of a number is the number's sign, not an operation.
+    """
+    return _Reader(text).read()
 
-    def take() -> str:
-        nonlocal position
-        position += 1
-        return tokens[position - 1]
 
-    def level(ops: str, below: "object", depth: int) -> Expression:
-        left = below(depth)  # type: ignore[operator]
-        while peek() and peek() in ops:
-            left = Operation(take(), left, below(depth))  # type: ignore[operator]
+class _Reader:
+    """Recursive descent over a text's tokens: sum -> product -> factor."""
+
+    def __init__(self, text: str) -> None:
+        plain = text.replace("×", "*").replace("−", "-").strip()
+        self.tokens: list[str] = [number or symbol for number, symbol in _TOKEN.findall(plain)]
+        self.position = 0
+        if len(self.tokens) > MAX_TOKENS:
+            raise ValueError(f"{len(self.tokens)} tokens; an expression has at most {MAX_TOKENS}")
+
+    def read(self) -> Expression:
+        expression = self.sum(0)
+        if self.position != len(self.tokens):
+            raise ValueError(f"unexpected {self.peek()!r}")
+        return expression
+
+    def peek(self) -> str:
+        return self.tokens[self.position] if self.position < len(self.tokens) else ""
+
+    def take(self) -> str:
+        token = self.peek()
+        self.position += 1
+        return token
+
+    def sum(self, depth: int) -> Expression:
+        left = self.product(depth)
+        while self.peek() in ("+", "-"):
+            left = Operation(self.take(), left, self.product(depth))
         return left
 
-    def total(depth: int) -> Expression:
-        return level("+-", lambda d: level("*", factor, d), depth)
+    def product(self, depth: int) -> Expression:
+        left = self.factor(depth)
+        while self.peek() == "*":
+            left = Operation(self.take(), left, self.factor(depth))
+        return left
 
-    def factor(depth: int) -> Expression:
-        if depth > 50:
+    def factor(self, depth: int) -> Expression:
+        if depth > MAX_DEPTH:
             raise ValueError("nested too deeply")
-        token = take() if peek() else ""
+        token = self.take()
         if token.isascii() and token.isdigit() and len(token) <= MAX_DIGITS:
             return int(token)
         if token == "-":
-            return Operation("-", 0, factor(depth + 1))
+            negated = self.factor(depth + 1)
+            return -negated if isinstance(negated, int) else Operation("-", 0, negated)
         if token == "(":
-            inner = total(depth + 1)
-            if not peek() or take() != ")":
+            inner = self.sum(depth + 1)
+            if self.take() != ")":
                 raise ValueError("a parenthesis is not closed")
             return inner
         raise ValueError(f"expected a number, got {token!r}")
-
-    expression = total(0)
-    if position != len(tokens):
-        raise ValueError(f"unexpected {peek()!r}")
-    return expression
 
 
 def value(expression: Expression) -> int:
@@ -124,13 +147,21 @@ def gold_plan(expression: Expression) -> tuple[Plan, list[str]]:
     return Plan(tuple(subtasks)), [str(value(step)) for step in steps]
 
 
-def generate(n: int, seed: int, *, min_operations: int = 1, max_operations: int = 4, max_number: int = 99) -> list[Problem]:
-    """`n` questions "What is <expression>?" with their values; ids and expressions depend on the arguments alone."""
+def generate(
+    n: int, seed: int, *, min_operations: int = 1, max_operations: int = 4, max_number: int = 99
+) -> list[Problem]:
+    """`n` questions "What is <expression>?" with their values; ids and expressions depend on the arguments alone.
+
+    Difficulty grows with the number of operations (drawn evenly from the two bounds) and with `max_number`, the largest
+    number written; the smallest is 2.
+    """
     chance = random.Random(f"arithmetic:{seed}:{min_operations}:{max_operations}:{max_number}")
     problems = []
     for i in range(n):
         expression = _random_expression(chance, chance.randint(min_operations, max_operations), max_number)
-        problems.append(Problem(f"arithmetic-{seed}-{i}", f"What is {render(expression)}?", i, str(value(expression)), "arithmetic"))
+        problems.append(
+            Problem(f"arithmetic-{seed}-{i}", f"What is {render(expression)}?", i, str(value(expression)), "arithmetic")
+        )
     return problems
 
 

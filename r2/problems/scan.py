@@ -44,7 +44,7 @@ def is_command(text: str) -> bool:
 
 
 def is_correct(answer: str, target: str) -> bool:
-    """Exact action sequence, white space and case aside (METHOD: SCAN's check)."""
+    """Exact action sequence, white space and case aside (Lake & Baroni's measure)."""
     return answer.upper().split() == target.upper().split()
 
 
@@ -81,15 +81,15 @@ def commands() -> list[str]:
     verbs = [*(u for u in ACTION if u != "turn"), *(f"{u} {d}" for u in ACTION for d in TURN)]
     verbs += [f"{u} {how} {d}" for u in ACTION for how in ("opposite", "around") for d in TURN]
     phrases = [f"{verb}{times}" for verb in verbs for times in ("", " twice", " thrice")]
-    return phrases + [f"{a} {joiner} {b}" for a, b in itertools.product(phrases, phrases) for joiner in ("and", "after")]
+    return phrases + [
+        f"{a} {joiner} {b}" for a, b in itertools.product(phrases, phrases) for joiner in ("and", "after")
+    ]
 
 
 def generate(n: int, seed: int) -> list[Problem]:
-    """`n` different commands with their actions, sampled by seed."""
+    """`n` different commands with their actions, sampled by seed. Raises ValueError if the grammar has not as many."""
     chosen = random.Random(seed).sample(commands(), n)
-    return [
-        Problem(f"scan-{seed}-{i}", command, i, interpret(command), "scan") for i, command in enumerate(chosen)
-    ]
+    return [Problem(f"scan-{seed}-{i}", command, i, interpret(command), "scan") for i, command in enumerate(chosen)]
 
 
 def _phrase(words: list[str]) -> list[str]:

@@ -1,9 +1,14 @@
-"""Word problems of one or two steps, made from templates by seed, with their gold plans."""
+"""Word problems of one or two steps, made from templates by seed, with their gold plans.
+
+The templates can also be read backwards: `expression_of` finds the numbers and the expression in a story, which is how the
+simulated models (r2/pool/simulated_mind.py) understand one.
+"""
 
 import random
 import re
 from dataclasses import dataclass
 
+from r2.plan import Plan
 from r2.problem import Problem
 from r2.problems import arithmetic
 
@@ -23,9 +28,18 @@ TEMPLATES = (
     Template("{name} has {a} {things} and buys {b} more. How many {things} does {name} have?", "{a} + {b}"),
     Template("{name} has {a} {things} and gives away {b}. How many {things} are left?", "{a} - {b}"),
     Template("A box holds {a} {things}. How many {things} are in {b} boxes?", "{a} * {b}"),
-    Template("A box holds {a} {things}. {name} has {b} boxes and gives away {c} {things}. How many {things} are left?", "{a} * {b} - {c}"),
-    Template("{name} has {a} {things}, finds {b} more and then loses {c}. How many {things} does {name} have now?", "{a} + {b} - {c}"),
-    Template("{name} packs {a} bags with {b} {things} each and adds {c} loose ones. How many {things} are there?", "{a} * {b} + {c}"),
+    Template(
+        "A box holds {a} {things}. {name} has {b} boxes and gives away {c} {things}. How many {things} are left?",
+        "{a} * {b} - {c}",
+    ),
+    Template(
+        "{name} has {a} {things}, finds {b} more and then loses {c}. How many {things} does {name} have now?",
+        "{a} + {b} - {c}",
+    ),
+    Template(
+        "{name} packs {a} bags with {b} {things} each and adds {c} loose ones. How many {things} are there?",
+        "{a} * {b} + {c}",
+    ),
 )
 
 
@@ -44,10 +58,28 @@ def generate(n: int, seed: int) -> list[Problem]:
 
 def expression_of(story: str) -> str | None:
     """The expression that answers a story made from these templates, None for any other text."""
-    for template in TEMPLATES:
-        pattern = re.escape(template.story)
-        for field, group in (("a", r"(?P<a>\d+)"), ("b", r"(?P<b>\d+)"), ("c", r"(?P<c>\d+)"), ("name", r"\w+"), ("things", r"\w+")):
-            pattern = pattern.replace(re.escape("{" + field + "}"), group)
-        if match := re.fullmatch(pattern, story.strip()):
+    for template, pattern in _PATTERNS:
+        if match := pattern.fullmatch(story.strip()):
             return template.expression.format(**match.groupdict())
     return None
+
+
+def gold_plan(story: str) -> tuple[Plan, list[str]]:
+    """One subtask per operation and the right result of each; DIRECT for a single operation.
+
+    Raises ValueError for a text that is no story of ours.
+    """
+    expression = expression_of(story)
+    if expression is None:
+        raise ValueError(f"not a story of these templates: {story[:80]!r}")
+    return arithmetic.gold_plan(arithmetic.parse(expression))
+
+
+def _pattern(template: Template) -> re.Pattern[str]:
+    pattern = re.escape(template.story)
+    for field in "abc":
+        pattern = pattern.replace(re.escape(f"{{{field}}}"), rf"(?P<{field}>\d+)")
+    return re.compile(re.sub(r"\\\{(?:name|things)\\\}", r"\\w+", pattern), re.ASCII)
+
+
+_PATTERNS = tuple((template, _pattern(template)) for template in TEMPLATES)
