@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from flows.console import results
 from rich.table import Table
 
 from flows import cli_demo, cli_lake, cli_pool
@@ -119,9 +119,9 @@ def answer(
 def _print_result(result: Any) -> int:
     """The run in one table, and the exit code it deserves."""
     summary, progress = result.summary, result.progress
-    console = Console()
+    console = results()
     if progress.n_requested == 0:
-        Console(stderr=True).print("The file holds no questions; nothing was asked and nothing was paid.")
+        _stderr("The file holds no questions; nothing was asked and nothing was paid.")
         return 0
     table = Table(title=f"run {summary.run_id}", title_justify="left")
     table.add_column("")
@@ -205,7 +205,7 @@ def _print_estimate(settings: AnswerSettings) -> None:
         "total", "", str(sum(c.n_calls for c in calls)), str(sum(c.input_tokens for c in calls)),
         str(sum(c.output_tokens for c in calls)), f"{sum(c.cost_usd for c in calls):.6f}", style="bold",
     )  # fmt: skip
-    Console().print(table)
+    results().print(table)
     minutes = 0.0
     for c in calls:
         owner, limits = pool.limits_of(c.model)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from flows.console import results
 from rich.table import Table
 
 from r2.settings import AnswerSettings, load_settings
@@ -50,7 +50,7 @@ def demo(
                 },
             )  # fmt: skip
             results.append((settings, asyncio.run(answer_questions(settings))))
-    Console().print(comparison([(s.reasoning.method, r.summary, r.wall_s) for s, r in results]))
+    results().print(comparison([(s.reasoning.method, r.summary, r.wall_s) for s, r in results]))
     print(f"Every call is in {here / 'lake'}. Look: r2 sql --lake {here / 'lake'} --view cost_by_model")
 
 

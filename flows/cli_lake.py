@@ -3,6 +3,7 @@
 Needs no Prefect: upkeep by hand is the same calls that the scheduled flow `maintain_lake` makes.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -37,8 +38,11 @@ def sql_command(
         raise ConfigError(f"expected either a query or --view NAME. Views: {', '.join(shipped_views())}.")
     sql = query if query is not None else f"from {_known_view(view or '')}"
     if out is None:
-        run_sql(lake, sql, format, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        try:
+            run_sql(lake, sql, format, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:  # `| head` has seen enough; without a target, Python's own flush at exit fails again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     temporary = out.with_name(f".{out.name}.tmp")
     try:

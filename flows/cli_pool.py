@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
+from flows.console import results
 from r2.errors import ModelFetchError, PoolFileError
 from r2.pool.config import PoolConfig, endpoint_kind, load_pool
 
@@ -88,7 +89,7 @@ def check(pool: PoolOption = DEFAULT_POOL, models_dir: ModelsOption = DEFAULT_MO
             f"{price.input:g}", f"{price.output:g}", f"{limits.max_requests_per_minute or '-'}", f"{limits.max_tokens_per_minute or '-'}",
             str(limits.max_in_flight),
         )  # fmt: skip
-    Console().print(table)
+    results().print(table)
     failed = [ping for ping in pings if ping.error is not None]
     for ping in failed:
         typer.echo(f"{ping.model}: {ping.error}", err=True)
@@ -121,7 +122,7 @@ def calibrate(
             m.model, *(f"{right}/{n}" for right in m.right_by_skill.values()), f"{m.seconds_per_call:.2f}", f"{m.input_tokens_per_s:.0f}",
             f"{m.output_tokens_per_s:.1f}", f"{price_in:.3f}", f"{price_out:.3f}", f"{m.cost_usd:.6f}",
         )  # fmt: skip
-    Console().print(table)
+    results().print(table)
     if write:
         write_profiles(config, measured, n, core_hour_usd)
         typer.echo(f"profiles written to {pool}", err=True)

@@ -42,6 +42,7 @@ class Lake:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         self.manifest = Manifest(self.root)
+        self._is_prepared = False
 
     def commit(
         self, run_id: str, unit: str, tables: Mapping[str, Sequence[Row]], meta: Mapping[str, Any] | None = None
@@ -161,6 +162,8 @@ class Lake:
 
     def prepare(self) -> None:
         """Creates the tables' folders with their empty `_schema.parquet`, and rewrites those of an older schema."""
+        if self._is_prepared:
+            return
         for table in TABLES.values():
             path = self.root / table.name / "_schema.parquet"
             if path.exists() and pq.read_schema(path).equals(table.schema, check_metadata=True):
@@ -169,6 +172,7 @@ class Lake:
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             pq.write_table(table.schema.empty_table(), temporary, write_page_checksum=True)
             temporary.replace(path)
+        self._is_prepared = True
 
     def _runs(self, run_id: str | None) -> list[str]:
         return self.manifest.run_ids() if run_id is None else [run_id]

@@ -135,7 +135,8 @@ def read_batches(path: Path, schema: pa.Schema, columns: Sequence[str], batch_ro
     wanted = pa.schema([schema.field(name) for name in columns])
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-            stored = [name for name in columns if name in file.schema_arrow.names]
+            names = set(file.schema_arrow.names)
+            stored = [name for name in columns if name in names]
             for batch in file.iter_batches(batch_rows, columns=stored, use_threads=False):
                 yield conform(pa.Table.from_batches([batch]), wanted)
     except FileNotFoundError:

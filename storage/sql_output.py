@@ -42,13 +42,15 @@ def write_csv(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) ->
     """RFC 4180 with a header; null is empty, times are ISO 8601, lists and structs are JSON."""
     result, names = _run(connection, sql)
     text = io.TextIOWrapper(out, "utf-8", newline="", write_through=True)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
     n = 0
-    for rows in _chunks(result):
-        writer.writerows([_flat(value) for value in row] for row in rows)
-        n += len(rows)
-    text.detach()
+    try:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(names)
+        for rows in _chunks(result):
+            writer.writerows([_flat(value) for value in row] for row in rows)
+            n += len(rows)
+    finally:
+        text.detach()  # or the wrapper would close `out`, which is the caller's
     return n
 
 

@@ -452,6 +452,19 @@ def test_r2_sql_shows_a_view_and_writes_files(r2: Any, lake: Path, tmp_path: Pat
     assert pq.read_table(tmp_path / "calls.parquet").num_rows == 13
 
 
+@pytest.mark.parametrize("fmt", ["csv", "json", "table", "parquet"])
+def test_a_reader_that_has_seen_enough_is_no_error(fmt: str, lake: Path) -> None:
+    code = "import typer, flows.cli_lake as c; app = typer.Typer(); c.register(app); app()"
+    query = "select range, repeat('x', 100) as text from range(200000)"
+    command = [sys.executable, "-c", code, "sql", query, "--lake", str(lake), "--format", fmt]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -40,7 +40,7 @@ async def open_local(name: str, *, models_dir: Path, log_dir: Path, context_toke
     log = log_dir / f"{name}.log"
     read_end, write_end = os.pipe()
     server = spawn(
-        [sys.executable, "-m", "r2.pool.local", "--model", str(path), "--context", str(context_tokens * SLOTS), "--threads", str(threads)],
+        [sys.executable, "-m", "r2.pool.local", "--model", str(path), "--alias", name, "--context", str(context_tokens * SLOTS), "--threads", str(threads)],
         stdout=write_end, log=log,
     )  # fmt: skip
     os.close(write_end)
@@ -103,6 +103,7 @@ def _serve() -> None:
     die_with_parent()
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
+    parser.add_argument("--alias", required=True)
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--port", type=int, default=0)
@@ -111,6 +112,7 @@ def _serve() -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = chosen.model
+    params.model_alias = {chosen.alias}
     params.hostnames = ["127.0.0.1"]
     params.port = chosen.port
     params.n_parallel = SLOTS

@@ -41,7 +41,7 @@ FAULTS = {
     "cut_body": "the connection is closed in the middle of the body",
     "wrong_json": "200 with a body that is no JSON",
     "no_usage": "an answer without its token counts",
-    "slow_bytes": "an answer that trickles in over two seconds",
+    "slow_bytes": "an answer that trickles in over ten seconds",
 }
 """Keys of a pool file's [simulated_faults] table: share of requests that meet each fault, drawn anew for a repeated request."""
 
@@ -170,7 +170,7 @@ class SimulatedServer:
                 return response
             for at in range(0, len(content), max(1, len(content) // 10)):
                 await response.write(content[at : at + max(1, len(content) // 10)])
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(1.0)
             await response.write_eof()
             return response
         whole = web.Response(body=content, content_type="application/json")

@@ -1,9 +1,10 @@
-"""What a simulated model answers: it reads the prompt, really computes, and errs as an item-response model does. Pure and deterministic.
+"""What a simulated model answers: it reads the prompt, really computes, and errs as an item-response model does. Pure.
 
-P(right) = sigmoid(SLOPE * (ability - difficulty)), the two-parameter model of item-response theory. Ability belongs to the model, difficulty
-to what it is asked to do at once: digits and operations of an expression, length of a SCAN command. Every draw is keyed by
-(simulation seed, model, messages, request seed), so the same request has the same answer wherever and whenever it is asked. What these models
-show about routing holds for simulated models; a claim about real ones needs real ones.
+P(right) = sigmoid(SLOPE * (ability - difficulty)), the logistic model of item-response theory (ours, as are all constants
+here). Ability belongs to the model; difficulty to what it is asked to do at once: digits and operations of an expression,
+length of a SCAN command, steps of a plan. Every draw is keyed by (simulation seed, model, messages, request seed), so the
+same request has the same answer wherever and whenever it is asked. What these models show about routing holds for
+simulated models; a claim about real ones needs real ones. `r2/pool/simulated.py` serves them.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from r2.plan import DIRECT, Plan, format_plan
 from r2.problems import arithmetic, scan, words
@@ -23,22 +25,46 @@ from r2.prompts import (
     FINAL_TASK,
     MODELS_MARK,
     QUESTION_MARK,
+    RESULT_MARK,
     SOLVE_SYSTEM,
     STEPS_MARK,
     TASK_MARK,
 )
+from r2.roster import Tier
 
 SLOPE = 2.0
 COT_BONUS = 1.0
 """Ability gained by thinking step by step, at several times the tokens."""
+COT_TOKENS = 4.0
+"""Times the price an allocator expects of an entry that thinks step by step."""
 PLAN_DIFFICULTY = 0.5
 """Difficulty of planning two steps; each further one adds 0.25."""
+PROMISED_ENOUGH = 0.97
+"""Profile accuracy above which an allocator looks at the price alone."""
+UNSURE = "I do not know."
+TIER_GUESS: dict[Tier, float] = {"small": 0.6, "medium": 0.85, "large": 0.97}
+"""Accuracy an allocator expects where a model's line does not speak of the skill."""
 
 _RESULT = re.compile(r"^Result of step (\d+): (.*)$", re.MULTILINE)
 _REFERENCE = re.compile(r"the results? of step (\d+)")
-_MODEL_LINE = re.compile(r"^([A-Za-z]): (small|medium|large), ([\d.e+-]+) USD(, thinks step by step)?(?:; (.*))?$", re.MULTILINE)
+_MODEL_LINE = re.compile(
+    r"^([A-Za-z]): (small|medium|large), ([\d.e+-]+) USD(, thinks step by step)?(?:; (.*))?$", re.MULTILINE
+)
+_SKILL = re.compile(r"(\w+) (\d+)%")
 _NUMBERED = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
-_TIER_GUESS = {"small": 0.6, "medium": 0.85, "large": 0.97}
+_ASKS = re.compile(r"(?:what is|compute|calculate)\s+", re.IGNORECASE)
+_STEP_FORMS = tuple(
+    (re.compile(pattern, re.IGNORECASE), form)
+    for pattern, form in (
+        (r"(?:compute|calculate) (.+)", "{0}"),
+        (r"add (.+?) (?:to|and) (.+)", "({0}) + ({1})"),
+        (r"subtract (.+?) from (.+)", "({1}) - ({0})"),
+        (r"multiply (.+?) (?:by|and|with) (.+)", "({0}) * ({1})"),
+    )
+)
+_TRANSLATE = re.compile(r"Translate '([^']+)'")
+_REPEAT = re.compile(r"Repeat the result of step (\d+) (?:(\d) times|(twice|thrice))")
+_JOIN = re.compile(r"Join (.*steps? .*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,59 +77,114 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a prompt asks for: the right result, how hard it is, and a plausible wrong one."""
+    """What a prompt asks for: the right result, how hard it is (on ability's scale), and the skill it takes."""
 
     right: str
-    wrong: str
     difficulty: float
     skill: str
 
 
-def think(model: str, ability: float, messages: Sequence[tuple[str, str]], seed: int, simulation_seed: int = 0) -> Thought:
-    """The model's reply. Any messages get one; what it does not understand it does not know."""
-    key = repr((simulation_seed, model, list(messages), seed)).encode("utf-8", "replace")
-    chance = random.Random(hashlib.sha256(key).digest())
+def think(
+    model: str, ability: float, messages: Sequence[tuple[str, str]], seed: int, simulation_seed: int = 0
+) -> Thought:
+    """The model's reply. Any messages get one; what it does not understand, it does not know."""
+    key = "\x1f".join([str(simulation_seed), model, str(seed), *(part for message in messages for part in message)])
+    chance = random.Random(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest())
     system = messages[0][1] if messages and messages[0][0] == "system" else ""
     user = messages[-1][1] if messages else ""
     if system == DECOMPOSE_SYSTEM:
         return Thought(_plan(user, ability, chance))
     if system == ALLOCATE_SYSTEM:
         return _allocate(user, ability, chance)
-    is_cot = system.endswith(SOLVE_SYSTEM["cot"])
-    job = read_job(user, chance)
+    job = read_job(user)
     if job is None:
-        return Thought("I do not know.")
-    is_right = chance.random() < p_right(ability + COT_BONUS * is_cot, job.difficulty)
-    result = job.right if is_right else job.wrong
-    if not is_cot:
+        return Thought(UNSURE)
+    thinks = system.endswith(SOLVE_SYSTEM["cot"])
+    is_right = chance.random() < p_right(ability + COT_BONUS * thinks, job.difficulty)
+    result = job.right if is_right else _spoilt(job.right, chance)
+    if not thinks:
         return Thought(result)
-    steps = " ".join(f"Then I look at part {i + 1} of it and carry the result along." for i in range(2 + round(max(0.0, job.difficulty))))
-    return Thought(f"First I read what is asked. {steps}\n{ANSWER_MARK} {result}")
+    n_parts = 2 + round(max(0.0, job.difficulty))
+    parts = [f"Then I look at part {i} of it and carry the result along." for i in range(1, n_parts + 1)]
+    return Thought(f"First I read what is asked. {' '.join(parts)}\n{ANSWER_MARK} {result}")
 
 
 def p_right(ability: float, difficulty: float) -> float:
-    """Two-parameter logistic item response."""
+    """The item-response curve: 0.5 where ability equals difficulty."""
     return 1 / (1 + math.exp(-SLOPE * (ability - difficulty)))
 
 
-def read_job(user: str, chance: random.Random) -> Job | None:
+def read_job(user: str) -> Job | None:
     """What the prompt's task (or, without one, its question) asks for; None if it is nothing these models know."""
-    results = {int(n): text.strip() for n, text in _RESULT.findall(user)}
-    question = _after(user, QUESTION_MARK)
+    question = _after(user, QUESTION_MARK) or ""
     task = _after(user, TASK_MARK)
     if task is None:
-        return _question_job(question or "", chance)
+        return _question_job(question)
+    results = {int(step): text.strip() for step, text in _RESULT.findall(user)}
     if task == FINAL_TASK:
-        return Job(results[max(results)], "0", -2.0, "final") if results else _question_job(question or "", chance)
-    return _arithmetic_step(task, results, chance) or _scan_step(task, results, chance)
+        return Job(results[max(results)], -2.0, "final") if results else _question_job(question)
+    return _arithmetic_step(task, results) or _scan_step(task, results)
 
 
-def difficulty_of(expression: arithmetic.Expression) -> float:
-    """Hardest operation of the expression, plus one for every further operation done at once."""
+def gold_steps(question: str) -> tuple[Plan, list[str]]:
+    """The gold plan of a question these models know, with its steps' results; DIRECT and no results for any other text."""
+    if scan.is_command(question):
+        return scan.gold_plan(question)
+    try:
+        return arithmetic.gold_plan(arithmetic.parse(_expression_in(question)))
+    except ValueError:
+        return DIRECT, []
+
+
+def expected_skills(ability: float) -> dict[str, float]:
+    """Skill -> expected accuracy on generated questions and their gold steps: the truth a profile in a pool file states."""
+    difficulties: dict[str, list[float]] = {}
+    for problem in [*arithmetic.generate(1500, 77), *words.generate(500, 77), *scan.generate(500, 77)]:
+        plan, results = gold_steps(problem.question)
+        prompts = [QUESTION_MARK + problem.question]
+        for subtask in plan.subtasks:
+            shown = [RESULT_MARK.format(step=i + 1) + results[i] for i in subtask.needs]
+            prompts.append("\n".join([*shown, TASK_MARK + subtask.text]))
+        for job in map(read_job, prompts):
+            if job is not None:
+                difficulties.setdefault(job.skill, []).append(job.difficulty)
+    return {skill: fmean(p_right(ability, d) for d in ds) for skill, ds in sorted(difficulties.items())}
+
+
+def _question_job(question: str) -> Job | None:
+    if scan.is_command(question):
+        command, right = question.split(), scan.interpret(question)
+        is_joined = "and" in command or "after" in command
+        n_repeats = sum(word in scan.TIMES for word in command)
+        if not is_joined and not n_repeats:
+            return _verb_phrase_job(question)
+        difficulty = -1.0 + 1.5 * is_joined + 0.8 * n_repeats + 0.1 * len(right.split())
+        return Job(right, difficulty, "scan_command")
+    job = _expression_job(text := _expression_in(question))
+    if job is None or text in question:
+        return job
+    return Job(job.right, job.difficulty + 0.8, "word_problem")
+
+
+def _expression_in(question: str) -> str:
+    """The expression behind a story of ours, else the question without "What is" and all from its question mark on."""
+    asked, mark, _ = question.strip().partition("?")
+    return words.expression_of(asked + mark) or _ASKS.sub("", asked, count=1).rstrip(" .=")
+
+
+def _expression_job(text: str) -> Job | None:
+    """Difficulty: the hardest operation, plus one for every further operation done at once."""
+    try:
+        expression = arithmetic.parse(text)
+        right = str(arithmetic.value(expression))
+    except ValueError:
+        return None
     steps = arithmetic.operations(expression)
     if not steps:
-        return -2.0
-    return max(_operation_difficulty(step) for step in steps) + 1.0 * (len(steps) - 1)
+        return Job(right, -2.0, "add")
+    difficulty = max(map(_operation_difficulty, steps)) + 1.0 * (len(steps) - 1)
+    skill = "expression" if len(steps) > 1 else "multiply" if steps[0].op == "*" else "add"
+    return Job(right, difficulty, skill)
 
 
 def _operation_difficulty(step: arithmetic.Operation) -> float:
@@ -113,67 +194,41 @@ def _operation_difficulty(step: arithmetic.Operation) -> float:
     return -2.0 + 0.4 * max(digits)
 
 
-def _question_job(question: str, chance: random.Random) -> Job | None:
-    if scan.is_command(question):
-        right = scan.interpret(question)
-        phrases = 1 + sum(w in ("and", "after") for w in question.split())
-        repeats = sum(w in scan.TIMES for w in question.split())
-        difficulty = -1.0 + 1.5 * (phrases - 1) + 0.8 * repeats + 0.1 * len(right.split())
-        return Job(right, _shuffled(right, chance), difficulty, "scan_command")
-    story = words.expression_of(question)
-    text = story if story is not None else question.strip().rstrip("?.=").removeprefix("What is").removeprefix("Compute")
-    job = _expression_job(text, chance)
-    if job is None or story is None:
-        return job
-    return Job(job.right, job.wrong, job.difficulty + 0.8, "word_problem")
-
-
-def _arithmetic_step(task: str, results: Mapping[int, str], chance: random.Random) -> Job | None:
-    """Steps as gold plans and people write them: "Compute 3 * the result of step 1", "Subtract 9 from the result of step 1"."""
-    text = _REFERENCE.sub(lambda m: f"({results.get(int(m[1]), '?')})", task).strip().rstrip(".")
-    for pattern, form in (
-        (r"Compute (.+)", "{0}"),
-        (r"Add (.+?) (?:to|and) (.+)", "{0} + {1}"),
-        (r"Subtract (.+) from (.+)", "{1} - {0}"),
-        (r"Multiply (.+?) (?:by|and) (.+)", "{0} * {1}"),
-    ):
-        if match := re.fullmatch(pattern, text, re.IGNORECASE):
-            return _expression_job(form.format(*match.groups()), chance)
+def _arithmetic_step(task: str, results: Mapping[int, str]) -> Job | None:
+    """Steps as people and gold plans write them: "Compute 3 * the result of step 1", "Subtract 9 from the result of step 1"."""
+    text = _REFERENCE.sub(lambda match: f"({results.get(int(match[1]), '?')})", task).strip().rstrip(".")
+    for pattern, form in _STEP_FORMS:
+        if match := pattern.fullmatch(text):
+            return _expression_job(form.format(*match.groups()))
     return None
 
 
-def _expression_job(text: str, chance: random.Random) -> Job | None:
+def _scan_step(task: str, results: Mapping[int, str]) -> Job | None:
+    if match := _TRANSLATE.fullmatch(task):
+        return _verb_phrase_job(match[1]) if scan.is_command(match[1]) else None
+    if match := _REPEAT.fullmatch(task):
+        n_times = int(match[2]) if match[2] else scan.TIMES[match[3]]
+        return Job(" ".join([results.get(int(match[1]), "")] * n_times), -1.5, "scan_join")
+    if match := _JOIN.fullmatch(task):
+        steps = [int(number) for number in re.findall(r"\d+", match[1])]
+        return Job(" ".join(results.get(step, "") for step in steps), -1.5, "scan_join")
+    return None
+
+
+def _verb_phrase_job(phrase: str) -> Job:
+    return Job(scan.interpret(phrase), -1.2 + 0.8 * ("around" in phrase) + 0.5 * ("opposite" in phrase), "scan_phrase")
+
+
+def _spoilt(right: str, chance: random.Random) -> str:
+    """A plausible wrong result, surely not the right one: a number a little off, or one action too many."""
     try:
-        expression = arithmetic.parse(text)
-        right = arithmetic.value(expression)
-        difficulty = difficulty_of(expression)
+        return str(int(right) + chance.choice((-10, -2, -1, 1, 2, 10)))
     except ValueError:
-        return None
-    skill = "multiply" if "*" in text else "add"
-    return Job(str(right), str(right + chance.choice((-10, -2, -1, 1, 2, 10))), difficulty, skill)
-
-
-def _scan_step(task: str, results: Mapping[int, str], chance: random.Random) -> Job | None:
-    if match := re.fullmatch(r"Translate '([^']+)'", task):
-        if not scan.is_command(match[1]):
-            return None
-        right = scan.interpret(match[1])
-        return Job(right, _shuffled(right, chance), -1.2 + 0.8 * ("around" in match[1]) + 0.5 * ("opposite" in match[1]), "scan_phrase")
-    if match := re.fullmatch(r"Repeat the result of step (\d+) (\d) times", task):
-        right = " ".join([results.get(int(match[1]), "")] * int(match[2]))
-        return Job(right, _shuffled(right, chance), -1.5, "scan_join")
-    if match := re.fullmatch(r"Join the result of step (\d+) and then the result of step (\d+)", task):
-        right = " ".join(results.get(int(n), "") for n in match.groups())
-        return Job(right, _shuffled(right, chance), -1.5, "scan_join")
-    return None
-
-
-def _shuffled(actions: str, chance: random.Random) -> str:
-    """A sequence that is surely not the right one: one action too many."""
-    return f"{actions} {chance.choice(('I_WALK', 'I_RUN', 'I_TURN_LEFT'))}".strip()
+        return f"{right} {chance.choice(tuple(filter(None, scan.ACTION.values())))}".strip()
 
 
 def _plan(user: str, ability: float, chance: random.Random) -> str:
+    """The gold plan, or where the draw says wrong one that stops a step short, or chatter without a plan."""
     plan, _ = gold_steps(_after(user, QUESTION_MARK) or "")
     difficulty = PLAN_DIFFICULTY + 0.25 * max(0, len(plan.subtasks) - 2)
     if chance.random() < p_right(ability, difficulty):
@@ -184,84 +239,42 @@ def _plan(user: str, ability: float, chance: random.Random) -> str:
 
 
 def _allocate(user: str, ability: float, chance: random.Random) -> Thought:
-    """For each step the cheapest model that its line promises to be right with, with noise that falls with ability."""
-    models, _, rest = user.partition(STEPS_MARK)
-    shown = [
-        (letter, tier, float(price), _skills(skills)) for letter, tier, price, _, skills in _MODEL_LINE.findall(models.partition(MODELS_MARK)[2])
-    ]
+    """For each step the cheapest model whose line promises enough, with noise that falls with ability.
+
+    A step up in price is worth 2.3 points of promised accuracy (0.7 / 30); the scores' softmax are the letters' probabilities.
+    """
+    head, _, steps = user.partition(STEPS_MARK)
     question = _after(user, QUESTION_MARK) or ""
+    shown = [
+        (float(price) * (COT_TOKENS if thinks else 1.0), letter, TIER_GUESS[tier], dict(_SKILL.findall(skills)))
+        for letter, tier, price, thinks, skills in _MODEL_LINE.findall(head.partition(MODELS_MARK)[2])
+    ]
     if not shown:
         return Thought("[]")
+    shown.sort(key=lambda model: model[:2])
+    noise = 3 * math.exp(-ability)
     chosen, tables = [], []
-    for number, text in _NUMBERED.findall(rest):
-        skill = _skill_of(question if text == DIRECT_STEP else text, chance)
-        noise = 0.5 / (1 + max(0.0, ability))
-        scores = {}
-        by_price = sorted(shown, key=lambda m: m[2])
-        for rank, (letter, tier, _, skills) in enumerate(by_price):
-            promised = skills.get(skill, _TIER_GUESS[tier])
-            scores[letter] = -30 * max(0.0, 0.95 - promised) - 0.7 * rank + chance.gauss(0, noise)
-        top = max(scores.values())
-        weights = {letter: math.exp(score - top) for letter, score in scores.items()}
+    for number, text in _NUMBERED.findall(steps):
+        skill = _skill_of(question if text == DIRECT_STEP else text)
+        scores: dict[str, float] = {}
+        for rank, (_, letter, guess, skills) in enumerate(shown):
+            promised = float(skills[skill]) / 100 if skill in skills else guess
+            scores[letter] = -30 * max(0.0, PROMISED_ENOUGH - promised) - 0.7 * rank + chance.gauss(0, noise)
+        best = max(scores, key=lambda letter: scores[letter])
+        weights = {letter: math.exp(score - scores[best]) for letter, score in scores.items()}
         total = sum(weights.values())
         tables.append({letter: weight / total for letter, weight in weights.items()})
-        best = max(scores, key=lambda letter: scores[letter])
         chosen.append(f'{{"subtask": {number}, "model": "{best}"}}')
     return Thought(f"[{', '.join(chosen)}]", tuple(tables))
 
 
-def _skill_of(text: str, chance: random.Random) -> str:
-    """The profile entry that speaks about a step. References to earlier results count as two-digit numbers."""
-    filled = _REFERENCE.sub("55", text)
-    job = _arithmetic_step(filled, {}, chance) or _scan_step(text, {}, chance) or _question_job(text, chance)
-    if job is None:
-        return "unknown"
-    if job.skill == "multiply" and job.difficulty > 1.5:
-        return "long_expression"
-    return job.skill
-
-
-def _skills(text: str) -> dict[str, float]:
-    return {name: float(share) / 100 for name, share in re.findall(r"(\w+) (\d+)%", text or "")}
+def _skill_of(text: str) -> str:
+    """The profile entry that speaks about a step or question; "" if none does. Earlier results, not known yet, count as 55."""
+    job = _arithmetic_step(_REFERENCE.sub("55", text), {}) or _scan_step(text, {}) or _question_job(text)
+    return "" if job is None else job.skill
 
 
 def _after(text: str, mark: str) -> str | None:
     """The rest of the last line that begins with `mark`."""
-    found = [line[len(mark) :].strip() for line in text.splitlines() if line.startswith(mark)]
-    return found[-1] if found else None
-
-
-def expected_skills(ability: float) -> dict[str, float]:
-    """Skill -> expected accuracy of a simulated model on generated steps and questions: what its profile in a pool file says."""
-    chance = random.Random(0)
-    difficulties: dict[str, list[float]] = {}
-    for problem in [*arithmetic.generate(1500, 77), *words.generate(500, 77), *scan.generate(500, 77)]:
-        plan, results = gold_steps(problem.question)
-        tasks = [QUESTION_MARK + problem.question]
-        for subtask in plan.subtasks:
-            shown = [f"Result of step {i + 1}: {results[i]}" for i in subtask.needs]
-            tasks.append("\n".join([QUESTION_MARK, *shown, TASK_MARK + subtask.text]))
-        for task in tasks[1:] or tasks:
-            job = read_job(task, chance)
-            if job is not None:
-                difficulties.setdefault(job.skill, []).append(job.difficulty)
-        if plan.subtasks and (whole := read_job(tasks[0], chance)) is not None and whole.skill in ("word_problem", "scan_command"):
-            difficulties.setdefault(whole.skill, []).append(whole.difficulty)
-    return {skill: sum(p_right(ability, d) for d in ds) / len(ds) for skill, ds in difficulties.items()}
-
-
-def gold_steps(question: str) -> tuple[Plan, list[str]]:
-    """The gold plan of a generated question with its steps' results; DIRECT and no results for any other text."""
-    if scan.is_command(question):
-        return scan.gold_plan(question)
-    text = words.expression_of(question) or question.strip().rstrip("?.=").removeprefix("What is")
-    try:
-        return arithmetic.gold_plan(arithmetic.parse(text))
-    except ValueError:
-        return DIRECT, []
-
-
-if __name__ == "__main__":
-    for ability in (1.2, 2.0, 2.8, 3.4, 4.0, 4.6, 5.2, 5.8, 6.6):
-        skills = ", ".join(f"{skill} = {min(0.99, share):.2f}" for skill, share in expected_skills(ability).items())
-        print(f"ability {ability}: {{{skills}}}")
+    at = ("\n" + text).rfind("\n" + mark)
+    return None if at < 0 else text[at + len(mark) :].partition("\n")[0].strip()

@@ -50,11 +50,16 @@ from calls
 where error_type is not null
 group by run_id, error_type, request_model, benchmark
 union all
+select run_id, 'attempt', 'no_usage', request_model, benchmark, count(*), 'answered without token counts; they were estimated'
+from calls
+where error_type is null and usage_source = 'estimated'
+group by run_id, request_model, benchmark
+union all
 select run_id, 'problem', error_type, null, benchmark, count(*), min(error_message)
 from trajectories
 where status = 'failed'
 group by run_id, error_type, benchmark;
-comment on view errors is 'Every failed attempt and every failed problem, counted by type';
+comment on view errors is 'Every failed attempt and every failed problem, counted by type; answers without token counts are here as no_usage';
 comment on column errors.run_id is 'see runs';
 comment on column errors.level is 'attempt: an HTTP exchange; problem: a question that got no answer';
 comment on column errors.error_type is 'what went wrong';
