@@ -134,15 +134,17 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one and prints it.")] = 8100,
     seed: Annotated[int, typer.Option(help="Seed of the simulated answers.")] = 0,
+    time_scale: Annotated[float, typer.Option(min=0, help="Stretches every delay; 0 answers as fast as it can.")] = 1.0,
     log: Annotated[Path | None, typer.Option(help="One JSON line per request goes here.")] = None,
 ) -> None:
     """Serve a pool file's simulated models over HTTP until interrupted. Statistics at /stats."""
     from r2.pool.simulated import serve as serve_simulated
+    from r2.pool.simulated_server import Conditions
 
     config = load_pool(pool)
     if not any(endpoint_kind(m.endpoint) == "simulated" for m in config.models.values()):
         raise PoolFileError(f"{pool}: no model has endpoint = \"simulated:NAME\"; there is nothing to serve")
-    serve_simulated(config, host=host, port=port, seed=seed, log_path=log)
+    serve_simulated(config, host=host, port=port, conditions=Conditions(seed=seed, time_scale=time_scale), log_path=log)
 
 
 def state_dir() -> Path:

@@ -39,8 +39,10 @@ COT_TOKENS = 4.0
 """Times the price an allocator expects of an entry that thinks step by step."""
 PLAN_DIFFICULTY = 0.5
 """Difficulty of planning two steps; each further one adds 0.25."""
-PROMISED_ENOUGH = 0.97
-"""Profile accuracy above which an allocator looks at the price alone."""
+PROMISED_ENOUGH = 0.99
+"""Profile accuracy from which on an allocator looks at the price alone."""
+STEP_UP = 0.012
+"""Promised accuracy that is worth the next dearer model to an allocator."""
 UNSURE = "I do not know."
 TIER_GUESS: dict[Tier, float] = {"small": 0.6, "medium": 0.85, "large": 0.97}
 """Accuracy an allocator expects where a model's line does not speak of the skill."""
@@ -52,6 +54,7 @@ _MODEL_LINE = re.compile(
 )
 _SKILL = re.compile(r"(\w+) (\d+)%")
 _NUMBERED = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
+_EQUATION = re.compile(r"solve for x: (\d{1,9}) \* x \+ (\d{1,9}) = (\d{1,9})", re.IGNORECASE)
 _ASKS = re.compile(r"(?:what is|compute|calculate)\s+", re.IGNORECASE)
 _STEP_FORMS = tuple(
     (re.compile(pattern, re.IGNORECASE), form)
@@ -160,6 +163,8 @@ def _question_job(question: str) -> Job | None:
             return _verb_phrase_job(question)
         difficulty = -1.0 + 1.5 * is_joined + 0.8 * n_repeats + 0.1 * len(right.split())
         return Job(right, difficulty, "scan_command")
+    if (match := _EQUATION.match(question)) and (factor := int(match[1])):
+        return Job(str((int(match[3]) - int(match[2])) // factor), 1.0, "equation")
     job = _expression_job(text := _expression_in(question))
     if job is None or text in question:
         return job
@@ -241,7 +246,7 @@ def _plan(user: str, ability: float, chance: random.Random) -> str:
 def _allocate(user: str, ability: float, chance: random.Random) -> Thought:
     """For each step the cheapest model whose line promises enough, with noise that falls with ability.
 
-    A step up in price is worth 2.3 points of promised accuracy (0.7 / 30); the scores' softmax are the letters' probabilities.
+    The letters' probabilities are the softmax of what each would lose: 30 per unit of accuracy missing, `STEP_UP` per rank in price.
     """
     head, _, steps = user.partition(STEPS_MARK)
     question = _after(user, QUESTION_MARK) or ""
@@ -259,7 +264,7 @@ def _allocate(user: str, ability: float, chance: random.Random) -> Thought:
         scores: dict[str, float] = {}
         for rank, (_, letter, guess, skills) in enumerate(shown):
             promised = float(skills[skill]) / 100 if skill in skills else guess
-            scores[letter] = -30 * max(0.0, PROMISED_ENOUGH - promised) - 0.7 * rank + chance.gauss(0, noise)
+            scores[letter] = -30 * (max(0.0, PROMISED_ENOUGH - promised) + STEP_UP * rank) + chance.gauss(0, noise)
         best = max(scores, key=lambda letter: scores[letter])
         weights = {letter: math.exp(score - scores[best]) for letter, score in scores.items()}
         total = sum(weights.values())
