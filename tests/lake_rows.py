@@ -1,10 +1,14 @@
-"""Rows for the storage tests: one problem with its two subtasks and three calls, whose sums agree, and whole small units."""
+"""Rows for the storage tests: a problem with two subtasks and three calls whose sums agree, units of them, and a small whole lake."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from r2.trajectory import CallRow, Candidate, RunRow, SubtaskRow, TrajectoryRow
+from storage.lake import Lake
+from storage.schema import TABLES
 
 NOON = 1_780_000_200.0
 """2026-05-28 20:30:00 UTC, in epoch seconds."""
@@ -79,3 +83,53 @@ def together(*parts: Tables) -> Tables:
     return {
         name: [row for part in parts for row in part.get(name, [])] for name in ("trajectories", "subtasks", "calls")
     }
+
+
+def worked_lake(root: Path) -> Path:
+    """Run a: p0 right, p1 wrong, p2 a bad row, one failed attempt. Runs b and c: one problem each over the same input."""
+    lake = Lake(root)
+    p0, p1 = problem(0), problem(1, is_correct=False, answer="8")
+    failed = replace(
+        CALL, problem_id="p1", call_index=1, attempt=1, subtask_index=0, purpose="solve", status=500, error_type="server_error",
+        error_message="status 500", input_tokens=0, cached_input_tokens=0, output_tokens=0, cost_usd=0.0, output_text=None,
+    )  # fmt: skip
+    p1["trajectories"] = [replace(p1["trajectories"][0], n_attempts=4)]
+    p1["calls"].append(failed)
+    lake.commit("run-a", "00000-0", together(p0, p1))
+    lake.commit("run-a", "00000-1", bad_row(2))
+    sessions = [
+        replace(RUN, status="budget_stopped", n_requested=3, n_answered=1, n_deferred=2, cost_usd=0.0012),
+        replace(
+            RUN, session=1, status="completed_with_errors", n_requested=3, n_answered=2, n_failed=1, cost_usd=0.0024
+        ),
+    ]
+    lake.commit("run-a", "session-0000", {"runs": sessions[:1]})
+    lake.commit("run-a", "session-0001", {"runs": sessions[1:]})
+    lake.commit("run-b", "00000-0", problem(0, "run-b"))
+    lake.commit(
+        "run-b", "session-0000", {"runs": [replace(RUN, run_id="run-b", n_requested=1, n_answered=1, cost_usd=0.0012)]}
+    )
+    lake.commit("run-c", "00000-0", problem(0, "run-c", is_correct=False))
+    lake.commit(
+        "run-c", "session-0000", {"runs": [replace(RUN, run_id="run-c", n_requested=1, n_answered=1, cost_usd=0.0012)]}
+    )
+    return root
+
+
+def keys(lake: Lake, table: str) -> list[tuple[Any, ...]]:
+    """(input index out of the problem's name, *order columns) of every row, as iter_rows gives them."""
+    columns = ["problem_id", *TABLES[table].order]
+    rows = (batch.to_pylist() for batch in lake.iter_rows(table, "run-a", columns))
+    return [(int(row["problem_id"][1:]), *(row[c] for c in columns[1:])) for batch in rows for row in batch]
+
+
+def rows_of(lake: Lake, table: str) -> Iterator[dict[str, Any]]:
+    return itertools.chain.from_iterable(batch.to_pylist() for batch in lake.iter_rows(table, "run-a"))
+
+
+def parts_in(root: Path) -> list[Path]:
+    return list(root.rglob("*part-*"))
+
+
+def indices(lake: Lake) -> list[int]:
+    return [key[0] for key in keys(lake, "trajectories")]
