@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
 
 from r2.plan import DIRECT, Plan, format_plan
@@ -141,6 +142,11 @@ def gold_steps(question: str) -> tuple[Plan, list[str]]:
 
 def expected_skills(ability: float) -> dict[str, float]:
     """Skill -> expected accuracy on generated questions and their gold steps: the truth a profile in a pool file states."""
+    return {skill: fmean(p_right(ability, d) for d in ds) for skill, ds in sorted(_difficulties_by_skill().items())}
+
+
+@cache
+def _difficulties_by_skill() -> Mapping[str, list[float]]:
     difficulties: dict[str, list[float]] = {}
     for problem in [*arithmetic.generate(1500, 77), *words.generate(500, 77), *scan.generate(500, 77)]:
         plan, results = gold_steps(problem.question)
@@ -151,7 +157,7 @@ def expected_skills(ability: float) -> dict[str, float]:
         for job in map(read_job, prompts):
             if job is not None:
                 difficulties.setdefault(job.skill, []).append(job.difficulty)
-    return {skill: fmean(p_right(ability, d) for d in ds) for skill, ds in sorted(difficulties.items())}
+    return difficulties
 
 
 def _question_job(question: str) -> Job | None:

@@ -58,7 +58,7 @@ class Conditions:
 
 
 @dataclass(slots=True)
-class _Exchange:
+class Exchange:
     """One request on its way: what the log will say of it. `status` 0: nothing was sent."""
 
     model: str
@@ -119,26 +119,27 @@ class SimulatedServer:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         try:
-            body = orjson.loads(await request.read())
-            messages = [(message["role"], message["content"]) for message in body["messages"]]
-            model = self.models[body["model"]]
-            seed, limit = int(body.get("seed") or 0), int(body.get("max_tokens") or 0)
-            key = hashlib.blake2b(orjson.dumps([body["model"], messages, seed, limit]), digest_size=16).digest()
-            thought = think(body["model"], model.ability, messages, seed, self.conditions.seed)
+            exchange, reply = self.complete(orjson.loads(await request.read()))
         except (ValueError, KeyError, TypeError) as error:
             known = ", ".join(self.models)
             return _error(400, f"not a chat completion request with text messages for one of {known}: {error!r}")
-        exchange = _Exchange(body["model"], key)
-        reply = _reply(exchange, messages, thought, body, limit)
         try:
-            return await self._answer(request, exchange, model, reply)
+            return await self._answer(request, exchange, reply)
         finally:
             if self.log is not None:
                 self.log.write(exchange.line())
 
-    async def _answer(
-        self, request: web.Request, exchange: _Exchange, model: SimulatedModel, reply: dict[str, Any]
-    ) -> web.StreamResponse:
+    def complete(self, body: Mapping[str, Any]) -> tuple[Exchange, dict[str, Any]]:
+        """The reply to a request, without latency and faults. Raises ValueError, KeyError or TypeError for what is no request to us."""
+        messages = [(str(message["role"]), message["content"]) for message in body["messages"]]
+        ability = self.models[body["model"]].ability
+        seed, limit = int(body.get("seed") or 0), int(body.get("max_tokens") or 0)
+        key = hashlib.blake2b(orjson.dumps([body["model"], messages, seed, limit]), digest_size=16).digest()
+        thought = think(body["model"], ability, messages, seed, self.conditions.seed)
+        exchange = Exchange(body["model"], key)
+        return exchange, _reply(exchange, messages, thought, body, limit)
+
+    async def _answer(self, request: web.Request, exchange: Exchange, reply: dict[str, Any]) -> web.StreamResponse:
         counts = self.counts[exchange.model]
         counts["requests"] += 1
         wait_s = self._over_limit_s(exchange)
@@ -149,7 +150,7 @@ class SimulatedServer:
                 exchange.status, headers = refused
                 exchange.input_tokens = exchange.output_tokens = 0
                 return _error(exchange.status, f"simulated: {exchange.fault}", headers)
-        if delay_s := model.delay_s(exchange.output_tokens) * self.conditions.time_scale:
+        if delay_s := self.models[exchange.model].delay_s(exchange.output_tokens) * self.conditions.time_scale:
             await asyncio.sleep(delay_s)
         if exchange.fault == "hang":
             await asyncio.Event().wait()  # the handler is cancelled when the client gives up
@@ -162,7 +163,7 @@ class SimulatedServer:
             self._completed.add(exchange.key)
         return response
 
-    def _over_limit_s(self, exchange: _Exchange) -> float:
+    def _over_limit_s(self, exchange: Exchange) -> float:
         """Seconds until the model's limits let the request in; 0 if they do now, and then it is counted."""
         requests, tokens = self._windows[exchange.model]
         now, n_tokens = exchange.arrived_monotonic, exchange.input_tokens + exchange.output_tokens
@@ -213,7 +214,7 @@ def count_tokens(text: str) -> int:
 
 
 def _reply(
-    exchange: _Exchange, messages: list[tuple[str, str]], thought: Thought, body: Mapping[str, Any], limit: int
+    exchange: Exchange, messages: list[tuple[str, str]], thought: Thought, body: Mapping[str, Any], limit: int
 ) -> dict[str, Any]:
     """The chat completion, cut at `limit` tokens (0: none), and its token counts noted on the exchange."""
     text, finish_reason = thought.text, "stop"
