@@ -62,7 +62,7 @@ def answer(
     max_cost_per_question_usd: Annotated[float | None, typer.Option(help="Hard cap per question.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
     sample: Annotated[int | None, typer.Option(help="A seeded sample of so many rows.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sample and of the order models are shown in.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sample and of the models.")] = None,
     benchmark: Annotated[
         str | None, typer.Option(help="Check of rows that name none: arithmetic, word_problem, scan, gsm8k.")
     ] = None,

@@ -20,6 +20,10 @@ _NEEDS = re.compile(
     r"[\s(\[]*\bneeds?\s*:\s*\[?\s*((?:#?\d{1,3}|none|step|and|[\s,&])*)\]?\s*[\])]?\s*\.?\s*$", re.IGNORECASE
 )
 _STEP_REFERENCE = re.compile(r"\bsteps?\s*#?(\d{1,3})(?:\s*(?:,|and|&)\s*#?(\d{1,3})\b)*|#(\d{1,3})\b", re.IGNORECASE)
+_IMPLIED = re.compile(
+    r"\b(?:the|this|that|previous|initial)\s+(?:\w+\s+)?(?:result|total|sum|product|difference|answer)s?\b(?!\s+(?:of|number|amount)\b)|\bboth sides\b",
+    re.IGNORECASE,
+)
 _DIRECT = re.compile(r"^\W*(?:answer\s+)?direct(?:ly)?\W*$", re.IGNORECASE)
 
 
@@ -56,8 +60,9 @@ def parse_plan(text: str) -> Plan:
     """Reads a plan from a decomposer's text; any text is either a plan or `PlanParseError`, never another exception.
 
     A line is a subtask if it is numbered ("1. ...", "Step 2: ...", "- 3) ..."); other lines are chatter. Needs come from
-    "(needs: 1, 2)", else from mentions of "step 1" or "#1". A need that is not an earlier subtask is dropped. A lone
-    DIRECT line is the direct plan, and so is a list of a single subtask: with nothing to combine, decomposing only costs.
+    "(needs: 1, 2)", else from mentions of "step 1" or "#1"; else "the result", "the total" and the like mean the step
+    before. A need that is not an earlier subtask is dropped. A lone DIRECT line is the direct plan, and so is a list of a
+    single subtask: with nothing to combine, decomposing only costs.
     """
     numbered: list[tuple[int, str]] = []
     for line in text.splitlines():
@@ -77,7 +82,11 @@ def parse_plan(text: str) -> Plan:
         body, mentioned = _split_needs(body)
         if not body:
             continue
-        needs = {index_of[n] for n in mentioned if n in index_of}
+        needs = (
+            {index_of[n] for n in mentioned if n in index_of}
+            if mentioned is not None
+            else _implied_needs(body, len(subtasks))
+        )
         index_of[number] = len(subtasks)
         subtasks.append(Subtask(body, tuple(sorted(needs))))
     if len(subtasks) < 2:
@@ -92,15 +101,20 @@ def format_plan(plan: Plan) -> str:
     lines = []
     for number, subtask in enumerate(plan.subtasks, start=1):
         needs = f" (needs: {', '.join(str(i + 1) for i in subtask.needs)})" if subtask.needs else ""
+        if not needs and (_STEP_REFERENCE.search(subtask.text) or _implied_needs(subtask.text, number - 1)):
+            needs = " (needs: none)"
         lines.append(f"{number}. {subtask.text}{needs}")
     return "\n".join(lines)
 
 
-def _split_needs(body: str) -> tuple[str, list[int]]:
-    """Body without its needs clause, and the step numbers it refers to."""
+def _implied_needs(body: str, index: int) -> set[int]:
+    """The step before, for a text that speaks of "the result" without saying whose."""
+    return {index - 1} if index > 0 and _IMPLIED.search(body) else set()
+
+
+def _split_needs(body: str) -> tuple[str, list[int] | None]:
+    """Body without its needs clause, and the step numbers it refers to; None where it names none at all."""
     if match := _NEEDS.search(body):
         return body[: match.start()].strip(), [int(n) for n in re.findall(r"\d+", match[1])]
-    mentioned = []
-    for match in _STEP_REFERENCE.finditer(body):
-        mentioned += [int(n) for n in re.findall(r"\d+", match[0])]
-    return body, mentioned
+    mentioned = [int(n) for match in _STEP_REFERENCE.finditer(body) for n in re.findall(r"\d+", match[0])]
+    return body, mentioned or None

@@ -40,7 +40,7 @@ class Reasoning(_Frozen):
     """Hard cap per question; a call that could pass it goes to a cheaper model, or ends the question."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     seed: int = 0
-    """Shuffles the order in which models are shown to the allocator, and samples where temperature > 0."""
+    """Of the sample, and of the models' sampling where temperature > 0."""
     plan_tokens: int = Field(default=200, ge=16)
     """Output limit of a decomposer's call."""
     cot_tokens: int = Field(default=320, ge=16)

@@ -5,7 +5,6 @@ drives it decides what a call is. Beyond the paper (ours): direct plans, paralle
 results, the cheap check with escalation, hard budgets. Left out: the paper's procedural review, which is for training.
 """
 
-import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +17,7 @@ from r2.ledger import cost_usd, worst_case_usage
 from r2.plan import DIRECT, Plan, Subtask, parse_plan
 from r2.problem import Problem
 from r2.prompts import DIRECT_STEP, FINAL_TASK, MODEL_LETTERS, allocate_messages, decompose_messages, solve_messages
-from r2.roster import ModelCard, Roster
+from r2.roster import Roster
 from r2.settings import Reasoning
 
 
@@ -173,7 +172,7 @@ def _allocate(
 ) -> Generator[Wave, list[Completion], list[Step]]:
     """One step per subtask (one for a direct plan) with its model. The pool's middle solver stands in for a missing allocation."""
     subtasks = plan.subtasks or (Subtask(DIRECT_STEP),)
-    shown = _shuffled(router, problem)
+    shown = router.roster.solvers[: len(MODEL_LETTERS)]
     call = Call(
         router.allocator, allocate_messages(problem, plan, shown), "allocate", 16 + 20 * len(subtasks),
         temperature=router.settings.temperature, seed=router.settings.seed or None,
@@ -283,10 +282,3 @@ def _solver_call(
     return Call(
         model, messages, purpose, limit, temperature=router.settings.temperature, seed=router.settings.seed or None
     )
-
-
-def _shuffled(router: Router, problem: Problem) -> list[ModelCard]:
-    """Solvers in an order of this problem's own (ours: so that no letter means a model), the same at every replay."""
-    shown = list(router.roster.solvers[: len(MODEL_LETTERS)])
-    random.Random(f"{router.settings.seed}:{problem.problem_id}").shuffle(shown)
-    return shown

@@ -25,6 +25,14 @@ def test_needs_are_taken_from_mentions_where_no_clause_names_them():
     assert parse_plan("1. a\n2. b\n3. add the results of steps 1 and 2").subtasks[2].needs == (0, 1)
 
 
+def test_the_result_without_a_number_is_that_of_the_step_before():
+    plan = parse_plan(
+        "1. Add 15 and 9\n2. Multiply the result by 3\n3. Take the total number of pens\n4. Compute 5 + 5"
+    )
+    assert [s.needs for s in plan.subtasks] == [(), (0,), (), ()]
+    assert parse_plan(format_plan(plan)) == plan
+
+
 def test_a_need_that_is_not_an_earlier_step_is_dropped():
     plan = parse_plan("1. a (needs: 2)\n2. b (needs: 2, 7, 1)")
     assert [s.needs for s in plan.subtasks] == [(), (0,)]
@@ -77,7 +85,9 @@ def test_texts_made_of_plan_pieces_never_raise_anything_else(pieces: list[str]):
 
 
 words = st.lists(
-    st.sampled_from(["add", "subtract", "twice", "the", "result", "of", "apples", "12", "7", "*", "left"]), min_size=1, max_size=6
+    st.sampled_from(["add", "subtract", "twice", "the", "result", "of", "apples", "12", "7", "*", "left"]),
+    min_size=1,
+    max_size=6,
 ).map(" ".join)
 
 

@@ -88,31 +88,27 @@ class Attempts:
             self._settle(entry, way)
 
     async def _go(self, entry: Entry, asked: Asked, body: bytes, way: _Way) -> Tried:
-        call, timeout_s = asked.call, entry.table.timeout_s
-        sent_at = started_at = 0.0
+        call = asked.call
         try:
-            async with asyncio.timeout_at(asked.deadline) as limit:
-                if self._purse is not None:
-                    way.reserve = await self._purse.reserve(way.worst_usd)
-                    if way.reserve is None:
-                        caps = ", ".join(self._purse.accounts)
-                        message = f"USD {way.worst_usd:.6f} that this call may cost would pass the cap of {caps}"
-                        return refused(entry, asked, "budget_exhausted", message, way.queued_at)
-                way.slot = await entry.gate.enter(entry.ratio.upper(len(body)) + call.max_output_tokens)
-                entry.tally.in_flight += 1
-                way.charge_usd = way.worst_usd  # what it is if it ends without a word from here on
-                sent_at, started_at = time.monotonic(), time.time()
-                if not asked.attempts:
-                    asked.journal.begin(asked.key, way.worst_usd)
-                limit.reschedule(min(asked.deadline, asyncio.get_running_loop().time() + timeout_s))
-                reply = await self._exchange.post(entry.endpoint, body)
+            if self._purse is not None:
+                way.reserve = await self._purse.reserve(way.worst_usd, asked.deadline)
+                if way.reserve is None:
+                    caps = ", ".join(self._purse.accounts)
+                    message = f"USD {way.worst_usd:.6f} that this call may cost would pass the cap of {caps}"
+                    return refused(entry, asked, "budget_exhausted", message, way.queued_at)
+            way.slot = await entry.gate.enter(entry.ratio.upper(len(body)) + call.max_output_tokens, asked.deadline)
         except GateClosedError as closed:
             return refused(entry, asked, closed.reason, str(closed), way.queued_at)
         except TimeoutError:
-            if way.slot is None:
-                message = f"no turn at {entry.gate.owner} before the call's deadline; raise deadline_s or the limits"
-                return refused(entry, asked, "rate_limited", message, way.queued_at)
-            reply = Reply(0, error_type="timeout", error_message=f"no complete answer within {timeout_s:g} s")
+            message = f"no turn at {entry.gate.owner} before the call's deadline; raise deadline_s or the limits"
+            return refused(entry, asked, "rate_limited", message, way.queued_at)
+        entry.tally.in_flight += 1
+        way.charge_usd = way.worst_usd  # what it is if it ends without a word from here on
+        sent_at, started_at = time.monotonic(), time.time()
+        if not asked.attempts:
+            asked.journal.begin(asked.key, way.worst_usd)
+        left_s = max(0.001, asked.deadline - asyncio.get_running_loop().time())
+        reply = await self._exchange.post(entry.endpoint, body, left_s)
         latency_s = time.monotonic() - sent_at
         parsed = parse_body(reply.body) if reply.error_type is None else None
         error_type, error_message = reply.error_type, reply.error_message

@@ -114,7 +114,7 @@ class OpenPool:
                 self._pool.price(name),
                 self._pool.price(name).version,
                 addresses[name].served_model,
-                Endpoint.at(addresses[name].base_url, table.api_key_env),
+                Endpoint.at(addresses[name].base_url, table.api_key_env, table.timeout_s),
                 gates[owner],
                 TokenRatio(),
                 Tally(name, time.monotonic),

@@ -47,11 +47,12 @@ class Endpoint:
     url: URL
     proxy: URL | None
     api_key_env: str | None
+    timeout: aiohttp.ClientTimeout
 
     @classmethod
-    def at(cls, base_url: str, api_key_env: str | None) -> Self:
+    def at(cls, base_url: str, api_key_env: str | None, timeout_s: float) -> Self:
         url = URL(base_url.rstrip("/") + "/chat/completions")
-        return cls(url, _proxy_for(url), api_key_env)
+        return cls(url, _proxy_for(url), api_key_env, _time_limit(timeout_s))
 
 
 class Exchange:
@@ -64,8 +65,6 @@ class Exchange:
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=30, ttl_dns_cache=300),
-            # Time limits of attempts and calls are the caller's; a limit on reads could never end before those.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Content-Type": "application/json", "User-Agent": "r2-reasoner"},
         )
@@ -75,8 +74,11 @@ class Exchange:
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, endpoint: Endpoint, body: bytes) -> Reply:
-        """Sends `body` and reads the whole answer. Never raises for what a server does; cancellation passes through."""
+    async def post(self, endpoint: Endpoint, body: bytes, within_s: float = float("inf")) -> Reply:
+        """Sends `body` and reads the whole answer, within the endpoint's time limit and `within_s`.
+
+        Never raises for what a server does; cancellation passes through.
+        """
         if self._session is None:
             raise RuntimeError("Exchange is used outside `async with`")
         key, headers = "", None
@@ -89,10 +91,17 @@ class Exchange:
                 )
             headers = {"Authorization": f"Bearer {key}"}
         status = 0
+        limit_s = endpoint.timeout.total or within_s
+        timeout = endpoint.timeout if limit_s <= within_s else _time_limit(within_s)
         content = body if len(body) < _LARGE_BODY else io.BytesIO(body)
         try:
             async with self._session.post(
-                endpoint.url, data=content, headers=headers, proxy=endpoint.proxy, allow_redirects=False
+                endpoint.url,
+                data=content,
+                headers=headers,
+                proxy=endpoint.proxy,
+                timeout=timeout,
+                allow_redirects=False,
             ) as response:
                 status = response.status
                 received = scrub(await response.read(), key)
@@ -106,13 +115,19 @@ class Exchange:
                 return Reply(status, received, error_type, message, retry_after_s)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
             return Reply(0, error_type="disconnected", error_message=_said(error, key, endpoint), was_sent=False)
-        except TimeoutError as error:
-            return Reply(status, error_type="timeout", error_message=_said(error, key, endpoint))
+        except TimeoutError:
+            message = f"no complete answer within {min(limit_s, within_s):g} s"
+            return Reply(status, error_type="timeout", error_message=message)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             message = _said(error, key, endpoint)
             return Reply(status, error_type="disconnected", error_message=message, is_stale=status == 0)
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
             return Reply(status, error_type="disconnected", error_message=_said(error, key, endpoint))
+
+
+def _time_limit(seconds: float) -> aiohttp.ClientTimeout:
+    """On the whole exchange, generation included; a limit on single reads could not end before it."""
+    return aiohttp.ClientTimeout(total=seconds, sock_connect=10)
 
 
 def _said(error: Exception, key: str, endpoint: Endpoint) -> str:

@@ -26,6 +26,7 @@ Verdict = Literal["answered", "refused", "failed", "bad_key", "understood", "aba
 """How a call went, as the gate needs to know it: answered; 429 or 503; 5xx, timeout or cut; 401 to 403; any other refusal of
 this one request; cancelled."""
 
+_STOPPED = "the run was asked to stop before the call was sent"
 _LONGEST_NAP_S = 0.25  # tokens come back from other processes without a signal
 
 
@@ -79,6 +80,22 @@ class TokenBucket:
         self._level -= tokens
 
 
+class Pace(Throttler):
+    """asyncio-throttle's sliding log of starts, which can also be asked without a coroutine."""
+
+    def __init__(self, per_minute: float) -> None:
+        """Whole starts in a period of about 1 s (longer below one a second), exact on average."""
+        n_starts = max(1, round(per_minute / 60))
+        super().__init__(n_starts, n_starts * 60 / per_minute)
+
+    def has_room(self) -> bool:
+        self.flush()  # type: ignore[no-untyped-call]  # the library has no annotations
+        return len(self._task_logs) < self.rate_limit
+
+    def note_start(self) -> None:
+        self._task_logs.append(time.monotonic())
+
+
 class Gate:
     """Door to one quota owner. `rates` is the host-wide window, None where no rate is limited."""
 
@@ -101,43 +118,23 @@ class Gate:
         self._door = asyncio.Lock()
         self._changed = asyncio.Event()
         self._is_stopped = False
-        self._throttle: Throttler | None = None
-        if limits.max_requests_per_minute is not None:  # whole starts in a period of about 1 s, exact on average
-            per_period = max(1, round(limits.max_requests_per_minute / 60))
-            self._throttle = Throttler(per_period, per_period * 60 / limits.max_requests_per_minute)
+        self._pace = Pace(limits.max_requests_per_minute) if limits.max_requests_per_minute else None
         self._bucket = TokenBucket(limits.max_tokens_per_minute, clock()) if limits.max_tokens_per_minute else None
 
-    async def enter(self, tokens: float) -> Slot:
+    async def enter(self, tokens: float, deadline: float | None = None) -> Slot:
         """Waits for its turn and takes a slot that must be given back with `leave`. `tokens`: prompt plus output limit.
 
-        Raises GateClosedError once the breaker is open or `stop` was called, also for those already waiting.
+        Raises TimeoutError at `deadline` (the event loop's seconds; None: never), and GateClosedError once the breaker is open or `stop`
+        was called, also for those already waiting.
         """
-        async with self._door:
-            is_probe = await self._until_open()
-            try:
-                if self._throttle is not None:
-                    await self._throttle.acquire()  # type: ignore[no-untyped-call]  # the library has no annotations
-                bucket = -1
-                while self._bucket is not None or self._rates is not None:
-                    if not is_probe:
-                        is_probe = (
-                            await self._until_open()
-                        )  # while this call waited for its rate, others may have been refused
-                    taken = self._take_rates(tokens)
-                    if not isinstance(taken, Wait):
-                        bucket = taken
-                        break
-                    await self._nap(min(taken.seconds, _LONGEST_NAP_S))
-                if self._is_stopped:
-                    raise GateClosedError("stopped", "the run was asked to stop before the call was sent")
-            except BaseException:
-                if is_probe:
-                    self.controller.abandon_probe(self._clock())
-                raise
-            self.in_flight += 1
-            self.starts += 1
-            self.controller.sent(self.in_flight)
-            return Slot(self._clock(), tokens, bucket, is_probe)
+        if not self._door.locked() and self._is_clear() and (self._pace is None or self._pace.has_room()):
+            taken = self._take_rates(tokens)
+            if not isinstance(taken, Wait):
+                if self._pace is not None:
+                    self._pace.note_start()
+                return self._start(tokens, taken, is_probe=False)
+        async with asyncio.timeout_at(deadline), self._door:
+            return await self._wait_at_the_head(tokens)
 
     def leave(
         self,
@@ -190,12 +187,50 @@ class Gate:
             self.in_flight, self.controller.limit, self.starts, self.rate_limited, paused_s, self.controller.breaker
         )
 
+    def _is_clear(self) -> bool:
+        """Nothing but rates could make a call wait."""
+        controller = self.controller
+        return (
+            not self._is_stopped
+            and controller.breaker == "closed"
+            and self.in_flight < controller.limit
+            and (controller.blocked_until <= 0.0 or self._clock() >= controller.blocked_until)
+        )
+
+    def _start(self, tokens: float, bucket: int, *, is_probe: bool) -> Slot:
+        self.in_flight += 1
+        self.starts += 1
+        self.controller.sent(self.in_flight)
+        return Slot(self._clock(), tokens, bucket, is_probe)
+
+    async def _wait_at_the_head(self, tokens: float) -> Slot:
+        is_probe = await self._until_open()
+        try:
+            if self._pace is not None:
+                await self._pace.acquire()  # type: ignore[no-untyped-call]
+            while True:
+                if not is_probe:
+                    is_probe = (
+                        await self._until_open()
+                    )  # others may have been refused while this call waited for a rate
+                taken = self._take_rates(tokens)
+                if not isinstance(taken, Wait):
+                    break
+                await self._nap(min(taken.seconds, _LONGEST_NAP_S))
+            if self._is_stopped:
+                raise GateClosedError("stopped", _STOPPED)
+        except BaseException:
+            if is_probe:
+                self.controller.abandon_probe(self._clock())
+            raise
+        return self._start(tokens, taken, is_probe=is_probe)
+
     async def _until_open(self) -> bool:
         """Waits while there is a pause or no free slot. True if this call is to probe an open breaker."""
         controller = self.controller
         while True:
             if self._is_stopped:
-                raise GateClosedError("stopped", "the run was asked to stop before the call was sent")
+                raise GateClosedError("stopped", _STOPPED)
             now = self._clock()
             if controller.breaker != "closed":
                 if not controller.may_probe(now):

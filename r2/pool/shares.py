@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from r2.pool.lease import Lease, RateGrant, RateLimits, Wait, new_holder
 
-_AHEAD_CALLS = 32
+_AHEAD_CALLS = 256
 _AHEAD_SHARE = 0.01
 _BOOK_EVERY_S = 0.1
 _numbers = itertools.count()
@@ -117,12 +117,15 @@ class Purse:
         self._turn = asyncio.Lock()
         self._settled = asyncio.Event()
 
-    async def reserve(self, usd: float) -> Reserve | None:
+    async def reserve(self, usd: float, deadline: float | None = None) -> Reserve | None:
         """Sets `usd` aside, or None if it does not fit under a cap even after all calls of this process have settled.
 
-        Reserves are upper estimates, so near a cap a call waits here, first come first served, for those before it.
+        Reserves are upper estimates, so near a cap a call waits here, first come first served, for those before it; at
+        `deadline` (the event loop's seconds) it raises TimeoutError.
         """
-        async with self._turn:
+        if not self._turn.locked() and self._take(usd):
+            return Reserve(usd)
+        async with asyncio.timeout_at(deadline), self._turn:
             while not self._take(usd):
                 if self._n_reserved == 0:
                     return None
