@@ -210,10 +210,14 @@ def test_an_answer_may_come_without_usage_or_slowly_and_is_whole(tmp_path: Path,
     assert fault != "slow_bytes" or time.monotonic() - started > 0.15
 
 
-def wait_for_bytes(path: Path) -> None:
+def bytes_come(path: Path) -> bool:
+    """True as soon as the file holds something, False if it does not within five seconds."""
     deadline = time.monotonic() + 5
-    while not path.read_bytes() and time.monotonic() < deadline:
+    while not path.read_bytes():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.05)
+    return True
 
 
 def test_a_hanging_request_is_logged_when_its_client_gives_up(tmp_path: Path):
@@ -228,7 +232,7 @@ def test_a_hanging_request_is_logged_when_its_client_gives_up(tmp_path: Path):
         ):
             with pytest.raises(TimeoutError):
                 await post(session, base_url.removesuffix("/v1"), request())
-            await asyncio.to_thread(wait_for_bytes, log)
+            assert await asyncio.to_thread(bytes_come, log)
 
     asyncio.run(scenario())
     [entry] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
@@ -302,7 +306,7 @@ def test_delays_follow_the_models_figures_and_the_time_scale(tmp_path: Path):
             return time.monotonic() - started
 
     assert asyncio.run(timed(0.1)) >= 0.13
-    assert asyncio.run(timed(0.0)) < 0.5
+    assert asyncio.run(timed(0.0)) < 1.2
 
 
 def test_limits_are_enforced_per_model_when_asked_for(tmp_path: Path):

@@ -28,7 +28,13 @@ _START_S = 60.0
 
 
 async def run(pool: PoolConfig, host: str, port: int, conditions: Conditions, log_path: Path | None = None) -> None:
-    """Serves until cancelled; prints `listening <base URL>` once it can be called. The log is flushed every 0.2 s and at the end."""
+    """Serves until SIGINT or SIGTERM; prints `listening <base URL>` once it can be called.
+
+    The log is flushed every 0.2 s and at the end, after the requests then in flight were given half a second.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     log = log_path.open("ab") if log_path is not None else None
     server = SimulatedServer(pool, conditions, log)
     runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.5, handler_cancellation=True)
@@ -36,8 +42,9 @@ async def run(pool: PoolConfig, host: str, port: int, conditions: Conditions, lo
     try:
         await web.TCPSite(runner, host, port, backlog=1024).start()
         print(f"listening http://{host}:{runner.addresses[0][1]}/v1", flush=True)
-        while True:
-            await asyncio.sleep(_FLUSH_S)
+        while not stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _FLUSH_S)
             if log is not None:
                 log.flush()
     finally:
@@ -55,9 +62,7 @@ def serve(
     log_path: Path | None = None,
 ) -> None:
     """`run`, from a command, until Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt):
-        asyncio.run(run(pool, host, port, conditions or Conditions(), log_path))
+    asyncio.run(run(pool, host, port, conditions or Conditions(), log_path))
 
 
 @asynccontextmanager

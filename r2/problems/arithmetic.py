@@ -11,9 +11,8 @@ from r2.problem import Problem
 
 MAX_DIGITS = 40
 """Longer numbers, read or computed, are refused: the text comes from models."""
-MAX_TOKENS = 400
-MAX_DEPTH = 50
-"""Longer and deeper expressions are refused, so that no text exhausts the stack."""
+MAX_TOKENS = 200
+"""Longer expressions are refused, which bounds their depth too: no text exhausts the stack."""
 
 _TOKEN = re.compile(r"\s*(?:(\d+)|(.))")
 
@@ -50,7 +49,7 @@ class _Reader:
             raise ValueError(f"{len(self.tokens)} tokens; an expression has at most {MAX_TOKENS}")
 
     def read(self) -> Expression:
-        expression = self.sum(0)
+        expression = self.sum()
         if self.position != len(self.tokens):
             raise ValueError(f"unexpected {self.peek()!r}")
         return expression
@@ -63,29 +62,27 @@ class _Reader:
         self.position += 1
         return token
 
-    def sum(self, depth: int) -> Expression:
-        left = self.product(depth)
+    def sum(self) -> Expression:
+        left = self.product()
         while self.peek() in ("+", "-"):
-            left = Operation(self.take(), left, self.product(depth))
+            left = Operation(self.take(), left, self.product())
         return left
 
-    def product(self, depth: int) -> Expression:
-        left = self.factor(depth)
+    def product(self) -> Expression:
+        left = self.factor()
         while self.peek() == "*":
-            left = Operation(self.take(), left, self.factor(depth))
+            left = Operation(self.take(), left, self.factor())
         return left
 
-    def factor(self, depth: int) -> Expression:
-        if depth > MAX_DEPTH:
-            raise ValueError("nested too deeply")
+    def factor(self) -> Expression:
         token = self.take()
         if token.isascii() and token.isdigit() and len(token) <= MAX_DIGITS:
             return int(token)
         if token == "-":
-            negated = self.factor(depth + 1)
+            negated = self.factor()
             return -negated if isinstance(negated, int) else Operation("-", 0, negated)
         if token == "(":
-            inner = self.sum(depth + 1)
+            inner = self.sum()
             if self.take() != ")":
                 raise ValueError("a parenthesis is not closed")
             return inner
