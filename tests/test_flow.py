@@ -27,7 +27,10 @@ from tasks.finish_run import check_accounts
 ROOT = Path(__file__).parent.parent
 SIMULATED = str(ROOT / "pools/simulated.toml")
 # Prefect's own connections to its API are closed by the garbage collector; ours are held to account in test_client.py.
-pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 RECONCILE = ("reconcile_cost", "reconcile_tokens", "reconcile_counts", "reconcile_duplicates")
 
 
@@ -43,11 +46,28 @@ def write_questions(path: Path, n: int) -> None:
     problems = [*arithmetic.generate(n - 2 * (n // 3), 5), *scan.generate(n // 3, 5), *words.generate(n // 3, 5)]
     with path.open("w", encoding="utf-8") as file:
         for p in problems:
-            file.write(json.dumps({"id": p.problem_id, "question": p.question, "answer": p.target, "benchmark": p.benchmark, "shade": "kept"}) + "\n")
+            file.write(
+                json.dumps(
+                    {
+                        "id": p.problem_id,
+                        "question": p.question,
+                        "answer": p.target,
+                        "benchmark": p.benchmark,
+                        "shade": "kept",
+                    }
+                )
+                + "\n"
+            )
 
 
 def run(tmp_path: Path, **settings: object) -> RunResult:
-    chosen = {"input": str(tmp_path / "q.jsonl"), "pool": SIMULATED, "lake": str(tmp_path / "lake"), "out": str(tmp_path / "a.jsonl"), **settings}
+    chosen = {
+        "input": str(tmp_path / "q.jsonl"),
+        "pool": SIMULATED,
+        "lake": str(tmp_path / "lake"),
+        "out": str(tmp_path / "a.jsonl"),
+        **settings,
+    }
     return asyncio.run(answer_questions(AnswerSettings.model_validate(chosen)))
 
 
@@ -71,9 +91,13 @@ def test_a_file_is_answered_in_order_and_every_total_agrees_with_its_parts(tmp_p
         assert query(tmp_path, f"from {view}") == []
     [(router,)] = query(tmp_path, "select sum(cost_usd) from calls where purpose in ('decompose', 'allocate')")
     assert router == pytest.approx(result.summary.router_cost_usd)
-    assert query(tmp_path, "select status, n_requested, n_answered, n_failed, n_deferred from runs") == [("completed", 60, 60, 0, 0)]
+    assert query(tmp_path, "select status, n_requested, n_answered, n_failed, n_deferred from runs") == [
+        ("completed", 60, 60, 0, 0)
+    ]
     assert len(Lake(tmp_path / "lake").files("calls")) == 1, "compacted when complete"
-    assert query(tmp_path, "select count(*) from subtasks where len(candidates) <> 9 or candidates[1].propensity is null") == [(0,)]
+    assert query(
+        tmp_path, "select count(*) from subtasks where len(candidates) <> 9 or candidates[1].propensity is null"
+    ) == [(0,)]
 
 
 def test_the_same_command_again_pays_nothing(tmp_path: Path):
@@ -95,7 +119,9 @@ def test_a_money_budget_stops_the_run_cleanly_and_a_higher_one_goes_on(tmp_path:
     assert capped.summary.n_answered + capped.summary.n_failed + capped.progress.n_deferred == 90
     paid = capped.summary.cost_usd + capped.progress.unsettled_cost_usd
     assert 0 < paid <= whole.summary.cost_usd / 2
-    deferred = [json.loads(line)["status"] for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()].count("deferred")
+    deferred = [json.loads(line)["status"] for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()].count(
+        "deferred"
+    )
     assert deferred == capped.progress.n_deferred
     rest = run(tmp_path, max_cost_usd=10.0)
     assert (rest.summary.n_settled, rest.progress.n_deferred) == (90, 0)
@@ -112,7 +138,12 @@ def test_a_question_over_its_own_cap_fails_with_that_reason(tmp_path: Path):
 
 def test_faults_of_every_kind_leave_the_accounts_whole_and_are_seen_in_the_errors_view(tmp_path: Path):
     write_questions(tmp_path / "q.jsonl", 90)
-    text = (ROOT / "pools/faulty.toml").read_text("utf-8").replace("timeout_s = 5", "timeout_s = 2").replace("hang = 0.005", "hang = 0.01")
+    text = (
+        (ROOT / "pools/faulty.toml")
+        .read_text("utf-8")
+        .replace("timeout_s = 5", "timeout_s = 2")
+        .replace("hang = 0.005", "hang = 0.01")
+    )
     pool = tmp_path / "faulty.toml"
     pool.write_text(text, "utf-8")
     result = run(tmp_path, pool=str(pool))
@@ -124,14 +155,22 @@ def test_faults_of_every_kind_leave_the_accounts_whole_and_are_seen_in_the_error
 
 
 def test_a_bad_row_is_a_failed_row_with_its_line_and_the_rest_is_answered(tmp_path: Path):
-    (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "What is 3 + 4?", "answer": 7}\n{broken\n{"id": "a", "question": "What is 1 + 1?"}\n', "utf-8")
+    (tmp_path / "q.jsonl").write_text(
+        '{"id": "a", "question": "What is 3 + 4?", "answer": 7}\n{broken\n{"id": "a", "question": "What is 1 + 1?"}\n',
+        "utf-8",
+    )
     result = run(tmp_path)
     assert (result.summary.n_answered, result.summary.n_failed) == (1, 2)
     assert query(tmp_path, "select row_number, error_type from bad_rows") == [(2, "bad_json"), (3, "duplicate_id")]
 
 
 def test_a_batch_file_comes_back_as_batch_output_with_an_error_file(tmp_path: Path):
-    line = {"custom_id": "r1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "x", "messages": [{"role": "user", "content": "What is 3 + 4?"}]}}
+    line = {
+        "custom_id": "r1",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": {"model": "x", "messages": [{"role": "user", "content": "What is 3 + 4?"}]},
+    }
     bad = {**line, "custom_id": "r2", "body": {"messages": []}}
     (tmp_path / "q.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(bad) + "\n", "utf-8")
     result = run(tmp_path)
@@ -167,17 +206,25 @@ def test_accounts_that_do_not_add_up_are_an_error(tmp_path: Path):
         check_accounts(4, summary, 0)
 
 
-def test_a_key_never_reaches_logs_journal_lake_errors_or_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+def test_a_key_never_reaches_logs_journal_lake_errors_or_artifacts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
     secret = "sk-very-secret-4711"
     monkeypatch.setenv("R2_TEST_SECRET", secret)
     write_questions(tmp_path / "q.jsonl", 6)
-    text = (ROOT / "pools/faulty.toml").read_text("utf-8").replace('tier = "small"', 'tier = "small"\napi_key_env = "R2_TEST_SECRET"')
+    text = (
+        (ROOT / "pools/faulty.toml")
+        .read_text("utf-8")
+        .replace('tier = "small"', 'tier = "small"\napi_key_env = "R2_TEST_SECRET"')
+    )
     pool = tmp_path / "pool.toml"
     pool.write_text(text, "utf-8")
     run(tmp_path, pool=str(pool), max_cost_usd=0.0001)
     out, err = capfd.readouterr()
     assert secret not in out + err
-    for path in [p for p in tmp_path.rglob("*") if p.is_file()] + [p for p in Path(os.environ["PREFECT_HOME"]).rglob("*") if p.is_file()]:
+    for path in [p for p in tmp_path.rglob("*") if p.is_file()] + [
+        p for p in Path(os.environ["PREFECT_HOME"]).rglob("*") if p.is_file()
+    ]:
         assert secret.encode() not in path.read_bytes(), path
     monkeypatch.delenv("R2_TEST_SECRET")
     with pytest.raises(PoolFileError, match="R2_TEST_SECRET, which is not set"):
@@ -186,7 +233,9 @@ def test_a_key_never_reaches_logs_journal_lake_errors_or_artifacts(tmp_path: Pat
 
 def test_a_dry_run_prints_calls_tokens_and_money_and_leaves_nothing(tmp_path: Path):
     write_questions(tmp_path / "q.jsonl", 30)
-    result = CliRunner().invoke(app, ["answer", str(tmp_path / "q.jsonl"), "--pool", SIMULATED, "--lake", str(tmp_path / "lake"), "--dry-run"])
+    result = CliRunner().invoke(
+        app, ["answer", str(tmp_path / "q.jsonl"), "--pool", SIMULATED, "--lake", str(tmp_path / "lake"), "--dry-run"]
+    )
     assert result.exit_code == 0
     assert "30 questions" in result.stdout
     assert "decompose" in result.stdout
