@@ -40,7 +40,13 @@ REPLY = json.dumps(
         "object": "chat.completion",
         "created": 1793491200,
         "model": "served",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "18 44 67 ".ljust(440, "4")}, "finish_reason": "stop"}],
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "18 44 67 ".ljust(440, "4")},
+                "finish_reason": "stop",
+            }
+        ],
         "usage": {"prompt_tokens": 170, "completion_tokens": 120, "total_tokens": 290},
     }
 ).encode()
@@ -112,7 +118,12 @@ async def bare(base_url: str, n_requests: int) -> tuple[float, float]:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def one(number: int) -> None:
-            body = {"model": "served", "messages": [{"role": "user", "content": f"{number} {PROMPT}"}], "temperature": 0.0, "max_tokens": 200}
+            body = {
+                "model": "served",
+                "messages": [{"role": "user", "content": f"{number} {PROMPT}"}],
+                "temperature": 0.0,
+                "max_tokens": 200,
+            }
             async with session.post(f"{base_url}/chat/completions", json=body) as response:
                 document = await response.json()
                 assert document["choices"][0]["message"]["content"]
@@ -125,7 +136,11 @@ async def ours(base_url: str, n_requests: int) -> tuple[float, float]:
         path = Path(folder, "pool.toml")
         path.write_text(POOL, "utf-8")
         client = PoolClient(
-            load_pool(path), {"small": Address(base_url, "served")}, state_dir=Path(folder), run_account="bench", max_cost_usd=1e6
+            load_pool(path),
+            {"small": Address(base_url, "served")},
+            state_dir=Path(folder),
+            run_account="bench",
+            max_cost_usd=1e6,
         )
         with Journal.open(Path(folder, "journal")) as journal:
             async with client:
@@ -143,7 +158,10 @@ async def sdk(base_url: str, n_requests: int) -> tuple[float, float]:
 
         async def one(number: int) -> None:
             completion = await client.chat.completions.create(
-                model="served", messages=[{"role": "user", "content": f"{number} {PROMPT}"}], temperature=0.0, max_tokens=200
+                model="served",
+                messages=[{"role": "user", "content": f"{number} {PROMPT}"}],
+                temperature=0.0,
+                max_tokens=200,
             )
             assert completion.choices[0].message.content
 
@@ -161,14 +179,18 @@ def main() -> int:
     with server() as base_url:
         for _ in range(options.rounds):
             for name, client in clients.items():
-                rate, cpu_us = asyncio.run(client(base_url, options.requests))
-                rates[name].append(rate)
+                per_s, cpu_us = asyncio.run(client(base_url, options.requests))
+                rates[name].append(per_s)
                 cpus[name].append(cpu_us)
     rate = {name: statistics.median(values) for name, values in rates.items()}
     cpu = {name: statistics.median(values) for name, values in cpus.items()}
-    print(f"{'client':<14}{'req/s':>8}{'CPU us/req':>12}{'rate ratio':>12}{'CPU ratio':>11}   (to bare aiohttp; median of {options.rounds})")
+    print(
+        f"{'client':<14}{'req/s':>8}{'CPU us/req':>12}{'rate ratio':>12}{'CPU ratio':>11}   (to bare aiohttp; median of {options.rounds})"
+    )
     for name in clients:
-        print(f"{name:<14}{rate[name]:>8.0f}{cpu[name]:>12.0f}{rate[name] / rate['bare aiohttp']:>12.2f}{cpu[name] / cpu['bare aiohttp']:>11.2f}")
+        print(
+            f"{name:<14}{rate[name]:>8.0f}{cpu[name]:>12.0f}{rate[name] / rate['bare aiohttp']:>12.2f}{cpu[name] / cpu['bare aiohttp']:>11.2f}"
+        )
     targets = [
         ("requests/s >= 0.6 x bare aiohttp", rate["r2 client"] / rate["bare aiohttp"], 0.6, True),
         ("CPU/request <= 1.8 x bare aiohttp", cpu["r2 client"] / cpu["bare aiohttp"], 1.8, False),

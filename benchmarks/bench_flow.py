@@ -128,7 +128,7 @@ def prefect_share(folder: Path, pool: str, n: int, rounds: int) -> None:
     walls: dict[str, list[float]] = {"plain": [], "prefect": []}
     starts = []
     for _ in range(rounds):
-        for kind in walls:
+        for kind in ("plain", "prefect"):
             facts = run_once(kind, n, folder, pool)
             walls[kind].append(facts["wall_s"])
             if kind == "prefect":

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from flows.console import results
 from rich.table import Table
 
 from flows import cli_demo, cli_lake, cli_pool
+from flows.console import results
 from r2.errors import ConfigError, R2Error
 from r2.settings import AnswerSettings, load_settings
 
@@ -185,10 +185,9 @@ def _print_estimate(settings: AnswerSettings) -> None:
         n_questions = settings.sample
     prices = {name: pool.price(name) for name in pool.models}
     calls = estimate_calls(router, prices, n_questions, n_bytes)
-    table = Table(
-        title=f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {-(-(n_questions + n_bad) // settings.shard_size)} shards",
-        title_justify="left",
-    )
+    n_shards = -(-(n_questions + n_bad) // settings.shard_size)
+    print(f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {n_shards} shards")
+    table = Table()
     for heading in ("purpose", "model"):
         table.add_column(heading)
     for heading in ("calls", "input tokens", "output tokens", "USD"):

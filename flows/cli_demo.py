@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from flows.console import results
 from rich.table import Table
 
+from flows.console import results
 from r2.settings import AnswerSettings, load_settings
 from storage.summary import RunSummary
 
@@ -39,7 +39,7 @@ def demo(
     questions = here / "questions.jsonl"
     with as_file(files("flows") / "demo_questions.jsonl") as bundled:
         shutil.copyfile(bundled, questions)
-    results: list[tuple[AnswerSettings, RunResult]] = []
+    ended: list[tuple[AnswerSettings, RunResult]] = []
     with embedded_api():
         for method in ("r2", "cot"):
             settings = load_settings(
@@ -49,8 +49,8 @@ def demo(
                     "models_dir": str(models_dir), "reasoning": {"method": method},
                 },
             )  # fmt: skip
-            results.append((settings, asyncio.run(answer_questions(settings))))
-    results().print(comparison([(s.reasoning.method, r.summary, r.wall_s) for s, r in results]))
+            ended.append((settings, asyncio.run(answer_questions(settings))))
+    results().print(comparison([(s.reasoning.method, r.summary, r.wall_s) for s, r in ended]))
     print(f"Every call is in {here / 'lake'}. Look: r2 sql --lake {here / 'lake'} --view cost_by_model")
 
 

@@ -29,7 +29,9 @@ def fetch(
     names: Annotated[list[str] | None, typer.Argument(help="Catalogue names; none: those of the pool file.")] = None,
     pool: PoolOption = DEFAULT_POOL,
     models_dir: ModelsOption = DEFAULT_MODELS,
-    allow_unpinned: Annotated[bool, typer.Option(help="Take the hub's file although this catalogue has no sha256 for it.")] = False,
+    allow_unpinned: Annotated[
+        bool, typer.Option(help="Take the hub's file although this catalogue has no sha256 for it.")
+    ] = False,
 ) -> None:
     """Download and check the weights of local models; what is there is not downloaded again."""
     wanted = names or local_names(load_pool(pool))
@@ -39,7 +41,11 @@ def fetch(
 
 def local_names(pool: PoolConfig) -> list[str]:
     """Catalogue names of the pool's `local:` entries, each once."""
-    return list(dict.fromkeys(m.endpoint.partition(":")[2] for m in pool.models.values() if endpoint_kind(m.endpoint) == "local"))
+    return list(
+        dict.fromkeys(
+            m.endpoint.partition(":")[2] for m in pool.models.values() if endpoint_kind(m.endpoint) == "local"
+        )
+    )
 
 
 def fetch_all(names: list[str], models_dir: Path, *, allow_unpinned: bool = False) -> list[str]:
@@ -102,8 +108,13 @@ def calibrate(
     models_dir: ModelsOption = DEFAULT_MODELS,
     n: Annotated[int, typer.Option("--n", help="Questions per skill.")] = 20,
     seed: Annotated[int, typer.Option(help="Seed of the generated questions.")] = 0,
-    core_hour_usd: Annotated[float, typer.Option(help="What an hour of one core is worth: local prices follow from it and the measured speed.")] = 0.05,
-    write: Annotated[bool, typer.Option("--write", help="Write the profiles (and local prices) into the pool file.")] = False,
+    core_hour_usd: Annotated[
+        float,
+        typer.Option(help="What an hour of one core is worth: local prices follow from it and the measured speed."),
+    ] = 0.05,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the profiles (and local prices) into the pool file.")
+    ] = False,
 ) -> None:
     """Measure each model's accuracy per skill on generated questions; with --write, keep it as its profile."""
     from r2.pool.calibrate import calibrate_pool, write_profiles
@@ -143,7 +154,7 @@ def serve(
 
     config = load_pool(pool)
     if not any(endpoint_kind(m.endpoint) == "simulated" for m in config.models.values()):
-        raise PoolFileError(f"{pool}: no model has endpoint = \"simulated:NAME\"; there is nothing to serve")
+        raise PoolFileError(f'{pool}: no model has endpoint = "simulated:NAME"; there is nothing to serve')
     serve_simulated(config, host=host, port=port, conditions=Conditions(seed=seed, time_scale=time_scale), log_path=log)
 
 
@@ -158,5 +169,6 @@ def fetch_for_pool(pool: str, models_dir: Path) -> None:
     """Fetches what a pool file needs; ModelFetchError with the fallback if something cannot be had."""
     if failed := fetch_all(local_names(load_pool(pool)), models_dir):
         raise ModelFetchError(
-            "\n".join(failed) + "\nsmollm2-135m-instruct can stand alone: copy the pool file, keep its entries only, and give it with --pool."
+            "\n".join(failed)
+            + "\nsmollm2-135m-instruct can stand alone: copy the pool file, keep its entries only, and give it with --pool."
         )

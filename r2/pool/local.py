@@ -26,14 +26,18 @@ START_TIMEOUT_S = 180.0
 
 
 @asynccontextmanager
-async def open_local(name: str, *, models_dir: Path, log_dir: Path, context_tokens: int, threads: int = 1) -> AsyncIterator[str]:
+async def open_local(
+    name: str, *, models_dir: Path, log_dir: Path, context_tokens: int, threads: int = 1
+) -> AsyncIterator[str]:
     """The base URL of a running server for the catalogue's `name`; it ends with the block.
 
     PoolFileError if the weights are not fetched or memory does not suffice, EndpointError if the server does not come up.
     """
     weights = find_weights(name)
     if not is_fetched(weights, models_dir):
-        raise PoolFileError(f"local:{name}: no checked weights in {models_dir}. Run: r2 pool fetch {name} --models-dir {models_dir}")
+        raise PoolFileError(
+            f"local:{name}: no checked weights in {models_dir}. Run: r2 pool fetch {name} --models-dir {models_dir}"
+        )
     path = weights.path(models_dir)
     _check_memory(name, path.stat().st_size)
     log_dir.mkdir(parents=True, exist_ok=True)
@@ -51,7 +55,9 @@ async def open_local(name: str, *, models_dir: Path, log_dir: Path, context_toke
         await _until_healthy(base_url, name, log)
         yield f"{base_url}/v1"
     except TimeoutError:
-        raise EndpointError(f"local:{name}: the server did not come up within {START_TIMEOUT_S:g} s. See {log}.") from None
+        raise EndpointError(
+            f"local:{name}: the server did not come up within {START_TIMEOUT_S:g} s. See {log}."
+        ) from None
     finally:
         await asyncio.to_thread(end, server, 5.0)
         os.close(read_end)
@@ -87,7 +93,9 @@ def _check_memory(name: str, file_bytes: int) -> None:
     need = 1.6 * file_bytes + 400e6
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable_bytes()
     if available < need:
-        raise PoolFileError(f"local:{name}: needs about {need / 1e6:.0f} MB of memory, {available / 1e6:.0f} MB are available. Take the model out of the pool file.")
+        raise PoolFileError(
+            f"local:{name}: needs about {need / 1e6:.0f} MB of memory, {available / 1e6:.0f} MB are available. Take the model out of the pool file."
+        )
 
 
 def _reclaimable_bytes() -> int:
@@ -110,7 +118,7 @@ def _serve() -> None:
     chosen = parser.parse_args()
     import xllamacpp
 
-    params = xllamacpp.CommonParams()
+    params = xllamacpp.CommonParams()  # type: ignore[attr-defined,unused-ignore]
     params.model.path = chosen.model
     params.model_alias = {chosen.alias}
     params.hostnames = ["127.0.0.1"]
@@ -121,7 +129,7 @@ def _serve() -> None:
     params.kv_unified = True
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = chosen.threads
     params.ui = False
-    server = xllamacpp.Server(params)
+    server = xllamacpp.Server(params)  # type: ignore[attr-defined,unused-ignore]
     print(f"listening {server.listening_address}", flush=True)
     while True:
         time.sleep(3600)
