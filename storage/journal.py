@@ -29,6 +29,8 @@ _HEAD = struct.Struct("<4sIBIIQ")
 _CHECKED_FROM = 8
 """Offset in a record of the first byte that its CRC covers: all after the CRC itself."""
 _BEGUN, _COMMITTED = 1, 2
+GATHER_S = 0.001
+"""How long a sync waits for more commits to share it: nothing beside a model's answer, and a fraction of the syncs."""
 _ESTIMATE = struct.Struct("<d")
 
 
@@ -168,6 +170,7 @@ class Journal:
         """Syncs until nobody waits; only then are the waiters answered."""
         loop = asyncio.get_running_loop()
         while self._waiting:
+            await asyncio.sleep(GATHER_S)
             waiting, self._waiting = self._waiting, []
             end = self._end
             try:
