@@ -7,12 +7,12 @@ from pathlib import Path
 import orjson
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
-from storage.query import write_database
 
 from r2.errors import LakeError
 from r2.trajectory import RunRow
 from storage.answers import default_out, write_answers
 from storage.lake import Lake
+from storage.query import write_database
 from storage.run_plan import read_plan
 from storage.summary import RunSummary, summarize
 from tasks.session import Progress

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from storage.query import write_database
 
 from storage.lake import Lake
+from storage.query import write_database
 
 
 @task(name="compact-lake", cache_policy=NO_CACHE, persist_result=False)

@@ -12,13 +12,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from r2.pool.client import PoolClient
-from r2.pool.endpoints import open_endpoints
-
 from r2.call import Completion
 from r2.errors import ConfigError
 from r2.methods import METHODS
+from r2.pool.client import PoolClient
 from r2.pool.config import PoolConfig, load_pool
+from r2.pool.endpoints import open_endpoints
 from r2.settings import AnswerSettings
 from r2.solve import Router
 from storage.journal import Journal
