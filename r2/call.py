@@ -45,18 +45,22 @@ class Call:
 
         Two equal requests in different questions share it; it keys recordings.
         """
+        return hashlib.sha256(self._canonical()).hexdigest()
+
+    def journal_key(self, problem_id: str, rollout: int = 0) -> str:
+        """Key of this call in a run's journal: the request and the place in the run that asked it; 32 hexadecimal digits."""
+        place = f"{problem_id}\0{rollout}\0{self.purpose}\0{self.subtask_index}\0"
+        address = hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=16)
+        address.update(self._canonical())
+        return address.hexdigest()
+
+    def _canonical(self) -> bytes:
         parts = [self.model, self.messages, self.max_output_tokens, self.temperature, self.top_logprobs, self.json_schema,
                  self.seed, self.sample_index]  # fmt: skip
         try:
-            canonical = orjson.dumps(parts)
+            return orjson.dumps(parts)
         except TypeError:  # lone surrogates, which orjson refuses and json escapes
-            canonical = json.dumps(parts).encode()
-        return hashlib.sha256(canonical).hexdigest()
-
-    def journal_key(self, problem_id: str, rollout: int = 0) -> str:
-        """Key of this call in a run's journal: the request and the place in the run that asked it."""
-        place = f"{problem_id}\0{rollout}\0{self.purpose}\0{self.subtask_index}\0{self.request_sha()}"
-        return hashlib.sha256(place.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+            return json.dumps(parts).encode()
 
 
 @dataclass(frozen=True, slots=True)

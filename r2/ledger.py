@@ -56,9 +56,10 @@ class Usage:
 
 def cost_usd(price: Price, usage: Usage) -> float:
     """USD for one attempt: (input - cached) * price.input + cached * price.cached_input + output * price.output, per 1e6."""
-    cached = min(usage.cached_input_tokens, usage.input_tokens)
+    n_input, n_cached = usage.input_tokens, usage.cached_input_tokens
+    n_cached = n_cached if n_cached < n_input else n_input
     return (
-        (usage.input_tokens - cached) * price.input + cached * price.cached_input + usage.output_tokens * price.output
+        (n_input - n_cached) * price.input + n_cached * price.cached_input + usage.output_tokens * price.output
     ) / 1e6
 
 
@@ -76,5 +77,7 @@ def worst_case_usage(messages: Sequence[tuple[str, str]], max_output_tokens: int
     Ours: English prose has about 4 bytes a token, digits and symbols 1 to 3; reserves that are too high are refunded, too low ones
     break a cap.
     """
-    n_bytes = sum(len(text.encode("utf-8", "replace")) for _, text in messages)
+    n_bytes = 0
+    for _, text in messages:
+        n_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
     return Usage(round(n_bytes / 2.5) + 8 * len(messages), 0, max_output_tokens, "estimated")

@@ -16,6 +16,7 @@ from r2.call import Completion
 from r2.errors import ConfigError
 from r2.methods import METHODS
 from r2.pool.client import PoolClient
+from r2.pool.collector import collect_seldom
 from r2.pool.config import PoolConfig, load_pool
 from r2.pool.endpoints import open_endpoints
 from r2.settings import AnswerSettings
@@ -127,6 +128,7 @@ def progress_so_far(plan: RunPlan) -> Progress:
 @asynccontextmanager
 async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     """Opens endpoints and client for a run. ConfigError or EndpointError before the first paid call."""
+    collect_seldom()
     settings = plan.settings
     pool = load_pool(settings.pool)
     pool.check_keys()

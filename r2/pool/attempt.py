@@ -18,7 +18,7 @@ from r2.pool.entries import Entry
 from r2.pool.exchange import Exchange, Reply
 from r2.pool.gate import GateClosedError, Slot, Verdict
 from r2.pool.ports import CallJournal
-from r2.pool.shares import Purse, Reserve
+from r2.pool.shares import Purse
 from r2.pool.tokens import estimated_usage
 from r2.pool.wire import BadBody, ParsedReply, parse_body
 
@@ -40,7 +40,7 @@ class Asked:
     attempts: list[Attempt]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tried:
     """What came of an attempt: its row, and the reply if it succeeded.
 
@@ -61,7 +61,7 @@ class _Way:
     worst_usd: float
     is_first: bool
     queued_at: float
-    reserve: Reserve | None = None
+    is_reserved: bool = False
     slot: Slot | None = None
     verdict: Verdict = "abandoned"
     charge_usd: float = 0.0
@@ -91,12 +91,15 @@ class Attempts:
         call = asked.call
         try:
             if self._purse is not None:
-                way.reserve = await self._purse.reserve(way.worst_usd, asked.deadline)
-                if way.reserve is None:
+                way.is_reserved = self._purse.reserve_now(way.worst_usd) or await self._purse.reserve(
+                    way.worst_usd, asked.deadline
+                )
+                if not way.is_reserved:
                     caps = ", ".join(self._purse.accounts)
                     message = f"USD {way.worst_usd:.6f} that this call may cost would pass the cap of {caps}"
                     return refused(entry, asked, "budget_exhausted", message, way.queued_at)
-            way.slot = await entry.gate.enter(entry.ratio.upper(len(body)) + call.max_output_tokens, asked.deadline)
+            tokens = entry.ratio.upper(len(body)) + call.max_output_tokens
+            way.slot = entry.gate.enter_now(tokens) or await entry.gate.enter(tokens, asked.deadline)
         except GateClosedError as closed:
             return refused(entry, asked, closed.reason, str(closed), way.queued_at)
         except TimeoutError:
@@ -147,8 +150,8 @@ class Attempts:
     def _settle(self, entry: Entry, way: _Way) -> None:
         self.spent_usd += way.charge_usd
         entry.tally.cost_usd += way.charge_usd
-        if way.reserve is not None and self._purse is not None:
-            self._purse.settle(way.reserve, way.charge_usd)
+        if way.is_reserved and self._purse is not None:
+            self._purse.settle(way.worst_usd, way.charge_usd)
         if way.slot is not None:
             entry.tally.in_flight -= 1
             entry.gate.leave(

@@ -23,7 +23,7 @@ _LARGE_BODY = (
 )  # aiohttp writes larger bytes in one piece and warns about it; from a file object it writes chunks
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: freezing costs more than the rest of making one, and there is one per call
 class Reply:
     """What came of one POST. `status` is 0 if no answer began; `error_type` None only for a 2xx, whose body has yet to be parsed.
 

@@ -127,14 +127,22 @@ class Gate:
         Raises TimeoutError at `deadline` (the event loop's seconds; None: never), and GateClosedError once the breaker is open or `stop`
         was called, also for those already waiting.
         """
-        if not self._door.locked() and self._is_clear() and (self._pace is None or self._pace.has_room()):
-            taken = self._take_rates(tokens)
-            if not isinstance(taken, Wait):
-                if self._pace is not None:
-                    self._pace.note_start()
-                return self._start(tokens, taken, is_probe=False)
+        slot = self.enter_now(tokens)
+        if slot is not None:
+            return slot
         async with asyncio.timeout_at(deadline), self._door:
             return await self._wait_at_the_head(tokens)
+
+    def enter_now(self, tokens: float) -> Slot | None:
+        """A slot if nobody waits and nothing bars the way; else None, and `enter` waits."""
+        if self._door.locked() or not self._is_clear() or not (self._pace is None or self._pace.has_room()):
+            return None
+        taken = self._take_rates(tokens)
+        if isinstance(taken, Wait):
+            return None
+        if self._pace is not None:
+            self._pace.note_start()
+        return self._start(tokens, taken, is_probe=False)
 
     def leave(
         self,

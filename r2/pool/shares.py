@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from r2.pool.lease import Lease, RateGrant, RateLimits, Wait, new_holder
 
@@ -84,13 +83,6 @@ class RateShare:
         self._corrections[bucket] = (before[0] + requests, before[1] + tokens)
 
 
-@dataclass(slots=True)
-class Reserve:
-    """Money set aside for one attempt."""
-
-    usd: float
-
-
 class Purse:
     """This process's money for one run. `accounts` names those that every dollar counts on, and may change (a new UTC day).
 
@@ -117,28 +109,30 @@ class Purse:
         self._turn = asyncio.Lock()
         self._settled = asyncio.Event()
 
-    async def reserve(self, usd: float, deadline: float | None = None) -> Reserve | None:
-        """Sets `usd` aside, or None if it does not fit under a cap even after all calls of this process have settled.
+    def reserve_now(self, usd: float) -> bool:
+        """Sets `usd` aside if that needs no waiting."""
+        return not self._turn.locked() and self._take(usd)
+
+    async def reserve(self, usd: float, deadline: float | None = None) -> bool:
+        """Sets `usd` aside; False if it does not fit under a cap even after all calls of this process have settled.
 
         Reserves are upper estimates, so near a cap a call waits here, first come first served, for those before it; at
         `deadline` (the event loop's seconds) it raises TimeoutError.
         """
-        if not self._turn.locked() and self._take(usd):
-            return Reserve(usd)
         async with asyncio.timeout_at(deadline), self._turn:
             while not self._take(usd):
                 if self._n_reserved == 0:
-                    return None
+                    return False
                 self._settled.clear()
                 await self._settled.wait()
-        return Reserve(usd)
+        return True
 
-    def settle(self, reserve: Reserve, actual_usd: float) -> None:
-        """Books what an attempt cost and frees the rest of its reserve."""
+    def settle(self, reserved_usd: float, actual_usd: float) -> None:
+        """Books what an attempt cost and frees the rest of what was set aside for it."""
         self._n_reserved -= 1
-        self._reserved_usd = 0.0 if self._n_reserved == 0 else self._reserved_usd - reserve.usd
+        self._reserved_usd = 0.0 if self._n_reserved == 0 else self._reserved_usd - reserved_usd
         self._unbooked_usd += actual_usd
-        self._free_usd += reserve.usd - actual_usd
+        self._free_usd += reserved_usd - actual_usd
         self._settled.set()
         if self._clock() - self._booked_at >= _BOOK_EVERY_S:
             self._exchange(self._free_usd if self._free_usd < self._most_ahead_usd else self._most_ahead_usd)

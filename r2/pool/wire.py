@@ -26,7 +26,7 @@ _MAX_COUNT = 10**12
 _LOWEST_LOGPROB = -9999.0  # what vLLM sends for minus infinity, which JSON does not have
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: see exchange.Reply
 class ParsedReply:
     """A chat completion. `usage` is None where the provider reported none."""
 
@@ -206,7 +206,9 @@ def _clean(text: str) -> str:
 
 
 def _text(value: object) -> str:
-    return _clean(value) if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return value if value.isascii() else _clean(value)
 
 
 def _clip(body: bytes) -> str:
