@@ -13,6 +13,7 @@ import typer
 from r2.errors import ConfigError, RunLockedError
 from storage.lake import Lake
 from storage.query import run_sql, shipped_views, write_database
+from storage.recorded import record_run
 from storage.schema import TABLES
 
 LakeOption = Annotated[Path, typer.Option("--lake", help="Folder of the trajectory lake.")]
@@ -100,6 +101,17 @@ def verify(lake: LakeOption = Path("lake")) -> None:
     if problems:
         raise typer.Exit(1)
     _say(f"{lake}: sound")
+
+
+@lake_app.command()
+def record(
+    run: Annotated[str, typer.Argument(help="Run id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; gzipped if it ends in .gz.")],
+    lake: LakeOption = Path("lake"),
+) -> None:
+    """Write a run's calls to a file that replays it without a model: `--pool recording:FILE`."""
+    n_calls = record_run(_existing(lake), run, out)
+    _say(f"{out}: {n_calls} calls. Replay them with --pool recording:{out}")
 
 
 @lake_app.command()

@@ -15,4 +15,4 @@ def plan_file(settings: AnswerSettings) -> Path:
     """The run's folder, with its frozen plan in it. ConfigError or InputFileError if pool or input cannot be used."""
     pool = load_pool(settings.pool)
     pool.check_keys()
-    return plan_run(settings, pool.digest).run_dir
+    return plan_run(settings, pool.digest, pool.text).run_dir

@@ -268,3 +268,24 @@ def test_ctrl_c_stops_cleanly_leaves_no_process_and_the_same_command_goes_on(tmp
     assert query(tmp_path, "select count(*), count(distinct problem_id) from trajectories") == [(600, 600)]
     for view in RECONCILE:
         assert query(tmp_path, f"from {view}") == []
+
+
+def test_a_recorded_run_is_replayed_without_a_model_with_the_same_answers_and_costs(tmp_path: Path):
+    write_questions(tmp_path / "q.jsonl", 30)
+    first = run(tmp_path)
+    recording = tmp_path / "run.jsonl.gz"
+    made = CliRunner().invoke(
+        app, ["lake", "record", first.summary.run_id, "--lake", str(tmp_path / "lake"), "--out", str(recording)]
+    )
+    assert made.exit_code == 0
+    answers = (tmp_path / "a.jsonl").read_bytes()
+    again = run(tmp_path, pool=f"recording:{recording}")
+    assert again.summary.run_id != first.summary.run_id
+    assert (tmp_path / "a.jsonl").read_bytes() == answers
+    assert again.summary.cost_usd == pytest.approx(first.summary.cost_usd, abs=1e-12)
+    assert again.summary.calls_by_model == first.summary.calls_by_model
+    with connect(tmp_path / "lake") as db:
+        replayed = db.execute(
+            "select count(*), sum(is_replayed::int) from calls where run_id = ?", [again.summary.run_id]
+        ).fetchone()
+    assert replayed is not None and replayed[0] == replayed[1] == first.summary.n_calls

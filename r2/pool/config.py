@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from r2.errors import PoolFileError
 from r2.ledger import Price
+from r2.pool.recording import recorded_pool
 from r2.roster import ModelCard, PromptMode, Roster, Tier
 
 Positive = Annotated[float, Field(gt=0)]
@@ -124,6 +125,7 @@ class PoolConfig:
 
     def __init__(self, path: Path, tables: PoolTables, text: str) -> None:
         self.path = path
+        self.text = text
         self.tables = tables
         self.models: Mapping[str, ModelTable] = tables.models
         self.router = tables.router
@@ -179,7 +181,13 @@ class PoolConfig:
 
 
 def load_pool(path: Path | str) -> PoolConfig:
-    """Reads and checks a pool file. Raises PoolFileError with file, line, key and what to change."""
+    """Reads and checks a pool file, or for `recording:FILE` the pool of a recorded run, every entry of it replayed.
+
+    Raises PoolFileError with file, line, key and what to change.
+    """
+    kind, _, recording = str(path).partition(":")
+    if kind == "recording":
+        return _replayed(Path(recording))
     path = Path(path)
     try:
         text = path.read_text("utf-8")
@@ -189,13 +197,24 @@ def load_pool(path: Path | str) -> PoolConfig:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise PoolFileError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    return PoolConfig(path, _checked(path, text), text)
+
+
+def _replayed(path: Path) -> PoolConfig:
+    text = recorded_pool(path)
+    tables = _checked(path, text)
+    replay = {"endpoint": f"recording:{path.resolve()}", "api_key_env": None}
+    models = {name: model.model_copy(update=replay) for name, model in tables.models.items()}
+    return PoolConfig(path, tables.model_copy(update={"models": models, "budget": BudgetTable()}), text)
+
+
+def _checked(path: Path, text: str) -> PoolTables:
     try:
-        tables = PoolTables.model_validate(tomllib.loads(text))
+        return PoolTables.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise PoolFileError(f"{path}: not valid TOML: {error}") from error
     except ValidationError as error:
         raise PoolFileError("\n".join(_explain(path, text, dict(e)) for e in error.errors())) from None
-    return PoolConfig(path, tables, text)
 
 
 def _explain(path: Path, text: str, error: dict[str, Any]) -> str:

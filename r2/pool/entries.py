@@ -90,10 +90,13 @@ class OpenPool:
 
     def _open_entries(self, addresses: Mapping[str, Address]) -> None:
         gates: dict[str, Gate] = {}
+        recordings: dict[Path, Recording] = {}
         for name, table in self._pool.models.items():
             if endpoint_kind(table.endpoint) == "recording":
                 path = self._pool.path.parent / table.endpoint.partition(":")[2]
-                self.recordings[name] = Recording.open(path)
+                if path not in recordings:
+                    recordings[path] = Recording.open(path)
+                self.recordings[name] = recordings[path]
                 continue
             if name not in addresses:
                 raise PoolFileError(

@@ -1,6 +1,7 @@
-"""Recorded completions: a run replayed without a model. The pool entry is `endpoint = "recording:FILE"`.
+"""Recorded completions: a run replayed without a model. `--pool recording:FILE`, or one pool entry with `endpoint = "recording:FILE"`.
 
-JSON lines `{"request_sha": ..., "completion": {...}}`, gzipped where the name ends in `.gz`. Keyed by what was asked
+JSON lines, gzipped where the name ends in `.gz`: `{"pool": ...}` with the text of the run's pool file (prices and profiles,
+names of key variables but no keys), then `{"request_sha": ..., "completion": {...}}` for each call. Keyed by what was asked
 (`Call.request_sha`), so a changed prompt is a request that was never recorded, and says so.
 """
 
@@ -32,6 +33,8 @@ class Recording:
                 for line in file:
                     n_read += 1
                     record = orjson.loads(line)
+                    if n_read == 1 and "pool" in record:
+                        continue
                     completion = orjson.dumps(record["completion"])
                     Completion.from_bytes(completion)
                     completions.setdefault(record["request_sha"], completion)
@@ -55,11 +58,27 @@ class Recording:
         return None if stored is None else Completion.from_bytes(stored)
 
 
-def write_recording(path: Path, pairs: Iterable[tuple[str, Completion]]) -> int:
-    """Writes (request_sha, completion) pairs, replacing the file; returns how many."""
+def recorded_pool(path: Path) -> str:
+    """The text of the pool file that a recording was made with. PoolFileError if it has none."""
+    try:
+        with _opened(path, "rb", is_gzipped=path.suffix == ".gz") as file:
+            return str(orjson.loads(file.readline())["pool"])
+    except OSError as error:
+        raise PoolFileError(f"{path}: the recording cannot be read: {error}. `r2 lake record` makes one.") from error
+    except (EOFError, ValueError, KeyError, TypeError) as error:
+        raise PoolFileError(
+            f"{path}:1: expected the pool file of the recorded run ({error!r}). Record the run with `r2 lake record`, or name the "
+            "recording in the entries of a pool file of yours."
+        ) from error
+
+
+def write_recording(path: Path, pairs: Iterable[tuple[str, Completion]], pool_text: str | None = None) -> int:
+    """Writes the pool file and (request_sha, completion) pairs, replacing the file; returns how many pairs."""
     n_written = 0
     partial = path.with_name(f".{path.name}.partial")
     with _opened(partial, "wb", is_gzipped=path.suffix == ".gz") as file:
+        if pool_text is not None:
+            file.write(orjson.dumps({"pool": pool_text}, option=orjson.OPT_APPEND_NEWLINE))
         for request_sha, completion in pairs:
             record = {"request_sha": request_sha, "completion": orjson.Fragment(completion.to_bytes())}
             file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
