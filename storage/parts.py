@@ -20,7 +20,7 @@ from storage.manifest import Part, make_folder, sync_folder
 from storage.schema import StoredTable, conform
 
 GROUP_ROWS = 122_880
-GROUP_BYTES = 64 << 20
+GROUP_BYTES = 16 << 20
 """A row group also ends here: rows of `calls` can carry long bodies, and a group is held in memory while it is written."""
 
 
