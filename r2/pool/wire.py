@@ -187,8 +187,9 @@ def scrub(body: bytes, key: str) -> bytes:
 
 @lru_cache(maxsize=64)
 def _shapes(key: str) -> frozenset[bytes]:
-    escaped = json.dumps(key)[1:-1]
-    return frozenset(text.encode("utf-8", "replace") for text in (key, escaped, escaped.replace("/", "\\/")))
+    escaped = [json.dumps(key, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)]
+    slashed = [text.replace("/", "\\/") for text in escaped]
+    return frozenset(text.encode("utf-8", "replace") for text in (key, *escaped, *slashed))
 
 
 def _loads(body: bytes) -> Any:
