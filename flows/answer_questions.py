@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect import flow, runtime, tags
+from prefect import flow, runtime
 from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
+from prefect.client.orchestration import get_client
 
 from flows.embedded_api import embedded_api
 from flows.progress import shown
@@ -46,16 +47,27 @@ def _run_name() -> str:
 @flow(name="answer-questions", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
 async def answer_questions(settings: AnswerSettings) -> RunResult:
     """Answers the rows of `settings.input` that are not settled yet. Failed rows are data; only broken infrastructure raises."""
-    with tags(
-        f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"
-    ):
-        run_dir = plan_file(settings)
-        plan = read_plan(run_dir, settings)
-        with Lake(settings.lake).run_lock(plan.run_id):
-            progress = await _answer_what_is_open(plan)
-            summary, written = finish_run(run_dir, progress, settings.out)
-        await _publish(summary, run_dir, written)
+    await _tag(settings)
+    run_dir = plan_file(settings)
+    plan = read_plan(run_dir, settings)
+    with Lake(settings.lake).run_lock(plan.run_id):
+        progress = await _answer_what_is_open(plan)
+        summary, written = finish_run(run_dir, progress, settings.out)
+    await _publish(summary, run_dir, written)
     return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s)
+
+
+async def _tag(settings: AnswerSettings) -> None:
+    """Says on the flow run what it runs. Not by `prefect.tags`, which tags the tasks instead: each tagged task asks the API for a place
+    under its tags' concurrency limits before it starts, half a second to two in all shards at once (`benchmarks/bench_flow.py prefect`).
+    """
+    chosen = {
+        f"method:{settings.reasoning.method}",
+        f"pool:{Path(settings.pool).stem}",
+        f"input:{Path(settings.input).name}",
+    }
+    async with get_client() as client:
+        await client.update_flow_run(runtime.flow_run.id, tags=sorted({*runtime.flow_run.tags, *chosen}))
 
 
 async def _answer_what_is_open(plan: RunPlan) -> Progress:

@@ -18,6 +18,17 @@ from contextlib import contextmanager
 from r2.errors import EndpointError
 from r2.pool.lifeline import die_with_parent, end, spawn
 
+_NEEDLESS_SERVICES = (
+    "CANCELLATION_CLEANUP",
+    "FOREMAN",
+    "LATE_RUNS",
+    "PAUSE_EXPIRATIONS",
+    "REPOSSESSOR",
+    "SCHEDULER",
+    "TRIGGERS",
+)
+"""Loops of a server that schedules for workers. They poll its database; an API that lives as long as one run needs none of them."""
+
 
 @contextmanager
 def embedded_api() -> Iterator[None]:
@@ -82,6 +93,7 @@ def _serve() -> None:
     port = parser.parse_args().port
     # The marks Prefect itself gives to the server it starts beside a flow.
     os.environ |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    os.environ |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NEEDLESS_SERVICES}
     import uvicorn
 
     uvicorn.run(

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.sorting import FlowRunSort
 from typer.testing import CliRunner
 
 from flows.answer_questions import RunResult, answer_questions
@@ -109,6 +112,20 @@ def test_a_file_is_answered_in_order_and_every_total_agrees_with_its_parts(tmp_p
         tmp_path,
         "select distinct len(candidates), abs(list_sum([c.propensity for c in candidates]) - 1) < 1e-5 from subtasks",
     ) == [(10, True)]
+
+
+def test_the_flow_run_says_what_it_runs_and_its_tasks_carry_no_tags_to_ask_the_api_about(tmp_path: Path):
+    write_questions(tmp_path / "q.jsonl", 3)
+    run(tmp_path)
+    with get_client(sync_client=True) as client:
+        newest = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)[0]
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[newest.id]))
+        deadline = time.monotonic() + 20
+        while not (tasks := client.read_task_runs(flow_run_filter=wanted)) and time.monotonic() < deadline:
+            time.sleep(0.2)  # task runs reach the API by events
+    assert newest.name == "r2 q.jsonl on simulated"
+    assert newest.tags == ["input:q.jsonl", "method:r2", "pool:simulated"]
+    assert tasks and all(not task.tags for task in tasks)
 
 
 def test_the_same_command_again_pays_nothing(tmp_path: Path):
