@@ -98,6 +98,9 @@ def run_once(kind: str, n: int, folder: Path, pool: str) -> dict[str, float]:
 
 
 def measured(kind: str, n: int, folder: str, pool: str) -> None:
+    from flows.answer_questions import answer_questions  # before the clock starts, in both kinds
+    from flows.embedded_api import embedded_api
+
     settings = settings_for(Path(folder), n, pool)
     started = time.perf_counter()
     start_s = 0.0
@@ -105,9 +108,6 @@ def measured(kind: str, n: int, folder: str, pool: str) -> None:
         asyncio.run(without_prefect(settings))
         wall_s = time.perf_counter() - started
     else:
-        from flows.answer_questions import answer_questions
-        from flows.embedded_api import embedded_api
-
         with embedded_api():
             start_s = time.perf_counter() - started
             began = time.perf_counter()

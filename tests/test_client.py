@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from bisect import bisect_left
 from email.utils import formatdate
 from pathlib import Path
 
@@ -252,10 +253,11 @@ from r2.call import Call
 from r2.pool.client import PoolClient
 from r2.pool.config import load_pool
 from r2.pool.ports import Address
-async def main(pool, url, state, me):
-    async with PoolClient(load_pool(pool), {"a": Address(url, "a")}, state_dir=Path(state), rate_window_s=3.0) as client:
-        async with asyncio.timeout(7):
-            await asyncio.gather(*(client.complete(Call("a", (("user", f"{me} {i}"),), "solve", 16), problem_id=f"{me}{i}") for i in range(400)))
+async def main(pool, url, state, window_s, seconds, me):
+    window_s, seconds = float(window_s), float(seconds)
+    async with PoolClient(load_pool(pool), {"a": Address(url, "a")}, state_dir=Path(state), rate_window_s=window_s) as client:
+        async with asyncio.timeout(seconds):
+            await asyncio.gather(*(client.complete(Call("a", (("user", f"{me} {i}"),), "solve", 16), problem_id=f"{me}{i}") for i in range(int(10 * seconds))))
 try:
     asyncio.run(main(*sys.argv[1:]))
 except TimeoutError:
@@ -263,13 +265,25 @@ except TimeoutError:
 """
 
 
-def test_two_processes_keep_together_within_requests_and_tokens_over_any_window(tmp_path: Path):
-    # 600 a minute is 30 in any 3 s; 10 + 5 tokens a call, 12,000 a minute is 600 in any 3 s, so 40 calls: requests bind.
-    pool = write_pool(tmp_path, {"a": "max_requests_per_minute = 600\nmax_tokens_per_minute = 12000"})
+@pytest.mark.parametrize(
+    ("window_s", "seconds", "requests_per_minute", "tokens_per_minute"),
+    [
+        pytest.param(3.0, 7.0, 600, 12_000, id="requests-bind"),  # 30 and 40 calls in any 3 s
+        pytest.param(3.0, 7.0, 900, 7_500, id="tokens-bind"),  # 45 and 25 calls
+        pytest.param(60.0, 130.0, 600, 7_500, id="a-minute", marks=pytest.mark.slow),  # 600 and 500 calls in any minute
+    ],
+)
+def test_two_processes_keep_together_within_requests_and_tokens_over_any_window(
+    tmp_path: Path, window_s: float, seconds: float, requests_per_minute: int, tokens_per_minute: int
+):
+    limits = f"max_requests_per_minute = {requests_per_minute}\nmax_tokens_per_minute = {tokens_per_minute}"
+    pool = write_pool(tmp_path, {"a": limits})
+    tokens_a_call = 15  # 10 in, 5 out, says the server
 
     async def scenario() -> list[float]:
         async with Loopback() as server:
-            args = [sys.executable, "-c", CALLER, str(pool.path), server.base_url, str(tmp_path / "state")]
+            state = str(tmp_path / "state")
+            args = [sys.executable, "-c", CALLER, str(pool.path), server.base_url, state, str(window_s), str(seconds)]
             callers = [
                 await asyncio.create_subprocess_exec(*args, name, cwd=ROOT, stderr=subprocess.DEVNULL) for name in "xy"
             ]
@@ -277,11 +291,13 @@ def test_two_processes_keep_together_within_requests_and_tokens_over_any_window(
             return [arrival.at for arrival in server.arrivals]
 
     arrivals = sorted(asyncio.run(scenario()))
-    assert len(arrivals) > 40, "the limit is used, not only kept"
-    for i, began in enumerate(arrivals):
-        in_window = sum(began <= at < began + 3.0 for at in arrivals[i:])
-        assert in_window <= 30
-        assert in_window * 15 <= 600
+    most_requests = requests_per_minute * window_s / 60
+    most_tokens = tokens_per_minute * window_s / 60
+    assert len(arrivals) > 1.3 * min(most_requests, most_tokens / tokens_a_call), "the limit is used, not only kept"
+    for began in arrivals:
+        in_window = bisect_left(arrivals, began + window_s) - bisect_left(arrivals, began)
+        assert in_window <= most_requests
+        assert in_window * tokens_a_call <= most_tokens
 
 
 def test_the_breaker_opens_for_a_dead_endpoint_and_a_probe_closes_it(tmp_path: Path):
