@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 import orjson
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
@@ -27,7 +28,10 @@ REPORT_S = 10.0
 async def shown(session: RunSession) -> AsyncIterator[None]:
     """Shows the session's progress until the block ends."""
     console = Console(stderr=True)
-    reporter = asyncio.create_task(_report(session, is_terminal=console.is_terminal))
+    artifact = await acreate_progress_artifact(
+        progress=0.0, key="answer-questions-progress", description=f"run {session.plan.run_id}"
+    )
+    reporter = asyncio.create_task(_report(session, artifact, is_terminal=console.is_terminal))
     drawer = asyncio.create_task(_draw(session, console)) if console.is_terminal else None
     try:
         yield
@@ -36,6 +40,7 @@ async def shown(session: RunSession) -> AsyncIterator[None]:
             if task is not None:
                 task.cancel()
         await asyncio.gather(reporter, *([drawer] if drawer else []), return_exceptions=True)
+        await aupdate_progress_artifact(artifact_id=artifact, progress=_settled_percent(session))
 
 
 async def _draw(session: RunSession, console: Console) -> None:
@@ -45,17 +50,19 @@ async def _draw(session: RunSession, console: Console) -> None:
             live.update(_picture(session))
 
 
-async def _report(session: RunSession, *, is_terminal: bool) -> None:
+async def _report(session: RunSession, artifact: UUID, *, is_terminal: bool) -> None:
     """The JSON lines, and the progress artifact at the same pace: each update is a call to Prefect's API."""
-    artifact = await acreate_progress_artifact(progress=0.0, description=f"run {session.plan.run_id}")
     while True:
         await asyncio.sleep(REPORT_S)
         facts = _facts(session)
         if not is_terminal:
             sys.stderr.write(orjson.dumps(facts).decode() + "\n")
             sys.stderr.flush()
-        share = 100 * session.progress.n_settled / max(1, session.progress.n_requested)
-        await aupdate_progress_artifact(artifact_id=artifact, progress=share)
+        await aupdate_progress_artifact(artifact_id=artifact, progress=_settled_percent(session))
+
+
+def _settled_percent(session: RunSession) -> float:
+    return 100 * session.progress.n_settled / max(1, session.progress.n_requested)
 
 
 def projected_usd(session: RunSession) -> float:

@@ -14,7 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    ArtifactCollectionFilter,
+    ArtifactCollectionFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
 from prefect.client.schemas.sorting import FlowRunSort
 from typer.testing import CliRunner
 
@@ -123,9 +128,16 @@ def test_the_flow_run_says_what_it_runs_and_its_tasks_carry_no_tags_to_ask_the_a
         deadline = time.monotonic() + 20
         while not (tasks := client.read_task_runs(flow_run_filter=wanted)) and time.monotonic() < deadline:
             time.sleep(0.2)  # task runs reach the API by events
+        progress = client.read_latest_artifacts(
+            artifact_filter=ArtifactCollectionFilter(
+                key=ArtifactCollectionFilterKey(any_=["answer-questions-progress"])
+            )
+        )
     assert newest.name == "r2 q.jsonl on simulated"
     assert newest.tags == ["input:q.jsonl", "method:r2", "pool:simulated"]
-    assert tasks and all(not task.tags for task in tasks)
+    assert tasks
+    assert all(not task.tags for task in tasks)
+    assert [(artifact.type, artifact.data) for artifact in progress] == [("progress", 100.0)]
 
 
 def test_the_same_command_again_pays_nothing(tmp_path: Path):
