@@ -14,12 +14,16 @@ from pathlib import Path
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
     ArtifactCollectionFilter,
     ArtifactCollectionFilterKey,
+    DeploymentFilter,
+    DeploymentFilterId,
     FlowRunFilter,
     FlowRunFilterId,
 )
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from typer.testing import CliRunner
 
@@ -138,6 +142,21 @@ def test_the_flow_run_says_what_it_runs_and_its_tasks_carry_no_tags_to_ask_the_a
     assert tasks
     assert all(not task.tags for task in tasks)
     assert [(artifact.type, artifact.data) for artifact in progress] == [("progress", 100.0)]
+
+
+def test_a_cron_schedule_makes_runs_with_the_installed_versions_of_prefect_and_its_database_library():
+    """Prefect's scheduler calls the same insert; with a library it does not fit, it fails in a log that nobody reads."""
+    schedule = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 2 * * *", timezone="UTC"), active=True)
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name("answer-questions")
+        deployment_id = client.create_deployment(flow_id, "nightly-of-a-test", schedules=[schedule], paused=False)
+        client.request(
+            "POST", "/deployments/{id}/schedule", path_params={"id": deployment_id}, json={"min_runs": 3}
+        ).raise_for_status()
+        wanted = DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id]))
+        runs = client.read_flow_runs(deployment_filter=wanted)
+    assert len(runs) >= 3
+    assert {(run.expected_start_time.hour, run.expected_start_time.minute) for run in runs} == {(2, 0)}
 
 
 def test_the_same_command_again_pays_nothing(tmp_path: Path):
