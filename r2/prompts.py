@@ -38,6 +38,9 @@ If one model can answer the question at once, write only {DIRECT_PLAN}.
 ALLOCATE_SYSTEM = """Choose the cheapest model that will get each step right. Reply with JSON only, for example:
 [{"subtask": 1, "model": "A"}, {"subtask": 2, "model": "B"}]"""
 
+JUDGE_SYSTEM = """You judge plans. Does the last step follow from the question and the steps before it, and use them?
+Reply with only a number from 0 (not at all) to 1 (fully)."""
+
 SOLVE_SYSTEM: dict[PromptMode, str] = {
     "direct": "Reply with only the result, nothing else.",
     "cot": f"Think step by step in a few short lines. Then end with a line '{ANSWER_MARK} <result>'.",
@@ -77,6 +80,12 @@ def solve_messages(
     if task is not None:
         lines.append(TASK_MARK + task)
     return (("system", system), ("user", "\n".join(lines)))
+
+
+def judge_messages(problem: Problem, plan: Plan, index: int) -> tuple[Message, ...]:
+    """Asks whether subtask `index` follows from the question and the subtasks before it (paper: Coe, undefined; wording ours)."""
+    steps = [f"{number}. {subtask.text}" for number, subtask in enumerate(plan.subtasks[: index + 1], start=1)]
+    return (("system", JUDGE_SYSTEM), ("user", "\n".join([_question_block(problem), STEPS_MARK, *steps])))
 
 
 def _question_block(problem: Problem) -> str:

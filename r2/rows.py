@@ -9,7 +9,7 @@ from r2.plan import format_plan
 from r2.problem import Problem
 from r2.roster import Roster
 from r2.solve import Step, Trajectory
-from r2.trajectory import CallRow, Candidate, SubtaskRow, TrajectoryRow
+from r2.trajectory import CallRow, Candidate, CandidateRow, SubtaskRow, TrajectoryRow
 
 
 def to_rows(
@@ -56,6 +56,23 @@ def to_rows(
         started_at=min((call.started_at for call in calls), default=0.0),
     )
     return row, subtasks, calls
+
+
+def candidate_rows(run_id: str, trajectory: Trajectory, rollout: int = 0) -> list[CandidateRow]:
+    """What labelling tried for the problem; empty for every other method."""
+    problem = trajectory.problem
+    trials = sorted(trajectory.outcome.trials, key=lambda trial: (trial.kind, trial.index))
+    return [
+        CandidateRow(
+            run_id=run_id, problem_id=problem.problem_id, rollout=rollout, kind=trial.kind, trial_index=trial.index,
+            benchmark=problem.benchmark, plan=trial.plan, n_subtasks=trial.n_subtasks, models=trial.models,
+            confidences=trial.confidences, confidence_source=trial.confidence_source, conciseness=trial.conciseness,
+            practicality=trial.practicality, coherence=trial.coherence, score=trial.score, judge=trial.judge,
+            output_tokens=trial.output_tokens, answer=trial.answer, is_correct=trial.is_correct, cost_usd=trial.cost_usd,
+            is_target=trial.is_target, error_type=trial.error_type,
+        )
+        for trial in trials
+    ]  # fmt: skip
 
 
 def bad_row(run_id: str, method: str, problem: Problem, error_type: str, message: str, read_at: float) -> TrajectoryRow:

@@ -20,11 +20,35 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Labelling(_Frozen):
+    """How a problem is labelled (METHOD: teacher decompositions, grouped search). Part of a run's identity, stored with its rows."""
+
+    teacher: str | None = None
+    """Pool entry that writes the candidate plans; None: the strongest."""
+    m_eval: str | None = None
+    """Pool entry that executes every candidate (the paper's M_eval); None: the strongest."""
+    judge: str = "lexical"
+    """Pool entry that judges coherence, or `lexical`: the share of a step's words that the question or earlier steps bring."""
+    n_candidates: int = Field(default=8, ge=1, le=64)
+    temperature: float = Field(default=0.8, ge=0, le=2)
+    """Of the teacher's plans, and of repeated answers where an endpoint gives no log-probabilities."""
+    weights: tuple[float, float, float] = (0.3, 0.4, 0.3)
+    """Of conciseness, practicality and coherence in a candidate's score (ours; the paper's are unpublished)."""
+    alpha: float = Field(default=0.4, ge=0, le=1)
+    """Quantile of a result's token probabilities that counts as its confidence (DoT)."""
+    tau_easy: float = Field(default=0.9, ge=0, le=1)
+    tau_medium: float = Field(default=0.5, ge=0, le=1)
+    n_agreement: int = Field(default=4, ge=1)
+    """Further answers per subtask whose agreement is the confidence where there are no log-probabilities."""
+    max_misses: int = Field(default=2, ge=1)
+    """Wrong executions in a row after which a subtask is tried with no cheaper model."""
+
+
 class Reasoning(_Frozen):
     """How a problem is answered. Part of a run's identity: another value is another run."""
 
-    method: Literal["r2", "cot"] = "r2"
-    """`r2`: decompose, allocate, solve. `cot`: one model, step by step."""
+    method: Literal["r2", "cot", "label"] = "r2"
+    """`r2`: decompose, allocate, solve. `cot`: one model, step by step. `label`: plans and allocations to train on."""
     model: str | None = None
     """The model of `cot`; None: the strongest of the pool."""
     decomposer: str | None = None
@@ -45,6 +69,12 @@ class Reasoning(_Frozen):
     """Output limit of a decomposer's call."""
     cot_tokens: int = Field(default=320, ge=16)
     """Output limit of a call that thinks step by step."""
+    labelling: Labelling | None = None
+    """Only of method `label`."""
+
+    def identity(self) -> dict[str, Any]:
+        """What tells two ways of answering apart."""
+        return self.model_dump(mode="json", exclude={"labelling"} if self.labelling is None else None)
 
 
 class Columns(_Frozen):
@@ -90,7 +120,7 @@ class AnswerSettings(_Frozen):
         """Identity of the job: what decides which questions are asked and how. Budgets, concurrency and paths are not in it,
         so that a run can go on with a higher cap or from another folder."""
         identity = [
-            input_digest, pool_digest, self.reasoning.model_dump(mode="json"), self.columns.model_dump(),
+            input_digest, pool_digest, self.reasoning.identity(), self.columns.model_dump(),
             self.default_benchmark, self.limit, self.sample,
         ]  # fmt: skip
         return f"{self.reasoning.method}-{hashlib.sha256(orjson.dumps(identity)).hexdigest()[:12]}"

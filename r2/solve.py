@@ -19,6 +19,7 @@ from r2.problem import Problem
 from r2.prompts import DIRECT_STEP, FINAL_TASK, MODEL_LETTERS, allocate_messages, decompose_messages, solve_messages
 from r2.roster import Roster
 from r2.settings import Reasoning
+from r2.trial import Trial
 
 
 @dataclass(slots=True)
@@ -44,6 +45,8 @@ class Outcome:
     failed_checks: list[str] = field(default_factory=list)
     error_type: str | None = None
     error_message: str | None = None
+    trials: list[Trial] = field(default_factory=list)
+    """What labelling tried, right or wrong; empty for every way to answer."""
 
     @property
     def status(self) -> str:
@@ -76,8 +79,8 @@ class Router:
     settings: Reasoning
 
 
-class _Stop(Exception):
-    """Ends a problem from anywhere below `solve`; never leaves this module."""
+class Stop(Exception):
+    """Ends a problem from anywhere below its generator, which turns it into an Outcome."""
 
     def __init__(self, error_type: str, message: str) -> None:
         super().__init__(message)
@@ -94,7 +97,7 @@ def solve(problem: Problem, router: Router) -> Solving:
         outcome.steps = yield from _allocate(problem, plan, router, outcome, purse)
         yield from _execute(problem, plan, router, outcome, purse)
         outcome.answer = yield from _finalize(problem, plan, router, outcome, purse)
-    except _Stop as stop:
+    except Stop as stop:
         outcome.answer = None
         outcome.error_type, outcome.error_message = stop.error_type, str(stop)
     return outcome
@@ -109,7 +112,7 @@ class Purse:
         self.spent_usd = 0.0
 
     def affordable(self, wave: Wave) -> Wave:
-        """The wave with calls that could pass the cap sent to the strongest cheaper solver that cannot. `_Stop` if there is none."""
+        """The wave with calls that could pass the cap sent to the strongest cheaper solver that cannot. `Stop` if there is none."""
         if self.cap_usd is None:
             return wave
         left = self.cap_usd - self.spent_usd
@@ -127,7 +130,7 @@ class Purse:
             cost = cost_usd(roster[name].price, worst_case_usage(call.messages, call.max_output_tokens))
             if cost <= left_usd:
                 return replace(call, model=name), cost
-        raise _Stop(
+        raise Stop(
             "question_budget",
             f"the next {call.purpose} call could pass the question's cap of {self.cap_usd} USD ({self.spent_usd:.6f} spent); "
             "raise --max-cost-per-question-usd or add a cheaper model",
@@ -144,7 +147,7 @@ def _ask(wave: Wave, purse: Purse) -> Generator[Wave, list[Completion], list[tup
     purse.pay(completions)
     for completion in completions:
         if completion.error_type in DEFERRING_ERROR_TYPES:
-            raise _Stop(completion.error_type or "", completion.error_message or "")
+            raise Stop(completion.error_type or "", completion.error_message or "")
     return list(zip(wave, completions, strict=True))
 
 
@@ -221,7 +224,7 @@ def _execute(
                     step.model = stronger
                     failing.append(index)
                 elif step.text is None:
-                    raise _Stop(
+                    raise Stop(
                         step.error_type or check,
                         completion.error_message or f"step {index + 1}: {check} and nobody stronger to ask",
                     )
@@ -248,7 +251,7 @@ def _step_call(problem: Problem, plan: Plan, index: int, router: Router, steps: 
     results = {i + 1: steps[i].text or "" for i in step.subtask.needs}
     task = None if plan.is_direct else step.subtask.text
     return replace(
-        _solver_call(problem, router, step.model, task, results, "solve"), subtask_index=index, sample_index=step.n_asks
+        solver_call(problem, router, step.model, task, results, "solve"), subtask_index=index, sample_index=step.n_asks
     )
 
 
@@ -260,7 +263,7 @@ def _finalize(
         return outcome.steps[-1].text or ""
     results = {i + 1: step.text or "" for i, step in enumerate(outcome.steps)}
     [(_, completion)] = yield from _ask(
-        [_solver_call(problem, router, router.finalizer, FINAL_TASK, results, "final")], purse
+        [solver_call(problem, router, router.finalizer, FINAL_TASK, results, "final")], purse
     )
     if completion.is_ok and (text := extract_answer(completion.text)):
         return text
@@ -268,9 +271,10 @@ def _finalize(
     return outcome.steps[-1].text or ""
 
 
-def _solver_call(
+def solver_call(
     problem: Problem, router: Router, model: str, task: str | None, results: dict[int, str], purpose: Purpose
 ) -> Call:
+    """The call that asks `model` for one subtask (`task`), or with None for the answer to the question itself."""
     card = router.roster[model]
     benchmark = benchmark_of(problem)
     messages: tuple[Message, ...] = solve_messages(problem, task, results, card.prompt_mode, benchmark.wording)

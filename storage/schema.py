@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2.errors import LakeError
-from r2.trajectory import SCHEMA_VERSION, CallRow, RunRow, SubtaskRow, TrajectoryRow
+from r2.trajectory import SCHEMA_VERSION, CallRow, CandidateRow, RunRow, SubtaskRow, TrajectoryRow
 
-Row = RunRow | TrajectoryRow | SubtaskRow | CallRow
+Row = RunRow | TrajectoryRow | SubtaskRow | CallRow | CandidateRow
 
 _KINDS: dict[str, pa.DataType] = {
     "int16": pa.int16(),
@@ -148,7 +148,7 @@ def _arrow_type(annotation: Any, kind: str) -> tuple[pa.DataType, bool]:
             hints = typing.get_type_hints(item)
             fields = [(f.name, *_arrow_type(hints[f.name], "")) for f in dataclasses.fields(item)]
             return pa.list_(pa.struct([pa.field(name, t, nullable) for name, t, nullable in fields])), False
-        return pa.list_(pa.int16()), False
+        return pa.list_(pa.int16() if item is int else _SCALARS[item]), False
     return _SCALARS[annotation], False
 
 
@@ -176,6 +176,7 @@ TABLES: dict[str, StoredTable] = {
         _stored_table("trajectories", TrajectoryRow, "rollout"),
         _stored_table("subtasks", SubtaskRow, "rollout", "subtask_index"),
         _stored_table("calls", CallRow, "rollout", "call_index", "attempt"),
+        _stored_table("candidates", CandidateRow, "rollout", "kind", "trial_index"),
     )
 }
 

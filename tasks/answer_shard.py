@@ -1,5 +1,6 @@
 """One shard answered and committed: the unit of Prefect's retries. What an earlier session settled or paid is not done again."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prefect import task
@@ -10,9 +11,10 @@ from r2.errors import DEFERRING_ERROR_TYPES, LakeError
 from r2.methods import METHODS
 from r2.pool.drive import drive, drive_all
 from r2.problem import Problem
-from r2.rows import bad_row, to_rows
-from r2.trajectory import CallRow, SubtaskRow, TrajectoryRow
+from r2.rows import bad_row, candidate_rows, to_rows
+from r2.trajectory import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
 from storage.journal import Journal, keep_only
+from storage.schema import Row
 from tasks.session import RunSession, session_of
 
 
@@ -38,6 +40,7 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
     trajectories: list[TrajectoryRow] = []
     subtasks: list[SubtaskRow] = []
     calls: list[CallRow] = []
+    candidates: list[CandidateRow] = []
     open_problems: list[Problem] = []
     n_rows = 0
     for problem, bad in plan.rows(shard):
@@ -77,11 +80,18 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
             trajectories.append(row)
             subtasks.extend(its_subtasks)
             calls.extend(its_calls)
+            candidates.extend(candidate_rows(plan.run_id, trajectory))
             _count(session, row)
 
         await drive_all(open_problems, answer, slots=session.slots, max_workers=plan.settings.max_in_flight)
         if trajectories:
-            _commit(session, shard, trajectories, subtasks, calls, journal.n_lost_at_open)
+            tables: dict[str, Sequence[Row]] = {
+                "trajectories": trajectories,
+                "subtasks": subtasks,
+                "calls": calls,
+                "candidates": candidates,
+            }
+            _commit(session, shard, trajectories, tables, journal.n_lost_at_open)
     n_untaken = len(open_problems) - n_taken
     n_settled = len(settled) + len(trajectories)
     if n_rows != n_settled + n_deferred + n_untaken:
@@ -101,8 +111,7 @@ def _commit(
     session: RunSession,
     shard: int,
     trajectories: list[TrajectoryRow],
-    subtasks: list[SubtaskRow],
-    calls: list[CallRow],
+    tables: Mapping[str, Sequence[Row]],
     n_calls_lost: int,
 ) -> None:
     """One unit of the lake: all tables of the shard's newly settled problems, or none."""
@@ -117,9 +126,7 @@ def _commit(
         "n_calls_lost": n_calls_lost,
     }
     unit = f"{shard:05d}-{n_earlier}"
-    if not session.lake.commit(
-        run_id, unit, {"trajectories": trajectories, "subtasks": subtasks, "calls": calls}, meta=meta
-    ):
+    if not session.lake.commit(run_id, unit, tables, meta=meta):
         raise LakeError(f"unit {unit} of run {run_id} was committed by somebody else while we held the run's lock")
 
 

@@ -39,7 +39,7 @@ def close_session(run_dir: Path, progress: Progress, out: str | None) -> tuple[R
         run_id=plan.run_id,
         session=len(earlier),
         flow_run_id=str(runtime.flow_run.id or ""),
-        kind="answer",
+        kind="label" if plan.settings.reasoning.method == "label" else "answer",
         method=plan.settings.reasoning.method,
         input_path=plan.settings.input,
         pool_path=plan.settings.pool,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from r2.label import label
 from r2.methods.cot import chain_of_thought
 from r2.problem import Problem
 from r2.solve import Router, Solving, solve
@@ -11,4 +12,4 @@ def _cot(problem: Problem, router: Router) -> Solving:
     return chain_of_thought(problem, router, router.settings.model or router.roster.strongest)
 
 
-METHODS: dict[str, Callable[[Problem, Router], Solving]] = {"r2": solve, "cot": _cot}
+METHODS: dict[str, Callable[[Problem, Router], Solving]] = {"r2": solve, "cot": _cot, "label": label}

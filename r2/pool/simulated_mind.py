@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
 
-from r2.plan import DIRECT, Plan, format_plan
+from r2.plan import DIRECT, Plan, Subtask, format_plan
 from r2.problems import arithmetic, scan, words
 from r2.prompts import (
     ALLOCATE_SYSTEM,
     ANSWER_MARK,
     DECOMPOSE_SYSTEM,
+    DIRECT_PLAN,
     DIRECT_STEP,
     FINAL_TASK,
+    JUDGE_SYSTEM,
     MODELS_MARK,
     QUESTION_MARK,
     RESULT_MARK,
@@ -44,6 +46,8 @@ PROMISED_ENOUGH = 0.99
 """Profile accuracy from which on an allocator looks at the price alone."""
 STEP_UP = 0.012
 """Promised accuracy that is worth the next dearer model to an allocator."""
+CERTAINTY_NOISE = 0.5
+"""Standard deviation of how hard a model thinks its job is, around how hard it is: its token probabilities are informative, not exact."""
 UNSURE = "I do not know."
 TIER_GUESS: dict[Tier, float] = {"small": 0.6, "medium": 0.85, "large": 0.97}
 """Accuracy an allocator expects where a model's line does not speak of the skill."""
@@ -73,10 +77,11 @@ _JOIN = re.compile(r"Join (.*steps? .*)")
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """A reply: its text, and for an allocation the probability of each letter at each subtask."""
+    """A reply: its text; for an allocation the probability of each letter at each subtask; how probable every other token was."""
 
     text: str
     letter_probabilities: tuple[Mapping[str, float], ...] = ()
+    token_probability: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,13 @@ class Job:
 
 
 def think(
-    model: str, ability: float, messages: Sequence[tuple[str, str]], seed: int, simulation_seed: int = 0
+    model: str,
+    ability: float,
+    messages: Sequence[tuple[str, str]],
+    seed: int,
+    simulation_seed: int = 0,
+    *,
+    is_sampled: bool = False,
 ) -> Thought:
     """The model's reply. Any messages get one; what it does not understand, it does not know."""
     key = "\x1f".join([str(simulation_seed), model, str(seed), *(part for message in messages for part in message)])
@@ -97,20 +108,23 @@ def think(
     system = messages[0][1] if messages and messages[0][0] == "system" else ""
     user = messages[-1][1] if messages else ""
     if system == DECOMPOSE_SYSTEM:
-        return Thought(_plan(user, ability, chance))
+        return Thought(_plan(user, ability, chance, is_sampled=is_sampled))
     if system == ALLOCATE_SYSTEM:
         return _allocate(user, ability, chance)
+    if system == JUDGE_SYSTEM:
+        return Thought(_judgement(user, ability, chance))
     job = read_job(user)
     if job is None:
         return Thought(UNSURE)
     thinks = system.endswith(SOLVE_SYSTEM["cot"])
     is_right = chance.random() < p_right(ability + COT_BONUS * thinks, job.difficulty)
     result = job.right if is_right else _spoilt(job.right, chance)
+    certainty = p_right(ability + COT_BONUS * thinks, job.difficulty + chance.gauss(0, CERTAINTY_NOISE))
     if not thinks:
-        return Thought(result)
+        return Thought(result, token_probability=certainty)
     n_parts = 2 + round(max(0.0, job.difficulty))
     parts = [f"Then I look at part {i} of it and carry the result along." for i in range(1, n_parts + 1)]
-    return Thought(f"First I read what is asked. {' '.join(parts)}\n{ANSWER_MARK} {result}")
+    return Thought(f"First I read what is asked. {' '.join(parts)}\n{ANSWER_MARK} {result}", (), certainty)
 
 
 def p_right(ability: float, difficulty: float) -> float:
@@ -238,15 +252,31 @@ def _spoilt(right: str, chance: random.Random) -> str:
         return f"{right} {chance.choice(tuple(filter(None, scan.ACTION.values())))}".strip()
 
 
-def _plan(user: str, ability: float, chance: random.Random) -> str:
-    """The gold plan, or where the draw says wrong one that stops a step short, or chatter without a plan."""
+def _plan(user: str, ability: float, chance: random.Random, *, is_sampled: bool) -> str:
+    """The gold plan, or where the draw says wrong one that stops a step short, or chatter without a plan. Where the request is sampled
+    (temperature > 0), now and then a sound plan is written as DIRECT or with a step too many.
+    """
     plan, _ = gold_steps(_after(user, QUESTION_MARK) or "")
     difficulty = PLAN_DIFFICULTY + 0.25 * max(0, len(plan.subtasks) - 2)
     if chance.random() < p_right(ability, difficulty):
+        if plan.subtasks and is_sampled and (whim := chance.random()) < 0.4:
+            return DIRECT_PLAN if whim < 0.15 else format_plan(_with_a_step_too_many(plan))
         return format_plan(plan)
     if plan.is_direct or chance.random() < 0.3:
         return "Let me think about how to split this."
     return format_plan(Plan(plan.subtasks[:-1]))
+
+
+def _with_a_step_too_many(plan: Plan) -> Plan:
+    last = len(plan.subtasks)
+    return Plan((*plan.subtasks, Subtask(f"Join the result of step {last}", (last - 1,))))
+
+
+def _judgement(user: str, ability: float, chance: random.Random) -> str:
+    """Near 1 for a step that speaks of earlier results, near one half for one that stands alone; the weak are vague."""
+    steps = _NUMBERED.findall(user.partition(STEPS_MARK)[2])
+    uses = bool(steps) and _REFERENCE.search(steps[-1][1]) is not None
+    return f"{min(1.0, max(0.0, (0.95 if uses else 0.5) + chance.gauss(0, 0.3 * math.exp(-ability / 3)))):.2f}"
 
 
 def _allocate(user: str, ability: float, chance: random.Random) -> Thought:

@@ -135,7 +135,8 @@ class SimulatedServer:
         ability = self.models[body["model"]].ability
         seed, limit = int(body.get("seed") or 0), int(body.get("max_tokens") or 0)
         key = hashlib.blake2b(orjson.dumps([body["model"], messages, seed, limit]), digest_size=16).digest()
-        thought = think(body["model"], ability, messages, seed, self.conditions.seed)
+        is_sampled = float(body.get("temperature") or 0) > 0
+        thought = think(body["model"], ability, messages, seed, self.conditions.seed, is_sampled=is_sampled)
         exchange = Exchange(body["model"], key)
         return exchange, _reply(exchange, messages, thought, body, limit)
 
@@ -250,17 +251,20 @@ def _cut(text: str, n_tokens: int) -> str:
 
 
 def _logprobs(text: str, thought: Thought, n_top: int) -> list[dict[str, Any]]:
-    """Tokens with log-probabilities: an allocation's letters bring their best `n_top` alternatives, everything else is certain."""
+    """Tokens with log-probabilities: an allocation's letters bring their best `n_top` alternatives; every other token is as probable
+    as the thought says.
+    """
+    plain = math.log(max(thought.token_probability, 1e-12))
     entries: list[dict[str, Any]] = []
     at = 0
     for match, probabilities in zip(_LETTER.finditer(text), thought.letter_probabilities, strict=False):
         logprobs = {letter: math.log(max(p, 1e-12)) for letter, p in probabilities.items()}
         best = sorted(logprobs, key=lambda letter: -logprobs[letter])[:n_top]
-        entries.append({"token": text[at : match.start(2)], "logprob": 0.0, "top_logprobs": []})
+        entries.append({"token": text[at : match.start(2)], "logprob": plain, "top_logprobs": []})
         top = [{"token": letter, "logprob": logprobs[letter]} for letter in best]
         entries.append({"token": match[2], "logprob": logprobs[match[2]], "top_logprobs": top})
         at = match.end(2)
-    entries.append({"token": text[at:], "logprob": 0.0, "top_logprobs": []})
+    entries.append({"token": text[at:], "logprob": plain, "top_logprobs": []})
     return entries
 
 

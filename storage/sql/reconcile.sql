@@ -129,7 +129,7 @@ compared as (
     union all
     select 'trajectories.n_subtasks', run_id, problem_id, rollout, t.n_subtasks, coalesce(s.n_subtasks, 0)
     from trajectories as t left join steps as s using (run_id, problem_id, rollout)
-    where t.status = 'answered' and t.n_subtasks > 0 and t.n_subtasks <> coalesce(s.n_subtasks, 0)
+    where t.method <> 'label' and t.status = 'answered' and t.n_subtasks > 0 and t.n_subtasks <> coalesce(s.n_subtasks, 0)
 )
 select * from compared;
 comment on view reconcile_counts is 'Must be empty: stored counts that differ from the rows';
@@ -155,13 +155,18 @@ union all
 select 'calls', run_id, problem_id, rollout, null, call_index, attempt, count(*)
 from calls
 group by run_id, problem_id, rollout, call_index, attempt
+having count(*) > 1
+union all
+select 'candidates: ' || kind, run_id, problem_id, rollout, trial_index, null, null, count(*)
+from candidates
+group by run_id, problem_id, rollout, kind, trial_index
 having count(*) > 1;
 comment on view reconcile_duplicates is 'Must be empty: keys that occur more than once';
 comment on column reconcile_duplicates.what is 'the table';
 comment on column reconcile_duplicates.run_id is 'see runs';
 comment on column reconcile_duplicates.problem_id is 'see trajectories';
 comment on column reconcile_duplicates.rollout is 'see trajectories';
-comment on column reconcile_duplicates.subtask_index is 'see subtasks; null for other tables';
+comment on column reconcile_duplicates.subtask_index is 'see subtasks; trial_index of candidates; null for other tables';
 comment on column reconcile_duplicates.call_index is 'see calls; null for other tables';
 comment on column reconcile_duplicates.attempt is 'see calls; null for other tables';
 comment on column reconcile_duplicates.n is 'how often';

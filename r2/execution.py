@@ -1,0 +1,124 @@
+"""Executing a plan with given models, and remembering what was asked: the ground under candidate plans and allocation search.
+
+A generator of waves like `r2/solve.py`, without allocator, checks and escalation: what is measured is the plan with just these
+models. Nothing here asks a request twice for one problem (`Memory`), so that an execution that differs from an earlier one in
+one subtask pays for that subtask and for what its new result changes.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
+
+from r2.answer import extract_answer
+from r2.benchmark import judge
+from r2.call import Call, Completion
+from r2.errors import DEFERRING_ERROR_TYPES
+from r2.plan import Plan, Subtask
+from r2.problem import Problem
+from r2.prompts import DIRECT_STEP, FINAL_TASK
+from r2.solve import Router, Stop, Wave, solver_call
+
+
+@dataclass(slots=True)
+class Execution:
+    """One run of a plan. `calls` and `completions` are the steps' in plan order; `answer` is None where a step got no result."""
+
+    models: tuple[str, ...]
+    calls: list[Call] = field(default_factory=list)
+    completions: list[Completion] = field(default_factory=list)
+    answer: str | None = None
+    is_correct: bool = False
+    error_type: str | None = None
+    cost_usd: float = 0.0
+    total_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Memory:
+    """Completions of one problem's calls, by request."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Completion] = {}
+
+    def ask(self, wave: Wave) -> Generator[Wave, list[Completion], list[Completion]]:
+        """Asks what is not known yet. `Stop` where a completion says nothing about the question (`DEFERRING_ERROR_TYPES`)."""
+        keys = [_request(call) for call in wave]
+        new = {key: call for key, call in zip(keys, wave, strict=True) if key not in self._known}
+        if new:
+            completions = yield list(new.values())
+            for key, completion in zip(new, completions, strict=True):
+                if completion.error_type in DEFERRING_ERROR_TYPES:
+                    raise Stop(completion.error_type or "", completion.error_message or "")
+                self._known[key] = completion
+        return [self._known[key] for key in keys]
+
+
+def _request(call: Call) -> str:
+    """Identity of a request's answer: log-probabilities or not, it is the same text."""
+    return replace(call, top_logprobs=0).request_sha()
+
+
+Executing = Generator[Wave, list[Completion], Execution]
+
+
+def execute(
+    problem: Problem, plan: Plan, models: Sequence[str], router: Router, *, with_logprobs: bool = False
+) -> Executing:
+    """Runs the plan with `models[i]` on subtask i (one model for a direct plan) and judges the answer."""
+    subtasks = plan.subtasks or (Subtask(DIRECT_STEP),)
+    run = Execution(tuple(models))
+    asked: dict[int, Call] = {}
+    done: dict[int, Completion] = {}
+    texts: dict[int, str] = {}
+    for wave in plan.waves() or [[0]]:
+        calls = []
+        for index in wave:
+            results = {i + 1: texts[i] for i in subtasks[index].needs}
+            task = None if plan.is_direct else subtasks[index].text
+            call = solver_call(problem, router, models[index], task, results, "solve")
+            listed = 1 if with_logprobs and router.roster[models[index]].has_logprobs else 0
+            asked[index] = replace(call, subtask_index=index, top_logprobs=listed)
+            calls.append(asked[index])
+        for index, completion in zip(wave, (yield calls), strict=True):
+            done[index] = completion
+            texts[index] = extract_answer(completion.text)
+            if not texts[index] and run.error_type is None:
+                run.error_type = completion.error_type or "empty"
+        if run.error_type is not None:
+            break
+    run.calls = [asked[i] for i in sorted(done)]
+    run.completions = [done[i] for i in sorted(done)]
+    spent = list(run.completions)
+    if run.error_type is None:
+        run.answer = texts[len(subtasks) - 1]
+        if not plan.is_direct and router.finalizer is not None:
+            results = {i + 1: text for i, text in sorted(texts.items())}
+            [final] = yield [solver_call(problem, router, router.finalizer, FINAL_TASK, results, "final")]
+            spent.append(final)
+            run.answer = extract_answer(final.text) or run.answer
+        run.is_correct = judge(problem, run.answer) is True
+    run.cost_usd = sum(completion.cost_usd for completion in spent)
+    run.output_tokens = sum(completion.usage.output_tokens for completion in spent)
+    run.total_tokens = run.output_tokens + sum(completion.usage.input_tokens for completion in spent)
+    return run
+
+
+def remembered(executing: Executing, memory: Memory) -> Executing:
+    """The same execution, with what is known already answered from memory."""
+    [run] = yield from side_by_side([executing], memory)
+    return run
+
+
+def side_by_side(executing: Sequence[Executing], memory: Memory) -> Generator[Wave, list[Completion], list[Execution]]:
+    """Several executions at once: the waves they are at are asked as one."""
+    runs: dict[int, Execution] = {}
+    waves: dict[int, Wave] = {i: next(one) for i, one in enumerate(executing)}
+    while waves:
+        completions = iter((yield from memory.ask([call for wave in waves.values() for call in wave])))
+        answered = {i: [next(completions) for _ in wave] for i, wave in waves.items()}
+        waves = {}
+        for i, theirs in answered.items():
+            try:
+                waves[i] = executing[i].send(theirs)
+            except StopIteration as end:
+                runs[i] = end.value
+    return [runs[i] for i in range(len(executing))]

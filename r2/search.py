@@ -1,0 +1,121 @@
+"""Grouped search for the cheapest right allocation of a plan (paper, allocation data; METHOD 3.1). A generator of waves.
+
+Confidence in each subtask decides the tier it starts in; from there the search goes down while the answer stays right, or up
+until it becomes right. Ours: misses are counted per subtask, not over the plan, so that one hard subtask does not keep the others
+dear; a climb is followed by a descent; a subtask also steps past a model that is right but no cheaper in this plan.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+
+from r2.answer import extract_answer
+from r2.call import Completion
+from r2.execution import Execution, Memory, execute, remembered
+from r2.plan import Plan
+from r2.problem import Problem
+from r2.roster import TIERS, Roster
+from r2.settings import Labelling
+from r2.solve import Router, Wave
+
+
+def token_confidence(completion: Completion, alpha: float) -> float | None:
+    """The alpha-quantile of the generated tokens' probabilities, position by position; None without log-probabilities.
+
+    Linear interpolation between order statistics; tokens of white space alone are left out, they are certain everywhere.
+    """
+    probabilities = sorted(math.exp(t.logprob) for t in completion.token_logprobs if t.token.strip())
+    if not probabilities:
+        return None
+    place = alpha * (len(probabilities) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(probabilities) - 1)
+    return probabilities[low] + (place - low) * (probabilities[high] - probabilities[low])
+
+
+def agreement(texts: Sequence[str]) -> float:
+    """Share of the answers that are the most frequent one, white space and case aside (self-consistency)."""
+    counts = Counter(" ".join(extract_answer(text).casefold().split()) for text in texts)
+    return max(counts.values()) / len(texts)
+
+
+def start_models(confidences: Sequence[float], roster: Roster, settings: Labelling) -> list[str]:
+    """The middle solver of each subtask's tier; where the pool has none of that tier, of the next one up, else down."""
+    chosen = []
+    for confidence in confidences:
+        at = 0 if confidence >= settings.tau_easy else 1 if confidence >= settings.tau_medium else 2
+        order = [*TIERS[at:], *reversed(TIERS[:at])]
+        solvers = next(group for tier in order if (group := [s.name for s in roster.solvers if s.tier == tier]))
+        chosen.append(solvers[(len(solvers) - 1) // 2])
+    return chosen
+
+
+Searching = Generator[Wave, list[Completion], list[Execution]]
+
+
+def search_allocation(
+    problem: Problem, plan: Plan, confidences: Sequence[float], router: Router, settings: Labelling, memory: Memory
+) -> Searching:
+    """Every execution that was tried, in order; the target is the cheapest right one (`cheapest_right`)."""
+    names = [card.name for card in router.roster.solvers]
+    at = [names.index(name) for name in start_models(confidences, router.roster, settings)]
+    tried: dict[tuple[int, ...], Execution] = {}
+
+    def attempt(places: Sequence[int]) -> Generator[Wave, list[Completion], Execution]:
+        key = tuple(places)
+        if key not in tried:
+            executing = execute(problem, plan, [names[i] for i in key], router)
+            tried[key] = yield from remembered(executing, memory)
+        return tried[key]
+
+    best = yield from attempt(at)
+    climbing = sorted(range(len(at)), key=lambda i: confidences[i])
+    while not best.is_correct and any(i < len(names) - 1 for i in at):
+        for index in climbing:
+            if at[index] < len(names) - 1:
+                at[index] += 1
+                best = yield from attempt(at)
+                if best.is_correct:
+                    break
+    if not best.is_correct:
+        return list(tried.values())
+    for index in sorted(range(len(at)), key=lambda i: -confidences[i]):
+        place, misses = at[index], 0
+        while place > 0 and misses < settings.max_misses:
+            place -= 1
+            trial = yield from attempt([*at[:index], place, *at[index + 1 :]])
+            if not trial.is_correct:
+                misses += 1
+                continue
+            misses = 0
+            if trial.cost_usd <= best.cost_usd:
+                at[index], best = place, trial
+    return list(tried.values())
+
+
+def cheapest_right(tried: Sequence[Execution]) -> int | None:
+    """Index of the target; None where nothing was right."""
+    right = [i for i, run in enumerate(tried) if run.is_correct]
+    return min(right, key=lambda i: tried[i].cost_usd, default=None)
+
+
+def probe(
+    run: Execution, router: Router, settings: Labelling, memory: Memory
+) -> Generator[Wave, list[Completion], tuple[tuple[float, ...], str]]:
+    """Confidence in each subtask from M_eval's execution, and where it comes from: `logprobs`, or `agreement` over further answers."""
+    listed = [token_confidence(completion, settings.alpha) for completion in run.completions]
+    known = tuple(confidence for confidence in listed if confidence is not None)
+    if len(known) == len(listed):
+        return known, "logprobs"
+    samples = [
+        replace(call, top_logprobs=0, temperature=settings.temperature, seed=1 + router.settings.seed, sample_index=n)
+        for call in run.calls
+        for n in range(1, settings.n_agreement + 1)
+    ]
+    completions = yield from memory.ask(samples)
+    n = settings.n_agreement
+    return tuple(
+        agreement([first.text, *(c.text for c in completions[i * n : i * n + n])])
+        for i, first in enumerate(run.completions)
+    ), "agreement"
