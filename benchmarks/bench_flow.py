@@ -62,6 +62,8 @@ def settings_for(folder: Path, n: int, pool: str) -> "object":
 async def without_prefect(settings: "object") -> None:
     """The flow's steps, called directly: the same plan, session, shards in flight and closing."""
     from r2.pool.config import load_pool
+    from storage.answers import write_answers
+    from storage.lake import Lake
     from storage.run_plan import plan_run
     from tasks.answer_shard import answer_rows
     from tasks.finish_run import close_session
@@ -79,7 +81,8 @@ async def without_prefect(settings: "object") -> None:
             for shard in session.open_shards():
                 shards.create_task(answer(shard.index))
         progress = session.progress
-    close_session(plan.run_dir, progress, settings.out)
+    close_session(plan.run_dir, progress)
+    write_answers(plan, Lake(settings.lake), Path(settings.out))
 
 
 def run_once(kind: str, n: int, folder: Path, pool: str) -> dict[str, float]:

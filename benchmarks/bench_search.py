@@ -51,9 +51,13 @@ class InProcess:
 
 def plans(n: int, seed: int) -> list[tuple[Problem, Plan]]:
     """As many plans of each length from 1 to 4 subtasks: arithmetic, word problems and SCAN commands with their gold plans."""
-    questions = [*arithmetic.generate(n * 6, seed, max_operations=5), *words.generate(n, seed), *scan.generate(n * 4, seed)]
+    questions = [
+        *arithmetic.generate(n * 6, seed, max_operations=5),
+        *words.generate(n, seed),
+        *scan.generate(n * 4, seed),
+    ]
     random.Random(seed).shuffle(questions)
-    wanted = {length: n // 4 for length in (1, 2, 3, 4)}
+    wanted = dict.fromkeys((1, 2, 3, 4), n // 4)
     chosen = []
     for problem in questions:
         plan, _ = gold_steps(problem.question)

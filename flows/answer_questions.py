@@ -47,30 +47,27 @@ def _run_name() -> str:
 @flow(name="answer-questions", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
 async def answer_questions(settings: AnswerSettings) -> RunResult:
     """Answers the rows of `settings.input` that are not settled yet. Failed rows are data; only broken infrastructure raises."""
-    await _tag(settings)
+    await tag_run(
+        f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"
+    )
     run_dir = plan_file(settings)
     plan = read_plan(run_dir, settings)
     with Lake(settings.lake).run_lock(plan.run_id):
-        progress = await _answer_what_is_open(plan)
+        progress = await answer_what_is_open(plan)
         summary, written = finish_run(run_dir, progress, settings.out)
     await _publish(summary, run_dir, written)
     return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s)
 
 
-async def _tag(settings: AnswerSettings) -> None:
+async def tag_run(*tags: str) -> None:
     """Says on the flow run what it runs. Not by `prefect.tags`, which tags the tasks instead: each tagged task asks the API for a place
     under its tags' concurrency limits before it starts, half a second to two in all shards at once (`benchmarks/bench_flow.py prefect`).
     """
-    chosen = {
-        f"method:{settings.reasoning.method}",
-        f"pool:{Path(settings.pool).stem}",
-        f"input:{Path(settings.input).name}",
-    }
     async with get_client() as client:
-        await client.update_flow_run(runtime.flow_run.id, tags=sorted({*runtime.flow_run.tags, *chosen}))
+        await client.update_flow_run(runtime.flow_run.id, tags=sorted({*runtime.flow_run.tags, *tags}))
 
 
-async def _answer_what_is_open(plan: RunPlan) -> Progress:
+async def answer_what_is_open(plan: RunPlan) -> Progress:
     """Starts models only if something is left to answer."""
     progress = progress_so_far(plan)
     if progress.n_settled == plan.n_requested:

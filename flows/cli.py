@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flows import cli_demo, cli_lake, cli_pool
-from flows.console import results
+from flows import cli_demo, cli_label, cli_lake, cli_pool
+from flows.console import print_calls, results
 from r2.errors import ConfigError, R2Error
 from r2.settings import AnswerSettings, load_settings
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
 )
 cli_demo.register(app)
+cli_label.register(app)
 cli_lake.register(app)
 cli_pool.register(app)
 
@@ -165,7 +166,7 @@ def _print_result(result: Any) -> int:
 
 
 def _print_estimate(settings: AnswerSettings) -> None:
-    from r2.estimate import SUBTASKS_PER_QUESTION, estimate_calls, minutes_by_limits
+    from r2.estimate import SUBTASKS_PER_QUESTION, estimate_calls
     from r2.pool.config import load_pool
     from r2.problem import Problem
     from storage.questions import read_questions
@@ -187,36 +188,7 @@ def _print_estimate(settings: AnswerSettings) -> None:
     calls = estimate_calls(router, prices, n_questions, n_bytes)
     n_shards = -(-(n_questions + n_bad) // settings.shard_size)
     print(f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {n_shards} shards")
-    table = Table()
-    for heading in ("purpose", "model"):
-        table.add_column(heading)
-    for heading in ("calls", "input tokens", "output tokens", "USD"):
-        table.add_column(heading, justify="right")
-    by_quota: dict[str, list[int]] = {}
-    for c in calls:
-        table.add_row(
-            c.purpose, c.model, str(c.n_calls), str(c.input_tokens), str(c.output_tokens), f"{c.cost_usd:.6f}"
-        )
-        totals = by_quota.setdefault(pool.limits_of(c.model)[0], [0, 0])
-        totals[0] += c.n_calls
-        totals[1] += c.input_tokens + c.output_tokens
-    table.add_row(
-        "total", "", str(sum(c.n_calls for c in calls)), str(sum(c.input_tokens for c in calls)),
-        str(sum(c.output_tokens for c in calls)), f"{sum(c.cost_usd for c in calls):.6f}", style="bold",
-    )  # fmt: skip
-    results().print(table)
-    minutes = 0.0
-    for c in calls:
-        owner, limits = pool.limits_of(c.model)
-        n_calls, n_tokens = by_quota[owner]
-        minutes = max(
-            minutes, minutes_by_limits(n_calls, n_tokens, limits.max_requests_per_minute, limits.max_tokens_per_minute)
-        )
-    print(
-        f"time: at least {minutes:.1f} minutes by the limits of the pool file"
-        if minutes
-        else "time: the pool file sets no limit that bounds it"
-    )
+    print_calls(pool, calls)
     if settings.reasoning.method == "r2":
         print(
             f"Assumed: {SUBTASKS_PER_QUESTION} subtasks a question on the pool's middle model. --max-cost-usd sets a hard cap."

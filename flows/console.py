@@ -1,6 +1,14 @@
 """The console results are printed on: as wide as the terminal, and wide enough for a table where there is none."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:  # not when the command starts: --help need not wait for them
+    from r2.estimate import CallEstimate
+    from r2.pool.config import PoolConfig
 
 WIDTH_IN_A_FILE = 140
 
@@ -9,3 +17,39 @@ def results() -> Console:
     """For stdout. A pipe or a file has no width of its own."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH_IN_A_FILE)
+
+
+def print_calls(pool: "PoolConfig", calls: "Sequence[CallEstimate]") -> None:
+    """A dry run's calls with their totals, and the least time the pool file's limits allow them."""
+    from r2.estimate import minutes_by_limits
+
+    table = Table()
+    for heading in ("purpose", "model"):
+        table.add_column(heading)
+    for heading in ("calls", "input tokens", "output tokens", "USD"):
+        table.add_column(heading, justify="right")
+    by_quota: dict[str, list[int]] = {}
+    for c in calls:
+        table.add_row(
+            c.purpose, c.model, str(c.n_calls), str(c.input_tokens), str(c.output_tokens), f"{c.cost_usd:.6f}"
+        )
+        totals = by_quota.setdefault(pool.limits_of(c.model)[0], [0, 0])
+        totals[0] += c.n_calls
+        totals[1] += c.input_tokens + c.output_tokens
+    table.add_row(
+        "total", "", str(sum(c.n_calls for c in calls)), str(sum(c.input_tokens for c in calls)),
+        str(sum(c.output_tokens for c in calls)), f"{sum(c.cost_usd for c in calls):.6f}", style="bold",
+    )  # fmt: skip
+    results().print(table)
+    minutes = 0.0
+    for c in calls:
+        owner, limits = pool.limits_of(c.model)
+        n_calls, n_tokens = by_quota[owner]
+        minutes = max(
+            minutes, minutes_by_limits(n_calls, n_tokens, limits.max_requests_per_minute, limits.max_tokens_per_minute)
+        )
+    print(
+        f"time: at least {minutes:.1f} minutes by the limits of the pool file"
+        if minutes
+        else "time: the pool file sets no limit that bounds it"
+    )

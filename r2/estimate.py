@@ -11,13 +11,17 @@ from r2.call import Message, Purpose
 from r2.ledger import Price, Usage, cost_usd
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
-from r2.prompts import allocate_messages, decompose_messages, solve_messages
+from r2.prompts import allocate_messages, decompose_messages, judge_messages, solve_messages
+from r2.settings import Labelling
 from r2.solve import Router
 
 BYTES_PER_TOKEN = 4
 SUBTASKS_PER_QUESTION = 2.5
 PLAN_TOKENS = 45
 ALLOCATION_TOKENS_PER_SUBTASK = 12
+DISTINCT_SHARE = 0.5
+"""Of a teacher's candidate plans, before anything is known about it."""
+ALLOCATIONS_TRIED = 6
 RESULT_TOKENS = {"direct": 12, "cot": 150}
 
 
@@ -76,6 +80,37 @@ def estimate_calls(
         messages = solve_messages(empty, "", {1: "48", 2: "39"}, card.prompt_mode)
         calls.append(expected("final", card.name, 1, messages, RESULT_TOKENS[card.prompt_mode]))
     return calls
+
+
+def estimate_labelling(
+    router: Router, prices: Mapping[str, Price], n_problems: int, question_bytes: int
+) -> list[CallEstimate]:
+    """The calls labelling is expected to need: the teacher's, M_eval's over the distinct plans, the judge's, and the search's on the
+    middle solver, one new call per allocation tried."""
+    chosen, roster = router.settings.labelling or Labelling(), router.roster
+    empty, plan = (
+        Problem("", ""),
+        Plan((Subtask("Compute 12 * 4"), Subtask("Subtract 9 from the result of step 1", (0,)))),
+    )
+    m_eval, middle = roster[chosen.m_eval or roster.strongest], roster.solvers[len(roster.solvers) // 2]
+    n_plans = max(1.0, chosen.n_candidates * DISTINCT_SHARE)
+    parts: list[tuple[Purpose, str, float, tuple[Message, ...], int]] = [
+        ("teach", chosen.teacher or roster.strongest, chosen.n_candidates, decompose_messages(empty), PLAN_TOKENS)
+    ]
+    for card, n in ((m_eval, n_plans * SUBTASKS_PER_QUESTION), (middle, ALLOCATIONS_TRIED)):
+        messages = solve_messages(empty, plan.subtasks[1].text, {1: "48"}, card.prompt_mode)
+        parts.append(("solve", card.name, n, messages, RESULT_TOKENS[card.prompt_mode]))
+    if chosen.judge in roster.by_name:
+        parts.append(("judge", chosen.judge, n_plans * (SUBTASKS_PER_QUESTION - 1), judge_messages(empty, plan, 1), 4))
+    estimates = []
+    for purpose, model, per_problem, messages, output_tokens in parts:
+        n_calls = round(n_problems * per_problem)
+        fixed_bytes = sum(len(text.encode()) for _, text in messages)
+        input_tokens = round((fixed_bytes * n_calls + question_bytes * per_problem) / BYTES_PER_TOKEN)
+        usage = Usage(input_tokens, 0, n_calls * output_tokens, "estimated")
+        cost = cost_usd(prices[model], usage)
+        estimates.append(CallEstimate(purpose, model, n_calls, input_tokens, usage.output_tokens, cost))
+    return estimates
 
 
 def minutes_by_limits(

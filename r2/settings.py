@@ -6,13 +6,14 @@ Flags override TOML, TOML overrides the defaults here. Validators check, they do
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from r2.errors import ConfigError
 
+Settings = TypeVar("Settings", bound=BaseModel)
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -126,8 +127,55 @@ class AnswerSettings(_Frozen):
         return f"{self.reasoning.method}-{hashlib.sha256(orjson.dumps(identity)).hexdigest()[:12]}"
 
 
+class LabelSettings(_Frozen):
+    """One run of `label_plans`."""
+
+    problems: str
+    """Where problems come from: a benchmark by name (`scan?split=length`), `rg:TASK`, or `file:PATH?check=NAME` (r2/problems/source.py)."""
+    pool: str = "pools/local.toml"
+    lake: str = "lake"
+    out: str = "labels"
+    """Folder of decomposer.parquet, allocator.parquet and their README.md."""
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    """Of generated problems and of the teacher's samples."""
+    data_dir: str | None = None
+    """Folder of benchmark files; None: only generated problems, `file:` and the Hugging Face hub."""
+    finalizer: str | None = None
+    """None: as the pool file's [router] says."""
+    labelling: Labelling = Labelling()
+    test_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the problems that goes to the split `test`, by a hash of the question and `split_seed`."""
+    split_seed: int = 0
+    evaluation: tuple[str, ...] = ()
+    """Problem sources that will be evaluated on: the card says how much of them is in the training set."""
+    max_cost_usd: Positive | None = None
+    shard_size: int = Field(default=100, ge=1)
+    shards_in_flight: int = Field(default=2, ge=1)
+    max_in_flight: int = Field(default=64, ge=1)
+    models_dir: str = "models"
+
+    def answering(self, input_path: str, default_benchmark: str = "") -> AnswerSettings:
+        """The same as a run of the method `label` over a file of problems: what plans, journals, budgets and the lake know."""
+        reasoning = Reasoning(method="label", finalizer=self.finalizer, seed=self.seed, labelling=self.labelling)
+        return AnswerSettings(
+            input=input_path, pool=self.pool, lake=self.lake, reasoning=reasoning, default_benchmark=default_benchmark, limit=self.limit,
+            max_cost_usd=self.max_cost_usd, shard_size=self.shard_size, shards_in_flight=self.shards_in_flight,
+            max_in_flight=self.max_in_flight, models_dir=self.models_dir,
+        )  # fmt: skip
+
+
+def load_label_settings(path: Path | None, overrides: dict[str, Any]) -> LabelSettings:
+    """As `load_settings`, for labelling."""
+    return _load(LabelSettings, path, overrides)
+
+
 def load_settings(path: Path | None, overrides: dict[str, Any]) -> AnswerSettings:
     """Defaults, then the TOML file, then `overrides` (nested dicts; None values are left out). ConfigError names the field."""
+    return _load(AnswerSettings, path, overrides)
+
+
+def _load(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> Settings:
     merged: dict[str, Any] = {}
     if path is not None:
         try:
@@ -136,7 +184,7 @@ def load_settings(path: Path | None, overrides: dict[str, Any]) -> AnswerSetting
             raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     merged = _merge(merged, overrides)
     try:
-        return AnswerSettings.model_validate(merged)
+        return kind.model_validate(merged)
     except ValidationError as error:
         where = path or "flags"
         problems = [f"{where}: {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]

@@ -21,11 +21,14 @@ from tasks.session import Progress
 @task(name="finish-run", cache_policy=NO_CACHE, persist_result=False)
 def finish_run(run_dir: Path, progress: Progress, out: str | None) -> tuple[RunSummary, list[Path]]:
     """Closes the session and returns what the run came to so far, with the files of answers it wrote."""
-    return close_session(run_dir, progress, out)
+    summary = close_session(run_dir, progress)
+    plan = read_plan(run_dir)
+    target = Path(out) if out else default_out(plan.settings.input)
+    return summary, write_answers(plan, Lake(run_dir.parent.parent), target)
 
 
-def close_session(run_dir: Path, progress: Progress, out: str | None) -> tuple[RunSummary, list[Path]]:
-    """The same without Prefect."""
+def close_session(run_dir: Path, progress: Progress) -> RunSummary:
+    """Accounts checked, session recorded, lake compacted where the run is complete, views refreshed."""
     plan = read_plan(run_dir)
     root = run_dir.parent.parent
     lake = Lake(root)
@@ -59,7 +62,7 @@ def close_session(run_dir: Path, progress: Progress, out: str | None) -> tuple[R
     )
     lake.commit(plan.run_id, f"session-{len(earlier):04d}", {"runs": [row]})
     write_database(root)
-    return summary, write_answers(plan, lake, Path(out) if out else default_out(plan.settings.input))
+    return summary
 
 
 def check_accounts(n_requested: int, summary: RunSummary, n_deferred: int) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from r2.call import Completion
 from r2.errors import ConfigError
+from r2.label import LEXICAL
 from r2.methods import METHODS
 from r2.pool.client import PoolClient
 from r2.pool.collector import collect_seldom
 from r2.pool.config import PoolConfig, load_pool
 from r2.pool.endpoints import open_endpoints
-from r2.settings import AnswerSettings
+from r2.settings import AnswerSettings, Labelling
 from r2.solve import Router
 from storage.journal import Journal
 from storage.lake import Lake
@@ -97,6 +98,7 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         allocator,
         *([finalizer] if finalizer != "last_step" else []),
         *([chosen.model] if chosen.model else []),
+        *(_labellers(chosen.labelling) if chosen.labelling else []),
     ]:
         roster[name]
     if chosen.b and chosen.method == "r2" and not roster[allocator].has_logprobs:
@@ -105,6 +107,11 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
             "logprobs = false. Choose another allocator with --allocator, or drop --b."
         )
     return Router(roster, decomposer, allocator, None if finalizer == "last_step" else finalizer, chosen)
+
+
+def _labellers(chosen: Labelling) -> list[str]:
+    named = [chosen.teacher, chosen.m_eval, chosen.judge if chosen.judge != LEXICAL else None]
+    return [name for name in named if name is not None]
 
 
 def state_dir() -> Path:

@@ -10,6 +10,7 @@
 import itertools
 import random
 
+from r2.errors import ConfigError
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
 
@@ -86,10 +87,27 @@ def commands() -> list[str]:
     ]
 
 
-def generate(n: int, seed: int) -> list[Problem]:
-    """`n` different commands with their actions, sampled by seed. Raises ValueError if the grammar has not as many."""
-    chosen = random.Random(seed).sample(commands(), n)
-    return [Problem(f"scan-{seed}-{i}", command, i, interpret(command), "scan") for i, command in enumerate(chosen)]
+def commands_of(split: str) -> list[str]:
+    """Commands of a split: `simple` all; `length` those of more than 22 actions; `addjump` those with "jump" in a longer command, which
+    training sees alone (Lake & Baroni's test sets, of which theirs are these). Raises ConfigError for another name.
+    """
+    if split == "simple":
+        return commands()
+    if split == "length":
+        return [command for command in commands() if len(interpret(command).split()) > 22]
+    if split == "addjump":
+        return [command for command in commands() if "jump" in command.split() and command != "jump"]
+    raise ConfigError(f"scan has no split {split!r}. Known: simple, length, addjump.")
+
+
+def generate(n: int, seed: int, split: str = "simple") -> list[Problem]:
+    """`n` different commands with their actions, sampled by seed. Raises ConfigError if the split has not as many."""
+    among = commands_of(split)
+    if n > len(among):
+        raise ConfigError(f"scan has {len(among)} commands in its split {split}; {n} were asked for.")
+    chosen = random.Random(seed).sample(among, n)
+    name = f"scan-{seed}" if split == "simple" else f"scan-{split}-{seed}"
+    return [Problem(f"{name}-{i}", command, i, interpret(command), "scan") for i, command in enumerate(chosen)]
 
 
 def _phrase(words: list[str]) -> list[str]:

@@ -1,0 +1,145 @@
+"""`r2 label`: problems in, two supervised sets out. Results on stdout, progress and errors on stderr."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from flows.console import results
+from r2.settings import LabelSettings, load_label_settings
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `label` to the command."""
+    app.command(name="label")(label)
+
+
+def label(
+    problems: Annotated[
+        str,
+        typer.Option(help="scan, scan?split=length, gsm8k, rg:chain_sum?min_terms=3, file:PATH?check=NAME, ..."),
+    ],
+    limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Pool file. [default: pools/local.toml]")] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Pool entry that writes candidate plans. [default: the strongest]")
+    ] = None,
+    m_eval: Annotated[
+        str | None, typer.Option(help="Pool entry that executes every candidate. [default: the strongest]")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Pool entry that judges coherence, or lexical. [default: lexical]")
+    ] = None,
+    candidates: Annotated[int | None, typer.Option(help="Plans asked of the teacher per problem. [default: 8]")] = None,
+    lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of decomposer.parquet, allocator.parquet, README.md. [default: labels]")
+    ] = None,
+    evaluation: Annotated[
+        list[str] | None, typer.Option(help="Problems that will be evaluated on, for the leakage check. Repeatable.")
+    ] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(help="Hard cap of the run; it stops cleanly there.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of generated problems and of the teacher's samples.")] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Of the split into train and test.")] = None,
+    test_share: Annotated[
+        float | None, typer.Option(help="Share of problems in the split test. [default: 0.1]")
+    ] = None,
+    shard_size: Annotated[int | None, typer.Option(help="Problems per shard. [default: 100]")] = None,
+    max_in_flight: Annotated[int | None, typer.Option(help="Problems worked on at once. [default: 64]")] = None,
+    data_dir: Annotated[str | None, typer.Option(envvar="R2_DATA_DIR", help="Folder of benchmark files.")] = None,
+    models_dir: Annotated[
+        str | None, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights. [default: models]")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print calls, tokens, USD and time, and stop.")] = False,
+) -> None:
+    """Label problems for training: the best right plan of a teacher's, and the cheapest right models for its steps."""
+    settings = load_label_settings(
+        config,
+        {
+            "problems": problems, "limit": limit, "pool": pool, "lake": lake, "out": out, "seed": seed, "split_seed": split_seed,
+            "test_share": test_share, "max_cost_usd": max_cost_usd, "shard_size": shard_size, "max_in_flight": max_in_flight,
+            "data_dir": data_dir, "models_dir": models_dir, "evaluation": tuple(evaluation) if evaluation else None,
+            "labelling": {"teacher": teacher, "m_eval": m_eval, "judge": judge, "n_candidates": candidates},
+        },
+    )  # fmt: skip
+    if dry_run:
+        _print_estimate(settings)
+        return
+    # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
+    from flows.embedded_api import embedded_api
+    from flows.label_plans import label_plans
+    from r2.pool.config import load_pool
+    from tasks.session import make_router
+
+    loaded = load_pool(settings.pool)
+    loaded.check_keys()
+    make_router(loaded, settings.answering(""))
+    with embedded_api():
+        result = asyncio.run(label_plans(settings))
+    raise typer.Exit(_print_result(result))
+
+
+def _print_estimate(settings: LabelSettings) -> None:
+    from flows.console import print_calls
+    from r2.estimate import estimate_labelling
+    from r2.pool.config import load_pool
+    from r2.problem import Problem
+    from storage.problem_files import question_file
+    from storage.questions import read_questions
+    from tasks.session import make_router
+
+    pool = load_pool(settings.pool)
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    answering = settings.answering(str(path), check)
+    router = make_router(pool, answering)
+    rows = [r for r in read_questions(path, answering.columns, check, settings.limit) if isinstance(r, Problem)]
+    n_bytes = sum(len((row.question + row.context).encode()) for row in rows)
+    prices = {name: card.price for name, card in router.roster.by_name.items()}
+    print(f"{len(rows)} problems of {settings.problems}")
+    print_calls(pool, estimate_labelling(router, prices, len(rows), n_bytes))
+    print(
+        "Assumed: half of the teacher's plans are distinct, and six allocations are tried. --max-cost-usd sets a hard cap."
+    )
+
+
+def _print_result(result: Any) -> int:
+    """Kept and dropped in one table, and the exit code: 0 where nothing is left over, 130 interrupted, else 1."""
+    summary, sets, progress = result.summary, result.sets, result.progress
+    table = Table(title=f"run {summary.run_id}", title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_row("problems", str(progress.n_requested))
+    table.add_row("labelled", f"{summary.n_kept}  ({summary.n_kept / max(1, summary.n_problems):.1%} of those settled)")
+    for reason, n in summary.dropped.items():
+        table.add_row(f"dropped: {reason}", str(n))
+    table.add_row("deferred", str(progress.n_deferred))
+    table.add_row("candidate plans", f"{summary.n_candidates}, of them distinct {summary.n_distinct}")
+    table.add_row("executions per searched plan", f"{summary.executions_per_plan:.2f}")
+    table.add_row("USD", f"{summary.cost_usd:.6f}")
+    for purpose, usd in summary.cost_by_purpose_usd.items():
+        table.add_row(f"  of it {purpose}", f"{usd:.6f}")
+    table.add_row("  this session", f"{progress.session_cost_usd:.6f}")
+    table.add_row("USD per labelled problem", f"{summary.cost_usd / max(1, summary.n_kept):.6f}")
+    table.add_row("seconds", f"{progress.wall_s:.1f}")
+    table.add_row("decomposer rows", f"{sets.decomposer['train']} train, {sets.decomposer['test']} test")
+    table.add_row("allocator rows", f"{sets.allocator['train']} train, {sets.allocator['test']} test")
+    if progress.n_calls_lost:
+        table.add_row("calls in flight at a kill", f"{progress.n_calls_lost} (may have been paid twice)")
+    results().print(table)
+    for name in ("decomposer.parquet", "allocator.parquet", "README.md"):
+        print(sets.out / name)
+    if progress.stop_reason == "interrupted":
+        sys.stderr.write(f"Interrupted; {progress.n_deferred} problems are left. The same command goes on.\n")
+        return 130
+    if progress.n_deferred:
+        why = "Stopped at a money budget" if progress.stop_reason == "budget" else "Some calls could not be made"
+        sys.stderr.write(
+            f"{why}; {progress.n_deferred} problems are deferred, and the sets hold what is labelled so far. The same command goes on.\n"
+        )
+        return 1
+    return 0

@@ -1,0 +1,80 @@
+"""Flow: label problems for training. The same plan, shards and journals as answering; the same parameters go on where it stopped.
+
+By hand: `r2 label --problems scan --limit 200`, or `python -m flows.label_plans configs/label.toml`.
+"""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow, runtime
+from prefect.artifacts import acreate_table_artifact
+
+from flows.answer_questions import answer_what_is_open, tag_run
+from flows.embedded_api import embedded_api
+from r2.settings import LabelSettings, load_label_settings
+from storage.label_sets import LabelSets, LabelSummary
+from storage.lake import Lake
+from storage.problem_files import question_file
+from storage.run_plan import read_plan
+from tasks.finish_labels import finish_labels
+from tasks.plan_file import plan_file
+from tasks.session import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class LabelResult:
+    """How a session of a labelling run ended."""
+
+    summary: LabelSummary
+    sets: LabelSets
+    progress: Progress
+    lake: Path
+
+
+def _run_name() -> str:
+    settings = LabelSettings.model_validate(runtime.flow_run.parameters["settings"])
+    return f"label {settings.problems} on {Path(settings.pool).stem}"
+
+
+@flow(name="label-plans", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+async def label_plans(settings: LabelSettings) -> LabelResult:
+    """Labels the problems that are not settled yet and writes both sets from all that are. Dropped problems are data."""
+    await tag_run("method:label", f"pool:{Path(settings.pool).stem}", f"problems:{settings.problems}")
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    answering = settings.answering(str(path), check)
+    run_dir = plan_file(answering)
+    plan = read_plan(run_dir, answering)
+    with Lake(settings.lake).run_lock(plan.run_id):
+        progress = await answer_what_is_open(plan)
+        summary, sets = finish_labels(run_dir, progress, settings)
+    await _publish(summary, sets)
+    return LabelResult(summary, sets, progress, Path(settings.lake))
+
+
+async def _publish(summary: LabelSummary, sets: LabelSets) -> None:
+    """What Prefect's UI shows: kept and dropped and why, cost, executions, and how the scores are spread."""
+    rows: list[dict[str, object]] = [
+        {"what": "kept", "value": summary.n_kept},
+        *({"what": f"dropped: {reason}", "value": n} for reason, n in summary.dropped.items()),
+        {"what": "USD", "value": summary.cost_usd},
+        *({"what": f"USD for {purpose}", "value": usd} for purpose, usd in summary.cost_by_purpose_usd.items()),
+        {"what": "executions per searched plan", "value": summary.executions_per_plan},
+        {"what": "decomposer rows", "value": sum(sets.decomposer.values())},
+        {"what": "allocator rows", "value": sum(sets.allocator.values())},
+    ]
+    description = f"run {summary.run_id}"
+    await acreate_table_artifact(key="label-plans-summary", table=rows, description=description)
+    spread = [
+        {"score": score, "lower quartile": low, "median": middle, "upper quartile": high}
+        for score, (low, middle, high) in summary.score_quantiles.items()
+    ]
+    await acreate_table_artifact(key="label-plans-scores", table=spread, description=description)
+
+
+if __name__ == "__main__":
+    with embedded_api():
+        done = asyncio.run(label_plans(load_label_settings(Path(sys.argv[1]), {})))
+    print(f"{done.summary.n_kept} of {done.summary.n_problems} labelled -> {done.sets.out}")

@@ -1,0 +1,262 @@
+"""The two supervised sets of a labelling run, in TRL's conversational prompt-completion format, with their card.
+
+`decomposer.parquet` and `allocator.parquet` have `prompt` and `completion` (lists of {role, content}), `problem_id`, `split`. The
+prompts are the very ones the router will be asked with. Reads frozen shards and stored candidates side by side, in input order.
+"""
+
+import hashlib
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from r2.allocation import format_allocation
+from r2.call import Message
+from r2.leakage import Leakage, leakage, normalised
+from r2.plan import parse_plan
+from r2.problem import Problem
+from r2.prompts import MODEL_LETTERS, allocate_messages, decompose_messages
+from r2.roster import Roster
+from storage.lake import Lake
+from storage.query import connect
+from storage.run_plan import RunPlan
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+SCHEMA = pa.schema(
+    [("prompt", MESSAGES), ("completion", MESSAGES), ("problem_id", pa.string()), ("split", pa.string())]
+)
+_READ = ["problem_id", "kind", "trial_index", "plan", "models", "is_target"]
+
+
+@dataclass(slots=True)
+class LabelSets:
+    """What was written: rows by split of each set, and the training questions for the leakage check."""
+
+    out: Path
+    decomposer: Counter[str] = field(default_factory=Counter)
+    allocator: Counter[str] = field(default_factory=Counter)
+    train_questions: list[str] = field(default_factory=list)
+
+
+def split_of(question: str, split_seed: int, test_share: float) -> str:
+    """`train` or `test`, by a hash: the same question falls on the same side in every run with this seed."""
+    key = f"{split_seed}:{normalised(question)}".encode("utf-8", "surrogatepass")
+    draw = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
+    return "test" if draw < test_share else "train"
+
+
+def write_label_sets(
+    plan: RunPlan, lake: Lake, roster: Roster, out: Path, *, split_seed: int, test_share: float
+) -> LabelSets:
+    """Writes both sets, each in one move. A problem has a decomposer row if a plan was right, an allocator row if an allocation was."""
+    out.mkdir(parents=True, exist_ok=True)
+    sets = LabelSets(out)
+    shown = roster.solvers[: len(MODEL_LETTERS)]
+    letters = {card.name: letter for card, letter in zip(shown, MODEL_LETTERS, strict=False)}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_RowFile(out / f"{name}.parquet")) for name in ("decomposer", "allocator")}
+        for problem, targets in _targets(plan, lake):
+            split = split_of(problem.question, split_seed, test_share)
+            if "plan" not in targets:
+                continue
+            sets.decomposer[split] += 1
+            if split == "train":
+                sets.train_questions.append(problem.question)
+            text = targets["plan"]["plan"]
+            files["decomposer"].add(decompose_messages(problem), text, problem.problem_id, split)
+            models = targets.get("allocation", {}).get("models", [])
+            if models and all(model in letters for model in models):
+                sets.allocator[split] += 1
+                prompt = allocate_messages(problem, parse_plan(text), shown)
+                completion = format_allocation([letters[model] for model in models])
+                files["allocator"].add(prompt, completion, problem.problem_id, split)
+    return sets
+
+
+def _targets(plan: RunPlan, lake: Lake) -> Iterator[tuple[Problem, dict[str, dict[str, Any]]]]:
+    """Problems with a target plan, and their target trials by kind."""
+    rows = (row for batch in lake.iter_rows("candidates", plan.run_id, _READ) for row in batch.to_pylist())
+    by_problem = itertools.groupby(rows, key=lambda row: row["problem_id"])
+    ahead = next(by_problem, None)
+    for shard in plan.shards:
+        for problem, _ in plan.rows(shard.index):
+            if ahead is not None and ahead[0] == problem.problem_id:
+                yield problem, {row["kind"]: row for row in ahead[1] if row["is_target"]}
+                ahead = next(by_problem, None)
+
+
+class _RowFile:
+    """A Parquet file written batch by batch under another name, and moved into place when whole."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._temporary = path, path.with_name(f".{path.name}.{os.getpid()}")
+        self._batch: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "_RowFile":
+        self._writer = pq.ParquetWriter(self._temporary, SCHEMA, compression="zstd")
+        return self
+
+    def add(self, prompt: Sequence[Message], completion: str, problem_id: str, split: str) -> None:
+        said = [{"role": role, "content": text} for role, text in prompt]
+        answer = [{"role": "assistant", "content": completion}]
+        self._batch.append({"prompt": said, "completion": answer, "problem_id": problem_id, "split": split})
+        if len(self._batch) == 4096:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._batch, schema=SCHEMA))
+        self._batch.clear()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._flush()
+        self._writer.close()
+        if kind is None:
+            self._temporary.replace(self._path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSummary:
+    """What a labelling run came to over all its sessions. Executions count those of candidate plans and of the search."""
+
+    run_id: str
+    n_problems: int
+    n_kept: int
+    dropped: Mapping[str, int]
+    """Reason -> problems."""
+    n_candidates: int
+    n_distinct: int
+    plan_executions: int
+    allocation_executions: int
+    n_searched: int
+    cost_usd: float
+    cost_by_purpose_usd: Mapping[str, float]
+    score_quantiles: Mapping[str, tuple[float, float, float]]
+    """Score -> quartiles over the executed candidates."""
+
+    @property
+    def executions_per_plan(self) -> float:
+        """Allocations executed per plan that was searched; M_eval's execution, which the probe uses, is counted with the plans."""
+        return self.allocation_executions / self.n_searched if self.n_searched else 0.0
+
+
+def summarize_labels(lake: Path, run_id: str) -> LabelSummary:
+    """Reads the run's committed rows."""
+    with connect(lake) as db:
+
+        def rows(sql: str) -> list[tuple[Any, ...]]:
+            return db.execute(sql, [run_id]).fetchall()
+
+        n_problems, n_kept, cost = rows(
+            "select count(*), count(*) filter (status = 'answered'), coalesce(sum(cost_usd), 0) from trajectories where run_id = ?"
+        )[0]
+        dropped = rows(
+            "select error_type, count(*) from trajectories where run_id = ? and status = 'failed' group by 1 order by 2 desc, 1"
+        )
+        counts = rows(
+            "select count(*) filter (kind = 'plan'), count(*) filter (kind = 'plan' and is_correct is not null), "
+            "count(*) filter (kind = 'allocation'), count(distinct problem_id) filter (kind = 'allocation') from candidates where run_id = ?"
+        )[0]
+        purposes = rows("select purpose, sum(cost_usd) from calls where run_id = ? group by 1 order by 2 desc, 1")
+        quantiles = {}
+        for score in ("conciseness", "practicality", "coherence", "score"):
+            found = rows(
+                f"select quantile_cont({score}, [0.25, 0.5, 0.75]) from candidates where run_id = ? and kind = 'plan'"
+            )[0][0]
+            if found is not None:
+                quantiles[score] = tuple(found)
+    n_candidates, n_distinct, n_allocations, n_searched = counts
+    return LabelSummary(
+        run_id, n_problems, n_kept, dict(dropped), n_candidates, n_distinct, n_distinct, n_allocations, n_searched, cost,
+        dict(purposes), quantiles,
+    )  # fmt: skip
+
+
+def write_card(
+    sets: LabelSets,
+    summary: LabelSummary,
+    source: str,
+    licence: str,
+    facts: Mapping[str, str],
+    prices: Mapping[str, str],
+    leaks: Mapping[str, Leakage],
+) -> Path:
+    """README.md of the folder, as dataset hubs show it. `facts` are lines of the table, `leaks` evaluation source -> what was found."""
+    reasons = ", ".join(f"{reason} {n}" for reason, n in summary.dropped.items()) or "none"
+    table = {
+        "problems": source,
+        "licence of the problems": licence,
+        "labelled by run": summary.run_id,
+        **facts,
+        "problems labelled": f"{summary.n_kept} of {summary.n_problems}",
+        "dropped": reasons,
+        "candidate plans": f"{summary.n_candidates}, distinct {summary.n_distinct}",
+        "executions per searched plan": f"{summary.executions_per_plan:.2f}",
+        "cost": f"{summary.cost_usd:.6f} USD",
+        "decomposer.parquet": _counts(sets.decomposer),
+        "allocator.parquet": _counts(sets.allocator),
+    }
+    lines = [
+        "---",
+        "configs:",
+        "- {config_name: decomposer, data_files: decomposer.parquet}",
+        "- {config_name: allocator, data_files: allocator.parquet}",
+        "---",
+        "# Router training data",
+        "",
+        "Prompts and completions of a decomposer and an allocator, in the conversational prompt-completion format; column `split` says which side of",
+        "the split a problem is on.",
+        "",
+        "| what | value |",
+        "|---|---|",
+        *(f"| {name} | {_cell(value)} |" for name, value in table.items()),
+        "",
+        "## Prices",
+        "",
+        "| model | USD per million tokens |",
+        "|---|---|",
+        *(f"| {name} | {_cell(price)} |" for name, price in prices.items()),
+        "",
+        "## Leakage",
+        "",
+        "Training questions that are also in an evaluation set, word for word or nearly (Jaccard index of word bigrams at least 0.8).",
+        "",
+        "| evaluation set | its questions | training questions | the same | nearly the same |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {_cell(name)} | {leak.n_evaluation} | {leak.n_train} | {leak.n_same} | {leak.n_near} |"
+            for name, leak in leaks.items()
+        ),
+        "",
+    ]
+    path = sets.out / "README.md"
+    path.write_text("\n".join(lines), "utf-8")
+    return path
+
+
+def own_leakage(plan: RunPlan, sets: LabelSets, *, split_seed: int, test_share: float) -> Leakage:
+    """The run's own test split against its training split."""
+    held_out = (
+        problem.question
+        for shard in plan.shards
+        for problem, _ in plan.rows(shard.index)
+        if split_of(problem.question, split_seed, test_share) == "test"
+    )
+    return leakage(sets.train_questions, held_out)
+
+
+def _counts(by_split: Counter[str]) -> str:
+    return f"{by_split['train']} train, {by_split['test']} test"
+
+
+def _cell(text: object) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")

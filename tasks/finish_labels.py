@@ -1,0 +1,57 @@
+"""The last task of a labelling session: what every session ends with, then the two supervised sets and their card."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from r2.leakage import leakage
+from r2.pool.config import load_pool
+from r2.problems.source import parse_source
+from r2.settings import LabelSettings
+from storage.label_sets import LabelSets, LabelSummary, own_leakage, summarize_labels, write_card, write_label_sets
+from storage.lake import Lake
+from storage.problem_files import licence_of, problems_of
+from storage.run_plan import read_plan
+from tasks.finish_run import close_session
+from tasks.session import Progress, make_router
+
+
+@task(name="finish-labels", cache_policy=NO_CACHE, persist_result=False)
+def finish_labels(run_dir: Path, progress: Progress, settings: LabelSettings) -> tuple[LabelSummary, LabelSets]:
+    """Closes the session; returns what the run came to so far and the sets it wrote."""
+    close_session(run_dir, progress)
+    plan = read_plan(run_dir)
+    root = run_dir.parent.parent
+    pool = load_pool(settings.pool)
+    router = make_router(pool, plan.settings)
+    split = {"split_seed": settings.split_seed, "test_share": settings.test_share}
+    sets = write_label_sets(
+        plan,
+        Lake(root),
+        router.roster,
+        Path(settings.out),
+        split_seed=settings.split_seed,
+        test_share=settings.test_share,
+    )
+    summary = summarize_labels(root, plan.run_id)
+    leaks = {
+        "its own test split": own_leakage(plan, sets, split_seed=settings.split_seed, test_share=settings.test_share)
+    }
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    for text in settings.evaluation:
+        others = problems_of(parse_source(text), None, settings.seed, data_dir)
+        leaks[text] = leakage(sets.train_questions, (problem.question for problem in others))
+    chosen = settings.labelling
+    facts = {
+        "pool": Path(settings.pool).name,
+        "teacher": f"{chosen.teacher or router.roster.strongest}, {chosen.n_candidates} candidates at temperature {chosen.temperature}",
+        "M_eval": chosen.m_eval or router.roster.strongest,
+        "judge of coherence": chosen.judge,
+        "weights (conciseness, practicality, coherence)": str(chosen.weights),
+        "split": f"seed {split['split_seed']}, test share {split['test_share']}",
+        "seed": str(settings.seed),
+    }
+    prices = {name: card.price.version for name, card in router.roster.by_name.items()}
+    write_card(sets, summary, settings.problems, licence_of(settings.problems), facts, prices, leaks)
+    return summary, sets
