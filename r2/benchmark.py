@@ -15,12 +15,14 @@ from r2.problems import scan
 @dataclass(frozen=True, slots=True)
 class Benchmark:
     """`is_correct(answer, target)` is its check, None for the default one; `malformed(text)` names what is wrong with a result's form,
-    or None; `answer_tokens` bounds a direct result."""
+    or None; `answer_tokens` bounds a direct result;
+    `wording` goes before every solver's instruction, `plan_example` (a question with its plan) into the teacher's prompt."""
 
     name: str
     is_correct: Callable[[str, str], bool] | None = None
     malformed: Callable[[str], str | None] = lambda text: None
     wording: str = ""
+    plan_example: str = ""
     answer_tokens: int = 64
 
 
@@ -39,7 +41,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "arithmetic": _ARITHMETIC,
     "word_problem": Benchmark("word_problem", same_number, _no_number, answer_tokens=24),
     "gsm8k": Benchmark("gsm8k", same_number, _no_number, answer_tokens=24),
-    "scan": Benchmark("scan", scan.is_correct, _not_actions, wording=scan.WORDING, answer_tokens=320),
+    "scan": Benchmark(
+        "scan", scan.is_correct, _not_actions, wording=scan.WORDING, plan_example=scan.PLAN_EXAMPLE, answer_tokens=320
+    ),
 }
 
 

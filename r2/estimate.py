@@ -11,7 +11,7 @@ from r2.call import Message, Purpose
 from r2.ledger import Price, Usage, cost_usd
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
-from r2.prompts import allocate_messages, decompose_messages, judge_messages, solve_messages
+from r2.prompts import allocate_messages, decompose_messages, judge_messages, solve_messages, teach_messages
 from r2.settings import Labelling
 from r2.solve import Router
 
@@ -95,7 +95,7 @@ def estimate_labelling(
     m_eval, middle = roster[chosen.m_eval or roster.strongest], roster.solvers[len(roster.solvers) // 2]
     n_plans = max(1.0, chosen.n_candidates * DISTINCT_SHARE)
     parts: list[tuple[Purpose, str, float, tuple[Message, ...], int]] = [
-        ("teach", chosen.teacher or roster.strongest, chosen.n_candidates, decompose_messages(empty), PLAN_TOKENS)
+        ("teach", chosen.teacher or roster.strongest, chosen.n_candidates, teach_messages(empty, ""), PLAN_TOKENS)
     ]
     for card, n in ((m_eval, n_plans * SUBTASKS_PER_QUESTION), (middle, ALLOCATIONS_TRIED)):
         messages = solve_messages(empty, plan.subtasks[1].text, {1: "48"}, card.prompt_mode)

@@ -6,13 +6,14 @@ journal, budgets and lake. Its answer is that of the target allocation; a proble
 
 from collections.abc import Generator, Sequence
 
+from r2.benchmark import benchmark_of
 from r2.call import Call, Completion
 from r2.errors import PlanParseError
 from r2.execution import Execution, Memory, execute, side_by_side
 from r2.plan import Plan, format_plan, parse_plan
 from r2.plan_scores import lexical_coherence, mean_coherence, read_judgement, score_plans
 from r2.problem import Problem
-from r2.prompts import decompose_messages, judge_messages
+from r2.prompts import judge_messages, teach_messages
 from r2.search import cheapest_right, probe, search_allocation
 from r2.settings import Labelling
 from r2.solve import Outcome, Router, Solving, Stop, Wave
@@ -82,7 +83,7 @@ def _candidates(
     first_seed = 1 + router.settings.seed * settings.n_candidates
     calls = [
         Call(
-            settings.teacher or router.roster.strongest, decompose_messages(problem), "teach", router.settings.plan_tokens,
+            settings.teacher or router.roster.strongest, teach_messages(problem, benchmark_of(problem).plan_example), "teach", router.settings.plan_tokens,
             temperature=settings.temperature, seed=first_seed, sample_index=k,
         )
         for k in range(settings.n_candidates)

@@ -53,6 +53,13 @@ def decompose_messages(problem: Problem) -> tuple[Message, ...]:
     return (("system", DECOMPOSE_SYSTEM), ("user", _question_block(problem)))
 
 
+def teach_messages(problem: Problem, example: str) -> tuple[Message, ...]:
+    """Asks a teacher for a plan: the decomposer's prompt with the benchmark's own worked example, which the decomposer learns to do
+    without (ours)."""
+    system = f"{DECOMPOSE_SYSTEM}\n\n{example}" if example else DECOMPOSE_SYSTEM
+    return (("system", system), ("user", _question_block(problem)))
+
+
 def allocate_messages(problem: Problem, plan: Plan, models: Sequence[ModelCard]) -> tuple[Message, ...]:
     """Asks for one model per subtask. `models` in the order shown: letter A is `models[0]`.
 

@@ -107,7 +107,7 @@ def think(
     chance = random.Random(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest())
     system = messages[0][1] if messages and messages[0][0] == "system" else ""
     user = messages[-1][1] if messages else ""
-    if system == DECOMPOSE_SYSTEM:
+    if system.startswith(DECOMPOSE_SYSTEM):
         return Thought(_plan(user, ability, chance, is_sampled=is_sampled))
     if system == ALLOCATE_SYSTEM:
         return _allocate(user, ability, chance)

@@ -23,6 +23,17 @@ WORDING = (
     "'twice' and 'thrice' repeat; 'x after y' runs y first."
 )
 
+PLAN_EXAMPLE = """Question: walk left twice after jump
+1. Translate 'walk left'
+2. Repeat the result of step 1 2 times (needs: 1)
+3. Translate 'jump'
+4. Join the result of step 3 and then the result of step 2 (needs: 2, 3)
+
+Question: turn right thrice
+1. Translate 'turn right'
+2. Repeat the result of step 1 3 times (needs: 1)"""
+"""A teacher is shown it; the plans are `gold_plan`'s."""
+
 
 def interpret(command: str) -> str:
     """The action sequence of a command, actions separated by one space. Raises ValueError for anything the grammar does not have."""
