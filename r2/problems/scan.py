@@ -17,12 +17,15 @@ from r2.problem import Problem
 ACTION = {"walk": "I_WALK", "look": "I_LOOK", "run": "I_RUN", "jump": "I_JUMP", "turn": ""}
 TURN = {"left": "I_TURN_LEFT", "right": "I_TURN_RIGHT"}
 TIMES = {"twice": 2, "thrice": 3}
-WORDING = (
-    "Translate the command into actions. Actions: I_WALK I_LOOK I_RUN I_JUMP I_TURN_LEFT I_TURN_RIGHT. "
-    "'jump left' is I_TURN_LEFT I_JUMP; 'opposite left' turns twice, then acts; 'around left' is turn and act, four times; "
-    "'twice' and 'thrice' repeat; 'x after y' runs y first."
-)
-
+WORDING = """Translate the command into actions. Actions: I_WALK I_LOOK I_RUN I_JUMP I_TURN_LEFT I_TURN_RIGHT.
+'jump left' is I_TURN_LEFT I_JUMP
+'turn left' is I_TURN_LEFT
+'jump opposite left' is I_TURN_LEFT I_TURN_LEFT I_JUMP
+'turn opposite left' is I_TURN_LEFT I_TURN_LEFT
+'jump around left' is I_TURN_LEFT I_JUMP I_TURN_LEFT I_JUMP I_TURN_LEFT I_JUMP I_TURN_LEFT I_JUMP
+'turn around left' is I_TURN_LEFT I_TURN_LEFT I_TURN_LEFT I_TURN_LEFT
+'jump twice' is I_JUMP I_JUMP, 'jump thrice' is I_JUMP I_JUMP I_JUMP
+'walk after run' is I_RUN I_WALK: 'x after y' runs y first."""
 PLAN_EXAMPLE = """Question: walk left twice after jump
 1. Translate 'walk left'
 2. Repeat the result of step 1 2 times (needs: 1)

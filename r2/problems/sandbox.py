@@ -1,0 +1,157 @@
+"""Python puzzles checked where they can do no harm: a process that may compute, and nothing else. Linux only.
+
+The child (`sandbox_child.py`) has a seccomp filter that denies by default: no file, socket, process or signal; limits on memory, CPU
+seconds and file size; an empty environment; a session of its own that is killed when it ends, and a death signal should we end
+first. The filter is made by libseccomp. What an answer's code is worth and whether it solves the puzzle are found in two processes, so
+that no answer can write its own verdict. This is one of the three places of `r2` that touch the outside (with pool/ and training/).
+"""
+
+import contextlib
+import os
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import orjson
+
+from r2.errors import ConfigError
+
+ALLOWED_CALLS = (
+    "brk", "clock_gettime", "close", "exit", "exit_group", "fstat", "futex", "getrandom", "gettimeofday", "lseek", "madvise",
+    "mmap", "mprotect", "mremap", "munmap", "read", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sched_yield",
+    "sigaltstack", "write",
+)  # fmt: skip
+"""What the interpreter needs to compute and to write its result on the pipe it was given."""
+_CHILD = Path(__file__).with_name("sandbox_child.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one child. `wall_s` also bounds a child that waits without computing."""
+
+    cpu_s: int = 5
+    wall_s: float = 8.0
+    memory_bytes: int = 512 * 1024 * 1024
+    output_bytes: int = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How a child ended. `value` is the repr of its result, None unless `ended` is "done"."""
+
+    ended: Literal["done", "error", "timeout", "output"]
+    value: str | None = None
+
+
+def solves(puzzle: str, answer: str, limits: Limits = Limits()) -> bool:
+    """True if `sat` of the puzzle's source is True on what the answer is worth: a literal, an expression, or code that defines `sol`.
+
+    Raises ConfigError where there is no sandbox: nothing of a model is ever run outside it.
+    """
+    return _solves(puzzle, answer, limits)
+
+
+@lru_cache(maxsize=4096)
+def _solves(puzzle: str, answer: str, limits: Limits) -> bool:
+    worth = run("evaluate", answer, "", limits)
+    if worth.value is None:
+        return False
+    return run("verify", puzzle, worth.value, limits).value == "True"
+
+
+def run(mode: Literal["evaluate", "verify"], code: str, argument: str = "", limits: Limits = Limits()) -> Ran:
+    """Runs one child to its end, within the limits, and kills whatever is left of it."""
+    mark = secrets.token_hex(16)
+    job = {
+        "bpf": _filter().hex(), "mode": mode, "code": _clean(code), "argument": _clean(argument), "mark": mark,
+        "limits": {
+            "RLIMIT_AS": limits.memory_bytes, "RLIMIT_CPU": limits.cpu_s, "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": 16,
+            "RLIMIT_NPROC": 0, "RLIMIT_CORE": 0,
+        },
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-X", "utf8", str(_CHILD)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/", start_new_session=True,
+    )  # fmt: skip
+    try:
+        written, ended = _exchange(process, orjson.dumps(job) + b"\n", limits)
+    finally:
+        _kill_group(process)
+    if ended is not None:
+        return Ran(ended)
+    _, found, value = written.decode("utf-8", "replace").rpartition(f"\n{mark}")
+    return Ran("done", value) if found and process.returncode == 0 else Ran("error")
+
+
+def _exchange(
+    process: "subprocess.Popen[bytes]", job: bytes, limits: Limits
+) -> tuple[bytes, Literal["timeout", "output"] | None]:
+    """What the child wrote, or which limit it passed."""
+    assert process.stdin is not None and process.stdout is not None
+    deadline = time.monotonic() + limits.wall_s
+    try:
+        process.stdin.write(job)
+        process.stdin.close()
+    except BrokenPipeError:
+        return b"", None
+    written = bytearray()
+    while True:
+        ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return b"", "timeout"
+        piece = os.read(process.stdout.fileno(), 65536)
+        if not piece:
+            break
+        written += piece
+        if len(written) > limits.output_bytes:
+            return b"", "output"
+    try:
+        process.wait(max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return b"", "timeout"
+    return bytes(written), None
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(ProcessLookupError):  # gone already, and it could start no process
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None and not pipe.closed:
+            pipe.close()
+
+
+@lru_cache(maxsize=1)
+def _filter() -> bytes:
+    """The seccomp program, as the kernel takes it. ConfigError names what is missing to make one."""
+    if sys.platform != "linux":
+        raise ConfigError(
+            "Python puzzles (p3) are checked in a seccomp sandbox, which only Linux has. Check them on Linux."
+        )
+    try:
+        import pyseccomp
+    except (ImportError, RuntimeError, OSError) as error:
+        raise ConfigError(
+            f"Python puzzles (p3) are checked in a sandbox made with libseccomp: {error}. Install it: "
+            "pip install 'r2-reasoner[problems]', and libseccomp2 of your system."
+        ) from error
+    rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(1))
+    for name in ALLOWED_CALLS:
+        rules.add_rule(pyseccomp.ALLOW, name)
+    with tempfile.TemporaryFile() as file:
+        rules.export_bpf(file)
+        file.seek(0)
+        return file.read()
+
+
+def _clean(text: str) -> str:
+    """Without lone surrogates, which no source file can hold."""
+    return text.encode("utf-8", "replace").decode()
