@@ -5,6 +5,8 @@ The checks are the plain ones that many benchmarks share; a benchmark with a che
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 
 _ANSWER = re.compile(r"(?:final\s+)?answer\s*(?:is)?\s*[:=]\s*", re.IGNORECASE)
@@ -55,6 +57,29 @@ def same_choice(answer: str, target: str, choices: tuple[str, ...]) -> bool:
 def same_text(answer: str, target: str) -> bool:
     """True if both are equal after NFKC, case folding and dropping of articles, punctuation and spare spaces (SQuAD's rule)."""
     return _normalised(answer) == _normalised(target)
+
+
+def exact_match(answer: str, targets: Iterable[str]) -> bool:
+    """SQuAD's EM: the same text as any of the targets."""
+    return any(same_text(answer, target) for target in targets)
+
+
+def token_f1(answer: str, targets: Iterable[str]) -> float:
+    """SQuAD's F1: harmonic mean of precision and recall over words, best over the targets; 0..1."""
+    return max((_f1(_normalised(answer).split(), _normalised(target).split()) for target in targets), default=0.0)
+
+
+def _f1(words: list[str], gold: list[str]) -> float:
+    if not words or not gold:
+        return float(words == gold)
+    n_shared = sum((Counter(words) & Counter(gold)).values())
+    return 2 * n_shared / (len(words) + len(gold))
+
+
+def yes_or_no(text: str) -> str | None:
+    """ "yes" or "no" where the text begins with it, or with true or false; None for anything else."""
+    match = re.match(r"\W*(yes|no|true|false)\b", text, re.IGNORECASE)
+    return None if match is None else {"true": "yes", "false": "no"}.get(found := match[1].lower(), found)
 
 
 def default_check(answer: str, target: str, choices: tuple[str, ...] = ()) -> bool:

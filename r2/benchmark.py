@@ -7,19 +7,19 @@ and the check that fits the target (choice letter, number or text).
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from r2.answer import default_check, is_refusal, last_number, same_number
+from r2.answer import default_check, is_refusal, last_number
 from r2.problem import Problem
-from r2.problems import scan
+from r2.problems import competition_math, csqa, gsm8k, musique, p3, reasoning_tasks, scan, strategyqa
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """`is_correct(answer, target)` is its check, None for the default one; `malformed(text)` names what is wrong with a result's form,
+    """`is_correct(problem, answer)` is its check, None for the default one; `malformed(text)` names what is wrong with a result's form,
     or None; `answer_tokens` bounds a direct result;
     `wording` goes before every solver's instruction, `plan_example` (a question with its plan) into the teacher's prompt."""
 
     name: str
-    is_correct: Callable[[str, str], bool] | None = None
+    is_correct: Callable[[Problem, str], bool] | None = None
     malformed: Callable[[str], str | None] = lambda text: None
     wording: str = ""
     plan_example: str = ""
@@ -35,16 +35,23 @@ def _not_actions(text: str) -> str | None:
     return None if words and all(word.startswith("I_") for word in words) else "not_actions"
 
 
-_ARITHMETIC = Benchmark("arithmetic", same_number, _no_number, answer_tokens=24)
-BENCHMARKS: dict[str, Benchmark] = {
-    "": Benchmark(""),
-    "arithmetic": _ARITHMETIC,
-    "word_problem": Benchmark("word_problem", same_number, _no_number, answer_tokens=24),
-    "gsm8k": Benchmark("gsm8k", same_number, _no_number, answer_tokens=24),
-    "scan": Benchmark(
+_ALL = (
+    Benchmark(""),
+    Benchmark("arithmetic", gsm8k.is_correct, _no_number, answer_tokens=24),
+    Benchmark("word_problem", gsm8k.is_correct, _no_number, answer_tokens=24),
+    Benchmark("gsm8k", gsm8k.is_correct, _no_number, wording=gsm8k.WORDING, answer_tokens=24),
+    Benchmark(
         "scan", scan.is_correct, _not_actions, wording=scan.WORDING, plan_example=scan.PLAN_EXAMPLE, answer_tokens=320
     ),
-}
+    Benchmark("csqa", csqa.is_correct, wording=csqa.WORDING, answer_tokens=24),
+    Benchmark("musique", musique.is_correct, wording=musique.WORDING, answer_tokens=48),
+    Benchmark("strategyqa", strategyqa.is_correct, wording=strategyqa.WORDING, answer_tokens=48),
+    Benchmark("math", competition_math.is_correct, wording=competition_math.WORDING, answer_tokens=96),
+    Benchmark("champ", competition_math.is_correct, wording=competition_math.WORDING, answer_tokens=96),
+    Benchmark("p3", p3.is_correct, wording=p3.WORDING, answer_tokens=256),
+    Benchmark("rg", reasoning_tasks.is_correct, answer_tokens=256),
+)
+BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
 
 
 def benchmark_of(problem: Problem) -> Benchmark:
@@ -59,7 +66,7 @@ def judge(problem: Problem, answer: str) -> bool | None:
     benchmark = benchmark_of(problem)
     if benchmark.is_correct is None:
         return default_check(answer, problem.target, problem.choices)
-    return benchmark.is_correct(answer, problem.target)
+    return benchmark.is_correct(problem, answer)
 
 
 def failed_check(problem: Problem, text: str, finish_reason: str) -> str | None:

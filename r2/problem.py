@@ -10,7 +10,7 @@ class Problem:
 
     `problem_id` is unique in a run. `input_index` is its 0-based place in the input, which the output keeps. `target` is
     the gold answer where the user has one. `benchmark` names the check and the task wording (`r2/problems/`); "" means
-    "free text, exact match". `extra` holds the user's other columns, carried to the output untouched.
+    "free text, exact match". `aliases` are other answers, as right as the target. `extra` holds the user's other columns, carried to the output untouched.
     """
 
     problem_id: str
@@ -20,4 +20,5 @@ class Problem:
     benchmark: str = ""
     choices: tuple[str, ...] = ()
     context: str = ""
+    aliases: tuple[str, ...] = ()
     extra: Mapping[str, object] = field(default_factory=dict)

@@ -87,6 +87,11 @@ class Columns(_Frozen):
     benchmark: str = "benchmark"
     choices: str = "choices"
     context: str = "context"
+    aliases: str = "aliases"
+
+    def identity(self) -> dict[str, str]:
+        """What tells two readings of a file apart; the columns that came later count only where they are renamed."""
+        return self.model_dump(exclude={"aliases"} if self.aliases == "aliases" else None)
 
 
 class AnswerSettings(_Frozen):
@@ -121,7 +126,7 @@ class AnswerSettings(_Frozen):
         """Identity of the job: what decides which questions are asked and how. Budgets, concurrency and paths are not in it,
         so that a run can go on with a higher cap or from another folder."""
         identity = [
-            input_digest, pool_digest, self.reasoning.identity(), self.columns.model_dump(),
+            input_digest, pool_digest, self.reasoning.identity(), self.columns.identity(),
             self.default_benchmark, self.limit, self.sample,
         ]  # fmt: skip
         return f"{self.reasoning.method}-{hashlib.sha256(orjson.dumps(identity)).hexdigest()[:12]}"

@@ -8,7 +8,7 @@ import csv
 import gzip
 import hashlib
 import sqlite3
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -96,9 +96,7 @@ def read_questions(
     Blank lines are not rows. An id seen before makes the later row bad (answers could not be told apart).
     """
     input_format = detect_format(path)
-    rows = {"jsonl": _json_rows, "openai-batch": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows}[input_format](
-        path
-    )
+    rows = _ROWS[input_format](path)
     to_problem = _batch_problem if input_format == "openai-batch" else _column_problem
     with _SeenIds() as seen:
         for index, (line, row) in enumerate(islice(rows, limit)):
@@ -137,8 +135,21 @@ class _SeenIds:
         return int(self._db.execute("select line from seen where id = ?", (digest,)).fetchone()[0])
 
 
+def raw_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
+    """(line, row) of a .jsonl, .csv, .tsv or .parquet file; an exception that says why for a line that is no row."""
+    return _ROWS[detect_format(path)](path)
+
+
 def _column_problem(row: dict[str, Any], line: int, index: int, columns: Columns, default_benchmark: str) -> Problem:
-    named = {columns.id, columns.question, columns.answer, columns.benchmark, columns.choices, columns.context}
+    named = {
+        columns.id,
+        columns.question,
+        columns.answer,
+        columns.benchmark,
+        columns.choices,
+        columns.context,
+        columns.aliases,
+    }
     if columns.question not in row:
         raise _Bad(
             "missing_question",
@@ -157,6 +168,7 @@ def _column_problem(row: dict[str, Any], line: int, index: int, columns: Columns
         benchmark=_scalar(row.get(columns.benchmark), columns.benchmark) or default_benchmark,
         choices=_choices(row.get(columns.choices), columns.choices),
         context=_scalar(row.get(columns.context), columns.context) or "",
+        aliases=_choices(row.get(columns.aliases), columns.aliases, 1000),
         extra={key: value for key, value in row.items() if key not in named},
     )
 
@@ -220,7 +232,7 @@ def _scalar(value: Any, column: str) -> str | None:
     return _text(str(value), column)
 
 
-def _choices(value: Any, column: str) -> tuple[str, ...]:
+def _choices(value: Any, column: str, most: int = 26) -> tuple[str, ...]:
     if value is None or value == "":
         return ()
     if isinstance(value, str):
@@ -231,9 +243,9 @@ def _choices(value: Any, column: str) -> tuple[str, ...]:
     if (
         not isinstance(value, list)
         or not all(isinstance(choice, (str, int, float)) for choice in value)
-        or len(value) > 26
+        or len(value) > most
     ):
-        raise _Bad("bad_value", f"{column!r} must be a list of at most 26 texts")
+        raise _Bad("bad_value", f"{column!r} must be a list of at most {most} texts")
     return tuple(_text(str(choice), column) for choice in value)
 
 
@@ -348,3 +360,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | _Bad]]:
 
 def _open(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+
+
+_ROWS: dict[InputFormat, Callable[[Path], Iterator[RawRow]]] = {
+    "jsonl": _json_rows,
+    "openai-batch": _json_rows,
+    "csv": _csv_rows,
+    "parquet": _parquet_rows,
+}

@@ -57,6 +57,7 @@ class RunPlan:
                 fields = orjson.loads(line)
                 bad = fields.pop("bad", None)
                 fields["choices"] = tuple(fields["choices"])
+                fields["aliases"] = tuple(fields.get("aliases", ()))
                 yield Problem(**fields), BadRow(**bad) if bad else None
 
 

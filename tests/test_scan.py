@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from r2.plan import Plan, Subtask
+from r2.problem import Problem
 from r2.problems import scan
 
 DATA_DIR = os.environ.get("R2_DATA_DIR")
@@ -53,9 +54,10 @@ def test_what_the_grammar_does_not_have_is_no_command(text: str):
 
 
 def test_an_answer_is_right_if_the_actions_are_whatever_the_spacing_and_case():
-    assert scan.is_correct(" i_jump\n I_WALK ", "I_JUMP I_WALK")
-    assert not scan.is_correct("I_WALK I_JUMP", "I_JUMP I_WALK")
-    assert not scan.is_correct("I_JUMP I_WALK I_WALK", "I_JUMP I_WALK")
+    asked = Problem("p", "walk after jump", target="I_JUMP I_WALK")
+    assert scan.is_correct(asked, " i_jump\n I_WALK ")
+    assert not scan.is_correct(asked, "I_WALK I_JUMP")
+    assert not scan.is_correct(asked, "I_JUMP I_WALK I_WALK")
 
 
 def test_a_gold_plan_translates_repeats_and_joins_in_the_order_of_acting():

@@ -13,10 +13,12 @@ import random
 from r2.errors import ConfigError
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
+from r2.problems.row import FieldError, Row, id_of, text_of
 
 ACTION = {"walk": "I_WALK", "look": "I_LOOK", "run": "I_RUN", "jump": "I_JUMP", "turn": ""}
 TURN = {"left": "I_TURN_LEFT", "right": "I_TURN_RIGHT"}
 TIMES = {"twice": 2, "thrice": 3}
+LICENCE = "BSD"
 WORDING = """Translate the command into actions. Actions: I_WALK I_LOOK I_RUN I_JUMP I_TURN_LEFT I_TURN_RIGHT.
 'jump left' is I_TURN_LEFT I_JUMP
 'turn left' is I_TURN_LEFT
@@ -58,9 +60,9 @@ def is_command(text: str) -> bool:
     return True
 
 
-def is_correct(answer: str, target: str) -> bool:
+def is_correct(problem: Problem, answer: str) -> bool:
     """Exact action sequence, white space and case aside (Lake & Baroni's measure)."""
-    return answer.upper().split() == target.upper().split()
+    return answer.upper().split() == (problem.target or "").upper().split()
 
 
 def gold_plan(command: str) -> tuple[Plan, list[str]]:
@@ -122,6 +124,18 @@ def generate(n: int, seed: int, split: str = "simple") -> list[Problem]:
     chosen = random.Random(seed).sample(among, n)
     name = f"scan-{seed}" if split == "simple" else f"scan-{split}-{seed}"
     return [Problem(f"{name}-{i}", command, i, interpret(command), "scan") for i, command in enumerate(chosen)]
+
+
+def problem(row: Row, index: int) -> Problem:
+    """A row of a published file (`IN: command OUT: actions`) or a flat one. FieldError for actions the grammar does not give."""
+    command, actions = text_of(row, "question"), text_of(row, "answer")
+    try:
+        expected = interpret(command)
+    except ValueError:
+        raise FieldError("question", "a SCAN command", command) from None
+    if actions.split() != expected.split():
+        raise FieldError("answer", f"the actions of {command!r}", actions)
+    return Problem(id_of(row, "scan", index), command, index, expected, "scan")
 
 
 def _phrase(words: list[str]) -> list[str]:

@@ -1,0 +1,23 @@
+"""GSM8K, grade-school word problems (Cobbe et al., arXiv:2110.14168). Published rows: {question, answer: "reasoning #### 18"}."""
+
+from r2.answer import last_number, same_number
+from r2.problem import Problem
+from r2.problems.row import FieldError, Row, id_of, text_of
+
+LICENCE = "MIT"
+HUB = ("openai/gsm8k", "main", "test")
+WORDING = "Answer with a number, without units."
+
+
+def problem(row: Row, index: int) -> Problem:
+    """A published or flat row; the target is the number after "####". FieldError where there is none."""
+    answer = text_of(row, "answer")
+    target = answer.rpartition("####")[2].strip().replace(",", "")
+    if last_number(target) is None:
+        raise FieldError("answer", "a number, after '####' if there is more", answer)
+    return Problem(id_of(row, "gsm8k", index), text_of(row, "question"), index, target, "gsm8k")
+
+
+def is_correct(problem: Problem, answer: str) -> bool:
+    """The last number of the answer is the target's."""
+    return same_number(answer, problem.target or "")
