@@ -58,14 +58,14 @@ def to_rows(
     return row, subtasks, calls
 
 
-def candidate_rows(run_id: str, trajectory: Trajectory, rollout: int = 0) -> list[CandidateRow]:
+def candidate_rows(run_id: str, trajectory: Trajectory, roster: Roster, rollout: int = 0) -> list[CandidateRow]:
     """What labelling tried for the problem; empty for every other method."""
     problem = trajectory.problem
     trials = sorted(trajectory.outcome.trials, key=lambda trial: (trial.kind, trial.index))
     return [
         CandidateRow(
             run_id=run_id, problem_id=problem.problem_id, rollout=rollout, kind=trial.kind, trial_index=trial.index,
-            benchmark=problem.benchmark, plan=trial.plan, n_subtasks=trial.n_subtasks, models=trial.models,
+            benchmark=problem.benchmark, plan=trial.plan, n_subtasks=trial.n_subtasks, models=trial.models, tiers=tuple(roster[model].tier for model in trial.models),
             confidences=trial.confidences, confidence_source=trial.confidence_source, conciseness=trial.conciseness,
             practicality=trial.practicality, coherence=trial.coherence, score=trial.score, judge=trial.judge,
             output_tokens=trial.output_tokens, answer=trial.answer, is_correct=trial.is_correct, cost_usd=trial.cost_usd,

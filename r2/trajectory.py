@@ -175,6 +175,7 @@ class CandidateRow:
     plan: str = col("canonical text; for a candidate without a plan, what the teacher wrote")
     n_subtasks: int = col("subtasks of the plan, 0 for a direct plan", kind="int16")
     models: tuple[str, ...] = col("model of each subtask; empty where nothing was executed")
+    tiers: tuple[str, ...] = col("tier of each of them")
     confidences: tuple[float, ...] = col("M_eval's confidence in each subtask, 0..1; empty for candidate plans")
     confidence_source: str | None = col("logprobs, or agreement over further answers", label=True)
     conciseness: float | None = col("subtasks / most among the problem's candidates (paper Eq. 1)")

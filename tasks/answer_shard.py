@@ -80,7 +80,7 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
             trajectories.append(row)
             subtasks.extend(its_subtasks)
             calls.extend(its_calls)
-            candidates.extend(candidate_rows(plan.run_id, trajectory))
+            candidates.extend(candidate_rows(plan.run_id, trajectory, session.router.roster))
             _count(session, row)
 
         await drive_all(open_problems, answer, slots=session.slots, max_workers=plan.settings.max_in_flight)

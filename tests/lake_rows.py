@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from r2.trajectory import CallRow, Candidate, RunRow, SubtaskRow, TrajectoryRow
+from r2.trajectory import CallRow, Candidate, CandidateRow, RunRow, SubtaskRow, TrajectoryRow
 from storage.lake import Lake
 from storage.schema import TABLES
 
@@ -61,6 +61,26 @@ def problem(index: int, run_id: str = "run-a", rollout: int = 0, **changes: Any)
                 price_version="2026-11-01:10/5/20", latency_s=1.5),
     ]  # fmt: skip
     return {"trajectories": [trajectory], "subtasks": subtasks, "calls": calls}
+
+
+def labelled(tables: Tables) -> Tables:
+    """The same problems as labelling stores them: two candidate plans, the second the target, and two allocations, the first the target."""
+    rows = [
+        CandidateRow(
+            run_id=t.run_id, problem_id=t.problem_id, rollout=t.rollout, kind=kind, trial_index=index, benchmark=t.benchmark, plan=t.plan,
+            n_subtasks=2, models=("small", model), tiers=("small", tier), confidences=(0.95, 0.4) if kind == "allocation" else (),
+            confidence_source="logprobs" if kind == "allocation" else None, conciseness=1.0 if kind == "plan" else None,
+            practicality=0.5 if kind == "plan" else None, coherence=0.25 if kind == "plan" else None,
+            score=0.5 + 0.1 * index if kind == "plan" else None, judge="lexical" if kind == "plan" else None, output_tokens=10,
+            answer="9", is_correct=is_right, cost_usd=0.001, is_target=is_target, error_type=None,
+        )
+        for t in tables["trajectories"]
+        for kind, index, model, tier, is_right, is_target in (
+            ("allocation", 0, "large", "large", True, True), ("allocation", 1, "small", "small", False, False),
+            ("plan", 0, "large", "large", False, False), ("plan", 1, "large", "large", True, True),
+        )
+    ]  # fmt: skip
+    return {**tables, "candidates": rows}
 
 
 def bad_row(index: int, run_id: str = "run-a") -> Tables:

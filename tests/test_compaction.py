@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import storage.parts
 from storage.lake import Lake
 from storage.schema import TABLES
-from tests.lake_rows import RUN, bad_row, indices, keys, problem, rows_of, together, unit_of
+from tests.lake_rows import RUN, bad_row, indices, keys, labelled, problem, rows_of, together, unit_of
 
 
 def test_what_one_session_settled_is_known_to_the_next_even_after_compaction_and_vacuum(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_any_split_into_units_with_any_compactions_reads_back_as_the_input(
 def test_compaction_leaves_one_file_a_table_and_the_same_rows(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     for unit in range(4):
-        lake.commit("run-a", f"{unit:05d}-0", unit_of([unit, unit + 4]))
+        lake.commit("run-a", f"{unit:05d}-0", labelled(unit_of([unit, unit + 4])))
         lake.commit("run-a", f"session-{unit:04d}", {"runs": [replace(RUN, session=unit)]})
     before = {name: list(rows_of(lake, name)) for name in TABLES}
     entry = lake.compact("run-a")

@@ -40,7 +40,7 @@ class Limits:
     cpu_s: int = 5
     wall_s: float = 8.0
     memory_bytes: int = 512 * 1024 * 1024
-    output_bytes: int = 1024 * 1024
+    output_bytes: int = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
