@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from r2.problems import arithmetic
@@ -75,19 +76,23 @@ def settled(lake: Path) -> list[tuple[object, ...]]:
         ).fetchall()
 
 
-def kill_and_go_on(tmp_path: Path, n_questions: int, n_kills: int) -> None:
-    write_questions(tmp_path / "q.jsonl", n_questions)
+def label_command(tmp_path: Path, lake: str, pool: Path, n_problems: int) -> list[str]:
+    return [*R2, "label", "--problems", "scan", "--limit", str(n_problems), "--pool", str(pool), "--lake", str(tmp_path / lake),
+            "--out", str(tmp_path / f"{lake}-sets"), "--shard-size", "20", "--judge", "sim-8b", "--candidates", "4"]  # fmt: skip
+
+
+def kill_and_go_on(tmp_path: Path, command: Callable[[str, Path], list[str]], n_rows: int, n_kills: int) -> None:
+    """Runs the command unbroken into the lake `unbroken`, and killed at random moments into `broken`; both must have come to the same."""
     env = {**os.environ, "R2_STATE_DIR": str(tmp_path / "state"), "PREFECT_HOME": str(tmp_path / "prefect")}
     with server(tmp_path) as (base_url, pool):
         began = time.monotonic()
-        subprocess.run(command(tmp_path, "unbroken", pool), check=True, env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
+        subprocess.run(command("unbroken", pool), check=True, env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
         whole_s = time.monotonic() - began
         before = stats(base_url)
-        assert before["duplicates"] == 0
         moments = random.Random(5)
         for _ in range(n_kills):
             process = subprocess.Popen(
-                command(tmp_path, "broken", pool),
+                command("broken", pool),
                 env=env,
                 cwd=ROOT,
                 stdout=subprocess.DEVNULL,
@@ -97,10 +102,10 @@ def kill_and_go_on(tmp_path: Path, n_questions: int, n_kills: int) -> None:
                 process.wait(moments.uniform(0.2, 1.0) * whole_s)
             process.send_signal(signal.SIGKILL)
             process.wait(10)
-        subprocess.run(command(tmp_path, "broken", pool), check=True, env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
+        subprocess.run(command("broken", pool), check=True, env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
         after = stats(base_url)
     assert settled(tmp_path / "broken") == settled(tmp_path / "unbroken")
-    assert len({row[0] for row in settled(tmp_path / "broken")}) == n_questions
+    assert len({row[0] for row in settled(tmp_path / "broken")}) == n_rows
     with duckdb.connect(tmp_path / "broken" / "lake.duckdb", read_only=True) as db:
         [(in_flight,)] = db.execute("select max(n_calls_lost) from runs").fetchall()
     # Every request of the second run is one the first run made too, so the server counts each at least twice in all.
@@ -114,10 +119,32 @@ def stats(base_url: str) -> dict[str, int]:
         return json.load(reply)["total"]
 
 
+def answering(tmp_path: Path, n_questions: int, n_kills: int) -> None:
+    write_questions(tmp_path / "q.jsonl", n_questions)
+    kill_and_go_on(tmp_path, lambda lake, pool: command(tmp_path, lake, pool), n_questions, n_kills)
+
+
+def labelling(tmp_path: Path, n_problems: int, n_kills: int) -> None:
+    kill_and_go_on(tmp_path, lambda lake, pool: label_command(tmp_path, lake, pool, n_problems), n_problems, n_kills)
+    for name in ("decomposer.parquet", "allocator.parquet"):
+        broken, unbroken = (pq.read_table(tmp_path / f"{lake}-sets" / name) for lake in ("broken", "unbroken"))
+        assert broken.num_rows > 0.9 * n_problems
+        assert broken.equals(unbroken), name
+
+
 def test_a_run_killed_three_times_ends_like_an_unbroken_one(tmp_path: Path):
-    kill_and_go_on(tmp_path, n_questions=400, n_kills=3)
+    answering(tmp_path, n_questions=400, n_kills=3)
+
+
+def test_labelling_killed_three_times_pays_nothing_twice_and_yields_the_same_sets(tmp_path: Path):
+    labelling(tmp_path, n_problems=60, n_kills=3)
 
 
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_like_an_unbroken_one(tmp_path: Path):
-    kill_and_go_on(tmp_path, n_questions=2000, n_kills=20)
+    answering(tmp_path, n_questions=2000, n_kills=20)
+
+
+@pytest.mark.slow
+def test_labelling_killed_twelve_times_pays_nothing_twice_and_yields_the_same_sets(tmp_path: Path):
+    labelling(tmp_path, n_problems=300, n_kills=12)
