@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flows import cli_demo, cli_label, cli_lake, cli_pool
+from flows import cli_demo, cli_label, cli_lake, cli_plans, cli_pool
 from flows.console import print_calls, results
 from r2.errors import ConfigError, R2Error
 from r2.settings import AnswerSettings, load_settings
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 cli_demo.register(app)
 cli_label.register(app)
+cli_plans.register(app)
 cli_lake.register(app)
 cli_pool.register(app)
 

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from r2.errors import ConfigError, InputFileError
+from r2.plan import Plan
 from r2.problem import Problem
 from r2.problems import (
     arithmetic,
@@ -28,6 +29,7 @@ from r2.problems import (
     strategyqa,
     words,
 )
+from r2.problems.gold import gold_plan
 from r2.problems.row import FieldError, Row
 from r2.problems.source import Source, parse_source
 from storage.questions import raw_rows
@@ -104,10 +106,26 @@ def problems_of(source: Source, limit: int | None, seed: int, data_dir: Path | N
         known = ", ".join([*GENERATED, *LOADED, "rg:TASK", "file:PATH"])
         raise ConfigError(f"--problems {source}: no such benchmark. Known: {known}.")
     source.only()
-    return itertools.islice(_from_file(source, data_dir), limit)
+    return itertools.islice((problem for problem, _ in _rows_of(source, data_dir)), limit)
 
 
-def _from_file(source: Source, data_dir: Path | None) -> Iterator[Problem]:
+def gold_plans_of(
+    source: Source, limit: int | None, seed: int, data_dir: Path | None = None
+) -> Iterator[tuple[Problem, Plan]]:
+    """Problems that have a gold decomposition, with it. Errors as `problems_of`."""
+    if source.name == "scan":
+        problems = problems_of(source, limit, seed, data_dir)
+        return ((problem, scan.gold_plan(problem.question)[0]) for problem in problems)
+    if source.name not in LOADED:
+        raise ConfigError(
+            f"--problems {source}: no gold plans. They are known for scan, musique, gsm8k (socratic), strategyqa."
+        )
+    rows = ((problem, gold) for problem, row in _rows_of(source, data_dir) if (gold := gold_plan(row)) is not None)
+    return itertools.islice(rows, limit)
+
+
+def _rows_of(source: Source, data_dir: Path | None) -> Iterator[tuple[Problem, Row]]:
+    """Problems of a benchmark file with the rows they came from."""
     to_problem = LOADED[source.name]
     path = benchmark_file(source, data_dir)
     rows = read_rows(path) if path is not None else _from_hub(source)
@@ -120,7 +138,7 @@ def _from_file(source: Source, data_dir: Path | None) -> Iterator[Problem]:
                 f"{path or source}, line {line}, {error}. Is it a file of {source.name} in its published format?"
             ) from None
         if problem is not None:
-            yield problem
+            yield problem, row
             index += 1
 
 

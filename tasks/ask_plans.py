@@ -1,0 +1,65 @@
+"""Plans of a decomposer for questions that have gold plans: a journalled pass over the pool, so that the same command pays once."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from r2.call import Call, Completion
+from r2.plan import Plan
+from r2.pool.client import PoolClient
+from r2.pool.config import PoolConfig
+from r2.pool.drive import drive_all
+from r2.pool.endpoints import open_endpoints
+from r2.problem import Problem
+from r2.prompts import decompose_messages
+from storage.journal import Journal
+from tasks.session import state_dir
+
+
+async def ask_plans(
+    pool: PoolConfig,
+    decomposer: str,
+    asked: Sequence[tuple[Problem, Plan]],
+    folder: Path,
+    models_dir: Path,
+    *,
+    plan_tokens: int,
+    max_cost_usd: float | None,
+) -> tuple[list[tuple[Problem, Plan, str]], float, int]:
+    """(problem, gold plan, the decomposer's text) in order, what it cost over all sessions, and how many calls gave no text. The
+    journal in `folder` is kept: it is what makes the next pass free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(f"{pool.digest}\0{decomposer}".encode()).hexdigest()[:12]
+    texts: dict[str, str] = {}
+    cost_usd = 0.0
+    n_failed = 0
+    async with AsyncExitStack() as stack:
+        journal = stack.enter_context(Journal.open(folder / f"{key}.journal"))
+        already_spent_usd = sum(Completion.from_bytes(record).cost_usd for _, record in journal.records())
+        addresses = await stack.enter_async_context(
+            open_endpoints(pool, models_dir=models_dir, log_dir=folder / "logs")
+        )
+        client = await stack.enter_async_context(
+            PoolClient(
+                pool,
+                addresses,
+                state_dir=state_dir(),
+                run_account=f"plans:{key}",
+                max_cost_usd=max_cost_usd,
+                already_spent_usd=already_spent_usd,
+            )
+        )
+
+        async def ask(problem: Problem) -> None:
+            nonlocal cost_usd, n_failed
+            call = Call(decomposer, decompose_messages(problem), "decompose", plan_tokens)
+            completion = await client.complete(call, problem_id=problem.problem_id, journal=journal)
+            texts[problem.problem_id] = completion.text
+            cost_usd += completion.cost_usd
+            n_failed += not completion.is_ok
+
+        await drive_all((problem for problem, _ in asked), ask, slots=asyncio.Semaphore(64), max_workers=64)
+    return [(problem, gold, texts[problem.problem_id]) for problem, gold in asked], cost_usd, n_failed
