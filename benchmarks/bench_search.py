@@ -89,7 +89,7 @@ def searched(problem: Problem, plan: Plan, router: Router, settings: Labelling, 
 
     def search():
         memory = Memory()
-        m_eval = [settings.m_eval or router.roster.strongest] * max(1, len(plan.subtasks))
+        m_eval = [settings.m_eval or router.roster.middle] * max(1, len(plan.subtasks))
         [run] = yield from side_by_side([execute(problem, plan, m_eval, router, with_logprobs=True)], memory)
         if run.error_type is not None:
             return None, 1

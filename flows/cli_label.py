@@ -28,7 +28,7 @@ def label(
         str | None, typer.Option(help="Pool entry that writes candidate plans. [default: the strongest]")
     ] = None,
     m_eval: Annotated[
-        str | None, typer.Option(help="Pool entry that executes every candidate. [default: the strongest]")
+        str | None, typer.Option(help="Pool entry that executes every candidate. [default: the middle solver]")
     ] = None,
     judge: Annotated[
         str | None, typer.Option(help="Pool entry that judges coherence, or lexical. [default: lexical]")

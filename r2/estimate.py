@@ -49,7 +49,7 @@ def estimate_calls(
         Problem("", ""),
         Plan((Subtask("Compute 12 * 4"), Subtask("Subtract 9 from the result of step 1", (0,)))),
     )
-    middle = roster.solvers[len(roster.solvers) // 2]
+    middle = roster[roster.middle]
 
     def expected(
         purpose: Purpose, model: str, per_question: float, messages: tuple[Message, ...], output_tokens: float
@@ -92,7 +92,7 @@ def estimate_labelling(
         Problem("", ""),
         Plan((Subtask("Compute 12 * 4"), Subtask("Subtract 9 from the result of step 1", (0,)))),
     )
-    m_eval, middle = roster[chosen.m_eval or roster.strongest], roster.solvers[len(roster.solvers) // 2]
+    m_eval, middle = roster[chosen.m_eval or roster.middle], roster[roster.middle]
     n_plans = max(1.0, chosen.n_candidates * DISTINCT_SHARE)
     parts: list[tuple[Purpose, str, float, tuple[Message, ...], int]] = [
         ("teach", chosen.teacher or roster.strongest, chosen.n_candidates, teach_messages(empty, ""), PLAN_TOKENS)

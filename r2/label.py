@@ -50,7 +50,7 @@ def _label(
     plans = yield from _candidates(problem, router, settings, memory, outcome)
     if not plans:
         raise _dropped("label_no_plan")
-    m_eval = settings.m_eval or router.roster.strongest
+    m_eval = settings.m_eval or router.roster.middle
     runs = yield from side_by_side(
         [execute(problem, plan, [m_eval] * _n_steps(plan), router, with_logprobs=True) for _, plan in plans], memory
     )

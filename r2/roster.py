@@ -71,5 +71,10 @@ class Roster:
         return self.solvers[-1].name
 
     @property
+    def middle(self) -> str:
+        """The solver in the middle of the order, the upper one of two."""
+        return self.solvers[len(self.solvers) // 2].name
+
+    @property
     def cheapest(self) -> str:
         return self.solvers[0].name

@@ -27,7 +27,8 @@ class Labelling(_Frozen):
     teacher: str | None = None
     """Pool entry that writes the candidate plans; None: the strongest."""
     m_eval: str | None = None
-    """Pool entry that executes every candidate (the paper's M_eval); None: the strongest."""
+    """Pool entry that executes every candidate (the paper's M_eval); None: the middle solver. A strong one gets most questions right
+    at once, so that targets collapse to direct plans, which then need strong models."""
     judge: str = "lexical"
     """Pool entry that judges coherence, or `lexical`: the share of a step's words that the question or earlier steps bring."""
     n_candidates: int = Field(default=8, ge=1, le=64)

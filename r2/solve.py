@@ -195,8 +195,7 @@ def _allocate(
         except AllocationParseError:
             outcome.failed_checks.append("allocation_parse")
     if choices is None:
-        solvers = router.roster.solvers
-        choices = [Choice(solvers[len(solvers) // 2].name, {})] * len(subtasks)
+        choices = [Choice(router.roster.middle, {})] * len(subtasks)
     return [Step(subtask, choice, choice.model) for subtask, choice in zip(subtasks, choices, strict=True)]
 
 

@@ -46,7 +46,7 @@ def finish_labels(run_dir: Path, progress: Progress, settings: LabelSettings) ->
     facts = {
         "pool": Path(settings.pool).name,
         "teacher": f"{chosen.teacher or router.roster.strongest}, {chosen.n_candidates} candidates at temperature {chosen.temperature}",
-        "M_eval": chosen.m_eval or router.roster.strongest,
+        "M_eval": chosen.m_eval or router.roster.middle,
         "judge of coherence": chosen.judge,
         "weights (conciseness, practicality, coherence)": str(chosen.weights),
         "split": f"seed {split['split_seed']}, test share {split['test_share']}",

@@ -90,7 +90,7 @@ def test_scores_are_those_of_equation_one_over_the_executed_candidates():
 def test_candidates_that_say_the_same_are_executed_once():
     outcome, asked = run([GOOD, GOOD.lower(), f"Here is a plan:\n{GOOD}"])
     assert [t.error_type for t in outcome.trials if t.kind == "plan"] == [None, "duplicate", "duplicate"]
-    m_eval = [c for c in asked if (c.model, c.purpose, c.temperature) == ("large", "solve", 0.0)]
+    m_eval = [c for c in asked if (c.model, c.purpose, c.top_logprobs, c.temperature) == ("middle", "solve", 0, 0.0)]
     assert len(m_eval) == 2
 
 
