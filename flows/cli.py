@@ -66,7 +66,10 @@ def answer(
     sample: Annotated[int | None, typer.Option(help="A seeded sample of so many rows.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sample and of the models.")] = None,
     benchmark: Annotated[
-        str | None, typer.Option(help="Check of rows that name none: arithmetic, word_problem, scan, gsm8k.")
+        str | None,
+        typer.Option(
+            help="Check of rows that name none: arithmetic, word_problem, scan, gsm8k, csqa, musique, strategyqa, math, champ, p3, rg."
+        ),
     ] = None,
     id_column: Annotated[str | None, typer.Option(help="Column that holds the id.")] = None,
     question_column: Annotated[str | None, typer.Option(help="Column that holds the question.")] = None,
