@@ -94,9 +94,11 @@ def searched(problem: Problem, plan: Plan, router: Router, settings: Labelling, 
         if run.error_type is not None:
             return None, 1
         confidences, _ = yield from probe(run, router, settings, memory)
-        tried = yield from search_allocation(problem, plan, confidences, router, settings, memory)
+        tried = yield from search_allocation(
+            problem, plan, confidences, router, settings, memory, run if run.is_correct else None
+        )
         best = cheapest_right(tried)
-        return (None if best is None else tried[best].cost_usd), len(tried) + 1
+        return (None if best is None else tried[best].cost_usd), len({tuple(m_eval), *(one.models for one in tried)})
 
     return asyncio.run(drive(problem, search(), complete.complete)).outcome
 

@@ -60,7 +60,9 @@ def plans(
     )
 
     def shown(mean: Mean) -> str:
-        return f"{mean.value:.2f} ± {mean.half_width:.2f}" if mean.n else "-"
+        return (
+            "-" if not mean.n else f"{mean.value:.2f}" if mean.n == 1 else f"{mean.value:.2f} ± {mean.half_width:.2f}"
+        )
 
     compared: dict[str, GoldComparison] = {}
     at = 0

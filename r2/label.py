@@ -64,7 +64,7 @@ def _label(
     target.is_target = True
     outcome.plan = plan
     confidences, source = yield from probe(runs[best], router, settings, memory)
-    tried = yield from search_allocation(problem, plan, confidences, router, settings, memory)
+    tried = yield from search_allocation(problem, plan, confidences, router, settings, memory, runs[best])
     chosen = cheapest_right(tried)
     for index, run in enumerate(tried):
         trial = _trial(index, plan, run)

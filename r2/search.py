@@ -1,7 +1,8 @@
 """Grouped search for the cheapest right allocation of a plan (paper, allocation data; METHOD 3.1). A generator of waves.
 
 Confidence in each subtask decides the tier it starts in; from there the search goes down while the answer stays right, or up
-until it becomes right. Ours: misses are counted per subtask, not over the plan, so that one hard subtask does not keep the others
+until it becomes right. Ours: M_eval's own
+right execution counts as one that was tried; misses are counted per subtask, not over the plan, so that one hard subtask does not keep the others
 dear; a climb is followed by a descent; a subtask also steps past a model that is right but no cheaper in this plan.
 """
 
@@ -55,10 +56,20 @@ Searching = Generator[Wave, list[Completion], list[Execution]]
 
 
 def search_allocation(
-    problem: Problem, plan: Plan, confidences: Sequence[float], router: Router, settings: Labelling, memory: Memory
+    problem: Problem,
+    plan: Plan,
+    confidences: Sequence[float],
+    router: Router,
+    settings: Labelling,
+    memory: Memory,
+    known: Execution | None = None,
 ) -> Searching:
-    """Every execution that was tried, in order; the target is the cheapest right one (`cheapest_right`)."""
+    """Every execution that was tried, in order; the target is the cheapest right one (`cheapest_right`).
+
+    `known` is M_eval's execution of the plan: paid already, it comes last and is where a climb that failed goes down from.
+    """
     names = [card.name for card in router.roster.solvers]
+    known = known if known is not None and set(known.models) <= set(names) else None
     at = [names.index(name) for name in start_models(confidences, router.roster, settings)]
     tried: dict[tuple[int, ...], Execution] = {}
 
@@ -78,6 +89,8 @@ def search_allocation(
                 best = yield from attempt(at)
                 if best.is_correct:
                     break
+    if known is not None and not best.is_correct:
+        at, best = [names.index(name) for name in known.models], known
     if not best.is_correct:
         return list(tried.values())
     for index in sorted(range(len(at)), key=lambda i: -confidences[i]):
@@ -91,7 +104,8 @@ def search_allocation(
             misses = 0
             if trial.cost_usd <= best.cost_usd:
                 at[index], best = place, trial
-    return list(tried.values())
+    runs = list(tried.values())
+    return runs if known is None or any(run.models == known.models for run in runs) else [*runs, known]
 
 
 def cheapest_right(tried: Sequence[Execution]) -> int | None:

@@ -145,7 +145,7 @@ class LabelSummary:
 
     @property
     def executions_per_plan(self) -> float:
-        """Allocations executed per plan that was searched; M_eval's execution, which the probe uses, is counted with the plans."""
+        """Allocations executed per plan that was searched, M_eval's, which the probe uses, included."""
         return self.allocation_executions / self.n_searched if self.n_searched else 0.0
 
 

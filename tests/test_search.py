@@ -110,6 +110,21 @@ def test_a_plan_that_stays_wrong_at_the_top_has_no_target():
     assert cheapest_right(tried) is None
 
 
+def test_a_climb_that_fails_goes_down_from_m_evals_own_right_execution():
+    # Only (middle, middle) and (small, middle) are right; the climb passes by both on its way to (large, large).
+    def reply(call: Call) -> str:
+        if call.subtask_index == 0:
+            return "7" if call.model == "large" else "6"
+        return "10" if call.model == "middle" and "step 1: 6" in call.messages[-1][1] else "0"
+
+    memory = Memory()
+    known, _ = drive(remembered(execute(PROBLEM, PLAN, ["middle", "middle"], router()), memory), reply)
+    tried, _ = drive(search_allocation(PROBLEM, PLAN, [0.2, 0.1], router(), SETTINGS, memory, known), reply)
+    assert tried[0].models == ("large", "large")
+    assert tried[-1].models == ("middle", "middle")
+    assert tried[cheapest_right(tried) or 0].models == ("small", "middle")
+
+
 def test_no_request_is_asked_twice_for_one_problem():
     _, asked = drive(
         search_allocation(PROBLEM, PLAN, [0.95, 0.92], router(), SETTINGS, Memory()), needs("middle", "small")
