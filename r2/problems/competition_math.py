@@ -87,7 +87,7 @@ def _verified(answer: str, target: str) -> bool:
         from math_verify import parse, verify
     except ImportError as error:
         raise ConfigError(
-            f"math and champ are checked with math-verify: {error}. Install it: pip install 'r2-reasoner[problems]'."
+            f"math and champ are checked with math-verify: {error}. Install it: pip install math-verify (extra `problems`)."
         ) from error
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     # Its time limits are signals, which only the main thread may set; elsewhere the bounds above are what there is.

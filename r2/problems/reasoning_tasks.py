@@ -49,7 +49,7 @@ def _data(made_by: str) -> Any:
         from reasoning_gym.factory import DATASETS
     except ImportError as error:
         raise ConfigError(
-            f"rg: problems come from reasoning-gym: {error}. Install it: pip install 'r2-reasoner[problems]'."
+            f"rg: problems come from reasoning-gym: {error}. Install it: pip install reasoning-gym (extra `problems`)."
         ) from error
     if source.place not in DATASETS:
         raise ConfigError(

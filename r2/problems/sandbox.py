@@ -141,7 +141,7 @@ def _filter() -> bytes:
     except (ImportError, RuntimeError, OSError) as error:
         raise ConfigError(
             f"Python puzzles (p3) are checked in a sandbox made with libseccomp: {error}. Install it: "
-            "pip install 'r2-reasoner[problems]', and libseccomp2 of your system."
+            "pip install pyseccomp (extra `problems`), and your system's libseccomp2."
         ) from error
     rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(1))
     for name in ALLOWED_CALLS:
