@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: help env demo test test-slow check bench docs vllm clean
+.PHONY: help env env-train demo test test-slow check bench docs vllm clean
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -16,16 +16,22 @@ $(VENV)/.installed: pyproject.toml requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
+env-train: $(VENV)/.installed-train  ## the same with torch and TRL, for training and the tests
+$(VENV)/.installed-train: $(VENV)/.installed requirements-train.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-train.txt
+	touch $@
+
 demo: env        ## three real local models answer 14 questions, routed and unrouted
 	$(BIN)/r2 demo
 
-test: env        ## the whole suite but what is marked slow or gpu
+test: env-train  ## the whole suite but what is marked slow or gpu
 	$(BIN)/python -m pytest
 
-test-slow: env   ## the long ones: kills at random moments, big runs
+test-slow: env-train ## the long ones: kills at random moments, big runs
 	$(BIN)/python -m pytest -m slow
 
-check: env       ## format, lint, types, generated docs, tests
+check: env-train ## format, lint, types, generated docs, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -13,7 +13,7 @@ import orjson
 
 from r2.ledger import Usage, UsageSource, total_usage
 
-Purpose = Literal["decompose", "allocate", "solve", "final", "teach", "judge", "calibrate"]
+Purpose = Literal["decompose", "allocate", "solve", "final", "teach", "judge", "verify", "review", "calibrate"]
 ROUTER_PURPOSES: frozenset[Purpose] = frozenset({"decompose", "allocate"})
 """The router's own calls: counted in every total, and shown apart as its overhead."""
 

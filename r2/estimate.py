@@ -22,7 +22,7 @@ ALLOCATION_TOKENS_PER_SUBTASK = 12
 DISTINCT_SHARE = 0.5
 """Of a teacher's candidate plans, before anything is known about it."""
 ALLOCATIONS_TRIED = 6
-RESULT_TOKENS = {"direct": 12, "cot": 150}
+RESULT_TOKENS = {"direct": 12, "cot": 150, "bare": 12}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,10 @@ def estimate_calls(
         model = settings.model or roster.strongest
         return [expected("solve", model, 1, solve_messages(empty, None, {}, "cot"), RESULT_TOKENS["cot"])]
     calls = [
-        expected("decompose", router.decomposer, 1, decompose_messages(empty), PLAN_TOKENS),
+        expected("decompose", router.decomposer, 1, decompose_messages(empty, roster[router.decomposer].prompt_mode), PLAN_TOKENS),
         expected(
-            "allocate", router.allocator, 1, allocate_messages(empty, plan, roster.solvers),
+            "allocate", router.allocator, 1,
+            allocate_messages(empty, plan, roster.solvers, roster[router.allocator].prompt_mode),
             ALLOCATION_TOKENS_PER_SUBTASK * SUBTASKS_PER_QUESTION,
         ),
         expected(

@@ -41,16 +41,21 @@ ALLOCATE_SYSTEM = """Choose the cheapest model that will get each step right. Re
 JUDGE_SYSTEM = """You judge plans. Does the last step follow from the question and the steps before it, and use them?
 Reply with only a number from 0 (not at all) to 1 (fully)."""
 
+BARE_SYSTEM = {"decompose": "plan", "allocate": "allocate", "solve": "solve"}
+"""System texts of entries with the prompt mode `bare` (ours): a model fine-tuned on a job needs only its name, and the prompt a tenth of
+the tokens."""
 SOLVE_SYSTEM: dict[PromptMode, str] = {
     "direct": "Reply with only the result, nothing else.",
     "cot": f"Think step by step in a few short lines. Then end with a line '{ANSWER_MARK} <result>'.",
+    "bare": BARE_SYSTEM["solve"],
 }
 MODEL_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-def decompose_messages(problem: Problem) -> tuple[Message, ...]:
+def decompose_messages(problem: Problem, mode: PromptMode = "direct") -> tuple[Message, ...]:
     """Asks for a plan (paper: task decomposer; wording ours)."""
-    return (("system", DECOMPOSE_SYSTEM), ("user", _question_block(problem)))
+    system = BARE_SYSTEM["decompose"] if mode == "bare" else DECOMPOSE_SYSTEM
+    return (("system", system), ("user", _question_block(problem)))
 
 
 def teach_messages(problem: Problem, example: str) -> tuple[Message, ...]:
@@ -60,7 +65,9 @@ def teach_messages(problem: Problem, example: str) -> tuple[Message, ...]:
     return (("system", system), ("user", _question_block(problem)))
 
 
-def allocate_messages(problem: Problem, plan: Plan, models: Sequence[ModelCard]) -> tuple[Message, ...]:
+def allocate_messages(
+    problem: Problem, plan: Plan, models: Sequence[ModelCard], mode: PromptMode = "direct"
+) -> tuple[Message, ...]:
     """Asks for one model per subtask. `models` in the order shown: letter A is `models[0]`.
 
     Letters stand for names (ours): the reply is short, and each letter is one token, so that log-probabilities over
@@ -70,7 +77,7 @@ def allocate_messages(problem: Problem, plan: Plan, models: Sequence[ModelCard])
     texts = [subtask.text for subtask in plan.subtasks] or [DIRECT_STEP]
     steps = [f"{number}. {text}" for number, text in enumerate(texts, start=1)]
     body = "\n".join([MODELS_MARK, *lines, "", _question_block(problem), STEPS_MARK, *steps])
-    return (("system", ALLOCATE_SYSTEM), ("user", body))
+    return (("system", BARE_SYSTEM["allocate"] if mode == "bare" else ALLOCATE_SYSTEM), ("user", body))
 
 
 def solve_messages(
@@ -79,9 +86,9 @@ def solve_messages(
     """Asks for one subtask's result, or with `task` None for the answer to the whole question.
 
     `results` maps 1-based step numbers to the earlier results this subtask needs, and only those (ours: shorter
-    prompts). `wording` is the benchmark's own instruction, such as SCAN's grammar.
+    prompts). `wording` is the benchmark's own instruction, such as SCAN's grammar; a bare prompt does without.
     """
-    system = f"{wording}\n{SOLVE_SYSTEM[mode]}" if wording else SOLVE_SYSTEM[mode]
+    system = f"{wording}\n{SOLVE_SYSTEM[mode]}" if wording and mode != "bare" else SOLVE_SYSTEM[mode]
     lines = [_question_block(problem)]
     lines += [RESULT_MARK.format(step=step) + text for step, text in sorted(results.items())]
     if task is not None:

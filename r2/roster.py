@@ -9,7 +9,8 @@ from r2.ledger import Price
 
 Tier = Literal["small", "medium", "large"]
 TIERS: tuple[Tier, ...] = ("small", "medium", "large")
-PromptMode = Literal["direct", "cot"]
+PromptMode = Literal["direct", "cot", "bare"]
+"""`bare`: without instructions, for a model that was fine-tuned on the job (r2/prompts.py BARE_SYSTEM)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,13 @@ Settings = TypeVar("Settings", bound=BaseModel)
 Positive = Annotated[float, Field(gt=0)]
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """Unknown fields are errors, and nothing changes after it was checked."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Labelling(_Frozen):
+class Labelling(Frozen):
     """How a problem is labelled (METHOD: teacher decompositions, grouped search). Part of a run's identity, stored with its rows."""
 
     teacher: str | None = None
@@ -46,7 +48,7 @@ class Labelling(_Frozen):
     """Wrong executions in a row after which a subtask is tried with no cheaper model."""
 
 
-class Reasoning(_Frozen):
+class Reasoning(Frozen):
     """How a problem is answered. Part of a run's identity: another value is another run."""
 
     method: Literal["r2", "cot", "label"] = "r2"
@@ -79,7 +81,7 @@ class Reasoning(_Frozen):
         return self.model_dump(mode="json", exclude={"labelling"} if self.labelling is None else None)
 
 
-class Columns(_Frozen):
+class Columns(Frozen):
     """Which column of the input holds what."""
 
     id: str = "id"
@@ -95,7 +97,7 @@ class Columns(_Frozen):
         return self.model_dump(exclude={"aliases"} if self.aliases == "aliases" else None)
 
 
-class AnswerSettings(_Frozen):
+class AnswerSettings(Frozen):
     """One run of `answer_questions`."""
 
     input: str
@@ -133,7 +135,7 @@ class AnswerSettings(_Frozen):
         return f"{self.reasoning.method}-{hashlib.sha256(orjson.dumps(identity)).hexdigest()[:12]}"
 
 
-class LabelSettings(_Frozen):
+class LabelSettings(Frozen):
     """One run of `label_plans`."""
 
     problems: str
@@ -173,15 +175,16 @@ class LabelSettings(_Frozen):
 
 def load_label_settings(path: Path | None, overrides: dict[str, Any]) -> LabelSettings:
     """As `load_settings`, for labelling."""
-    return _load(LabelSettings, path, overrides)
+    return load(LabelSettings, path, overrides)
 
 
 def load_settings(path: Path | None, overrides: dict[str, Any]) -> AnswerSettings:
     """Defaults, then the TOML file, then `overrides` (nested dicts; None values are left out). ConfigError names the field."""
-    return _load(AnswerSettings, path, overrides)
+    return load(AnswerSettings, path, overrides)
 
 
-def _load(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> Settings:
+def load(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> Settings:
+    """Any of these models: defaults, the TOML file, then `overrides`. ConfigError names the field."""
     merged: dict[str, Any] = {}
     if path is not None:
         try:

@@ -156,7 +156,7 @@ def _decompose(
 ) -> Generator[Wave, list[Completion], Plan]:
     """The plan; DIRECT where the decomposer gave none, and the trajectory says so."""
     call = Call(
-        router.decomposer, decompose_messages(problem), "decompose", router.settings.plan_tokens,
+        router.decomposer, decompose_messages(problem, router.roster[router.decomposer].prompt_mode), "decompose", router.settings.plan_tokens,
         temperature=router.settings.temperature, seed=router.settings.seed or None,
     )  # fmt: skip
     [(_, completion)] = yield from _ask([call], purse)
@@ -176,8 +176,9 @@ def _allocate(
     """One step per subtask (one for a direct plan) with its model. The pool's middle solver stands in for a missing allocation."""
     subtasks = plan.subtasks or (Subtask(DIRECT_STEP),)
     shown = router.roster.solvers[: len(MODEL_LETTERS)]
+    mode = router.roster[router.allocator].prompt_mode
     call = Call(
-        router.allocator, allocate_messages(problem, plan, shown), "allocate", 16 + 20 * len(subtasks),
+        router.allocator, allocate_messages(problem, plan, shown, mode), "allocate", 16 + 20 * len(subtasks),
         temperature=router.settings.temperature, seed=router.settings.seed or None,
         top_logprobs=min(20, len(shown)) if router.roster[router.allocator].has_logprobs else 0,
         json_schema=allocation_schema(len(subtasks), len(shown)) if router.roster[router.allocator].guided else None,
@@ -279,7 +280,7 @@ def solver_call(
     messages: tuple[Message, ...] = solve_messages(problem, task, results, card.prompt_mode, benchmark.wording)
     limit = (
         benchmark.answer_tokens
-        if card.prompt_mode == "direct"
+        if card.prompt_mode != "cot"
         else max(router.settings.cot_tokens, benchmark.answer_tokens)
     )
     return Call(

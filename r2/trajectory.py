@@ -82,6 +82,14 @@ class TrajectoryRow:
     error_type: str | None = col("why there is no answer", otel="error.type", label=True)
     error_message: str | None = col("the same in words, with the input line for a bad row")
     started_at: float = col("first call sent, or the row read", kind="timestamp")
+    phase: str | None = col("grpo where it is a rollout of training; null for answering", label=True, default=None)
+    round: int | None = col("0-based round of training", kind="int16", default=None)
+    step: int | None = col(
+        "0-based optimiser step of the round that the rollout was sampled for", kind="int32", default=None
+    )
+    policy: str | None = col(
+        "policy under training, NAME@VERSION of the weights it started the round with", label=True, default=None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +141,7 @@ class CallRow:
     attempt: int = col("0-based attempt of the call, counted over fallbacks", kind="int16")
     subtask_index: int | None = col("null for decompose, allocate and final", kind="int16")
     benchmark: str = col("copied from the trajectory", label=True)
-    purpose: str = col("decompose, allocate, solve, final, teach, judge", label=True)
+    purpose: str = col("decompose, allocate, solve, final, teach, judge, verify, review", label=True)
     request_sha: str = col("content address of the request; keys recordings")
     request_model: str = col("pool entry that was sent to", otel="gen_ai.request.model", label=True)
     response_model: str = col("model id the server says it used", otel="gen_ai.response.model", label=True)
@@ -189,3 +197,29 @@ class CandidateRow:
     cost_usd: float = col("of this execution by itself; calls it shares with earlier trials were paid once", "USD")
     is_target: bool = col("the plan, or the allocation, that is trained on")
     error_type: str | None = col("plan_parse, duplicate, or why a call failed", otel="error.type", label=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RewardRow:
+    """One term of one rollout's reward in GRPO; the reward is their weighted sum (METHOD 5)."""
+
+    run_id: str = col("see runs", label=True)
+    problem_id: str = col("see trajectories")
+    rollout: int = col("see trajectories", kind="int16")
+    term: str = col("right, cost, well_formed", label=True)
+    weight: float = col("factor of the term in the reward")
+    value: float | None = col("the term before weighting; null where the pool failed and the rollout teaches nothing")
+
+
+@dataclass(frozen=True, slots=True)
+class CurveRow:
+    """One metric at one step of training or of its evaluation on held-out problems."""
+
+    run_id: str = col("see runs", label=True)
+    phase: str = col("sft, grpo, or held_out for evaluations between rounds", label=True)
+    policy: str = col("decomposer, allocator, or a specialist's name", label=True)
+    round: int = col("0-based round; 0 for sft", kind="int16")
+    step: int = col("0-based optimiser step within the round", kind="int32")
+    metric: str = col("loss, reward, entropy, accuracy, cost_usd, ...", label=True)
+    value: float = col("its value")
+    logged_at: float = col("when it was logged", kind="timestamp")

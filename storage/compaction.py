@@ -7,9 +7,9 @@ carry the same generation number. Memory is bounded by a row group per table, wh
 
 from r2.errors import LakeError
 from storage.manifest import COMPACTION, Manifest, UnitEntry
-from storage.ordered import session_rows, windows
+from storage.ordered import rows_of_run, windows
 from storage.parts import GROUP_ROWS
-from storage.schema import TABLES
+from storage.schema import OF_RUNS, TABLES
 from storage.unit import UnitWriter
 
 
@@ -30,8 +30,9 @@ def compact_run(manifest: Manifest, run_id: str) -> UnitEntry | None:
         name: min(n_problems, n_problems * GROUP_ROWS // n_rows + 1) for name, n_rows in expected.items() if n_rows
     }
     with UnitWriter(manifest, run_id, unit, bloom_rows) as writer:
-        for rows in session_rows(manifest.root, live, everything.pop("runs")):
-            writer.write("runs", rows)
+        for name in OF_RUNS:
+            for rows in rows_of_run(manifest.root, live, name, everything.pop(name)):
+                writer.write(name, rows)
         for window in windows(manifest.root, live, everything):
             for name, rows in window.items():
                 writer.write(name, rows)

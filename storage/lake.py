@@ -27,10 +27,10 @@ import pyarrow.parquet as pq
 from r2.errors import LakeError, RunLockedError
 from storage.compaction import compact_run
 from storage.manifest import COMPACTION, Manifest, UnitEntry, make_folder
-from storage.ordered import session_rows, windows
+from storage.ordered import rows_of_run, windows
 from storage.parts import check_part
 from storage.run_lock import run_lock
-from storage.schema import TABLES, Row, table_from_rows
+from storage.schema import OF_RUNS, TABLES, Row, table_from_rows
 from storage.unit import UnitWriter
 
 _OURS = re.compile(r"\.?part-.+-[0-9a-f]{8}\.parquet(\.tmp)?")
@@ -107,8 +107,8 @@ class Lake:
         """A run's rows as record batches in the order of the input, in memory that does not grow with the run."""
         wanted = list(columns) if columns is not None else TABLES[table].schema.names
         entries = self.manifest.live(run_id)
-        if table == "runs":
-            pieces = session_rows(self.root, entries, wanted)
+        if table in OF_RUNS:
+            pieces = rows_of_run(self.root, entries, table, wanted)
         else:
             pieces = (window[table] for window in windows(self.root, entries, {table: wanted}) if table in window)
         for rows in pieces:
@@ -203,7 +203,7 @@ def _in_input_order(unit: str, tables: Mapping[str, Sequence[Row]]) -> dict[str,
         within = operator.attrgetter(*TABLES[name].order)
         if name == "trajectories":
             ordered[name] = trajectories
-        elif name == "runs":
+        elif name in OF_RUNS:
             ordered[name] = sorted(rows, key=within)
         else:
             try:

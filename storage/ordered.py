@@ -50,11 +50,11 @@ def windows(root: Path, entries: Sequence[UnitEntry], wanted: Columns) -> Iterat
         yield {name: merged[name].select(list(wanted[name])) for name in wanted if name in merged}
 
 
-def session_rows(root: Path, entries: Sequence[UnitEntry], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Rows of `runs`, which have no place in the input, in the order they were written."""
+def rows_of_run(root: Path, entries: Sequence[UnitEntry], table: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Rows of one of the tables `OF_RUNS`, which have no place in the input, in the order they were written."""
     for entry in sorted(entries, key=lambda entry: entry.written_at):
-        if "runs" in entry.parts:
-            yield from read_batches(root / entry.parts["runs"].path, TABLES["runs"].schema, columns)
+        if table in entry.parts:
+            yield from read_batches(root / entry.parts[table].path, TABLES[table].schema, columns)
 
 
 class _Cursor:

@@ -205,7 +205,7 @@ def _from_hub(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
             f"--problems {source}: no file named and none on the hub. Name a file, {source.name}:FILE, or a folder of files with --data-dir."
         )
     try:
-        from datasets import load_dataset
+        from datasets import load_dataset  # type: ignore[attr-defined, unused-ignore]
     except ImportError as error:
         raise ConfigError(
             f"--problems {source}: {error}. Name a file, {source.name}:FILE, or a folder of files with --data-dir; the hub needs "

@@ -21,9 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2.errors import LakeError
-from r2.trajectory import SCHEMA_VERSION, CallRow, CandidateRow, RunRow, SubtaskRow, TrajectoryRow
+from r2.trajectory import SCHEMA_VERSION, CallRow, CandidateRow, CurveRow, RewardRow, RunRow, SubtaskRow, TrajectoryRow
 
-Row = RunRow | TrajectoryRow | SubtaskRow | CallRow | CandidateRow
+Row = RunRow | TrajectoryRow | SubtaskRow | CallRow | CandidateRow | RewardRow | CurveRow
+
+OF_RUNS = ("runs", "curves")
+"""Tables whose rows belong to a run, not to a problem."""
 
 _KINDS: dict[str, pa.DataType] = {
     "int16": pa.int16(),
@@ -177,6 +180,8 @@ TABLES: dict[str, StoredTable] = {
         _stored_table("subtasks", SubtaskRow, "rollout", "subtask_index"),
         _stored_table("calls", CallRow, "rollout", "call_index", "attempt"),
         _stored_table("candidates", CandidateRow, "rollout", "kind", "trial_index"),
+        _stored_table("rewards", RewardRow, "rollout", "term"),
+        _stored_table("curves", CurveRow, "phase", "policy", "round", "step", "metric"),
     )
 }
 

@@ -32,6 +32,7 @@ async def ask_plans(
     journal in `folder` is kept: it is what makes the next pass free.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    mode = pool.models[decomposer].prompt_mode
     key = hashlib.sha256(f"{pool.digest}\0{decomposer}".encode()).hexdigest()[:12]
     texts: dict[str, str] = {}
     cost_usd = 0.0
@@ -55,7 +56,7 @@ async def ask_plans(
 
         async def ask(problem: Problem) -> None:
             nonlocal cost_usd, n_failed
-            call = Call(decomposer, decompose_messages(problem), "decompose", plan_tokens)
+            call = Call(decomposer, decompose_messages(problem, mode), "decompose", plan_tokens)
             completion = await client.complete(call, problem_id=problem.problem_id, journal=journal)
             texts[problem.problem_id] = completion.text
             cost_usd += completion.cost_usd

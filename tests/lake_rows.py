@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from r2.trajectory import CallRow, Candidate, CandidateRow, RunRow, SubtaskRow, TrajectoryRow
+from r2.trajectory import CallRow, Candidate, CandidateRow, CurveRow, RewardRow, RunRow, SubtaskRow, TrajectoryRow
 from storage.lake import Lake
 from storage.schema import TABLES
 
@@ -41,6 +41,8 @@ TRAJECTORY = TrajectoryRow(
     input_tokens=300, cached_input_tokens=60, output_tokens=30, cost_usd=0.0012, router_cost_usd=0.0001, latency_s=1.8,
     failed_checks="", error_type=None, error_message=None, started_at=NOON,
 )  # fmt: skip
+
+CURVE = CurveRow("run-a", "sft", "decomposer", 0, 0, "loss", 2.5, NOON)
 
 Tables = dict[str, list[Any]]
 
@@ -81,6 +83,17 @@ def labelled(tables: Tables) -> Tables:
         )
     ]  # fmt: skip
     return {**tables, "candidates": rows}
+
+
+def rewarded(tables: Tables) -> Tables:
+    """The same problems as rollouts of training: each right, at a cost of 0.2 of the reference."""
+    terms = (("cost", -0.6, 0.2), ("right", 1.0, 1.0))
+    rows = [
+        RewardRow(t.run_id, t.problem_id, t.rollout, term, weight, value)
+        for t in tables["trajectories"]
+        for term, weight, value in terms
+    ]
+    return {**tables, "rewards": rows}
 
 
 def bad_row(index: int, run_id: str = "run-a") -> Tables:

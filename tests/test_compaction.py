@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import storage.parts
 from storage.lake import Lake
 from storage.schema import TABLES
-from tests.lake_rows import RUN, bad_row, indices, keys, labelled, problem, rows_of, together, unit_of
+from tests.lake_rows import CURVE, RUN, bad_row, indices, keys, labelled, problem, rewarded, rows_of, together, unit_of
 
 
 def test_what_one_session_settled_is_known_to_the_next_even_after_compaction_and_vacuum(tmp_path: Path) -> None:
@@ -61,14 +61,17 @@ def test_any_split_into_units_with_any_compactions_reads_back_as_the_input(
 def test_compaction_leaves_one_file_a_table_and_the_same_rows(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     for unit in range(4):
-        lake.commit("run-a", f"{unit:05d}-0", labelled(unit_of([unit, unit + 4])))
-        lake.commit("run-a", f"session-{unit:04d}", {"runs": [replace(RUN, session=unit)]})
+        lake.commit("run-a", f"{unit:05d}-0", rewarded(labelled(unit_of([unit, unit + 4]))))
+        of_run = {"runs": [replace(RUN, session=unit)], "curves": [replace(CURVE, step=unit)]}
+        lake.commit("run-a", f"session-{unit:04d}", of_run)
     before = {name: list(rows_of(lake, name)) for name in TABLES}
     entry = lake.compact("run-a")
     assert entry is not None and len(entry.replaces) == 8
     assert {name: len(lake.files(name)) for name in TABLES} == dict.fromkeys(TABLES, 1)
     assert {name: list(rows_of(lake, name)) for name in TABLES} == before
     assert [row["session"] for row in before["runs"]] == [0, 1, 2, 3]
+    assert [row["step"] for row in before["curves"]] == [0, 1, 2, 3]
+    assert [row["value"] for row in before["rewards"]][:2] == [0.2, 1.0]
     assert lake.compact("run-a") is None
 
 

@@ -25,7 +25,8 @@ COLUMNS = {
     "trajectories": "run_id string, problem_id string, rollout int16, input_index int64, method string, benchmark string, status string, "
     "input string, target string?, answer string?, is_correct bool?, plan string, n_subtasks int16, n_calls int16, n_attempts int16, "
     "n_escalations int16, input_tokens int64, cached_input_tokens int64, output_tokens int64, cost_usd double, router_cost_usd double, "
-    "latency_s double, failed_checks string, error_type string?, error_message string?, started_at timestamp[us, tz=UTC]",
+    "latency_s double, failed_checks string, error_type string?, error_message string?, started_at timestamp[us, tz=UTC], "
+    "phase string?, round int16?, step int32?, policy string?",
     "subtasks": "run_id string, problem_id string, rollout int16, subtask_index int16, benchmark string, depends_on list<item: int16>, "
     "subtask_text string, output_text string?, allocated_model string, model string, tier string, candidates list<item: struct<model: "
     "string not null, score: double, propensity: double, expected_cost_usd: double not null>>, is_escalated bool, is_fallback bool, "
@@ -36,6 +37,9 @@ COLUMNS = {
     "output_tokens int64, usage_source string, cost_usd double, price_version string, latency_s double, queue_s double, "
     "retry_after_s double?, is_replayed bool, error_type string?, error_message string?, input_messages string, output_text string?, "
     "raw_body binary, started_at timestamp[us, tz=UTC]",
+    "rewards": "run_id string, problem_id string, rollout int16, term string, weight double, value double?",
+    "curves": "run_id string, phase string, policy string, round int16, step int32, metric string, value double, "
+    "logged_at timestamp[us, tz=UTC]",
 }
 """The stored columns spelled out, `?` for nullable. Only ever add to it: a rename or a new type breaks every lake there is."""
 

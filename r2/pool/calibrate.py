@@ -23,7 +23,7 @@ from r2.problems import arithmetic, words
 from r2.prompts import solve_messages
 from r2.roster import PromptMode
 
-MAX_OUTPUT_TOKENS: dict[PromptMode, int] = {"direct": 24, "cot": 256}
+MAX_OUTPUT_TOKENS: dict[PromptMode, int] = {"direct": 24, "cot": 256, "bare": 24}
 
 
 @dataclass(frozen=True, slots=True)

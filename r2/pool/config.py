@@ -59,7 +59,8 @@ class ModelTable(Limits):
     tier: Tier
     price_usd_per_mtok: PriceTable
     prompt_mode: PromptMode = "direct"
-    """`direct` asks for the bare result, `cot` for steps and then the result: same weights, two entries."""
+    """`direct` asks for the result alone, `cot` for steps and then the result: same weights, two entries. `bare` leaves every
+    instruction out, for a model that was fine-tuned on the job."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; None for endpoints without keys."""
     quota: str | None = None

@@ -21,6 +21,7 @@ from r2.problems import arithmetic, scan, words
 from r2.prompts import (
     ALLOCATE_SYSTEM,
     ANSWER_MARK,
+    BARE_SYSTEM,
     DECOMPOSE_SYSTEM,
     DIRECT_PLAN,
     DIRECT_STEP,
@@ -107,9 +108,9 @@ def think(
     chance = random.Random(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest())
     system = messages[0][1] if messages and messages[0][0] == "system" else ""
     user = messages[-1][1] if messages else ""
-    if system.startswith(DECOMPOSE_SYSTEM):
+    if system.startswith(DECOMPOSE_SYSTEM) or system == BARE_SYSTEM["decompose"]:
         return Thought(_plan(user, ability, chance, is_sampled=is_sampled))
-    if system == ALLOCATE_SYSTEM:
+    if system in (ALLOCATE_SYSTEM, BARE_SYSTEM["allocate"]):
         return _allocate(user, ability, chance)
     if system == JUDGE_SYSTEM:
         return Thought(_judgement(user, ability, chance))
