@@ -1,0 +1,478 @@
+"""Does the router earn its keep? Everything a report says about a set of methods, computed from their outcomes. Pure.
+
+`compare` turns outcomes on the same problems into one `Comparison`: accuracy and cost with paired intervals, cost saved at
+equal accuracy against the best constant model, what random mixing and hindsight would have reached, where the calls went, and
+the curves of the set. `verdict` says it in one sentence, losses first. The evaluation flow stores `to_json`; the report reads
+`from_json`. Formulas name their source: RouteLLM (arXiv:2406.18665), RouterBench (arXiv:2403.12031), LLMRouterBench; the rest is
+ours. What cannot be defined (a gap of zero, a reference that costs nothing) is None, never infinite.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from r2.curves import (
+    Point,
+    aiq,
+    area_under_curve,
+    average_pgr,
+    best_mixture,
+    cost_to_reach,
+    frontier,
+    performance_gap_recovered,
+)
+from r2.errors import ConfigError
+from r2.intervals import Interval, percentile_interval, resampled_means
+from r2.outcomes import FloatArray, MethodOutcomes, oracle_of
+
+MARGIN = 0.02
+"""Accuracy that may be lost and still be called no worse; ours."""
+
+AccuracyVerdict = Literal["no worse", "worse", "not shown"]
+"""Against a reference: the interval of the difference lies above -margin; below 0; or allows both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with its 95 % paired bootstrap interval over problems; None where it is undefined."""
+
+    value: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True, slots=True)
+class CostSaved:
+    """CS(tau) = 1 - min{C : Q >= tau * Q_ref} / C_ref over a method's operating points (LLMRouterBench CostSave at tau = 1).
+
+    `operating_point` is the label of the cheapest that reaches the accuracy; point and reference are chosen once, on all problems.
+    The interval is of 1 - C / C_ref; `reached_share` is the share of resamples in which the accuracy is reached too.
+    """
+
+    tau: float
+    reference: str
+    operating_point: str
+    value: float
+    interval: Interval | None
+    reached_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """The subject against this method: accuracy it gains (subject - method) and cost it saves, 1 - C_subject / C_method.
+
+    `cost_saved` is None where the method costs nothing.
+    """
+
+    accuracy_gain: Estimate
+    cost_saved: Estimate | None
+    accuracy_verdict: AccuracyVerdict
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSummary:
+    """One method at one operating point. Shares are in 0..1, costs in USD, latencies in seconds."""
+
+    label: str
+    method: str
+    sweep: str
+    is_constant: bool
+    n_seeds: int
+    accuracy: Estimate
+    accuracy_by_difficulty: Mapping[str, float]
+    usd_per_1k: Estimate
+    """USD per 1,000 problems, every call of the method included."""
+    usd_per_solved: float | None
+    """USD per problem answered right; None where none was."""
+    calls_per_problem: float
+    tokens_per_problem: float
+    latency_p50_s: float
+    latency_p95_s: float
+    router_share: float | None
+    """The router's own calls in the cost; None where nothing was paid."""
+    model_shares: Mapping[str, float]
+    """Pool entry -> share of the calls, most used first; empty where no calls were counted."""
+    model_shares_by_difficulty: Mapping[str, Mapping[str, float]]
+    top_model: str | None
+    top_model_share: float | None
+    """Collapse index: near 1 the router does not route."""
+    model_entropy_bits: float | None
+    effective_models: float | None
+    """2 ** entropy: how many models, used equally, would be as mixed."""
+    accuracy_difference: Estimate | None
+    """Accuracy minus the best constant's; None without constants."""
+    accuracy_verdict: AccuracyVerdict | None
+    cheaper_by: Estimate | None
+    """1 - cost / cost of the best constant, whatever the accuracy; None where that costs nothing."""
+    cost_saved: CostSaved | None
+    """At equal accuracy; None where no operating point of the method reaches it."""
+    performance_gap_recovered: float | None
+    """(accuracy - weak) / (strong - weak); weak is the cheapest constant, strong the most accurate."""
+    random_mix: Mapping[str, float]
+    """Constant -> probability in the most accurate problem-blind mixture at this method's cost."""
+    random_accuracy: float | None
+    """Its expected accuracy; of the cheapest constant where that is dearer than the method."""
+    gain_over_random: Estimate | None
+    headroom_captured: float | None
+    """(U - U_random) / (U_oracle - U_random); U = accuracy - cost_weight * USD per problem."""
+    is_on_frontier: bool
+    beaten_by: tuple[str, ...]
+    """Labels at least as accurate and at most as dear, and better in one of the two, cheapest first."""
+    versus_subject: Versus | None
+    """The judged router against this method; None for itself and where nobody is judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What a set of operating points reaches over the comparison's range of cost. See `r2/curves.py` for each."""
+
+    name: str
+    labels: tuple[str, ...]
+    aiq: float | None
+    area: float | None
+    apgr: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Methods on the same problems. `methods` is in the order given; costs of `random` and `oracle` rows are in the summaries."""
+
+    n_problems: int
+    n_by_difficulty: Mapping[str, int]
+    n_bootstrap: int
+    seed: int
+    tau: float
+    margin: float
+    subject: str | None
+    best_constant: str | None
+    """Most accurate constant, the cheaper of equals; chosen on these problems, which favours it."""
+    cheapest_constant: str | None
+    oracle_accuracy: float | None
+    oracle_usd_per_1k: float | None
+    accuracy_half_width: float
+    """Half the widest accuracy interval: what this many problems can tell apart."""
+    methods: tuple[MethodSummary, ...]
+    curves: tuple[Curve, ...]
+    """`constants`, each sweep (or lone method), and `all`."""
+
+    def __getitem__(self, label: str) -> MethodSummary:
+        """The method called `label`; KeyError if there is none."""
+        for method in self.methods:
+            if method.label == label:
+                return method
+        raise KeyError(label)
+
+
+def compare(
+    outcomes: Sequence[MethodOutcomes],
+    *,
+    constants: Collection[str] = (),
+    subject: str | None = None,
+    seed: int = 0,
+    n_bootstrap: int = 2000,
+    tau: float = 1.0,
+    margin: float = MARGIN,
+    cost_weight: float = 0.0,
+) -> Comparison:
+    """Compares methods that answered the same problems.
+
+    `constants` are labels of methods that ask one model always; `subject` is the label of the router to be judged. `cost_weight`
+    is the accuracy one USD per problem is worth in the headroom's utility. All intervals use the same resamples of the problems.
+    Raises ConfigError for no methods, no problems, a label used twice or unknown, and methods whose problems differ.
+    """
+    _check(outcomes, constants, subject)
+    columns = [one.is_correct for one in outcomes] + [one.cost_usd for one in outcomes]
+    means = resampled_means(np.stack(columns, axis=1), n_bootstrap, seed)
+    setting = _Setting(
+        outcomes, tuple(one.label in set(constants) for one in outcomes), subject,
+        means[:, : len(outcomes)], means[:, len(outcomes) :], tau, margin, cost_weight,
+    )  # fmt: skip
+    methods = tuple(setting.summary(i) for i in range(len(outcomes)))
+    halves = [(m.accuracy.interval.high - m.accuracy.interval.low) / 2 for m in methods if m.accuracy.interval]
+    oracle = setting.oracle
+    return Comparison(
+        n_problems=outcomes[0].n_problems,
+        n_by_difficulty={d: outcomes[0].difficulty.count(d) for d in dict.fromkeys(outcomes[0].difficulty)},
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+        tau=tau,
+        margin=margin,
+        subject=subject,
+        best_constant=None if setting.best is None else outcomes[setting.best].label,
+        cheapest_constant=None if setting.weak is None else outcomes[setting.weak].label,
+        oracle_accuracy=None if oracle is None else oracle.accuracy,
+        oracle_usd_per_1k=None if oracle is None else 1000 * oracle.mean_cost_usd,
+        accuracy_half_width=max(halves, default=0.0),
+        methods=methods,
+        curves=tuple(setting.curves()),
+    )
+
+
+def verdict(comparison: Comparison) -> str:
+    """One sentence about the subject: first where it loses to a simpler method, else what it saves and at what accuracy.
+
+    A method is simpler if its kind is not the subject's. ConfigError if the comparison judges nobody.
+    """
+    if comparison.subject is None:
+        raise ConfigError("the comparison has no subject; name the router to be judged in compare(subject=...)")
+    mine = comparison[comparison.subject]
+    n = f"{comparison.n_problems:,} problems"
+    simpler = [comparison[label] for label in mine.beaten_by if comparison[label].method != mine.method]
+    if simpler:
+        best = simpler[0]
+        others = f" (and {len(simpler) - 1} more)" if len(simpler) > 1 else ""
+        return (
+            f"{mine.label} loses to {best.label}{others}, which is simpler: "
+            f"{best.accuracy.value:.1%} right at {best.usd_per_1k.value:.4g} USD per 1,000 problems against "
+            f"{mine.accuracy.value:.1%} at {mine.usd_per_1k.value:.4g} ({n})."
+        )
+    if comparison.best_constant is None or mine.accuracy_difference is None:
+        return f"{mine.label} answers {mine.accuracy.value:.1%} of {n} right at {mine.usd_per_1k.value:.4g} USD per 1,000; no constant model was compared."
+    difference = mine.accuracy_difference
+    points = f"{100 * difference.value:+.1f} points ({_points(difference.interval)})"
+    claim = {
+        "no worse": f"at no loss of accuracy beyond {100 * comparison.margin:g} points",
+        "worse": "and loses accuracy",
+        "not shown": f"but whether accuracy holds within {100 * comparison.margin:g} points is not shown",
+    }[mine.accuracy_verdict or "not shown"]
+    if mine.cheaper_by is None:
+        saving = f"{mine.label} has nothing to save against {comparison.best_constant}, which costs nothing,"
+    elif mine.cheaper_by.value < 0:
+        saving = f"{mine.label} costs {1 - mine.cheaper_by.value:.2f} times what {comparison.best_constant}, the best constant model, costs"
+    else:
+        interval = mine.cheaper_by.interval
+        spread = f" (95 % interval {interval.low:.1%} to {interval.high:.1%})" if interval else ""
+        saving = f"{mine.label} saves {mine.cheaper_by.value:.1%}{spread} of the cost of {comparison.best_constant}, the best constant model,"
+    return f"{saving} {claim}: accuracy {points}, n = {n}."
+
+
+_COMPARISON = TypeAdapter(Comparison)
+
+
+def to_json(comparison: Comparison) -> bytes:
+    """The comparison as JSON, to be read by `from_json`."""
+    return _COMPARISON.dump_json(comparison, indent=1)
+
+
+def from_json(text: bytes | str) -> Comparison:
+    """A stored comparison. ConfigError for JSON that is not one, naming the fields."""
+    try:
+        return _COMPARISON.validate_json(text)
+    except ValueError as error:
+        raise ConfigError(f"not a stored comparison (summary.json of an evaluation): {error}") from None
+
+
+@dataclass(slots=True)
+class _Setting:
+    """What the summaries share: resampled means (resamples x methods), the reference methods, the oracle."""
+
+    outcomes: Sequence[MethodOutcomes]
+    is_constant: tuple[bool, ...]
+    subject: str | None
+    accuracies_BM: FloatArray
+    costs_BM: FloatArray
+    tau: float
+    margin: float
+    cost_weight: float
+
+    @property
+    def constants(self) -> list[int]:
+        return [i for i, is_constant in enumerate(self.is_constant) if is_constant]
+
+    @property
+    def points(self) -> list[Point]:
+        return [(one.mean_cost_usd, one.accuracy) for one in self.outcomes]
+
+    @property
+    def best(self) -> int | None:
+        """Most accurate constant, the cheaper of equals."""
+        points = self.points
+        return min(self.constants, key=lambda i: (-points[i][1], points[i][0]), default=None)
+
+    @property
+    def weak(self) -> int | None:
+        """Cheapest constant, the more accurate of equals."""
+        points = self.points
+        return min(self.constants, key=lambda i: (points[i][0], -points[i][1]), default=None)
+
+    @property
+    def oracle(self) -> MethodOutcomes | None:
+        constants = self.constants
+        return oracle_of([self.outcomes[i] for i in constants]) if constants else None
+
+    def summary(self, i: int) -> MethodSummary:
+        one, points = self.outcomes[i], self.points
+        best, weak = self.best, self.weak
+        cost, accuracy = points[i]
+        total = float(one.cost_usd.sum())
+        n_right = float(one.is_correct.sum())
+        shares = _shares(one.model_calls)
+        entropy = _entropy_bits(shares)
+        difference = self._difference(i, best) if best is not None else None
+        random_mix, random = self._random(i)
+        subject = next((j for j, other in enumerate(self.outcomes) if other.label == self.subject), None)
+        return MethodSummary(
+            label=one.label,
+            method=one.method,
+            sweep=one.sweep,
+            is_constant=self.is_constant[i],
+            n_seeds=one.n_seeds,
+            accuracy=Estimate(accuracy, percentile_interval(self.accuracies_BM[:, i])),
+            accuracy_by_difficulty=_by_difficulty(one),
+            usd_per_1k=Estimate(1000 * cost, percentile_interval(1000 * self.costs_BM[:, i])),
+            usd_per_solved=total / n_right if n_right else None,
+            calls_per_problem=float(one.n_calls.mean()),
+            tokens_per_problem=float(one.n_tokens.mean()),
+            latency_p50_s=float(np.percentile(one.latency_s, 50)),
+            latency_p95_s=float(np.percentile(one.latency_s, 95)),
+            router_share=float(one.router_cost_usd.sum()) / total if total else None,
+            model_shares=shares,
+            model_shares_by_difficulty={d: _shares(calls) for d, calls in one.model_calls_by_difficulty.items()},
+            top_model=next(iter(shares), None),
+            top_model_share=next(iter(shares.values()), None),
+            model_entropy_bits=entropy,
+            effective_models=None if entropy is None else 2**entropy,
+            accuracy_difference=difference,
+            accuracy_verdict=None if difference is None else _accuracy_verdict(difference, self.margin),
+            cheaper_by=None if best is None else self._saved(i, best),
+            cost_saved=None if best is None else self._cost_saved(i, best),
+            performance_gap_recovered=None
+            if best is None or weak is None
+            else performance_gap_recovered(accuracy, points[weak][1], points[best][1]),
+            random_mix=random_mix,
+            random_accuracy=None if random is None else accuracy - random.value,
+            gain_over_random=random,
+            headroom_captured=None if random is None else self._headroom(i, random_mix),
+            is_on_frontier=frontier(points)[i],
+            beaten_by=self._beaten_by(i),
+            versus_subject=None if subject is None or subject == i else self._versus(subject, i),
+        )
+
+    def curves(self) -> list[Curve]:
+        groups: dict[str, list[int]] = {"constants": self.constants} if self.constants else {}
+        for i, one in enumerate(self.outcomes):
+            if not self.is_constant[i]:
+                groups.setdefault(one.sweep or one.label, []).append(i)
+        groups["all"] = list(range(len(self.outcomes)))
+        points, best, weak = self.points, self.best, self.weak
+        low, high = min(cost for cost, _ in points), max(cost for cost, _ in points)
+        curves = []
+        for name, members in groups.items():
+            reached = [points[i] for i in members]
+            apgr = None if best is None or weak is None else average_pgr(reached, points[weak], points[best])
+            labels = tuple(self.outcomes[i].label for i in members)
+            curves.append(Curve(name, labels, aiq(reached, low, high), area_under_curve(reached, low, high), apgr))
+        return curves
+
+    def _difference(self, i: int, other: int) -> Estimate:
+        resampled = self.accuracies_BM[:, i] - self.accuracies_BM[:, other]
+        points = self.points
+        return Estimate(points[i][1] - points[other][1], percentile_interval(resampled))
+
+    def _saved(self, i: int, other: int) -> Estimate | None:
+        """1 - cost / the other's cost; None where that is zero."""
+        points = self.points
+        if not points[other][0]:
+            return None
+        with np.errstate(divide="ignore", invalid="ignore"):
+            resampled = 1 - self.costs_BM[:, i] / self.costs_BM[:, other]
+        return Estimate(1 - points[i][0] / points[other][0], percentile_interval(resampled))
+
+    def _cost_saved(self, i: int, best: int) -> CostSaved | None:
+        sweep = self.outcomes[i].sweep
+        members = [j for j, other in enumerate(self.outcomes) if j == i or (sweep and other.sweep == sweep)]
+        points = self.points
+        at = cost_to_reach([points[j] for j in members], self.tau * points[best][1])
+        if at is None or (saved := self._saved(members[at], best)) is None:
+            return None
+        chosen = members[at]
+        reached = self.accuracies_BM[:, chosen] >= self.tau * self.accuracies_BM[:, best] - 1e-12
+        label, reference = self.outcomes[chosen].label, self.outcomes[best].label
+        return CostSaved(self.tau, reference, label, saved.value, saved.interval, float(reached.mean()))
+
+    def _random(self, i: int) -> tuple[dict[str, float], Estimate | None]:
+        """The mixture of constants at the method's cost, and what the method gains over it."""
+        constants, points = self.constants, self.points
+        if not constants:
+            return {}, None
+        shares = np.array(best_mixture([points[j] for j in constants], points[i][0]))
+        gain = points[i][1] - float(shares @ [points[j][1] for j in constants])
+        resampled = self.accuracies_BM[:, i] - self.accuracies_BM[:, constants] @ shares
+        mix = {self.outcomes[j].label: float(share) for j, share in zip(constants, shares, strict=True) if share}
+        return mix, Estimate(gain, percentile_interval(resampled))
+
+    def _headroom(self, i: int, random_mix: Mapping[str, float]) -> float | None:
+        oracle = self.oracle
+        if oracle is None:
+            return None
+        points = {one.label: point for one, point in zip(self.outcomes, self.points, strict=True)}
+        mine, best = self._utility(self.points[i]), self._utility((oracle.mean_cost_usd, oracle.accuracy))
+        random = sum(share * self._utility(points[label]) for label, share in random_mix.items())
+        return (mine - random) / (best - random) if best - random > 1e-12 else None
+
+    def _utility(self, point: Point) -> float:
+        return point[1] - self.cost_weight * point[0]
+
+    def _beaten_by(self, i: int) -> tuple[str, ...]:
+        points = self.points
+        cost, accuracy = points[i]
+        better = [j for j, (c, q) in enumerate(points) if c <= cost and q >= accuracy and (c < cost or q > accuracy)]
+        return tuple(self.outcomes[j].label for j in sorted(better, key=lambda j: (points[j][0], -points[j][1])))
+
+    def _versus(self, subject: int, i: int) -> Versus:
+        gain = self._difference(subject, i)
+        return Versus(gain, self._saved(subject, i), _accuracy_verdict(gain, self.margin))
+
+
+def _check(outcomes: Sequence[MethodOutcomes], constants: Collection[str], subject: str | None) -> None:
+    if not outcomes or not outcomes[0].n_problems:
+        raise ConfigError("nothing to compare: no methods, or no problems answered. Run the evaluation first.")
+    labels = [one.label for one in outcomes]
+    if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ConfigError(f"two methods are called {repeated[0]!r}; each operating point needs its own label")
+    if unknown := sorted({*constants, *([subject] if subject is not None else [])} - set(labels)):
+        raise ConfigError(f"no method is called {unknown[0]!r}. Methods: {', '.join(labels)}.")
+    for one in outcomes:
+        if one.problem_ids != outcomes[0].problem_ids:
+            raise ConfigError(
+                f"methods {outcomes[0].label!r} and {one.label!r} did not answer the same problems in the same order; "
+                "paired intervals need that. Keep the problems all methods have."
+            )
+
+
+def _shares(calls: Mapping[str, float]) -> dict[str, float]:
+    """Each model's share of the calls, most used first, equals by name; {} where there are none."""
+    total = sum(calls.values())
+    if not total:
+        return {}
+    return {model: n / total for model, n in sorted(calls.items(), key=lambda item: (-item[1], item[0])) if n}
+
+
+def _entropy_bits(shares: Mapping[str, float]) -> float | None:
+    """H = -sum p log2 p; 0 for one model, None for none."""
+    if not shares:
+        return None
+    p = np.array(list(shares.values()))
+    return max(0.0, float(-(p * np.log2(p)).sum()))
+
+
+def _by_difficulty(one: MethodOutcomes) -> dict[str, float]:
+    labels = np.array(one.difficulty)
+    return {d: float(one.is_correct[labels == d].mean()) for d in dict.fromkeys(one.difficulty)}
+
+
+def _accuracy_verdict(difference: Estimate, margin: float) -> AccuracyVerdict:
+    interval = difference.interval
+    if interval is None:
+        return "not shown"
+    if interval.low >= -margin:
+        return "no worse"
+    return "worse" if interval.high < 0 else "not shown"
+
+
+def _points(interval: Interval | None) -> str:
+    return (
+        "no interval" if interval is None else f"95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
+    )
