@@ -19,6 +19,8 @@ TASK_MARK = "Task: "
 MODELS_MARK = "Models:"
 STEPS_MARK = "Steps:"
 ANSWER_MARK = "Answer:"
+PROPOSED_MARK = "Proposed answer: "
+THOUGHT_MARK = "Thought {level}: "
 DIRECT_PLAN = "DIRECT"
 DIRECT_STEP = "Answer the question"
 """The single step the allocator is shown for a direct plan."""
@@ -40,6 +42,22 @@ ALLOCATE_SYSTEM = """Choose the cheapest model that will get each step right. Re
 
 JUDGE_SYSTEM = """You judge plans. Does the last step follow from the question and the steps before it, and use them?
 Reply with only a number from 0 (not at all) to 1 (fully)."""
+
+VERIFY_SYSTEM = f"""You check answers. Is the proposed answer to the question correct? Reply with only one word: correct or incorrect.
+
+{QUESTION_MARK}What is 17 + 25?
+{PROPOSED_MARK}42
+correct
+
+{QUESTION_MARK}A box holds 12 pens. Ann has 4 boxes and gives away 9 pens. How many pens are left?
+{PROPOSED_MARK}48
+incorrect"""
+
+THINK_SYSTEM = (
+    "You answer a question in short thoughts. Write only the next thought: one or two sentences, with what it comes to."
+)
+RATE_SYSTEM = """You judge thoughts. How surely does the last thought lead to the right answer to the question?
+Reply with only a number from 0 (surely not) to 1 (surely)."""
 
 BARE_SYSTEM = {"decompose": "plan", "allocate": "allocate", "solve": "solve"}
 """System texts of entries with the prompt mode `bare` (ours): a model fine-tuned on a job needs only its name, and the prompt a tenth of
@@ -86,10 +104,12 @@ def solve_messages(
     """Asks for one subtask's result, or with `task` None for the answer to the whole question.
 
     `results` maps 1-based step numbers to the earlier results this subtask needs, and only those (ours: shorter
-    prompts). `wording` is the benchmark's own instruction, such as SCAN's grammar; a bare prompt does without.
+    prompts). `wording` is the benchmark's own instruction, such as SCAN's grammar; a bare prompt does without. Nor does a bare
+    prompt for a subtask repeat the question: a specialist is trained on subtasks that say all they need.
     """
     system = f"{wording}\n{SOLVE_SYSTEM[mode]}" if wording and mode != "bare" else SOLVE_SYSTEM[mode]
-    lines = [_question_block(problem)]
+    alone = mode == "bare" and task is not None and task != FINAL_TASK
+    lines = ([CONTEXT_MARK + problem.context] if problem.context else []) if alone else [_question_block(problem)]
     lines += [RESULT_MARK.format(step=step) + text for step, text in sorted(results.items())]
     if task is not None:
         lines.append(TASK_MARK + task)
@@ -100,6 +120,38 @@ def judge_messages(problem: Problem, plan: Plan, index: int) -> tuple[Message, .
     """Asks whether subtask `index` follows from the question and the subtasks before it (paper: Coe, undefined; wording ours)."""
     steps = [f"{number}. {subtask.text}" for number, subtask in enumerate(plan.subtasks[: index + 1], start=1)]
     return (("system", JUDGE_SYSTEM), ("user", "\n".join([_question_block(problem), STEPS_MARK, *steps])))
+
+
+def verify_messages(problem: Problem, answer: str, wording: str = "") -> tuple[Message, ...]:
+    """Asks whether an answer is right (AutoMix: few-shot self-verification; examples and wording ours)."""
+    return (
+        ("system", f"{wording}\n{VERIFY_SYSTEM}" if wording else VERIFY_SYSTEM),
+        ("user", f"{_question_block(problem)}\n{PROPOSED_MARK}{' '.join(answer.split())}"),
+    )
+
+
+def think_messages(problem: Problem, thoughts: Sequence[str], wording: str = "") -> tuple[Message, ...]:
+    """Asks for the next thought after `thoughts` (tree of thoughts; wording ours)."""
+    system = f"{wording}\n{THINK_SYSTEM}" if wording else THINK_SYSTEM
+    return (("system", system), ("user", "\n".join([_question_block(problem), *_thought_lines(thoughts)])))
+
+
+def rate_messages(problem: Problem, thoughts: Sequence[str], wording: str = "") -> tuple[Message, ...]:
+    """Asks how surely the last of `thoughts` leads to the right answer (tree of thoughts: value prompt; wording ours)."""
+    system = f"{wording}\n{RATE_SYSTEM}" if wording else RATE_SYSTEM
+    return (("system", system), ("user", "\n".join([_question_block(problem), *_thought_lines(thoughts)])))
+
+
+def with_thoughts(messages: tuple[Message, ...], thoughts: Sequence[str]) -> tuple[Message, ...]:
+    """A solver's prompt for the whole question, with thoughts to answer from."""
+    *before, (role, text) = messages
+    return (*before, (role, "\n".join([text, *_thought_lines(thoughts)])))
+
+
+def _thought_lines(thoughts: Sequence[str]) -> list[str]:
+    return [
+        THOUGHT_MARK.format(level=level) + " ".join(thought.split()) for level, thought in enumerate(thoughts, start=1)
+    ]
 
 
 def _question_block(problem: Problem) -> str:

@@ -51,10 +51,13 @@ class Labelling(Frozen):
 class Reasoning(Frozen):
     """How a problem is answered. Part of a run's identity: another value is another run."""
 
-    method: Literal["r2", "cot", "label"] = "r2"
-    """`r2`: decompose, allocate, solve. `cot`: one model, step by step. `label`: plans and allocations to train on."""
+    method: Literal[
+        "r2", "cot", "tot", "decompose_one", "datashunt", "automix", "dot", "query_router", "random", "label"
+    ] = "r2"
+    """`r2`: decompose, allocate, solve. `label`: plans and allocations to train on. The others are what r2 is held against: each is a
+    module of r2/methods/, which says what it does and which of the settings below it reads."""
     model: str | None = None
-    """The model of `cot`; None: the strongest of the pool."""
+    """The one model of `cot`, `tot` and `decompose_one`; None: the strongest of the pool."""
     decomposer: str | None = None
     """None: as the pool file's [router] says. The same for the next two."""
     allocator: str | None = None
@@ -75,10 +78,46 @@ class Reasoning(Frozen):
     """Output limit of a call that thinks step by step."""
     labelling: Labelling | None = None
     """Only of method `label`."""
+    small_model: str | None = None
+    """Who is asked first by `datashunt`, `dot` and `automix`; None: the cheapest solver of the smallest tier."""
+    large_model: str | None = None
+    """Who is asked where the small model is not sure; None: the strongest."""
+    chain: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Models of `automix`, weakest first; None: `small_model`, then `large_model`."""
+    threshold: float = Field(default=0.8, ge=0, le=1)
+    """Confidence from which an answer stands (`datashunt`, `dot`, `automix`), or probability of being right from which a model is good
+    enough (`query_router`). 0: the first answer, or the cheapest model, always."""
+    n_samples: int = Field(default=4, ge=1)
+    """Verdicts of a self-verification (`automix`), and further answers whose agreement is the confidence where an endpoint gives no
+    log-probabilities (`datashunt`, `dot`)."""
+    sample_temperature: float = Field(default=0.8, ge=0, le=2)
+    """Of those samples, and of the thoughts of `tot`."""
+    confidence_quantile: float = Field(default=0.4, ge=0, le=1)
+    """Quantile of an answer's token probabilities that counts as its confidence (DoT: alpha)."""
+    n_thoughts: int = Field(default=2, ge=1, le=16)
+    """Thoughts per level of `tot` (paper: N = 2)."""
+    depth: int = Field(default=2, ge=1, le=8)
+    """Levels of thoughts of `tot` before its answer."""
+    query_router: str | None = None
+    """JSON file of a fitted query-level router, which `query_router` needs (r2/query_router.py)."""
+    random_level: Literal["query", "subtask"] = "query"
+    """What `random` draws a model for: the question, or each subtask of the decomposer's plan."""
+    mix: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Model -> weight of `random`; None: every solver alike."""
 
     def identity(self) -> dict[str, Any]:
-        """What tells two ways of answering apart."""
-        return self.model_dump(mode="json", exclude={"labelling"} if self.labelling is None else None)
+        """What tells two ways of answering apart. Fields that came later count only where they differ from their defaults, so that runs
+        of earlier versions go on."""
+        defaults = Reasoning.model_construct()
+        return self.model_dump(
+            mode="json", exclude={name for name in _LATER_FIELDS if getattr(self, name) == getattr(defaults, name)}
+        )
+
+
+_LATER_FIELDS = (
+    "labelling", "small_model", "large_model", "chain", "threshold", "n_samples", "sample_temperature", "confidence_quantile",
+    "n_thoughts", "depth", "query_router", "random_level", "mix",
+)  # fmt: skip
 
 
 class Columns(Frozen):

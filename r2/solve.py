@@ -5,7 +5,7 @@ drives it decides what a call is. Beyond the paper (ours): direct plans, paralle
 results, the cheap check with escalation, hard budgets. Left out: the paper's procedural review, which is for training.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 from r2.allocation import Choice, allocation_schema, choose
@@ -17,6 +17,7 @@ from r2.ledger import cost_usd, worst_case_usage
 from r2.plan import DIRECT, Plan, Subtask, parse_plan
 from r2.problem import Problem
 from r2.prompts import DIRECT_STEP, FINAL_TASK, MODEL_LETTERS, allocate_messages, decompose_messages, solve_messages
+from r2.query_router import QueryRouter
 from r2.roster import Roster
 from r2.settings import Reasoning
 from r2.trial import Trial
@@ -66,17 +67,23 @@ class Trajectory:
 
 Wave = list[Call]
 Solving = Generator[Wave, list[Completion], Outcome]
+Answering = Generator[Wave, list[Completion], str]
+"""A way to answer without its ending: what `concluded` turns into a Solving."""
 
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """The pool's roster with the entries that play the router's parts. `finalizer` None: the last step is the answer."""
+    """The pool's roster with the entries that play the router's parts. `finalizer` None: the last step is the answer.
+
+    `query_router` is read from its file by whoever makes the router; only the method of that name needs it.
+    """
 
     roster: Roster
     decomposer: str
     allocator: str
     finalizer: str | None
     settings: Reasoning
+    query_router: QueryRouter | None = None
 
 
 class Stop(Exception):
@@ -89,18 +96,26 @@ class Stop(Exception):
 
 def solve(problem: Problem, router: Router) -> Solving:
     """One trajectory. Whatever the models write, it ends with an Outcome; only bugs raise."""
+    return concluded(_route, problem, router)
+
+
+def concluded(
+    answering: "Callable[[Problem, Router, Outcome, Purse], Answering]", problem: Problem, router: Router
+) -> Solving:
+    """A way to answer with its ending: the text it returns is the answer, a `Stop` below it is why there is none."""
     outcome = Outcome()
-    purse = Purse(router)
     try:
-        plan = yield from _decompose(problem, router, outcome, purse)
-        outcome.plan = plan
-        outcome.steps = yield from _allocate(problem, plan, router, outcome, purse)
-        yield from _execute(problem, plan, router, outcome, purse)
-        outcome.answer = yield from _finalize(problem, plan, router, outcome, purse)
+        outcome.answer = yield from answering(problem, router, outcome, Purse(router))
     except Stop as stop:
-        outcome.answer = None
         outcome.error_type, outcome.error_message = stop.error_type, str(stop)
     return outcome
+
+
+def _route(problem: Problem, router: Router, outcome: Outcome, purse: "Purse") -> Answering:
+    outcome.plan = plan = yield from decompose(problem, router, outcome, purse)
+    outcome.steps = yield from _allocate(problem, plan, router, outcome, purse)
+    yield from execute_steps(problem, plan, router, outcome, purse, max_escalations=router.settings.max_escalations)
+    return (yield from finalize(problem, plan, router, outcome, purse))
 
 
 class Purse:
@@ -140,7 +155,7 @@ class Purse:
         self.spent_usd += sum(completion.cost_usd for completion in completions)
 
 
-def _ask(wave: Wave, purse: Purse) -> Generator[Wave, list[Completion], list[tuple[Call, Completion]]]:
+def ask(wave: Wave, purse: Purse) -> Generator[Wave, list[Completion], list[tuple[Call, Completion]]]:
     """Sends a wave within the purse; a completion that says nothing about the question (`DEFERRING_ERROR_TYPES`) ends the problem."""
     wave = purse.affordable(wave)
     completions = yield wave
@@ -151,7 +166,7 @@ def _ask(wave: Wave, purse: Purse) -> Generator[Wave, list[Completion], list[tup
     return list(zip(wave, completions, strict=True))
 
 
-def _decompose(
+def decompose(
     problem: Problem, router: Router, outcome: Outcome, purse: Purse
 ) -> Generator[Wave, list[Completion], Plan]:
     """The plan; DIRECT where the decomposer gave none, and the trajectory says so."""
@@ -159,7 +174,7 @@ def _decompose(
         router.decomposer, decompose_messages(problem, router.roster[router.decomposer].prompt_mode), "decompose", router.settings.plan_tokens,
         temperature=router.settings.temperature, seed=router.settings.seed or None,
     )  # fmt: skip
-    [(_, completion)] = yield from _ask([call], purse)
+    [(_, completion)] = yield from ask([call], purse)
     if not completion.is_ok:
         outcome.failed_checks.append(f"decompose_{completion.error_type}")
         return DIRECT
@@ -187,7 +202,7 @@ def _allocate(
     if len(shown) == 1:
         choices = [Choice(shown[0].name, {})] * len(subtasks)
     else:
-        [(_, completion)] = yield from _ask([call], purse)
+        [(_, completion)] = yield from ask([call], purse)
         try:
             if completion.is_ok:
                 choices = choose(completion, len(subtasks), shown, router.settings.b)
@@ -200,26 +215,26 @@ def _allocate(
     return [Step(subtask, choice, choice.model) for subtask, choice in zip(subtasks, choices, strict=True)]
 
 
-def _execute(
-    problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse
+def execute_steps(
+    problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse, *, max_escalations: int
 ) -> Generator[Wave, list[Completion], None]:
     """Runs the steps wave by wave; a step whose check fails is asked again of the next stronger model, within the bound."""
     for wave in plan.waves() or [[0]]:
         open_steps = wave
         while open_steps:
-            calls = [_step_call(problem, plan, index, router, outcome.steps) for index in open_steps]
-            answered = yield from _ask(calls, purse)
+            calls = [step_call(problem, plan, index, router, outcome.steps) for index in open_steps]
+            answered = yield from ask(calls, purse)
             failing = []
             for index, (call, completion) in zip(open_steps, answered, strict=True):
                 step = outcome.steps[index]
                 step.n_asks += 1
                 step.model = completion.model or call.model
-                check = _accept(problem, step, completion)
+                check = accept(problem, step, completion)
                 if check is None:
                     continue
                 outcome.failed_checks.append(check)
                 stronger = router.roster.stronger(call.model)
-                if stronger is not None and outcome.n_escalations < router.settings.max_escalations:
+                if stronger is not None and outcome.n_escalations < max_escalations:
                     outcome.n_escalations += 1
                     step.model = stronger
                     failing.append(index)
@@ -231,7 +246,7 @@ def _execute(
             open_steps = failing
 
 
-def _accept(problem: Problem, step: Step, completion: Completion) -> str | None:
+def accept(problem: Problem, step: Step, completion: Completion) -> str | None:
     """Stores the result on the step and names the failed check, if any. A doubtful text stays: it may be all there is."""
     if not completion.is_ok:
         step.error_type = completion.error_type
@@ -246,7 +261,7 @@ def _accept(problem: Problem, step: Step, completion: Completion) -> str | None:
     return check
 
 
-def _step_call(problem: Problem, plan: Plan, index: int, router: Router, steps: list[Step]) -> Call:
+def step_call(problem: Problem, plan: Plan, index: int, router: Router, steps: list[Step]) -> Call:
     step = steps[index]
     results = {i + 1: steps[i].text or "" for i in step.subtask.needs}
     task = None if plan.is_direct else step.subtask.text
@@ -255,14 +270,14 @@ def _step_call(problem: Problem, plan: Plan, index: int, router: Router, steps: 
     )
 
 
-def _finalize(
+def finalize(
     problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse
 ) -> Generator[Wave, list[Completion], str]:
     """The last step's result, or the finalizer's reading of all of them (paper: a final call). Direct plans need neither."""
     if plan.is_direct or router.finalizer is None:
         return outcome.steps[-1].text or ""
     results = {i + 1: step.text or "" for i, step in enumerate(outcome.steps)}
-    [(_, completion)] = yield from _ask(
+    [(_, completion)] = yield from ask(
         [solver_call(problem, router, router.finalizer, FINAL_TASK, results, "final")], purse
     )
     if completion.is_ok and (text := extract_answer(completion.text)):

@@ -1,0 +1,71 @@
+"""AutoMix-style cascade: a model answers and verifies its own answer; below the threshold the next model of the chain answers instead.
+
+Published (Aggarwal et al., arXiv:2310.12963): few-shot self-verification, sampled several times, over two or three models; the share of
+"correct" verdicts goes through a meta-verifier (a threshold, or a POMDP). Ours: the threshold. Left out: the POMDP, and the context as
+the verifier's only source (our problems rarely have one). Settings: `chain`, or `small_model` and `large_model`; `threshold`,
+`n_samples`, `sample_temperature`.
+"""
+
+import re
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+
+from r2.allocation import Choice
+from r2.benchmark import benchmark_of
+from r2.call import Call, Completion
+from r2.methods.direct_step import ask_step, open_step, result_of
+from r2.methods.shunt import large_model, small_model
+from r2.problem import Problem
+from r2.prompts import verify_messages
+from r2.solve import Answering, Outcome, Purse, Router, Wave, ask, solver_call
+
+VERDICT_TOKENS = 16
+
+_VERDICT = re.compile(r"\b(correct|right|incorrect|wrong|not (?:correct|right))\b", re.IGNORECASE)
+
+
+def automix(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+    """Climbs the chain until an answer's verified share reaches the threshold; the last model's answer is not verified."""
+    models = chain(router)
+    step = open_step(outcome, Choice(models[0], {}))
+    for place, model in enumerate(models):
+        outcome.n_escalations = place
+        call = replace(
+            solver_call(problem, router, model, None, {}, "solve"), subtask_index=0, sample_index=step.n_asks
+        )
+        completion = yield from ask_step(problem, call, outcome, purse)
+        if place == len(models) - 1:
+            break
+        if completion.is_ok and step.text is not None:
+            share = yield from _verified_share(problem, step.model, step.text, router, purse)
+            if share >= router.settings.threshold:
+                break
+    return result_of(step, completion)
+
+
+def chain(router: Router) -> Sequence[str]:
+    """The models that are asked, in order, without repeats."""
+    return router.settings.chain or tuple(dict.fromkeys((small_model(router), large_model(router))))
+
+
+def _verified_share(
+    problem: Problem, model: str, answer: str, router: Router, purse: Purse
+) -> Generator[Wave, list[Completion], float]:
+    """Share of `n_samples` verdicts that call the answer correct; a verdict that says neither counts against it."""
+    settings = router.settings
+    messages = verify_messages(problem, answer, benchmark_of(problem).wording)
+    calls = [
+        Call(
+            model, messages, "verify", VERDICT_TOKENS, temperature=settings.sample_temperature, seed=1 + settings.seed,
+            subtask_index=0, sample_index=n,
+        )
+        for n in range(settings.n_samples)
+    ]  # fmt: skip
+    answered = yield from ask(calls, purse)
+    return sum(says_correct(completion.text) for _, completion in answered) / len(calls)
+
+
+def says_correct(text: str) -> bool:
+    """The first verdict in a verifier's text; False where there is none."""
+    match = _VERDICT.search(text)
+    return match is not None and match[1].lower() in ("correct", "right")

@@ -1,0 +1,19 @@
+"""DataShunt: the small model answers with its confidence; an unsure answer is replaced by the large model's.
+
+Published (Chen et al., "Data Shunt: Collaboration of Small and Large Models for Lower Costs and Better Performance", AAAI 2024): the
+confidence is the small classifier's highest class probability. Ours: an answer has no classes, so it is a quantile of the answer's token
+probabilities, or agreement (r2/methods/confidence.py). Left out: the small model's result as a hint in the large model's prompt and
+training the small one on the large one's answers; every method has the same prompts here. Settings: those of r2/methods/shunt.py.
+"""
+
+from r2.methods.shunt import execute_shunted, open_steps, small_model
+from r2.plan import DIRECT
+from r2.problem import Problem
+from r2.solve import Answering, Outcome, Purse, Router
+
+
+def datashunt(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+    """One call, or two (and the samples where the small model's endpoint gives no log-probabilities)."""
+    outcome.plan, outcome.steps = DIRECT, open_steps(DIRECT, small_model(router))
+    yield from execute_shunted(problem, DIRECT, router, outcome, purse)
+    return outcome.steps[0].text or ""

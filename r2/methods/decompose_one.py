@@ -1,0 +1,22 @@
+"""The decomposer's plan with every subtask on one model: what decomposing brings without routing (METHOD: baselines).
+
+No allocator and no escalation: an escalation would be routing. Where the pool has a finalizer, the one model does that too. Settings:
+`model`, `decomposer`.
+"""
+
+from dataclasses import replace
+
+from r2.methods.cot import one_model
+from r2.methods.shunt import open_steps
+from r2.problem import Problem
+from r2.solve import Answering, Outcome, Purse, Router, decompose, execute_steps, finalize
+
+
+def decompose_then_one_model(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+    """A decompose call, then one call per subtask."""
+    model = one_model(router)
+    outcome.plan = plan = yield from decompose(problem, router, outcome, purse)
+    outcome.steps = open_steps(plan, model)
+    yield from execute_steps(problem, plan, router, outcome, purse, max_escalations=0)
+    finalizer = model if router.finalizer is not None else None
+    return (yield from finalize(problem, plan, replace(router, finalizer=finalizer), outcome, purse))

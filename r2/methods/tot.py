@@ -1,0 +1,72 @@
+"""ToT, tree of thoughts with N = 2: at each level one model writes two next thoughts, scores them itself, and the better one is kept.
+
+Published (Yao et al., arXiv:2305.10601): breadth-first search with a generator and a value prompt; the baseline of R2-Reasoner and DoT is
+N = 2. Mended: their runner sorts the wrong way and keeps the worst thought. Ours: a beam of one, `depth` levels, then the question is
+answered from the kept thoughts with the same wording as everywhere; equal thoughts are not scored. Settings: `model`, `n_thoughts`,
+`depth`, `sample_temperature`.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+
+from r2.allocation import Choice
+from r2.benchmark import benchmark_of
+from r2.call import Call, Completion
+from r2.methods.cot import one_model
+from r2.methods.direct_step import answer_once
+from r2.plan_scores import read_judgement
+from r2.problem import Problem
+from r2.prompts import rate_messages, think_messages, with_thoughts
+from r2.solve import Answering, Outcome, Purse, Router, Wave, ask, solver_call
+
+THOUGHT_TOKENS = 96
+RATING_TOKENS = 8
+
+
+def tree_of_thoughts(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+    """`depth` levels of `n_thoughts` thoughts and as many scores, then one answer."""
+    model = one_model(router)
+    kept: list[str] = []
+    for level in range(router.settings.depth):
+        thoughts = yield from _think(problem, model, kept, level, router, purse)
+        if not thoughts:
+            outcome.failed_checks.append("no_thought")
+            break
+        kept.append((yield from _best(problem, model, kept, thoughts, level, router, outcome, purse)))
+    call = solver_call(problem, router, model, None, {}, "solve")
+    call = replace(call, messages=with_thoughts(call.messages, kept), subtask_index=0)
+    return (yield from answer_once(problem, call, Choice(model, {}), outcome, purse))
+
+
+def _think(
+    problem: Problem, model: str, kept: Sequence[str], level: int, router: Router, purse: Purse
+) -> Generator[Wave, list[Completion], list[str]]:
+    """The level's distinct thoughts, in order of asking; those that failed or are empty are left out."""
+    settings = router.settings
+    calls = [
+        Call(
+            model, think_messages(problem, kept, benchmark_of(problem).wording), "solve", THOUGHT_TOKENS,
+            temperature=settings.sample_temperature, seed=1 + settings.seed, subtask_index=0, sample_index=n,
+        )
+        for n in range(settings.n_thoughts)
+    ]  # fmt: skip
+    answered = yield from ask(calls, purse)
+    return list(dict.fromkeys(text for _, completion in answered if (text := completion.text.strip())))
+
+
+def _best(
+    problem: Problem, model: str, kept: Sequence[str], thoughts: Sequence[str], level: int, router: Router,
+    outcome: Outcome, purse: Purse,
+) -> Generator[Wave, list[Completion], str]:  # fmt: skip
+    """The thought with the highest score, of equals the first; one without a readable score counts as 0."""
+    if len(thoughts) == 1:
+        return thoughts[0]
+    wording = benchmark_of(problem).wording
+    calls = [
+        Call(model, rate_messages(problem, [*kept, thought], wording), "judge", RATING_TOKENS, subtask_index=0)
+        for thought in thoughts
+    ]
+    scores = [read_judgement(completion.text) for _, completion in (yield from ask(calls, purse))]
+    if None in scores:
+        outcome.failed_checks.append("thought_unrated")
+    return max(zip(thoughts, scores, strict=True), key=lambda rated: rated[1] or 0.0)[0]
