@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 Point = tuple[float, float]
+_ROUNDING = 1e-12
+"""Means of the same outcomes in another order may differ so much."""
 
 
 def frontier(points: Sequence[Point]) -> list[bool]:
@@ -68,24 +70,23 @@ def aiq(points: Sequence[Point], c_min: float | None = None, c_max: float | None
     """Average improvement in quality: area under the hull from c_min to c_max, divided by c_max - c_min (RouterBench).
 
     The bounds default to the points' cheapest and dearest; give common ones to compare sets. Right of its end the hull goes
-    on flat; left of its beginning it goes to (0, 0), which is mixing with no answer at all. (RouterBench's code divides by c_max;
-    this is the paper's definition.) Where c_min == c_max it is the hull's accuracy there. None without points.
+    on flat; left of its beginning it is 0 (ours): for so little money the set answers nothing, and a set is never below a part of
+    it. RouterBench's code divides by c_max; this is the paper's definition. Where c_min == c_max it is the height there. None
+    without points.
     """
     corners = hull(points)
     if not corners:
         return None
     low = min(c for c, _ in points) if c_min is None else c_min
     high = max(c for c, _ in points) if c_max is None else c_max
-    if corners[0][0] > 0:
-        corners = [(0.0, 0.0), *corners]
     return _mean_height(corners, low, high)
 
 
 def area_under_curve(points: Sequence[Point], c_min: float | None = None, c_max: float | None = None) -> float | None:
     """Mean accuracy over cost from c_min to c_max, of the line through the points made non-decreasing by a running maximum.
 
-    Unlike AIQ it shows what the operating points themselves reach, without mixing. Flat outside the points' costs; of equally
-    dear points the most accurate counts. Bounds and None as in `aiq`.
+    Unlike AIQ it shows what the operating points themselves reach, without mixing. Of equally dear points the most
+    accurate counts. Bounds, ends and None as in `aiq`.
     """
     line = _running_best(points)
     if not line:
@@ -113,7 +114,7 @@ def average_pgr(points: Sequence[Point], weak: Point, strong: Point) -> float | 
 
 def cost_to_reach(points: Sequence[Point], accuracy: float) -> int | None:
     """Index of the cheapest point that is at least so accurate; None if none is."""
-    reaching = [(cost, i) for i, (cost, q) in enumerate(points) if q >= accuracy]
+    reaching = [(cost, i) for i, (cost, q) in enumerate(points) if q >= accuracy - _ROUNDING]
     return min(reaching)[1] if reaching else None
 
 
@@ -128,9 +129,12 @@ def _running_best(points: Sequence[Point]) -> list[Point]:
 
 
 def _mean_height(line: Sequence[Point], low: float, high: float) -> float:
-    """Mean over [low, high] of the piecewise linear line, flat outside its ends; its height at `low` where the two are equal."""
+    """Mean over [low, high] of the piecewise linear line, 0 left of it and flat right of it; its height at `low` if low == high."""
     costs, heights = np.array([c for c, _ in line]), np.array([q for _, q in line])
     if high <= low:
-        return float(np.interp(low, costs, heights))
-    grid = np.array([low, *(c for c in costs if low < c < high), high])
+        return float(np.interp(low, costs, heights, left=0.0))
+    start = max(low, float(costs[0]))
+    if start >= high:
+        return 0.0
+    grid = np.array([start, *(c for c in costs if start < c < high), high])
     return float(np.trapezoid(np.interp(grid, costs, heights), grid) / (high - low))

@@ -2,18 +2,27 @@
 
 `compare` turns outcomes on the same problems into one `Comparison`: accuracy and cost with paired intervals, cost saved at
 equal accuracy against the best constant model, what random mixing and hindsight would have reached, where the calls went, and
-the curves of the set. `verdict` says it in one sentence, losses first. The evaluation flow stores `to_json`; the report reads
+the curves of the set. `verdict` (r2/verdict.py) says it in one sentence, losses first. The evaluation flow stores `to_json`; the report reads
 `from_json`. Formulas name their source: RouteLLM (arXiv:2406.18665), RouterBench (arXiv:2403.12031), LLMRouterBench; the rest is
 ours. What cannot be defined (a gap of zero, a reference that costs nothing) is None, never infinite.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from pydantic import TypeAdapter
 
+from r2.comparison import (
+    AccuracyVerdict,
+    Comparison,
+    CostSaved,
+    Curve,
+    Estimate,
+    MethodSummary,
+    Versus,
+    from_json,
+    to_json,
+)
 from r2.curves import (
     Point,
     aiq,
@@ -27,142 +36,15 @@ from r2.curves import (
 from r2.errors import ConfigError
 from r2.intervals import Interval, percentile_interval, resampled_means
 from r2.outcomes import FloatArray, MethodOutcomes, oracle_of
+from r2.verdict import verdict
+
+__all__ = [
+    "MARGIN", "AccuracyVerdict", "Comparison", "CostSaved", "Curve", "Estimate", "Interval", "MethodOutcomes", "MethodSummary",
+    "Versus", "compare", "from_json", "to_json", "verdict",
+]  # fmt: skip
 
 MARGIN = 0.02
 """Accuracy that may be lost and still be called no worse; ours."""
-
-AccuracyVerdict = Literal["no worse", "worse", "not shown"]
-"""Against a reference: the interval of the difference lies above -margin; below 0; or allows both."""
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A value with its 95 % paired bootstrap interval over problems; None where it is undefined."""
-
-    value: float
-    interval: Interval | None
-
-
-@dataclass(frozen=True, slots=True)
-class CostSaved:
-    """CS(tau) = 1 - min{C : Q >= tau * Q_ref} / C_ref over a method's operating points (LLMRouterBench CostSave at tau = 1).
-
-    `operating_point` is the label of the cheapest that reaches the accuracy; point and reference are chosen once, on all problems.
-    The interval is of 1 - C / C_ref; `reached_share` is the share of resamples in which the accuracy is reached too.
-    """
-
-    tau: float
-    reference: str
-    operating_point: str
-    value: float
-    interval: Interval | None
-    reached_share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Versus:
-    """The subject against this method: accuracy it gains (subject - method) and cost it saves, 1 - C_subject / C_method.
-
-    `cost_saved` is None where the method costs nothing.
-    """
-
-    accuracy_gain: Estimate
-    cost_saved: Estimate | None
-    accuracy_verdict: AccuracyVerdict
-
-
-@dataclass(frozen=True, slots=True)
-class MethodSummary:
-    """One method at one operating point. Shares are in 0..1, costs in USD, latencies in seconds."""
-
-    label: str
-    method: str
-    sweep: str
-    is_constant: bool
-    n_seeds: int
-    accuracy: Estimate
-    accuracy_by_difficulty: Mapping[str, float]
-    usd_per_1k: Estimate
-    """USD per 1,000 problems, every call of the method included."""
-    usd_per_solved: float | None
-    """USD per problem answered right; None where none was."""
-    calls_per_problem: float
-    tokens_per_problem: float
-    latency_p50_s: float
-    latency_p95_s: float
-    router_share: float | None
-    """The router's own calls in the cost; None where nothing was paid."""
-    model_shares: Mapping[str, float]
-    """Pool entry -> share of the calls, most used first; empty where no calls were counted."""
-    model_shares_by_difficulty: Mapping[str, Mapping[str, float]]
-    top_model: str | None
-    top_model_share: float | None
-    """Collapse index: near 1 the router does not route."""
-    model_entropy_bits: float | None
-    effective_models: float | None
-    """2 ** entropy: how many models, used equally, would be as mixed."""
-    accuracy_difference: Estimate | None
-    """Accuracy minus the best constant's; None without constants."""
-    accuracy_verdict: AccuracyVerdict | None
-    cheaper_by: Estimate | None
-    """1 - cost / cost of the best constant, whatever the accuracy; None where that costs nothing."""
-    cost_saved: CostSaved | None
-    """At equal accuracy; None where no operating point of the method reaches it."""
-    performance_gap_recovered: float | None
-    """(accuracy - weak) / (strong - weak); weak is the cheapest constant, strong the most accurate."""
-    random_mix: Mapping[str, float]
-    """Constant -> probability in the most accurate problem-blind mixture at this method's cost."""
-    random_accuracy: float | None
-    """Its expected accuracy; of the cheapest constant where that is dearer than the method."""
-    gain_over_random: Estimate | None
-    headroom_captured: float | None
-    """(U - U_random) / (U_oracle - U_random); U = accuracy - cost_weight * USD per problem."""
-    is_on_frontier: bool
-    beaten_by: tuple[str, ...]
-    """Labels at least as accurate and at most as dear, and better in one of the two, cheapest first."""
-    versus_subject: Versus | None
-    """The judged router against this method; None for itself and where nobody is judged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """What a set of operating points reaches over the comparison's range of cost. See `r2/curves.py` for each."""
-
-    name: str
-    labels: tuple[str, ...]
-    aiq: float | None
-    area: float | None
-    apgr: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Methods on the same problems. `methods` is in the order given; costs of `random` and `oracle` rows are in the summaries."""
-
-    n_problems: int
-    n_by_difficulty: Mapping[str, int]
-    n_bootstrap: int
-    seed: int
-    tau: float
-    margin: float
-    subject: str | None
-    best_constant: str | None
-    """Most accurate constant, the cheaper of equals; chosen on these problems, which favours it."""
-    cheapest_constant: str | None
-    oracle_accuracy: float | None
-    oracle_usd_per_1k: float | None
-    accuracy_half_width: float
-    """Half the widest accuracy interval: what this many problems can tell apart."""
-    methods: tuple[MethodSummary, ...]
-    curves: tuple[Curve, ...]
-    """`constants`, each sweep (or lone method), and `all`."""
-
-    def __getitem__(self, label: str) -> MethodSummary:
-        """The method called `label`; KeyError if there is none."""
-        for method in self.methods:
-            if method.label == label:
-                return method
-        raise KeyError(label)
 
 
 def compare(
@@ -185,10 +67,19 @@ def compare(
     _check(outcomes, constants, subject)
     columns = [one.is_correct for one in outcomes] + [one.cost_usd for one in outcomes]
     means = resampled_means(np.stack(columns, axis=1), n_bootstrap, seed)
+    fixed = [one for one in outcomes if one.label in set(constants)]
     setting = _Setting(
-        outcomes, tuple(one.label in set(constants) for one in outcomes), subject,
-        means[:, : len(outcomes)], means[:, len(outcomes) :], tau, margin, cost_weight,
-    )  # fmt: skip
+        outcomes=outcomes,
+        is_constant=tuple(one.label in set(constants) for one in outcomes),
+        subject=subject,
+        accuracies_BM=means[:, : len(outcomes)],
+        costs_BM=means[:, len(outcomes) :],
+        points=[(one.mean_cost_usd, one.accuracy) for one in outcomes],
+        oracle=oracle_of(fixed) if fixed else None,
+        tau=tau,
+        margin=margin,
+        cost_weight=cost_weight,
+    )
     methods = tuple(setting.summary(i) for i in range(len(outcomes)))
     halves = [(m.accuracy.interval.high - m.accuracy.interval.low) / 2 for m in methods if m.accuracy.interval]
     oracle = setting.oracle
@@ -210,60 +101,6 @@ def compare(
     )
 
 
-def verdict(comparison: Comparison) -> str:
-    """One sentence about the subject: first where it loses to a simpler method, else what it saves and at what accuracy.
-
-    A method is simpler if its kind is not the subject's. ConfigError if the comparison judges nobody.
-    """
-    if comparison.subject is None:
-        raise ConfigError("the comparison has no subject; name the router to be judged in compare(subject=...)")
-    mine = comparison[comparison.subject]
-    n = f"{comparison.n_problems:,} problems"
-    simpler = [comparison[label] for label in mine.beaten_by if comparison[label].method != mine.method]
-    if simpler:
-        best = simpler[0]
-        others = f" (and {len(simpler) - 1} more)" if len(simpler) > 1 else ""
-        return (
-            f"{mine.label} loses to {best.label}{others}, which is simpler: "
-            f"{best.accuracy.value:.1%} right at {best.usd_per_1k.value:.4g} USD per 1,000 problems against "
-            f"{mine.accuracy.value:.1%} at {mine.usd_per_1k.value:.4g} ({n})."
-        )
-    if comparison.best_constant is None or mine.accuracy_difference is None:
-        return f"{mine.label} answers {mine.accuracy.value:.1%} of {n} right at {mine.usd_per_1k.value:.4g} USD per 1,000; no constant model was compared."
-    difference = mine.accuracy_difference
-    points = f"{100 * difference.value:+.1f} points ({_points(difference.interval)})"
-    claim = {
-        "no worse": f"at no loss of accuracy beyond {100 * comparison.margin:g} points",
-        "worse": "and loses accuracy",
-        "not shown": f"but whether accuracy holds within {100 * comparison.margin:g} points is not shown",
-    }[mine.accuracy_verdict or "not shown"]
-    if mine.cheaper_by is None:
-        saving = f"{mine.label} has nothing to save against {comparison.best_constant}, which costs nothing,"
-    elif mine.cheaper_by.value < 0:
-        saving = f"{mine.label} costs {1 - mine.cheaper_by.value:.2f} times what {comparison.best_constant}, the best constant model, costs"
-    else:
-        interval = mine.cheaper_by.interval
-        spread = f" (95 % interval {interval.low:.1%} to {interval.high:.1%})" if interval else ""
-        saving = f"{mine.label} saves {mine.cheaper_by.value:.1%}{spread} of the cost of {comparison.best_constant}, the best constant model,"
-    return f"{saving} {claim}: accuracy {points}, n = {n}."
-
-
-_COMPARISON = TypeAdapter(Comparison)
-
-
-def to_json(comparison: Comparison) -> bytes:
-    """The comparison as JSON, to be read by `from_json`."""
-    return _COMPARISON.dump_json(comparison, indent=1)
-
-
-def from_json(text: bytes | str) -> Comparison:
-    """A stored comparison. ConfigError for JSON that is not one, naming the fields."""
-    try:
-        return _COMPARISON.validate_json(text)
-    except ValueError as error:
-        raise ConfigError(f"not a stored comparison (summary.json of an evaluation): {error}") from None
-
-
 @dataclass(slots=True)
 class _Setting:
     """What the summaries share: resampled means (resamples x methods), the reference methods, the oracle."""
@@ -273,6 +110,8 @@ class _Setting:
     subject: str | None
     accuracies_BM: FloatArray
     costs_BM: FloatArray
+    points: list[Point]
+    oracle: MethodOutcomes | None
     tau: float
     margin: float
     cost_weight: float
@@ -280,10 +119,6 @@ class _Setting:
     @property
     def constants(self) -> list[int]:
         return [i for i, is_constant in enumerate(self.is_constant) if is_constant]
-
-    @property
-    def points(self) -> list[Point]:
-        return [(one.mean_cost_usd, one.accuracy) for one in self.outcomes]
 
     @property
     def best(self) -> int | None:
@@ -296,11 +131,6 @@ class _Setting:
         """Cheapest constant, the more accurate of equals."""
         points = self.points
         return min(self.constants, key=lambda i: (points[i][0], -points[i][1]), default=None)
-
-    @property
-    def oracle(self) -> MethodOutcomes | None:
-        constants = self.constants
-        return oracle_of([self.outcomes[i] for i in constants]) if constants else None
 
     def summary(self, i: int) -> MethodSummary:
         one, points = self.outcomes[i], self.points
@@ -363,7 +193,17 @@ class _Setting:
             reached = [points[i] for i in members]
             apgr = None if best is None or weak is None else average_pgr(reached, points[weak], points[best])
             labels = tuple(self.outcomes[i].label for i in members)
-            curves.append(Curve(name, labels, aiq(reached, low, high), area_under_curve(reached, low, high), apgr))
+            joined = [points[i] for i in {*members, *self.constants}]
+            curves.append(
+                Curve(
+                    name,
+                    labels,
+                    aiq(reached, low, high),
+                    aiq(joined, low, high),
+                    area_under_curve(reached, low, high),
+                    apgr,
+                )
+            )
         return curves
 
     def _difference(self, i: int, other: int) -> Estimate:
@@ -470,9 +310,3 @@ def _accuracy_verdict(difference: Estimate, margin: float) -> AccuracyVerdict:
     if interval.low >= -margin:
         return "no worse"
     return "worse" if interval.high < 0 else "not shown"
-
-
-def _points(interval: Interval | None) -> str:
-    return (
-        "no interval" if interval is None else f"95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
-    )
