@@ -232,7 +232,7 @@ def question_file(text: str, limit: int | None, seed: int, data_dir: Path | None
     digest = hashlib.sha256()
     with temporary.open("wb") as file:
         for problem in itertools.islice(problems_of(source, limit, seed, data_dir), limit):
-            line = orjson.dumps(_row(problem), option=orjson.OPT_APPEND_NEWLINE)
+            line = orjson.dumps(row_of(problem), option=orjson.OPT_APPEND_NEWLINE)
             digest.update(line)
             file.write(line)
     path = folder / f"{source.name}-{digest.hexdigest()[:12]}.jsonl"
@@ -246,7 +246,8 @@ def licence_of(text: str) -> str:
     return LICENCES.get(name, "the user's own" if name == "file" else "generated here")
 
 
-def _row(problem: Problem) -> dict[str, object]:
+def row_of(problem: Problem) -> dict[str, object]:
+    """A problem as a row of a question file with the default columns."""
     row: dict[str, object] = {"id": problem.problem_id, "question": problem.question, "answer": problem.target}
     row["benchmark"] = problem.benchmark
     if problem.choices:

@@ -84,7 +84,7 @@ def plan_run(settings: AnswerSettings, pool_digest: str, pool_text: str | None =
 
     def close_shard() -> None:
         nonlocal n_bad
-        _write_atomically(run_dir / "shards" / f"{len(shards):05d}.jsonl", b"".join(batch))
+        write_atomically(run_dir / "shards" / f"{len(shards):05d}.jsonl", b"".join(batch))
         shards.append(ShardPlan(len(shards), len(batch), n_bad))
         batch.clear()
         n_bad = 0
@@ -101,8 +101,8 @@ def plan_run(settings: AnswerSettings, pool_digest: str, pool_text: str | None =
         sum(s.n_rows for s in shards), sum(s.n_bad for s in shards), tuple(shards), time.time(),
     )  # fmt: skip
     if pool_text is not None:
-        _write_atomically(run_dir / "pool.toml", pool_text.encode())
-    _write_atomically(run_dir / "manifest.json", _manifest(plan))
+        write_atomically(run_dir / "pool.toml", pool_text.encode())
+    write_atomically(run_dir / "manifest.json", _manifest(plan))
     return plan
 
 
@@ -158,7 +158,8 @@ def _manifest(plan: RunPlan) -> bytes:
     return orjson.dumps(stored, option=orjson.OPT_INDENT_2)
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces the file in one move, synced before."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(content)

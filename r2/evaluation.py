@@ -1,0 +1,290 @@
+"""An evaluation: which problems, which methods, which of their knobs; and the rules by which dev problems choose. Pure.
+
+Problems are split into dev and test by a hash of the question (ours). Dev problems choose each method's operating point and fit the
+query router; test problems give the table and have no part in any choice. `flows/evaluate_methods.py` runs what is declared here.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import orjson
+from pydantic import Field, field_validator
+
+from r2.errors import ConfigError
+from r2.leakage import normalised
+from r2.plan import Plan
+from r2.problem import Problem
+from r2.problems import arithmetic, scan, words
+from r2.roster import Roster
+from r2.settings import AnswerSettings, Frozen, Positive, Reasoning
+from r2.split import split_of
+
+Difficulty = Literal["easy", "medium", "hard"]
+MEDIUM_FROM_STEPS, HARD_FROM_STEPS = 2, 4
+"""Gold steps from which a problem is medium, and hard (ours): 0 or 1 is easy, the paper's plans have 3 to 8."""
+
+
+class EvaluateSettings(Frozen):
+    """One evaluation. What was evaluated before with the same problems and pool is not asked again."""
+
+    problems: tuple[str, ...] = ()
+    """Sources (r2/problems/source.py), mixed into one set. Empty: those of the recording that `pool` names."""
+    limit: int | None = Field(default=None, ge=1)
+    """Problems per source."""
+    seed: int = 0
+    """Of generated problems."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Only questions on the test side of the training split with this test share (r2/split.py); None: all. With it, what a policy
+    or a specialist was trained on cannot be among them."""
+    split_seed: int = 0
+    """Of the split into train and test that `held_out` refers to, and of the one into dev and test."""
+    dev_share: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the problems that choose operating points and fit the query router; the table is made of the others."""
+    pool: str = "pools/local.toml"
+    lake: str = "lake"
+    methods: tuple[str, ...] = (
+        "cot",
+        "tot",
+        "decompose_one",
+        "datashunt",
+        "automix",
+        "dot",
+        "query_router",
+        "random",
+        "r2",
+    )
+    """`cot` is a row for every solver of the pool, `cot:NAME` for one. They are what everything is compared with, so without any of them
+    all are run."""
+    seeds: int = Field(default=1, ge=1)
+    """Repetitions, with seeds 0, 1, ... for the models' sampling and for the methods' own draws."""
+    routers: tuple[str, ...] = ()
+    """`NAME=DECOMPOSER:ALLOCATOR`, each a row of method r2; none: one row with the pool file's router."""
+    b: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4)
+    """Values of r2's cost knob that are tried on dev problems; only 0 where the allocator gives no log-probabilities."""
+    margin: float = Field(default=0.02, ge=0, le=1)
+    """An operating point is as good as the best constant if its dev accuracy is at most so much lower."""
+    cost_weight: float = Field(default=0.1, ge=0)
+    """Where no point is as good: utility is accuracy minus this times cost, in units of the dearest constant's cost."""
+    reasoning: Reasoning = Reasoning()
+    """What all methods share: output limits, temperature, escalations."""
+    train_labels: str | None = None
+    """Folder of the label sets that a router was trained on: its questions are looked for among the evaluated ones."""
+    max_cost_usd: Positive | None = None
+    """Hard cap on what is paid, over all sessions; a call that several methods share is paid once."""
+    shard_size: int = Field(default=200, ge=1)
+    max_in_flight: int = Field(default=64, ge=1)
+    """Problems worked on at once, over all methods."""
+    methods_in_flight: int = Field(default=3, ge=1)
+    data_dir: str | None = None
+    models_dir: str = "models"
+
+    @field_validator("routers")
+    @classmethod
+    def _routers_read(cls, routers: tuple[str, ...]) -> tuple[str, ...]:
+        for text in routers:
+            parse_router(text)
+        return routers
+
+    def answering(self, input_path: str, reasoning: Reasoning) -> AnswerSettings:
+        """One of its runs: a method at an operating point over the dev or the test problems."""
+        return AnswerSettings(
+            input=input_path, pool=self.pool, lake=self.lake, reasoning=reasoning, max_cost_usd=self.max_cost_usd,
+            shard_size=self.shard_size, max_in_flight=self.max_in_flight, models_dir=self.models_dir,
+        )  # fmt: skip
+
+    def evaluation_id(self, problems_digest: str, pool_digest: str) -> str:
+        """Identity: problems with their split, pool, and what all methods share. Methods are not in it, so that one can be added and
+        pays only for calls that nobody made before."""
+        shared = [problems_digest, pool_digest, self.split_seed, self.dev_share, self.seeds, self.reasoning.identity()]
+        return f"evaluation-{hashlib.sha256(orjson.dumps(shared)).hexdigest()[:12]}"
+
+
+def parse_router(text: str) -> tuple[str, str, str]:
+    """(row's name, decomposer, allocator) of `NAME=DECOMPOSER:ALLOCATOR`. ValueError for anything else."""
+    name, _, entries = text.partition("=")
+    decomposer, _, allocator = entries.partition(":")
+    if not (name and decomposer and allocator):
+        raise ValueError(f"{text!r}: expected NAME=DECOMPOSER:ALLOCATOR, two entries of the pool")
+    return name, decomposer, allocator
+
+
+def is_dev(question: str, split_seed: int, dev_share: float) -> bool:
+    """The side of a question, by a hash of its words. The salt keeps it independent of r2/split.py's train and test."""
+    key = f"dev:{split_seed}:{normalised(question)}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64 < dev_share
+
+
+def gold_steps(problem: Problem) -> int | None:
+    """Steps of the problem's gold plan, 0 where it is to be answered directly; None where no gold plan follows from the question.
+
+    For published benchmarks the plan is in the row: `band` of its length.
+    """
+    try:
+        if problem.benchmark == "scan":
+            return len(scan.gold_plan(problem.question)[0].subtasks)
+        if problem.benchmark == "word_problem":
+            return len(words.gold_plan(problem.question)[0].subtasks)
+        if problem.benchmark == "arithmetic":
+            text = problem.question.removeprefix("What is ").removesuffix("?")
+            return len(arithmetic.gold_plan(arithmetic.parse(text))[0].subtasks)
+    except ValueError:
+        return None
+    return None
+
+
+def band(n_steps: int) -> Difficulty:
+    """easy up to one step, medium up to three, hard from four."""
+    return "hard" if n_steps >= HARD_FROM_STEPS else "medium" if n_steps >= MEDIUM_FROM_STEPS else "easy"
+
+
+def band_of(plan: Plan) -> Difficulty:
+    return band(len(plan.subtasks))
+
+
+def terciles(right_share: Mapping[str, float]) -> dict[str, Difficulty]:
+    """Difficulty where there is no gold plan: problem -> share of the constants that are right, cut into thirds of equal size.
+
+    Equal shares are equally hard: a whole group of them goes where its middle falls.
+    """
+    ordered = sorted(right_share.items(), key=lambda item: -item[1])
+    names: tuple[Difficulty, ...] = ("easy", "medium", "hard")
+    places: dict[float, list[int]] = {}
+    for place, (_, share) in enumerate(ordered):
+        places.setdefault(share, []).append(place)
+    third = {share: names[min(2, int(3 * (sum(at) / len(at) + 0.5) / len(ordered)))] for share, at in places.items()}
+    return {problem_id: third[share] for problem_id, share in ordered}
+
+
+KNOBS: Mapping[str, tuple[str, tuple[float, ...]]] = {
+    "datashunt": ("threshold", (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)),
+    "automix": ("threshold", (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "dot": ("threshold", (0.0, 0.5, 0.8, 0.95, 1.0)),
+    "query_router": ("threshold", (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)),
+}
+"""Method -> the field of `Reasoning` that sets its operating point, and the values tried on dev problems (r2's: `EvaluateSettings.b`)."""
+METHODS_BY_NAME = (
+    "cot",
+    "tot",
+    "decompose_one",
+    "datashunt",
+    "automix",
+    "dot",
+    "query_router",
+    "random",
+    "oracle",
+    "r2",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A row of the table before its operating point is known. `values` is what `knob` is tried at; () where there is nothing to choose."""
+
+    name: str
+    reasoning: Reasoning
+    knob: str = ""
+    values: tuple[float, ...] = ()
+
+    @property
+    def method(self) -> str:
+        return self.reasoning.method
+
+    def at(self, value: float | None, **fields: object) -> Reasoning:
+        """How it answers at an operating point; None where it has no knob."""
+        chosen = fields if value is None or not self.knob else {self.knob: value, **fields}
+        return Reasoning.model_validate(self.reasoning.model_dump() | chosen)
+
+
+def constants_of(settings: EvaluateSettings, roster: Roster) -> list[Variant]:
+    """Chain of thought with each solver, or with those that are named as `cot:NAME`."""
+    named = [m.removeprefix("cot:") for m in settings.methods if m.startswith("cot:")]
+    if "cot" in settings.methods or not named:
+        named = [card.name for card in roster.solvers]
+    return [
+        Variant(f"cot {roster[name].name}", _with(settings, method="cot", model=name)) for name in dict.fromkeys(named)
+    ]
+
+
+def variants_of(settings: EvaluateSettings, roster: Roster, decomposer: str, allocator: str) -> list[Variant]:
+    """The other rows, in the order asked for; `decomposer` and `allocator` are the pool file's. ConfigError for an unknown method or entry."""
+    found: list[Variant] = []
+    for method in dict.fromkeys(settings.methods):
+        if method not in METHODS_BY_NAME and not method.startswith("cot:"):
+            raise ConfigError(f"--methods {method}: no such method. Known: {', '.join(METHODS_BY_NAME)}, cot:MODEL.")
+        if method == "r2":
+            routers = [parse_router(text) for text in settings.routers] or [("r2", decomposer, allocator)]
+            for name, its_decomposer, its_allocator in routers:
+                roster[its_decomposer]
+                values = settings.b if roster[its_allocator].has_logprobs else (0.0,)
+                reasoning = _with(settings, method="r2", decomposer=its_decomposer, allocator=its_allocator)
+                found.append(Variant(name, reasoning, "b", values))
+        elif method == "oracle" or method.startswith("cot"):
+            continue
+        else:
+            knob, values = KNOBS.get(method, ("", ()))
+            found.append(Variant(method, _with(settings, method=method), knob, values))
+    names = [variant.name for variant in found]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"--router {repeated[0]}=...: the name is taken. Every row of the table needs its own.")
+    return found
+
+
+def _with(settings: EvaluateSettings, **fields: object) -> Reasoning:
+    return Reasoning.model_validate(settings.reasoning.model_dump() | fields)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """How a method did on the dev problems at one value of its knob. `cost_usd` is per problem."""
+
+    value: float
+    accuracy: float
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The operating point that dev problems chose, and all that were tried."""
+
+    value: float
+    rule: Literal["cheapest as good as the best constant", "highest utility"]
+    points: tuple[OperatingPoint, ...]
+
+
+def choose_point(
+    points: Sequence[OperatingPoint], constants: Sequence[OperatingPoint], *, margin: float, cost_weight: float
+) -> Chosen:
+    """The cheapest point whose accuracy is at most `margin` below the best constant's; else the one of the highest utility (ours).
+
+    utility = accuracy - cost_weight * cost / cost of the dearest constant. Ties take the more accurate, then the earlier point.
+    `constants` are the constants on the same dev problems. Raises ValueError without points or without constants.
+    """
+    best = max(point.accuracy for point in constants)
+    dearest = max(point.cost_usd for point in constants) or 1.0
+    good = [point for point in points if point.accuracy >= best - margin - 1e-12]
+    if good:
+        chosen = min(good, key=lambda point: (point.cost_usd, -point.accuracy))
+        return Chosen(chosen.value, "cheapest as good as the best constant", tuple(points))
+    chosen = max(points, key=lambda point: (point.accuracy - cost_weight * point.cost_usd / dearest, point.accuracy))
+    return Chosen(chosen.value, "highest utility", tuple(points))
+
+
+def split(problems: Iterable[Problem], split_seed: int, dev_share: float) -> tuple[list[Problem], list[Problem]]:
+    """(dev, test), each in input order. ConfigError where one of them would be empty."""
+    sides: tuple[list[Problem], list[Problem]] = ([], [])
+    for problem in problems:
+        sides[not is_dev(problem.question, split_seed, dev_share)].append(problem)
+    if not all(sides):
+        n = len(sides[0]) + len(sides[1])
+        raise ConfigError(
+            f"{n} problems with a dev share of {dev_share}: one side of the split is empty. Give more problems (--limit)."
+        )
+    return sides
+
+
+def held_out(problems: Iterable[Problem], settings: EvaluateSettings) -> Iterator[Problem]:
+    """The problems that training with the same split has not seen, all where `held_out` is not set."""
+    share = settings.held_out
+    return (p for p in problems if share is None or split_of(p.question, settings.split_seed, share) == "test")

@@ -1,0 +1,215 @@
+"""What an evaluation leaves in the lake, beside its runs: problems of both sides, what was chosen and why, and the comparison.
+
+    <lake>/_evaluations/<evaluation_id>/dev.jsonl, test.jsonl    the problems, as question files
+                                        plan.json                `Evaluation`: settings, rows with their runs and operating points, money
+                                        summary.json             the comparison on test problems (r2/metrics.py `from_json`)
+                                        dev.json                 the same on dev problems, every operating point a method
+                                        query_router-*.json      the query router that was fitted on dev problems
+
+Its runs are ordinary runs of the lake, of kind `evaluate`. Written by `flows/evaluate_methods.py`, read by the report and `r2 rescore`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import orjson
+from pydantic import TypeAdapter
+
+from r2.call import ROUTER_PURPOSES
+from r2.errors import ConfigError, LakeError
+from r2.metrics import Comparison, from_json, to_json
+from r2.outcomes import MethodOutcomes, from_seeds
+from r2.problem import Problem
+from storage.problem_files import row_of
+from storage.run_plan import write_atomically
+
+FOLDER = "_evaluations"
+CALLS = "calls.journal"
+"""Answers to the calls of all evaluations of a lake, each once; `tasks/shared_calls.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointRun:
+    """A run over the dev problems at one value of a method's knob (None: it has none), and how it did. `cost_usd` is per problem."""
+
+    value: float | None
+    run_id: str
+    accuracy: float
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedRow:
+    """A row of the table. `value` is the operating point that `rule` chose among `dev`; `test_runs` has one run per seed."""
+
+    name: str
+    method: str
+    is_constant: bool
+    knob: str
+    value: float | None
+    rule: str
+    reasoning: Mapping[str, Any]
+    dev: tuple[PointRun, ...]
+    test_runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaks:
+    """Training questions that are also among the evaluated problems, the same or nearly (r2/leakage.py)."""
+
+    labels: str
+    n_train: int
+    n_evaluation: int
+    n_same: int
+    n_near: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """plan.json. Money is USD over all sessions: `charged_usd` is what the methods' calls cost each of them, `paid_usd` what was sent."""
+
+    evaluation_id: str
+    status: str
+    """completed, budget_stopped, interrupted, incomplete (some calls could not be made)."""
+    settings: Mapping[str, Any]
+    pool_digest: str
+    n_dev: int
+    n_test: int
+    difficulty: Mapping[str, str]
+    """problem_id -> easy, medium or hard, of both sides."""
+    difficulty_source: str
+    rows: tuple[EvaluatedRow, ...]
+    unfinished: tuple[str, ...]
+    """Rows that have not answered every problem yet; they are not in the comparison."""
+    subject: str | None
+    verdict: str
+    charged_usd: float
+    paid_usd: float
+    n_calls_charged: int
+    n_calls_paid: int
+    leaks: Leaks | None = None
+    query_router: str | None = None
+    wall_s: float = 0.0
+    """Of the last session."""
+    ended_at: float = 0.0
+    prices: Mapping[str, str] = field(default_factory=dict)
+    """Pool entry -> price version."""
+
+    def runs(self) -> list[str]:
+        """Every run of the evaluation, each once."""
+        dev = [point.run_id for row in self.rows for point in row.dev]
+        return list(dict.fromkeys([*dev, *(run_id for row in self.rows for run_id in row.test_runs)]))
+
+
+_EVALUATION = TypeAdapter(Evaluation)
+
+
+def evaluation_dir(lake: Path, evaluation_id: str) -> Path:
+    return lake / FOLDER / evaluation_id
+
+
+def evaluation_ids(lake: Path) -> list[str]:
+    """The evaluations of a lake, by name."""
+    return sorted(path.parent.name for path in (lake / FOLDER).glob("*/plan.json"))
+
+
+def is_evaluation(lake: Path, name: str) -> bool:
+    return (evaluation_dir(lake, name) / "plan.json").exists()
+
+
+def write_evaluation(lake: Path, evaluation: Evaluation) -> Path:
+    path = evaluation_dir(lake, evaluation.evaluation_id) / "plan.json"
+    write_atomically(path, _EVALUATION.dump_json(evaluation, indent=1))
+    return path
+
+
+def read_evaluation(lake: Path, evaluation_id: str) -> Evaluation:
+    """ConfigError, with the evaluations there are, for an unknown one; LakeError for a plan.json of another format."""
+    path = evaluation_dir(lake, evaluation_id) / "plan.json"
+    try:
+        return _EVALUATION.validate_json(path.read_bytes())
+    except OSError:
+        known = ", ".join(evaluation_ids(lake)) or "none"
+        raise ConfigError(f"{lake} has no evaluation {evaluation_id!r}. Evaluations: {known}.") from None
+    except ValueError as error:
+        raise LakeError(f"{path}: not an evaluation of this version: {error}. Run `r2 evaluate` again.") from None
+
+
+def write_comparison(lake: Path, evaluation_id: str, name: str, comparison: Comparison) -> Path:
+    """`name` is summary or dev."""
+    path = evaluation_dir(lake, evaluation_id) / f"{name}.json"
+    write_atomically(path, to_json(comparison))
+    return path
+
+
+def read_comparison(lake: Path, evaluation_id: str, name: str = "summary") -> Comparison:
+    """ConfigError where it was not written yet: the evaluation has no finished row to compare."""
+    path = evaluation_dir(lake, evaluation_id) / f"{name}.json"
+    try:
+        return from_json(path.read_bytes())
+    except OSError:
+        raise ConfigError(f"{path}: missing; run `r2 evaluate` with the same settings to finish it.") from None
+
+
+def write_problems(path: Path, problems: Iterable[Problem]) -> None:
+    """A question file, atomically."""
+    write_atomically(path, b"".join(orjson.dumps(row_of(p), option=orjson.OPT_APPEND_NEWLINE) for p in problems))
+
+
+def outcomes_of(
+    db: duckdb.DuckDBPyConnection,
+    label: str,
+    method: str,
+    run_ids: Sequence[str],
+    problem_ids: Sequence[str],
+    difficulty: Mapping[str, str],
+    sweep: str = "",
+) -> MethodOutcomes | None:
+    """How the runs (one per seed) did on these problems, in this order; None where one of them has not settled them all.
+
+    A failed problem is wrong. A connection of `storage.query.connect`.
+    """
+    columns: dict[str, list[list[float]]] = {name: [] for name in _ARRAYS}
+    for run_id in run_ids:
+        rows = {row[0]: row[1:] for row in db.execute(_OUTCOMES, [run_id]).fetchall()}
+        if any(problem_id not in rows for problem_id in problem_ids):
+            return None
+        for i, name in enumerate(_ARRAYS):
+            columns[name].append([float(rows[problem_id][i]) for problem_id in problem_ids])
+    by_difficulty: dict[str, dict[str, float]] = {}
+    calls: dict[str, float] = {}
+    for problem_id, model, n in db.execute(_CALLS, [list(run_ids), sorted(ROUTER_PURPOSES)]).fetchall():
+        if problem_id not in difficulty:
+            continue
+        calls[model] = calls.get(model, 0) + n
+        of_band = by_difficulty.setdefault(difficulty[problem_id], {})
+        of_band[model] = of_band.get(model, 0) + n
+    arrays: dict[str, Any] = {name: list(zip(*seeds, strict=True)) for name, seeds in columns.items()}
+    return from_seeds(
+        label, method, problem_ids, [difficulty[problem_id] for problem_id in problem_ids], **arrays,
+        model_calls=calls, model_calls_by_difficulty=by_difficulty, sweep=sweep,
+    )  # fmt: skip
+
+
+def charged(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> tuple[float, int]:
+    """(USD, calls) that the runs' problems were charged; calls that several of them share count for each."""
+    [(usd, n)] = db.execute(
+        "select coalesce(sum(cost_usd), 0), coalesce(sum(n_calls), 0)::bigint from trajectories where list_contains(?, run_id)",
+        [list(run_ids)],
+    ).fetchall()
+    return float(usd), int(n)
+
+
+_ARRAYS = ("is_correct_PS", "cost_usd_PS", "latency_s_PS", "n_calls_PS", "n_tokens_PS", "router_cost_usd_PS")
+_OUTCOMES = """
+    select problem_id, coalesce(is_correct, false)::int, cost_usd, latency_s, n_calls, input_tokens + output_tokens, router_cost_usd
+    from trajectories where run_id = ?
+"""
+_CALLS = """
+    select problem_id, request_model, count(*) from calls
+    where list_contains(?, run_id) and error_type is null and not list_contains(?, purpose)
+    group by all order by all
+"""

@@ -1,0 +1,118 @@
+"""Identical calls answered once for all methods of an evaluation: kept by what was asked, of which entry; shared while on their way.
+
+A method is charged what its calls cost, whoever asked first; paid is what was sent. The answers of a lake's evaluations are in one
+journal, `<lake>/_evaluations/calls.journal`, so an evaluation with one more method, or with one more pool entry, pays for what is new.
+"""
+
+import asyncio
+import hashlib
+
+import orjson
+
+from r2.call import Call, Completion
+from r2.pool.client import PoolClient
+from r2.pool.config import PoolConfig
+from r2.pool.gauges import ModelGauge
+from r2.pool.ports import CallJournal, NoJournal
+from storage.journal import Journal
+
+_PAYER_BYTES = 32
+"""Before each stored completion: the evaluation that paid for it, padded."""
+_NO_JOURNAL = NoJournal()
+
+
+class SharedCalls:
+    """Stands where a `PoolClient` would, for every run of an evaluation. Their journals stay empty: this one has the calls."""
+
+    def __init__(self, client: PoolClient, pool: PoolConfig, journal: Journal, payer: str) -> None:
+        self._client = client
+        self._journal = journal
+        self._payer = payer.encode().ljust(_PAYER_BYTES)[:_PAYER_BYTES]
+        self._entries = {name: entry_digest(pool, name) for name in pool.models}
+        self._on_their_way: dict[str, asyncio.Future[Completion]] = {}
+        self.n_asked = 0
+        self.n_shared = 0
+
+    @property
+    def spent_usd(self) -> float:
+        """Paid by this process."""
+        return self._client.spent_usd
+
+    async def complete(
+        self, call: Call, *, problem_id: str, rollout: int = 0, journal: CallJournal = _NO_JOURNAL
+    ) -> Completion:
+        """As `PoolClient.complete`; the place that asks (`problem_id`, `rollout`, `journal`) makes no difference."""
+        self.n_asked += 1
+        key = self._key(call)
+        stored = self._journal.find(key)
+        if stored is not None:
+            self.n_shared += 1
+            return Completion.from_bytes(stored[_PAYER_BYTES:])
+        if (answer := self._on_their_way.get(key)) is not None:
+            self.n_shared += 1
+            return await asyncio.shield(answer)
+        answer = asyncio.get_running_loop().create_future()
+        self._on_their_way[key] = answer
+        try:
+            slot = _Slot(self._journal, key, self._payer)
+            completion = await self._client.complete(call, problem_id=problem_id, journal=slot)
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                answer.cancel()
+            else:
+                answer.set_exception(error)
+                answer.exception()  # seen: nobody may be waiting
+            raise
+        else:
+            answer.set_result(completion)
+            return completion
+        finally:
+            del self._on_their_way[key]
+
+    def gauges(self) -> list[ModelGauge]:
+        return self._client.gauges()
+
+    def stop(self) -> None:
+        self._client.stop()
+
+    def _key(self, call: Call) -> str:
+        return hashlib.blake2b(f"{self._entries[call.model]}{call.request_sha()}".encode(), digest_size=16).hexdigest()
+
+
+class _Slot:
+    """One call's place in the shared journal, under the key of what it asks."""
+
+    def __init__(self, journal: Journal, key: str, payer: bytes) -> None:
+        self._journal, self._key, self._payer = journal, key, payer
+
+    def find(self, key: str) -> bytes | None:
+        return None
+
+    def begin(self, key: str, cost_estimate_usd: float) -> None:
+        self._journal.begin(self._key, cost_estimate_usd)
+
+    async def commit(self, key: str, record: bytes) -> None:
+        await self._journal.commit(self._key, self._payer + record)
+
+
+def entry_digest(pool: PoolConfig, name: str) -> str:
+    """Identifies what decides an entry's answers and their cost: endpoint, model, price and options, not limits or profile."""
+    table = pool.models[name].model_dump(
+        mode="json",
+        exclude={
+            "max_requests_per_minute", "max_tokens_per_minute", "max_in_flight", "timeout_s", "deadline_s", "quota", "api_key_env",
+            "tier", "profile", "solver",
+        },
+    )  # fmt: skip
+    return hashlib.sha256(orjson.dumps([name, table], option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def paid_usd(journal: Journal, payer: str) -> tuple[float, int]:
+    """(USD, calls) that an evaluation has paid for so far, over all its sessions."""
+    mine = payer.encode().ljust(_PAYER_BYTES)[:_PAYER_BYTES]
+    costs = [
+        Completion.from_bytes(record[_PAYER_BYTES:]).cost_usd
+        for _, record in journal.records()
+        if record[:_PAYER_BYTES] == mine
+    ]
+    return sum(costs), len(costs)
