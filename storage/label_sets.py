@@ -4,7 +4,6 @@
 prompts are the very ones the router will be asked with. Reads frozen shards and stored candidates side by side, in input order.
 """
 
-import hashlib
 import itertools
 import os
 from collections import Counter
@@ -19,11 +18,12 @@ import pyarrow.parquet as pq
 
 from r2.allocation import format_allocation
 from r2.call import Message
-from r2.leakage import Leakage, leakage, normalised
+from r2.leakage import Leakage, leakage
 from r2.plan import parse_plan
 from r2.problem import Problem
 from r2.prompts import MODEL_LETTERS, allocate_messages, decompose_messages
 from r2.roster import Roster
+from r2.split import split_of
 from storage.lake import Lake
 from storage.query import connect
 from storage.run_plan import RunPlan
@@ -43,13 +43,6 @@ class LabelSets:
     decomposer: Counter[str] = field(default_factory=Counter)
     allocator: Counter[str] = field(default_factory=Counter)
     train_questions: list[str] = field(default_factory=list)
-
-
-def split_of(question: str, split_seed: int, test_share: float) -> str:
-    """`train` or `test`, by a hash: the same question falls on the same side in every run with this seed."""
-    key = f"{split_seed}:{normalised(question)}".encode("utf-8", "surrogatepass")
-    draw = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
-    return "test" if draw < test_share else "train"
 
 
 def write_label_sets(

@@ -24,7 +24,7 @@ from r2.pool.config import load_pool
 from r2.problem import Problem
 from r2.prompts import decompose_messages
 from r2.settings import LabelSettings
-from storage.label_sets import split_of
+from r2.split import split_of
 from storage.query import connect
 
 ROOT = Path(__file__).parent.parent
