@@ -7,6 +7,7 @@
     ├── PlanParseError         a decomposer's text holds no plan
     ├── AllocationParseError   an allocator's text holds no allocation
     ├── ModelFetchError        weights could not be had, or do not match their sha256
+    ├── SupportError           logged trajectories cannot tell what a candidate allocator would reach
     ├── EndpointError          a model's endpoint is unreachable or refuses us, before any paid call
     └── LakeError              stored data is torn, foreign or of another schema
         └── RunLockedError     another process works on the same run
@@ -68,6 +69,10 @@ class ModelFetchError(R2Error):
     """Weights could not be had, or do not match their sha256."""
 
     transient = True
+
+
+class SupportError(R2Error):
+    """Logged trajectories cannot tell what a candidate allocator would reach: too few of them do what it does."""
 
 
 class EndpointError(R2Error):
