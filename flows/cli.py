@@ -46,9 +46,39 @@ def answer(
     ] = None,
     lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
     method: Annotated[
-        str | None, typer.Option(help="r2 (decompose, allocate, solve) or cot (one model). [default: r2]")
+        str | None,
+        typer.Option(
+            help="r2 (decompose, allocate, solve), or a baseline: cot, tot, decompose_one (one model); datashunt, automix, dot (small "
+            "model first); query_router, random. [default: r2]"
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The model of cot. [default: the strongest of the pool]")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The one model of cot, tot and decompose_one. [default: the strongest of the pool]"),
+    ] = None,
+    small_model: Annotated[
+        str | None, typer.Option(help="Asked first by datashunt, automix and dot. [default: the cheapest]")
+    ] = None,
+    large_model: Annotated[
+        str | None, typer.Option(help="Asked where the small model is not sure. [default: the strongest]")
+    ] = None,
+    chain: Annotated[
+        str | None, typer.Option(help="Models of automix, weakest first: A,B,C. [default: small and large model]")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Confidence from which datashunt, automix and dot keep an answer; probability of being right from which query_router "
+            "takes a model. [default: 0.8]"
+        ),
+    ] = None,
+    query_router: Annotated[str | None, typer.Option(help="Fitted router (JSON) of query_router.")] = None,
+    mix: Annotated[
+        str | None, typer.Option(help="Weights of random: A=0.7,B=0.3. [default: every solver alike]")
+    ] = None,
+    random_level: Annotated[
+        str | None, typer.Option(help="What random draws a model for: query or subtask. [default: query]")
+    ] = None,
     decomposer: Annotated[
         str | None, typer.Option(help="Pool entry that decomposes. [default: the pool file's]")
     ] = None,
@@ -101,7 +131,9 @@ def answer(
             },
             "reasoning": {
                 "method": method, "model": model, "decomposer": decomposer, "allocator": allocator, "finalizer": finalizer, "b": b,
-                "seed": seed, "max_cost_per_question_usd": max_cost_per_question_usd,
+                "seed": seed, "max_cost_per_question_usd": max_cost_per_question_usd, "small_model": small_model,
+                "large_model": large_model, "chain": _names(chain), "threshold": threshold, "query_router": query_router,
+                "mix": _weights(mix), "random_level": random_level,
             },
         },
     )  # fmt: skip
@@ -119,6 +151,24 @@ def answer(
     with embedded_api():
         result = asyncio.run(answer_questions(settings))
     raise typer.Exit(_print_result(result))
+
+
+def _names(listed: str | None) -> list[str] | None:
+    return None if listed is None else [name.strip() for name in listed.split(",")]
+
+
+def _weights(listed: str | None) -> dict[str, float] | None:
+    """A=0.7,B=0.3 as a table."""
+    if listed is None:
+        return None
+    weights = {}
+    for part in listed.split(","):
+        name, _, weight = part.rpartition("=")
+        try:
+            weights[name.strip()] = float(weight)
+        except ValueError:
+            raise ConfigError(f"--mix {listed}: {part.strip()!r} is not MODEL=WEIGHT, as in A=0.7,B=0.3.") from None
+    return weights
 
 
 def _print_result(result: Any) -> int:
@@ -170,7 +220,7 @@ def _print_result(result: Any) -> int:
 
 
 def _print_estimate(settings: AnswerSettings) -> None:
-    from r2.estimate import SUBTASKS_PER_QUESTION, estimate_calls
+    from r2.estimate import ASSUMED, estimate_calls
     from r2.pool.config import load_pool
     from r2.problem import Problem
     from storage.questions import read_questions
@@ -193,10 +243,8 @@ def _print_estimate(settings: AnswerSettings) -> None:
     n_shards = -(-(n_questions + n_bad) // settings.shard_size)
     print(f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {n_shards} shards")
     print_calls(pool, calls)
-    if settings.reasoning.method == "r2":
-        print(
-            f"Assumed: {SUBTASKS_PER_QUESTION} subtasks a question on the pool's middle model. --max-cost-usd sets a hard cap."
-        )
+    if assumed := ASSUMED.get(settings.reasoning.method):
+        print(f"Assumed: {assumed}. --max-cost-usd sets a hard cap.")
 
 
 def _stderr(message: str) -> None:

@@ -1,10 +1,12 @@
 """The question file cut into shards and frozen: the first task of a run."""
 
+import hashlib
 from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from r2.errors import ConfigError
 from r2.pool.config import load_pool
 from r2.settings import AnswerSettings
 from storage.run_plan import plan_run
@@ -15,4 +17,16 @@ def plan_file(settings: AnswerSettings) -> Path:
     """The run's folder, with its frozen plan in it. ConfigError or InputFileError if pool or input cannot be used."""
     pool = load_pool(settings.pool)
     pool.check_keys()
-    return plan_run(settings, pool.digest, pool.text).run_dir
+    return plan_run(settings, who_answers_digest(settings, pool.digest), pool.text).run_dir
+
+
+def who_answers_digest(settings: AnswerSettings, pool_digest: str) -> str:
+    """The pool's digest; for a learned query-level router with its file's content: another fit is another run."""
+    chosen = settings.reasoning
+    if chosen.method != "query_router" or chosen.query_router is None:
+        return pool_digest
+    try:
+        fitted = hashlib.sha256(Path(chosen.query_router).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"--query-router {chosen.query_router}: cannot be read: {error}") from error
+    return f"{pool_digest}+{fitted}"

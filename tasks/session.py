@@ -11,16 +11,22 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from r2.call import Completion
+from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.label import LEXICAL
 from r2.methods import METHODS
+from r2.methods.random_model import probabilities
 from r2.pool.client import PoolClient
 from r2.pool.collector import collect_seldom
 from r2.pool.config import PoolConfig, load_pool
 from r2.pool.endpoints import open_endpoints
-from r2.settings import AnswerSettings, Labelling
+from r2.pool.gauges import ModelGauge
+from r2.pool.ports import CallJournal
+from r2.query_router import QueryRouter
+from r2.roster import Roster
+from r2.settings import AnswerSettings, Labelling, Reasoning
 from r2.solve import Router
 from storage.journal import Journal
 from storage.lake import Lake
@@ -55,6 +61,25 @@ class Progress:
         return self.n_answered + self.n_failed
 
 
+class CallClient(Protocol):
+    """What a session asks: a `PoolClient`, or what stands before one (`tasks/shared_calls.py`)."""
+
+    @property
+    def spent_usd(self) -> float:
+        """Paid by this process."""
+
+    async def complete(
+        self, call: Call, *, problem_id: str, rollout: int = ..., journal: CallJournal = ...
+    ) -> Completion:
+        """The settled outcome of a call."""
+
+    def gauges(self) -> list[ModelGauge]:
+        """Each pool entry now."""
+
+    def stop(self) -> None:
+        """No new call is sent from now on."""
+
+
 @dataclass(slots=True)
 class RunSession:
     """What a shard needs to be answered."""
@@ -62,7 +87,7 @@ class RunSession:
     plan: RunPlan
     pool: PoolConfig
     router: Router
-    client: PoolClient
+    client: CallClient
     lake: Lake
     slots: asyncio.Semaphore
     progress: Progress
@@ -97,7 +122,7 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         decomposer,
         allocator,
         *([finalizer] if finalizer != "last_step" else []),
-        *([chosen.model] if chosen.model else []),
+        *_models_named(chosen),
         *(_labellers(chosen.labelling) if chosen.labelling else []),
     ]:
         roster[name]
@@ -106,7 +131,32 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
             f"--b {chosen.b}: the cost knob needs the allocator's log-probabilities, and {allocator!r} in {pool.path} has "
             "logprobs = false. Choose another allocator with --allocator, or drop --b."
         )
-    return Router(roster, decomposer, allocator, None if finalizer == "last_step" else finalizer, chosen)
+    if chosen.method == "random":
+        probabilities(chosen, roster)
+    learned = _load_query_router(chosen, roster) if chosen.method == "query_router" else None
+    return Router(roster, decomposer, allocator, None if finalizer == "last_step" else finalizer, chosen, learned)
+
+
+def _models_named(chosen: Reasoning) -> list[str]:
+    named = [chosen.model, chosen.small_model, chosen.large_model, *(chosen.chain or ()), *(chosen.mix or ())]
+    return [name for name in named if name is not None]
+
+
+def _load_query_router(chosen: Reasoning, roster: Roster) -> QueryRouter:
+    """The fitted router that the settings name. ConfigError if there is none, or if it was fitted for models the pool does not have."""
+    if chosen.query_router is None:
+        raise ConfigError("--method query_router needs a fitted router: name its JSON file with --query-router.")
+    try:
+        text = Path(chosen.query_router).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--query-router {chosen.query_router}: cannot be read: {error}") from error
+    learned = QueryRouter.from_json(text, f"--query-router {chosen.query_router}")
+    if missing := [name for name in learned.models if name not in roster.by_name]:
+        raise ConfigError(
+            f"--query-router {chosen.query_router}: was fitted for {missing[0]!r}, which the pool does not have. "
+            f"Pool: {', '.join(roster.by_name)}. Fit it on this pool's answers, or add the model."
+        )
+    return learned
 
 
 def _labellers(chosen: Labelling) -> list[str]:

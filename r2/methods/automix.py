@@ -11,6 +11,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from r2.allocation import Choice
+from r2.answer import extract_answer
 from r2.benchmark import benchmark_of
 from r2.call import Call, Completion
 from r2.methods.direct_step import ask_step, open_step, result_of
@@ -36,8 +37,8 @@ def automix(problem: Problem, router: Router, outcome: Outcome, purse: Purse) ->
         completion = yield from ask_step(problem, call, outcome, purse)
         if place == len(models) - 1:
             break
-        if completion.is_ok and step.text is not None:
-            share = yield from _verified_share(problem, step.model, step.text, router, purse)
+        if text := extract_answer(completion.text):
+            share = yield from _verified_share(problem, step.model, text, router, purse)
             if share >= router.settings.threshold:
                 break
     return result_of(step, completion)

@@ -19,7 +19,8 @@ from r2.problem import Problem
 from r2.prompts import rate_messages, think_messages, with_thoughts
 from r2.solve import Answering, Outcome, Purse, Router, Wave, ask, solver_call
 
-THOUGHT_TOKENS = 96
+THOUGHT_TOKENS = 64
+"""Of a thought, beside the room for a result of the benchmark."""
 RATING_TOKENS = 8
 
 
@@ -27,25 +28,25 @@ def tree_of_thoughts(problem: Problem, router: Router, outcome: Outcome, purse: 
     """`depth` levels of `n_thoughts` thoughts and as many scores, then one answer."""
     model = one_model(router)
     kept: list[str] = []
-    for level in range(router.settings.depth):
-        thoughts = yield from _think(problem, model, kept, level, router, purse)
+    for _ in range(router.settings.depth):
+        thoughts = yield from _think(problem, model, kept, router, purse)
         if not thoughts:
             outcome.failed_checks.append("no_thought")
             break
-        kept.append((yield from _best(problem, model, kept, thoughts, level, router, outcome, purse)))
+        kept.append((yield from _best(problem, model, kept, thoughts, router, outcome, purse)))
     call = solver_call(problem, router, model, None, {}, "solve")
     call = replace(call, messages=with_thoughts(call.messages, kept), subtask_index=0)
     return (yield from answer_once(problem, call, Choice(model, {}), outcome, purse))
 
 
 def _think(
-    problem: Problem, model: str, kept: Sequence[str], level: int, router: Router, purse: Purse
+    problem: Problem, model: str, kept: Sequence[str], router: Router, purse: Purse
 ) -> Generator[Wave, list[Completion], list[str]]:
     """The level's distinct thoughts, in order of asking; those that failed or are empty are left out."""
-    settings = router.settings
+    settings, benchmark = router.settings, benchmark_of(problem)
     calls = [
         Call(
-            model, think_messages(problem, kept, benchmark_of(problem).wording), "solve", THOUGHT_TOKENS,
+            model, think_messages(problem, kept, benchmark.wording), "solve", THOUGHT_TOKENS + benchmark.answer_tokens,
             temperature=settings.sample_temperature, seed=1 + settings.seed, subtask_index=0, sample_index=n,
         )
         for n in range(settings.n_thoughts)
@@ -55,7 +56,7 @@ def _think(
 
 
 def _best(
-    problem: Problem, model: str, kept: Sequence[str], thoughts: Sequence[str], level: int, router: Router,
+    problem: Problem, model: str, kept: Sequence[str], thoughts: Sequence[str], router: Router,
     outcome: Outcome, purse: Purse,
 ) -> Generator[Wave, list[Completion], str]:  # fmt: skip
     """The thought with the highest score, of equals the first; one without a readable score counts as 0."""

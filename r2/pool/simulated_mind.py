@@ -28,11 +28,15 @@ from r2.prompts import (
     FINAL_TASK,
     JUDGE_SYSTEM,
     MODELS_MARK,
+    PROPOSED_MARK,
     QUESTION_MARK,
+    RATE_SYSTEM,
     RESULT_MARK,
     SOLVE_SYSTEM,
     STEPS_MARK,
     TASK_MARK,
+    THINK_SYSTEM,
+    VERIFY_SYSTEM,
 )
 from r2.roster import Tier
 
@@ -49,11 +53,16 @@ STEP_UP = 0.012
 """Promised accuracy that is worth the next dearer model to an allocator."""
 CERTAINTY_NOISE = 0.5
 """Standard deviation of how hard a model thinks its job is, around how hard it is: its token probabilities are informative, not exact."""
+THOUGHT_BONUS = 0.5
+"""Ability gained by writing one thought first."""
+SECOND_THOUGHTS = 0.15
+"""Share of sampled verdicts that differ from what the model believes: samples of one belief, so that many of them do not make it true."""
 UNSURE = "I do not know."
 TIER_GUESS: dict[Tier, float] = {"small": 0.6, "medium": 0.85, "large": 0.97}
 """Accuracy an allocator expects where a model's line does not speak of the skill."""
 
 _RESULT = re.compile(r"^Result of step (\d+): (.*)$", re.MULTILINE)
+_THOUGHT = re.compile(r"^Thought \d+: .*It comes to (.+)\.$", re.MULTILINE)
 _REFERENCE = re.compile(r"the results? of step (\d+)")
 _MODEL_LINE = re.compile(
     r"^([A-Za-z]): (small|medium|large), ([\d.e+-]+) USD(, thinks step by step)?(?:; (.*))?$", re.MULTILINE
@@ -114,6 +123,16 @@ def think(
         return _allocate(user, ability, chance)
     if system == JUDGE_SYSTEM:
         return Thought(_judgement(user, ability, chance))
+    if system.endswith((VERIFY_SYSTEM, RATE_SYSTEM)):
+        belief = random.Random(f"{simulation_seed}\x1f{model}\x1f{user}".encode("utf-8", "surrogatepass"))
+        if system.endswith(RATE_SYSTEM):
+            return Thought(
+                f"{min(1.0, max(0.0, (0.8 if _believes(user, ability, belief) else 0.3) + chance.gauss(0, 0.1))):.2f}"
+            )
+        says_so = _believes(user, ability, belief) == (chance.random() >= SECOND_THOUGHTS)
+        return Thought("correct" if says_so else "incorrect")
+    if system.endswith(THINK_SYSTEM):
+        return Thought(_next_thought(user, ability, chance))
     job = read_job(user)
     if job is None:
         return Thought(UNSURE)
@@ -138,7 +157,8 @@ def read_job(user: str) -> Job | None:
     question = _after(user, QUESTION_MARK) or ""
     task = _after(user, TASK_MARK)
     if task is None:
-        return _question_job(question)
+        thought = _THOUGHT.findall(user)
+        return Job(thought[-1], -2.0, "final") if thought else _question_job(question)
     results = {int(step): text.strip() for step, text in _RESULT.findall(user)}
     if task == FINAL_TASK:
         return Job(results[max(results)], -2.0, "final") if results else _question_job(question)
@@ -278,6 +298,27 @@ def _judgement(user: str, ability: float, chance: random.Random) -> str:
     steps = _NUMBERED.findall(user.partition(STEPS_MARK)[2])
     uses = bool(steps) and _REFERENCE.search(steps[-1][1]) is not None
     return f"{min(1.0, max(0.0, (0.95 if uses else 0.5) + chance.gauss(0, 0.3 * math.exp(-ability / 3)))):.2f}"
+
+
+def _next_thought(user: str, ability: float, chance: random.Random) -> str:
+    """A try at the whole question, right as an answer would be with a little thinking."""
+    job = _question_job(_after(user, QUESTION_MARK) or "")
+    if job is None:
+        return UNSURE
+    is_right = chance.random() < p_right(ability + THOUGHT_BONUS, job.difficulty)
+    return f"I look at all of it at once. It comes to {job.right if is_right else _spoilt(job.right, chance)}."
+
+
+def _believes(user: str, ability: float, belief: random.Random) -> bool:
+    """Whether the model takes the proposed answer, or the last thought, for right. It sees through it with probability
+    (1 + P(it answers the question right)) / 2: half the time where the question is far beyond it.
+    """
+    job = _question_job(_after(user, QUESTION_MARK) or "")
+    shown = _after(user, PROPOSED_MARK) or next(iter(_THOUGHT.findall(user)[-1:]), None)
+    if job is None or shown is None:
+        return False
+    sees_through = belief.random() < (1 + p_right(ability, job.difficulty)) / 2
+    return sees_through == (shown == job.right)
 
 
 def _allocate(user: str, ability: float, chance: random.Random) -> Thought:
