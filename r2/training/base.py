@@ -1,0 +1,88 @@
+"""Base models by name: what a policy is trained from, as a Hugging Face folder in float32.
+
+A catalogue name (`smollm2` for short) is dequantised once from its GGUF file into `<models_dir>/<name>/hf`; a path or a hub id is used as it
+is. `tiny` is made from scratch in r2/training/tiny.py, because its words are those of its rows.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from r2.errors import ConfigError
+from r2.pool.fetch import catalogue, find_weights
+from r2.training.policy import CATALOGUE_NAME
+
+
+def base_folder(base: str, models_dir: Path) -> str:
+    """Folder (or hub id) of the base's float32 weights; made first where it is a catalogue name. ConfigError if its file is not fetched."""
+    name = CATALOGUE_NAME.get(base, base)
+    if name not in catalogue():
+        return base
+    folder = models_dir / name / "hf"
+    if not (folder / "config.json").exists():
+        weights = find_weights(name)
+        path = weights.path(models_dir)
+        if not path.exists():
+            raise ConfigError(f"base {base}: {path} is not there. Fetch it with: r2 pool fetch {name}")
+        _dequantise(path, folder)
+    return str(folder)
+
+
+def load_base(base: str, models_dir: Path, texts: Iterable[str] = (), seed: int = 0) -> tuple[Any, Any]:
+    """(model in float32, tokenizer). `texts` are the words of `tiny`, which nothing else needs."""
+    if base == "tiny":
+        from r2.training.tiny import make_model, make_tokenizer
+
+        tokenizer = make_tokenizer(texts)
+        return make_model(tokenizer, seed), tokenizer
+    return load_weights(base_folder(base, models_dir))
+
+
+def load_weights(folder: str) -> tuple[Any, Any]:
+    """(model in float32, tokenizer) of a Hugging Face folder. ConfigError if it holds none."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"base {folder}: neither a catalogue name ({', '.join(catalogue())}) nor Hugging Face weights: {error}"
+        ) from error
+
+
+def load_policy_weights(folder: Path, base: str, models_dir: Path) -> tuple[Any, Any]:
+    """(model, tokenizer) of a policy's folder: full weights, or its base with the adapter merged in."""
+    if not (folder / "adapter_config.json").exists():
+        return load_weights(str(folder))
+    from peft import PeftModel
+
+    model, tokenizer = load_base(base, models_dir)
+    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(), tokenizer
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    """Written under another name and moved into place whole. transformers keeps GGUF weights quantised unless told, and then cannot save."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    temporary = folder.with_name(f".hf-{os.getpid()}")
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        temporary.rename(folder)
+    except OSError:
+        if not (folder / "config.json").exists():  # else another process was first
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,135 @@
+"""Every switch of a supervised training, in one frozen model: the flow's parameter, the TOML file and the test fixture are this class."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import Field, model_validator
+
+from r2.errors import ConfigError
+from r2.problems.source import parse_source
+from r2.settings import Frozen, Positive, load
+
+PolicyKind = Literal["decomposer", "allocator", "specialist"]
+
+
+class SftSettings(Frozen):
+    """One run of `train_sft`: one base, one policy or the two of a router."""
+
+    policy: Literal["decomposer", "allocator", "both", "specialist"] = "both"
+    labels: str = "labels"
+    """Folder that `r2 label` wrote; for decomposer and allocator."""
+    problems: str | None = None
+    """Source of problems (r2/problems/source.py): a specialist is trained on their subtasks; a router is evaluated on those of its `test` side."""
+    name: str | None = None
+    """Name in the registry; None: decomposer, allocator, or <problems>-specialist."""
+    base: str = "smollm2"
+    """`smollm2` or another catalogue name, `tiny` (made from scratch), or a path or hub id of Hugging Face weights."""
+    weights: Literal["auto", "adapter", "full"] = "auto"
+    """LoRA adapter or all weights; `auto`: full for `tiny`, else adapter."""
+    steps: int = Field(default=260, ge=1)
+    """Optimiser steps."""
+    batch_size: int = Field(default=4, ge=1)
+    """Rows per step and device."""
+    learning_rate: Positive | None = None
+    """None: 8e-4 for adapters, 3e-3 for `tiny`, 5e-5 for all weights of a pretrained base (ours)."""
+    lora_rank: int = Field(default=8, ge=1)
+    lora_alpha: int = Field(default=16, ge=1)
+    max_tokens: int = Field(default=1024, ge=32)
+    """Longer rows are cut at the end."""
+    prompt_mode: Literal["bare", "direct"] = "bare"
+    """`bare`: the system message is one word, and pool entries of the policy need `prompt_mode = "bare"`; `direct`: the prompts as labelled."""
+    seed: int = 0
+    split_seed: int = 0
+    """Of the split into train and test (r2/split.py); as in the label sets."""
+    test_share: float = Field(default=0.1, gt=0, lt=1)
+    n_problems: int = Field(default=20000, ge=1)
+    """Problems that a specialist's subtasks come from, before the split."""
+    n_held_out: int = Field(default=60, ge=0)
+    """Held-out rows that are answered greedily after training."""
+    pool: str | None = None
+    """Pool file: the policy's plans or allocations are executed on it for `n_executed` held-out problems. None: not executed."""
+    n_executed: int = Field(default=40, ge=0)
+    save_every: int = Field(default=25, ge=1)
+    """Steps between checkpoints: what a kill can cost."""
+    threads: int | None = Field(default=None, ge=1)
+    """Of torch; None: its own choice."""
+    trainer: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of TRL's `SFTConfig`, as they are."""
+    launcher: tuple[str, ...] = ()
+    """Put before the training process: ("accelerate", "launch", "--config_file", "fsdp.yaml"); () runs it plainly."""
+    lake: str = "lake"
+    out: str = "policies"
+    """The registry."""
+    models_dir: str = "models"
+    data_dir: str | None = None
+    promote: bool = False
+    """Promote the new version even where another one is promoted; the first version of a name always is."""
+
+    @model_validator(mode="after")
+    def _specialist_has_problems(self) -> "SftSettings":
+        if self.policy == "specialist" and self.problems is None:
+            raise ValueError("a specialist needs --problems, the source its subtasks come from (scan, arithmetic)")
+        if self.policy == "both" and self.name is not None:
+            raise ValueError("--name names one policy; --policy both trains two")
+        if self.pool is not None and self.policy != "specialist" and self.problems is None:
+            raise ValueError(
+                "--pool executes held-out problems; say which with --problems (scan, gsm8k, file:PATH, ...)"
+            )
+        return self
+
+    @property
+    def kinds(self) -> tuple[PolicyKind, ...]:
+        """The policies this run trains, in order."""
+        return ("decomposer", "allocator") if self.policy == "both" else (self.policy,)
+
+    def policy_name(self, kind: PolicyKind) -> str:
+        """Its name in the registry."""
+        if self.name is not None:
+            return self.name
+        if kind != "specialist":
+            return kind
+        return f"{parse_source(self.problems or '').name}-specialist"
+
+    @property
+    def is_full(self) -> bool:
+        """True if all weights are trained."""
+        return self.weights == "full" or (self.weights == "auto" and self.base == "tiny")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate with its default filled in."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 8e-4 if not self.is_full else 3e-3 if self.base == "tiny" else 5e-5
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the trained weights; paths, evaluation and checkpoints do not."""
+        return self.model_dump(
+            mode="json",
+            include={
+                "policy", "problems", "base", "weights", "steps", "batch_size", "learning_rate", "lora_rank", "lora_alpha", "max_tokens",
+                "prompt_mode", "seed", "split_seed", "test_share", "n_problems", "trainer",
+            },
+        )  # fmt: skip
+
+    def run_id(self, data_sha256: dict[str, str]) -> str:
+        """Identity of the job: the same data, base and settings go on where they stopped; anything else is another run."""
+        identity = [sorted(data_sha256.items()), self.identity()]
+        return f"sft-{hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]}"
+
+
+def load_sft_settings(path: Path | None, overrides: dict[str, Any]) -> SftSettings:
+    """Defaults, the TOML file, then flags. ConfigError names the field."""
+    return load(SftSettings, path, overrides)
+
+
+def checked_learning(settings: SftSettings) -> None:
+    """ConfigError where label sets that are needed are not there."""
+    for kind in settings.kinds:
+        path = Path(settings.labels) / f"{kind}.parquet"
+        if kind != "specialist" and not path.exists():
+            raise ConfigError(
+                f"{path}: no such label set. Make it with r2 label --problems SOURCE --out {settings.labels}."
+            )

@@ -1,0 +1,136 @@
+"""Supervised training of one policy on chat rows, with TRL's SFTTrainer: completion-only loss, LoRA adapter or all weights, resumable.
+
+Who calls it says where rows come from and where the weights go (tasks/train_policy.py); here is only the training. The order of rows is fixed
+beforehand (`training_order`), so a run that goes on from a checkpoint sees what an unbroken one would have seen.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r2.training import device
+from r2.training.curve import Curve
+from r2.training.data import ChatRow, training_order
+from r2.training.settings import SftSettings
+
+Report = Callable[[int, int, dict[str, float]], None]
+"""Called with (step, steps, metrics) after every step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished training. `first_step` is the checkpoint it went on from, 0 for none; times and tokens are of this process."""
+
+    model: Any
+    tokenizer: Any
+    first_step: int
+    wall_s: float
+    n_tokens: int
+
+
+def row_tokens(rows: Sequence[ChatRow], tokenizer: Any) -> list[int]:
+    """Tokens of each row with its chat template."""
+    return [
+        len(tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=True, return_dict=True)["input_ids"])
+        for row in rows
+    ]  # fmt: skip
+
+
+def train(
+    rows: Sequence[ChatRow],
+    model: Any,
+    tokenizer: Any,
+    work_dir: Path,
+    settings: SftSettings,
+    report: Report = lambda step, steps, metrics: None,
+) -> Trained:
+    """Trains to `settings.steps`, from the newest checkpoint in `work_dir` if there is one. Metrics go to `work_dir/curve.jsonl`."""
+    from datasets.arrow_dataset import Dataset
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    started = time.monotonic()
+    device.use_threads(settings.threads)
+    lengths = [min(n, settings.max_tokens) for n in row_tokens(rows, tokenizer)]
+    order = training_order(lengths, settings.batch_size, settings.steps, settings.seed)
+    curve = Curve(work_dir / "curve.jsonl")
+    checkpoint = newest_checkpoint(work_dir)
+    first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    curve.cut(first_step)
+    trainer = SFTTrainer(
+        model=model,
+        args=_config(work_dir, settings),
+        train_dataset=Dataset.from_list([dict(rows[i]) for i in order]),
+        processing_class=tokenizer,
+        peft_config=None if settings.is_full else _lora(settings),
+        callbacks=[_reporter(curve, settings.steps, report)],
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    n_tokens = sum(lengths[i] for i in order[first_step * settings.batch_size :])
+    return Trained(trainer.model, tokenizer, first_step, time.monotonic() - started, n_tokens)
+
+
+def newest_checkpoint(work_dir: Path) -> Path | None:
+    """The last checkpoint that was written whole: `trainer_state.json` is written last."""
+    found = [p for p in work_dir.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
+    return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def save(trained: Trained, folder: Path) -> None:
+    """The adapter in half precision (its size is what is committed and shipped), or all weights in float32 with their tokenizer."""
+    import torch
+
+    model = trained.model
+    if hasattr(model, "peft_config"):
+        half = {name: value.detach().to(torch.float16) for name, value in model.state_dict().items() if "lora_" in name}
+        model.save_pretrained(folder, state_dict=half)
+        (folder / "README.md").unlink(missing_ok=True)  # a template; the policy card says what there is to say
+    else:
+        model.save_pretrained(folder)
+        trained.tokenizer.save_pretrained(folder)
+
+
+def _config(work_dir: Path, settings: SftSettings) -> Any:
+    from trl.trainer.sft_config import SFTConfig
+
+    fields: dict[str, Any] = {
+        "max_steps": settings.steps, "per_device_train_batch_size": settings.batch_size, "learning_rate": settings.rate,
+        "lr_scheduler_type": "cosine", "warmup_steps": min(10, settings.steps // 10), "logging_steps": 1, "logging_strategy": "steps",
+        "save_steps": settings.save_every, "save_total_limit": 2, "report_to": "none", "seed": settings.seed,
+        "train_sampling_strategy": "sequential", "completion_only_loss": True, "max_length": settings.max_tokens, "disable_tqdm": True,
+        **device.trainer_fields(),
+    }  # fmt: skip
+    return SFTConfig(output_dir=str(work_dir), **{**fields, **settings.trainer})
+
+
+def _lora(settings: SftSettings) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )  # fmt: skip
+
+
+def _reporter(curve: Curve, n_steps: int, report: Report) -> Any:
+    from transformers import TrainerCallback
+
+    class Reporter(TrainerCallback):
+        """Every logged step to the curve and to who watches."""
+
+        def __init__(self) -> None:
+            self.at = time.monotonic()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            metrics = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
+            if "loss" not in metrics:
+                return  # the summary at the end, which would overwrite the last step's
+            now = time.monotonic()
+            metrics["step_s"], self.at = now - self.at, now
+            curve.add(state.global_step, metrics)
+            report(state.global_step, n_steps, metrics)
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.at = time.monotonic()
+
+    return Reporter()
