@@ -172,14 +172,15 @@ def _by_group(values: FloatArray, groups: IntArray) -> FloatArray:
 
 
 def _normal_value(numerator: FloatArray, denominator: FloatArray, groups: IntArray) -> Value:
-    """Ratio of the sums with a normal interval: delta method, clustered by problem."""
-    total = float(denominator.sum())
-    value = float(numerator.sum()) / total
-    residuals = _by_group(numerator - value * denominator, groups)
-    n_groups = len(residuals)
-    if n_groups < 2:
+    """Ratio of the sums with a normal interval: jackknife over problems, so that a few heavy ones widen it as they should."""
+    tops, bottoms = _by_group(numerator, groups), _by_group(denominator, groups)
+    total = float(bottoms.sum())
+    value = float(tops.sum()) / total
+    n_groups = len(tops)
+    if n_groups < 2 or (bottoms >= total).any():
         return Value(value, None)
-    error = float(np.sqrt((residuals**2).sum() * n_groups / (n_groups - 1))) / total
+    left_out = (value * bottoms - tops) / (total - bottoms)
+    error = float(np.sqrt((n_groups - 1) / n_groups * (left_out**2).sum()))
     return Value(value, Interval(value - 1.96 * error, value + 1.96 * error))
 
 
