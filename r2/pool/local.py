@@ -1,4 +1,4 @@
-"""Embedded llama.cpp servers for `local:` models, one process per set of weights, from the `xllamacpp` wheel.
+"""Embedded llama.cpp servers for `local:` models, one process per set of weights and adapter, from the `xllamacpp` wheel.
 
 Each speaks llama.cpp's OpenAI-compatible API on a loopback port, with continuous batching and a prompt cache: prompts that begin alike
 are read once. One thread each by default: on shared cores llama.cpp's threads wait for each other, and two are slower than one.
@@ -6,7 +6,6 @@ As a script this module is the server's own process; it ends with its parent.
 """
 
 import argparse
-import asyncio
 import os
 import sys
 import time
@@ -14,87 +13,68 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
-
-from r2.errors import EndpointError, PoolFileError
+from r2.errors import PoolFileError
+from r2.pool.child_server import child_server
 from r2.pool.fetch import find_weights, is_fetched
-from r2.pool.lifeline import die_with_parent, end, spawn
+from r2.pool.lifeline import die_with_parent
 
 SLOTS = 4
 """Requests a server works on at once; each slot keeps its own prompt cache."""
-START_TIMEOUT_S = 180.0
 
 
 @asynccontextmanager
 async def open_local(
-    name: str, *, models_dir: Path, log_dir: Path, context_tokens: int, threads: int = 1
+    name: str,
+    *,
+    models_dir: Path,
+    log_dir: Path,
+    context_tokens: int,
+    threads: int = 1,
+    lora: Path | None = None,
+    what: str = "",
 ) -> AsyncIterator[str]:
-    """The base URL of a running server for the catalogue's `name`; it ends with the block.
+    """The base URL of a running server for `name`, a catalogue name or the path of a .gguf file; it ends with the block.
 
-    PoolFileError if the weights are not fetched or memory does not suffice, EndpointError if the server does not come up.
+    `lora` is a GGUF adapter to apply; `what` names the endpoint in errors and logs where it is not `local:name`.
+    PoolFileError if the weights are not there or memory does not suffice, EndpointError if the server does not come up.
     """
+    what = what or f"local:{name}"
+    path = weights_path(name, models_dir, what)
+    _check_memory(what, path.stat().st_size)
+    args = [sys.executable, "-m", "r2.pool.local", "--model", str(path), "--alias", what.partition(":")[2],
+            "--context", str(context_tokens * SLOTS), "--threads", str(threads)]  # fmt: skip
+    if lora is not None:
+        args += ["--lora", str(lora)]
+    async with child_server(args, what, log_dir) as base_url:
+        yield f"{base_url}/v1"
+
+
+def weights_path(name: str, models_dir: Path, what: str) -> Path:
+    """The GGUF file behind a catalogue name, or behind a path that ends with .gguf. PoolFileError if it is not there."""
+    if is_weights_file(name):
+        if not Path(name).is_file():
+            raise PoolFileError(f"{what}: no such file: {name}. Give a GGUF file that is there, or a catalogue name.")
+        return Path(name)
     weights = find_weights(name)
     if not is_fetched(weights, models_dir):
         raise PoolFileError(
-            f"local:{name}: no checked weights in {models_dir}. Run: r2 pool fetch {name} --models-dir {models_dir}"
+            f"{what}: no checked weights of {name} in {models_dir}. Run: r2 pool fetch {name} --models-dir {models_dir}"
         )
-    path = weights.path(models_dir)
-    _check_memory(name, path.stat().st_size)
-    log_dir.mkdir(parents=True, exist_ok=True)
-    log = log_dir / f"{name}.log"
-    read_end, write_end = os.pipe()
-    server = spawn(
-        [sys.executable, "-m", "r2.pool.local", "--model", str(path), "--alias", name, "--context", str(context_tokens * SLOTS), "--threads", str(threads)],
-        stdout=write_end, log=log,
-    )  # fmt: skip
-    os.close(write_end)
-    try:
-        base_url = await asyncio.wait_for(asyncio.to_thread(_first_address, read_end), START_TIMEOUT_S)
-        if base_url is None:
-            raise EndpointError(f"local:{name}: the server ended at start. See {log}.")
-        await _until_healthy(base_url, name, log)
-        yield f"{base_url}/v1"
-    except TimeoutError:
-        raise EndpointError(
-            f"local:{name}: the server did not come up within {START_TIMEOUT_S:g} s. See {log}."
-        ) from None
-    finally:
-        await asyncio.to_thread(end, server, 5.0)
-        os.close(read_end)
+    return weights.path(models_dir)
 
 
-def _first_address(descriptor: int) -> str | None:
-    """Reads the server's output up to its line `listening <address>`; None if it ends before."""
-    text = b""
-    while chunk := os.read(descriptor, 4096):
-        text += chunk
-        for line in text.splitlines():
-            if line.startswith(b"listening ") and text.endswith(b"\n"):
-                return line.split()[1].decode()
-    return None
+def is_weights_file(name: str) -> bool:
+    """True for the path of a GGUF file, False for a catalogue name."""
+    return name.endswith(".gguf")
 
 
-async def _until_healthy(base_url: str, name: str, log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    async with aiohttp.ClientSession() as session:
-        while time.monotonic() < deadline:
-            try:
-                async with session.get(f"{base_url}/health") as reply:
-                    if reply.status == 200:
-                        return
-            except aiohttp.ClientError as error:
-                last = error
-            await asyncio.sleep(0.1)
-    raise EndpointError(f"local:{name}: not healthy within {START_TIMEOUT_S:g} s ({last}). See {log}.")
-
-
-def _check_memory(name: str, file_bytes: int) -> None:
+def _check_memory(what: str, file_bytes: int) -> None:
     """llama.cpp repacks the weights beside the mapped file; measured: 1.6 times the file, and a few hundred MB of caches."""
     need = 1.6 * file_bytes + 400e6
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable_bytes()
     if available < need:
         raise PoolFileError(
-            f"local:{name}: needs about {need / 1e6:.0f} MB of memory, {available / 1e6:.0f} MB are available. Take the model out of the pool file."
+            f"{what}: needs about {need / 1e6:.0f} MB of memory, {available / 1e6:.0f} MB are available. Take the model out of the pool file."
         )
 
 
@@ -112,6 +92,7 @@ def _serve() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--alias", required=True)
+    parser.add_argument("--lora")
     parser.add_argument("--context", type=int, required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--port", type=int, default=0)
@@ -121,6 +102,8 @@ def _serve() -> None:
     params = xllamacpp.CommonParams()  # type: ignore[attr-defined,unused-ignore]
     params.model.path = chosen.model
     params.model_alias = {chosen.alias}
+    if chosen.lora is not None:
+        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(chosen.lora, 1.0)]  # type: ignore[attr-defined,unused-ignore]
     params.hostnames = ["127.0.0.1"]
     params.port = chosen.port
     params.n_parallel = SLOTS
