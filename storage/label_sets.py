@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from r2.allocation import format_allocation
 from r2.call import Message
+from r2.errors import InputFileError
 from r2.leakage import Leakage, leakage
 from r2.plan import parse_plan
 from r2.problem import Problem
@@ -253,3 +255,15 @@ def _counts(by_split: Counter[str]) -> str:
 
 def _cell(text: object) -> str:
     return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def read_label_rows(path: Path, split: str) -> list[dict[str, Any]]:
+    """Rows of one side of a label set, in its order: `prompt`, `completion`, `problem_id`. InputFileError if it is not such a file."""
+    try:
+        table = pq.read_table(path, schema=SCHEMA, filters=pc.field("split") == split)
+    except (OSError, pa.ArrowException) as error:
+        raise InputFileError(
+            f"{path}: not a label set: {error}. Expected decomposer.parquet or allocator.parquet as r2 label writes them."
+        ) from error
+    rows: list[dict[str, Any]] = table.drop_columns(["split"]).to_pylist()
+    return rows

@@ -1,100 +1,103 @@
-"""Driving `solve` with a policy in the router's place: its decompose and allocate calls are answered here, all others go to the pool.
+"""A policy in the router's place, executed on a pool for held-out problems: what its plans and allocations are worth, and what they cost.
 
-The policy's entries stand in the router under names of their own, with the prompt mode they were trained in and a price; `solve` itself is the
-one that answers for users. A writer is anything that turns a call into a completion: a model in this process (`ModelWriter`), or one
-sampled text (`fixed_text`), which is how a reward sees a rollout.
+`solve` itself answers, as it does for users; only the calls to the policy's entries are completed by the model in this process. Those entries
+stand in the router under names of their own, at the price of the pool's cheapest solver, which is what a small policy is served at.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from r2.call import Attempt, Call, Completion, Message, Purpose
-from r2.ledger import Price, Usage, cost_usd
-from r2.pool.drive import Complete
+from r2.benchmark import judge
+from r2.call import ROUTER_PURPOSES, Call, Completion, Purpose
+from r2.pool.client import PoolClient
+from r2.pool.config import PoolConfig
+from r2.pool.drive import drive, drive_all
+from r2.pool.endpoints import open_endpoints
+from r2.problem import Problem
 from r2.roster import ModelCard, PromptMode, Roster
-from r2.solve import Router
-from r2.training.generate import Reply, replies
+from r2.solve import Router, Trajectory, solve
+from r2.training.sampling import LocalPolicy, Partner
 
-Write = Callable[[Call], Coroutine[Any, Any, Completion]]
-FREE = Price(0.0, 0.0, 0.0, "2026-01-01", "a policy in training has no price")
 DECOMPOSER_ENTRY = "policy-decomposer"
 ALLOCATOR_ENTRY = "policy-allocator"
+ENTRY: Mapping[Purpose, str] = {"decompose": DECOMPOSER_ENTRY, "allocate": ALLOCATOR_ENTRY}
+"""Names of the policies' entries in the router."""
 
 
-def router_with_policies(
-    router: Router, purposes: Sequence[Purpose], mode: PromptMode = "bare", price: Price = FREE
-) -> Router:
-    """The router with policy entries for `decompose`, `allocate` or both; they are never allocated."""
-    names = {"decompose": DECOMPOSER_ENTRY, "allocate": ALLOCATOR_ENTRY}
-    cards = [ModelCard(names[p], "small", price, prompt_mode=mode, is_solver=False) for p in purposes]
-    roster = Roster([*router.roster.by_name.values(), *cards])
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """Held-out problems answered with a policy. Shares are of all problems, an unanswered one is wrong; USD are per question."""
+
+    n_problems: int
+    accuracy: float
+    cost_usd: float
+    router_cost_usd: float
+    calls: float
+    paid_usd: float
+    """What all of it cost at the pool; the policy's own calls are not paid to anybody."""
+
+    def metrics(self) -> dict[str, float]:
+        """As points of a curve."""
+        return {
+            "executed_accuracy": self.accuracy, "executed_cost_usd": self.cost_usd, "executed_router_cost_usd": self.router_cost_usd,
+            "executed_calls": self.calls, "executed_problems": self.n_problems,
+        }  # fmt: skip
+
+
+def router_with_policies(router: Router, purposes: Sequence[Purpose], mode: PromptMode) -> Router:
+    """The router with policy entries for `decompose`, `allocate` or both; they are asked by name and never allocated."""
+    cheapest = min(router.roster.solvers, key=lambda card: card.blended_price)
+    cards = [ModelCard(ENTRY[p], "small", cheapest.price, prompt_mode=mode, is_solver=False) for p in purposes]
     return replace(
-        router, roster=roster, decomposer=DECOMPOSER_ENTRY if "decompose" in purposes else router.decomposer,
-        allocator=ALLOCATOR_ENTRY if "allocate" in purposes else router.allocator,
+        router, roster=Roster([*router.roster.by_name.values(), *cards]),
+        decomposer=ENTRY["decompose"] if "decompose" in purposes else router.decomposer,
+        allocator=ENTRY["allocate"] if "allocate" in purposes else router.allocator,
     )  # fmt: skip
 
 
-def with_writers(complete: Complete, writers: Mapping[Purpose, Write]) -> Complete:
-    """Answers the purposes that have a writer by it, and the others by `complete`."""
+async def execute(
+    problems: Sequence[Problem],
+    policies: Mapping[Purpose, LocalPolicy],
+    mode: PromptMode,
+    pool: PoolConfig,
+    router: Router,
+    *,
+    models_dir: Path,
+    state_dir: Path,
+    log_dir: Path,
+    max_in_flight: int = 32,
+) -> Executed:
+    """Answers every problem once. PoolFileError or EndpointError before the first call."""
+    policed = router_with_policies(router, list(policies), mode)
+    async with (
+        open_endpoints(pool, models_dir=models_dir, log_dir=log_dir) as addresses,
+        PoolClient(pool, addresses, state_dir=state_dir) as client,
+    ):
+        partners = {ENTRY[purpose]: Partner(policy, policed.roster) for purpose, policy in policies.items()}
+        finished: list[Trajectory] = []
 
-    async def answer(call: Call) -> Completion:
-        writer = writers.get(call.purpose)
-        return await (complete(call) if writer is None else writer(call))
+        async def answer(problem: Problem) -> None:
+            async def complete(call: Call) -> Completion:
+                if call.model in partners:
+                    return await partners[call.model].complete(call)
+                return await client.complete(call, problem_id=problem.problem_id)
 
-    return answer
+            finished.append(await drive(problem, solve(problem, policed), complete))
 
-
-def fixed_text(text: str, price: Price = FREE, usage: Usage | None = None) -> Write:
-    """A writer that always says `text`: the sampled plan or allocation of one rollout."""
-
-    async def write(call: Call) -> Completion:
-        return written(call, text, price, usage or Usage())
-
-    return write
+        await drive_all(problems, answer, slots=asyncio.Semaphore(max_in_flight), max_workers=max_in_flight)
+        return summed(finished, client.spent_usd)
 
 
-def written(call: Call, text: str, price: Price, usage: Usage, finish_reason: str = "stop") -> Completion:
-    """A completion as the pool would have given it, with one attempt that is paid at `price`."""
-    attempt = Attempt(
-        call.model, 0, 200, 0.0, usage=usage, cost_usd=cost_usd(price, usage), price_version=price.version, finish_reason=finish_reason
+def summed(trajectories: Sequence[Trajectory], paid_usd: float) -> Executed:
+    """Means over the trajectories."""
+    n = max(1, len(trajectories))
+    pairs = [pair for t in trajectories for wave in t.waves for pair in wave]
+    n_right = sum(
+        t.outcome.answer is not None and judge(t.problem, t.outcome.answer) is True for t in trajectories
     )  # fmt: skip
-    return Completion(text, call.model, (attempt,), finish_reason)
-
-
-class ModelWriter:
-    """A model in this process as a writer. Calls that wait are generated together, in a thread, so that the pool's answers are not held up."""
-
-    def __init__(self, model: Any, tokenizer: Any, price: Price = FREE, batch_size: int = 16) -> None:
-        self._model, self._tokenizer, self._price, self._batch_size = model, tokenizer, price, batch_size
-        self._waiting: list[tuple[Call, asyncio.Future[Reply]]] = []
-        self._worker: asyncio.Task[None] | None = None
-
-    async def __call__(self, call: Call) -> Completion:
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting.append((call, future))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._generate())
-        reply = await future
-        return written(
-            call, reply.text, self._price, Usage(reply.input_tokens, 0, reply.output_tokens), reply.finish_reason
-        )
-
-    async def _generate(self) -> None:
-        await asyncio.sleep(0)  # calls of the same moment come in first
-        while self._waiting:
-            batch, self._waiting = self._waiting[: self._batch_size], self._waiting[self._batch_size :]
-            prompts: list[tuple[Message, ...]] = [call.messages for call, _ in batch]
-            longest = max(call.max_output_tokens for call, _ in batch)
-            try:
-                found = await asyncio.to_thread(
-                    replies, self._model, self._tokenizer, prompts, longest, self._batch_size
-                )
-            except Exception as error:
-                for _, future in batch:
-                    future.set_exception(error)
-                continue
-            for (_, future), reply in zip(batch, found, strict=True):
-                if not future.done():
-                    future.set_result(reply)
+    return Executed(
+        len(trajectories), n_right / n, sum(c.cost_usd for _, c in pairs) / n,
+        sum(c.cost_usd for call, c in pairs if call.purpose in ROUTER_PURPOSES) / n, len(pairs) / n, paid_usd,
+    )  # fmt: skip

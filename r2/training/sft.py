@@ -47,28 +47,36 @@ def train(
     report: Report = lambda step, steps, metrics: None,
 ) -> Trained:
     """Trains to `settings.steps`, from the newest checkpoint in `work_dir` if there is one. Metrics go to `work_dir/curve.jsonl`."""
+    started = time.monotonic()
+    checkpoint = newest_checkpoint(work_dir)
+    first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    curve = Curve(work_dir / "curve.jsonl")
+    curve.cut(first_step)
+    trainer, lengths = make_trainer(rows, model, tokenizer, work_dir, settings)
+    trainer.add_callback(_reporter(curve, settings.steps, report))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    n_tokens = sum(lengths[first_step * settings.batch_size :])
+    return Trained(trainer.model, tokenizer, first_step, time.monotonic() - started, n_tokens)
+
+
+def make_trainer(
+    rows: Sequence[ChatRow], model: Any, tokenizer: Any, work_dir: Path, settings: SftSettings
+) -> tuple[Any, list[int]]:
+    """(TRL's trainer, tokens of each row in the order they are seen in)."""
     from datasets.arrow_dataset import Dataset
     from trl.trainer.sft_trainer import SFTTrainer
 
-    started = time.monotonic()
     device.use_threads(settings.threads)
     lengths = [min(n, settings.max_tokens) for n in row_tokens(rows, tokenizer)]
     order = training_order(lengths, settings.batch_size, settings.steps, settings.seed)
-    curve = Curve(work_dir / "curve.jsonl")
-    checkpoint = newest_checkpoint(work_dir)
-    first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    curve.cut(first_step)
     trainer = SFTTrainer(
         model=model,
         args=_config(work_dir, settings),
         train_dataset=Dataset.from_list([dict(rows[i]) for i in order]),
         processing_class=tokenizer,
         peft_config=None if settings.is_full else _lora(settings),
-        callbacks=[_reporter(curve, settings.steps, report)],
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    n_tokens = sum(lengths[i] for i in order[first_step * settings.batch_size :])
-    return Trained(trainer.model, tokenizer, first_step, time.monotonic() - started, n_tokens)
+    return trainer, [lengths[i] for i in order]
 
 
 def newest_checkpoint(work_dir: Path) -> Path | None:

@@ -1,0 +1,89 @@
+"""Flow: supervised training of a decomposer, an allocator or a specialist. The same parameters go on where a run stopped.
+
+By hand: `r2 sft --labels labels`, or `python -m flows.train_sft configs/sft.toml`.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow, runtime
+from prefect.artifacts import create_table_artifact
+
+from flows.embedded_api import embedded_api
+from r2.training.settings import PolicyKind, SftSettings, load_sft_settings
+from storage.lake import Lake
+from tasks.sft_policy import TrainedPolicy, record_training, sft_policy
+from tasks.train_policy import PolicySpec, read_result
+from tasks.training_rows import training_rows
+
+
+@dataclass(frozen=True, slots=True)
+class SftResult:
+    """The run and the policies it trained, in order."""
+
+    run_id: str
+    policies: list[TrainedPolicy]
+    wall_s: float
+
+
+def _run_name() -> str:
+    settings = SftSettings.model_validate(runtime.flow_run.parameters["settings"])
+    return f"sft {settings.policy} on {Path(settings.base).name}"
+
+
+@flow(name="train-sft", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+def train_sft(settings: SftSettings) -> SftResult:
+    """Trains what is not trained yet, one process after the other, and registers each policy."""
+    started_at = time.time()
+    data = {kind: training_rows(settings, kind) for kind in settings.kinds}
+    data_sha256 = {source: sha for rows in data.values() for source, sha in rows.data_sha256.items()}
+    run_id = settings.run_id(data_sha256)
+    n_rows = sum(len(rows.train) for rows in data.values())
+    done: list[TrainedPolicy] = []
+    partners: dict[PolicyKind, Path] = {}
+    status, session_usd = "failed", 0.0
+    with Lake(settings.lake).run_lock(run_id):
+        try:
+            for kind in settings.kinds:
+                spec = PolicySpec(
+                    settings=settings,
+                    kind=kind,
+                    run_id=run_id,
+                    work_dir=work_dir(settings, run_id, kind),
+                    partners=partners,
+                )
+                is_new = read_result(spec.work_dir) is None
+                done.append(sft_policy(spec, data[kind].data_sha256))
+                session_usd += done[-1].result.paid_usd if is_new else 0.0
+                partners = {**partners, kind: spec.weights}
+            status = "completed"
+        finally:
+            paid_usd = sum(trained.result.paid_usd for trained in done)
+            record_training(
+                run_id, "sft", settings, n_rows=n_rows, cost_usd=paid_usd, session_cost_usd=session_usd, status=status, started_at=started_at
+            )  # fmt: skip
+    _publish(run_id, done)
+    return SftResult(run_id, done, time.time() - started_at)
+
+
+def work_dir(settings: SftSettings, run_id: str, kind: PolicyKind) -> Path:
+    """Where a run's checkpoints are: beside the lake's tables, by the run's identity."""
+    return Path(settings.lake) / "_training" / run_id / kind
+
+
+def _publish(run_id: str, done: list[TrainedPolicy]) -> None:
+    """What Prefect's UI shows: each policy's metrics."""
+    table = [
+        {"policy": trained.policy.ref, "promoted": trained.is_promoted, "metric": metric, "value": value}
+        for trained in done
+        for metric, value in trained.policy.card.metrics.items()
+    ]
+    create_table_artifact(key="train-sft-policies", table=table, description=f"run {run_id}")
+
+
+if __name__ == "__main__":
+    with embedded_api():
+        finished = train_sft(load_sft_settings(Path(sys.argv[1]), {}))
+    print(", ".join(trained.policy.ref for trained in finished.policies))

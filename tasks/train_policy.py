@@ -1,0 +1,193 @@
+"""One policy trained and examined, in a process of its own: `python -m tasks.train_policy SPEC.json`. Memory goes with the process, and a crash
+takes nothing else along.
+
+Reads the spec, writes into its work folder: checkpoints, `curve.jsonl`, `weights/` once training is done, `result.json` last. Started again it
+does what is left. Progress on stderr, the trainer's own chatter in `trainer.log`. Knows neither Prefect nor the lake.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import Field
+
+from r2.call import Purpose
+from r2.errors import ConfigError
+from r2.pool.lifeline import die_with_parent
+from r2.settings import AnswerSettings, Frozen, Reasoning
+from r2.training.settings import PolicyKind, SftSettings
+from tasks.training_rows import JOB, TrainingRows, held_out_problems, training_rows
+
+REPORT_S = 10.0
+
+
+class PolicySpec(Frozen):
+    """What the process is told. `partners`: policies of the same run that were trained before, whose parts they play when this one is executed."""
+
+    settings: SftSettings
+    kind: PolicyKind
+    run_id: str
+    work_dir: Path
+    partners: dict[PolicyKind, Path] = Field(default_factory=dict)
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the finished weights."""
+        return self.work_dir / "weights"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyResult:
+    """`result.json`: what was trained and how it did. `wall_s` is of the session that finished the training."""
+
+    metrics: dict[str, float]
+    n_rows: int
+    n_held_out: int
+    paid_usd: float
+    wall_s: float
+    first_step: int
+
+
+def read_result(work_dir: Path) -> PolicyResult | None:
+    """None while the process has not finished."""
+    path = work_dir / "result.json"
+    return PolicyResult(**orjson.loads(path.read_bytes())) if path.exists() else None
+
+
+def train_policy(spec: PolicySpec) -> PolicyResult:
+    """Trains unless the weights are there, examines, and leaves the result."""
+    from r2.training.base import load_base
+    from r2.training.sft import save, train
+
+    settings, started = spec.settings, time.monotonic()
+    spec.work_dir.mkdir(parents=True, exist_ok=True)
+    rows = training_rows(settings, spec.kind)
+    texts = (said["content"] for row in (*rows.train, *rows.held_out) for said in (*row["prompt"], *row["completion"]))
+    first_step = settings.steps
+    if not spec.weights.exists():
+        model, tokenizer = load_base(settings.base, Path(settings.models_dir), texts, settings.seed)
+        trained = train(rows.train, model, tokenizer, spec.work_dir, settings, _progress(spec))
+        first_step = trained.first_step
+        temporary = spec.work_dir / ".weights"
+        shutil.rmtree(temporary, ignore_errors=True)
+        save(trained, temporary)
+        temporary.rename(spec.weights)
+        del model, trained
+    metrics, paid_usd = examine(spec, rows)
+    result = PolicyResult(
+        metrics, len(rows.train), len(rows.held_out), paid_usd, time.monotonic() - started, first_step
+    )
+    temporary = spec.work_dir / ".result.json"
+    temporary.write_bytes(orjson.dumps(result))
+    temporary.replace(spec.work_dir / "result.json")
+    return result
+
+
+def examine(spec: PolicySpec, rows: TrainingRows) -> tuple[dict[str, float], float]:
+    """(metrics on held-out rows and problems, USD paid to the pool): the saved weights are what is examined."""
+    from r2.training.base import load_policy_weights
+    from r2.training.held_out import allocation_scores, plan_scores, subtask_scores
+    from r2.training.sampling import LocalPolicy
+    from r2.training.sft import row_tokens
+
+    settings = spec.settings
+    mine = LocalPolicy(*load_policy_weights(spec.weights, settings.base, Path(settings.models_dir)))
+    metrics: dict[str, float] = {}
+    if rows.held_out:
+        longest = max(row_tokens([{**row, "prompt": []} for row in rows.held_out], mine.tokenizer)) + 8
+        prompts = [[(said["role"], said["content"]) for said in row["prompt"]] for row in rows.held_out]
+        texts = [sampled.text for sampled in mine.write(prompts, longest)]  # type: ignore[arg-type]
+        if spec.kind == "specialist":
+            metrics |= subtask_scores(texts, rows.held_out_subtasks)
+        else:
+            metrics |= (plan_scores if spec.kind == "decomposer" else allocation_scores)(texts, rows.held_out)
+    if settings.pool is None or spec.kind == "specialist" or not settings.n_executed:
+        return metrics, 0.0
+    policies: dict[Purpose, LocalPolicy] = {_purpose(spec.kind): mine}
+    for kind, folder in spec.partners.items():
+        policies[_purpose(kind)] = LocalPolicy(*load_policy_weights(folder, settings.base, Path(settings.models_dir)))
+    return _executed(spec, policies, metrics)
+
+
+def _executed(
+    spec: PolicySpec, policies: dict[Purpose, Any], metrics: dict[str, float]
+) -> tuple[dict[str, float], float]:
+    from r2.pool.config import load_pool
+    from r2.training.drive_policy import execute
+    from tasks.session import make_router, state_dir
+
+    settings = spec.settings
+    pool = load_pool(settings.pool or "")
+    pool.check_keys()
+    router = make_router(pool, AnswerSettings(input="", reasoning=Reasoning(seed=settings.seed)))
+    problems = held_out_problems(settings)
+    done = asyncio.run(
+        execute(
+            problems, policies, settings.prompt_mode, pool, router, models_dir=Path(settings.models_dir), state_dir=state_dir(),
+            log_dir=spec.work_dir / "logs",
+        )
+    )  # fmt: skip
+    return metrics | done.metrics(), done.paid_usd
+
+
+def _purpose(kind: PolicyKind) -> Purpose:
+    return "decompose" if JOB[kind] == "decompose" else "allocate"
+
+
+def _progress(spec: PolicySpec) -> Callable[[int, int, dict[str, float]], None]:
+    """A JSON line on stderr every ten seconds and at the end."""
+    shown_at = began = time.monotonic()
+    n_seen = 0
+
+    def report(step: int, n_steps: int, metrics: dict[str, float]) -> None:
+        nonlocal shown_at, n_seen
+        n_seen += 1
+        now = time.monotonic()
+        if step < n_steps and now - shown_at < REPORT_S:
+            return
+        shown_at = now
+        facts = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run_id": spec.run_id, "policy": spec.settings.policy_name(spec.kind),
+            "step": step, "steps": n_steps, "loss": round(metrics.get("loss", 0.0), 4),
+            "minutes_left": round((now - began) / n_seen * (n_steps - step) / 60, 1),
+        }  # fmt: skip
+        sys.stderr.write(orjson.dumps(facts).decode() + "\n")
+        sys.stderr.flush()
+
+    return report
+
+
+def main(spec_path: str) -> int:
+    """Exit code 2 with a line on stderr where the configuration is wrong."""
+    die_with_parent()
+    os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning
+    )  # between trl and transformers, whose fields of the same meaning change names
+    spec = PolicySpec.model_validate_json(Path(spec_path).read_bytes())
+    spec.work_dir.mkdir(parents=True, exist_ok=True)
+    with (spec.work_dir / "trainer.log").open("a") as log, contextlib.redirect_stdout(log):
+        try:
+            from transformers.utils import logging
+
+            logging.disable_progress_bar()
+            train_policy(spec)
+        except ConfigError as error:
+            sys.stderr.write(f"{error}\n")
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,87 @@
+"""What a policy is trained and examined on: label sets or generated subtasks, split into train and test. Light: no torch, for dry runs too."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from r2.errors import ConfigError
+from r2.problem import Problem
+from r2.problems.source import parse_source
+from r2.split import split_of
+from r2.training.data import ChatRow, bare_row
+from r2.training.policy import file_sha256
+from r2.training.settings import PolicyKind, SftSettings
+from r2.training.specialist import SolvedSubtask, balanced, generated_subtasks
+from storage.label_sets import read_label_rows
+from storage.problem_files import problems_of
+
+JOB = {"decomposer": "decompose", "allocator": "allocate", "specialist": "solve"}
+"""Policy -> its job, as prompts and calls name it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """`held_out_subtasks` are what a specialist's `held_out` rows were made of; empty for a router's policies."""
+
+    train: list[ChatRow]
+    held_out: list[ChatRow]
+    held_out_subtasks: list[SolvedSubtask]
+    data_sha256: dict[str, str]
+
+
+def training_rows(settings: SftSettings, kind: PolicyKind) -> TrainingRows:
+    """Both sides of the split. ConfigError or InputFileError where the data is not there or not of its format, or one side is empty."""
+    found = _subtask_rows(settings) if kind == "specialist" else _label_rows(settings, kind)
+    if not found.train:
+        raise ConfigError(
+            f"{', '.join(found.data_sha256)}: no rows on the train side to train {settings.policy_name(kind)} on. Label more problems, or lower test_share."
+        )
+    return found
+
+
+def held_out_problems(settings: SftSettings) -> list[Problem]:
+    """Problems of `settings.problems` on the test side, as many as are executed."""
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    wanted = int(2 * settings.n_executed / settings.test_share)
+    problems = problems_of(parse_source(settings.problems or ""), wanted, settings.seed, data_dir)
+    mine = (p for p in problems if split_of(p.question, settings.split_seed, settings.test_share) == "test")
+    return [problem for problem, _ in zip(mine, range(settings.n_executed), strict=False)]
+
+
+def _label_rows(settings: SftSettings, kind: PolicyKind) -> TrainingRows:
+    path = Path(settings.labels) / f"{kind}.parquet"
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: no such label set. Make it with: r2 label --problems SOURCE --out {settings.labels}"
+        )
+    sides: dict[str, list[ChatRow]] = {}
+    for side in ("train", "test"):
+        rows = read_label_rows(path, side)
+        if settings.prompt_mode == "bare":
+            sides[side] = [bare_row(row, JOB[kind]) for row in rows]
+        else:
+            sides[side] = [ChatRow(prompt=row["prompt"], completion=row["completion"]) for row in rows]
+    return TrainingRows(sides["train"], sides["test"][: settings.n_held_out], [], {str(path): file_sha256(path)})
+
+
+def _subtask_rows(settings: SftSettings) -> TrainingRows:
+    source = settings.problems or ""
+
+    def side(name: str, n: int) -> list[SolvedSubtask]:
+        subtasks = generated_subtasks(
+            source, settings.n_problems, settings.seed, side="test" if name == "test" else "train",
+            split_seed=settings.split_seed, test_share=settings.test_share,
+        )  # fmt: skip
+        return balanced(subtasks, n, settings.seed)
+
+    train = [solved.row() for solved in side("train", settings.steps * settings.batch_size)]
+    held_out = side("test", settings.n_held_out)
+    return TrainingRows(train, [solved.row() for solved in held_out], held_out, {source: rows_sha256(train)})
+
+
+def rows_sha256(rows: Sequence[ChatRow]) -> str:
+    """Of generated rows, which have no file."""
+    return hashlib.sha256(orjson.dumps(rows)).hexdigest()

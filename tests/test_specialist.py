@@ -1,0 +1,96 @@
+"""A specialist's rows: right by the grammar, asked as the pool will ask, and of no question that is evaluated on."""
+
+from collections import Counter
+
+import pytest
+
+from r2.errors import ConfigError
+from r2.problem import Problem
+from r2.problems import arithmetic, scan
+from r2.prompts import FINAL_TASK, solve_messages
+from r2.split import split_of
+from r2.training.specialist import balanced, generated_subtasks, solved_subtasks
+
+COMMAND = Problem("p1", "walk left twice after jump", 0, "I_JUMP I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK", "scan")
+
+
+def test_every_step_of_a_gold_plan_is_a_row_with_its_right_result():
+    rows = [solved.row() for solved in solved_subtasks(COMMAND, *scan.gold_plan(COMMAND.question))]
+    assert [(row["prompt"][1]["content"], row["completion"][0]["content"]) for row in rows] == [
+        ("Task: Translate 'walk left'", "I_TURN_LEFT I_WALK"),
+        (
+            "Result of step 1: I_TURN_LEFT I_WALK\nTask: Repeat the result of step 1 2 times",
+            "I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK",
+        ),
+        ("Task: Translate 'jump'", "I_JUMP"),
+        (
+            "Result of step 2: I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK\nResult of step 3: I_JUMP\n"
+            "Task: Join the result of step 3 and then the result of step 2",
+            "I_JUMP I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK",
+        ),
+    ]
+    assert {row["prompt"][0]["content"] for row in rows} == {"solve"}
+
+
+def test_a_bare_subtask_does_without_its_question_and_a_question_or_a_final_answer_does_not():
+    assert "Question: " not in solve_messages(COMMAND, "Translate 'jump'", {}, "bare")[1][1]
+    assert "Question: " in solve_messages(COMMAND, "Translate 'jump'", {}, "direct")[1][1]
+    assert solve_messages(COMMAND, None, {}, "bare")[1][1] == "Question: walk left twice after jump"
+    assert "Question: " in solve_messages(COMMAND, FINAL_TASK, {1: "I_JUMP"}, "bare")[1][1]
+
+
+def test_a_bare_subtask_keeps_the_context_it_may_be_about():
+    asked = Problem("p1", "Who?", 0, "Ann", context="Ann wrote it.")
+    assert solve_messages(asked, "Name the writer", {}, "bare")[1][1] == "Context: Ann wrote it.\nTask: Name the writer"
+
+
+def test_no_question_that_is_evaluated_on_is_trained_on():
+    train = generated_subtasks("scan", 4000, 3, side="train")
+    held_out = generated_subtasks("scan", 4000, 7, side="test")
+    assert {split_of(s.problem.question) for s in train} == {"train"}
+    assert not {s.problem.question for s in train} & {s.problem.question for s in held_out}
+    assert held_out
+
+
+def test_results_are_right_by_the_grammar():
+    for solved in generated_subtasks("scan", 300, 0, side="train"):
+        if solved.kind == "translate":
+            assert solved.answer == scan.interpret((solved.task or "").split("'")[1])
+        elif solved.kind == "direct":
+            assert solved.answer == scan.interpret(solved.problem.question)
+        elif solved.kind == "repeat":
+            [before] = solved.results.values()
+            assert solved.answer.count(before) >= 2
+            assert len(solved.answer.split()) % len(before.split()) == 0
+        else:
+            assert solved.kind == "join"
+            assert solved.answer == solved.problem.target
+            assert sorted(solved.answer.split()) == sorted(" ".join(solved.results.values()).split())
+
+
+def test_arithmetic_subtasks_compute_with_earlier_results():
+    problem = Problem("a1", "What is 2 * 3 + 4?", 0, "10", "arithmetic")
+    solved = solved_subtasks(problem, *arithmetic.gold_plan(arithmetic.parse("2 * 3 + 4")))
+    assert [(s.task, dict(s.results), s.answer) for s in solved] == [
+        ("Compute 2 * 3", {}, "6"),
+        ("Compute the result of step 1 + 4", {1: "6"}, "10"),
+    ]
+    made = generated_subtasks("arithmetic?max_operations=2", 50, 0, side="train")
+    assert {s.kind for s in made} == {"compute", "direct"}
+
+
+def test_kinds_are_balanced_by_the_logarithm_of_their_prompts_and_reproducible():
+    subtasks = generated_subtasks("scan", 20910, 0, side="train")
+    chosen = balanced(subtasks, 1000, 0)
+    counts = Counter(s.kind for s in chosen)
+    assert sum(counts.values()) == 1000
+    assert 400 < counts["join"] < 500
+    assert min(counts.values()) > 100
+    assert [s.messages() for s in balanced(subtasks, 1000, 0)] == [s.messages() for s in chosen]
+    joins = [s.messages() for s in chosen if s.kind == "join"]
+    assert len(set(joins)) == len(joins)
+
+
+def test_a_source_without_gold_results_is_refused():
+    with pytest.raises(ConfigError, match=r"no gold plans with results.*scan, arithmetic"):
+        generated_subtasks("csqa", 10, 0, side="train")

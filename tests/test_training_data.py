@@ -1,0 +1,144 @@
+"""Rows to train on: their form, the bare prompt, the order they are seen in, the two sides of a label set, and what a curve keeps."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from r2.errors import ConfigError, InputFileError
+from r2.problem import Problem
+from r2.prompts import decompose_messages
+from r2.split import split_of
+from r2.training.curve import Curve
+from r2.training.data import bare_row, chat_row, training_order
+from r2.training.estimate import estimate_sft
+from r2.training.settings import SftSettings
+from storage.label_sets import SCHEMA, read_label_rows
+from tasks.training_rows import training_rows
+
+WALK = Problem("p1", "walk twice", 0, "I_WALK I_WALK", "scan")
+
+
+def test_a_row_is_the_prompt_and_the_right_reply():
+    row = chat_row((("system", "plan"), ("user", "Question: walk twice")), "DIRECT")
+    assert row == {
+        "prompt": [{"role": "system", "content": "plan"}, {"role": "user", "content": "Question: walk twice"}],
+        "completion": [{"role": "assistant", "content": "DIRECT"}],
+    }
+
+
+def test_a_bare_row_is_asked_as_a_bare_entry_will_be():
+    labelled = chat_row(decompose_messages(WALK, "direct"), "DIRECT")
+    assert bare_row(labelled, "decompose") == chat_row(decompose_messages(WALK, "bare"), "DIRECT")
+
+
+def test_each_pass_sees_every_row_and_batches_hold_rows_of_like_length():
+    lengths = [10, 200, 11, 201, 12, 202, 13, 203]
+    order = training_order(lengths, batch_size=2, n_steps=8, seed=0)
+    assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
+    assert order[:8] != order[8:]
+    for at in range(0, 16, 2):
+        first, second = (lengths[i] for i in order[at : at + 2])
+        assert abs(first - second) == 1
+
+
+def test_the_order_of_a_longer_training_begins_as_that_of_a_shorter():
+    lengths = [3, 1, 2, 5, 4]
+    assert training_order(lengths, 2, 9, 1)[:8] == training_order(lengths, 2, 4, 1)
+    assert training_order(lengths, 2, 9, 1) != training_order(lengths, 2, 9, 2)
+
+
+def test_no_rows_have_no_order():
+    with pytest.raises(ValueError, match="no rows"):
+        training_order([], 2, 1, 0)
+
+
+def label_set(folder: Path) -> Path:
+    rows = [
+        {**chat_row(decompose_messages(Problem(f"p{i}", text)), "DIRECT"), "problem_id": f"p{i}", "split": side}
+        for i, (text, side) in enumerate([("walk", "train"), ("run", "test"), ("jump", "train")])
+    ]
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "decomposer.parquet")
+    return folder
+
+
+def test_a_decomposer_is_trained_on_one_side_of_its_label_set_and_examined_on_the_other(tmp_path: Path):
+    settings = SftSettings(policy="decomposer", labels=str(label_set(tmp_path / "labels")))
+    rows = training_rows(settings, "decomposer")
+    assert [row["prompt"] for row in rows.train] == [
+        [{"role": "system", "content": "plan"}, {"role": "user", "content": f"Question: {text}"}]
+        for text in ("walk", "jump")
+    ]
+    assert [row["prompt"][1]["content"] for row in rows.held_out] == ["Question: run"]
+    assert list(rows.data_sha256) == [str(tmp_path / "labels/decomposer.parquet")]
+
+
+def test_the_labelled_instructions_stay_where_they_are_asked_for(tmp_path: Path):
+    settings = SftSettings(policy="decomposer", labels=str(label_set(tmp_path / "labels")), prompt_mode="direct")
+    [first, _] = training_rows(settings, "decomposer").train
+    assert [(said["role"], said["content"]) for said in first["prompt"]] == list(
+        decompose_messages(Problem("p0", "walk"), "direct")
+    )
+
+
+def test_a_label_set_that_is_missing_or_foreign_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"allocator\.parquet: no such label set.*r2 label"):
+        training_rows(SftSettings(policy="allocator", labels=str(tmp_path)), "allocator")
+    pq.write_table(pa.table({"prompt": [1]}), tmp_path / "allocator.parquet")
+    with pytest.raises(InputFileError, match="not a label set"):
+        read_label_rows(tmp_path / "allocator.parquet", "train")
+
+
+def test_the_side_of_a_question_is_that_of_its_words():
+    sides = {split_of(f"question {i}", 0, 0.25) for i in range(20)}
+    assert sides == {"train", "test"}
+    assert split_of("Walk  LEFT!") == split_of("walk left")
+    n_test = sum(split_of(f"question {i}", 0, 0.25) == "test" for i in range(2000))
+    assert 400 < n_test < 600
+
+
+def test_the_same_data_base_and_settings_are_the_same_run_and_paths_are_not_in_it():
+    settings = SftSettings(policy="decomposer")
+    data = {"labels/decomposer.parquet": "ab"}
+    moved = SftSettings(policy="decomposer", lake="elsewhere", out="other", save_every=3, n_held_out=5, promote=True)
+    assert settings.run_id(data) == moved.run_id(data)
+    assert settings.run_id(data) != settings.run_id({"labels/decomposer.parquet": "cd"})
+    assert settings.run_id(data) != SftSettings(policy="decomposer", steps=261).run_id(data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"policy": "specialist"}, "needs --problems"),
+        ({"policy": "both", "name": "mine"}, "names one policy"),
+        ({"policy": "allocator", "pool": "pools/simulated.toml"}, "say which with --problems"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(fields: dict[str, str], message: str):
+    with pytest.raises(ValueError, match=message):
+        SftSettings.model_validate(fields)
+
+
+def test_a_curve_forgets_what_came_after_the_checkpoint_and_passes_over_a_torn_line(tmp_path: Path):
+    curve = Curve(tmp_path / "curve.jsonl")
+    for step, loss in [(1, 4.0), (2, 3.0), (3, 2.0)]:
+        curve.add(step, {"loss": loss, "note": "no number"})
+    with curve.path.open("ab") as file:
+        file.write(b'{"step":4,"metric":"lo')
+    curve.cut(2)
+    curve.add(3, {"loss": 1.5})
+    assert [(p.step, p.metric, p.value) for p in curve.points()] == [
+        (1, "loss", 4.0),
+        (2, "loss", 3.0),
+        (3, "loss", 1.5),
+    ]
+
+
+def test_the_estimate_counts_the_tokens_of_all_steps():
+    row = chat_row((("user", "x" * 23),), "y" * 23)
+    estimate = estimate_sft([row], SftSettings(policy="decomposer", steps=10, batch_size=6))
+    assert estimate.tokens_per_row == pytest.approx(2 * (23 / 2.3 + 5))
+    assert estimate.tokens == 30 * 60
+    assert estimate.minutes == pytest.approx(1800 / 120 / 60)
