@@ -12,7 +12,6 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import orjson
 
@@ -25,27 +24,28 @@ N_BUCKETS = 1024
 NUMBERS = ("words", "numbers", "most_digits", "digits", "operators")
 """Features that are counts, after ln(1 + n); they come behind the buckets, in this order."""
 
-_WORD = re.compile(r"[^\W\d_]+|\d+")
-_OPERATOR = re.compile(r"[-+*/^=%]")
+_OPERATORS = frozenset("-+*/^=%")
+_TOKEN = re.compile(r"[^\W\d_]+|\d+|[-+*/^=%]")
 
 
 def features(problem: Problem) -> dict[int, float]:
     """Feature index -> value; absent ones are 0. The n-grams' part has length 1 (L2).
 
-    Hashed: words and pairs of words (a number counts as its number of digits), character trigrams, the benchmark's name.
+    Hashed: words, operators and numbers (a number counts as its number of digits) alone and in pairs and threes, character trigrams, the
+    benchmark's name.
     """
-    text = f"{problem.context} {problem.question} {' '.join(problem.choices)}".casefold()
-    tokens = _WORD.findall(text)
-    words = [f"#{len(token)}" if token.isdigit() else token for token in tokens]
-    grams = [f"w {word}" for word in words] + [f"p {a} {b}" for a, b in pairwise(words)]
-    squeezed = " ".join(words)
+    tokens = _TOKEN.findall(f"{problem.context} {problem.question} {' '.join(problem.choices)}".casefold())
+    digits = [len(token) for token in tokens if token.isdigit()]
+    shapes = [f"#{len(token)}" if token.isdigit() else token for token in tokens]
+    squeezed = " ".join(shapes)
+    grams = [f"{n} {' '.join(shapes[i : i + n])}" for n in (1, 2, 3) for i in range(len(shapes) - n + 1)]
     grams += [f"c {squeezed[i : i + 3]}" for i in range(len(squeezed) - 2)]
     grams.append(f"b {problem.benchmark}")
     counts = Counter(zlib.crc32(gram.encode("utf-8", "surrogatepass")) % N_BUCKETS for gram in grams)
     length = math.sqrt(sum(n * n for n in counts.values()))
     found = {bucket: n / length for bucket, n in counts.items()}
-    digits = [len(token) for token in tokens if token.isdigit()]
-    numbers = (len(words), len(digits), max(digits, default=0), sum(digits), len(_OPERATOR.findall(text)))
+    n_operators = sum(token in _OPERATORS for token in tokens)
+    numbers = (len(tokens) - n_operators, len(digits), max(digits, default=0), sum(digits), n_operators)
     return found | {N_BUCKETS + i: math.log1p(n) for i, n in enumerate(numbers)}
 
 
