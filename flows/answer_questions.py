@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from prefect import flow, runtime
 from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
@@ -73,7 +74,7 @@ async def answer_what_is_open(plan: RunPlan) -> Progress:
     if progress.n_settled == plan.n_requested:
         return progress
     async with open_session(plan) as session, shown(session):
-        with _stopped_by_signals(session):
+        with stopped_by_signals(session):
             await _answer_open_shards(session)
         return session.progress
 
@@ -91,8 +92,15 @@ async def _answer_open_shards(session: RunSession) -> None:
             shards.create_task(answer(shard.index))
 
 
+class Stoppable(Protocol):
+    """What a signal ends: a run's session, or an evaluation."""
+
+    def stop(self, reason: str) -> None:
+        """Cleanly: nothing new is sent, calls in flight finish."""
+
+
 @contextmanager
-def _stopped_by_signals(session: RunSession) -> Iterator[None]:
+def stopped_by_signals(session: Stoppable) -> Iterator[None]:
     """The first Ctrl-C (or a worker's SIGTERM) ends the run cleanly; a second one ends it at once. Both can be gone on from."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,12 +1,12 @@
-"""An evaluation: which problems, which methods, which of their knobs; and the rules by which dev problems choose. Pure.
+"""An evaluation: which problems, which methods, which pool; the split of the problems, and how hard each of them is. Pure.
 
-Problems are split into dev and test by a hash of the question (ours). Dev problems choose each method's operating point and fit the
-query router; test problems give the table and have no part in any choice. `flows/evaluate_methods.py` runs what is declared here.
+Problems are split into dev and test by a hash of the question (ours). Dev problems choose each method's operating point
+(r2/operating_points.py) and fit the query router; test problems give the table and have no part in any choice.
+`flows/evaluate_methods.py` runs what is declared here.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal
 
 import orjson
@@ -17,7 +17,6 @@ from r2.leakage import normalised
 from r2.plan import Plan
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
-from r2.roster import Roster
 from r2.settings import AnswerSettings, Frozen, Positive, Reasoning
 from r2.split import split_of
 
@@ -45,20 +44,14 @@ class EvaluateSettings(Frozen):
     pool: str = "pools/local.toml"
     lake: str = "lake"
     methods: tuple[str, ...] = (
-        "cot",
-        "tot",
-        "decompose_one",
-        "datashunt",
-        "automix",
-        "dot",
-        "query_router",
-        "random",
-        "r2",
-    )
-    """`cot` is a row for every solver of the pool, `cot:NAME` for one. They are what everything is compared with, so without any of them
-    all are run."""
+        "direct", "cot", "tot", "decompose_one", "datashunt", "automix", "dot", "query_router", "random", "r2",
+    )  # fmt: skip
+    """`cot` and `direct` are a row for every solver of the pool, asked to think step by step or as the entry's prompt mode says;
+    `cot:NAME` and `direct:NAME` for one. They are what everything is compared with, so without any of them all are run."""
     seeds: int = Field(default=1, ge=1)
     """Repetitions, with seeds 0, 1, ... for the models' sampling and for the methods' own draws."""
+    subject: str | None = None
+    """The row that the verdict is about; None: the last of method r2."""
     routers: tuple[str, ...] = ()
     """`NAME=DECOMPOSER:ALLOCATOR`, each a row of method r2; none: one row with the pool file's router."""
     b: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4)
@@ -76,7 +69,7 @@ class EvaluateSettings(Frozen):
     shard_size: int = Field(default=200, ge=1)
     max_in_flight: int = Field(default=64, ge=1)
     """Problems worked on at once, over all methods."""
-    methods_in_flight: int = Field(default=3, ge=1)
+    methods_in_flight: int = Field(default=8, ge=1)
     data_dir: str | None = None
     models_dir: str = "models"
 
@@ -155,120 +148,6 @@ def terciles(right_share: Mapping[str, float]) -> dict[str, Difficulty]:
         places.setdefault(share, []).append(place)
     third = {share: names[min(2, int(3 * (sum(at) / len(at) + 0.5) / len(ordered)))] for share, at in places.items()}
     return {problem_id: third[share] for problem_id, share in ordered}
-
-
-KNOBS: Mapping[str, tuple[str, tuple[float, ...]]] = {
-    "datashunt": ("threshold", (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)),
-    "automix": ("threshold", (0.0, 0.25, 0.5, 0.75, 1.0)),
-    "dot": ("threshold", (0.0, 0.5, 0.8, 0.95, 1.0)),
-    "query_router": ("threshold", (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)),
-}
-"""Method -> the field of `Reasoning` that sets its operating point, and the values tried on dev problems (r2's: `EvaluateSettings.b`)."""
-METHODS_BY_NAME = (
-    "cot",
-    "tot",
-    "decompose_one",
-    "datashunt",
-    "automix",
-    "dot",
-    "query_router",
-    "random",
-    "oracle",
-    "r2",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """A row of the table before its operating point is known. `values` is what `knob` is tried at; () where there is nothing to choose."""
-
-    name: str
-    reasoning: Reasoning
-    knob: str = ""
-    values: tuple[float, ...] = ()
-
-    @property
-    def method(self) -> str:
-        return self.reasoning.method
-
-    def at(self, value: float | None, **fields: object) -> Reasoning:
-        """How it answers at an operating point; None where it has no knob."""
-        chosen = fields if value is None or not self.knob else {self.knob: value, **fields}
-        return Reasoning.model_validate(self.reasoning.model_dump() | chosen)
-
-
-def constants_of(settings: EvaluateSettings, roster: Roster) -> list[Variant]:
-    """Chain of thought with each solver, or with those that are named as `cot:NAME`."""
-    named = [m.removeprefix("cot:") for m in settings.methods if m.startswith("cot:")]
-    if "cot" in settings.methods or not named:
-        named = [card.name for card in roster.solvers]
-    return [
-        Variant(f"cot {roster[name].name}", _with(settings, method="cot", model=name)) for name in dict.fromkeys(named)
-    ]
-
-
-def variants_of(settings: EvaluateSettings, roster: Roster, decomposer: str, allocator: str) -> list[Variant]:
-    """The other rows, in the order asked for; `decomposer` and `allocator` are the pool file's. ConfigError for an unknown method or entry."""
-    found: list[Variant] = []
-    for method in dict.fromkeys(settings.methods):
-        if method not in METHODS_BY_NAME and not method.startswith("cot:"):
-            raise ConfigError(f"--methods {method}: no such method. Known: {', '.join(METHODS_BY_NAME)}, cot:MODEL.")
-        if method == "r2":
-            routers = [parse_router(text) for text in settings.routers] or [("r2", decomposer, allocator)]
-            for name, its_decomposer, its_allocator in routers:
-                roster[its_decomposer]
-                values = settings.b if roster[its_allocator].has_logprobs else (0.0,)
-                reasoning = _with(settings, method="r2", decomposer=its_decomposer, allocator=its_allocator)
-                found.append(Variant(name, reasoning, "b", values))
-        elif method == "oracle" or method.startswith("cot"):
-            continue
-        else:
-            knob, values = KNOBS.get(method, ("", ()))
-            found.append(Variant(method, _with(settings, method=method), knob, values))
-    names = [variant.name for variant in found]
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"--router {repeated[0]}=...: the name is taken. Every row of the table needs its own.")
-    return found
-
-
-def _with(settings: EvaluateSettings, **fields: object) -> Reasoning:
-    return Reasoning.model_validate(settings.reasoning.model_dump() | fields)
-
-
-@dataclass(frozen=True, slots=True)
-class OperatingPoint:
-    """How a method did on the dev problems at one value of its knob. `cost_usd` is per problem."""
-
-    value: float
-    accuracy: float
-    cost_usd: float
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """The operating point that dev problems chose, and all that were tried."""
-
-    value: float
-    rule: Literal["cheapest as good as the best constant", "highest utility"]
-    points: tuple[OperatingPoint, ...]
-
-
-def choose_point(
-    points: Sequence[OperatingPoint], constants: Sequence[OperatingPoint], *, margin: float, cost_weight: float
-) -> Chosen:
-    """The cheapest point whose accuracy is at most `margin` below the best constant's; else the one of the highest utility (ours).
-
-    utility = accuracy - cost_weight * cost / cost of the dearest constant. Ties take the more accurate, then the earlier point.
-    `constants` are the constants on the same dev problems. Raises ValueError without points or without constants.
-    """
-    best = max(point.accuracy for point in constants)
-    dearest = max(point.cost_usd for point in constants) or 1.0
-    good = [point for point in points if point.accuracy >= best - margin - 1e-12]
-    if good:
-        chosen = min(good, key=lambda point: (point.cost_usd, -point.accuracy))
-        return Chosen(chosen.value, "cheapest as good as the best constant", tuple(points))
-    chosen = max(points, key=lambda point: (point.accuracy - cost_weight * point.cost_usd / dearest, point.accuracy))
-    return Chosen(chosen.value, "highest utility", tuple(points))
 
 
 def split(problems: Iterable[Problem], split_seed: int, dev_share: float) -> tuple[list[Problem], list[Problem]]:

@@ -33,7 +33,10 @@ CALLS = "calls.journal"
 
 @dataclass(frozen=True, slots=True)
 class PointRun:
-    """A run over the dev problems at one value of a method's knob (None: it has none), and how it did. `cost_usd` is per problem."""
+    """A run over the dev problems at one value of a method's knob (None: it has none), and how it did. `cost_usd` is per problem.
+
+    `run_id` is "" where the point followed from other runs' answers: a query router asks one model, and every model was asked.
+    """
 
     value: float | None
     run_id: str
@@ -47,6 +50,7 @@ class EvaluatedRow:
 
     name: str
     method: str
+    """cot, direct, tot, ..., r2."""
     is_constant: bool
     knob: str
     value: float | None
@@ -54,6 +58,8 @@ class EvaluatedRow:
     reasoning: Mapping[str, Any]
     dev: tuple[PointRun, ...]
     test_runs: tuple[str, ...]
+    is_finished: bool
+    """Every test problem is settled with every seed: it is in the comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +88,6 @@ class Evaluation:
     """problem_id -> easy, medium or hard, of both sides."""
     difficulty_source: str
     rows: tuple[EvaluatedRow, ...]
-    unfinished: tuple[str, ...]
-    """Rows that have not answered every problem yet; they are not in the comparison."""
     subject: str | None
     verdict: str
     charged_usd: float
@@ -98,9 +102,14 @@ class Evaluation:
     prices: Mapping[str, str] = field(default_factory=dict)
     """Pool entry -> price version."""
 
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """Rows that have not answered every problem yet; they are not in the comparison."""
+        return tuple(row.name for row in self.rows if not row.is_finished)
+
     def runs(self) -> list[str]:
         """Every run of the evaluation, each once."""
-        dev = [point.run_id for row in self.rows for point in row.dev]
+        dev = [point.run_id for row in self.rows for point in row.dev if point.run_id]
         return list(dict.fromkeys([*dev, *(run_id for row in self.rows for run_id in row.test_runs)]))
 
 

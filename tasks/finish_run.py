@@ -13,7 +13,7 @@ from r2.trajectory import RunRow
 from storage.answers import default_out, write_answers
 from storage.lake import Lake
 from storage.query import write_database
-from storage.run_plan import read_plan
+from storage.run_plan import RunPlan, read_plan
 from storage.summary import RunSummary, summarize
 from tasks.session import Progress
 
@@ -37,32 +37,43 @@ def close_session(run_dir: Path, progress: Progress) -> RunSummary:
         lake.compact(plan.run_id)
     summary = summarize(root, plan.run_id)
     check_accounts(plan.n_requested, summary, progress.n_deferred)
-    earlier = [name for name in lake.units(plan.run_id) if name.startswith("session-")]
+    record_session(
+        plan, progress, kind="label" if plan.settings.reasoning.method == "label" else "answer",
+        n_answered=summary.n_answered, n_failed=summary.n_failed, cost_usd=summary.cost_usd,
+    )  # fmt: skip
+    write_database(root)
+    return summary
+
+
+def record_session(
+    plan: RunPlan, progress: Progress, *, kind: str, n_answered: int, n_failed: int, cost_usd: float
+) -> None:
+    """Adds the session's row to `runs`. The counts and the cost are over all sessions of the run."""
+    lake = Lake(plan.run_dir.parent.parent)
+    n_earlier = sum(name.startswith("session-") for name in lake.units(plan.run_id))
     row = RunRow(
         run_id=plan.run_id,
-        session=len(earlier),
+        session=n_earlier,
         flow_run_id=str(runtime.flow_run.id or ""),
-        kind="label" if plan.settings.reasoning.method == "label" else "answer",
+        kind=kind,
         method=plan.settings.reasoning.method,
         input_path=plan.settings.input,
         pool_path=plan.settings.pool,
         config=orjson.dumps(plan.settings.model_dump(mode="json")).decode(),
         code_version=version("r2-reasoner"),
-        status=_status(summary, progress, plan.settings.max_error_rate),
+        status=_status(n_answered, n_failed, progress, plan.settings.max_error_rate),
         n_requested=plan.n_requested,
-        n_answered=summary.n_answered,
-        n_failed=summary.n_failed,
+        n_answered=n_answered,
+        n_failed=n_failed,
         n_deferred=progress.n_deferred,
         n_calls_lost=progress.n_calls_lost,
-        cost_usd=summary.cost_usd + progress.unsettled_cost_usd,
+        cost_usd=cost_usd + progress.unsettled_cost_usd,
         session_cost_usd=progress.session_cost_usd,
         wall_s=time.time() - progress.started_at,
         started_at=progress.started_at,
         ended_at=time.time(),
     )
-    lake.commit(plan.run_id, f"session-{len(earlier):04d}", {"runs": [row]})
-    write_database(root)
-    return summary
+    lake.commit(plan.run_id, f"session-{n_earlier:04d}", {"runs": [row]})
 
 
 def check_accounts(n_requested: int, summary: RunSummary, n_deferred: int) -> None:
@@ -74,11 +85,11 @@ def check_accounts(n_requested: int, summary: RunSummary, n_deferred: int) -> No
         )
 
 
-def _status(summary: RunSummary, progress: Progress, max_error_rate: float) -> str:
+def _status(n_answered: int, n_failed: int, progress: Progress, max_error_rate: float) -> str:
     if progress.stop_reason == "budget":
         return "budget_stopped"
     if progress.stop_reason == "interrupted":
         return "interrupted"
-    if summary.n_settled and summary.n_failed / summary.n_settled > max_error_rate:
+    if n_failed > max_error_rate * (n_answered + n_failed):
         return "failed"
-    return "completed_with_errors" if summary.n_failed or progress.n_deferred else "completed"
+    return "completed_with_errors" if n_failed or progress.n_deferred else "completed"

@@ -30,8 +30,8 @@ class SharedCalls:
         self._payer = payer.encode().ljust(_PAYER_BYTES)[:_PAYER_BYTES]
         self._entries = {name: entry_digest(pool, name) for name in pool.models}
         self._on_their_way: dict[str, asyncio.Future[Completion]] = {}
-        self.n_asked = 0
-        self.n_shared = 0
+        self.n_sent = 0
+        """Calls this process sent, those that were answered."""
 
     @property
     def spent_usd(self) -> float:
@@ -42,14 +42,11 @@ class SharedCalls:
         self, call: Call, *, problem_id: str, rollout: int = 0, journal: CallJournal = _NO_JOURNAL
     ) -> Completion:
         """As `PoolClient.complete`; the place that asks (`problem_id`, `rollout`, `journal`) makes no difference."""
-        self.n_asked += 1
         key = self._key(call)
         stored = self._journal.find(key)
         if stored is not None:
-            self.n_shared += 1
             return Completion.from_bytes(stored[_PAYER_BYTES:])
         if (answer := self._on_their_way.get(key)) is not None:
-            self.n_shared += 1
             return await asyncio.shield(answer)
         answer = asyncio.get_running_loop().create_future()
         self._on_their_way[key] = answer
@@ -64,6 +61,7 @@ class SharedCalls:
                 answer.exception()  # seen: nobody may be waiting
             raise
         else:
+            self.n_sent += slot.is_sent
             answer.set_result(completion)
             return completion
         finally:
@@ -84,6 +82,7 @@ class _Slot:
 
     def __init__(self, journal: Journal, key: str, payer: bytes) -> None:
         self._journal, self._key, self._payer = journal, key, payer
+        self.is_sent = False
 
     def find(self, key: str) -> bytes | None:
         return None
@@ -93,6 +92,7 @@ class _Slot:
 
     async def commit(self, key: str, record: bytes) -> None:
         await self._journal.commit(self._key, self._payer + record)
+        self.is_sent = True
 
 
 def entry_digest(pool: PoolConfig, name: str) -> str:
@@ -107,7 +107,7 @@ def entry_digest(pool: PoolConfig, name: str) -> str:
     return hashlib.sha256(orjson.dumps([name, table], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def paid_usd(journal: Journal, payer: str) -> tuple[float, int]:
+def paid(journal: Journal, payer: str) -> tuple[float, int]:
     """(USD, calls) that an evaluation has paid for so far, over all its sessions."""
     mine = payer.encode().ljust(_PAYER_BYTES)[:_PAYER_BYTES]
     costs = [

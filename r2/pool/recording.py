@@ -8,7 +8,7 @@ names of key variables but no keys), then `{"request_sha": ..., "completion": {.
 import gzip
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Literal, Self
+from typing import IO, Any, Literal, Self
 
 import orjson
 
@@ -60,9 +60,19 @@ class Recording:
 
 def recorded_pool(path: Path) -> str:
     """The text of the pool file that a recording was made with. PoolFileError if it has none."""
+    return _header(path)[0]
+
+
+def recorded_evaluation(path: Path) -> dict[str, Any] | None:
+    """Settings and problems of the evaluation that was recorded; None for the recording of a single run. Errors as `recorded_pool`."""
+    return _header(path)[1]
+
+
+def _header(path: Path) -> tuple[str, dict[str, Any] | None]:
     try:
         with _opened(path, "rb", is_gzipped=path.suffix == ".gz") as file:
-            return str(orjson.loads(file.readline())["pool"])
+            header = orjson.loads(file.readline())
+            return str(header["pool"]), header.get("evaluation")
     except OSError as error:
         raise PoolFileError(f"{path}: the recording cannot be read: {error}. `r2 lake record` makes one.") from error
     except (EOFError, ValueError, KeyError, TypeError) as error:
@@ -72,13 +82,20 @@ def recorded_pool(path: Path) -> str:
         ) from error
 
 
-def write_recording(path: Path, pairs: Iterable[tuple[str, Completion]], pool_text: str | None = None) -> int:
-    """Writes the pool file and (request_sha, completion) pairs, replacing the file; returns how many pairs."""
+def write_recording(
+    path: Path,
+    pairs: Iterable[tuple[str, Completion]],
+    pool_text: str | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+) -> int:
+    """Writes the pool file, what an evaluation was asked to do, and (request_sha, completion) pairs, replacing the file; returns how
+    many pairs."""
     n_written = 0
     partial = path.with_name(f".{path.name}.partial")
     with _opened(partial, "wb", is_gzipped=path.suffix == ".gz") as file:
         if pool_text is not None:
-            file.write(orjson.dumps({"pool": pool_text}, option=orjson.OPT_APPEND_NEWLINE))
+            header = {"pool": pool_text} | ({} if evaluation is None else {"evaluation": evaluation})
+            file.write(orjson.dumps(header, option=orjson.OPT_APPEND_NEWLINE))
         for request_sha, completion in pairs:
             record = {"request_sha": request_sha, "completion": orjson.Fragment(completion.to_bytes())}
             file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))

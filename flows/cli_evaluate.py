@@ -1,0 +1,235 @@
+"""`r2 evaluate`: methods on the same problems, in one table with intervals and a verdict; `r2 rescore`: the same under other prices or
+another parser, without a call. Results on stdout, progress and errors on stderr.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from flows.console import results
+from r2.errors import ConfigError
+
+if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
+    from r2.comparison import Comparison, Estimate
+    from r2.evaluation import EvaluateSettings
+    from storage.evaluations import Evaluation
+
+
+TABLE_WIDTH = 170
+_KNOB_SIGNS = {"threshold": "at ", "b": "b = "}
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `evaluate` to the command."""
+    app.command(name="evaluate")(evaluate)
+
+
+def evaluate(
+    problems: Annotated[
+        list[str] | None,
+        typer.Option(help="scan, arithmetic, word_problem, gsm8k, rg:chain_sum, file:PATH?check=NAME, ... Repeatable."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Problems per source.")] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option(help="Pool file, or recording:FILE to replay an evaluation. [default: pools/local.toml]"),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated: direct, cot (a row per solver), cot:MODEL, tot, decompose_one, datashunt, automix, dot, query_router, "
+            "random, r2. [default: all]"
+        ),
+    ] = None,
+    router: Annotated[
+        list[str] | None, typer.Option(help="NAME=DECOMPOSER:ALLOCATOR, a row of method r2 each. Repeatable.")
+    ] = None,
+    subject: Annotated[
+        str | None, typer.Option(help="Row that the verdict is about. [default: the last of method r2]")
+    ] = None,
+    b: Annotated[
+        str | None, typer.Option("--b", help="Comma-separated values of r2's cost knob to try on dev problems.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Repetitions on test problems. [default: 1]")] = None,
+    dev_share: Annotated[
+        float | None, typer.Option(help="Share of problems that choose operating points. [default: 0.3]")
+    ] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="Only questions on the test side of the training split with this test share.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of generated problems.")] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Of the splits.")] = None,
+    lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
+    train_labels: Annotated[
+        str | None, typer.Option(help="Label sets the router was trained on, for the leakage check.")
+    ] = None,
+    max_cost_usd: Annotated[
+        float | None, typer.Option(help="Hard cap on what is paid; it stops cleanly there.")
+    ] = None,
+    max_in_flight: Annotated[int | None, typer.Option(help="Problems worked on at once. [default: 64]")] = None,
+    methods_in_flight: Annotated[int | None, typer.Option(help="Methods worked on at once. [default: 8]")] = None,
+    data_dir: Annotated[str | None, typer.Option(envvar="R2_DATA_DIR", help="Folder of benchmark files.")] = None,
+    models_dir: Annotated[
+        str | None, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights. [default: models]")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print rows, calls and USD at most, and stop.")] = False,
+) -> None:
+    """Compare methods on the same problems. The same command goes on where it stopped; identical calls are paid once."""
+    from r2.evaluation import EvaluateSettings
+    from r2.pool.config import load_pool
+    from r2.settings import load
+
+    flags: dict[str, Any] = {
+        "problems": tuple(problems) if problems else None, "limit": limit, "pool": pool, "methods": _listed(methods),
+        "routers": tuple(router) if router else None, "subject": subject, "b": _numbers(b), "seeds": seeds, "dev_share": dev_share,
+        "held_out": held_out, "seed": seed, "split_seed": split_seed, "lake": lake, "train_labels": train_labels,
+        "max_cost_usd": max_cost_usd, "max_in_flight": max_in_flight, "methods_in_flight": methods_in_flight, "data_dir": data_dir,
+        "models_dir": models_dir,
+    }  # fmt: skip
+    settings = load(EvaluateSettings, config, _as_recorded(flags))
+    if dry_run:
+        _print_estimate(settings)
+        return
+    # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
+    from flows.embedded_api import embedded_api
+    from flows.evaluate_methods import evaluate_methods
+
+    load_pool(settings.pool).check_keys()
+    with embedded_api():
+        result = asyncio.run(evaluate_methods(settings))
+    raise typer.Exit(print_result(result))
+
+
+def _as_recorded(flags: dict[str, Any]) -> dict[str, Any]:
+    """For the recording of an evaluation: what it was asked, with the flags that were given in their place."""
+    from r2.pool.recording import recorded_evaluation
+
+    pool = flags["pool"] or ""
+    if not pool.startswith("recording:") or flags["problems"]:
+        return flags
+    recorded = recorded_evaluation(Path(pool.partition(":")[2]))
+    if recorded is None:
+        raise ConfigError(f"--pool {pool}: the recording of a run, not of an evaluation; name --problems too.")
+    asked = {
+        key: value
+        for key, value in recorded["settings"].items()
+        if key not in ("pool", "lake", "max_cost_usd", "models_dir", "data_dir")
+    }
+    return asked | {key: value for key, value in flags.items() if value is not None}
+
+
+def _listed(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ConfigError(f"--b {text}: expected numbers, comma-separated") from None
+
+
+def _print_estimate(settings: "EvaluateSettings") -> None:
+    """Rows with the runs they need, and calls as if nothing were shared between them."""
+    from flows.console import print_calls
+    from r2.evaluation_estimate import estimate_evaluation
+    from r2.pool.config import load_pool
+    from storage.evaluated_problems import evaluated_problems
+    from tasks.session import make_router
+
+    pool = load_pool(settings.pool)
+    found = evaluated_problems(settings)
+    router = make_router(pool, settings.answering("", settings.reasoning))
+    print(f"{len(found.dev)} dev problems, {len(found.test)} test problems, {settings.seeds} seeds")
+    weights = {name: f"{model.endpoint} {model.served_model}" for name, model in pool.models.items()}
+    rows, calls = estimate_evaluation(settings, router, weights, found.dev, found.test)
+    for name, n_dev, n_test in rows:
+        print(f"  {name}: {n_dev} runs on dev, {n_test} on test problems")
+    print_calls(pool, calls)
+    print(
+        "An upper estimate: calls that methods or operating points share are paid once. --max-cost-usd sets a hard cap."
+    )
+
+
+def print_result(result: Any) -> int:
+    """The table, the verdict, the counts and the money; and the exit code: 0 done, 130 interrupted, else 1."""
+    evaluation, comparison = result.evaluation, result.comparison
+    if comparison is not None:
+        console = results()
+        if not console.is_terminal:
+            console.width = TABLE_WIDTH
+        console.print(comparison_table(evaluation, comparison))
+        print_remarks(evaluation, comparison)
+    print(evaluation.verdict)
+    print(
+        f"charged {evaluation.charged_usd:.6f} USD for {evaluation.n_calls_charged} calls; paid {evaluation.paid_usd:.6f} USD for "
+        f"{evaluation.n_calls_paid} ({result.session_paid_usd:.6f} USD in this session, {evaluation.wall_s:.1f} s)"
+    )
+    if evaluation.leaks is not None:
+        leaks = evaluation.leaks
+        print(
+            f"leakage: of {leaks.n_train} training questions {leaks.n_same} are among the test problems and {leaks.n_near} nearly so"
+        )
+    print(result.lake / "_evaluations" / evaluation.evaluation_id / "summary.json")
+    print(f"r2 report {evaluation.evaluation_id} --lake {result.lake}")
+    if left := evaluation.unfinished:
+        why = {"budget_stopped": "Stopped at the money budget", "interrupted": "Interrupted"}.get(
+            evaluation.status, "Some calls could not be made"
+        )
+        sys.stderr.write(f"{why}; not finished: {', '.join(left)}. The same command goes on.\n")
+    return 130 if evaluation.status == "interrupted" else 1 if left else 0
+
+
+def comparison_table(evaluation: "Evaluation", comparison: "Comparison") -> Table:
+    """One line per row, in the order asked for."""
+    chosen = {row.name: row for row in evaluation.rows}
+    n_seeds = max((m.n_seeds for m in comparison.methods), default=1)
+    table = Table(
+        title=f"{evaluation.evaluation_id}: {comparison.n_problems} test problems, {n_seeds} seed{'s' * (n_seeds > 1)}; points chosen on "
+        f"{evaluation.n_dev} dev problems; brackets: 95 % intervals",
+        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1),
+    )  # fmt: skip
+    for heading in ("row", "point"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("accuracy", "USD per 1k", "saved*", "calls", "p50 s", "p95 s", "router", "top model"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for m in comparison.methods:
+        row = chosen[m.label]
+        table.add_row(
+            ("> " if m.label == comparison.subject else "") + m.label,
+            "" if row.value is None else f"{_KNOB_SIGNS.get(row.knob, row.knob)}{row.value:g}",
+            f"{m.accuracy.value:.1%} {_spread(m.accuracy, percent=True)}", f"{m.usd_per_1k.value:.4g} {_spread(m.usd_per_1k, percent=False)}",
+            f"{m.cost_saved.value:.1%}" if m.cost_saved else "-", f"{m.calls_per_problem:.1f}", f"{m.latency_p50_s:.2f}",
+            f"{m.latency_p95_s:.2f}", "-" if m.router_share is None else f"{m.router_share:.0%}",
+            "-" if m.top_model is None else f"{m.top_model} {m.top_model_share:.0%}",
+            style="bold" if m.label == comparison.subject else "",
+        )  # fmt: skip
+    if comparison.oracle_accuracy is not None and comparison.oracle_usd_per_1k is not None:
+        table.add_row(
+            "oracle", "hindsight", f"{comparison.oracle_accuracy:.1%}", f"{comparison.oracle_usd_per_1k:.4g}", *[""] * 6
+        )
+    return table
+
+
+def print_remarks(evaluation: "Evaluation", comparison: "Comparison") -> None:
+    """What the figures can and cannot tell."""
+    bands = ", ".join(f"{n} {name}" for name, n in comparison.n_by_difficulty.items())
+    print("* at equal accuracy, against the best constant model; - where that accuracy is not reached")
+    print(
+        f"{comparison.n_problems} problems tell apart accuracies that differ by more than about "
+        f"{100 * comparison.accuracy_half_width:.0f} points. Difficulty: {bands} ({evaluation.difficulty_source})."
+    )
+
+
+def _spread(estimate: "Estimate", *, percent: bool) -> str:
+    interval = estimate.interval
+    if interval is None:
+        return ""
+    low, high = (f"{100 * value:.0f}" if percent else f"{value:.3g}" for value in (interval.low, interval.high))
+    return f"\\[{low}, {high}]"

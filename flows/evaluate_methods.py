@@ -1,0 +1,260 @@
+"""Flow: methods on the same problems. Dev problems choose operating points, test problems give the table; both are ordinary runs.
+
+Constants first, for they are what the others are held against; then the query router is fitted and every knob is tried on dev
+problems; then each method at its chosen point on test problems. The same parameters go on where it stopped; a further method pays for
+the calls that nobody made before. By hand: `r2 evaluate --problems scan`, or `python -m flows.evaluate_methods configs/evaluate.toml`.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect import flow, runtime
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+
+from flows.answer_questions import stopped_by_signals, tag_run
+from flows.embedded_api import embedded_api
+from r2.comparison import Comparison
+from r2.evaluation import EvaluateSettings
+from r2.operating_points import OperatingPoint, Variant, choose_point, constants_of, own_mode, variants_of
+from r2.outcomes import MethodOutcomes
+from r2.pool.config import load_pool
+from r2.settings import Reasoning, load
+from storage.evaluations import EvaluatedRow, Evaluation, PointRun
+from tasks.evaluate_method import OpenEvaluation, evaluate_method, open_evaluation, plan_evaluated
+from tasks.finish_evaluation import finish_evaluation, outcomes_on
+from tasks.fit_router import FittedRouter, fit_router
+from tasks.plan_evaluation import PlannedEvaluation, plan_evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """How a session of an evaluation ended. `comparison` is None where no row is finished."""
+
+    evaluation: Evaluation
+    comparison: Comparison | None
+    lake: Path
+    session_paid_usd: float
+
+
+@dataclass(slots=True)
+class _Row:
+    """A row of the table on its way: what dev problems chose. `reasoning` None: something before it is not finished, so it cannot begin."""
+
+    variant: Variant
+    reasoning: Reasoning | None
+    value: float | None = None
+    rule: str = ""
+    dev: tuple[PointRun, ...] = ()
+
+
+@dataclass(slots=True)
+class _Run:
+    """A variant at a point on one side of the split, and whether all its problems are settled."""
+
+    variant: Variant
+    value: float | None
+    run_id: str
+    is_settled: bool
+
+
+Wanted = Sequence[tuple[Variant, float | None, Reasoning]]
+
+
+@dataclass(slots=True)
+class _Session:
+    """The evaluation while it goes on: what the steps of the flow share."""
+
+    settings: EvaluateSettings
+    planned: PlannedEvaluation
+    opened: OpenEvaluation
+    gate: asyncio.Semaphore
+    dev_outcomes: dict[str, MethodOutcomes] = field(default_factory=dict)
+    """By run id."""
+    line: list[PointRun] = field(default_factory=list)
+    """The constants on dev problems."""
+
+    async def run(self, side: str, wanted: Wanted) -> list[_Run]:
+        """Runs of variants at points, a few at a time over one client; in the order given."""
+        path = self.planned.dev_file if side == "dev" else self.planned.test_file
+
+        async def one(variant: Variant, value: float | None, reasoning: Reasoning) -> _Run:
+            async with self.gate:
+                plan = plan_evaluated(self.settings, self.opened.pool, path, reasoning)
+                point = "" if value is None else f" {variant.knob}={value:g}"
+                is_settled = await evaluate_method(str(plan.run_dir), f"{variant.name}{point} on {side}")
+                return _Run(variant, value, plan.run_id, is_settled)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(*what)) for what in wanted]
+        return [task.result() for task in tasks]
+
+    async def on_dev(self, wanted: Wanted) -> list[PointRun | None]:
+        """The same on dev problems, and how each did; None for a run that is not finished."""
+        runs = await self.run("dev", wanted)
+        settled = [run for run in runs if run.is_settled]
+        labels = {run.run_id: (_point_label(run), run.variant.kind, run.variant.name) for run in settled}
+        self.dev_outcomes |= outcomes_on(self.opened.lake.root, self.planned.dev_ids, self.planned.difficulty, labels)
+        return [self._point(run) if run.is_settled else None for run in runs]
+
+    def _point(self, run: _Run) -> PointRun:
+        outcomes = self.dev_outcomes[run.run_id]
+        return PointRun(run.value, run.run_id, outcomes.accuracy, outcomes.mean_cost_usd)
+
+
+def _point_label(run: _Run) -> str:
+    return run.variant.name if run.value is None else f"{run.variant.name} {run.variant.knob}={run.value:g}"
+
+
+def _run_name() -> str:
+    settings = EvaluateSettings.model_validate(runtime.flow_run.parameters["settings"])
+    return f"evaluate {', '.join(settings.problems) or 'a recording'} on {Path(settings.pool).stem}"
+
+
+@flow(name="evaluate-methods", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+async def evaluate_methods(settings: EvaluateSettings) -> EvaluationResult:
+    """Compares methods. Failed problems are data; only broken infrastructure raises."""
+    started = time.time()
+    await tag_run("evaluate", f"pool:{Path(settings.pool).stem}", *(f"problems:{text}" for text in settings.problems))
+    pool = load_pool(settings.pool)
+    planned = plan_evaluation(settings)
+    async with open_evaluation(planned.evaluation_id, settings, pool) as opened:
+        session = _Session(settings, planned, opened, asyncio.Semaphore(settings.methods_in_flight))
+        with stopped_by_signals(opened):
+            rows = await _evaluate(session)
+        evaluation, comparison = finish_evaluation(settings, planned, opened, rows, session.dev_outcomes, started)
+        session_paid_usd = opened.paid_usd - opened.paid_before_usd
+    await _publish(evaluation, comparison)
+    return EvaluationResult(evaluation, comparison, Path(settings.lake), session_paid_usd)
+
+
+async def _evaluate(session: _Session) -> list[EvaluatedRow]:
+    """Constants, then what is fitted or chosen on dev problems, then everything on test problems."""
+    settings, pool = session.settings, session.opened.pool
+    roster = pool.roster()
+    weights = {name: f"{model.endpoint} {model.served_model}" for name, model in pool.models.items()}
+    constants = constants_of(settings, roster, weights)
+    variants = variants_of(settings, roster, pool.router.decomposer, pool.router.allocator)
+    asked = {card.name: own_mode(settings, card) for card in roster.solvers} if _has(variants, "query_router") else {}
+    first = {variant.name: variant for variant in [*constants, *asked.values()]}
+    points = dict(zip(first, await session.on_dev([(v, None, v.reasoning) for v in first.values()]), strict=True))
+    session.line = [point for v in constants if (point := points[v.name]) is not None]
+    rows = [_Row(v, v.reasoning, dev=(point,)) if (point := points[v.name]) else _Row(v, None) for v in constants]
+    if len(session.line) == len(constants):
+        of_model = {model: points[variant.name] for model, variant in asked.items()}
+        fitted = fit_router(session.planned, of_model, session.dev_outcomes) if of_model else None
+        async with asyncio.TaskGroup() as group:
+            tuning = [group.create_task(_tuned(session, v, fitted)) for v in variants if v.kind != "random"]
+        tuned = [task.result() for task in tuning]
+        drawn = [_random(session, variant, tuned) for variant in variants if variant.kind == "random"]
+        placed = {row.variant.name: row for row in [*tuned, *drawn]}
+        rows += [placed[variant.name] for variant in variants]
+    else:
+        rows += [_Row(variant, None) for variant in variants]
+    return await _on_test(session, rows, {variant.name for variant in constants})
+
+
+def _has(variants: Sequence[Variant], kind: str) -> bool:
+    return any(variant.kind == kind for variant in variants)
+
+
+async def _tuned(session: _Session, variant: Variant, fitted: FittedRouter | None) -> _Row:
+    """The row at the operating point that dev problems choose; a variant without a knob as it is."""
+    if not variant.knob:
+        return _Row(variant, variant.reasoning)
+    fixed: dict[str, object] = {}
+    if variant.kind == "query_router":
+        if fitted is None:
+            return _Row(variant, None)
+        fixed = {"query_router": str(fitted.path)}
+        tried = [fitted.point(value) for value in variant.values]
+    else:
+        wanted = [(variant, value, variant.at(value)) for value in variant.values]
+        found = await session.on_dev(wanted)
+        tried = [point for point in found if point is not None]
+        if len(tried) < len(found):
+            return _Row(variant, None, dev=tuple(tried))
+    settings = session.settings
+    points = [OperatingPoint(point.value or 0.0, point.accuracy, point.cost_usd) for point in tried]
+    line = [OperatingPoint(0.0, point.accuracy, point.cost_usd) for point in session.line]
+    chosen = choose_point(points, line, margin=settings.margin, cost_weight=settings.cost_weight)
+    return _Row(variant, variant.at(chosen.value, **fixed), chosen.value, chosen.rule, tuple(tried))
+
+
+def _random(session: _Session, variant: Variant, tuned: Sequence[_Row]) -> _Row:
+    """Random at matched cost: models drawn for the subtasks of the judged router's plans, in the shares it used them on dev problems.
+    Without a router of method r2: every solver alike, for the whole question."""
+    judged = [row for row in tuned if row.variant.kind == "r2"]
+    named = [row for row in judged if row.variant.name == session.settings.subject] or judged[-1:]
+    if not named:
+        return _Row(variant, variant.reasoning)
+    [row] = named
+    if row.reasoning is None:
+        return _Row(variant, None)
+    at = next(point.run_id for point in row.dev if point.value == row.value)
+    fields = {
+        "random_level": "subtask",
+        "mix": dict(session.dev_outcomes[at].model_calls),
+        "decomposer": row.reasoning.decomposer,
+    }
+    return _Row(variant, variant.at(None, **fields), rule=f"plans and model shares of {row.variant.name}")
+
+
+async def _on_test(session: _Session, rows: Sequence[_Row], constants: set[str]) -> list[EvaluatedRow]:
+    """Every row that can, on test problems, once per seed."""
+    seeds = range(session.settings.seeds)
+    wanted = [
+        (row.variant, row.value, row.reasoning.model_copy(update={"seed": seed}))
+        for row in rows
+        if row.reasoning is not None
+        for seed in seeds
+    ]
+    runs = await session.run("test", wanted)
+    by_name: dict[str, list[_Run]] = {}
+    for run in runs:
+        by_name.setdefault(run.variant.name, []).append(run)
+    return [
+        EvaluatedRow(
+            name=row.variant.name,
+            method=row.variant.kind,
+            is_constant=row.variant.name in constants,
+            knob=row.variant.knob,
+            value=row.value,
+            rule=row.rule,
+            reasoning=row.reasoning.identity() if row.reasoning is not None else {},
+            dev=row.dev,
+            test_runs=tuple(run.run_id for run in by_name.get(row.variant.name, ())),
+            is_finished=row.reasoning is not None and all(run.is_settled for run in by_name[row.variant.name]),
+        )
+        for row in rows
+    ]
+
+
+async def _publish(evaluation: Evaluation, comparison: Comparison | None) -> None:
+    """What Prefect's UI shows: the verdict, and the table it stands on."""
+    description = f"evaluation {evaluation.evaluation_id}"
+    await acreate_markdown_artifact(
+        key="evaluate-methods-verdict", markdown=evaluation.verdict, description=description
+    )
+    if comparison is None:
+        return
+    table = [
+        {
+            "row": m.label, "accuracy": m.accuracy.value, "low 95%": m.accuracy.interval.low if m.accuracy.interval else None,
+            "high 95%": m.accuracy.interval.high if m.accuracy.interval else None, "USD per 1k": m.usd_per_1k.value,
+            "saved at equal accuracy": m.cost_saved.value if m.cost_saved else None, "calls": m.calls_per_problem,
+            "p50 s": m.latency_p50_s, "p95 s": m.latency_p95_s, "router share": m.router_share, "top model": m.top_model,
+            "its share": m.top_model_share,
+        }
+        for m in comparison.methods
+    ]  # fmt: skip
+    await acreate_table_artifact(key="evaluate-methods-table", table=table, description=description)
+
+
+if __name__ == "__main__":
+    with embedded_api():
+        result = asyncio.run(evaluate_methods(load(EvaluateSettings, Path(sys.argv[1]), {})))
+    print(f"{result.evaluation.evaluation_id}: {result.evaluation.verdict}")

@@ -1,0 +1,54 @@
+"""What an evaluation may cost at most, before it begins: every row at every point, as if no call were shared. For `--dry-run`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from r2.estimate import CallEstimate, estimate_calls
+from r2.evaluation import EvaluateSettings
+from r2.operating_points import Variant, constants_of, own_mode, variants_of
+from r2.problem import Problem
+from r2.solve import Router
+
+
+def estimate_evaluation(
+    settings: EvaluateSettings,
+    router: Router,
+    weights: Mapping[str, str],
+    dev: Sequence[Problem],
+    test: Sequence[Problem],
+) -> tuple[list[tuple[str, int, int]], list[CallEstimate]]:
+    """((row, runs on dev problems, runs on test problems), ...) and the calls by purpose and model."""
+    roster = router.roster
+    constants = constants_of(settings, roster, weights)
+    variants = variants_of(settings, roster, router.decomposer, router.allocator)
+    extra = (
+        [own_mode(settings, card) for card in roster.solvers] if any(v.kind == "query_router" for v in variants) else []
+    )
+    rows = [(v, 1, settings.seeds) for v in constants]
+    rows += [(v, 1, 0) for v in extra if v.name not in {c.name for c in constants}]
+    rows += [(v, 0 if v.kind == "query_router" else len(v.values), settings.seeds) for v in variants]
+    totals: dict[tuple[str, str], CallEstimate] = {}
+    for variant, n_dev, n_test in rows:
+        for side, n_runs in ((dev, n_dev), (test, n_test)):
+            for call in _calls(variant, router, side, n_runs) if n_runs else ():
+                key = (call.purpose, call.model)
+                totals[key] = _sum(totals[key], call) if key in totals else call
+    return [(v.name, n_dev, n_test) for v, n_dev, n_test in rows], list(totals.values())
+
+
+def _calls(variant: Variant, router: Router, problems: Sequence[Problem], n_runs: int) -> list[CallEstimate]:
+    reasoning = variant.reasoning
+    mine = replace(
+        router, settings=reasoning, decomposer=reasoning.decomposer or router.decomposer,
+        allocator=reasoning.allocator or router.allocator,
+    )  # fmt: skip
+    n_bytes = sum(len((problem.question + problem.context).encode()) for problem in problems)
+    prices = {name: card.price for name, card in router.roster.by_name.items()}
+    return estimate_calls(mine, prices, n_runs * len(problems), n_runs * n_bytes)
+
+
+def _sum(one: CallEstimate, other: CallEstimate) -> CallEstimate:
+    return replace(
+        one, n_calls=one.n_calls + other.n_calls, input_tokens=one.input_tokens + other.input_tokens,
+        output_tokens=one.output_tokens + other.output_tokens, cost_usd=one.cost_usd + other.cost_usd,
+    )  # fmt: skip

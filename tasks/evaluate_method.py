@@ -1,0 +1,169 @@
+"""One run of an evaluation: a method at one operating point over the dev or the test problems. The unit of Prefect's retries.
+
+The runs of an evaluation share endpoints, client and answered calls, opened once by `open_evaluation`; each is otherwise an ordinary
+run with its own plan, shards and rows, so that what was answered stays answered.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from r2.errors import LakeError
+from r2.evaluation import EvaluateSettings
+from r2.pool.client import PoolClient
+from r2.pool.collector import collect_seldom
+from r2.pool.config import PoolConfig
+from r2.pool.endpoints import open_endpoints
+from r2.settings import Reasoning
+from storage.evaluations import CALLS, FOLDER, evaluation_dir
+from storage.journal import Journal
+from storage.lake import Lake
+from storage.run_plan import RunPlan, plan_run, read_plan
+from tasks.answer_shard import answer_rows
+from tasks.finish_run import record_session
+from tasks.plan_file import who_answers_digest
+from tasks.session import Progress, RunSession, make_router, progress_so_far, state_dir
+from tasks.shared_calls import SharedCalls, paid
+
+
+@dataclass(slots=True)
+class OpenEvaluation:
+    """What the runs of an evaluation share while it goes on. Models are started when the first call has to be made."""
+
+    evaluation_id: str
+    settings: EvaluateSettings
+    pool: PoolConfig
+    lake: Lake
+    journal: Journal
+    slots: asyncio.Semaphore
+    paid_before_usd: float
+    n_paid_before: int
+    resources: AsyncExitStack
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    calls: SharedCalls | None = None
+    open_runs: dict[str, RunSession] = field(default_factory=dict)
+    stop_reason: str | None = None
+    """`budget` or `interrupted` once it is ending early."""
+
+    @property
+    def paid_usd(self) -> float:
+        """Over all sessions."""
+        return self.paid_before_usd + (self.calls.spent_usd if self.calls is not None else 0.0)
+
+    @property
+    def n_paid(self) -> int:
+        """Calls that were sent, over all sessions."""
+        return self.n_paid_before + (self.calls.n_sent if self.calls is not None else 0)
+
+    async def ready(self) -> SharedCalls:
+        """Endpoints and client, opened at the first need. ConfigError or EndpointError before the first paid call."""
+        async with self.opening:
+            if self.calls is None:
+                settings, root = self.settings, self.lake.root
+                addresses = await self.resources.enter_async_context(
+                    open_endpoints(
+                        self.pool,
+                        models_dir=Path(settings.models_dir),
+                        log_dir=evaluation_dir(root, self.evaluation_id) / "logs",
+                    )
+                )
+                client = await self.resources.enter_async_context(
+                    PoolClient(
+                        self.pool, addresses, state_dir=state_dir(), run_account=f"evaluation:{root.resolve()}:{self.evaluation_id}",
+                        max_cost_usd=settings.max_cost_usd, already_spent_usd=self.paid_before_usd,
+                    )
+                )  # fmt: skip
+                self.calls = SharedCalls(client, self.pool, self.journal, self.evaluation_id)
+            return self.calls
+
+    def stop(self, reason: str) -> None:
+        """Ends every run cleanly: calls in flight finish and are kept, nothing new is sent."""
+        if self.stop_reason is None:
+            self.stop_reason = reason
+        for session in self.open_runs.values():
+            session.stop(reason)
+
+
+_open_evaluations: dict[Path, OpenEvaluation] = {}
+
+
+@asynccontextmanager
+async def open_evaluation(
+    evaluation_id: str, settings: EvaluateSettings, pool: PoolConfig
+) -> AsyncIterator[OpenEvaluation]:
+    """While open, `evaluate_method` finds it by its lake. RunLockedError while another process evaluates in this lake."""
+    collect_seldom()
+    root = Path(settings.lake)
+    async with AsyncExitStack() as stack:
+        journal = stack.enter_context(Journal.open(root / FOLDER / CALLS))
+        before_usd, n_before = paid(journal, evaluation_id)
+        opened = OpenEvaluation(
+            evaluation_id, settings, pool, Lake(root), journal, asyncio.Semaphore(settings.max_in_flight), before_usd, n_before, stack
+        )  # fmt: skip
+        _open_evaluations[root] = opened
+        stack.callback(_open_evaluations.pop, root)
+        yield opened
+
+
+def plan_evaluated(settings: EvaluateSettings, pool: PoolConfig, input_path: Path, reasoning: Reasoning) -> RunPlan:
+    """The plan of one run, made or read back."""
+    answering = settings.answering(str(input_path), reasoning)
+    return plan_run(answering, who_answers_digest(answering, pool.digest), pool.text)
+
+
+@task(
+    name="evaluate-method", task_run_name="{label}", retries=2, retry_delay_seconds=[30, 300], cache_policy=NO_CACHE,
+    persist_result=False,
+)  # fmt: skip
+async def evaluate_method(run_dir: str, label: str) -> bool:
+    """Answers what is left of a run; True once every problem is settled. `label` names it in Prefect's UI."""
+    opened = _open_evaluations.get(Path(run_dir).parent.parent)
+    if opened is None:
+        raise LakeError(
+            f"{run_dir}: no evaluation is open in this process; `r2 evaluate` opens it, its tasks run beside it."
+        )
+    plan = read_plan(Path(run_dir))
+    return await answer_run(opened, plan)
+
+
+async def answer_run(opened: OpenEvaluation, plan: RunPlan) -> bool:
+    """The same without Prefect."""
+    with opened.lake.run_lock(plan.run_id):
+        progress = progress_so_far(plan)
+        if progress.n_settled == plan.n_requested:
+            return True
+        if opened.stop_reason is not None:
+            return False  # no call would be made
+        calls = await opened.ready()
+        progress.started_at = time.time()
+        router = make_router(opened.pool, plan.settings)
+        session = RunSession(plan, opened.pool, router, calls, opened.lake, opened.slots, progress)
+        opened.open_runs[plan.run_id] = session
+        try:
+            for shard in session.open_shards():
+                await answer_rows(session, shard.index)
+                if progress.stop_reason is not None:
+                    break
+        finally:
+            del opened.open_runs[plan.run_id]
+        progress.n_deferred = plan.n_requested - progress.n_settled
+        if progress.stop_reason is not None:
+            opened.stop(progress.stop_reason)
+        close_run(plan, progress)
+        return progress.n_deferred == 0
+
+
+def close_run(plan: RunPlan, progress: Progress) -> None:
+    """The session's row, and one file per table where the run is complete. Its cost is what its calls cost, whoever paid first."""
+    if progress.n_deferred == 0:
+        Lake(plan.run_dir.parent.parent).compact(plan.run_id)
+    record_session(
+        plan, progress, kind="evaluate", n_answered=progress.n_answered, n_failed=progress.n_failed,
+        cost_usd=progress.settled_cost_usd,
+    )  # fmt: skip
