@@ -181,7 +181,7 @@ def main(spec_path: str) -> int:
         try:
             from transformers.utils import logging
 
-            logging.disable_progress_bar()
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             train_policy(spec)
         except ConfigError as error:
             sys.stderr.write(f"{error}\n")

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import orjson
 from pydantic import Field, model_validator
 
-from r2.errors import ConfigError
 from r2.problems.source import parse_source
 from r2.settings import Frozen, Positive, load
 
@@ -54,7 +53,7 @@ class SftSettings(Frozen):
     save_every: int = Field(default=25, ge=1)
     """Steps between checkpoints: what a kill can cost."""
     threads: int | None = Field(default=None, ge=1)
-    """Of torch; None: its own choice."""
+    """Of torch; None: its own choice. On a machine that is busy with other work, 1 is the fastest: threads wait for each other (measured)."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Further fields of TRL's `SFTConfig`, as they are."""
     launcher: tuple[str, ...] = ()
@@ -123,13 +122,3 @@ class SftSettings(Frozen):
 def load_sft_settings(path: Path | None, overrides: dict[str, Any]) -> SftSettings:
     """Defaults, the TOML file, then flags. ConfigError names the field."""
     return load(SftSettings, path, overrides)
-
-
-def checked_learning(settings: SftSettings) -> None:
-    """ConfigError where label sets that are needed are not there."""
-    for kind in settings.kinds:
-        path = Path(settings.labels) / f"{kind}.parquet"
-        if kind != "specialist" and not path.exists():
-            raise ConfigError(
-                f"{path}: no such label set. Make it with r2 label --problems SOURCE --out {settings.labels}."
-            )
