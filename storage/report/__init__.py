@@ -1,0 +1,64 @@
+"""`r2 report`: an evaluation or a run as one HTML file, without a network. `write_report` is the way in; content.py says what is in it."""
+
+from pathlib import Path
+
+from r2.errors import ConfigError, LakeError
+from storage.evaluations import evaluation_ids
+from storage.lake import Lake
+from storage.query import connect
+from storage.run_plan import write_atomically
+
+N_LISTED = 10
+
+
+def write_report(lake: Path, name: str | None = None, out: Path | None = None) -> Path:
+    """Writes the report of `name`, an id or an unambiguous beginning of one; without a name, of the newest evaluation.
+
+    Without `out` it goes beside the data, `<lake>/_reports/<id>.html`. Raises ConfigError, with the newest ids, where nothing or
+    more than one thing has that name, and LakeError where there is no lake.
+    """
+    from storage.report.evaluation import report_of_evaluation
+    from storage.report.ordinary import report_of_run
+    from storage.report.page import page_of
+
+    found = resolve(lake, name)
+    with connect(lake) as db:
+        is_evaluation = found in evaluation_ids(lake)
+        report = report_of_evaluation(lake, db, found) if is_evaluation else report_of_run(lake, db, found)
+    path = out or lake / "_reports" / f"{found}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page_of(report).encode("utf-8", "replace"))
+    return path
+
+
+def resolve(lake: Path, name: str | None) -> str:
+    """The id that `name` stands for."""
+    if not lake.is_dir():
+        raise LakeError(f"{lake}: no lake there. Name its folder with --lake; a run creates it.")
+    evaluations, runs = _newest_evaluations(lake), _newest_runs(lake)
+    everything = [*evaluations, *runs]
+    newest = ", ".join(everything[:N_LISTED]) or "none yet"
+    if name is None:
+        if not evaluations:
+            raise ConfigError(f"{lake} has no evaluation; name a run. Newest: {newest}.")
+        return evaluations[0]
+    if name in everything:
+        return name
+    fitting = [one for one in everything if name and one.startswith(name)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise ConfigError(
+            f"{name!r} begins {len(fitting)} ids in {lake}: {', '.join(fitting[:N_LISTED])}. Give more of it."
+        )
+    raise ConfigError(f"{lake} has no evaluation and no run {name!r}. Newest: {newest}.")
+
+
+def _newest_evaluations(lake: Path) -> list[str]:
+    return sorted(evaluation_ids(lake), key=lambda one: -(lake / "_evaluations" / one / "plan.json").stat().st_mtime)
+
+
+def _newest_runs(lake: Path) -> list[str]:
+    """By when something was last committed to them."""
+    manifest = Lake(lake).manifest
+    return sorted(manifest.run_ids(), key=lambda run_id: -(manifest.folder / run_id).stat().st_mtime)

@@ -1,0 +1,468 @@
+"""The charts of a report as Vega-Lite specifications, each with a sentence that describes it and a table of its numbers.
+
+Colours are names (`@ours`, `@model-3`) that the page replaces by what its style sheet says for light and for dark, so a
+method or a model has one colour everywhere. Charts are as wide as their place on the page: a phone gets the same drawing, narrower.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import altair as alt
+
+from storage.report import wording
+from storage.report.content import Family, Interval, Method, Report, Table
+
+Size = Literal["wide", "small"]
+FAMILIES: dict[Family, str] = {
+    "ours": "r2",
+    "router": "other routing methods",
+    "constant": "one model for everything",
+    "bound": "bounds and chance",
+}
+N_MODEL_COLOURS = 10
+_ROW = 26
+"""Pixels of a horizontal bar with its gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing: `spec` for Vega-Lite, `description` read out instead of it, `table` with the same numbers."""
+
+    name: str
+    title: str
+    description: str
+    spec: dict[str, Any]
+    table: Table
+    note: str = ""
+    size: Size = "wide"
+
+
+def charts_of(report: Report) -> dict[str, list[Chart]]:
+    """The charts that the report has numbers for, by section of the page."""
+    makers: dict[str, Callable[[Report], list[Chart]]] = {
+        "plane": plane, "saved": saved, "shares": shares, "money": money, "escalations": escalations, "latency": latency,
+        "curves": curves,
+    }  # fmt: skip
+    return {section: make(report) for section, make in makers.items()}
+
+
+def plane(report: Report) -> list[Chart]:
+    """Accuracy against cost, with intervals in both and the frontier. A method that costs nothing has no place on a log axis."""
+    drawn = [m for m in report.methods if m.accuracy is not None and m.usd_per_1k.value > 0]
+    if not drawn:
+        return []
+    costs = [v for m in drawn for v in _bounds(m.usd_per_1k) if v > 0] + [c for c, _ in report.frontier if c > 0]
+    heights = [v for m in drawn if m.accuracy is not None for v in _bounds(m.accuracy)]
+    low, high = math.log10(min(costs)), math.log10(max(costs))
+    margin = max(0.08 * (high - low), 0.1)
+    x = alt.X(
+        "cost:Q", title="USD per 1,000 problems (logarithmic)",
+        scale=alt.Scale(type="log", domain=[10 ** (low - margin), 10 ** (high + margin)], nice=False),
+        axis=alt.Axis(values=_log_ticks(low - margin, high + margin), format="~g", labelOverlap="greedy"),
+    )  # fmt: skip
+    y = alt.Y(
+        "accuracy:Q", title="accuracy",
+        scale=alt.Scale(domain=[max(0.0, min(heights) - 0.03), min(1.0, max(heights) + 0.03)], nice=False, zero=False),
+        axis=alt.Axis(format=".0%", tickCount=6),
+    )  # fmt: skip
+    rows = [_plane_row(m, report) for m in sorted(drawn, key=lambda m: _label_rank(m, report))]
+    base = alt.Chart(alt.InlineData(values=rows))
+    layers = []
+    if corners := _sampled(report.frontier):
+        layers.append(
+            alt.Chart(alt.InlineData(values=[{"cost": c, "accuracy": a} for c, a in corners]))
+            .mark_line(color="@frontier", strokeWidth=2, strokeDash=[5, 4], opacity=0.8, tooltip=None)
+            .encode(x=x, y=y)
+        )
+    colour = _family_colour([m.family for m in drawn])
+    layers += [
+        base.mark_rule(strokeWidth=1.4, opacity=0.45).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
+        base.mark_rule(strokeWidth=1.4, opacity=0.45).encode(x=alt.X("cheap:Q"), x2="dear:Q", y=y, color=colour),
+        base.mark_point(filled=True, size=95, opacity=1, stroke="@paper", strokeWidth=1)
+        .encode(
+            x=x,
+            y=y,
+            color=colour,
+            shape=alt.Shape("family:N", legend=None, scale=_family_shapes([m.family for m in drawn])),
+            tooltip=[alt.Tooltip("name:N", title="method"), "accuracy_text:N", "cost_text:N"],
+        )
+        .properties(name="points"),
+    ]
+    spec = alt.layer(*layers).properties(width="container", height=400)
+    table = Table(
+        "Accuracy and cost of each method, with 95 % intervals",
+        ("method", "accuracy", "USD per 1,000", "on the frontier", "n"),
+        tuple(
+            (m.name, wording.share(m.accuracy), wording.usd(m.usd_per_1k), "yes" if m.is_on_frontier else "", str(m.n))
+            for m in _by_cost(report.methods)
+        ),
+    )
+    best = max(drawn, key=lambda m: m.accuracy.value if m.accuracy else 0.0)
+    description = (
+        f"Accuracy against cost of {len(drawn)} methods. {best.name} is the most accurate with {wording.share(best.accuracy)}; "
+        f"the cheapest is {_by_cost(drawn)[0].name} at {wording.usd(_by_cost(drawn)[0].usd_per_1k)} USD per 1,000 problems."
+    )
+    free = [m.name for m in report.methods if m.accuracy is not None and m.usd_per_1k.value <= 0]
+    note = (
+        "Bars are 95 % intervals. The dashed line is the frontier: what the best mixtures of methods reach."
+        if corners
+        else ""
+    )
+    if free:
+        note += f" Without a price and so not drawn: {', '.join(free)}."
+    return [Chart("plane", "Accuracy and cost", description, _spec(spec), table, note.strip())]
+
+
+def saved(report: Report) -> list[Chart]:
+    """Cost saved at equal accuracy; a method that does not reach the accuracy saves nothing that could be compared."""
+    drawn = sorted((m for m in report.methods if m.saved is not None), key=lambda m: -m.saved.value if m.saved else 0.0)
+    if not drawn:
+        return []
+    floor = max(-1.0, min(0.0, *(v for m in drawn if m.saved for v in _bounds(m.saved))))
+    rows = [
+        {
+            "name": m.name, "family": FAMILIES[m.family], "saved": max(m.saved.value, floor),
+            "low": max(_bounds(m.saved)[0], floor), "high": max(_bounds(m.saved)[1], floor), "text": wording.share(m.saved),
+        }
+        for m in drawn if m.saved
+    ]  # fmt: skip
+    names = [m.name for m in drawn]
+    y = alt.Y("name:N", sort=names, title=None)
+    x = alt.X("saved:Q", title="share of the cost saved", axis=alt.Axis(format=".0%", tickCount=5),
+              scale=alt.Scale(domain=[floor, 1], nice=False))  # fmt: skip
+    base = alt.Chart(alt.InlineData(values=rows))
+    colour = _family_colour([m.family for m in drawn])
+    spec = alt.layer(
+        alt.Chart(alt.InlineData(values=[{"saved": 0}])).mark_rule(color="@muted").encode(x=x),
+        base.mark_rule(strokeWidth=2, opacity=0.5).encode(y=y, x=alt.X("low:Q"), x2="high:Q", color=colour),
+        base.mark_point(filled=True, size=90, opacity=1).encode(
+            y=y,
+            x=x,
+            color=colour,
+            tooltip=[alt.Tooltip("name:N", title="method"), alt.Tooltip("text:N", title="saved")],
+        ),
+    ).properties(width="container", height=_ROW * len(rows) + 10)
+    absent = [m.name for m in report.methods if m.saved is None and m.accuracy is not None]
+    table = Table(
+        f"Share of the cost of {report.reference} saved at its accuracy",
+        ("method", "cost saved", "accuracy"),
+        tuple((m.name, wording.share(m.saved), wording.share(m.accuracy)) for m in drawn)
+        + tuple((m.name, "accuracy not reached", wording.share(m.accuracy)) for m in report.methods if m.saved is None),
+    )
+    first = drawn[0]
+    description = f"Cost saved against {report.reference}: {first.name} saves most, {wording.share(first.saved)}."
+    note = (
+        f"Not drawn, because they do not reach the accuracy of {report.reference}: {', '.join(absent)}."
+        if absent
+        else ""
+    )
+    if any(_bounds(m.saved)[0] < floor for m in drawn if m.saved):
+        note += " Cut at -100 %; the table has the numbers."
+    return [
+        Chart(
+            "saved", f"Cost saved at the accuracy of {report.reference}", description, _spec(spec), table, note.strip()
+        )
+    ]
+
+
+def shares(report: Report) -> list[Chart]:
+    """Which models did the work, by difficulty; one chart per method that has a choice."""
+    charts = []
+    for number, method in enumerate(dict.fromkeys(s.method for s in report.shares)):
+        mine = [s for s in report.shares if s.method == method]
+        levels = list(dict.fromkeys(s.difficulty for s in mine))
+        totals = {s.difficulty: s.n for s in mine}
+        models = [m for m in report.models if any(s.model == m for s in mine)]
+        rows = [
+            {"level": s.difficulty, "model": s.model, "share": s.share, "text": wording.percent(s.share),
+             "order": models.index(s.model)}
+            for s in mine
+        ]  # fmt: skip
+        spec = (
+            alt.Chart(alt.InlineData(values=rows))
+            .mark_bar(stroke="@paper", strokeWidth=1, height=20)
+            .encode(
+                y=alt.Y("level:N", sort=levels, title=None),
+                x=alt.X("share:Q", stack="zero", title="share of the calls", axis=alt.Axis(format=".0%", tickCount=5),
+                        scale=alt.Scale(domain=[0, 1])),
+                color=_model_colour(models, report.models), order=alt.Order("order:Q"),
+                tooltip=["model:N", "level:N", alt.Tooltip("text:N", title="share")],
+            )
+            .properties(width="container", height=(_ROW + 6) * len(levels))
+        )  # fmt: skip
+        table = Table(
+            f"Share of each model by difficulty, {method}",
+            ("difficulty", "problems", *models),
+            tuple(
+                (level, str(totals[level]),
+                 *(wording.percent(next((s.share for s in mine if s.difficulty == level and s.model == m), 0.0)) for m in models))
+                for level in levels
+            ),
+        )  # fmt: skip
+        description = f"Stacked bars of {method}: the share of each of {len(models)} models at {len(levels)} levels of difficulty. " + " ".join(
+            f"{level}: mostly {max((s for s in mine if s.difficulty == level), key=lambda s: s.share).model}." for level in levels
+        )  # fmt: skip
+        charts.append(
+            Chart(f"shares-{number}", f"Who answers, by difficulty: {method}", description, _spec(spec), table)
+        )
+    return charts
+
+
+def money(report: Report) -> list[Chart]:
+    """Where the money goes: purposes of calls, each split by model, the router's own first and apart."""
+    charts = []
+    for number, method in enumerate(dict.fromkeys(s.method for s in report.spend)):
+        mine = [s for s in report.spend if s.method == method]
+        total = sum(s.cost_usd for s in mine)
+        per = 1000 / report.n_problems if report.n_problems else 1.0
+        ordered = sorted({(not s.is_router, _PURPOSES.get(s.purpose, 9), s.purpose) for s in mine})
+        purposes = [f"{purpose} (router)" if not answers else purpose for answers, _, purpose in ordered]
+        models = [m for m in report.models if any(s.model == m for s in mine)]
+        rows = [
+            {"purpose": f"{s.purpose} (router)" if s.is_router else s.purpose, "model": s.model, "usd": s.cost_usd * per,
+             "text": f"{wording.number(s.cost_usd * per)} USD per 1,000", "order": models.index(s.model)}
+            for s in mine
+        ]  # fmt: skip
+        spec = (
+            alt.Chart(alt.InlineData(values=rows))
+            .mark_bar(stroke="@paper", strokeWidth=1, height=20)
+            .encode(
+                y=alt.Y("purpose:N", sort=purposes, title=None),
+                x=alt.X("usd:Q", stack="zero", title="USD per 1,000 problems", axis=alt.Axis(format="~g", tickCount=5)),
+                color=_model_colour(models, report.models), order=alt.Order("order:Q"),
+                tooltip=["purpose:N", "model:N", alt.Tooltip("text:N", title="cost")],
+            )
+            .properties(width="container", height=(_ROW + 6) * len(purposes))
+        )  # fmt: skip
+        router_usd = sum(s.cost_usd for s in mine if s.is_router)
+        table = Table(
+            f"Cost by purpose and model, {method}",
+            ("purpose", "model", "calls", "USD", "USD per 1,000", "share"),
+            tuple(
+                (f"{s.purpose} (router)" if s.is_router else s.purpose, s.model, str(s.n_calls), wording.number(s.cost_usd),
+                 wording.number(s.cost_usd * per), wording.percent(s.cost_usd / total) if total else "")
+                for s in sorted(mine, key=lambda s: (not s.is_router, _PURPOSES.get(s.purpose, 9), -s.cost_usd))
+            ),
+        )  # fmt: skip
+        router_share = wording.percent(router_usd / total) if total else "0 %"
+        description = f"Cost of {method} by purpose and model; the router's own calls are {router_share} of it."
+        charts.append(
+            Chart(f"money-{number}", f"Where the money goes: {method}", description, _spec(spec), table, f"The router's own calls take {router_share}.")
+        )  # fmt: skip
+    return charts
+
+
+def escalations(report: Report) -> list[Chart]:
+    """Subtasks passed on, from which model to which."""
+    charts = []
+    for number, method in enumerate(dict.fromkeys(e.method for e in report.escalations)):
+        mine = [e for e in report.escalations if e.method == method]
+        rows = [
+            {"route": f"{e.allocated_model} → {e.model}", "n": n, "kind": kind}
+            for e in mine
+            for kind, n in (("a check failed", e.n_escalated), ("not available", e.n_fallbacks))
+            if n
+        ]
+        if not rows:
+            continue
+        routes = list(dict.fromkeys(str(row["route"]) for row in rows))
+        spec = (
+            alt.Chart(alt.InlineData(values=rows))
+            .mark_bar(height=18)
+            .encode(
+                y=alt.Y("route:N", sort=routes, title=None, axis=alt.Axis(labelLimit=190)),
+                x=alt.X("n:Q", stack="zero", title="subtasks", axis=alt.Axis(format="d", tickMinStep=1, tickCount=5)),
+                color=alt.Color("kind:N", title=None, legend=_LEGEND,
+                                scale=alt.Scale(domain=["a check failed", "not available"], range=["@ours", "@constant"])),
+                tooltip=["route:N", "kind:N", "n:Q"],
+            )
+            .properties(width="container", height=_ROW * len(routes))
+        )  # fmt: skip
+        table = Table(
+            f"Subtasks passed on, {method}",
+            ("from", "to", "a check failed", "not available", "USD"),
+            tuple(
+                (e.allocated_model, e.model, str(e.n_escalated), str(e.n_fallbacks), wording.number(e.cost_usd))
+                for e in mine
+            ),
+        )
+        n = sum(e.n_escalated + e.n_fallbacks for e in mine)
+        charts.append(
+            Chart(f"escalations-{number}", f"Passed on to another model: {method}", f"{n} subtasks of {method} were passed on, most often {routes[0]}.",
+                  _spec(spec), table)
+        )  # fmt: skip
+    return charts
+
+
+def latency(report: Report) -> list[Chart]:
+    """Median and 95th percentile, joined by a line."""
+    if not report.latencies:
+        return []
+    family = {m.name: m.family for m in report.methods}
+    rows = [
+        {"name": name, "p50": p50, "p95": p95, "family": FAMILIES[family.get(name, "constant")], "text": f"p50 {wording.seconds(p50)}, p95 {wording.seconds(p95)}"}
+        for name, p50, p95, _ in sorted(report.latencies, key=lambda row: row[1])
+    ]  # fmt: skip
+    names = [str(row["name"]) for row in rows]
+    spread = [v for _, p50, p95, _ in report.latencies for v in (p50, p95) if v > 0]
+    is_log = bool(spread) and max(spread) > 40 * min(spread) and all(p50 > 0 for _, p50, _, _ in report.latencies)
+    scale = alt.Scale(type="log", nice=False) if is_log else alt.Scale(zero=True)
+    ticks = _log_ticks(math.log10(min(spread)), math.log10(max(spread))) if is_log else None
+    axis = alt.Axis(values=ticks, format="~g", labelOverlap="greedy") if ticks else alt.Axis(format="~g", tickCount=5)
+    y = alt.Y("name:N", sort=names, title=None)
+    x = alt.X("p50:Q", title="seconds" + (" (logarithmic)" if is_log else ""), scale=scale, axis=axis)
+    base = alt.Chart(alt.InlineData(values=rows))
+    is_by_method = report.latency_by == "method"
+    colour: Any = (
+        _family_colour([family.get(name, "constant") for name in names]) if is_by_method else alt.value("@constant")
+    )
+    tip = [alt.Tooltip("name:N", title=report.latency_by), alt.Tooltip("text:N", title="latency")]
+    spec = alt.layer(
+        base.mark_rule(strokeWidth=2, opacity=0.45).encode(y=y, x=x, x2="p95:Q", color=colour),
+        base.mark_point(filled=True, size=80, opacity=1).encode(y=y, x=x, color=colour, tooltip=tip),
+        base.mark_tick(thickness=2, size=12, opacity=1).encode(y=y, x=alt.X("p95:Q"), color=colour, tooltip=tip),
+    ).properties(width="container", height=_ROW * len(rows) + 10)
+    table = Table(
+        f"Latency by {report.latency_by}",
+        (report.latency_by, "p50", "p95", "n"),
+        tuple((n, wording.seconds(p50), wording.seconds(p95), str(count)) for n, p50, p95, count in report.latencies),
+    )
+    fastest = rows[0]
+    description = f"Latency by {report.latency_by}: {fastest['name']} is the fastest, {fastest['text']}."
+    return [
+        Chart(
+            "latency",
+            f"Latency by {report.latency_by}",
+            description,
+            _spec(spec),
+            table,
+            "Dot: median. Tick: 95th percentile.",
+        )
+    ]
+
+
+def curves(report: Report) -> list[Chart]:
+    """One small chart per metric of training, a line per policy and phase."""
+    charts = []
+    grouped = itertools.groupby(sorted(report.curves, key=lambda p: p.metric), key=lambda p: p.metric)
+    for number, (metric, found) in enumerate(grouped):
+        points = list(found)
+        series = list(dict.fromkeys(f"{p.policy} {p.phase}" for p in points))
+        rows = [{"series": f"{p.policy} {p.phase}", "at": p.at, "value": p.value} for p in points]
+        spec = (
+            alt.Chart(alt.InlineData(values=rows))
+            .mark_line(point=alt.OverlayMarkDef(size=22) if len(points) < 60 else False, strokeWidth=2)
+            .encode(
+                x=alt.X("at:Q", title="step", axis=alt.Axis(format="d", tickMinStep=1, tickCount=5)),
+                y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=4)),
+                color=alt.Color("series:N", title=None, legend=_LEGEND,
+                                scale=alt.Scale(domain=series, range=[f"@line-{i % 4}" for i in range(len(series))])),
+                tooltip=["series:N", alt.Tooltip("at:Q", title="step"), alt.Tooltip("value:Q", format=".4~g")],
+            )
+            .properties(width="container", height=170)
+        )  # fmt: skip
+        summary = []
+        for one in series:
+            mine = [p.value for p in points if f"{p.policy} {p.phase}" == one]
+            summary.append(
+                (one, str(len(mine)), *(wording.number(v) for v in (mine[0], min(mine), max(mine), mine[-1])))
+            )
+        table = Table(
+            f"{metric} during training", ("policy", "points", "first", "lowest", "highest", "last"), tuple(summary)
+        )
+        description = f"{metric}: " + "; ".join(f"{row[0]} from {row[2]} to {row[5]}" for row in summary)
+        charts.append(Chart(f"curve-{number}", metric, description, _spec(spec), table, size="small"))
+    return charts
+
+
+_PURPOSES = {
+    name: i for i, name in enumerate(("decompose", "allocate", "solve", "review", "verify", "final", "teach", "judge"))
+}
+_LEGEND = alt.Legend(orient="bottom", direction="horizontal", columns=0, labelLimit=220, symbolType="circle")
+
+
+def _plane_row(method: Method, report: Report) -> dict[str, Any]:
+    accuracy = method.accuracy or Interval(0.0)
+    (low, high), (cheap, dear) = _bounds(accuracy), _bounds(method.usd_per_1k)
+    return {
+        "name": method.name, "family": FAMILIES[method.family], "accuracy": accuracy.value, "low": low, "high": high,
+        "cost": method.usd_per_1k.value, "cheap": cheap if cheap > 0 else method.usd_per_1k.value, "dear": dear,
+        "accuracy_text": wording.share(method.accuracy), "cost_text": f"{wording.usd(method.usd_per_1k)} USD per 1,000",
+        "is_strong": method.name == report.subject,
+    }  # fmt: skip
+
+
+def _label_rank(method: Method, report: Report) -> tuple[int, float]:
+    """Whose name is placed first where there is no room for all."""
+    order = (
+        method.name == report.subject,
+        method.name == report.reference,
+        method.family == "ours",
+        method.is_on_frontier,
+    )
+    return (order.index(True) if True in order else len(order), -(method.accuracy.value if method.accuracy else 0.0))
+
+
+def _by_cost(methods: Sequence[Method]) -> list[Method]:
+    return sorted(methods, key=lambda m: m.usd_per_1k.value)
+
+
+def _bounds(interval: Interval | None) -> tuple[float, float]:
+    """The interval's bounds, or the value itself where there are none."""
+    if interval is None:
+        return (0.0, 0.0)
+    low = interval.value if interval.low is None else interval.low
+    return (low, interval.value if interval.high is None else interval.high)
+
+
+def _sampled(corners: Sequence[tuple[float, float]], n: int = 16) -> list[tuple[float, float]]:
+    """Points along the straight lines between the corners, which are bent on a logarithmic axis. Corners at no cost are left out."""
+    paid = [(cost, accuracy) for cost, accuracy in corners if cost > 0]
+    points = paid[:1]
+    for (c0, a0), (c1, a1) in itertools.pairwise(paid):
+        for i in range(1, n + 1):
+            cost = c0 * (c1 / c0) ** (i / n)
+            points.append((cost, a0 + (a1 - a0) * ((cost - c0) / (c1 - c0) if c1 > c0 else 1.0)))
+    return points
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten in the range, only the powers where it spans more than three of them."""
+    steps = (1,) if high - low > 3 else (1, 2, 5)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+    return [tick for tick in ticks if low <= math.log10(tick) <= high]
+
+
+def _present(families: Sequence[Family]) -> list[Family]:
+    return [family for family in FAMILIES if family in families]
+
+
+def _family_colour(families: Sequence[Family]) -> alt.Color:
+    present = _present(families)
+    scale = alt.Scale(domain=[FAMILIES[f] for f in present], range=[f"@{f}" for f in present])
+    return alt.Color("family:N", title=None, scale=scale, legend=_LEGEND)
+
+
+def _family_shapes(families: Sequence[Family]) -> alt.Scale:
+    shapes = {"ours": "circle", "router": "square", "constant": "diamond", "bound": "triangle-up"}
+    present = _present(families)
+    return alt.Scale(domain=[FAMILIES[f] for f in present], range=[shapes[f] for f in present])
+
+
+def _model_colour(models: Sequence[str], everyone: Sequence[str]) -> alt.Color:
+    """Colours along one ramp, from the cheapest to the dearest model of the report, spread over it where there are few."""
+    last = max(1, len(everyone) - 1)
+    places = [round(everyone.index(m) * (N_MODEL_COLOURS - 1) / last) for m in models]
+    scale = alt.Scale(domain=list(models), range=[f"@model-{place}" for place in places])
+    return alt.Color("model:N", title=None, scale=scale, sort=list(models), legend=_LEGEND)
+
+
+def _spec(chart: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = chart.to_dict(validate=True)
+    spec.pop("config", None)  # altair's own; the page has one for all charts
+    spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    return spec

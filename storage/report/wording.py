@@ -1,0 +1,66 @@
+"""Numbers as people read them: the same rounding in the verdict, the charts' tables and the tooltips."""
+
+import math
+
+from storage.report.content import Interval
+
+ABSENT = "–"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """0.874 is 87.4%."""
+    return f"{100 * value:.{digits}f}%"
+
+
+def share(interval: Interval | None) -> str:
+    """A share with its interval: 87.4% (85.1 to 89.3)."""
+    if interval is None:
+        return ABSENT
+    if interval.low is None or interval.high is None:
+        return percent(interval.value)
+    return f"{percent(interval.value)} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent between a millionth and a million."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    size = math.floor(math.log10(abs(value)))
+    if size >= 6 or size < -6:
+        return f"{value:.2e}"
+    return f"{value:,.{max(0, 2 - size)}f}"
+
+
+def usd(interval: Interval) -> str:
+    """An amount with its interval: 0.812 (0.790 to 0.836)."""
+    if interval.low is None or interval.high is None:
+        return number(interval.value)
+    return f"{number(interval.value)} ({number(interval.low)} to {number(interval.high)})"
+
+
+def seconds(value: float) -> str:
+    """0.42 s, 14.1 s; milliseconds below a tenth."""
+    return f"{1000 * value:.0f} ms" if value < 0.1 else f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+
+
+def points(interval: Interval) -> str:
+    """A difference of shares in percentage points: +1.2 (-0.3 to +2.6)."""
+    if interval.low is None or interval.high is None:
+        return f"{100 * interval.value:+.1f}"
+    return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+
+
+def between(interval: Interval) -> str:
+    """The bounds alone."""
+    if interval.low is None or interval.high is None:
+        return "no interval"
+    return f"{number(interval.low)} to {number(interval.high)}"
+
+
+def price(version: str) -> str:
+    """A price version, `2026-11-01:1/0.5/2`, in words; one of another form as it is."""
+    date, _, numbers = version.rpartition(":")
+    if numbers.count("/") != 2:
+        return version
+    fresh, cached, output = numbers.split("/")
+    return f"{fresh} in, {cached} cached, {output} out, USD per million tokens ({date or 'no date'})"
