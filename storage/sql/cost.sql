@@ -82,7 +82,7 @@ select
 from rated;
 comment on view cost_accuracy is 'Accuracy and cost of every run and method, and whether any other run over the same input is at least as right for no more';
 comment on column cost_accuracy.run_id is 'see runs';
-comment on column cost_accuracy.method is 'way to answer: r2, cot';
+comment on column cost_accuracy.method is 'way to answer: r2, cot, tot, ...';
 comment on column cost_accuracy.n_problems is 'settled problems, answered or failed';
 comment on column cost_accuracy.n_answered is 'of them, answered';
 comment on column cost_accuracy.n_judged is 'of them, those with a target; without an answer they count as wrong';
