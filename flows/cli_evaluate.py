@@ -1,6 +1,4 @@
-"""`r2 evaluate`: methods on the same problems, in one table with intervals and a verdict; `r2 rescore`: the same under other prices or
-another parser, without a call. Results on stdout, progress and errors on stderr.
-"""
+"""`r2 evaluate`: methods on the same problems, in one table with intervals and a verdict. Results on stdout, progress on stderr."""
 
 import asyncio
 import sys
@@ -11,6 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from flows.cli_rescore import rescore
 from flows.console import results
 from r2.errors import ConfigError
 
@@ -25,8 +24,9 @@ _KNOB_SIGNS = {"threshold": "at ", "b": "b = "}
 
 
 def register(app: typer.Typer) -> None:
-    """Adds `evaluate` to the command."""
+    """Adds `evaluate` and `rescore` to the command."""
     app.command(name="evaluate")(evaluate)
+    app.command(name="rescore")(rescore)
 
 
 def evaluate(

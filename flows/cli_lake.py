@@ -105,12 +105,21 @@ def verify(lake: LakeOption = Path("lake")) -> None:
 
 @lake_app.command()
 def record(
-    run: Annotated[str, typer.Argument(help="Run id.")],
+    run: Annotated[str, typer.Argument(help="Run id, or the id of an evaluation: all its calls, each once.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write; gzipped if it ends in .gz.")],
     lake: LakeOption = Path("lake"),
 ) -> None:
     """Write a run's calls to a file that replays it without a model: `--pool recording:FILE`."""
-    n_calls = record_run(_existing(lake), run, out)
+    # Here and not above: evaluations bring numpy, which no other command of this file needs.
+    from storage.evaluations import is_evaluation
+    from storage.recorded_evaluation import record_evaluation
+
+    kept = _existing(lake)
+    if is_evaluation(lake, run):
+        n_calls = record_evaluation(kept, run, out)
+        _say(f"{out}: {n_calls} calls. Replay it with r2 evaluate --pool recording:{out}")
+        return
+    n_calls = record_run(kept, run, out)
     _say(f"{out}: {n_calls} calls. Replay them with --pool recording:{out}")
 
 

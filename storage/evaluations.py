@@ -101,6 +101,8 @@ class Evaluation:
     ended_at: float = 0.0
     prices: Mapping[str, str] = field(default_factory=dict)
     """Pool entry -> price version."""
+    gold_difficulty: Mapping[str, str] = field(default_factory=dict)
+    """What of `difficulty` follows from gold plans."""
 
     @property
     def unfinished(self) -> tuple[str, ...]:

@@ -86,6 +86,7 @@ def finish_evaluation(
         n_test=len(planned.test_ids),
         difficulty=of_dev | of_test,
         difficulty_source=source,
+        gold_difficulty=planned.problems.bands,
         rows=tuple(rows),
         subject=None if comparison is None else comparison.subject,
         verdict=said,

@@ -1,0 +1,105 @@
+"""`r2 rescore`: a stored run or evaluation under other prices, today's parser and today's checks, without a call."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from flows.console import results
+from r2.errors import ConfigError
+
+if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
+    from storage.rescore import RescoredRow
+
+SHOWN = 20
+"""Changed rows that are listed; all of them are in the file."""
+
+
+def rescore(
+    name: Annotated[str, typer.Argument(help="Run id, or the id of an evaluation.")],
+    lake: Annotated[Path, typer.Option(help="Folder of the trajectory lake.")] = Path("lake"),
+    prices: Annotated[str | None, typer.Option(help="Pool file whose prices are charged. [default: as stored]")] = None,
+    parser: Annotated[
+        bool, typer.Option("--parser/--no-parser", help="Read answers anew from the stored texts, or keep them.")
+    ] = True,
+    lambda_usd: Annotated[float, typer.Option(help="What a USD takes off the utility of a problem.")] = 0.0,
+    lambda_s: Annotated[float, typer.Option(help="What a second takes off it.")] = 0.0,
+) -> None:
+    """Score stored answers again: costs under another price table, answers by today's parser and check. Old rows stay as they are."""
+    from r2.answer import extract_answer
+    from r2.pool.config import load_pool
+    from storage.lake import Lake
+    from storage.rescore import rescore as score_again
+
+    if not (lake / "_manifest").is_dir():
+        raise ConfigError(f"{lake}: no lake there. Name its folder with --lake.")
+    pool = None if prices is None else load_pool(prices)
+    done = score_again(
+        Lake(lake), name, prices=None if pool is None else {model: pool.price(model) for model in pool.models},
+        parser=extract_answer if parser else None, lambda_usd=lambda_usd, lambda_s=lambda_s,
+    )  # fmt: skip
+    if not done.rows:
+        raise ConfigError(f"{name}: no settled problem to score again in {lake}.")
+    results().print(_totals(name, done.rows))
+    changed = done.changed()
+    if changed:
+        results().print(_changes(changed))
+    if done.old is not None and done.new is not None:
+        from r2.verdict import verdict
+
+        table = Table(title="rows of the evaluation, before and after", title_justify="left")
+        for heading in ("row", "accuracy", "now", "USD per 1k", "now"):
+            table.add_column(heading, justify="left" if heading == "row" else "right")
+        for old in done.old.methods:
+            new = done.new[old.label]
+            table.add_row(
+                old.label, f"{old.accuracy.value:.1%}", f"{new.accuracy.value:.1%}", f"{old.usd_per_1k.value:.4g}",
+                f"{new.usd_per_1k.value:.4g}",
+            )  # fmt: skip
+        results().print(table)
+        if done.new.subject is not None:
+            print(verdict(done.new))
+    print(done.path)
+
+
+def _totals(name: str, rows: "tuple[RescoredRow, ...]") -> Table:
+    table = Table(title=f"{name}: {len(rows)} trajectories", title_justify="left")
+    for heading in ("", "stored", "now"):
+        table.add_column(heading, justify="right" if heading else "left")
+    n_judged = sum(row.is_correct is not None for row in rows)
+    n_before, n_after = (
+        sum(flag is True for flag in flags)
+        for flags in zip(*((r.old_is_correct, r.is_correct) for r in rows), strict=True)
+    )
+    table.add_row("right", f"{n_before}/{n_judged}", f"{n_after}/{n_judged}")
+    table.add_row("USD", f"{sum(r.old_cost_usd for r in rows):.6f}", f"{sum(r.cost_usd for r in rows):.6f}")
+    table.add_row(
+        "  of it router",
+        f"{sum(r.old_router_cost_usd for r in rows):.6f}",
+        f"{sum(r.router_cost_usd for r in rows):.6f}",
+    )
+    table.add_row(
+        "mean utility",
+        f"{sum(r.old_utility for r in rows) / len(rows):.4f}",
+        f"{sum(r.utility for r in rows) / len(rows):.4f}",
+    )
+    table.add_row("changed answers or judgements", "", str(sum(row.is_changed for row in rows)))
+    return table
+
+
+def _changes(rows: "list[RescoredRow]") -> Table:
+    title = "changed" if len(rows) <= SHOWN else f"changed, the first {SHOWN} of {len(rows)}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("run", "problem", "answer", "now", "right", "now"):
+        table.add_column(heading)
+    for row in rows[:SHOWN]:
+        table.add_row(
+            row.run_id,
+            row.problem_id,
+            (row.old_answer or "-")[:40],
+            (row.answer or "-")[:40],
+            str(row.old_is_correct),
+            str(row.is_correct),
+        )
+    return table

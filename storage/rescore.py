@@ -1,0 +1,267 @@
+"""Stored runs scored again without a call: costs under another price table, answers read by today's parser, judged by today's checks.
+
+Usage and texts are facts and stay; what follows from them is computed anew and set beside the old values. Old rows are never changed:
+the result is a Parquet file in `<lake>/_rescored/`, and for an evaluation its comparison too. Called by `r2 rescore`.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from r2.answer import extract_answer
+from r2.benchmark import judge
+from r2.call import ROUTER_PURPOSES
+from r2.comparison import Comparison, to_json
+from r2.errors import ConfigError, LakeError
+from r2.evaluation import EvaluateSettings
+from r2.ledger import Price, Usage, cost_usd
+from r2.outcomes import MethodOutcomes
+from r2.pool.wire import ParsedReply, parse_body
+from r2.problem import Problem
+from storage.evaluation_summary import compared, outcomes_of_rows
+from storage.evaluations import evaluation_dir, is_evaluation, read_comparison, read_evaluation
+from storage.lake import Lake
+from storage.manifest import make_folder
+from storage.run_plan import read_plan, run_dir_of, write_atomically
+
+Parser = Callable[[str], str]
+
+_CALLS = (
+    "problem_id", "rollout", "call_index", "attempt", "purpose", "request_model", "input_tokens", "cached_input_tokens", "output_tokens",
+    "cost_usd", "error_type", "output_text", "raw_body",
+)  # fmt: skip
+_TRAJECTORIES = (
+    "problem_id",
+    "rollout",
+    "answer",
+    "is_correct",
+    "error_type",
+    "cost_usd",
+    "latency_s",
+    "router_cost_usd",
+)
+_ANSWERING = ("solve", "final")
+
+
+@dataclass(frozen=True, slots=True)
+class RescoredRow:
+    """One trajectory, old and new. `utility` is right - lambda_usd * USD - lambda_s * seconds (METHOD: objective, ours)."""
+
+    run_id: str
+    problem_id: str
+    rollout: int
+    old_answer: str | None
+    answer: str | None
+    old_is_correct: bool | None
+    is_correct: bool | None
+    old_cost_usd: float
+    cost_usd: float
+    old_router_cost_usd: float
+    router_cost_usd: float
+    old_utility: float
+    utility: float
+
+    @property
+    def is_changed(self) -> bool:
+        """Another answer, or another judgement; prices change every row and are not meant."""
+        return (self.answer, self.is_correct) != (self.old_answer, self.old_is_correct)
+
+
+@dataclass(frozen=True, slots=True)
+class Rescored:
+    """A run or an evaluation, scored again."""
+
+    rows: tuple[RescoredRow, ...]
+    path: Path
+    old: Comparison | None = None
+    new: Comparison | None = None
+    """Of an evaluation, before and after."""
+
+    def changed(self) -> list[RescoredRow]:
+        return [row for row in self.rows if row.is_changed]
+
+
+def rescore_run(
+    lake: Lake,
+    run_id: str,
+    *,
+    prices: Mapping[str, Price] | None = None,
+    parser: Parser | None = None,
+    lambda_usd: float = 0.0,
+    lambda_s: float = 0.0,
+) -> Iterator[RescoredRow]:
+    """A run's trajectories in input order. `prices` None: as stored; `parser` None: answers as stored, and only judged again.
+
+    Raises ConfigError for a run that the lake does not have, or a model that `prices` lacks.
+    """
+    problems = _problems(lake, run_id)
+    trajectories = (row for batch in lake.iter_rows("trajectories", run_id, _TRAJECTORIES) for row in batch.to_pylist())
+    calls = (row for batch in lake.iter_rows("calls", run_id, _CALLS) for row in batch.to_pylist())
+    by_problem = groupby(calls, key=lambda row: (row["problem_id"], row["rollout"]))
+    ahead = next(by_problem, None)
+    for old in trajectories:
+        mine: list[dict[str, Any]] = []
+        if ahead is not None and ahead[0] == (old["problem_id"], old["rollout"]):
+            mine = list(ahead[1])
+            ahead = next(by_problem, None)
+        yield _rescored(run_id, old, mine, problems, prices, parser, lambda_usd, lambda_s)
+
+
+def _problems(lake: Lake, run_id: str) -> dict[str, Problem]:
+    try:
+        plan = read_plan(run_dir_of(lake.root, run_id))
+    except LakeError:
+        known = ", ".join(lake.manifest.run_ids()) or "none"
+        raise ConfigError(f"{lake.root} has no run {run_id!r} with its plan. Runs: {known}.") from None
+    return {
+        problem.problem_id: problem for shard in plan.shards for problem, bad in plan.rows(shard.index) if bad is None
+    }
+
+
+def _rescored(
+    run_id: str,
+    old: Mapping[str, Any],
+    calls: Sequence[Mapping[str, Any]],
+    problems: Mapping[str, Problem],
+    prices: Mapping[str, Price] | None,
+    parser: Parser | None,
+    lambda_usd: float,
+    lambda_s: float,
+) -> RescoredRow:
+    cost = {True: 0.0, False: 0.0}
+    for call in calls:
+        cost[call["purpose"] in ROUTER_PURPOSES] += _cost_usd(call, prices)
+    answer = old["answer"]
+    problem = problems.get(old["problem_id"])
+    is_read = (
+        old["answer"] is not None or old["error_type"] == "empty"
+    )  # others ended without a text that would be the answer
+    if parser is not None and problem is not None and is_read:
+        answer = _answer(old["answer"], calls, parser)
+    is_correct = old["is_correct"]
+    if problem is not None and problem.target is not None:
+        is_correct = answer is not None and judge(problem, answer) is True
+    total = cost[True] + cost[False]
+    return RescoredRow(
+        run_id=run_id,
+        problem_id=old["problem_id"],
+        rollout=old["rollout"],
+        old_answer=old["answer"],
+        answer=answer,
+        old_is_correct=old["is_correct"],
+        is_correct=is_correct,
+        old_cost_usd=old["cost_usd"],
+        cost_usd=total,
+        old_router_cost_usd=old["router_cost_usd"],
+        router_cost_usd=cost[True],
+        old_utility=bool(old["is_correct"]) - lambda_usd * old["cost_usd"] - lambda_s * old["latency_s"],
+        utility=bool(is_correct) - lambda_usd * total - lambda_s * old["latency_s"],
+    )
+
+
+def _cost_usd(call: Mapping[str, Any], prices: Mapping[str, Price] | None) -> float:
+    """Of one attempt; what was charged without a word from the provider was charged by its stored worst-case usage."""
+    if prices is None:
+        return float(call["cost_usd"])
+    price = prices.get(call["request_model"])
+    if price is None:
+        raise ConfigError(
+            f"--prices: no price for {call['request_model']!r}, which was called. The table has {', '.join(prices)}."
+        )
+    return cost_usd(price, Usage(call["input_tokens"], call["cached_input_tokens"], call["output_tokens"]))
+
+
+def _answer(old_answer: str | None, calls: Sequence[Mapping[str, Any]], parser: Parser) -> str | None:
+    """What the parser reads in the text that gave the stored answer: the last text that has it in it, else the last one of all."""
+    texts = [text for call in calls if call["purpose"] in _ANSWERING and (text := _text(call)) is not None]
+    having = [text for text in texts if old_answer is not None and old_answer in text]
+    for text in reversed(having or texts):
+        return parser(text) or None
+    return old_answer
+
+
+def _text(call: Mapping[str, Any]) -> str | None:
+    """The completion's text, read from the stored body where there is one; None for an attempt that failed."""
+    if call["error_type"] is not None:
+        return None
+    parsed = parse_body(call["raw_body"]) if call["raw_body"] else None
+    return parsed.text if isinstance(parsed, ParsedReply) else call["output_text"]
+
+
+def rescore(
+    lake: Lake,
+    name: str,
+    *,
+    prices: Mapping[str, Price] | None = None,
+    parser: Parser | None = extract_answer,
+    lambda_usd: float = 0.0,
+    lambda_s: float = 0.0,
+) -> Rescored:
+    """A run, or all test runs of an evaluation with its comparison anew; written to `<lake>/_rescored/<name>-<digest>.parquet`."""
+    evaluation = read_evaluation(lake.root, name) if is_evaluation(lake.root, name) else None
+    run_ids = [name] if evaluation is None else [run for row in evaluation.rows for run in row.test_runs]
+    rows = tuple(
+        row
+        for run_id in dict.fromkeys(run_ids)
+        for row in rescore_run(lake, run_id, prices=prices, parser=parser, lambda_usd=lambda_usd, lambda_s=lambda_s)
+    )
+    path = _write(lake.root, name, rows)
+    if evaluation is None:
+        return Rescored(rows, path)
+    settings = EvaluateSettings.model_validate(evaluation.settings)
+    old = read_comparison(lake.root, name)
+    ids = _test_ids(lake.root, name)
+    stored = outcomes_of_rows(lake.root, evaluation.rows, ids, evaluation.difficulty)
+    by_run: dict[str, dict[str, RescoredRow]] = {}
+    for row in rows:
+        by_run.setdefault(row.run_id, {})[row.problem_id] = row
+    outcomes = [
+        _with_new(stored[row.name], [by_run[run] for run in row.test_runs])
+        for row in evaluation.rows
+        if row.name in stored
+    ]
+    new = compared(settings, evaluation.rows, outcomes, evaluation.subject)
+    if new is not None:
+        write_atomically(path.with_suffix(".summary.json"), to_json(new))
+    return Rescored(rows, path, old, new)
+
+
+def _with_new(outcomes: MethodOutcomes, seeds: Sequence[Mapping[str, RescoredRow]]) -> MethodOutcomes:
+    """The same outcomes with what was scored again, averaged over seeds; calls, tokens and seconds are facts."""
+
+    def mean(value: Callable[[RescoredRow], float]) -> Any:
+        return np.array([[value(rows[name]) for rows in seeds] for name in outcomes.problem_ids]).mean(axis=1)
+
+    return dataclasses.replace(
+        outcomes,
+        is_correct=mean(lambda row: float(row.is_correct is True)),
+        cost_usd=mean(lambda row: row.cost_usd),
+        router_cost_usd=mean(lambda row: row.router_cost_usd),
+    )
+
+
+def _test_ids(lake: Path, evaluation_id: str) -> list[str]:
+    with (evaluation_dir(lake, evaluation_id) / "test.jsonl").open("rb") as file:
+        return [orjson.loads(line)["id"] for line in file]
+
+
+def _write(lake: Path, name: str, rows: Sequence[RescoredRow]) -> Path:
+    """The rows as Parquet, named by their content: the same scores are the same file."""
+    fields = [field.name for field in dataclasses.fields(RescoredRow)]
+    columns = {field: [getattr(row, field) for row in rows] for field in fields}
+    digest = hashlib.sha256(orjson.dumps(columns)).hexdigest()[:12]
+    path = lake / "_rescored" / f"{name}-{digest}.parquet"
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(pa.table(columns), temporary, compression="zstd")
+    temporary.replace(path)
+    return path
