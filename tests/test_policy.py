@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from r2.errors import ConfigError
+from r2.errors import ConfigError, PoolFileError
+from r2.pool.config import load_pool
 from r2.training.policy import PolicyCard, Registry, file_sha256, git_commit
 
 CARD = PolicyCard(name="decomposer", kind="decomposer", base="smollm2", metrics={"valid": 0.97}, cost_usd=0.5)
@@ -141,6 +142,63 @@ def test_a_promotion_killed_half_way_is_not_rolled_back_to(tmp_path: Path):
 def test_what_is_not_there_is_refused_with_the_next_move(tmp_path: Path, ref: str, message: str):
     with pytest.raises(ConfigError, match=message):
         with_versions(tmp_path, 1).load(ref)
+
+
+POOL = """[router]
+decomposer = "plans"
+allocator = "a"
+
+[models.a]
+endpoint = "https://example.org/v1"
+tier = "small"
+price_usd_per_mtok = {input = 1.0, output = 2.0, date = "2026-11-01", source = "made up"}
+
+[models.plans]
+endpoint = "policy:decomposer"
+tier = "small"
+prompt_mode = "bare"
+solver = false
+price_usd_per_mtok = {input = 1.0, output = 2.0, date = "2026-11-01", source = "made up"}
+"""
+
+
+def pool_file(folder: Path, text: str = POOL) -> Path:
+    path = folder / "pool.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_a_promotion_makes_another_pool_of_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    registry = with_versions(tmp_path, 2)
+    registry.promote("decomposer", "v1", "first")
+    path = pool_file(tmp_path)
+    first = load_pool(path, registry.root)
+    assert first.policies["plans"].ref == "decomposer@v1"
+    assert load_pool(path, registry.root).digest == first.digest
+    registry.promote("decomposer", "v2", "better")
+    second = load_pool(path, registry.root)
+    assert second.policies["plans"].ref == "decomposer@v2"
+    assert second.digest != first.digest
+    monkeypatch.setenv("R2_POLICIES_DIR", str(registry.root))
+    assert load_pool(path).digest == second.digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("policy:decomposer", "policy:planner", r"pool.toml:11: models.plans.endpoint: policy 'planner': not in .*r2 sft"),
+        ("policy:decomposer", "policy:decomposer@v9", r"no such version"),
+        ("policy:decomposer", "policy:./x/v1", r"holds no card.json"),
+        ("policy:decomposer", "policy:decomposer", r"no version is promoted.*r2 policy promote decomposer v1"),
+        ('"bare"', '"direct"', r"pool.toml:13: models.plans.prompt_mode = 'direct', but decomposer@v1"),
+    ],
+)  # fmt: skip
+def test_a_pool_names_the_policy_it_lacks(tmp_path: Path, old: str, new: str, message: str):
+    registry = with_versions(tmp_path, 1)
+    if new == '"direct"':
+        registry.promote("decomposer", "v1", "first")
+    with pytest.raises(PoolFileError, match=message):
+        load_pool(pool_file(tmp_path, POOL.replace(old, new)), registry.root)
 
 
 def test_the_commit_of_this_checkout_is_known():

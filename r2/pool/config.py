@@ -11,14 +11,16 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from r2.errors import PoolFileError
+from r2.errors import ConfigError, PoolFileError
 from r2.ledger import Price
 from r2.pool.recording import recorded_pool
 from r2.roster import ModelCard, PromptMode, Roster, Tier
+from r2.training.policy import Policy, Registry
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -52,7 +54,8 @@ class Limits(_Table):
 
 class ModelTable(Limits):
     endpoint: str
-    """`http(s)://host/v1` (any OpenAI-compatible URL), `local:CATALOGUE-NAME` (embedded llama.cpp),
+    """`http(s)://host/v1` (any OpenAI-compatible URL), `local:CATALOGUE-NAME` or `local:FILE.gguf` (embedded llama.cpp),
+    `policy:NAME` (the promoted version of a trained policy), `policy:NAME@v2` or `policy:FOLDER`,
     `simulated:NAME` (our own server with a simulated model), or `recording:FILE`."""
     served_model: str = ""
     """The `model` field sent to the endpoint; "" for the entry's own name."""
@@ -122,12 +125,25 @@ class PoolTables(_Table):
 
 
 class PoolConfig:
-    """A checked pool file. `digest` identifies what can change answers or costs: everything but limits and time-outs."""
+    """A checked pool file. `digest` identifies what can change answers or costs: everything but limits and time-outs.
 
-    def __init__(self, path: Path, tables: PoolTables, text: str) -> None:
+    `policies` says which version each `policy:` entry meant when the file was read; their weights are part of the digest, so that a
+    promotion makes other runs of the same pool file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tables: PoolTables,
+        text: str,
+        policies: Mapping[str, Policy] = MappingProxyType({}),
+        policies_dir: Path = Path("policies"),
+    ) -> None:
         self.path = path
         self.text = text
         self.tables = tables
+        self.policies = policies
+        self.policies_dir = policies_dir
         self.models: Mapping[str, ModelTable] = tables.models
         self.router = tables.router
         answers = tables.model_dump(
@@ -139,7 +155,10 @@ class PoolConfig:
                 },
             }
         )  # fmt: skip
-        self.digest = hashlib.sha256(repr(sorted(answers.items())).encode()).hexdigest()[:16]
+        identity = repr(sorted(answers.items()))
+        if policies:
+            identity += repr(sorted((name, p.ref, p.card.weights_sha256) for name, p in policies.items()))
+        self.digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     def price(self, name: str) -> Price:
         table = self.models[name].price_usd_per_mtok
@@ -181,9 +200,10 @@ class PoolConfig:
                 )
 
 
-def load_pool(path: Path | str) -> PoolConfig:
+def load_pool(path: Path | str, policies_dir: Path | str | None = None) -> PoolConfig:
     """Reads and checks a pool file, or for `recording:FILE` the pool of a recorded run, every entry of it replayed.
 
+    `policies_dir` is where `policy:NAME` is looked up; None: $R2_POLICIES_DIR, else `policies` beside the current directory.
     Raises PoolFileError with file, line, key and what to change.
     """
     kind, _, recording = str(path).partition(":")
@@ -198,7 +218,29 @@ def load_pool(path: Path | str) -> PoolConfig:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise PoolFileError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    return PoolConfig(path, _checked(path, text), text)
+    tables = _checked(path, text)
+    registry = Registry(policies_dir or os.environ.get("R2_POLICIES_DIR") or "policies")
+    return PoolConfig(path, tables, text, _policies(path, text, tables, registry), registry.root)
+
+
+def _policies(path: Path, text: str, tables: PoolTables, registry: Registry) -> dict[str, Policy]:
+    """What each `policy:` entry means now. PoolFileError if there is none, or if the entry asks it in words it was not trained on."""
+    policies: dict[str, Policy] = {}
+    for name, table in tables.models.items():
+        if not table.endpoint.startswith("policy:"):
+            continue
+        try:
+            policies[name] = policy = registry.load(table.endpoint.partition(":")[2])
+        except ConfigError as error:
+            line = _line_of(text, ("models", name, "endpoint"))
+            raise PoolFileError(f"{path}:{line}: models.{name}.endpoint: {error}") from None
+        if table.prompt_mode != policy.card.prompt_mode:
+            line = _line_of(text, ("models", name, "prompt_mode"))
+            raise PoolFileError(
+                f"{path}:{line}: models.{name}.prompt_mode = {table.prompt_mode!r}, but {policy.ref} was trained on "
+                f'{policy.card.prompt_mode!r} prompts. Set prompt_mode = "{policy.card.prompt_mode}".'
+            )
+    return policies
 
 
 def _replayed(path: Path) -> PoolConfig:
@@ -268,17 +310,17 @@ def _line_of(text: str, location: tuple[str, ...]) -> int:
     return best
 
 
-Endpoint = Literal["http", "local", "simulated", "recording"]
+Endpoint = Literal["http", "local", "policy", "simulated", "recording"]
 
 
 def endpoint_kind(endpoint: str) -> Endpoint:
-    """Which of the four kinds an `endpoint` value is. Raises PoolFileError for anything else."""
+    """Which of the kinds an `endpoint` value is. Raises PoolFileError for anything else."""
     scheme = endpoint.split(":", 1)[0]
     kinds: dict[str, Endpoint] = {
-        "http": "http", "https": "http", "local": "local", "simulated": "simulated", "recording": "recording",
+        "http": "http", "https": "http", "local": "local", "policy": "policy", "simulated": "simulated", "recording": "recording",
     }  # fmt: skip
     if scheme not in kinds:
         raise PoolFileError(
-            f"endpoint {endpoint!r}: expected http(s)://..., local:NAME, simulated:NAME or recording:FILE"
+            f"endpoint {endpoint!r}: expected http(s)://..., local:NAME, policy:NAME, simulated:NAME or recording:FILE"
         )
     return kinds[scheme]

@@ -1,13 +1,17 @@
-"""Addresses for a pool's entries: URLs as they are, servers started for `local:` and `simulated:` entries and ended with the block."""
+"""Addresses for a pool's entries: URLs as they are; servers started for `local:`, `policy:` and `simulated:` entries, ended with the block."""
 
+import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from r2.pool.child_server import child_server
 from r2.pool.config import PoolConfig, endpoint_kind
-from r2.pool.local import open_local
+from r2.pool.fetch import catalogue
+from r2.pool.local import open_local, weights_path
 from r2.pool.ports import Address
 from r2.pool.simulated import start_simulated
+from r2.training.policy import Policy
 
 
 @asynccontextmanager
@@ -17,22 +21,47 @@ async def open_endpoints(pool: PoolConfig, *, models_dir: Path, log_dir: Path) -
     PoolFileError (weights not fetched, memory too small) or EndpointError (a server does not come up), before any call.
     """
     async with AsyncExitStack() as stack:
-        local: dict[str, str] = {}
+        opened: dict[str, str] = {}
         simulated: str | None = None
         addresses: dict[str, Address] = {}
         for name, model in pool.models.items():
             kind, target = endpoint_kind(model.endpoint), model.endpoint.partition(":")[2]
             if kind == "http":
                 addresses[name] = Address(model.endpoint.rstrip("/"), model.served_model or name)
-            elif kind == "local":
-                if target not in local:
+            elif kind in ("local", "policy"):
+                policy = pool.policies.get(name)
+                target = target if policy is None else policy.ref
+                key = target if policy is None else str(policy.path)
+                if key not in opened:
                     context = max(m.context_tokens for m in pool.models.values() if m.endpoint == model.endpoint)
-                    local[target] = await stack.enter_async_context(
+                    opened[key] = await stack.enter_async_context(
                         open_local(target, models_dir=models_dir, log_dir=log_dir, context_tokens=context)
+                        if policy is None
+                        else open_policy(policy, models_dir=models_dir, log_dir=log_dir, context_tokens=context)
                     )
-                addresses[name] = Address(local[target], target)
+                addresses[name] = Address(opened[key], target)
             elif kind == "simulated":
                 if simulated is None:
                     simulated = await stack.enter_async_context(start_simulated(pool))
                 addresses[name] = Address(simulated, target)
         yield addresses
+
+
+def open_policy(
+    policy: Policy, *, models_dir: Path, log_dir: Path, context_tokens: int
+) -> AbstractAsyncContextManager[str]:
+    """The base URL of a server for one version: llama.cpp where it is an adapter on catalogue weights, else transformers.
+
+    ConfigError or PoolFileError if the base's weights are missing or the adapter cannot be converted; EndpointError as `open_local`.
+    """
+    what = f"policy:{policy.ref}"
+    if policy.is_adapter and policy.catalogue_name in catalogue():
+        # Here and not above: numpy and gguf take a while, which pools without adapters need not wait for.
+        from r2.training.adapter_gguf import cached_gguf
+
+        lora = cached_gguf(policy.path, weights_path(policy.catalogue_name, models_dir, what))
+        return open_local(
+            policy.catalogue_name, models_dir=models_dir, log_dir=log_dir, context_tokens=context_tokens, lora=lora, what=what
+        )  # fmt: skip
+    args = [sys.executable, "-m", "r2.training.server", "--policy", str(policy.path), "--models-dir", str(models_dir)]
+    return child_server(args, what, log_dir)

@@ -7,6 +7,7 @@ flags); started by `start_simulated`, it ends with its parent, even one killed w
 
 import argparse
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -78,7 +79,8 @@ async def start_simulated(
     args = [sys.executable, "-m", "r2.pool.simulated", "--pool", str(pool.path), *_flags(conditions)]
     if log_path is not None:
         args += ["--log", str(log_path)]
-    process = spawn(args, stdout=subprocess.PIPE)
+    # The child reads the pool file again and must find the same policies in it.
+    process = spawn(args, stdout=subprocess.PIPE, env={**os.environ, "R2_POLICIES_DIR": str(pool.policies_dir)})
     assert process.stdout is not None
     try:
         try:
