@@ -5,10 +5,14 @@ A row is `{"prompt": [{role, content}, ...], "completion": [{role, content}]}`, 
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from r2.call import Message
 from r2.prompts import BARE_SYSTEM
+
+_ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {
+    "system": "system", "user": "user", "assistant": "assistant"
+}  # fmt: skip
 
 
 class Said(TypedDict):
@@ -29,6 +33,11 @@ def chat_row(messages: Sequence[Message], answer: str) -> ChatRow:
     """The row that teaches `answer` as the reply to `messages`."""
     prompt = [Said(role=role, content=text) for role, text in messages]
     return ChatRow(prompt=prompt, completion=[Said(role="assistant", content=answer)])
+
+
+def messages_of(row: Mapping[str, Sequence[Said]]) -> tuple[Message, ...]:
+    """The row's prompt as the reasoning has it. KeyError for a role that chat prompts do not have."""
+    return tuple((_ROLES[said["role"]], said["content"]) for said in row["prompt"])
 
 
 def bare_row(row: Mapping[str, Sequence[Said]], job: str) -> ChatRow:
