@@ -35,7 +35,7 @@ def chat_row(messages: Sequence[Message], answer: str) -> ChatRow:
     return ChatRow(prompt=prompt, completion=[Said(role="assistant", content=answer)])
 
 
-def messages_of(row: Mapping[str, Sequence[Said]]) -> tuple[Message, ...]:
+def messages_of(row: ChatRow) -> tuple[Message, ...]:
     """The row's prompt as the reasoning has it. KeyError for a role that chat prompts do not have."""
     return tuple((_ROLES[said["role"]], said["content"]) for said in row["prompt"])
 

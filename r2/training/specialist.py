@@ -5,7 +5,6 @@ entry is asked with. Only questions on the `train` side of the split are used (`
 never seen. Left out: full questions, which would make a specialist a solver of the benchmark, and leave the router nothing to do.
 """
 
-import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,20 +69,16 @@ def generated_subtasks(
 
 
 def balanced(subtasks: Iterable[SolvedSubtask], n: int, seed: int) -> list[SolvedSubtask]:
-    """`n` subtasks, of each kind as many as the logarithm of its number of different prompts says (ours: between equal shares, which repeat
-    the few phrases of a small kind, and shares as they come, which drown them). A kind with fewer prompts than its share has them several
-    times. Fewer than `n` only where there is no subtask at all."""
+    """`n` subtasks, as many of each kind (ours: as they come, long joins drown the few phrases whose translations must be learned by heart).
+    A kind with fewer different prompts than its share has them several times."""
     by_kind: dict[str, dict[tuple[Message, ...], SolvedSubtask]] = defaultdict(dict)
     for solved in subtasks:
         by_kind[solved.kind].setdefault(solved.messages(), solved)
-    weights = {kind: math.log(1 + len(by_kind[kind])) for kind in sorted(by_kind)}
     chance = random.Random(f"balanced:{seed}")
     chosen: list[SolvedSubtask] = []
-    weight_left = sum(weights.values())
-    for kind, weight in weights.items():
-        n_kind = round((n - len(chosen)) * weight / weight_left)
-        weight_left -= weight
+    for position, kind in enumerate(sorted(by_kind)):
         different = list(by_kind[kind].values())
+        n_kind = n // len(by_kind) + (position < n % len(by_kind))
         while n_kind > 0:
             drawn = chance.sample(different, min(n_kind, len(different)))
             chosen += drawn
