@@ -71,7 +71,7 @@ def known_plans(n: int, seed: int = 7) -> list[KnownPlan]:
 @cache
 def logging_allocator(skill: str) -> dict[str, float]:
     """Draws small models more often, somewhat less so at hard steps; never rules one out."""
-    return _softmax([0.6, 0.4, 0.2, 0.0] if skill not in HARD else [0.3, 0.3, 0.2, 0.0])
+    return _softmax([0.6, 0.4, 0.2, 0.0] if skill not in HARD else [0.5, 0.3, 0.1, -0.1])
 
 
 @cache
@@ -108,9 +108,10 @@ def simulate_log(plans: Sequence[KnownPlan], n: int, seed: int) -> list[LoggedTr
     skills = {step.skill for plan in plans for step in plan}
     cumulated = {skill: list(accumulate(logging_allocator(skill).values())) for skill in skills}
     logs = []
-    for i, at in enumerate(chance.integers(0, len(plans), n)):
+    picked = chance.integers(0, len(plans), n).tolist()
+    all_draws = chance.random((n, max(map(len, plans)), 2)).tolist()
+    for i, (at, draws) in enumerate(zip(picked, all_draws, strict=True)):
         plan = plans[at]
-        draws = chance.random((len(plan), 2)).tolist()
         chosen = [
             models[min(bisect(cumulated[step.skill], draws[k][0]), len(models) - 1)] for k, step in enumerate(plan)
         ]

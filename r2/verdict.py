@@ -1,14 +1,15 @@
 """The report's first sentence: whether the router earns its keep, losses first."""
 
-from r2.comparison import Comparison
+from r2.comparison import Comparison, MethodSummary
 from r2.errors import ConfigError
 from r2.intervals import Interval
 
 
 def verdict(comparison: Comparison) -> str:
-    """One sentence about the subject: first where it loses to a simpler method, else what it saves and at what accuracy.
+    """One sentence about the subject: first where it loses to a simpler method (as accurate and cheaper), then where a cheaper simpler
+    one is not shown to be less accurate, else what it saves and at what accuracy.
 
-    A method is simpler if its kind is not the subject's. ConfigError if the comparison judges nobody.
+    A method is simpler if its kind (`method`) is not the subject's. ConfigError if the comparison judges nobody.
     """
     if comparison.subject is None:
         raise ConfigError("the comparison has no subject; name the router to be judged in compare(subject=...)")
@@ -22,6 +23,14 @@ def verdict(comparison: Comparison) -> str:
             f"{mine.label} loses to {best.label}{others}, which is simpler: "
             f"{best.accuracy.value:.1%} right at {best.usd_per_1k.value:.4g} USD per 1,000 problems against "
             f"{mine.accuracy.value:.1%} at {mine.usd_per_1k.value:.4g} ({n})."
+        )
+    if rival := _near_rival(comparison, mine):
+        versus = rival.versus_subject
+        assert versus is not None
+        return (
+            f"{mine.label} is not shown to be more accurate than {rival.label}, which is simpler and "
+            f"{1 - rival.usd_per_1k.value / mine.usd_per_1k.value:.1%} cheaper: accuracy {100 * versus.accuracy_gain.value:+.1f} points "
+            f"({_points(versus.accuracy_gain.interval)}), n = {n}."
         )
     if comparison.best_constant is None or mine.accuracy_difference is None:
         return f"{mine.label} answers {mine.accuracy.value:.1%} of {n} right at {mine.usd_per_1k.value:.4g} USD per 1,000; no constant model was compared."
@@ -41,6 +50,19 @@ def verdict(comparison: Comparison) -> str:
         spread = f" (95 % interval {interval.low:.1%} to {interval.high:.1%})" if interval else ""
         saving = f"{mine.label} saves {mine.cheaper_by.value:.1%}{spread} of the cost of {comparison.best_constant}, the best constant model,"
     return f"{saving} {claim}: accuracy {points}, n = {n}."
+
+
+def _near_rival(comparison: Comparison, mine: MethodSummary) -> MethodSummary | None:
+    """Of the simpler and cheaper methods whose accuracy the subject's is not shown to pass, the most accurate."""
+    rivals = [
+        one
+        for one in comparison.methods
+        if one.method != mine.method
+        and one.usd_per_1k.value < mine.usd_per_1k.value
+        and one.versus_subject is not None
+        and (one.versus_subject.accuracy_gain.interval is None or one.versus_subject.accuracy_gain.interval.low <= 0)
+    ]
+    return max(rivals, key=lambda one: (one.accuracy.value, -one.usd_per_1k.value), default=None)
 
 
 def _points(interval: Interval | None) -> str:
