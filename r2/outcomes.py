@@ -100,9 +100,9 @@ def from_seeds(
     for name, array in zip(_ARRAYS, arrays, strict=True):
         if array.ndim != 2 or array.shape != arrays[0].shape or not array.shape[1]:
             raise ConfigError(f"method {label!r}, {name}: shape {array.shape}, expected problems x seeds as the others")
-    means = [array.mean(axis=1) for array in arrays]
+    means = {name: array.mean(axis=1) for name, array in zip(_ARRAYS, arrays, strict=True)}
     return MethodOutcomes(
-        label, method, tuple(problem_ids), tuple(difficulty), *means,
+        label=label, method=method, problem_ids=tuple(problem_ids), difficulty=tuple(difficulty), **means,
         model_calls=model_calls or {}, model_calls_by_difficulty=model_calls_by_difficulty or {},
         n_seeds=arrays[0].shape[1], sweep=sweep,
     )  # fmt: skip
