@@ -9,6 +9,8 @@ import pytest
 
 from r2.errors import InputFileError
 from r2.metrics import compare
+from r2.query_router import pick
+from r2.training.fit_query_router import fit_query_router
 from storage.outcome_tables import read_outcome_table
 
 WIDE = """sample_id,prompt,eval_name,weak,weak|model_response,weak|total_cost,strong,strong|total_cost,oracle_model_to_route_to
@@ -151,3 +153,20 @@ def test_pickles_are_not_opened(tmp_path: Path):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(InputFileError, match=r"none\.csv: no such file"):
         read_outcome_table(tmp_path / "none.csv")
+
+
+def test_a_query_level_router_is_fitted_on_one_part_and_compared_on_the_other(tmp_path: Path):
+    """The weak model is right on sums and wrong on capitals: a router that reads the question is as right as the strong one, cheaper."""
+    rows = [
+        {"question": question, "model": model, "correct": model == "strong" or "sum" in question, "cost": 0.01 if model == "strong" else 0.001}
+        for i in range(60)
+        for question in (f"What is the sum of {i} and {i + 1}?", f"Which town is the capital of country {chr(97 + i % 26)}{i}?")
+        for model in ("weak", "strong")
+    ]  # fmt: skip
+    table = read_outcome_table(jsonl(tmp_path, rows))
+    fit, test = table.part(range(60)), table.part(range(60, 120))
+    router = fit_query_router(fit.problems, *fit.outcomes_by_model())
+    routed = test.chosen([pick(router.p_right(problem), 0.7) for problem in test.problems], "router", "query_router")
+    mine = compare([*test.constants(), routed], constants=test.models, subject="router", n_bootstrap=100)["router"]
+    assert mine.accuracy.value == 1.0
+    assert mine.cost_saved.value == pytest.approx(1 - 0.0055 / 0.01)
