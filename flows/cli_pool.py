@@ -1,8 +1,10 @@
-"""`r2 pool ...`: fetch weights, check that every model answers, measure profiles, serve simulated models."""
+"""`r2 pool ...`: fetch weights, check that every model answers, measure profiles, add an entry, serve simulated models."""
 
 import asyncio
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,10 +12,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from flows.console import results
-from r2.errors import ModelFetchError, PoolFileError
+from r2.errors import ConfigError, ModelFetchError, PoolFileError
 from r2.pool.config import PoolConfig, endpoint_kind, load_pool
 
-pool_app = typer.Typer(help="Know the pool: fetch, check, calibrate, serve.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from r2.pool.calibrate import Measured
+
+pool_app = typer.Typer(help="Know the pool: fetch, check, calibrate, add, serve.", no_args_is_help=True)
 PoolOption = Annotated[Path, typer.Option("--pool", help="Pool file.")]
 ModelsOption = Annotated[Path, typer.Option("--models-dir", envvar="R2_MODELS_DIR", help="Folder of fetched weights.")]
 DEFAULT_POOL = Path("pools/local.toml")
@@ -40,12 +45,14 @@ def fetch(
 
 
 def local_names(pool: PoolConfig) -> list[str]:
-    """Catalogue names of the pool's `local:` entries, each once."""
-    return list(
-        dict.fromkeys(
-            m.endpoint.partition(":")[2] for m in pool.models.values() if endpoint_kind(m.endpoint) == "local"
-        )
-    )
+    """Catalogue names of the weights that the pool's `local:` entries and its policies' adapters need, each once."""
+    from r2.pool.fetch import catalogue
+    from r2.pool.local import is_weights_file
+
+    targets = [m.endpoint.partition(":")[2] for m in pool.models.values() if endpoint_kind(m.endpoint) == "local"]
+    bases = [policy.catalogue_name for policy in pool.policies.values() if policy.is_adapter]
+    wanted = [name for name in targets if not is_weights_file(name)] + [name for name in bases if name in catalogue()]
+    return list(dict.fromkeys(wanted))
 
 
 def fetch_all(names: list[str], models_dir: Path, *, allow_unpinned: bool = False) -> list[str]:
@@ -115,17 +122,37 @@ def calibrate(
     write: Annotated[
         bool, typer.Option("--write", help="Write the profiles (and local prices) into the pool file.")
     ] = False,
+    skill: Annotated[list[str] | None, typer.Option(help="Measure this skill only. Repeatable. [default: all]")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Measure this entry only. Repeatable. [default: all]")] = None,
 ) -> None:
     """Measure each model's accuracy per skill on generated questions; with --write, keep it as its profile."""
     from r2.pool.calibrate import calibrate_pool, write_profiles
 
     config = load_pool(pool)
+    if model:
+        for name in model:
+            config.roster()[name]
+        config = config.only(model)
     config.check_keys()
-    measured = asyncio.run(calibrate_pool(config, models_dir, state_dir(), n, seed))
-    table = Table(title=f"{pool}, {n} questions per skill", title_justify="left")
+    measured = asyncio.run(calibrate_pool(config, models_dir, state_dir(), n, seed, skill or ()))
+    _print_measured(f"{pool}, {n} questions per skill", measured, n, core_hour_usd)
+    if write:
+        write_profiles(config, measured, n, core_hour_usd)
+        typer.echo(f"profiles written to {pool}", err=True)
+
+
+def _print_measured(title: str, measured: "Sequence[Measured]", n: int, core_hour_usd: float) -> None:
+    table = Table(title=title, title_justify="left")
     table.add_column("model")
-    skills = list(measured[0].right_by_skill)
-    for heading in (*skills, "s per call", "tok/s in", "tok/s out", "USD/M in", "USD/M out", "USD spent"):
+    for heading in (
+        *measured[0].right_by_skill,
+        "s per call",
+        "tok/s in",
+        "tok/s out",
+        "USD/M in",
+        "USD/M out",
+        "USD spent",
+    ):
         table.add_column(heading, justify="right")
     for m in measured:
         price_in, price_out = m.core_hour_price(core_hour_usd)
@@ -134,9 +161,104 @@ def calibrate(
             f"{m.output_tokens_per_s:.1f}", f"{price_in:.3f}", f"{price_out:.3f}", f"{m.cost_usd:.6f}",
         )  # fmt: skip
     results().print(table)
-    if write:
-        write_profiles(config, measured, n, core_hour_usd)
-        typer.echo(f"profiles written to {pool}", err=True)
+
+
+@pool_app.command()
+def add(
+    pool: Annotated[Path, typer.Argument(help="Pool file.")],
+    name: Annotated[str, typer.Argument(help="Name of the new entry.")],
+    endpoint: Annotated[
+        str,
+        typer.Option(help="policy:NAME[@VERSION], policy:FOLDER, local:NAME, local:FILE.gguf, or http(s)://host/v1."),
+    ],
+    tier: Annotated[str, typer.Option(help="small, medium or large.")],
+    prompt_mode: Annotated[
+        str | None, typer.Option(help="direct, cot or bare. [default: the policy's own, else direct]")
+    ] = None,
+    price_input: Annotated[float | None, typer.Option(min=0, help="USD per million prompt tokens.")] = None,
+    price_output: Annotated[float | None, typer.Option(min=0, help="USD per million generated tokens.")] = None,
+    price_source: Annotated[str, typer.Option(help="Where the price was read.")] = "given to r2 pool add",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure price (of what this machine computes) and profile, as calibrate.")
+    ] = False,
+    skill: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=ACCURACY for the profile; with --measure, NAME alone measures that skill. Repeatable."),
+    ] = None,
+    router_only: Annotated[
+        bool, typer.Option("--router-only", help="The entry decomposes or allocates, and is given no subtasks.")
+    ] = False,
+    context_tokens: Annotated[int, typer.Option(min=256, help="Context of the entry's server.")] = 2048,
+    max_in_flight: Annotated[
+        int | None, typer.Option(min=1, help="[default: 64 for policies and URLs, 4 for local]")
+    ] = None,
+    served_model: Annotated[str, typer.Option(help="The model field sent to a URL. [default: the entry's name]")] = "",
+    api_key_env: Annotated[str | None, typer.Option(help="Name of the variable that holds the key.")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="With --measure: questions per skill.")] = 20,
+    seed: Annotated[int, typer.Option(help="With --measure: of the questions.")] = 0,
+    core_hour_usd: Annotated[float, typer.Option(help="With --measure: what an hour of one core is worth.")] = 0.05,
+    models_dir: ModelsOption = DEFAULT_MODELS,
+    policies_dir: Annotated[Path, typer.Option(envvar="R2_POLICIES_DIR", help="The policy registry.")] = Path(
+        "policies"
+    ),
+) -> None:
+    """Write a new entry into a pool file, with its price and profile. Comments stay; a file that would not be good is not written."""
+    from r2.pool.calibrate import SERVED_HERE, calibrate_pool, write_profiles
+    from r2.pool.new_entry import adding
+    from r2.training.policy import Registry
+
+    kind = endpoint_kind(endpoint)
+    given, asked = _skills(skill or [], may_measure=measure)
+    is_priced = price_input is not None and price_output is not None
+    if not is_priced and not (measure and kind in SERVED_HERE):
+        raise ConfigError(
+            f"{name}: a model without a price would make every total wrong. Give --price-input and --price-output (USD per million tokens)"
+            + (
+                ", or --measure."
+                if kind in SERVED_HERE
+                else f"; --measure prices {' and '.join(SERVED_HERE)} entries only."
+            )
+        )
+    if kind == "policy" and prompt_mode is None:
+        prompt_mode = Registry(policies_dir).load(endpoint.partition(":")[2]).card.prompt_mode
+    entry: dict[str, Any] = {
+        "endpoint": endpoint, "served_model": served_model, "tier": tier, "prompt_mode": prompt_mode or "direct",
+        "price_usd_per_mtok": {
+            "input": price_input or 0.0, "output": price_output or 0.0, "date": date.today().isoformat(), "source": price_source,
+        },
+        "api_key_env": api_key_env, "context_tokens": context_tokens,
+        "max_in_flight": max_in_flight or (4 if kind == "local" else 64), "logprobs": kind in SERVED_HERE,
+        "solver": not router_only, "profile": given,
+    }  # fmt: skip
+    kept = {
+        key: value for key, value in entry.items() if value not in ("", None, {}) and (key, value) != ("solver", True)
+    }
+    with adding(pool, name, kept, policies_dir) as config:
+        if measure:
+            config.check_keys()
+            alone = config.only([name])
+            measured = asyncio.run(calibrate_pool(alone, models_dir, state_dir(), n, seed, asked))
+            _print_measured(f"{name}, {n} questions per skill", measured, n, core_hour_usd)
+            write_profiles(alone, measured, n, core_hour_usd, with_prices=not is_priced)
+    typer.echo(f"{name} added to {pool}", err=True)
+
+
+def _skills(texts: list[str], *, may_measure: bool) -> tuple[dict[str, float], list[str]]:
+    """NAME=ACCURACY pairs, and names alone."""
+    given: dict[str, float] = {}
+    asked: list[str] = []
+    for text in texts:
+        name, mark, value = text.partition("=")
+        try:
+            if mark:
+                given[name] = float(value)
+                continue
+        except ValueError:
+            raise ConfigError(f"--skill {text}: expected NAME=ACCURACY with an accuracy of 0 to 1.") from None
+        if not may_measure:
+            raise ConfigError(f"--skill {text}: expected NAME=ACCURACY; a name alone is measured, with --measure.")
+        asked.append(name)
+    return given, asked
 
 
 @pool_app.command()

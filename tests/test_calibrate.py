@@ -3,8 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from r2.pool.calibrate import Measured, calibrate_pool, ping_pool, skill_questions, speeds, write_profiles
+from r2.errors import ConfigError
+from r2.pool.calibrate import (
+    Measured,
+    SkillQuestion,
+    calibrate_pool,
+    ping_pool,
+    skill_questions,
+    speeds,
+    write_profiles,
+)
 from r2.pool.config import load_pool
+from r2.pool.simulated_mind import Job, read_job
+from r2.problems import scan
+from r2.prompts import solve_messages
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,15 +36,49 @@ def test_a_core_hours_price_is_spread_over_its_tokens():
     assert Measured("m", 1, {}, 1.0, 100.0, 10.0, 0.0).core_hour_price(0.036) == pytest.approx((0.1, 1.0))
 
 
-def test_skill_questions_are_the_same_for_the_same_seed_and_have_one_operation():
+def test_skill_questions_are_the_same_for_the_same_seed():
     skills = skill_questions(5, seed=1)
     assert skills == skill_questions(5, seed=1)
-    assert {name: len(problems) for name, problems in skills.items()} == {
+    assert {name: len(questions) for name, questions in skills.items()} == {
         "add": 5,
         "multiply": 5,
         "word_problem": 5,
         "equation": 5,
+        "scan_phrase": 5,
+        "scan_join": 5,
+        "scan_command": 5,
     }
+    assert list(skill_questions(2, seed=1, only=["scan_join"])) == ["scan_join"]
+    with pytest.raises(ConfigError, match=r"'scan' cannot be measured. Known: add, .*scan_command"):
+        skill_questions(2, seed=1, only=["scan"])
+
+
+def test_scan_skills_are_steps_of_gold_plans_as_the_solver_asks_them():
+    skills = skill_questions(20, seed=0)
+    for question in skills["scan_phrase"]:
+        assert question.task is not None
+        assert question.task.startswith("Translate '")
+        assert question.problem.target == scan.interpret(question.task[11:-1])
+        assert not question.results
+    for question in skills["scan_join"]:
+        assert question.task is not None
+        assert question.task.startswith(("Repeat ", "Join "))
+        assert (
+            "".join(question.results.values()).replace(" ", "") in (question.problem.target or "").replace(" ", "") * 2
+        )
+    for question in skills["scan_command"]:
+        assert question.task is None
+        assert question.problem.target == scan.interpret(question.problem.question)
+    jobs = {name: {_job(question).skill for question in skills[name]} for name in skills if name.startswith("scan")}
+    assert jobs == {name: {name} for name in jobs}, "named as the simulated models name them"
+
+
+def _job(question: SkillQuestion) -> Job:
+    messages = solve_messages(question.problem, question.task, question.results, "bare", scan.WORDING)
+    job = read_job(messages[-1][1])
+    assert job is not None
+    assert job.right == question.problem.target
+    return job
 
 
 def test_a_simulated_pool_is_pinged_and_calibrated_and_its_file_keeps_its_comments(tmp_path: Path):
@@ -48,6 +94,8 @@ def test_a_simulated_pool_is_pinged_and_calibrated_and_its_file_keeps_its_commen
     write_profiles(pool, measured, 6, core_hour_usd=0.05)
     again = load_pool(path)
     assert again.models["sim-400b"].profile["multiply"] == 1.0
+    assert again.models["sim-400b"].profile["scan_phrase"] == 1.0
+    assert again.models["sim-400b"].profile["expression"] == 0.96, "not measured: as it was"
     assert again.price("sim-400b") == pool.price("sim-400b"), "prices of models that are not local are the user's"
     assert path.read_text("utf-8").startswith("#")
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -159,6 +159,13 @@ class PoolConfig:
         if policies:
             identity += repr(sorted((name, p.ref, p.card.weights_sha256) for name, p in policies.items()))
         self.digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+    def only(self, names: Collection[str]) -> "PoolConfig":
+        """The same pool with these entries alone, for asking them and starting no other's server."""
+        models = {name: model for name, model in self.models.items() if name in names}
+        policies = {name: policy for name, policy in self.policies.items() if name in names}
+        tables = self.tables.model_copy(update={"models": models})
+        return PoolConfig(self.path, tables, self.text, policies, self.policies_dir)
 
     def price(self, name: str) -> Price:
         table = self.models[name].price_usd_per_mtok
