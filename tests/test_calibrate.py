@@ -74,7 +74,7 @@ def test_scan_skills_are_steps_of_gold_plans_as_the_solver_asks_them():
 
 
 def _job(question: SkillQuestion) -> Job:
-    messages = solve_messages(question.problem, question.task, question.results, "bare", scan.WORDING)
+    messages = solve_messages(question.problem, question.task, question.results, "direct", scan.WORDING)
     job = read_job(messages[-1][1])
     assert job is not None
     assert job.right == question.problem.target
