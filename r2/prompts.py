@@ -4,6 +4,7 @@ Static text comes first in every prompt, so that servers with a prefix cache rea
 and so on) are also what the simulated models read: they see exactly the prompts that real models see.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from r2.call import Message
@@ -67,6 +68,7 @@ SOLVE_SYSTEM: dict[PromptMode, str] = {
     "cot": f"Think step by step in a few short lines. Then end with a line '{ANSWER_MARK} <result>'.",
     "bare": BARE_SYSTEM["solve"],
 }
+_MENTION = re.compile(r"\b(?:the )?result of step (\d{1,3})\b", re.IGNORECASE)
 MODEL_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -105,15 +107,25 @@ def solve_messages(
 
     `results` maps 1-based step numbers to the earlier results this subtask needs, and only those (ours: shorter
     prompts). `wording` is the benchmark's own instruction, such as SCAN's grammar; a bare prompt does without. Nor does a bare
-    prompt for a subtask repeat the question: a specialist is trained on subtasks that say all they need.
+    prompt for a subtask repeat the question, and "the result of step 1" is replaced by that result: a specialist is trained on subtasks
+    that say all they need, and a small model copies what stands where it is needed, but does not look up what is listed elsewhere.
     """
     system = f"{wording}\n{SOLVE_SYSTEM[mode]}" if wording and mode != "bare" else SOLVE_SYSTEM[mode]
     alone = mode == "bare" and task is not None and task != FINAL_TASK
     lines = ([CONTEXT_MARK + problem.context] if problem.context else []) if alone else [_question_block(problem)]
+    if alone and task is not None:
+        task, results = _filled_in(task, results)
     lines += [RESULT_MARK.format(step=step) + text for step, text in sorted(results.items())]
     if task is not None:
         lines.append(TASK_MARK + task)
     return (("system", system), ("user", "\n".join(lines)))
+
+
+def _filled_in(task: str, results: Mapping[int, str]) -> tuple[str, dict[int, str]]:
+    """The task with the results it mentions in their places, and the results it does not mention."""
+    mentioned = {int(number) for number in _MENTION.findall(task)} & set(results)
+    filled = _MENTION.sub(lambda found: results.get(int(found[1]), found[0]), task)
+    return filled, {step: text for step, text in results.items() if step not in mentioned}
 
 
 def judge_messages(problem: Problem, plan: Plan, index: int) -> tuple[Message, ...]:

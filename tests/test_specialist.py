@@ -19,13 +19,12 @@ def test_every_step_of_a_gold_plan_is_a_row_with_its_right_result():
     assert [(row["prompt"][1]["content"], row["completion"][0]["content"]) for row in rows] == [
         ("Task: Translate 'walk left'", "I_TURN_LEFT I_WALK"),
         (
-            "Result of step 1: I_TURN_LEFT I_WALK\nTask: Repeat the result of step 1 2 times",
+            "Task: Repeat I_TURN_LEFT I_WALK 2 times",
             "I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK",
         ),
         ("Task: Translate 'jump'", "I_JUMP"),
         (
-            "Result of step 2: I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK\nResult of step 3: I_JUMP\n"
-            "Task: Join the result of step 3 and then the result of step 2",
+            "Task: Join I_JUMP and then I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK",
             "I_JUMP I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK",
         ),
     ]
@@ -37,6 +36,16 @@ def test_a_bare_subtask_does_without_its_question_and_a_question_or_a_final_answ
     assert "Question: " in solve_messages(COMMAND, "Translate 'jump'", {}, "direct")[1][1]
     assert solve_messages(COMMAND, None, {}, "bare")[1][1] == "Question: walk left twice after jump"
     assert "Question: " in solve_messages(COMMAND, FINAL_TASK, {1: "I_JUMP"}, "bare")[1][1]
+
+
+def test_a_result_stands_where_a_bare_subtask_mentions_it_and_is_listed_where_it_does_not():
+    def asked(task: str, results: dict[int, str]) -> str:
+        return solve_messages(COMMAND, task, results, "bare")[1][1]
+
+    assert asked("Compute the result of step 1 - Result of step 12", {1: "7", 12: "3"}) == "Task: Compute 7 - 3"
+    assert asked("Add the result of step 2 to it", {1: "7", 2: "3"}) == "Result of step 1: 7\nTask: Add 3 to it"
+    assert asked("Double the result of step 3", {1: "7"}) == "Result of step 1: 7\nTask: Double the result of step 3"
+    assert "the result of step 1" in solve_messages(COMMAND, "Double the result of step 1", {1: "7"}, "direct")[1][1]
 
 
 def test_a_bare_subtask_keeps_the_context_it_may_be_about():
@@ -79,11 +88,14 @@ def test_arithmetic_subtasks_compute_with_earlier_results():
     assert {s.kind for s in made} == {"compute", "direct"}
 
 
-def test_every_kind_has_as_many_rows_and_the_choice_is_reproducible():
+def test_every_kind_has_as_much_text_and_the_choice_is_reproducible():
     subtasks = generated_subtasks("scan", 20910, 0, side="train")
     chosen = balanced(subtasks, 1000, 0)
     counts = Counter(s.kind for s in chosen)
-    assert counts == {"translate": 250, "repeat": 250, "join": 250, "direct": 250}
+    assert sum(counts.values()) == 1000
+    assert counts["translate"] > counts["repeat"] > counts["join"] > 50
+    text = {kind: sum(40 + len(str(s.messages())) + len(s.answer) for s in chosen if s.kind == kind) for kind in counts}
+    assert max(text.values()) < 2 * min(text.values())
     assert [s.messages() for s in balanced(subtasks, 1000, 0)] == [s.messages() for s in chosen]
     joins = [s.messages() for s in chosen if s.kind == "join"]
     assert len(set(joins)) == len(joins)
