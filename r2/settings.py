@@ -104,6 +104,8 @@ class Reasoning(Frozen):
     """What `random` draws a model for: the question, or each subtask of the decomposer's plan."""
     mix: dict[str, Annotated[float, Field(ge=0)]] | None = None
     """Model -> weight of `random`; None: every solver alike."""
+    order_seed: int | None = None
+    """Seed of the order in which each question's allocator is shown the models; None: cheapest first, as the roster has them."""
 
     def identity(self) -> dict[str, Any]:
         """What tells two ways of answering apart. Fields that came later count only where they differ from their defaults, so that runs
@@ -116,7 +118,7 @@ class Reasoning(Frozen):
 
 _LATER_FIELDS = (
     "labelling", "small_model", "large_model", "chain", "threshold", "n_samples", "sample_temperature", "confidence_quantile",
-    "n_thoughts", "depth", "query_router", "random_level", "mix",
+    "n_thoughts", "depth", "query_router", "random_level", "mix", "order_seed",
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ drives it decides what a call is. Beyond the paper (ours): direct plans, paralle
 results, the cheap check with escalation, hard budgets. Left out: the paper's procedural review, which is for training.
 """
 
+import random
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +19,7 @@ from r2.plan import DIRECT, Plan, Subtask, parse_plan
 from r2.problem import Problem
 from r2.prompts import DIRECT_STEP, FINAL_TASK, MODEL_LETTERS, allocate_messages, decompose_messages, solve_messages
 from r2.query_router import QueryRouter
-from r2.roster import Roster
+from r2.roster import ModelCard, Roster
 from r2.settings import Reasoning
 from r2.trial import Trial
 
@@ -190,7 +191,7 @@ def _allocate(
 ) -> Generator[Wave, list[Completion], list[Step]]:
     """One step per subtask (one for a direct plan) with its model. The pool's middle solver stands in for a missing allocation."""
     subtasks = plan.subtasks or (Subtask(DIRECT_STEP),)
-    shown = router.roster.solvers[: len(MODEL_LETTERS)]
+    shown = shown_models(problem, router)
     mode = router.roster[router.allocator].prompt_mode
     call = Call(
         router.allocator, allocate_messages(problem, plan, shown, mode), "allocate", 16 + 20 * len(subtasks),
@@ -213,6 +214,14 @@ def _allocate(
     if choices is None:
         choices = [Choice(router.roster.middle, {})] * len(subtasks)
     return [Step(subtask, choice, choice.model) for subtask, choice in zip(subtasks, choices, strict=True)]
+
+
+def shown_models(problem: Problem, router: Router) -> tuple[ModelCard, ...]:
+    """The solvers as the allocator is shown them: in the roster's order, or (ours) in one drawn for the question, to see what order does."""
+    solvers, seed = router.roster.solvers[: len(MODEL_LETTERS)], router.settings.order_seed
+    if seed is None:
+        return solvers
+    return tuple(random.Random(f"order:{seed}:{problem.problem_id}").sample(solvers, len(solvers)))
 
 
 def execute_steps(

@@ -11,6 +11,7 @@ from r2.errors import ConfigError
 from r2.problem import Problem
 from r2.problems.source import parse_source
 from r2.split import split_of
+from r2.training.augment import augmented
 from r2.training.data import ChatRow, bare_row
 from r2.training.policy import file_sha256
 from r2.training.settings import PolicyKind, SftSettings
@@ -64,7 +65,10 @@ def _label_rows(settings: SftSettings, kind: PolicyKind) -> TrainingRows:
             sides[side] = [bare_row(row, JOB[kind]) for row in rows]
         else:
             sides[side] = [ChatRow(prompt=row["prompt"], completion=row["completion"]) for row in rows]
-    return TrainingRows(sides["train"], sides["test"][: settings.n_held_out], [], {str(path): file_sha256(path)})
+    train = sides["train"]
+    if kind == "allocator":
+        train = augmented(train, settings.augment, seed=settings.seed)
+    return TrainingRows(train, sides["test"][: settings.n_held_out], [], {str(path): file_sha256(path)})
 
 
 def _subtask_rows(settings: SftSettings) -> TrainingRows:

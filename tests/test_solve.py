@@ -3,7 +3,7 @@ import pytest
 from r2.methods import METHODS
 from r2.problem import Problem
 from r2.rows import to_rows
-from r2.solve import Trajectory, solve
+from r2.solve import Trajectory, shown_models, solve
 from tests.scripted import ROSTER, completion, replay, router
 
 PROBLEM = Problem(
@@ -132,3 +132,17 @@ def test_rows_sum_to_their_trajectory_and_never_leave_out_the_router():
         (1, (0,), "middle", "medium"),
     ]
     assert next(c.candidates for c in subtasks)[0].model == "small"
+
+
+def test_the_models_can_be_shown_in_an_order_of_each_question_and_letters_mean_that_order():
+    orders = set()
+    for number in range(20):
+        problem = Problem(f"q{number}", "What is 17 + 25?")
+        asking = router(order_seed=5)
+        shown = [card.name for card in shown_models(problem, asking)]
+        waves, outcome = replay(solve(problem, asking), ["DIRECT", '[{"subtask": 1, "model": "A"}]', "42"])
+        assert waves[2][0].model == shown[0]
+        assert sorted(shown) == ["large", "middle", "small"]
+        orders.add(tuple(shown))
+    assert len(orders) == 6
+    assert [card.name for card in shown_models(problem, router())] == ["small", "middle", "large"]

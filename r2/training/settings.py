@@ -39,6 +39,9 @@ class SftSettings(Frozen):
     """Longer rows are cut at the end."""
     prompt_mode: Literal["bare", "direct"] = "bare"
     """`bare`: the system message is one word, and pool entries of the policy need `prompt_mode = "bare"`; `direct`: the prompts as labelled."""
+    augment: int = Field(default=4, ge=0)
+    """Views of each allocator row: as labelled, then with the models in other orders and some unused ones left out, so that the allocator
+    learns to read profiles (r2/training/augment.py). 0 or 1: as labelled alone."""
     seed: int = 0
     split_seed: int = 0
     """Of the split into train and test (r2/split.py); as in the label sets."""
@@ -105,10 +108,11 @@ class SftSettings(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights; paths, evaluation and checkpoints do not."""
+        is_augmented = self.policy in ("allocator", "both")
         return self.model_dump(
             mode="json",
             include={
-                "policy", "problems", "base", "weights", "steps", "batch_size", "learning_rate", "lora_rank", "lora_alpha", "max_tokens",
+                *({"augment"} if is_augmented else ()), "policy", "problems", "base", "weights", "steps", "batch_size", "learning_rate", "lora_rank", "lora_alpha", "max_tokens",
                 "prompt_mode", "seed", "split_seed", "test_share", "n_problems", "trainer",
             },
         )  # fmt: skip
