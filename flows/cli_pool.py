@@ -189,9 +189,7 @@ def add(
         bool, typer.Option("--router-only", help="The entry decomposes or allocates, and is given no subtasks.")
     ] = False,
     context_tokens: Annotated[int, typer.Option(min=256, help="Context of the entry's server.")] = 2048,
-    max_in_flight: Annotated[
-        int | None, typer.Option(min=1, help="[default: 64 for policies and URLs, 4 for local]")
-    ] = None,
+    max_in_flight: Annotated[int | None, typer.Option(min=1, help="[default: 4 for llama.cpp, else 64]")] = None,
     served_model: Annotated[str, typer.Option(help="The model field sent to a URL. [default: the entry's name]")] = "",
     api_key_env: Annotated[str | None, typer.Option(help="Name of the variable that holds the key.")] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="With --measure: questions per skill.")] = 20,
@@ -204,6 +202,7 @@ def add(
 ) -> None:
     """Write a new entry into a pool file, with its price and profile. Comments stay; a file that would not be good is not written."""
     from r2.pool.calibrate import SERVED_HERE, calibrate_pool, write_profiles
+    from r2.pool.local import SLOTS
     from r2.pool.new_entry import adding
     from r2.training.policy import Registry
 
@@ -219,15 +218,18 @@ def add(
                 else f"; --measure prices {' and '.join(SERVED_HERE)} entries only."
             )
         )
-    if kind == "policy" and prompt_mode is None:
-        prompt_mode = Registry(policies_dir).load(endpoint.partition(":")[2]).card.prompt_mode
+    is_embedded = kind == "local"
+    if kind == "policy":
+        policy = Registry(policies_dir).load(endpoint.partition(":")[2])
+        prompt_mode = prompt_mode or policy.card.prompt_mode
+        is_embedded = policy.is_adapter
     entry: dict[str, Any] = {
         "endpoint": endpoint, "served_model": served_model, "tier": tier, "prompt_mode": prompt_mode or "direct",
         "price_usd_per_mtok": {
             "input": price_input or 0.0, "output": price_output or 0.0, "date": date.today().isoformat(), "source": price_source,
         },
         "api_key_env": api_key_env, "context_tokens": context_tokens,
-        "max_in_flight": max_in_flight or (4 if kind == "local" else 64), "logprobs": kind in SERVED_HERE,
+        "max_in_flight": max_in_flight or (SLOTS if is_embedded else 64), "logprobs": kind in SERVED_HERE,
         "solver": not router_only, "profile": given,
     }  # fmt: skip
     kept = {

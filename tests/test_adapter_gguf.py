@@ -12,9 +12,13 @@ import pytest
 import safetensors.numpy
 
 from r2.errors import ConfigError
+from r2.pool.config import load_pool
+from r2.pool.endpoints import open_endpoints
 from r2.pool.fetch import find_weights, is_fetched
 from r2.pool.local import open_local
+from r2.pool.ports import Address
 from r2.training.adapter_gguf import BaseShape, cached_gguf, convert, permute_rows
+from r2.training.policy import PolicyCard, Registry
 
 MODELS = Path(os.environ.get("R2_MODELS_DIR", Path(__file__).parent.parent / "models"))
 BASE = "smollm2-135m-instruct"
@@ -112,27 +116,59 @@ def smollm2_adapter(folder: Path) -> Path:
     return adapter(folder, tensors)
 
 
+POOL = """[router]
+decomposer = "plain"
+allocator = "plain"
+""" + "".join(
+    f"""
+[models.{name}]
+endpoint = "{endpoint}"
+tier = "small"
+{mode}
+context_tokens = 256
+price_usd_per_mtok = {{input = 1.0, output = 2.0, date = "2026-11-01", source = "made up"}}
+"""
+    for name, endpoint, mode in (
+        ("plain", f"local:{BASE}", ""),
+        ("trained", "policy:specialist@v1", 'prompt_mode = "bare"'),
+        ("trained-too", "policy:specialist", 'prompt_mode = "bare"'),
+    )
+)
+
+
 @needs_weights
-def test_the_embedded_server_applies_an_adapter(tmp_path: Path):
-    gguf_file = find_weights(BASE).path(MODELS)
-    body = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 8,
-            "temperature": 0, "logprobs": True, "top_logprobs": 1}  # fmt: skip
+def test_a_pools_embedded_server_applies_the_adapter_of_its_policy(tmp_path: Path):
+    registry = Registry(tmp_path / "policies")
+    card = PolicyCard(name="specialist", kind="specialist", base="smollm2")
+    registry.create("specialist", card, lambda folder: smollm2_adapter(folder) and None)
+    registry.promote("specialist", "v1", "first")
+    (tmp_path / "pool.toml").write_text(POOL, "utf-8")
+    pool = load_pool(tmp_path / "pool.toml", registry.root)
+    messages = [
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "What is the capital of France?"},
+    ]
+    body = {"messages": messages, "max_tokens": 8, "temperature": 0, "logprobs": True, "top_logprobs": 1}
 
-    async def ask(lora: Path | None) -> tuple[str, float]:
+    async def ask(address: Address) -> dict:
         async with (
-            open_local(BASE, models_dir=MODELS, log_dir=tmp_path, context_tokens=256, lora=lora) as url,
             aiohttp.ClientSession() as session,
-            session.post(f"{url}/chat/completions", json=body) as reply,
+            session.post(f"{address.base_url}/chat/completions", json={**body, "model": address.served_model}) as reply,
         ):
-            choice = (await reply.json())["choices"][0]
-            return choice["message"]["content"], choice["logprobs"]["content"][0]["logprob"]
+            return await reply.json()
 
-    async def ask_all() -> list[tuple[str, float]]:
-        return [await ask(lora) for lora in (None, cached_gguf(smollm2_adapter(tmp_path / "adapter"), gguf_file))]
+    async def ask_both() -> tuple[dict[str, Address], dict, dict]:
+        async with open_endpoints(pool, models_dir=MODELS, log_dir=tmp_path) as addresses:
+            return addresses, await ask(addresses["plain"]), await ask(addresses["trained"])
 
-    plain, adapted = asyncio.run(ask_all())
-    assert plain[0].startswith("The capital of France is Paris")
-    assert adapted[1] != pytest.approx(plain[1], abs=1e-3)
+    addresses, plain, trained = asyncio.run(ask_both())
+    assert addresses["trained"] == addresses["trained-too"], "the same weights share a server"
+    assert addresses["trained"].base_url != addresses["plain"].base_url
+    assert trained["model"] == "specialist@v1"
+    assert plain["choices"][0]["message"]["content"].startswith("The capital of France is Paris")
+    first, adapted = (r["choices"][0]["logprobs"]["content"][0]["logprob"] for r in (plain, trained))
+    assert adapted != pytest.approx(first, abs=1e-3)
+    assert (registry.load("specialist").path / "adapter.gguf").exists()
 
 
 @needs_weights
