@@ -8,6 +8,7 @@
     ├── AllocationParseError   an allocator's text holds no allocation
     ├── ModelFetchError        weights could not be had, or do not match their sha256
     ├── SupportError           logged trajectories cannot tell what a candidate allocator would reach
+    ├── TrainingError          a training cannot go on: nothing to learn from, or a frozen policy changed
     ├── EndpointError          a model's endpoint is unreachable or refuses us, before any paid call
     └── LakeError              stored data is torn, foreign or of another schema
         └── RunLockedError     another process works on the same run
@@ -73,6 +74,10 @@ class ModelFetchError(R2Error):
 
 class SupportError(R2Error):
     """Logged trajectories cannot tell what a candidate allocator would reach: too few of them do what it does."""
+
+
+class TrainingError(R2Error):
+    """A training cannot go on: there is nothing to learn from, or what must not change did."""
 
 
 class EndpointError(R2Error):

@@ -34,7 +34,8 @@ def make_tokenizer(texts: Iterable[str]) -> Any:
     core.pre_tokenizer = split
     core.decoder = decoders.Fuse()
     core.add_special_tokens(special)
-    tokenizer = PreTrainedTokenizerFast(
+    make: Any = PreTrainedTokenizerFast
+    tokenizer = make(
         tokenizer_object=core, unk_token=UNKNOWN, eos_token=END, pad_token=END, additional_special_tokens=list(ROLES),
         padding_side="left", clean_up_tokenization_spaces=False,
     )  # fmt: skip

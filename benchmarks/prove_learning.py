@@ -1,0 +1,364 @@
+"""Proof that training learns: tiny policies made in code, taught by a teacher who plays safe, then two alternating rounds of GRPO.
+
+World: SCAN commands that are joined or repeated, on the three simulated models of pools/learning.toml, through the real client, `r2.solve`, rewards,
+rounds and promotion. The teacher allocates a tier too dear, noisily, and often answers at once what is cheaper in steps. Held-out utility
+(1[correct] - lambda * cost / cost_ref, paired per problem) must rise by 0.08 with its 95 % interval above zero, cost fall by a quarter, accuracy
+stay within 3 points. `--mutate` breaks the training in a named way, and the check must then fail.
+
+    python benchmarks/prove_learning.py [--seeds 3] [--mutate wrong-sign|frozen-moves|cost-blind] [--dir DIR]
+"""
+
+import argparse
+import functools
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from r2.allocation import format_allocation
+from r2.errors import R2Error
+from r2.intervals import paired_interval
+from r2.plan import DIRECT, Plan, Subtask, format_plan, parse_plan
+from r2.pool.config import PriceTable, load_pool
+from r2.problem import Problem
+from r2.problems import scan
+from r2.prompts import DIRECT_STEP, allocate_messages, decompose_messages
+from r2.roster import ModelCard
+from r2.split import split_of
+from r2.training.data import ChatRow, chat_row
+from r2.training.grpo_settings import GrpoSettings, PromptFilter, Role
+from r2.training.policy import PolicyCard, Registry
+from r2.training.rounds import HeldOut, Rounds, read_result
+
+ROOT = Path(__file__).parent.parent
+POOL = ROOT / "pools" / "learning.toml"
+LAM = 0.5
+TEST_SHARE = 0.25
+N_HELD_OUT = 500
+SFT_STEPS = 250
+GAIN, COST_FALL, ACCURACY_LOSS, PARSE_GATE = 0.08, 0.25, 0.03, 0.95
+MUTATIONS = ("wrong-sign", "frozen-moves", "cost-blind")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Before (SFT) and after (both rounds) on the held-out problems, and what of the promise was kept."""
+
+    seed: int
+    before: dict[str, float]
+    after: dict[str, float]
+    gain: float
+    low: float
+    high: float
+    minutes: float
+    failures: tuple[str, ...]
+
+
+def family(seed: int) -> list[Problem]:
+    """SCAN commands that are joined without repeats, or repeated without a joiner: 2,380 of them, in a seeded order."""
+    commands = [c for c in scan.commands() if _is_joined(c) != any(word in scan.TIMES for word in c.split())]
+    random.Random(f"family:{seed}").shuffle(commands)
+    return [Problem(f"scan-{i}", c, i, scan.interpret(c), "scan") for i, c in enumerate(commands)]
+
+
+def _is_joined(command: str) -> bool:
+    return bool({"and", "after"} & set(command.split()))
+
+
+def teachers_plan(problem: Problem, chance: random.Random) -> Plan:
+    """The gold plan, or at a whim (mostly where "after" turns the order round) the whole question at once."""
+    whim = 0.6 if "after" in problem.question.split() else 0.2
+    return DIRECT if chance.random() < whim else scan.gold_plan(problem.question)[0]
+
+
+def teachers_letters(plan: Plan, models: Sequence[ModelCard], chance: random.Random) -> list[str]:
+    """A tier dearer than needed: the large model for whole questions and turns, the medium one for the rest; one in seven is a blunder."""
+    letters = {card.tier: letter for letter, card in zip("ABC", models, strict=True)}
+    chosen = []
+    for subtask in plan.subtasks or (Subtask(DIRECT_STEP),):
+        is_hard = plan.is_direct or "around" in subtask.text or "opposite" in subtask.text
+        is_blunder = chance.random() < 0.15
+        chosen.append(chance.choice("ABC") if is_blunder else letters["large" if is_hard else "medium"])
+    return chosen
+
+
+def teachers_rows(problems: Sequence[Problem], seed: int) -> dict[Role, list[ChatRow]]:
+    """What the teacher shows both policies, in the bare mode of the prompts."""
+    chance, models = random.Random(f"teacher:{seed}"), load_pool(POOL).roster().solvers
+    rows: dict[Role, list[ChatRow]] = {"decomposer": [], "allocator": []}
+    for problem in problems:
+        plan = teachers_plan(problem, chance)
+        rows["decomposer"].append(chat_row(decompose_messages(problem, "bare"), format_plan(plan)))
+        letters = teachers_letters(plan, models, chance)
+        rows["allocator"].append(chat_row(allocate_messages(problem, plan, models, "bare"), format_allocation(letters)))
+    return rows
+
+
+def supervise(role: Role, seed: int, folder: Path) -> None:
+    """SFT of one tiny policy into the registry; a gate on how much of what it samples can be read."""
+    from r2.training import sft
+    from r2.training.base import load_base
+    from r2.training.sampling import LocalPolicy
+    from r2.training.settings import SftSettings
+
+    problems = [p for p in family(seed) if split_of(p.question, 0, TEST_SHARE) == "train"]
+    rows = teachers_rows(problems, seed)
+    texts = [said["content"] for some in rows.values() for row in some for said in (*row["prompt"], *row["completion"])]
+    model, tokenizer = load_base("tiny", Path("models"), texts, seed)
+    settings = SftSettings(
+        policy=role, base="tiny", steps=SFT_STEPS, batch_size=32, seed=seed, threads=1, save_every=10**6
+    )
+    started = time.monotonic()
+    (folder / f"sft-{role}").mkdir()
+    trained = sft.train(rows[role], model, tokenizer, folder / f"sft-{role}", settings)
+    sampled = LocalPolicy(trained.model, tokenizer).write(
+        [[(said["role"], said["content"]) for said in row["prompt"]] for row in rows[role][:256]],
+        120,
+        temperature=1.0,
+        seed=seed,
+    )  # type: ignore[misc]
+    readable = (
+        sum(_is_read(role, text.text, row) and not text.is_cut for text, row in zip(sampled, rows[role], strict=False))
+        / 256
+    )
+    if readable < PARSE_GATE:
+        sys.exit(
+            f"SFT of the {role}: {readable:.1%} of its samples can be read, fewer than {PARSE_GATE:.0%}; GRPO would learn form alone"
+        )
+    card = PolicyCard(
+        name=f"tiny-{role}",
+        kind=role,
+        base="tiny",
+        seed=seed,
+        wall_s=time.monotonic() - started,
+        metrics={"readable": readable},
+    )
+    registry = Registry(folder / "policies")
+    policy = registry.create(card.name, card, lambda target: sft.save(trained, target))
+    registry.promote(card.name, policy.card.version, "SFT on the teacher's labels")
+
+
+def _is_read(role: Role, text: str, row: ChatRow) -> bool:
+    from r2.allocation import parse_allocation
+
+    try:
+        if role == "decomposer":
+            parse_plan(text)
+        else:
+            n = row["completion"][0]["content"].count("subtask")
+            parse_allocation(text, n, load_pool(POOL).roster().solvers)
+    except R2Error:
+        return False
+    return True
+
+
+def settings_of(seed: int, folder: Path, mutate: str | None, steps: int) -> GrpoSettings:
+    """The training, or a broken one. Wrong sign: TRL gets the weights negated. Cost-blind: the reward's lambda is 0, the utility's is not."""
+    price = PriceTable(input=0.01, output=0.04, date="2026-11-24", source="made up: a tenth of the small model's")
+    weights = {"reward_weights": [-1.0, LAM, -0.1]} if mutate == "wrong-sign" else {}
+    return GrpoSettings(
+        problems=f"file:{folder / 'family.jsonl'}?check=scan", decomposer="tiny-decomposer", allocator="tiny-allocator", pool=str(POOL),
+        lake=str(folder / "lake"), policies_dir=str(folder / "policies"), seed=seed, test_share=TEST_SHARE, n_held_out=N_HELD_OUT,
+        rounds=2, steps=steps, group_size=16, prompts_per_step=8, lam=0.0 if mutate == "cost-blind" else LAM, utility_lam=LAM,
+        entropy_coef=0.05, learning_rate=8e-4, threads=1, save_steps=10, filter=PromptFilter(n_problems=192), policy_price_usd_per_mtok=price,
+        grpo=weights,
+    )  # fmt: skip
+
+
+def prove(seed: int, folder: Path, mutate: str | None, steps: int) -> Verdict:
+    """One seed, from nothing to the verdict."""
+    from storage.problem_files import row_of
+    from tasks.train_rounds import run_command, run_in_process, train_rounds
+
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "family.jsonl").write_bytes(
+        b"".join(orjson.dumps(row_of(p), option=orjson.OPT_APPEND_NEWLINE) for p in family(seed))
+    )
+    _both_at_once(seed, folder)
+    say(f"seed {seed}: SFT done after {time.monotonic() - started:.0f} s")
+    run_round: Callable[[Path], None] = run_in_process
+    if mutate == "frozen-moves":
+        run_round = functools.partial(_run_with_moving_partner, run_command)
+    settings = settings_of(seed, folder, mutate, steps)
+    try:
+        rounds = train_rounds(
+            settings, run_round, lambda r, d: say(f"seed {seed}, round {r.state.number - 1}: {d.reason}")
+        )
+    except R2Error as error:
+        return Verdict(seed, {}, {}, 0.0, 0.0, 0.0, (time.monotonic() - started) / 60, (str(error).splitlines()[-1],))
+    return _verdict(seed, rounds, (time.monotonic() - started) / 60)
+
+
+def _both_at_once(seed: int, folder: Path) -> None:
+    """The two policies' SFT, a process and a core each."""
+    command = [sys.executable, __file__, "--dir", str(folder), "--seed", str(seed), "--sft"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    logs = {role: (folder / f"sft-{role}.log").open("wb") for role in ("decomposer", "allocator")}
+    running = {
+        role: subprocess.Popen([*command, role], stdout=log, stderr=log, env=environment) for role, log in logs.items()
+    }
+    for role, process in running.items():
+        if process.wait():
+            sys.exit(f"SFT of the {role} failed:\n{(folder / f'sft-{role}.log').read_text()[-2000:]}")
+    for log in logs.values():
+        log.close()
+
+
+def _run_with_moving_partner(run_command: Callable[[list[str], Path, int | None], None], spec: Path) -> None:
+    run_command([sys.executable, __file__, "--moving-partner", str(spec)], spec.parent / "train.log", 1)
+
+
+def _moving_partner(spec: Path) -> None:
+    """The round with a frozen policy that does not stand still: each time it is asked, its weights drift."""
+    import torch
+
+    from r2.training.sampling import LocalPolicy
+    from tasks.grpo_round import main as do_round
+
+    still = LocalPolicy.write
+
+    def drifting(self: LocalPolicy, *args: Any, **named: Any) -> Any:
+        with torch.no_grad():
+            for weights in self.model.parameters():
+                weights.mul_(1.0 + 1e-4)
+        return still(self, *args, **named)
+
+    LocalPolicy.write = drifting  # type: ignore[method-assign]
+    do_round(spec)
+
+
+def _verdict(seed: int, rounds: Rounds, minutes: float) -> Verdict:
+    before, after = sft_and_final(rounds)
+    old, new = np.asarray(before.utilities(LAM)), np.asarray(after.utilities(LAM))
+    interval = paired_interval(new, old)
+    assert interval is not None
+    a, b, gain = before.summary(LAM), after.summary(LAM), float((new - old).mean())
+    checks = {
+        f"utility rose by {gain:.3f}, not by {GAIN}": gain >= GAIN,
+        f"the gain's interval reaches down to {interval.low:.3f}": interval.low > 0,
+        f"cost fell by {1 - b['cost_usd'] / a['cost_usd']:.0%}, not by {COST_FALL:.0%}": b["cost_usd"]
+        <= (1 - COST_FALL) * a["cost_usd"],
+        f"accuracy fell by {a['accuracy'] - b['accuracy']:.3f}": a["accuracy"] - b["accuracy"] <= ACCURACY_LOSS,
+    }
+    return Verdict(
+        seed,
+        a,
+        b,
+        gain,
+        interval.low,
+        interval.high,
+        minutes,
+        tuple(said for said, holds in checks.items() if not holds),
+    )
+
+
+def sft_and_final(rounds: Rounds) -> tuple[HeldOut, HeldOut]:
+    """Held-out results of the policies that SFT left, and of those that stand at the end."""
+    results = [read_result(rounds.run_dir / f"round-{i:02d}" / "result.json") for i in range(rounds.state.number)]
+    final = results[0].before
+    for result, record in zip(results, rounds.state.settled, strict=True):
+        final = result.after if record["decision"]["is_promoted"] else final
+    return results[0].before, final
+
+
+def draw(folder: Path, seeds: Sequence[int], out: Path) -> None:
+    """Reward, its terms and entropy over the steps of both rounds, from the lakes, as one picture."""
+    import altair as alt
+    import duckdb
+
+    points = []
+    for seed in seeds:
+        files = [str(p) for p in (folder / f"seed-{seed}" / "lake" / "curves").rglob("part-*.parquet")]
+        if not files:
+            continue
+        query = (
+            "select policy, round, step, metric, value from read_parquet($files) where phase = 'grpo' and metric in "
+            "('reward', 'rewards/right/mean', 'rewards/cost/mean', 'entropy') order by all"
+        )
+        for policy, number, step, metric, value in duckdb.execute(query, {"files": files}).fetchall():
+            label = metric.removeprefix("rewards/").removesuffix("/mean")
+            points.append(
+                {"round": f"round {number}: {policy}", "step": step, "metric": label, "value": value, "seed": str(seed)}
+            )
+    if not points:
+        return
+    lines = alt.Chart(alt.Data(values=points), width=320, height=120).mark_line().encode(
+        x=alt.X("step:Q", title="optimiser step"), y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)), color=alt.Color("seed:N"),
+        row=alt.Row("metric:N", title=None, sort=["reward", "right", "cost", "entropy"]), column=alt.Column("round:N", title=None),
+    )  # fmt: skip
+    lines.resolve_scale(y="independent").save(str(out))
+
+
+def say(line: str) -> None:
+    """Progress, on stderr."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts as a table of text."""
+    lines = [
+        "seed  utility SFT -> GRPO (gain, 95 %)              accuracy         cost / cost of large alone   minutes  verdict"
+    ]
+    for v in verdicts:
+        if not v.before:
+            lines.append(f"{v.seed:4d}  stopped: {v.failures[0]}")
+            continue
+        a, b = v.before, v.after
+        lines.append(
+            f"{v.seed:4d}  {a['utility']:.3f} -> {b['utility']:.3f} ({v.gain:+.3f}, {v.low:+.3f} to {v.high:+.3f})   "
+            f"{a['accuracy']:.3f} -> {b['accuracy']:.3f}   {a['cost_share']:.3f} -> {b['cost_share']:.3f} ({b['cost_usd'] / a['cost_usd'] - 1:+.0%})   "
+            f"{v.minutes:7.1f}  {'holds' if not v.failures else 'FAILS: ' + '; '.join(v.failures)}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Proof that training learns.")
+    parser.add_argument("--seeds", type=int, default=int(os.environ.get("SEEDS", "1")), help="how many; $SEEDS")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        default=Path("proof"),
+        help="registries, lakes and the curve; must not hold an earlier proof",
+    )
+    parser.add_argument("--mutate", choices=MUTATIONS, help="break the training; the check must fail")
+    parser.add_argument("--steps", type=int, default=40, help="optimiser steps per round")
+    parser.add_argument("--seed", type=int, default=None, help="only this seed")
+    parser.add_argument("--sft", choices=("decomposer", "allocator"), help=argparse.SUPPRESS)
+    parser.add_argument("--moving-partner", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.sft:
+        supervise(given.sft, given.seed, given.dir)
+        return 0
+    if given.moving_partner:
+        _moving_partner(given.moving_partner)
+        return 0
+    folder = given.dir / (given.mutate or "plain")
+    seeds = [given.seed] if given.seed is not None else list(range(given.seeds))
+    verdicts = [prove(seed, folder / f"seed-{seed}", given.mutate, given.steps) for seed in seeds]
+    print(table(verdicts))
+    folder.joinpath("verdicts.json").write_text(
+        json.dumps([v.__dict__ if hasattr(v, "__dict__") else _fields(v) for v in verdicts], indent=1)
+    )
+    draw(folder, seeds, folder / "curve.png")
+    print(folder / "curve.png")
+    return 1 if any(v.failures for v in verdicts) else 0
+
+
+def _fields(verdict: Verdict) -> dict[str, Any]:
+    return {name: getattr(verdict, name) for name in Verdict.__slots__}  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

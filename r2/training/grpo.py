@@ -1,0 +1,192 @@
+"""One GRPO round with TRL's GRPOTrainer: one policy learns from the rewards of its rollouts, everything else stands still.
+
+Who calls it (tasks/grpo_round.py) brings the prompts, the scoring of rollouts and a place for them; here is only the training. Left to TRL:
+advantages, losses, clipping, KL. Ours: the terms as separately logged reward functions over one execution of each rollout, metrics of collapse
+with alarms, and a hook before each checkpoint, so that rollouts are stored before the training counts as having gone past them.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from r2.training import device
+from r2.training.batch import Draw, Prompt, Rolled, ScoreBatch, alarms_of, batch_metrics
+from r2.training.curve import Curve
+from r2.training.grpo_settings import TERMS, GrpoSettings
+from r2.training.reward import Sampled, Scored
+from r2.training.sft import newest_checkpoint
+
+
+@dataclass(slots=True)
+class RoundMemory:
+    """Rollouts since the last checkpoint, and the metrics of each step."""
+
+    rolled: list[Rolled] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRound:
+    """A finished round of training. `first_step` is the checkpoint it went on from, 0 for none."""
+
+    model: Any
+    tokenizer: Any
+    first_step: int
+    wall_s: float
+    alarms: tuple[str, ...]
+
+
+def train(
+    prompts: Sequence[Prompt],
+    model: Any,
+    tokenizer: Any,
+    work_dir: Path,
+    settings: GrpoSettings,
+    *,
+    seed: int,
+    max_completion_tokens: int,
+    score: ScoreBatch,
+    keep: Callable[[Sequence[Rolled]], None],
+) -> TrainedRound:
+    """Trains `settings.steps` steps, from the newest checkpoint in `work_dir` if there is one.
+
+    `keep` gets the rollouts since the checkpoint before, just before the next one is written. Metrics go to `work_dir/curve.jsonl`.
+    """
+    from datasets.arrow_dataset import Dataset
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    started = time.monotonic()
+    device.use_threads(settings.threads)
+    tokenizer.padding_side = "left"
+    curve, memory = Curve(work_dir / "curve.jsonl"), RoundMemory()
+    checkpoint = newest_checkpoint(work_dir)
+    first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    curve.cut(first_step)
+    by_place = {prompt.place: prompt for prompt in prompts}
+    rewards = _Rewards(by_place, tokenizer, settings, len(prompts), score, memory)
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=cast(Any, rewards.functions()),
+        args=_config(work_dir, settings, seed, max_completion_tokens),
+        train_dataset=Dataset.from_list([{"prompt": p.messages, "place": p.place} for p in prompts]),
+        processing_class=tokenizer,
+        callbacks=[_keeper(curve, memory, settings, keep)],
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return TrainedRound(trainer.model, tokenizer, first_step, time.monotonic() - started, tuple(memory.alarms))
+
+
+def _config(work_dir: Path, settings: GrpoSettings, seed: int, max_completion_tokens: int) -> Any:
+    from trl.trainer.grpo_config import GRPOConfig
+
+    weights = settings.weights
+    fields: dict[str, Any] = {
+        "max_steps": settings.steps, "per_device_train_batch_size": settings.prompts_per_step * settings.group_size,
+        "gradient_accumulation_steps": 1, "num_generations": settings.group_size, "max_completion_length": max_completion_tokens,
+        "learning_rate": settings.learning_rate, "lr_scheduler_type": "constant", "beta": settings.beta, "epsilon": settings.clip,
+        "loss_type": settings.loss_type, "entropy_coef": settings.entropy_coef, "temperature": settings.temperature,
+        "reward_weights": [weights[term] for term in TERMS], "logging_steps": 1, "logging_strategy": "steps",
+        "save_steps": settings.save_steps, "save_strategy": "steps", "save_total_limit": 2, "report_to": "none", "seed": seed,
+        "disable_tqdm": True, "log_completions": False, **device.trainer_fields(),
+    }  # fmt: skip
+    return GRPOConfig(output_dir=str(work_dir), **{**fields, **settings.grpo})
+
+
+class _Rewards:
+    """TRL asks each reward function for the whole batch; the rollouts are executed for the first and remembered for the others."""
+
+    def __init__(
+        self,
+        by_place: Mapping[int, Prompt],
+        tokenizer: Any,
+        settings: GrpoSettings,
+        n_prompts: int,
+        score: ScoreBatch,
+        memory: RoundMemory,
+    ) -> None:
+        self._by_place, self._tokenizer, self._settings, self._score, self._memory = (
+            by_place,
+            tokenizer,
+            settings,
+            score,
+            memory,
+        )
+        self._steps_per_pass = max(1, n_prompts // settings.prompts_per_step)
+        self._prompt_tokens: dict[int, int] = {}
+        self._last: tuple[int, list[Scored]] = (-1, [])
+
+    def functions(self) -> list[Callable[..., list[float | None]]]:
+        """One function per term, named after it."""
+
+        def of(term: str) -> Callable[..., list[float | None]]:
+            def reward(**batch: Any) -> list[float | None]:
+                return [scored.terms.value(term) for scored in self._scored(batch)]
+
+            reward.__name__ = term
+            return reward
+
+        return [of(term) for term in TERMS]
+
+    def _scored(self, batch: Mapping[str, Any]) -> list[Scored]:
+        step = batch["trainer_state"].global_step
+        if self._last[0] != step:
+            draws = self._draws(step, batch)
+            scored = list(self._score(step, draws))
+            self._last = (step, scored)
+            self._memory.rolled += [Rolled(step, draw, one) for draw, one in zip(draws, scored, strict=True)]
+            for name, value in batch_metrics(scored, self._settings.group_size, self._settings.weights).items():
+                batch["log_metric"](name, value)
+        return self._last[1]
+
+    def _draws(self, step: int, batch: Mapping[str, Any]) -> list[Draw]:
+        """The batch holds the rollouts of one problem side by side; a problem comes once a pass over the prompts."""
+        visits: Counter[int] = Counter()
+        draws = []
+        for place, completion, ids in zip(batch["place"], batch["completions"], batch["completion_ids"], strict=True):
+            prompt = self._by_place[place]
+            rollout = step // self._steps_per_pass * self._settings.group_size + visits[place]
+            visits[place] += 1
+            tokens = list(ids)
+            is_cut = self._tokenizer.eos_token_id not in tokens
+            sampled = Sampled(completion[0]["content"], self._n_prompt_tokens(prompt), len(tokens), is_cut)
+            draws.append(Draw(prompt, rollout, sampled))
+        return draws
+
+    def _n_prompt_tokens(self, prompt: Prompt) -> int:
+        if prompt.place not in self._prompt_tokens:
+            ids = self._tokenizer.apply_chat_template(
+                prompt.messages, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+            self._prompt_tokens[prompt.place] = len(ids)
+        return self._prompt_tokens[prompt.place]
+
+
+def _keeper(curve: Curve, memory: RoundMemory, settings: GrpoSettings, keep: Callable[[Sequence[Rolled]], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class Keeper(TrainerCallback):
+        """Metrics of each step to the curve; rollouts out of memory before the checkpoint that goes past them."""
+
+        def __init__(self) -> None:
+            self.at = time.monotonic()
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.at = time.monotonic()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step % args.save_steps == 0 or state.global_step >= state.max_steps:
+                keep(memory.rolled)
+                memory.rolled = []
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            metrics = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
+            if "reward" not in metrics:
+                return  # the summary at the end
+            metrics["step_s"] = time.monotonic() - self.at
+            curve.add(state.global_step, metrics)
+            memory.alarms += [f"step {state.global_step}: {alarm}" for alarm in alarms_of(metrics)]
+
+    return Keeper()

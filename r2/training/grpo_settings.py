@@ -1,0 +1,155 @@
+"""Every switch of a GRPO training, in one frozen model: the parameter of the flow `train_grpo`, its TOML file and the test fixture.
+
+Light: nothing here loads torch. What TRL has a name for is passed on as it is (`grpo`), so its documentation is the reference.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import Field, model_validator
+
+from r2.pool.config import PriceTable
+from r2.settings import Frozen, Positive, Reasoning, load
+
+Role = Literal["decomposer", "allocator"]
+Mode = Literal["alternating", "joint", "sft_only", "rejection"]
+TERMS = ("right", "cost", "well_formed")
+
+
+class Review(Frozen):
+    """Procedural review (paper; ours: in training only, and only where the cheap check fails). Charged, and logged with its rate."""
+
+    model: str | None = None
+    """Pool entry that corrects a step's result; None: the strongest solver."""
+
+
+class PromptFilter(Frozen):
+    """Which problems are trained on: those whose pilot rollouts can teach (METHOD: dynamic sampling)."""
+
+    by: Literal["success", "reward", "nothing"] = "reward"
+    """`success`: the share of right pilot rollouts lies within `low` and `high`. `reward`: so it does, or the pilot's rewards differ, because
+    with a price in the reward a group that is right throughout still teaches cost (ours). `nothing`: all, and no pilot is run."""
+    low: float = Field(default=0.1, ge=0, le=1)
+    high: float = Field(default=0.9, ge=0, le=1)
+    n_rollouts: int = Field(default=4, ge=2)
+    n_problems: int = Field(default=256, ge=1)
+    """Problems the pilot looks at, the first of a seeded order."""
+
+
+class GrpoSettings(Frozen):
+    """One training: rounds in which one policy learns and the other is frozen."""
+
+    problems: str
+    """Where problems come from, as for `r2 label` (r2/problems/source.py)."""
+    decomposer: str
+    """Policy to start from, NAME or NAME@VERSION of the registry; or a pool entry, which then stays as it is."""
+    allocator: str
+    """The same for the allocator."""
+    pool: str = "pools/local.toml"
+    lake: str = "lake"
+    policies_dir: str = "policies"
+    models_dir: str = "models"
+    data_dir: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first so many problems of the source."""
+    seed: int = 0
+    split_seed: int = 0
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the problems that is held out, by a hash of the question (r2/split.py): never trained on, compared on after each round."""
+    n_held_out: int | None = Field(default=None, ge=1)
+    """At most so many held-out problems; None: all."""
+    mode: Mode = "alternating"
+    """`alternating` (paper). `joint`: both learn in the same round, each beside the other's version of the round's start, and are promoted
+    together or not at all. `rejection`: rejection-sampling fine-tuning instead of GRPO, rounds alternating. `sft_only`: no round, the
+    policies as they are are compared with themselves. The ablations of METHOD 5."""
+    rounds: int = Field(default=2, ge=0)
+    first: Role = "allocator"
+    """Who learns in round 0."""
+    steps: int = Field(default=60, ge=1)
+    """Optimiser steps a round."""
+    group_size: int = Field(default=8, ge=2)
+    """G, rollouts of one problem that share a baseline (paper: 4)."""
+    prompts_per_step: int = Field(default=8, ge=1)
+    lam: float = 0.3
+    """Weight of cost_usd / cost_ref in the reward, where cost_ref is what the same problem costs on the largest model alone. 0: the paper's
+    reward."""
+    utility_lam: float | None = None
+    """The same weight in the held-out utility that decides on promotion; None: `lam`."""
+    well_formed_weight: float = 0.1
+    review: Review | None = None
+    filter: PromptFilter = PromptFilter()
+    beta: float = Field(default=0.0, ge=0)
+    """Weight of the KL term against the round's starting policy; 0: none, and no reference model."""
+    clip: float = Field(default=0.2, gt=0)
+    """PPO's epsilon."""
+    loss_type: str = "dapo"
+    entropy_coef: float = Field(default=0.01, ge=0)
+    learning_rate: Positive = 1e-5
+    temperature: Positive = 1.0
+    """Of the policy's own samples."""
+    grpo: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of TRL's GRPOConfig; they win over ours."""
+    reasoning: Reasoning = Reasoning()
+    """How sampled plans and allocations are executed: escalations, finalizer, the solvers' temperature. At temperature 0 equal calls of a
+    round are made once."""
+    policy_price_usd_per_mtok: PriceTable | None = None
+    """Price of the two policies' own tokens; None: that of the pool's cheapest solver."""
+    save_steps: int = Field(default=10, ge=1)
+    """Steps between checkpoints, at which rollouts are committed to the lake."""
+    margin: float = Field(default=0.01, ge=0)
+    """A new version is promoted if its held-out utility is higher and the 95 % interval of the difference does not reach below minus this."""
+    threads: int | None = Field(default=None, ge=1)
+    """torch threads; None: its own choice. Part of what makes a resumed run equal."""
+    max_cost_usd: Positive | None = None
+    """Hard cap of what the pool may be paid over all rounds and sessions."""
+    max_in_flight: int = Field(default=64, ge=1)
+    launcher: tuple[str, ...] = ()
+    """Command in front of the module of a round, for several GPUs: ("accelerate", "launch", "--config_file", ..., "-m"). Empty: this
+    Python, one process."""
+
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> "GrpoSettings":
+        if self.mode == "sft_only" and self.rounds:
+            raise ValueError("mode sft_only has no rounds; set rounds = 0")
+        return self
+
+    @property
+    def price_of_cost(self) -> float:
+        """Lambda of the held-out utility."""
+        return self.lam if self.utility_lam is None else self.utility_lam
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Factor of each term in the reward."""
+        return {"right": 1.0, "cost": -self.lam, "well_formed": self.well_formed_weight}
+
+    def roles_of(self, number: int) -> tuple[Role, ...]:
+        """Who learns in round `number`, 0-based."""
+        if self.mode == "joint":
+            return ("allocator", "decomposer")
+        other: Role = "decomposer" if self.first == "allocator" else "allocator"
+        return (self.first if number % 2 == 0 else other,)
+
+    def run_id(self, pool_digest: str, problems_digest: str) -> str:
+        """Identity of the training: what decides its result. More rounds, budgets and paths are not in it, so that a training can be gone on
+        with."""
+        free = {
+            "pool",
+            "lake",
+            "policies_dir",
+            "models_dir",
+            "data_dir",
+            "rounds",
+            "max_cost_usd",
+            "max_in_flight",
+            "launcher",
+        }
+        identity = [self.model_dump(mode="json", exclude=free), pool_digest, problems_digest]
+        return f"grpo-{hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]}"
+
+
+def load_grpo_settings(path: Path | None, overrides: dict[str, Any]) -> GrpoSettings:
+    """Defaults, then the TOML file, then `overrides`. ConfigError names the field."""
+    return load(GrpoSettings, path, overrides)

@@ -1,0 +1,66 @@
+"""The router with policies in its parts: which pool entry or which policy decomposes and allocates, at what price and in which prompt mode."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from r2.ledger import Price
+from r2.pool.config import PoolConfig
+from r2.roster import ModelCard, Roster
+from r2.solve import Router
+from r2.training.drive_policy import ALLOCATOR_ENTRY, DECOMPOSER_ENTRY
+from r2.training.grpo_settings import GrpoSettings, Role
+from r2.training.policy import Policy, Registry
+
+ENTRY: Mapping[Role, str] = {"decomposer": DECOMPOSER_ENTRY, "allocator": ALLOCATOR_ENTRY}
+ROLES: tuple[Role, ...] = ("decomposer", "allocator")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A router, and the policies among its parts; a part that is a pool entry has none."""
+
+    router: Router
+    policies: Mapping[Role, Policy]
+
+
+def parts_of(versions: Mapping[Role, str], pool: PoolConfig, settings: GrpoSettings) -> Parts:
+    """Finds each version: NAME@VERSION in the registry, a bare name in the pool. ConfigError names what is not there."""
+    registry, roster = Registry(settings.policies_dir), pool.roster()
+    policies = {role: registry.load(versions[role]) for role in ROLES if "@" in versions[role]}
+    price = policy_price(pool, settings)
+    cards = [
+        ModelCard(ENTRY[role], "small", price, prompt_mode=policy.card.prompt_mode, is_solver=False)
+        for role, policy in policies.items()
+    ]
+    decomposer, allocator = (ENTRY[role] if role in policies else roster[versions[role]].name for role in ROLES)
+    known = Roster([*roster.by_name.values(), *cards])
+    router = Router(known, decomposer, allocator, _finalizer(pool, settings), settings.reasoning)
+    return Parts(router, policies)
+
+
+def with_policy(parts: Parts, role: Role, policy: Policy) -> Parts:
+    """The same parts with another version of one of them."""
+    return replace(parts, policies={**parts.policies, role: policy})
+
+
+def versions_of(settings: GrpoSettings, pool: PoolConfig) -> dict[Role, str]:
+    """The two names of the settings with their versions: what they mean now. ConfigError for a name that neither registry nor pool has."""
+    found: dict[Role, str] = {}
+    named: dict[Role, str] = {"decomposer": settings.decomposer, "allocator": settings.allocator}
+    for role, name in named.items():
+        found[role] = name if name in pool.models else Registry(settings.policies_dir).load(name).ref
+    return found
+
+
+def policy_price(pool: PoolConfig, settings: GrpoSettings) -> Price:
+    """What a policy's own tokens cost: as set, else as those of the pool's cheapest solver."""
+    table = settings.policy_price_usd_per_mtok
+    if table is None:
+        return pool.roster().solvers[0].price
+    cached = table.input if table.cached_input is None else table.cached_input
+    return Price(table.input, cached, table.output, table.date, table.source)
+
+
+def _finalizer(pool: PoolConfig, settings: GrpoSettings) -> str | None:
+    name = settings.reasoning.finalizer or pool.router.finalizer
+    return None if name == "last_step" else pool.roster()[name].name

@@ -1,0 +1,24 @@
+"""Rejection-sampling fine-tuning, the plain alternative to GRPO that it is held against: learn to write the best of your own texts.
+
+Ours, as an ablation (METHOD 5): per problem G texts are sampled and executed; the best-rewarded right one becomes a supervised row.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from r2.training.data import ChatRow, Said
+from r2.training.batch import Rolled
+from r2.training.reward import weighted
+
+
+def best_rows(rolled: Sequence[Rolled], weights: Mapping[str, float]) -> list[ChatRow]:
+    """One row per problem that was answered right at least once: its right text with the highest reward, the earlier of equal ones."""
+    best: dict[int, tuple[float, ChatRow]] = {}
+    for one in rolled:
+        reward = weighted(one.scored.terms, weights)
+        if reward is None or not one.scored.terms.right:
+            continue
+        place = one.draw.prompt.place
+        if place not in best or reward > best[place][0]:
+            reply = Said(role="assistant", content=one.draw.sampled.text)
+            best[place] = (reward, ChatRow(prompt=one.draw.prompt.messages, completion=[reply]))
+    return [row for _, (_, row) in sorted(best.items())]

@@ -1,0 +1,58 @@
+"""Procedural review: while a policy is trained, a strong model corrects a step's result, so that one weak step does not zero the chain.
+
+Paper: every result is reviewed. Ours: in training only, and only where the cheap check of the benchmark fails; the review is a call like
+any other, so its rate and cost are in the trajectory and in the reward. Left out: review of results that pass the check.
+"""
+
+from dataclasses import replace
+
+from r2.answer import extract_answer
+from r2.benchmark import failed_check
+from r2.call import Call, Completion
+from r2.problem import Problem
+from r2.prompts import TASK_MARK
+from r2.solve import Outcome, Router, Solving
+
+REVIEW_SYSTEM = """You check one result of a smaller model. If it is right, repeat it; if not, correct it.
+Reply with only the result, nothing else."""
+PROPOSED_MARK = "Proposed result: "
+
+
+def reviewed(problem: Problem, solving: Solving, router: Router, reviewer: str) -> Solving:
+    """The same solving, with each result that fails its check replaced by the reviewer's, where that one passes."""
+    wave = next(solving)
+    while True:
+        completions = yield wave
+        doubtful = [
+            i for i, (call, c) in enumerate(zip(wave, completions, strict=True)) if _is_doubtful(problem, call, c)
+        ]
+        if doubtful:
+            completions = list(completions)
+            reviews = yield [review_call(wave[i], completions[i], router, reviewer) for i in doubtful]
+            for i, review in zip(doubtful, reviews, strict=True):
+                text = extract_answer(review.text)
+                if review.is_ok and failed_check(problem, text, review.finish_reason) is None:
+                    completions[i] = replace(completions[i], text=text, finish_reason="stop")
+        try:
+            wave = solving.send(completions)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+
+
+def review_call(call: Call, completion: Completion, router: Router, reviewer: str) -> Call:
+    """Shows the reviewer what the solver was shown, and what it said."""
+    _, shown = call.messages[-1]
+    head, mark, task = shown.rpartition(TASK_MARK)
+    proposed = PROPOSED_MARK + (extract_answer(completion.text) or "(none)")
+    body = f"{head}{proposed}\n{mark}{task}" if mark else f"{shown}\n{proposed}"
+    return Call(
+        reviewer, (("system", REVIEW_SYSTEM), ("user", body)), "review", call.max_output_tokens, temperature=router.settings.temperature,
+        seed=router.settings.seed or None, sample_index=call.sample_index,
+    )  # fmt: skip
+
+
+def _is_doubtful(problem: Problem, call: Call, completion: Completion) -> bool:
+    if call.purpose != "solve" or not completion.is_ok:
+        return False
+    return failed_check(problem, extract_answer(completion.text), completion.finish_reason) is not None

@@ -1,0 +1,137 @@
+"""The reward: a sampled plan or allocation executed by the router's real code, and the terms it earns. No trainer in sight.
+
+`rollout` drives `r2.solve.solve`: the calls whose texts were sampled are answered from them, at the policy's price and with its token
+counts, all others by the pool. So the reward charges the router's own calls as answering does. Terms (METHOD 5; lambda 0 is the paper's):
+
+    R = right - lambda * cost_usd / cost_ref + 0.1 * well_formed
+
+`cost_ref` is what the same problem costs on the largest model alone, thinking step by step. Pure but for the calls that `complete` makes.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from r2.benchmark import judge
+from r2.call import Attempt, Call, Completion, Purpose
+from r2.ledger import Usage, cost_usd
+from r2.methods.cot import chain_of_thought
+from r2.pool.drive import Complete, drive
+from r2.problem import Problem
+from r2.roster import Roster
+from r2.solve import Router, Solving, Trajectory, solve
+from r2.training.grpo_settings import Role
+from r2.training.review import reviewed
+
+OUTAGES: Final = frozenset(
+    {"rate_limited", "server_error", "timeout", "disconnected", "bad_body", "auth", "circuit_open", "budget_exhausted", "stopped",
+     "not_recorded"}
+)  # fmt: skip
+"""Errors that say something of the pool's infrastructure and nothing of the policy: such a rollout teaches nothing."""
+PURPOSE_OF: Final[Mapping[Role, Purpose]] = {"decomposer": "decompose", "allocator": "allocate"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A text that a policy wrote, with the tokens it took. `is_cut`: it ran into its limit."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms of one rollout. All None where the pool failed: the rollout leaves its group's baseline and has no advantage."""
+
+    right: float | None
+    cost: float | None
+    well_formed: float | None
+
+    def value(self, term: str) -> float | None:
+        value: float | None = getattr(self, term)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A rollout with what it earned."""
+
+    trajectory: Trajectory
+    terms: Terms
+    n_reviews: int = 0
+
+
+def weighted(terms: Terms, weights: Mapping[str, float]) -> float | None:
+    """The reward: the weighted sum of the terms, None where they are."""
+    values = [(weight, terms.value(term)) for term, weight in weights.items()]
+    if any(value is None for _, value in values):
+        return None
+    return sum(weight * value for weight, value in values if value is not None)
+
+
+async def rollout(
+    problem: Problem,
+    texts: Mapping[Purpose, Sampled],
+    router: Router,
+    complete: Complete,
+    *,
+    reviewer: str | None = None,
+) -> Trajectory:
+    """The problem answered with the sampled texts. `reviewer` names the pool entry of procedural review; None: no review."""
+
+    async def answered(call: Call) -> Completion:
+        sampled = texts.get(call.purpose)
+        return await complete(call) if sampled is None else completion_of(sampled, call, router.roster)
+
+    solving: Solving = solve(problem, router)
+    if reviewer is not None:
+        solving = reviewed(problem, solving, router, reviewer)
+    return await drive(problem, solving, answered)
+
+
+def completion_of(sampled: Sampled, call: Call, roster: Roster) -> Completion:
+    """The sampled text as the completion of `call`, charged at the entry's price."""
+    price, usage = roster[call.model].price, Usage(sampled.input_tokens, 0, sampled.output_tokens)
+    reason = "length" if sampled.is_cut else "stop"
+    attempt = Attempt(
+        call.model, 0, 200, time.time(), usage=usage, cost_usd=cost_usd(price, usage), price_version=price.version, response_model=call.model,
+        finish_reason=reason,
+    )  # fmt: skip
+    return Completion(sampled.text, call.model, (attempt,), reason)
+
+
+def score(trajectory: Trajectory, role: Role, sampled: Sampled, cost_ref_usd: float) -> Scored:
+    """The terms of a rollout in which `role`'s text was `sampled`.
+
+    `right`: 1 for a right answer, 0 for a wrong one or none. `cost`: the trajectory's USD, router and review included, over `cost_ref_usd`.
+    `well_formed`: 1 if the text was read as a plan or an allocation and was not cut.
+    """
+    pairs = [pair for wave in trajectory.waves for pair in wave]
+    n_reviews = sum(call.purpose == "review" for call, _ in pairs)
+    if trajectory.outcome.error_type in OUTAGES or any(c.error_type in OUTAGES for _, c in pairs):
+        return Scored(trajectory, Terms(None, None, None), n_reviews)
+    answer = trajectory.outcome.answer
+    is_right = answer is not None and judge(trajectory.problem, answer) is True
+    unread = "plan_parse" if role == "decomposer" else "allocation_parse"
+    is_read = unread not in trajectory.outcome.failed_checks and not sampled.is_cut
+    spent_usd = sum(completion.cost_usd for _, completion in pairs)
+    return Scored(trajectory, Terms(float(is_right), spent_usd / cost_ref_usd, float(is_read)), n_reviews)
+
+
+async def reference_cost_usd(problem: Problem, router: Router, complete: Complete) -> float | None:
+    """USD of the problem on the largest model alone, thinking step by step (METHOD: cost_ref); None where the pool failed."""
+    trajectory = await drive(problem, chain_of_thought(problem, router, router.roster.strongest), complete)
+    if trajectory.outcome.error_type in OUTAGES:
+        return None
+    spent_usd = sum(completion.cost_usd for wave in trajectory.waves for _, completion in wave)
+    return spent_usd or None
+
+
+def rollout_seed(seed: int, number: int, step: int, problem_id: str, index: int) -> int:
+    """Seed of the pool's samples for one rollout, positive and below 2**31: the same place in a training draws the same again."""
+    key = f"{seed}:{number}:{step}:{problem_id}:{index}".encode("utf-8", "surrogatepass")
+    return 1 + int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) % (2**31 - 2)

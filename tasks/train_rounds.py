@@ -1,0 +1,105 @@
+"""A whole training of alternating rounds: its problems frozen in the run's folder, then one round after the other until all are settled.
+
+How a round is run is the caller's: `run_in_process` starts a fresh process for it; the flow wraps that in a Prefect task. The same settings go on
+with what is there.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+
+from r2.errors import ConfigError, TrainingError
+from r2.pool.config import load_pool
+from r2.pool.lifeline import end, spawn
+from r2.problem import Problem
+from r2.settings import Columns
+from r2.training.grpo_settings import GrpoSettings
+from r2.training.partners import parts_of, versions_of
+from r2.training.policy import file_sha256
+from r2.training.rounds import Decision, Rounds
+from storage.lake import Lake
+from storage.problem_files import question_file, row_of
+from storage.questions import read_questions
+from storage.run_plan import run_dir_of
+
+RunRound = Callable[[Path], None]
+"""Does the round that a specification file describes; returns when its result is written."""
+
+
+def open_rounds(settings: GrpoSettings) -> Rounds:
+    """Finds or begins the training that these settings describe. ConfigError for what is wrong in them, before anything is paid."""
+    pool = load_pool(settings.pool)
+    pool.check_keys()
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    start = versions_of(settings, pool)
+    digest = file_sha256(path)
+    parts_of(start, pool, settings)
+    run_id = settings.run_id(pool.digest, digest)
+    run_dir = run_dir_of(Path(settings.lake), run_id)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    frozen = run_dir / "problems.jsonl"
+    if not frozen.exists():
+        rows = [row for row in read_questions(path, Columns(), check, settings.limit) if isinstance(row, Problem)]
+        judged = [row for row in rows if row.target is not None]
+        if not judged:
+            raise ConfigError(
+                f"--problems {settings.problems}: none of its rows has an answer to be judged by; GRPO needs them."
+            )
+        temporary = frozen.with_suffix(".tmp")
+        temporary.write_bytes(b"".join(orjson.dumps(row_of(row), option=orjson.OPT_APPEND_NEWLINE) for row in judged))
+        temporary.replace(frozen)
+    rounds = Rounds.open(run_dir, settings, run_id, start)
+    for role, version in start.items():
+        ours = {rounds.state.start[role], rounds.state.current[role]}
+        ours |= {record["candidates"].get(role, "") for record in rounds.state.settled}
+        if rounds.is_done and version not in ours:
+            raise ConfigError(
+                f"training {run_id} is done, and since then {version} was promoted. To train on from it, name it: --{role} {version}."
+            )
+    return rounds
+
+
+def train_rounds(
+    settings: GrpoSettings,
+    run_round: RunRound,
+    told: Callable[[Rounds, Decision], None] = lambda rounds, decision: None,
+) -> Rounds:
+    """Rounds until all that were asked for are settled; `told` hears each decision."""
+    rounds = open_rounds(settings)
+    with Lake(settings.lake).run_lock(rounds.state.run_id):
+        while not rounds.is_done:
+            spec = rounds.next_spec()
+            if not (spec.parent / "result.json").exists():
+                run_round(spec)
+            told(rounds, rounds.settle())
+    return rounds
+
+
+def run_in_process(spec: Path) -> None:
+    """A round in a process of its own, which ends with this one. TrainingError with the end of its log if it fails."""
+    settings = orjson.loads(spec.read_bytes())["settings"]
+    launcher = settings["launcher"] or [sys.executable, "-m"]
+    run_command([*launcher, "tasks.grpo_round", str(spec)], spec.parent / "train.log", settings["threads"])
+
+
+def run_command(command: list[str], log: Path, threads: int | None = None) -> None:
+    """Runs a command to its end, its output in `log`. TrainingError with the log's last lines if it fails."""
+    environment = dict(os.environ) if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    process = spawn(command, log=log, env=environment)
+    try:
+        code = process.wait()
+    except BaseException:
+        end(process)
+        raise
+    if process.stdin is not None:
+        process.stdin.close()
+    if code:
+        raise TrainingError(f"{log}: the round's process ended with code {code}. Its last lines:\n{_tail(log)}")
+
+
+def _tail(log: Path, n_lines: int = 15) -> str:
+    return "\n".join(log.read_text("utf-8", "replace").splitlines()[-n_lines:])
