@@ -69,8 +69,9 @@ def read_result(work_dir: Path) -> PolicyResult | None:
     return PolicyResult(**orjson.loads(path.read_bytes())) if path.exists() else None
 
 
-def train_policy(spec: PolicySpec) -> PolicyResult:
-    """Trains unless the weights are there, examines, and leaves the result."""
+def train_policy(spec: PolicySpec) -> PolicyResult | None:
+    """Trains unless the weights are there, examines, and leaves the result. Of several processes that train together, only the first does more
+    than train."""
     from r2.training.base import load_base
     from r2.training.sft import save, train
 
@@ -82,6 +83,8 @@ def train_policy(spec: PolicySpec) -> PolicyResult:
     if not spec.weights.exists():
         model, tokenizer = load_base(settings.base, Path(settings.models_dir), texts, settings.seed)
         trained = train(rows.train, model, tokenizer, spec.work_dir, settings, _progress(spec))
+        if os.environ.get("RANK", "0") != "0":
+            return None
         first_step = trained.first_step
         temporary = spec.work_dir / ".weights"
         shutil.rmtree(temporary, ignore_errors=True)

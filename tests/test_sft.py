@@ -88,6 +88,8 @@ def test_a_training_that_was_stopped_goes_on_and_ends_as_an_unbroken_one(tmp_pat
 
     with pytest.raises(Stopped):
         train(ROWS, *base(chosen), broken, chosen, stop)
+    (broken / "checkpoint-5").mkdir()
+    (broken / "checkpoint-5/trainer_state.json").write_text('{"torn by a kill')
     assert newest_checkpoint(broken) == broken / "checkpoint-4"
     resumed = train(ROWS, *base(chosen), broken, chosen)
     assert (unbroken.first_step, resumed.first_step) == (0, 4)
@@ -115,7 +117,7 @@ def test_training_learns_and_what_is_saved_answers_as_what_was_trained(tmp_path:
 def test_an_adapter_is_saved_alone_and_in_half_precision(tmp_path: Path):
     from safetensors.torch import load_file
 
-    chosen = settings(weights="adapter", steps=1, lora_rank=2)
+    chosen = settings(steps=1, lora_rank=2).model_copy(update={"weights": "adapter"})
     trained = train(ROWS, *base(chosen), tmp_path, chosen)
     save(trained, tmp_path / "weights")
     assert sorted(p.name for p in (tmp_path / "weights").iterdir()) == [

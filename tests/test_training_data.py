@@ -112,6 +112,7 @@ def test_the_same_data_base_and_settings_are_the_same_run_and_paths_are_not_in_i
     ("fields", "message"),
     [
         ({"policy": "specialist"}, "needs --problems"),
+        ({"policy": "decomposer", "base": "tiny", "weights": "adapter"}, "nothing to adapt"),
         ({"policy": "both", "name": "mine"}, "names one policy"),
         ({"policy": "allocator", "pool": "pools/simulated.toml"}, "say which with --problems"),
     ],

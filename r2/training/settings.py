@@ -70,9 +70,13 @@ class SftSettings(Frozen):
     """Promote the new version even where another one is promoted; the first version of a name always is."""
 
     @model_validator(mode="after")
-    def _specialist_has_problems(self) -> "SftSettings":
+    def _fields_fit(self) -> "SftSettings":
         if self.policy == "specialist" and self.problems is None:
             raise ValueError("a specialist needs --problems, the source its subtasks come from (scan, arithmetic)")
+        if self.base == "tiny" and self.weights == "adapter":
+            raise ValueError(
+                "base tiny is made from scratch, so all its weights are trained; an adapter would have nothing to adapt"
+            )
         if self.policy == "both" and self.name is not None:
             raise ValueError("--name names one policy; --policy both trains two")
         if self.pool is not None and self.policy != "specialist" and self.problems is None:
@@ -112,8 +116,8 @@ class SftSettings(Frozen):
         return self.model_dump(
             mode="json",
             include={
-                *({"augment"} if is_augmented else ()), "policy", "problems", "base", "weights", "steps", "batch_size", "learning_rate", "lora_rank", "lora_alpha", "max_tokens",
-                "prompt_mode", "seed", "split_seed", "test_share", "n_problems", "trainer",
+                "policy", "problems", "base", "weights", "steps", "batch_size", "learning_rate", "lora_rank", "lora_alpha", "max_tokens",
+                "prompt_mode", "seed", "split_seed", "test_share", "n_problems", "trainer", *({"augment"} if is_augmented else ()),
             },
         )  # fmt: skip
 

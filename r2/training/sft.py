@@ -4,11 +4,14 @@ Who calls it says where rows come from and where the weights go (tasks/train_pol
 beforehand (`training_order`), so a run that goes on from a checkpoint sees what an unbroken one would have seen.
 """
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from r2.training import device
 from r2.training.curve import Curve
@@ -21,13 +24,15 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished training. `first_step` is the checkpoint it went on from, 0 for none; times and tokens are of this process."""
+    """A finished training. `first_step` is the checkpoint it went on from, 0 for none; times and tokens are of this process. `weights` are the
+    model's where several processes share it, None where this one has all of them."""
 
     model: Any
     tokenizer: Any
     first_step: int
     wall_s: float
     n_tokens: int
+    weights: Mapping[str, Any] | None = None
 
 
 def row_tokens(rows: Sequence[ChatRow], tokenizer: Any) -> list[int]:
@@ -55,8 +60,16 @@ def train(
     trainer, lengths = make_trainer(rows, model, tokenizer, work_dir, settings)
     trainer.add_callback(_reporter(curve, settings.steps, report))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    n_tokens = sum(lengths[first_step * settings.batch_size :])
-    return Trained(trainer.model, tokenizer, first_step, time.monotonic() - started, n_tokens)
+    n_tokens = sum(lengths[first_step * len(lengths) // settings.steps :])
+    return Trained(
+        trainer.accelerator.unwrap_model(trainer.model), tokenizer, first_step, time.monotonic() - started, n_tokens,
+        trainer.accelerator.get_state_dict(trainer.model) if _n_processes() > 1 else None,
+    )  # fmt: skip
+
+
+def _n_processes() -> int:
+    """Processes that train together, as launchers say it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def make_trainer(
@@ -68,7 +81,10 @@ def make_trainer(
 
     device.use_threads(settings.threads)
     lengths = [min(n, settings.max_tokens) for n in row_tokens(rows, tokenizer)]
-    order = training_order(lengths, settings.batch_size, settings.steps, settings.seed)
+    batches_per_step = int(os.environ.get("WORLD_SIZE", "1")) * int(
+        settings.trainer.get("gradient_accumulation_steps", 1)
+    )
+    order = training_order(lengths, settings.batch_size, settings.steps * batches_per_step, settings.seed)
     trainer = SFTTrainer(
         model=model,
         args=_config(work_dir, settings),
@@ -80,9 +96,17 @@ def make_trainer(
 
 
 def newest_checkpoint(work_dir: Path) -> Path | None:
-    """The last checkpoint that was written whole: `trainer_state.json` is written last."""
-    found = [p for p in work_dir.glob("checkpoint-*") if (p / "trainer_state.json").exists()]
+    """The last checkpoint that was written whole: `trainer_state.json` is written last, and a kill may tear it."""
+    found = [p for p in work_dir.glob("checkpoint-*") if _is_json(p / "trainer_state.json")]
     return max(found, key=lambda p: int(p.name.rpartition("-")[2]), default=None)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return False
+    return True
 
 
 def save(trained: Trained, folder: Path) -> None:
@@ -90,12 +114,13 @@ def save(trained: Trained, folder: Path) -> None:
     import torch
 
     model = trained.model
+    weights = model.state_dict() if trained.weights is None else dict(trained.weights)
     if hasattr(model, "peft_config"):
-        half = {name: value.detach().to(torch.float16) for name, value in model.state_dict().items() if "lora_" in name}
+        half = {name: value.detach().to(torch.float16) for name, value in weights.items() if "lora_" in name}
         model.save_pretrained(folder, state_dict=half)
         (folder / "README.md").unlink(missing_ok=True)  # a template; the policy card says what there is to say
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
         trained.tokenizer.save_pretrained(folder)
 
 
