@@ -18,9 +18,9 @@ from storage.report.content import Family, Interval, Method, Report, Table
 Size = Literal["wide", "small"]
 FAMILIES: dict[Family, str] = {
     "ours": "r2",
-    "router": "other routing methods",
-    "constant": "one model for everything",
-    "bound": "bounds and chance",
+    "router": "other methods",
+    "constant": "one model only",
+    "bound": "chance and hindsight",
 }
 N_MODEL_COLOURS = 10
 _ROW = 26
@@ -63,11 +63,13 @@ def plane(report: Report) -> list[Chart]:
         scale=alt.Scale(type="log", domain=[10 ** (low - margin), 10 ** (high + margin)], nice=False),
         axis=alt.Axis(values=_log_ticks(low - margin, high + margin), format="~g", labelOverlap="greedy"),
     )  # fmt: skip
+    bottom, top = max(0.0, min(heights) - 0.03), max(heights) + 0.04
     y = alt.Y(
-        "accuracy:Q", title="accuracy",
-        scale=alt.Scale(domain=[max(0.0, min(heights) - 0.03), min(1.0, max(heights) + 0.03)], nice=False, zero=False),
-        axis=alt.Axis(format=".0%", tickCount=6),
-    )  # fmt: skip
+        "accuracy:Q",
+        title="accuracy",
+        scale=alt.Scale(domain=[bottom, top], nice=False, zero=False),
+        axis=alt.Axis(format=".0%", values=_share_ticks(bottom, min(1.0, top))),
+    )
     rows = [_plane_row(m, report) for m in sorted(drawn, key=lambda m: _label_rank(m, report))]
     base = alt.Chart(alt.InlineData(values=rows))
     layers = []
@@ -107,65 +109,66 @@ def plane(report: Report) -> list[Chart]:
     )
     free = [m.name for m in report.methods if m.accuracy is not None and m.usd_per_1k.value <= 0]
     note = (
-        "Bars are 95 % intervals. The dashed line is the frontier: what the best mixtures of methods reach."
+        "Bars are 95% intervals. The dashed line is the frontier: what the best mixtures of methods reach."
         if corners
         else ""
     )
     if free:
         note += f" Without a price and so not drawn: {', '.join(free)}."
-    return [Chart("plane", "Accuracy and cost", description, _spec(spec), table, note.strip())]
+    return [Chart("plane", "Every method, with 95% intervals", description, _spec(spec), table, note.strip())]
 
 
 def saved(report: Report) -> list[Chart]:
-    """Cost saved at equal accuracy; a method that does not reach the accuracy saves nothing that could be compared."""
-    drawn = sorted((m for m in report.methods if m.saved is not None), key=lambda m: -m.saved.value if m.saved else 0.0)
+    """Cost saved against the reference: filled where its accuracy is reached, hollow where only the bill is smaller."""
+    found = [(m, m.saved or m.cheaper) for m in report.methods if m.family != "bound" and m.name != report.reference]
+    drawn = [
+        (m, share) for m, share in sorted(found, key=lambda p: -(p[1].value if p[1] else 0.0)) if share is not None
+    ]
+    drawn.sort(key=lambda pair: pair[0].saved is None)
     if not drawn:
         return []
-    floor = max(-1.0, min(0.0, *(v for m in drawn if m.saved for v in _bounds(m.saved))))
+    floor = max(-1.0, min(0.0, *(v for _, share in drawn for v in _bounds(share))))
     rows = [
         {
-            "name": m.name, "family": FAMILIES[m.family], "saved": max(m.saved.value, floor),
-            "low": max(_bounds(m.saved)[0], floor), "high": max(_bounds(m.saved)[1], floor), "text": wording.share(m.saved),
+            "name": m.name, "family": FAMILIES[m.family], "saved": max(share.value, floor), "low": max(_bounds(share)[0], floor),
+            "high": max(_bounds(share)[1], floor), "text": wording.share(share), "is_equal": m.saved is not None,
+            "gained": wording.points(m.accuracy_gained) if m.accuracy_gained else wording.ABSENT,
         }
-        for m in drawn if m.saved
+        for m, share in drawn
     ]  # fmt: skip
-    names = [m.name for m in drawn]
-    y = alt.Y("name:N", sort=names, title=None)
-    x = alt.X("saved:Q", title="share of the cost saved", axis=alt.Axis(format=".0%", tickCount=5),
-              scale=alt.Scale(domain=[floor, 1], nice=False))  # fmt: skip
+    y = alt.Y("name:N", sort=[m.name for m, _ in drawn], title=None)
+    x = alt.X("saved:Q", title="share of the cost saved", axis=alt.Axis(format=".0%", tickCount=5, values=[-1, -0.5, 0, 0.25, 0.5, 0.75, 1]),
+              scale=alt.Scale(domain=[floor - 0.03, 1.02], nice=False))  # fmt: skip
     base = alt.Chart(alt.InlineData(values=rows))
-    colour = _family_colour([m.family for m in drawn])
+    colour = _family_colour([m.family for m, _ in drawn])
+    tip = [
+        alt.Tooltip("name:N", title="method"), alt.Tooltip("text:N", title="saved"), alt.Tooltip("gained:N", title="accuracy, points"),
+    ]  # fmt: skip
     spec = alt.layer(
         alt.Chart(alt.InlineData(values=[{"saved": 0}])).mark_rule(color="@muted").encode(x=x),
         base.mark_rule(strokeWidth=2, opacity=0.5).encode(y=y, x=alt.X("low:Q"), x2="high:Q", color=colour),
-        base.mark_point(filled=True, size=90, opacity=1).encode(
-            y=y,
-            x=x,
-            color=colour,
-            tooltip=[alt.Tooltip("name:N", title="method"), alt.Tooltip("text:N", title="saved")],
-        ),
+        base.transform_filter("!datum.is_equal")
+        .mark_point(fill="@raised", strokeWidth=2, size=80, opacity=1)
+        .encode(y=y, x=x, color=colour, tooltip=tip),
+        base.transform_filter("datum.is_equal")
+        .mark_point(filled=True, size=100, opacity=1)
+        .encode(y=y, x=x, color=colour, tooltip=tip),
     ).properties(width="container", height=_ROW * len(rows) + 10)
-    absent = [m.name for m in report.methods if m.saved is None and m.accuracy is not None]
     table = Table(
-        f"Share of the cost of {report.reference} saved at its accuracy",
-        ("method", "cost saved", "accuracy"),
-        tuple((m.name, wording.share(m.saved), wording.share(m.accuracy)) for m in drawn)
-        + tuple((m.name, "accuracy not reached", wording.share(m.accuracy)) for m in report.methods if m.saved is None),
+        f"Cost saved against {report.reference}",
+        ("method", "cost saved", "accuracy reached", "accuracy gained, points"),
+        tuple((str(r["name"]), str(r["text"]), "yes" if r["is_equal"] else "no", str(r["gained"])) for r in rows),
     )
-    first = drawn[0]
-    description = f"Cost saved against {report.reference}: {first.name} saves most, {wording.share(first.saved)}."
-    note = (
-        f"Not drawn, because they do not reach the accuracy of {report.reference}: {', '.join(absent)}."
-        if absent
-        else ""
+    reached = [row for row in rows if row["is_equal"]]
+    description = f"Cost saved against {report.reference}. " + (
+        f"Of those that reach its accuracy {reached[0]['name']} saves most, {reached[0]['text']}."
+        if reached
+        else "Nobody reaches its accuracy."
     )
-    if any(_bounds(m.saved)[0] < floor for m in drawn if m.saved):
-        note += " Cut at -100 %; the table has the numbers."
-    return [
-        Chart(
-            "saved", f"Cost saved at the accuracy of {report.reference}", description, _spec(spec), table, note.strip()
-        )
-    ]
+    note = f"Filled: at least as accurate as {report.reference} on these problems. Hollow: cheaper or dearer, and less accurate; the table says by how much."
+    if any(_bounds(share)[0] < floor for _, share in drawn):
+        note += " Cut at −100%; the table has the numbers."
+    return [Chart("saved", f"Against {report.reference}, the best single model", description, _spec(spec), table, note)]
 
 
 def shares(report: Report) -> list[Chart]:
@@ -205,9 +208,7 @@ def shares(report: Report) -> list[Chart]:
         description = f"Stacked bars of {method}: the share of each of {len(models)} models at {len(levels)} levels of difficulty. " + " ".join(
             f"{level}: mostly {max((s for s in mine if s.difficulty == level), key=lambda s: s.share).model}." for level in levels
         )  # fmt: skip
-        charts.append(
-            Chart(f"shares-{number}", f"Who answers, by difficulty: {method}", description, _spec(spec), table)
-        )
+        charts.append(Chart(f"shares-{number}", method, description, _spec(spec), table))
     return charts
 
 
@@ -247,10 +248,10 @@ def money(report: Report) -> list[Chart]:
                 for s in sorted(mine, key=lambda s: (not s.is_router, _PURPOSES.get(s.purpose, 9), -s.cost_usd))
             ),
         )  # fmt: skip
-        router_share = wording.percent(router_usd / total) if total else "0 %"
+        router_share = wording.percent(router_usd / total) if total else "0%"
         description = f"Cost of {method} by purpose and model; the router's own calls are {router_share} of it."
         charts.append(
-            Chart(f"money-{number}", f"Where the money goes: {method}", description, _spec(spec), table, f"The router's own calls take {router_share}.")
+            Chart(f"money-{number}", method, description, _spec(spec), table, f"The router's own calls take {router_share}.")
         )  # fmt: skip
     return charts
 
@@ -291,7 +292,7 @@ def escalations(report: Report) -> list[Chart]:
         )
         n = sum(e.n_escalated + e.n_fallbacks for e in mine)
         charts.append(
-            Chart(f"escalations-{number}", f"Passed on to another model: {method}", f"{n} subtasks of {method} were passed on, most often {routes[0]}.",
+            Chart(f"escalations-{number}", method, f"{n} subtasks of {method} were passed on, most often {routes[0]}.",
                   _spec(spec), table)
         )  # fmt: skip
     return charts
@@ -335,7 +336,7 @@ def latency(report: Report) -> list[Chart]:
     return [
         Chart(
             "latency",
-            f"Latency by {report.latency_by}",
+            f"Median and 95th percentile by {report.latency_by}",
             description,
             _spec(spec),
             table,
@@ -358,7 +359,7 @@ def curves(report: Report) -> list[Chart]:
             .encode(
                 x=alt.X("at:Q", title="step", axis=alt.Axis(format="d", tickMinStep=1, tickCount=5)),
                 y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=4)),
-                color=alt.Color("series:N", title=None, legend=_LEGEND,
+                color=alt.Color("series:N", title=None, legend=_LINES,
                                 scale=alt.Scale(domain=series, range=[f"@line-{i % 4}" for i in range(len(series))])),
                 tooltip=["series:N", alt.Tooltip("at:Q", title="step"), alt.Tooltip("value:Q", format=".4~g")],
             )
@@ -381,7 +382,8 @@ def curves(report: Report) -> list[Chart]:
 _PURPOSES = {
     name: i for i, name in enumerate(("decompose", "allocate", "solve", "review", "verify", "final", "teach", "judge"))
 }
-_LEGEND = alt.Legend(orient="bottom", direction="horizontal", columns=0, labelLimit=220, symbolType="circle")
+_LEGEND = alt.Legend(symbolType="circle")
+_LINES = alt.Legend(symbolType="stroke")
 
 
 def _plane_row(method: Method, report: Report) -> dict[str, Any]:
@@ -435,6 +437,12 @@ def _log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(low), math.ceil(high) + 1)
     ticks = [float(f"{step}e{power}") for power in powers for step in steps]
     return [tick for tick in ticks if low <= math.log10(tick) <= high]
+
+
+def _share_ticks(low: float, high: float) -> list[float]:
+    """At most seven round shares in the range; the room above 100% is for names and has no tick."""
+    percent = next(step for step in (1, 2, 5, 10, 20, 50) if 100 * (high - low) / step <= 6)
+    return [tick / 100 for tick in range(0, 101, percent) if low <= tick / 100 <= high]
 
 
 def _present(families: Sequence[Family]) -> list[Family]:

@@ -44,8 +44,10 @@ class Method:
     saved: Interval | None = None
     """Share of the reference's cost that is saved at the reference's accuracy; None where that accuracy is not reached."""
     is_on_frontier: bool = False
-    p50_latency_s: float | None = None
-    p95_latency_s: float | None = None
+    cheaper: Interval | None = None
+    """Share of the reference's cost that is saved whatever the accuracy."""
+    accuracy_gained: Interval | None = None
+    """Accuracy minus the reference's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,8 @@ from storage.evaluations import EvaluatedRow, Evaluation, read_comparison, read_
 from storage.report import facts, wording
 from storage.report.content import Case, Caution, Family, Interval, Method, Report, Share, Table
 from storage.report.glossary import OF_AN_EVALUATION
+from storage.report.routing import COLLAPSED, ROUTING
 
-COLLAPSED = 0.95
-"""Share of the calls above which one model counts as the only one."""
 WIDE = 0.05
 """Half width of the accuracy interval above which the number of problems is a serious caution."""
 _FAMILIES: dict[str, Family] = {"r2": "ours", "cot": "constant", "random": "bound", "oracle": "bound"}
@@ -102,7 +101,9 @@ def _method(m: MethodSummary, n_problems: int) -> Method:
     saved = m.cost_saved
     return Method(
         m.label, _family(m), n_problems, _interval(m.accuracy), _interval(m.usd_per_1k),
-        None if saved is None else _interval(Estimate(saved.value, saved.interval)), m.is_on_frontier, m.latency_p50_s, m.latency_p95_s,
+        None if saved is None else _interval(Estimate(saved.value, saved.interval)), m.is_on_frontier,
+        None if m.cheaper_by is None else _interval(m.cheaper_by),
+        None if m.accuracy_difference is None else _interval(m.accuracy_difference),
     )  # fmt: skip
 
 
@@ -220,7 +221,7 @@ def _cautions(
             m.label == subject.label,
         )
         for m in comparison.methods
-        if m.top_model_share is not None and m.top_model_share > COLLAPSED and _family(m) in ("ours", "router")
+        if m.top_model_share is not None and m.top_model_share > COLLAPSED and m.method in ROUTING
     ]  # fmt: skip
     half = comparison.accuracy_half_width
     found.append(
@@ -404,13 +405,14 @@ def _measured(
 ) -> list[tuple[str, str]]:
     settings = plan.settings
     versions = facts.code_versions(db)
+    subject_seeds = int(settings.get("seeds", 1))
     sources = settings.get("problems") or ["those of the recording"]
     lines = [
         ("problems", f"{', '.join(map(str, sources))}, limit {settings.get('limit') or 'none'}, seed {settings.get('seed', 0)}"),
         ("split", f"{plan.n_dev:,} dev, {plan.n_test:,} test; dev share {settings.get('dev_share')}, split seed {settings.get('split_seed')}"
                   + (f"; held out from training: {settings['held_out']}" if settings.get("held_out") else "")),
         ("difficulty", plan.difficulty_source),
-        ("repetitions", f"{settings.get('seeds', 1)} seeds per method"),
+        ("repetitions", f"{subject_seeds} {'seed' if subject_seeds == 1 else 'seeds'} per method"),
         ("pool", f"{settings.get('pool', '')}, digest {plan.pool_digest}"),
         *((f"price of {model}", wording.price(version)) for model, version in sorted(plan.prices.items(), key=lambda p: _output_price(p[1]))),
         ("thresholds", "; ".join(f"{row.name}: {row.knob} = {row.value:g} ({row.rule})" for row in plan.rows if row.value is not None and row.knob)

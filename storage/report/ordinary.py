@@ -8,6 +8,7 @@ import duckdb
 from storage.report import facts, wording
 from storage.report.content import Case, Caution, Interval, Method, Report, Table
 from storage.report.glossary import OF_A_RUN
+from storage.report.routing import COLLAPSED, ROUTING
 from storage.summary import RunSummary, summarize
 
 _KINDS = {
@@ -17,7 +18,6 @@ _KINDS = {
     "grpo": "reinforced training",
     "evaluate": "run of an evaluation",
 }
-_COLLAPSED = 0.95
 
 
 def report_of_run(lake: Path, db: duckdb.DuckDBPyConnection, run_id: str) -> Report:
@@ -178,7 +178,7 @@ def _cautions(db: duckdb.DuckDBPyConnection, about: dict[str, str], summary: Run
             )
         )
     top = facts.top_model(db, method)
-    if method in ("r2", "query_router", "datashunt", "automix", "dot") and top and top[1] > _COLLAPSED:
+    if method in ROUTING and top and top[1] > COLLAPSED:
         found.append(
             Caution(
                 "Collapse.",

@@ -16,18 +16,23 @@
     return typeof value === "string" && /^@[a-z0-9-]+$/.test(value) ? colour(value.slice(1)) : value;
   }
 
-  function config(isNarrow) {
+  function config(width) {
+    const isNarrow = width < 520;
     const ink = colour("ink"), muted = colour("muted"), line = colour("line");
     const font = getComputedStyle(document.body).fontFamily;
     return {
       background: "transparent", font: font, view: { stroke: null },
       axis: {
         labelColor: muted, titleColor: muted, gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12,
-        titleFontWeight: "normal", titlePadding: 10, labelPadding: 6, ticks: false, domain: false, labelLimit: isNarrow ? 110 : 220,
+        titleFontWeight: "normal", titlePadding: 10, labelPadding: 6, ticks: false, domain: false, labelLimit: isNarrow ? 130 : 220,
       },
       axisY: { titleAngle: 0, titleAlign: "left", titleAnchor: "end", titleY: -12, titleX: 0 },
       axisYQuantitative: { grid: true }, axisYNominal: { grid: false, labelColor: ink, labelFontSize: isNarrow ? 11 : 13 },
-      legend: { labelColor: ink, labelFontSize: 12, symbolSize: 90, columns: isNarrow ? 2 : 5, columnPadding: 16, rowPadding: 6, offset: 14, titleColor: muted },
+      legend: {
+        labelColor: ink, labelFontSize: 12, symbolSize: 90, 
+        orient: "bottom", direction: "horizontal", columns: Math.max(1, Math.floor(width / 150)), columnPadding: 16, rowPadding: 6, offset: 14,
+        symbolOpacity: 1, labelLimit: 160, titleColor: muted,
+      },
     };
   }
 
@@ -35,17 +40,17 @@
   function named(vega) {
     const marks = vega.marks || [];
     if (!marks.some((mark) => mark.name === "points_marks")) return vega;
-    const bars = marks.filter((mark) => mark.type === "rule").map((mark) => mark.name);
+    const others = marks.filter((mark) => mark.name !== "points_marks" && mark.name).map((mark) => mark.name);
+    const font = getComputedStyle(document.body).fontFamily;
     marks.push({
       type: "text", name: "names", from: { data: "points_marks" }, interactive: false,
       encode: { enter: {
-        text: { field: "datum.name" }, fontSize: { value: 12 }, fill: { value: colour("ink") },
+        text: { field: "datum.name" }, font: { value: font }, fontSize: { value: 12 }, fill: { value: colour("ink") },
         fontWeight: { signal: "datum.datum.is_strong ? 'bold' : 'normal'" },
-        stroke: { value: colour("paper") }, strokeWidth: { value: 0 },
       } },
       transform: [{
-        type: "label", size: [{ signal: "width" }, { signal: "height" }], anchor: ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"],
-        offset: [7, 7, 7, 7, 3, 3, 3, 3], padding: null, avoidBaseMark: true,
+        type: "label", size: [{ signal: "max(width, 10)" }, { signal: "max(height, 10)" }], anchor: ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"],
+        offset: [7, 7, 7, 7, 3, 3, 3, 3], padding: 0, avoidBaseMark: true, avoidMarks: others,
       }],
     });
     return vega;
@@ -56,11 +61,10 @@
     drawn.forEach((one) => one.finalize());
     drawn = [];
     for (const place of document.querySelectorAll("[data-chart]")) {
-      const isNarrow = place.clientWidth < 520;
       const spec = painted(specs[place.dataset.chart]);
       try {
         drawn.push(await vegaEmbed(place, spec, {
-          actions: false, renderer: "svg", ast: true, patch: named, config: config(isNarrow), mode: "vega-lite",
+          actions: false, renderer: "svg", ast: true, patch: named, config: config(place.clientWidth), mode: "vega-lite",
           tooltip: { theme: "custom", disableDefaultStyle: true },
           loader: { load: () => Promise.reject(new Error("this page loads nothing")) },
         }));

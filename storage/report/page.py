@@ -6,6 +6,7 @@ no `<` left. Read in order: verdict, cautions, charts each with its table, cases
 """
 
 import base64
+import functools
 import hashlib
 import html
 import string
@@ -21,7 +22,7 @@ from storage.report.content import CallShown, Case, Caution, Report, Table
 
 _SECTIONS = (
     ("plane", "Accuracy and cost", "How right and how dear every method is. Up and to the left is better."),
-    ("saved", "Cost saved at equal accuracy", "What is saved against the best single model by whoever is at least as accurate."),
+    ("saved", "Cost saved", "What each method saves of the bill of the best single model, and whether its accuracy is reached."),
     ("shares", "Who does the work", "Which model answered, by difficulty. Dark colours are dear models; on a dark page, bright ones."),
     ("money", "Where the money goes", "Every call by purpose and model, the router's own apart."),
     ("escalations", "Passed on", "Work that a check, or a model that was not available, sent to another model."),
@@ -37,13 +38,15 @@ def page_of(report: Report) -> str:
     if report.cases:
         parts.append(("cases", report.cases_title, _cases(report)))
     if report.tables:
-        parts.append(("numbers", "All the numbers", "".join(_table(table) for table in report.tables)))
+        parts.append(
+            ("numbers", "All the numbers", "".join(_folded(i, table) for i, table in enumerate(report.tables)))
+        )
     if report.measured:
         parts.append(("measured", "How it was measured", _pairs(report.measured)))
     if report.glossary:
         parts.append(("glossary", "What the words mean", _glossary(report)))
     specs = {chart.name: chart.spec for found in charts.values() for chart in found}
-    vega, script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"), _resource("page.js")
+    vega, script = _vega(), _resource("page.js")
     style = _resource("style.css")
     return string.Template(_resource("page.html")).substitute(
         policy=_e(
@@ -93,6 +96,13 @@ def _e(text: object) -> str:
     return html.escape(shown, quote=True)
 
 
+@functools.cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, from the installed package: no network."""
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle
+
+
 def _resource(name: str) -> str:
     return (resources.files("storage") / "report" / name).read_text("utf-8")
 
@@ -118,6 +128,12 @@ def _figure(chart: Chart) -> str:
     )
 
 
+def _folded(place: int, table: Table) -> str:
+    """A table behind its caption; the first is open."""
+    is_open = "" if place else " open"
+    return f'<details class="table"{is_open}><summary>{_e(table.caption)}</summary>{_table(table)}</details>'
+
+
 def _table(table: Table) -> str:
     numeric = [
         all(_is_number(row[i]) for row in table.rows) if table.rows else False for i in range(len(table.columns))
@@ -126,7 +142,7 @@ def _table(table: Table) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            f'<th scope="row">{_e(cell)}</th>' if i == 0 else f"<td{_right(numeric[i])}>{_e(cell)}</td>"
+            f'<th scope="row">{_e(cell)}</th>' if i == 0 else f"<td{_right(numeric[i]) or _long(cell)}>{_e(cell)}</td>"
             for i, cell in enumerate(row)
         )
         + "</tr>"
@@ -144,6 +160,11 @@ def _is_number(text: str) -> bool:
 
 def _right(is_number: bool) -> str:
     return ' class="number"' if is_number else ""
+
+
+def _long(text: str) -> str:
+    """A long text gets room, so that it does not become a tall thin column."""
+    return ' class="long"' if len(text) > 30 else ""
 
 
 def _cautions(cautions: Sequence[Caution]) -> str:

@@ -22,11 +22,11 @@ def share(interval: Interval | None) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent between a millionth and a million."""
+    """Three significant digits, without an exponent between a billionth and a million."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     size = math.floor(math.log10(abs(value)))
-    if size >= 6 or size < -6:
+    if size >= 6 or size < -9:
         return f"{value:.2e}"
     return f"{value:,.{max(0, 2 - size)}f}"
 
