@@ -83,7 +83,12 @@ def cached_gguf(adapter: Path, base_gguf: Path) -> Path:
     path = adapter / CACHED
     weights = adapter / "adapter_model.safetensors"
     if not path.exists() or (weights.exists() and path.stat().st_mtime_ns < weights.stat().st_mtime_ns):
-        convert(adapter, BaseShape.of_gguf(base_gguf), path)
+        try:
+            convert(adapter, BaseShape.of_gguf(base_gguf), path)
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be written: {error}. Make the folder writable, or copy the policy."
+            ) from error
     return path
 
 
