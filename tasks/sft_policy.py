@@ -5,7 +5,6 @@ was registered for the run already is found again.
 """
 
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from r2.errors import ConfigError, TrainingError
 from r2.pool.lifeline import end, spawn
 from r2.training.curve import Curve, Point
+from r2.training.launch import training_command
 from r2.training.policy import Policy, PolicyCard, Registry, git_commit
 from r2.training.settings import SftSettings
 from r2.trajectory import CurveRow, RunRow
@@ -107,8 +107,11 @@ def _run(spec: PolicySpec) -> PolicyResult:
     spec.work_dir.mkdir(parents=True, exist_ok=True)
     path = spec.work_dir / "spec.json"
     path.write_bytes(orjson.dumps(spec.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
-    command = [*spec.settings.launcher, *([] if spec.settings.launcher else [sys.executable])]
-    process = spawn([*command, "-m", "tasks.train_policy", str(path)])
+    settings = spec.settings
+    command = training_command(
+        "tasks.train_policy", path, accelerate_config=settings.accelerate_config, launcher=settings.launcher
+    )
+    process = spawn(command)
     try:
         code = process.wait()
     finally:

@@ -140,7 +140,7 @@ def test_the_models_can_be_shown_in_an_order_of_each_question_and_letters_mean_t
         problem = Problem(f"q{number}", "What is 17 + 25?")
         asking = router(order_seed=5)
         shown = [card.name for card in shown_models(problem, asking)]
-        waves, outcome = replay(solve(problem, asking), ["DIRECT", '[{"subtask": 1, "model": "A"}]', "42"])
+        waves, _ = replay(solve(problem, asking), ["DIRECT", '[{"subtask": 1, "model": "A"}]', "42"])
         assert waves[2][0].model == shown[0]
         assert sorted(shown) == ["large", "middle", "small"]
         orders.add(tuple(shown))

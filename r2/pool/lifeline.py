@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
-_PARENT_VARIABLE = "R2_PARENT_PID"
+PARENT_VARIABLE = "R2_PARENT_PID"
 
 
 def spawn(
@@ -32,7 +32,7 @@ def spawn(
             stdin=subprocess.PIPE,
             stdout=sink if stdout is None else stdout,
             stderr=sink if log is not None else None,
-            env={**(os.environ if env is None else env), _PARENT_VARIABLE: str(os.getpid())},
+            env={**(os.environ if env is None else env), PARENT_VARIABLE: str(os.getpid())},
         )
     finally:
         if log is not None:
@@ -54,7 +54,7 @@ def end(process: "subprocess.Popen[bytes]", patience_s: float = 10.0) -> None:
 
 def die_with_parent() -> None:
     """Ties this process's life to that of the parent that spawned it. A no-op when it was started by hand."""
-    parent = os.environ.pop(_PARENT_VARIABLE, None)
+    parent = os.environ.pop(PARENT_VARIABLE, None)
     if parent is None:
         return
     if sys.platform == "linux":

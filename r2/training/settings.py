@@ -59,8 +59,10 @@ class SftSettings(Frozen):
     """Of torch; None: its own choice. On a machine that is busy with other work, 1 is the fastest: threads wait for each other (measured)."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Further fields of TRL's `SFTConfig`, as they are."""
+    accelerate_config: str | None = None
+    """File for `accelerate launch` (configs/accelerate): several GPUs or machines, FSDP, DeepSpeed. None: one process."""
     launcher: tuple[str, ...] = ()
-    """Put before the training process: ("accelerate", "launch", "--config_file", "fsdp.yaml"); () runs it plainly."""
+    """Another command that starts Python modules on several devices, put before `-m`: ("torchrun", "--nproc_per_node", "4")."""
     lake: str = "lake"
     out: str = "policies"
     """The registry."""
