@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: help env env-train demo test test-slow check bench docs vllm clean
+.PHONY: help env env-train demo test test-slow check bench prove-learning docs vllm clean
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -42,6 +42,9 @@ bench: env       ## every figure of the README's speed table, each beside its pe
 	$(BIN)/python benchmarks/bench_client.py
 	$(BIN)/python benchmarks/bench_lake.py
 	$(BIN)/python benchmarks/bench_flow.py
+
+prove-learning: env-train  ## tiny policies learn on simulated models: SFT, then two rounds of GRPO (SEEDS=3 for three seeds)
+	$(BIN)/python benchmarks/prove_learning.py --seeds $(or $(SEEDS),1)
 
 docs: env        ## regenerate what is generated
 	$(BIN)/python -m storage.dictionary
