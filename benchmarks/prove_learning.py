@@ -41,7 +41,7 @@ from r2.training.rounds import HeldOut, Rounds, read_result
 
 ROOT = Path(__file__).parent.parent
 POOL = ROOT / "pools" / "learning.toml"
-LAM = 0.5
+LAM = 0.3
 TEST_SHARE = 0.25
 N_HELD_OUT = 500
 SFT_STEPS = 250
@@ -115,7 +115,9 @@ def supervise(role: Role, seed: int, folder: Path) -> None:
     texts = [said["content"] for some in rows.values() for row in some for said in (*row["prompt"], *row["completion"])]
     model, tokenizer = load_base("tiny", Path("models"), texts, seed)
     settings = SftSettings(
-        policy=role, base="tiny", steps=SFT_STEPS, batch_size=32, seed=seed, threads=1, save_every=10**6
+        policy=role, base="tiny", steps=SFT_STEPS, batch_size=32, seed=seed, threads=1, save_every=10**6,
+        # Mixed lengths: in batches of like length, whole questions (two tokens) would outweigh plans (forty) at the first token.
+        trainer={"train_sampling_strategy": "random"},
     )
     started = time.monotonic()
     (folder / f"sft-{role}").mkdir()

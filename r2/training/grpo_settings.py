@@ -43,9 +43,9 @@ class GrpoSettings(Frozen):
 
     problems: str
     """Where problems come from, as for `r2 label` (r2/problems/source.py)."""
-    decomposer: str
+    decomposer: str = "decomposer"
     """Policy to start from, NAME or NAME@VERSION of the registry; or a pool entry, which then stays as it is."""
-    allocator: str
+    allocator: str = "allocator"
     """The same for the allocator."""
     pool: str = "pools/local.toml"
     lake: str = "lake"
@@ -105,9 +105,10 @@ class GrpoSettings(Frozen):
     max_cost_usd: Positive | None = None
     """Hard cap of what the pool may be paid over all rounds and sessions."""
     max_in_flight: int = Field(default=64, ge=1)
+    accelerate_config: str | None = None
+    """File for `accelerate launch` (configs/accelerate): several GPUs or machines, FSDP, DeepSpeed. None: one process."""
     launcher: tuple[str, ...] = ()
-    """Command in front of the module of a round, for several GPUs: ("accelerate", "launch", "--config_file", ..., "-m"). Empty: this
-    Python, one process."""
+    """Another command that starts Python modules on several devices, put before `-m`: ("torchrun", "--nproc_per_node", "4")."""
 
     @model_validator(mode="after")
     def _rounds_fit(self) -> "GrpoSettings":
@@ -144,6 +145,7 @@ class GrpoSettings(Frozen):
             "rounds",
             "max_cost_usd",
             "max_in_flight",
+            "accelerate_config",
             "launcher",
         }
         identity = [self.model_dump(mode="json", exclude=free), pool_digest, problems_digest]

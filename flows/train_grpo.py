@@ -1,0 +1,79 @@
+"""Flow: train a decomposer and an allocator in alternating rounds of GRPO. The same parameters go on at the last checkpoint.
+
+By hand: `r2 grpo --problems scan`, or `python -m flows.train_grpo configs/grpo.toml`. A Prefect task is one round, in a process of its own.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow, runtime, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.embedded_api import embedded_api
+from r2.training.grpo_settings import GrpoSettings, load_grpo_settings
+from r2.training.rounds import Decision, Rounds, State
+from storage.query import write_database
+from tasks.train_rounds import run_in_process, train_rounds
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoResult:
+    """Where the training stands, with one record per settled round."""
+
+    state: State
+    run_dir: Path
+
+
+def _run_name() -> str:
+    settings = GrpoSettings.model_validate(runtime.flow_run.parameters["settings"])
+    return f"grpo {settings.mode} on {Path(settings.pool).stem}"
+
+
+@task(name="grpo-round", retries=1, retry_delay_seconds=30, cache_policy=NO_CACHE, persist_result=False)
+def grpo_round(spec: Path) -> None:
+    """Trains and compares what one round is to; a retry goes on at its last checkpoint."""
+    run_in_process(spec)
+
+
+@flow(name="train-grpo", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+def train_grpo(settings: GrpoSettings) -> GrpoResult:
+    """Does the rounds that are not settled yet. Each candidate is promoted, or not, by its held-out comparison."""
+
+    def told(rounds: Rounds, decision: Decision) -> None:
+        sys.stderr.write(
+            f"round {rounds.state.number - 1}: {'promoted' if decision.is_promoted else 'not promoted'}: {decision.reason}\n"
+        )
+
+    rounds = train_rounds(settings, grpo_round, told)
+    if Path(settings.lake).is_dir():
+        write_database(Path(settings.lake))
+    create_table_artifact(
+        key="train-grpo-rounds", table=round_table(rounds.state), description=f"run {rounds.state.run_id}"
+    )
+    return GrpoResult(rounds.state, rounds.run_dir)
+
+
+def round_table(state: State) -> list[dict[str, object]]:
+    """One row per settled round: who learned, what held-out problems said, and what followed."""
+    rows: list[dict[str, object]] = []
+    for record in state.settled:
+        decision = record["decision"]
+        row: dict[str, object] = {
+            "round": record["number"], "trained": ", ".join(record["candidates"].values()) or "nobody",
+            "utility before": decision["before"]["utility"], "utility after": decision["after"]["utility"],
+            "difference": decision["difference"], "low 95%": decision["low"], "high 95%": decision["high"],
+            "accuracy before": decision["before"]["accuracy"], "accuracy after": decision["after"]["accuracy"],
+            "USD per 1k before": 1000 * decision["before"]["cost_usd"], "USD per 1k after": 1000 * decision["after"]["cost_usd"],
+            "promoted": decision["is_promoted"], "held out": decision["n_problems"], "paid USD": record["cost_usd"],
+            "alarms": "; ".join(record["alarms"][-3:]),
+        }  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    with embedded_api():
+        result = train_grpo(load_grpo_settings(Path(sys.argv[1]), {}))
+    print(", ".join(result.state.current.values()))
