@@ -6,7 +6,7 @@ method or a model has one colour everywhere. Charts are as wide as their place o
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,6 +79,11 @@ def plane(report: Report) -> list[Chart]:
             .mark_line(color="@frontier", strokeWidth=2, strokeDash=[5, 4], opacity=0.8, tooltip=None)
             .encode(x=x, y=y)
         )
+    tip = [
+        alt.Tooltip("name:N", title="method"),
+        alt.Tooltip("accuracy_text:N", title="accuracy"),
+        alt.Tooltip("cost_text:N", title="cost"),
+    ]
     colour = _family_colour([m.family for m in drawn])
     layers += [
         base.mark_rule(strokeWidth=1.4, opacity=0.45).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour),
@@ -89,9 +94,13 @@ def plane(report: Report) -> list[Chart]:
             y=y,
             color=colour,
             shape=alt.Shape("family:N", legend=None, scale=_family_shapes([m.family for m in drawn])),
-            tooltip=[alt.Tooltip("name:N", title="method"), "accuracy_text:N", "cost_text:N"],
+            tooltip=tip,
         )
         .properties(name="points"),
+        # Once more and last, so that no other point covers the one the report is about.
+        base.transform_filter("datum.is_strong")
+        .mark_point(filled=True, size=110, opacity=1, stroke="@paper", strokeWidth=1)
+        .encode(x=x, y=y, color=colour, tooltip=tip),
     ]
     spec = alt.layer(*layers).properties(width="container", height=400)
     table = Table(
@@ -109,13 +118,22 @@ def plane(report: Report) -> list[Chart]:
     )
     free = [m.name for m in report.methods if m.accuracy is not None and m.usd_per_1k.value <= 0]
     note = (
-        "Bars are 95% intervals. The dashed line is the frontier: what the best mixtures of methods reach."
+        "Bars are 95% intervals. The dashed line is the frontier: what the best mixtures of methods reach. Names that have no room are in the table."
         if corners
         else ""
     )
     if free:
         note += f" Without a price and so not drawn: {', '.join(free)}."
-    return [Chart("plane", "Every method, with 95% intervals", description, _spec(spec), table, note.strip())]
+    return [
+        Chart(
+            "plane",
+            "Every method, with 95% intervals",
+            description,
+            _spec(spec, _legend(m.family for m in drawn)),
+            table,
+            note.strip(),
+        )
+    ]
 
 
 def saved(report: Report) -> list[Chart]:
@@ -168,7 +186,16 @@ def saved(report: Report) -> list[Chart]:
     note = f"Filled: at least as accurate as {report.reference} on these problems. Hollow: cheaper or dearer, and less accurate; the table says by how much."
     if any(_bounds(share)[0] < floor for _, share in drawn):
         note += " Cut at −100%; the table has the numbers."
-    return [Chart("saved", f"Against {report.reference}, the best single model", description, _spec(spec), table, note)]
+    return [
+        Chart(
+            "saved",
+            f"Against {report.reference}, the best single model",
+            description,
+            _spec(spec, _legend(m.family for m, _ in drawn), [m.name for m, _ in drawn]),
+            table,
+            note,
+        )
+    ]
 
 
 def shares(report: Report) -> list[Chart]:
@@ -208,7 +235,7 @@ def shares(report: Report) -> list[Chart]:
         description = f"Stacked bars of {method}: the share of each of {len(models)} models at {len(levels)} levels of difficulty. " + " ".join(
             f"{level}: mostly {max((s for s in mine if s.difficulty == level), key=lambda s: s.share).model}." for level in levels
         )  # fmt: skip
-        charts.append(Chart(f"shares-{number}", method, description, _spec(spec), table))
+        charts.append(Chart(f"shares-{number}", method, description, _spec(spec, models, levels), table))
     return charts
 
 
@@ -251,7 +278,7 @@ def money(report: Report) -> list[Chart]:
         router_share = wording.percent(router_usd / total) if total else "0%"
         description = f"Cost of {method} by purpose and model; the router's own calls are {router_share} of it."
         charts.append(
-            Chart(f"money-{number}", method, description, _spec(spec), table, f"The router's own calls take {router_share}.")
+            Chart(f"money-{number}", method, description, _spec(spec, models, purposes), table, f"The router's own calls take {router_share}.")
         )  # fmt: skip
     return charts
 
@@ -293,7 +320,7 @@ def escalations(report: Report) -> list[Chart]:
         n = sum(e.n_escalated + e.n_fallbacks for e in mine)
         charts.append(
             Chart(f"escalations-{number}", method, f"{n} subtasks of {method} were passed on, most often {routes[0]}.",
-                  _spec(spec), table)
+                  _spec(spec, ["a check failed", "not available"], routes), table)
         )  # fmt: skip
     return charts
 
@@ -338,7 +365,7 @@ def latency(report: Report) -> list[Chart]:
             "latency",
             f"Median and 95th percentile by {report.latency_by}",
             description,
-            _spec(spec),
+            _spec(spec, _legend(family.get(name, "constant") for name in names), names),
             table,
             "Dot: median. Tick: 95th percentile.",
         )
@@ -375,7 +402,7 @@ def curves(report: Report) -> list[Chart]:
             f"{metric} during training", ("policy", "points", "first", "lowest", "highest", "last"), tuple(summary)
         )
         description = f"{metric}: " + "; ".join(f"{row[0]} from {row[2]} to {row[5]}" for row in summary)
-        charts.append(Chart(f"curve-{number}", metric, description, _spec(spec), table, size="small"))
+        charts.append(Chart(f"curve-{number}", metric, description, _spec(spec, series), table, size="small"))
     return charts
 
 
@@ -455,6 +482,10 @@ def _family_colour(families: Sequence[Family]) -> alt.Color:
     return alt.Color("family:N", title=None, scale=scale, legend=_LEGEND)
 
 
+def _legend(families: Iterable[Family]) -> list[str]:
+    return [FAMILIES[family] for family in _present(list(families))]
+
+
 def _family_shapes(families: Sequence[Family]) -> alt.Scale:
     shapes = {"ours": "circle", "router": "square", "constant": "diamond", "bound": "triangle-up"}
     present = _present(families)
@@ -469,8 +500,10 @@ def _model_colour(models: Sequence[str], everyone: Sequence[str]) -> alt.Color:
     return alt.Color("model:N", title=None, scale=scale, sort=list(models), legend=_LEGEND)
 
 
-def _spec(chart: Any) -> dict[str, Any]:
+def _spec(chart: Any, legend: Iterable[str] = (), left: Iterable[str] = ()) -> dict[str, Any]:
+    """The specification; the longest names in the legend and left of the bars tell the page how many columns the legend has room for."""
     spec: dict[str, Any] = chart.to_dict(validate=True)
     spec.pop("config", None)  # altair's own; the page has one for all charts
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
+    spec["usermeta"] = {"legend": max(map(len, legend), default=0), "left": max(map(len, left), default=5)}
     return spec

@@ -397,6 +397,8 @@ def _tables(plan: Evaluation, comparison: Comparison) -> list[Table]:
                 ),
             )
         )  # fmt: skip
+    if plan.prices:
+        tables.append(wording.prices(sorted(plan.prices.items(), key=lambda p: (_output_price(p[1]), p[0]))))
     return tables
 
 
@@ -414,7 +416,6 @@ def _measured(
         ("difficulty", plan.difficulty_source),
         ("repetitions", f"{subject_seeds} {'seed' if subject_seeds == 1 else 'seeds'} per method"),
         ("pool", f"{settings.get('pool', '')}, digest {plan.pool_digest}"),
-        *((f"price of {model}", wording.price(version)) for model, version in sorted(plan.prices.items(), key=lambda p: _output_price(p[1]))),
         ("thresholds", "; ".join(f"{row.name}: {row.knob} = {row.value:g} ({row.rule})" for row in plan.rows if row.value is not None and row.knob)
                        or "none of the methods has one"),
         ("router", "; ".join(f"{r.name}: {r.reasoning.get('decomposer')} decomposes, {r.reasoning.get('allocator')} allocates" for r in plan.rows if r.method == "r2")),

@@ -50,8 +50,8 @@ def report_of_run(lake: Path, db: duckdb.DuckDBPyConnection, run_id: str) -> Rep
         cases_title=what,
         cases_note=f"{n_found} of them, most expensive first"
         + (f"; the first {len(found)} can be opened." if n_found > len(found) else "."),
-        tables=tuple(_tables(db, run_id, summary)),
-        measured=tuple(_measured(about, summary, priced)),
+        tables=tuple(_tables(db, run_id, summary, priced)),
+        measured=tuple(_measured(about, summary)),
         glossary=OF_A_RUN,
     )
 
@@ -153,8 +153,8 @@ def _methods(summary: RunSummary, method: str, db: duckdb.DuckDBPyConnection, ru
     if len(rows) < 2:
         return ()
     return tuple(
-        Method(f"{name} {other[-6:]}", "ours" if other == run_id else "router" if name != "cot" else "constant", n_judged,
-               Interval(accuracy, low, high), Interval(usd), None, bool(is_on_frontier))
+        Method(method if other == run_id else f"{name} {other[-6:]}", "ours" if other == run_id or name == "r2" else "constant" if name == "cot" else "router",
+               n_judged, Interval(accuracy, low, high), Interval(usd), None, bool(is_on_frontier))
         for other, name, _, n_judged, accuracy, low, high, usd, is_on_frontier in rows
     )  # fmt: skip
 
@@ -220,7 +220,9 @@ def _cases(db: duckdb.DuckDBPyConnection, run_id: str, method: str) -> tuple[tup
     return facts.cases(db, method, keys, {}), n, title
 
 
-def _tables(db: duckdb.DuckDBPyConnection, run_id: str, summary: RunSummary) -> list[Table]:
+def _tables(
+    db: duckdb.DuckDBPyConnection, run_id: str, summary: RunSummary, priced: list[tuple[str, str]]
+) -> list[Table]:
     tables = []
     if summary.n_settled:
         by_benchmark = db.execute(
@@ -275,14 +277,15 @@ def _tables(db: duckdb.DuckDBPyConnection, run_id: str, summary: RunSummary) -> 
             Table("Rewards", ("term", "weight", "mean", "lowest", "highest", "rollouts"),
                   tuple((t, f"{w:g}", *(wording.ABSENT if v is None else wording.number(v) for v in (mean, low, high)), str(n)) for t, w, mean, low, high, n in rewards))
         )  # fmt: skip
+    if priced:
+        tables.append(wording.prices(priced))
     return tables
 
 
-def _measured(about: dict[str, str], summary: RunSummary, priced: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _measured(about: dict[str, str], summary: RunSummary) -> list[tuple[str, str]]:
     lines = [
         ("questions", about.get("input_path", "")),
         ("pool", about.get("pool_path", "")),
-        *((f"price of {model}", wording.price(version)) for model, version in priced),
         ("method", summary.method),
         ("tokens", f"{summary.input_tokens:,} in, {summary.output_tokens:,} out" if summary.n_settled else ""),
         ("version", about.get("code_version", "")),

@@ -16,21 +16,22 @@
     return typeof value === "string" && /^@[a-z0-9-]+$/.test(value) ? colour(value.slice(1)) : value;
   }
 
-  function config(width) {
-    const isNarrow = width < 520;
+  function config(width, names) {
+    const isNarrow = width < 520, limit = isNarrow ? 130 : 220;
+    const room = width - Math.min(limit, 7 * names.left) - 20;
     const ink = colour("ink"), muted = colour("muted"), line = colour("line");
     const font = getComputedStyle(document.body).fontFamily;
     return {
       background: "transparent", font: font, view: { stroke: null },
       axis: {
         labelColor: muted, titleColor: muted, gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12,
-        titleFontWeight: "normal", titlePadding: 10, labelPadding: 6, ticks: false, domain: false, labelLimit: isNarrow ? 130 : 220,
+        titleFontWeight: "normal", titlePadding: 10, labelPadding: 6, ticks: false, domain: false, labelLimit: limit,
       },
       axisY: { titleAngle: 0, titleAlign: "left", titleAnchor: "end", titleY: -12, titleX: 0 },
       axisYQuantitative: { grid: true }, axisYNominal: { grid: false, labelColor: ink, labelFontSize: isNarrow ? 11 : 13 },
       legend: {
         labelColor: ink, labelFontSize: 12, symbolSize: 90, 
-        orient: "bottom", direction: "horizontal", columns: Math.max(1, Math.floor(width / 150)), columnPadding: 16, rowPadding: 6, offset: 14,
+        orient: "bottom", direction: "horizontal", columns: Math.max(1, Math.min(8, Math.floor(room / (7 * names.legend + 42)))), columnPadding: 16, rowPadding: 6, offset: 14,
         symbolOpacity: 1, labelLimit: 160, titleColor: muted,
       },
     };
@@ -64,7 +65,7 @@
       const spec = painted(specs[place.dataset.chart]);
       try {
         drawn.push(await vegaEmbed(place, spec, {
-          actions: false, renderer: "svg", ast: true, patch: named, config: config(place.clientWidth), mode: "vega-lite",
+          actions: false, renderer: "svg", ast: true, patch: named, config: config(place.clientWidth, spec.usermeta), mode: "vega-lite",
           tooltip: { theme: "custom", disableDefaultStyle: true },
           loader: { load: () => Promise.reject(new Error("this page loads nothing")) },
         }));

@@ -1,8 +1,9 @@
 """Numbers as people read them: the same rounding in the verdict, the charts' tables and the tooltips."""
 
 import math
+from collections.abc import Iterable
 
-from storage.report.content import Interval
+from storage.report.content import Interval, Table
 
 ABSENT = "–"
 
@@ -57,10 +58,11 @@ def between(interval: Interval) -> str:
     return f"{number(interval.low)} to {number(interval.high)}"
 
 
-def price(version: str) -> str:
-    """A price version, `2026-11-01:1/0.5/2`, in words; one of another form as it is."""
-    date, _, numbers = version.rpartition(":")
-    if numbers.count("/") != 2:
-        return version
-    fresh, cached, output = numbers.split("/")
-    return f"{fresh} in, {cached} cached, {output} out, USD per million tokens ({date or 'no date'})"
+def prices(versions: Iterable[tuple[str, str]]) -> Table:
+    """(model, price version) as a table; a version is `DATE:INPUT/CACHED/OUTPUT`, one of another form is shown as it is."""
+    rows = []
+    for model, version in versions:
+        date, _, numbers = version.rpartition(":")
+        cells = numbers.split("/")
+        rows.append((model, *cells, date) if len(cells) == 3 else (model, version, "", "", ""))
+    return Table("Prices, USD per million tokens", ("model", "input", "cached input", "output", "date"), tuple(rows))
