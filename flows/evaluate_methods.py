@@ -24,7 +24,7 @@ from r2.outcomes import MethodOutcomes
 from r2.pool.config import load_pool
 from r2.settings import Reasoning, load
 from storage.evaluations import EvaluatedRow, Evaluation, PointRun
-from tasks.evaluate_method import OpenEvaluation, evaluate_method, open_evaluation, plan_evaluated
+from tasks.evaluate_method import OpenEvaluation, evaluate_method, is_settled, open_evaluation, plan_evaluated
 from tasks.finish_evaluation import finish_evaluation, outcomes_on
 from tasks.fit_router import FittedRouter, fit_router
 from tasks.plan_evaluation import PlannedEvaluation, plan_evaluation
@@ -76,6 +76,8 @@ class _Session:
     """By run id."""
     line: list[PointRun] = field(default_factory=list)
     """The constants on dev problems."""
+    fitted_on: list[str] = field(default_factory=list)
+    """Runs on dev problems that the query router is fitted on."""
 
     async def run(self, side: str, wanted: Wanted) -> list[_Run]:
         """Runs of variants at points, a few at a time over one client; in the order given."""
@@ -84,9 +86,11 @@ class _Session:
         async def one(variant: Variant, value: float | None, reasoning: Reasoning) -> _Run:
             async with self.gate:
                 plan = plan_evaluated(self.settings, self.opened.pool, path, reasoning)
+                if is_settled(plan):
+                    return _Run(variant, value, plan.run_id, True)
                 point = "" if value is None else f" {variant.knob}={value:g}"
-                is_settled = await evaluate_method(str(plan.run_dir), f"{variant.name}{point} on {side}")
-                return _Run(variant, value, plan.run_id, is_settled)
+                is_done = await evaluate_method(str(plan.run_dir), f"{variant.name}{point} on {side}")
+                return _Run(variant, value, plan.run_id, is_done)
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(*what)) for what in wanted]
@@ -125,7 +129,9 @@ async def evaluate_methods(settings: EvaluateSettings) -> EvaluationResult:
         session = _Session(settings, planned, opened, asyncio.Semaphore(settings.methods_in_flight))
         with stopped_by_signals(opened):
             rows = await _evaluate(session)
-        evaluation, comparison = finish_evaluation(settings, planned, opened, rows, session.dev_outcomes, started)
+        evaluation, comparison = finish_evaluation(
+            settings, planned, opened, rows, session.dev_outcomes, session.fitted_on, started
+        )
         session_paid_usd = opened.paid_usd - opened.paid_before_usd
     await _publish(evaluation, comparison)
     return EvaluationResult(evaluation, comparison, Path(settings.lake), session_paid_usd)
@@ -145,6 +151,7 @@ async def _evaluate(session: _Session) -> list[EvaluatedRow]:
     rows = [_Row(v, v.reasoning, dev=(point,)) if (point := points[v.name]) else _Row(v, None) for v in constants]
     if len(session.line) == len(constants):
         of_model = {model: points[variant.name] for model, variant in asked.items()}
+        session.fitted_on = [point.run_id for point in of_model.values() if point is not None]
         fitted = fit_router(session.planned, of_model, session.dev_outcomes) if of_model else None
         async with asyncio.TaskGroup() as group:
             tuning = [group.create_task(_tuned(session, v, fitted)) for v in variants if v.kind != "random"]

@@ -58,7 +58,7 @@ def constants_of(settings: EvaluateSettings, roster: Roster, weights: Mapping[st
     `cot`, `direct`, `cot:NAME` and `direct:NAME` of `methods` say which; without any of them it is all. A model that was fine-tuned to be
     asked without instructions has no `cot`; two entries of the same `weights` (entry -> what answers) and price share one.
     """
-    wanted = [m for m in settings.methods if m.partition(":")[0] in ("cot", "direct")] or ["cot", "direct"]
+    wanted = [m for m in settings.methods if m.partition(":")[0] in ("cot", "direct")] or ["direct", "cot"]
     found: dict[str, Variant] = {}
     for text in wanted:
         method, _, name = text.partition(":")

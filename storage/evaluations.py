@@ -95,7 +95,8 @@ class Evaluation:
     n_calls_charged: int
     n_calls_paid: int
     leaks: Leaks | None = None
-    query_router: str | None = None
+    fitted_on: tuple[str, ...] = ()
+    """Runs of every model over the dev problems that the query router was fitted on."""
     wall_s: float = 0.0
     """Of the last session."""
     ended_at: float = 0.0
@@ -112,7 +113,8 @@ class Evaluation:
     def runs(self) -> list[str]:
         """Every run of the evaluation, each once."""
         dev = [point.run_id for row in self.rows for point in row.dev if point.run_id]
-        return list(dict.fromkeys([*dev, *(run_id for row in self.rows for run_id in row.test_runs)]))
+        test = [run_id for row in self.rows for run_id in row.test_runs]
+        return list(dict.fromkeys([*dev, *self.fitted_on, *test]))
 
 
 _EVALUATION = TypeAdapter(Evaluation)

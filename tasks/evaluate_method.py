@@ -117,6 +117,11 @@ def plan_evaluated(settings: EvaluateSettings, pool: PoolConfig, input_path: Pat
     return plan_run(answering, who_answers_digest(answering, pool.digest), pool.text)
 
 
+def is_settled(plan: RunPlan) -> bool:
+    """True where earlier sessions answered everything: such a run needs no task."""
+    return progress_so_far(plan).n_settled == plan.n_requested
+
+
 @task(
     name="evaluate-method", task_run_name="{label}", retries=2, retry_delay_seconds=[30, 300], cache_policy=NO_CACHE,
     persist_result=False,

@@ -50,6 +50,7 @@ def finish_evaluation(
     opened: OpenEvaluation,
     rows: Sequence[EvaluatedRow],
     dev_outcomes: Mapping[str, MethodOutcomes],
+    fitted_on: Sequence[str],
     started_at: float,
 ) -> tuple[Evaluation, Comparison | None]:
     """Writes plan.json, summary.json and dev.json, and refreshes the lake's views."""
@@ -95,6 +96,7 @@ def finish_evaluation(
         n_calls_charged=0,
         n_calls_paid=opened.n_paid,
         leaks=_leaks(settings, planned),
+        fitted_on=tuple(fitted_on),
         wall_s=time.time() - started_at,
         ended_at=time.time(),
         prices={name: card.price.version for name, card in opened.pool.roster().by_name.items()},
