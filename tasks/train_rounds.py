@@ -5,7 +5,6 @@ with what is there.
 """
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from r2.pool.lifeline import end, spawn
 from r2.problem import Problem
 from r2.settings import Columns
 from r2.training.grpo_settings import GrpoSettings
+from r2.training.launch import training_command
 from r2.training.partners import parts_of, versions_of
 from r2.training.policy import file_sha256
 from r2.training.rounds import Decision, Rounds
@@ -81,9 +81,11 @@ def train_rounds(
 
 def run_in_process(spec: Path) -> None:
     """A round in a process of its own, which ends with this one. TrainingError with the end of its log if it fails."""
-    settings = orjson.loads(spec.read_bytes())["settings"]
-    launcher = settings["launcher"] or [sys.executable, "-m"]
-    run_command([*launcher, "tasks.grpo_round", str(spec)], spec.parent / "train.log", settings["threads"])
+    settings = GrpoSettings.model_validate(orjson.loads(spec.read_bytes())["settings"])
+    command = training_command(
+        "tasks.grpo_round", spec, accelerate_config=settings.accelerate_config, launcher=settings.launcher
+    )
+    run_command(command, spec.parent / "train.log", settings.threads)
 
 
 def run_command(command: list[str], log: Path, threads: int | None = None) -> None:

@@ -7,12 +7,18 @@ from pathlib import Path
 import pytest
 
 from r2.errors import ConfigError
+from r2.pool.lifeline import end, spawn
+from r2.training.curve import Curve
 from r2.training.launch import accelerate_arguments, training_command
 from r2.training.ranks import gathered, is_writer, n_processes, rank, suffixed, wait_for
+from r2.training.settings import SftSettings
+from tasks.train_policy import PolicySpec, read_result
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs/accelerate").glob("*.yaml"))
 SPEC = Path("spec.json")
+TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517")
+"""accelerate needs MPI for several processes without a GPU; torchrun, which it uses for GPUs, does not."""
 
 
 def test_without_a_configuration_a_training_is_one_process_of_this_python():
@@ -20,15 +26,12 @@ def test_without_a_configuration_a_training_is_one_process_of_this_python():
 
 
 def test_a_configuration_starts_accelerate_and_a_launcher_is_put_in_front():
-    config = str(CONFIGS[0])
+    config, between = str(CONFIGS[0]), [sys.executable, "-m", "r2.training.launch"]
     assert training_command("tasks.grpo_round", SPEC, accelerate_config=config) == [
-        sys.executable, "-m", "r2.training.launch", config, "tasks.grpo_round", "spec.json",
+        *between, sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "tasks.grpo_round", "spec.json",
     ]  # fmt: skip
     assert training_command("tasks.train_policy", SPEC, launcher=("torchrun", "--nproc_per_node", "4")) == [
-        "torchrun", "--nproc_per_node", "4", "-m", "tasks.train_policy", "spec.json",
-    ]  # fmt: skip
-    assert accelerate_arguments("a.yaml", "tasks.grpo_round", "spec.json") == [
-        "--config_file", "a.yaml", "-m", "tasks.grpo_round", "spec.json",
+        *between, "torchrun", "--nproc_per_node", "4", "-m", "tasks.train_policy", "spec.json",
     ]  # fmt: skip
 
 
@@ -95,3 +98,47 @@ def test_the_settings_of_fsdp_are_those_of_its_second_version(name: str, monkeyp
     assert plugin.cpu_ram_efficient_loading
     assert plugin.activation_checkpointing is False
     assert type(plugin.cpu_offload).__name__ == "OffloadPolicy", "FSDP2's word for none"
+
+
+@pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
+def test_the_settings_of_deepspeed_are_read_as_their_stage(name: str, stage: int, monkeypatch: pytest.MonkeyPatch):
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils import DeepSpeedPlugin
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env
+
+    path = ROOT / f"configs/accelerate/{name}.yaml"
+    args, config, _ = _validate_launch_command(
+        launch_command_parser().parse_args(accelerate_arguments(str(path), "tasks.grpo_round", "spec.json"))
+    )
+    args.deepspeed_fields_from_accelerate_config = ",".join(config.deepspeed_config)  # as `launch_command` does
+    for variable, value in prepare_deepspeed_cmd_env(args)[1].items():
+        monkeypatch.setenv(variable, value)
+    plugin = DeepSpeedPlugin()
+    assert plugin.zero_stage == stage
+    assert plugin.zero3_save_16bit_model == (stage == 3), "else rank 0 cannot save the weights"
+    assert plugin.offload_param_device == "none"
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_policy_and_one_of_them_writes(tmp_path: Path):
+    spec = PolicySpec(
+        settings=SftSettings(
+            policy="specialist", problems="arithmetic", base="tiny", steps=3, batch_size=4, n_problems=200, n_held_out=4, threads=1
+        ),
+        kind="specialist", run_id="two", work_dir=tmp_path / "work",
+    )  # fmt: skip
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    command = training_command("tasks.train_policy", tmp_path / "spec.json", launcher=TWO_PROCESSES)
+    process = spawn(command, log=tmp_path / "log")
+    try:
+        assert process.wait(240) == 0, (tmp_path / "log").read_text()
+    finally:
+        end(process)
+    result = read_result(spec.work_dir)
+    assert result is not None
+    assert result.n_rows == 12
+    losses = [point for point in Curve(spec.work_dir / "curve.jsonl").points() if point.metric == "loss"]
+    assert [point.step for point in losses] == [1, 2, 3]
+    lines = (spec.work_dir / "curve.jsonl").read_text().splitlines()
+    assert sum('"metric":"loss"' in line for line in lines) == 3, "the second process wrote none"
+    assert (spec.weights / "model.safetensors").exists()
