@@ -41,37 +41,47 @@ def visit(
 
     A script that is one word in capitals is a key to press: TAB, ENTER.
     """
-    return asyncio.run(_visit(page, scripts, ready, width, height, is_dark, shot))
-
-
-async def _visit(
-    page: Path, scripts: tuple[str, ...], ready: str, width: int, height: int, is_dark: bool, shot: bool
-) -> Visit:
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        flags = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--remote-debugging-port=0",
-            "--no-first-run",
-        ]
         process = subprocess.Popen(
-            [CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank"],
+            [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         try:
-            port = await _port(Path(profile) / "DevToolsActivePort")
-            async with aiohttp.ClientSession() as session:
-                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                    target = next(t for t in await answer.json() if t["type"] == "page")
-                async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                    return await _Page(socket, page).see(scripts, ready, width, height, is_dark, shot)
+            port_file = Path(profile) / "DevToolsActivePort"
+            return asyncio.run(_visit(port_file, page, scripts, ready, width, height, is_dark, shot))
         finally:
             process.terminate()
             process.wait(20)
+
+
+_FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--remote-debugging-port=0",
+    "--no-first-run",
+)
+
+
+async def _visit(
+    port_file: Path,
+    page: Path,
+    scripts: tuple[str, ...],
+    ready: str,
+    width: int,
+    height: int,
+    is_dark: bool,
+    shot: bool,
+) -> Visit:
+    port = await _port(port_file)
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+            target = next(t for t in await answer.json() if t["type"] == "page")
+        async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+            return await _Page(socket, page).see(scripts, ready, width, height, is_dark, shot)
 
 
 async def _port(file: Path) -> str:

@@ -4,14 +4,11 @@
 it down. Money is USD, times are seconds, shares are 0..1; None means that it could not be told.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Family = Literal["ours", "constant", "router", "bound"]
 """Colour of a method in every chart: ours, one model for everything, other ways to route, and bounds nobody can buy."""
-
-Alignment = Literal["left", "right"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,5 +192,3 @@ class Report:
     measured: tuple[tuple[str, str], ...] = ()
     glossary: tuple[tuple[str, str, str], ...] = ()
     """(name, formula, meaning)."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """Remarks shown under a chart, by the chart's name."""
