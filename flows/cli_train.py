@@ -32,6 +32,10 @@ def sft(
     base: Annotated[
         str | None, typer.Option(help="smollm2, tiny, or a path or hub id of Hugging Face weights. [default: smollm2]")
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Policy to go on from, NAME or NAME@VERSION, of the same base. [default: the base]"),
+    ] = None,
     weights: Annotated[
         str | None, typer.Option(help="adapter (LoRA) or full. [default: full for tiny, else adapter]")
     ] = None,
@@ -69,7 +73,7 @@ def sft(
     settings = load_sft_settings(
         config,
         {
-            "policy": policy, "labels": labels, "problems": problems, "name": name, "base": base, "weights": weights, "steps": steps,
+            "policy": policy, "labels": labels, "problems": problems, "name": name, "base": base, "start": start, "weights": weights, "steps": steps,
             "batch_size": batch_size, "learning_rate": lr, "pool": pool, "out": out, "lake": lake, "seed": seed, "split_seed": split_seed,
             "test_share": test_share, "n_held_out": held_out, "n_executed": executed, "threads": threads, "promote": promote,
             "data_dir": data_dir, "models_dir": models_dir,

@@ -15,7 +15,7 @@ from flows.embedded_api import embedded_api
 from r2.training.settings import PolicyKind, SftSettings, load_sft_settings
 from storage.lake import Lake
 from tasks.sft_policy import TrainedPolicy, record_training, sft_policy
-from tasks.train_policy import PolicySpec, read_result
+from tasks.train_policy import PolicySpec, read_result, starting_policy
 from tasks.training_rows import training_rows
 
 
@@ -37,6 +37,8 @@ def _run_name() -> str:
 def train_sft(settings: SftSettings) -> SftResult:
     """Trains what is not trained yet, one process after the other, and registers each policy."""
     started_at = time.time()
+    if settings.start is not None:  # the name may mean another version tomorrow: the run's identity is of this one
+        settings = settings.model_copy(update={"start": starting_policy(settings).ref})
     data = {kind: training_rows(settings, kind) for kind in settings.kinds}
     data_sha256 = {source: sha for rows in data.values() for source, sha in rows.data_sha256.items()}
     run_id = settings.run_id(data_sha256)

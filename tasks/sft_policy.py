@@ -77,8 +77,9 @@ def register(spec: PolicySpec, result: PolicyResult, points: Sequence[Point], da
     metrics = {**result.metrics, "n_rows": result.n_rows, "n_held_out": result.n_held_out}
     if losses:
         metrics["last_loss"] = sum(losses[-10:]) / len(losses[-10:])
+    parent = registry.load(settings.start).ref if settings.start else ""
     card = PolicyCard(
-        name=name, kind=spec.kind, base=settings.base, prompt_mode=settings.prompt_mode, data_sha256=data_sha256, seed=settings.seed,
+        name=name, kind=spec.kind, base=settings.base, prompt_mode=settings.prompt_mode, parent=parent, data_sha256=data_sha256, seed=settings.seed,
         config={"run_id": spec.run_id, **settings.identity(), "learning_rate": settings.rate}, metrics=metrics,
         git_commit=git_commit(), cost_usd=result.paid_usd, wall_s=trained_s,
     )  # fmt: skip

@@ -25,6 +25,8 @@ from r2.errors import ConfigError
 from r2.pool.lifeline import die_with_parent
 from r2.settings import AnswerSettings, Frozen, Reasoning
 from r2.training.data import ChatRow, messages_of
+from r2.training.policy import Policy, Registry
+from r2.training.ranks import is_writer
 from r2.training.settings import PolicyKind, SftSettings
 from tasks.training_rows import JOB, TrainingRows, held_out_problems, training_rows
 
@@ -73,6 +75,7 @@ def train_policy(spec: PolicySpec) -> PolicyResult | None:
     """Trains unless the weights are there, examines, and leaves the result. Of several processes that train together, only the first does more
     than train."""
     from r2.training.base import load_base
+    from r2.training.sampling import load_trainable
     from r2.training.sft import save, train
 
     settings, started = spec.settings, time.monotonic()
@@ -81,9 +84,12 @@ def train_policy(spec: PolicySpec) -> PolicyResult | None:
     texts = (said["content"] for row in (*rows.train, *rows.held_out) for said in (*row["prompt"], *row["completion"]))
     first_step = settings.steps
     if not spec.weights.exists():
-        model, tokenizer = load_base(settings.base, Path(settings.models_dir), texts, settings.seed)
+        if settings.start is None:
+            model, tokenizer = load_base(settings.base, Path(settings.models_dir), texts, settings.seed)
+        else:
+            model, tokenizer = load_trainable(starting_policy(settings), Path(settings.models_dir))
         trained = train(rows.train, model, tokenizer, spec.work_dir, settings, _progress(spec))
-        if os.environ.get("RANK", "0") != "0":
+        if not is_writer():
             return None
         first_step = trained.first_step
         temporary = spec.work_dir / ".weights"
@@ -99,6 +105,16 @@ def train_policy(spec: PolicySpec) -> PolicyResult | None:
     temporary.write_bytes(orjson.dumps(result))
     temporary.replace(spec.work_dir / "result.json")
     return result
+
+
+def starting_policy(settings: SftSettings) -> Policy:
+    """The policy `settings.start` names. ConfigError if it is not there or was trained from another base."""
+    policy = Registry(settings.out).load(settings.start or "")
+    if policy.card.base != settings.base:
+        raise ConfigError(
+            f"start {policy.ref}: it was trained from base {policy.card.base!r}, not {settings.base!r}. Give --base {policy.card.base}."
+        )
+    return policy
 
 
 def examine(spec: PolicySpec, rows: TrainingRows) -> tuple[dict[str, float], float]:

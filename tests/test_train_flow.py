@@ -82,3 +82,9 @@ def test_a_run_is_in_the_registry_and_in_the_lake_and_a_second_time_changes_neit
     assert steps == [(step,) for step in range(1, 13)]
     assert runs == [("sft", "completed", 0, 48, 48), ("sft", "completed", 1, 48, 48)]
     assert held_out == [(1,)]
+    going_on = CliRunner().invoke(app, [*command, "--start", "arithmetic-specialist"], catch_exceptions=False)
+    assert going_on.exit_code == 0
+    later = registry.load("arithmetic-specialist@v2").card
+    assert later.parent == "arithmetic-specialist@v1"
+    assert later.metrics["last_loss"] < card.metrics["last_loss"]
+    assert registry.current("arithmetic-specialist") == "v1"

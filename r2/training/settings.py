@@ -25,6 +25,8 @@ class SftSettings(Frozen):
     """Name in the registry; None: decomposer, allocator, or <problems>-specialist."""
     base: str = "smollm2"
     """`smollm2` or another catalogue name, `tiny` (made from scratch), or a path or hub id of Hugging Face weights."""
+    start: str | None = None
+    """Policy of the registry to go on from, NAME or NAME@VERSION, of the same base; None: the base itself."""
     weights: Literal["auto", "adapter", "full"] = "auto"
     """LoRA adapter or all weights; `auto`: full for `tiny`, else adapter."""
     steps: int = Field(default=260, ge=1)
@@ -118,7 +120,7 @@ class SftSettings(Frozen):
         return self.model_dump(
             mode="json",
             include={
-                "policy", "problems", "base", "weights", "steps", "batch_size", "learning_rate", "lora_rank", "lora_alpha", "max_tokens",
+                "policy", "problems", "base", "start", "weights", "steps", "batch_size", "learning_rate", "lora_rank", "lora_alpha", "max_tokens",
                 "prompt_mode", "seed", "split_seed", "test_share", "n_problems", "trainer", *({"augment"} if is_augmented else ()),
             },
         )  # fmt: skip

@@ -4,7 +4,6 @@ Who calls it says where rows come from and where the weights go (tasks/train_pol
 beforehand (`training_order`), so a run that goes on from a checkpoint sees what an unbroken one would have seen.
 """
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from r2.training import device
+from r2.training import device, ranks
 from r2.training.curve import Curve
 from r2.training.data import ChatRow, training_order
 from r2.training.settings import SftSettings
@@ -56,20 +55,16 @@ def train(
     checkpoint = newest_checkpoint(work_dir)
     first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     curve = Curve(work_dir / "curve.jsonl")
-    curve.cut(first_step)
+    if ranks.is_writer():
+        curve.cut(first_step)
     trainer, lengths = make_trainer(rows, model, tokenizer, work_dir, settings)
     trainer.add_callback(_reporter(curve, settings.steps, report))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     n_tokens = sum(lengths[first_step * len(lengths) // settings.steps :])
     return Trained(
         trainer.accelerator.unwrap_model(trainer.model), tokenizer, first_step, time.monotonic() - started, n_tokens,
-        trainer.accelerator.get_state_dict(trainer.model) if _n_processes() > 1 else None,
+        trainer.accelerator.get_state_dict(trainer.model) if ranks.n_processes() > 1 else None,
     )  # fmt: skip
-
-
-def _n_processes() -> int:
-    """Processes that train together, as launchers say it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def make_trainer(
@@ -81,16 +76,14 @@ def make_trainer(
 
     device.use_threads(settings.threads)
     lengths = [min(n, settings.max_tokens) for n in row_tokens(rows, tokenizer)]
-    batches_per_step = int(os.environ.get("WORLD_SIZE", "1")) * int(
-        settings.trainer.get("gradient_accumulation_steps", 1)
-    )
+    batches_per_step = ranks.n_processes() * int(settings.trainer.get("gradient_accumulation_steps", 1))
     order = training_order(lengths, settings.batch_size, settings.steps * batches_per_step, settings.seed)
     trainer = SFTTrainer(
         model=model,
         args=_config(work_dir, settings),
         train_dataset=Dataset.from_list([dict(rows[i]) for i in order]),
         processing_class=tokenizer,
-        peft_config=None if settings.is_full else _lora(settings),
+        peft_config=None if settings.is_full or hasattr(model, "peft_config") else _lora(settings),
     )
     return trainer, [lengths[i] for i in order]
 
@@ -156,7 +149,7 @@ def _reporter(curve: Curve, n_steps: int, report: Report) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             metrics = {name: value for name, value in (logs or {}).items() if isinstance(value, int | float)}
-            if "loss" not in metrics:
+            if "loss" not in metrics or not ranks.is_writer():
                 return  # the summary at the end, which would overwrite the last step's
             now = time.monotonic()
             metrics["step_s"], self.at = now - self.at, now

@@ -7,7 +7,7 @@ never seen. Left out: full questions, which would make a specialist a solver of 
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from r2.call import Message
@@ -21,8 +21,6 @@ from r2.split import Side, split_of
 from r2.training.data import ChatRow, chat_row
 
 DIRECT_KIND = "direct"
-MARKS = 40
-"""Characters that a chat template's marks around three messages weigh, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,31 +69,23 @@ def generated_subtasks(
 
 
 def balanced(subtasks: Iterable[SolvedSubtask], n: int, seed: int) -> list[SolvedSubtask]:
-    """`n` subtasks, of each kind about as much text (ours: as they come, long joins, which are mere copying, drown the short phrases whose
-    translations must be learned by heart). A kind with fewer different prompts than its share has them several times."""
+    """`n` subtasks, as many of each kind (ours: as they come, joins drown the few phrases whose translations must be learned by heart; by
+    equal text, the phrases drown the repeats, in which a small model must learn to count). A kind with fewer different prompts than its
+    share has them several times."""
     by_kind: dict[str, dict[tuple[Message, ...], SolvedSubtask]] = defaultdict(dict)
     for solved in subtasks:
         by_kind[solved.kind].setdefault(solved.messages(), solved)
-    weights = {kind: 1 / _mean_length(by_kind[kind].values()) for kind in sorted(by_kind)}
     chance = random.Random(f"balanced:{seed}")
     chosen: list[SolvedSubtask] = []
-    weight_left = sum(weights.values())
-    for kind, weight in weights.items():
-        n_kind = round((n - len(chosen)) * weight / weight_left)
-        weight_left -= weight
+    for position, kind in enumerate(sorted(by_kind)):
         different = list(by_kind[kind].values())
+        n_kind = n // len(by_kind) + (position < n % len(by_kind))
         while n_kind > 0:
             drawn = chance.sample(different, min(n_kind, len(different)))
             chosen += drawn
             n_kind -= len(drawn)
     chance.shuffle(chosen)
     return chosen
-
-
-def _mean_length(subtasks: Collection[SolvedSubtask]) -> float:
-    """Characters of prompt and result, and of the marks a chat template puts around them."""
-    sizes = [sum(len(text) for _, text in solved.messages()) + len(solved.answer) + MARKS for solved in subtasks]
-    return sum(sizes) / len(sizes)
 
 
 def _generated(
