@@ -92,7 +92,7 @@ def evaluate(
         "max_cost_usd": max_cost_usd, "max_in_flight": max_in_flight, "methods_in_flight": methods_in_flight, "data_dir": data_dir,
         "models_dir": models_dir,
     }  # fmt: skip
-    settings = load(EvaluateSettings, config, _as_recorded(flags))
+    settings = load(EvaluateSettings, config, recorded_settings(flags))
     if dry_run:
         _print_estimate(settings)
         return
@@ -106,12 +106,12 @@ def evaluate(
     raise typer.Exit(print_result(result))
 
 
-def _as_recorded(flags: dict[str, Any]) -> dict[str, Any]:
+def recorded_settings(flags: dict[str, Any]) -> dict[str, Any]:
     """For the recording of an evaluation: what it was asked, with the flags that were given in their place."""
     from r2.pool.recording import recorded_evaluation
 
-    pool = flags["pool"] or ""
-    if not pool.startswith("recording:") or flags["problems"]:
+    pool = flags.get("pool") or ""
+    if not pool.startswith("recording:") or flags.get("problems"):
         return flags
     recorded = recorded_evaluation(Path(pool.partition(":")[2]))
     if recorded is None:

@@ -1,7 +1,7 @@
 """An evaluation as a recording: every call of its runs once, its problems and what it was asked, in a file small enough to ship.
 
 `r2 lake record EVALUATION` writes it, `r2 evaluate --pool recording:FILE` replays it without a model. Response bodies are left out: what
-was read from them is there.
+was read from them is there, and so is the comparison, for the replay to be held against.
 """
 
 import dataclasses
@@ -11,9 +11,10 @@ from pathlib import Path
 import orjson
 
 from r2.call import Completion
+from r2.comparison import to_json
 from r2.errors import LakeError
 from r2.pool.recording import write_recording
-from storage.evaluations import Evaluation, evaluation_dir, read_evaluation
+from storage.evaluations import Evaluation, evaluation_dir, read_comparison, read_evaluation
 from storage.lake import Lake
 from storage.recorded import recorded_calls
 from storage.run_plan import run_dir_of
@@ -32,6 +33,7 @@ def record_evaluation(lake: Lake, evaluation_id: str, out: Path) -> int:
         "settings": {key: value for key, value in evaluation.settings.items() if key not in _OF_A_PLACE},
         "problems": {side: _problem_rows(lake.root, evaluation, side) for side in ("dev", "test")}
         | {"bands": evaluation.gold_difficulty},
+        "comparison": to_json(read_comparison(lake.root, evaluation_id)).decode(),
     }
     return write_recording(out, _calls(lake, evaluation), pool_text, asked)
 

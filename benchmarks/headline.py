@@ -1,0 +1,63 @@
+"""The headline table from a recorded evaluation: every call replayed, every figure computed anew, no model and no network.
+
+    python benchmarks/headline.py                                the shipped recording, benchmarks/headline.jsonl.gz
+    python benchmarks/headline.py --recording FILE               another one, made by `r2 lake record EVALUATION`
+
+Prints the table and whether it is the one that was recorded; exit 1 if a figure differs.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SHIPPED = HERE / "headline.jsonl.gz"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recording", type=Path, default=SHIPPED)
+    recording: Path = parser.parse_args().recording
+    if not recording.exists():
+        sys.stderr.write(f"{recording}: no such recording. `r2 lake record EVALUATION --out {recording}` makes one.\n")
+        return 2
+    with tempfile.TemporaryDirectory(prefix="r2-headline-") as folder:
+        os.environ.setdefault("PREFECT_HOME", f"{folder}/prefect")
+        os.environ.setdefault("R2_STATE_DIR", f"{folder}/state")
+        return replay(recording, Path(folder) / "lake")
+
+
+def replay(recording: Path, lake: Path) -> int:
+    """Evaluates from the recording and compares with what was recorded."""
+    from flows.cli_evaluate import print_result, recorded_settings
+    from flows.embedded_api import embedded_api
+    from flows.evaluate_methods import evaluate_methods
+    from r2.comparison import from_json
+    from r2.evaluation import EvaluateSettings
+    from r2.pool.recording import recorded_evaluation
+
+    began = time.monotonic()
+    settings = EvaluateSettings.model_validate(recorded_settings({"pool": f"recording:{recording}", "lake": str(lake)}))
+    with embedded_api():
+        result = asyncio.run(evaluate_methods(settings))
+    code = print_result(result)
+    header = recorded_evaluation(recording) or {}
+    print(f"{time.monotonic() - began:.0f} s, no model was asked")
+    if "comparison" not in header or result.comparison is None:
+        return code
+    was = from_json(header["comparison"])
+    if was == result.comparison:
+        print("Every figure is the one that was recorded.")
+        return code
+    now = {m.label: m for m in result.comparison.methods}
+    differing = [m.label for m in was.methods if now.get(m.label) != m]
+    sys.stderr.write(f"Figures differ from the recorded ones in: {', '.join(differing) or 'the summary'}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
