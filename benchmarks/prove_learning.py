@@ -115,7 +115,13 @@ def supervise(role: Role, seed: int, folder: Path) -> None:
     texts = [said["content"] for some in rows.values() for row in some for said in (*row["prompt"], *row["completion"])]
     model, tokenizer = load_base("tiny", Path("models"), texts, seed)
     settings = SftSettings(
-        policy=role, base="tiny", steps=SFT_STEPS, batch_size=32, seed=seed, threads=1, save_every=10**6,
+        policy=role,
+        base="tiny",
+        steps=SFT_STEPS,
+        batch_size=32,
+        seed=seed,
+        threads=1,
+        save_every=10**6,
         # Mixed lengths: in batches of like length, whole questions (two tokens) would outweigh plans (forty) at the first token.
         trainer={"train_sampling_strategy": "random"},
     )
@@ -171,7 +177,7 @@ def settings_of(seed: int, folder: Path, mutate: str | None, steps: int) -> Grpo
         problems=f"file:{folder / 'family.jsonl'}?check=scan", decomposer="tiny-decomposer", allocator="tiny-allocator", pool=str(POOL),
         lake=str(folder / "lake"), policies_dir=str(folder / "policies"), seed=seed, test_share=TEST_SHARE, n_held_out=N_HELD_OUT,
         rounds=2, steps=steps, group_size=16, prompts_per_step=8, lam=0.0 if mutate == "cost-blind" else LAM, utility_lam=LAM,
-        entropy_coef=0.05, learning_rate=8e-4, threads=1, save_steps=10, filter=PromptFilter(n_problems=192), policy_price_usd_per_mtok=price,
+        entropy_coef=0.01, learning_rate=4e-4, threads=1, save_steps=10, filter=PromptFilter(n_problems=192), policy_price_usd_per_mtok=price,
         grpo=weights,
     )  # fmt: skip
 

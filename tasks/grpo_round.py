@@ -105,12 +105,7 @@ def run(round_: Round) -> None:
         after_parts = with_policy(after_parts, role, policy)
     after = evaluate(round_, after_parts) if candidates else before
     digests = {ref: (digest, round_.loaded[ref].digest()) for ref, digest in frozen.items()}
-    for ref, (first, last) in digests.items():
-        if first != last:
-            raise TrainingError(
-                f"round {round_.number}: the frozen policy {ref} changed while its partner was trained ({first[:12]} became {last[:12]}). "
-                "Nothing of the round is kept; this is a bug, please report it."
-            )
+    check_frozen(round_.number, digests)
     commit_held_out(round_.lake, f"{round_.spec['run_id']}-r{round_.number}", round_.number, before[0].summary(round_.settings.price_of_cost),
                     after[0].summary(round_.settings.price_of_cost), before[1], after[1], round_.parts.router.roster,
                     _pair_name(round_.parts), _pair_name(after_parts))  # fmt: skip
@@ -119,6 +114,16 @@ def run(round_: Round) -> None:
         time.monotonic() - started, facts,
     )  # fmt: skip
     write_atomically(round_.folder / "result.json", asdict(result))
+
+
+def check_frozen(number: int, digests: Mapping[str, tuple[str, str]]) -> None:
+    """TrainingError if a policy that was to stand still has other weights after the round than before it."""
+    for ref, (first, last) in digests.items():
+        if first != last:
+            raise TrainingError(
+                f"round {number}: the frozen policy {ref} changed while its partner was trained ({first[:12]} became {last[:12]}). Nothing of the "
+                "round is promoted; this is a bug, please report it."
+            )
 
 
 def evaluate(round_: Round, parts: Parts) -> tuple[HeldOut, list[Any]]:

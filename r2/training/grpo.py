@@ -5,6 +5,7 @@ advantages, losses, clipping, KL. Ours: the terms as separately logged reward fu
 with alarms, and a hook before each checkpoint, so that rollouts are stored before the training counts as having gone past them.
 """
 
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -65,18 +66,35 @@ def train(
     checkpoint = newest_checkpoint(work_dir)
     first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     curve.cut(first_step)
-    by_place = {prompt.place: prompt for prompt in prompts}
-    rewards = _Rewards(by_place, tokenizer, settings, len(prompts), score, memory)
+    rewards = _Rewards({prompt.place: prompt for prompt in prompts}, tokenizer, settings, score, memory)
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=cast(Any, rewards.functions()),
         args=_config(work_dir, settings, seed, max_completion_tokens),
-        train_dataset=Dataset.from_list([{"prompt": p.messages, "place": p.place} for p in prompts]),
+        train_dataset=Dataset.from_list(
+            [{"prompt": p.messages, "place": p.place, "visit": visit} for p, visit in in_order(prompts, settings, seed)]
+        ),
         processing_class=tokenizer,
         callbacks=[_keeper(curve, memory, settings, keep)],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return TrainedRound(trainer.model, tokenizer, first_step, time.monotonic() - started, tuple(memory.alarms))
+
+
+def in_order(prompts: Sequence[Prompt], settings: GrpoSettings, seed: int) -> list[tuple[Prompt, int]]:
+    """The prompts of every step, one after the other, each with how often it came before. Every pass over the prompts has a new seeded order.
+
+    Laid out beforehand, because TRL's own shuffling does not survive a resume past its first epoch: the order after it would be another.
+    """
+    n_wanted = settings.steps * settings.prompts_per_step
+    order: list[tuple[Prompt, int]] = []
+    visit = 0
+    while len(order) < n_wanted:
+        order += [
+            (prompt, visit) for prompt in random.Random(f"order:{seed}:{visit}").sample(list(prompts), len(prompts))
+        ]
+        visit += 1
+    return order[:n_wanted]
 
 
 def _config(work_dir: Path, settings: GrpoSettings, seed: int, max_completion_tokens: int) -> Any:
@@ -90,6 +108,7 @@ def _config(work_dir: Path, settings: GrpoSettings, seed: int, max_completion_to
         "loss_type": settings.loss_type, "entropy_coef": settings.entropy_coef, "temperature": settings.temperature,
         "reward_weights": [weights[term] for term in TERMS], "logging_steps": 1, "logging_strategy": "steps",
         "save_steps": settings.save_steps, "save_strategy": "steps", "save_total_limit": 2, "report_to": "none", "seed": seed,
+        "shuffle_dataset": False,
         "disable_tqdm": True, "log_completions": False, **device.trainer_fields(),
     }  # fmt: skip
     return GRPOConfig(output_dir=str(work_dir), **{**fields, **settings.grpo})
@@ -103,7 +122,6 @@ class _Rewards:
         by_place: Mapping[int, Prompt],
         tokenizer: Any,
         settings: GrpoSettings,
-        n_prompts: int,
         score: ScoreBatch,
         memory: RoundMemory,
     ) -> None:
@@ -114,7 +132,6 @@ class _Rewards:
             score,
             memory,
         )
-        self._steps_per_pass = max(1, n_prompts // settings.prompts_per_step)
         self._prompt_tokens: dict[int, int] = {}
         self._last: tuple[int, list[Scored]] = (-1, [])
 
@@ -142,13 +159,14 @@ class _Rewards:
         return self._last[1]
 
     def _draws(self, step: int, batch: Mapping[str, Any]) -> list[Draw]:
-        """The batch holds the rollouts of one problem side by side; a problem comes once a pass over the prompts."""
-        visits: Counter[int] = Counter()
+        """The batch holds the rollouts of one problem side by side; `visit` counts the problem's earlier groups in this round."""
+        seen: Counter[tuple[int, int]] = Counter()
         draws = []
-        for place, completion, ids in zip(batch["place"], batch["completions"], batch["completion_ids"], strict=True):
+        columns = (batch["place"], batch["visit"], batch["completions"], batch["completion_ids"])
+        for place, visit, completion, ids in zip(*columns, strict=True):
             prompt = self._by_place[place]
-            rollout = step // self._steps_per_pass * self._settings.group_size + visits[place]
-            visits[place] += 1
+            rollout = visit * self._settings.group_size + seen[place, visit]
+            seen[place, visit] += 1
             tokens = list(ids)
             is_cut = self._tokenizer.eos_token_id not in tokens
             sampled = Sampled(completion[0]["content"], self._n_prompt_tokens(prompt), len(tokens), is_cut)
