@@ -1,4 +1,4 @@
-"""`r2 policy ...`: the trained policies, their cards, and which version each name means."""
+"""`r2 policy ...`: the trained policies, their cards, and which version each name means; `sweep` is flows/cli_sweep.py."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,11 +7,12 @@ import orjson
 import typer
 from rich.table import Table
 
+from flows.cli_sweep import sweep
 from flows.console import results
 from r2.errors import ConfigError
 from r2.training.policy import Policy, Registry
 
-policy_app = typer.Typer(help="Trained policies: list, show, promote, roll back.", no_args_is_help=True)
+policy_app = typer.Typer(help="Trained policies: list, show, promote, roll back, sweep the cost knob.", no_args_is_help=True)
 FolderOption = Annotated[
     Path, typer.Option("--policies-dir", envvar="R2_POLICIES_DIR", help="Folder of the policy registry.")
 ]
@@ -21,6 +22,7 @@ DEFAULT_FOLDER = Path("policies")
 def register(app: typer.Typer) -> None:
     """Adds `policy` to the command."""
     app.add_typer(policy_app, name="policy")
+    policy_app.command(name="sweep")(sweep)
 
 
 @policy_app.command(name="list")

@@ -1,0 +1,105 @@
+"""Flow: the same problems answered once per value of the cost knob `b`, and the b to use for a budget or an accuracy.
+
+Each value is an ordinary run; calls that several values share (every plan, most steps) are made and paid once. The same parameters go on where it
+stopped. By hand: `r2 policy sweep --pool P --problems S`, or `python -m flows.sweep_b configs/sweep.toml`.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from prefect import flow, runtime
+from prefect.artifacts import acreate_table_artifact
+
+from flows.answer_questions import stopped_by_signals, tag_run
+from flows.embedded_api import embedded_api
+from r2.cost_knob import checked_values
+from r2.metrics import compare
+from r2.operating_points import own_mode
+from r2.pool.config import PoolConfig, load_pool
+from r2.settings import Reasoning, load
+from r2.sweep import Sweep, SweepSettings, concluded, points_of
+from storage.evaluated_problems import evaluated_problems
+from storage.evaluations import write_problems
+from storage.manifest import make_folder
+from storage.sweeps import sweep_file, write_sweep
+from tasks.evaluate_method import OpenEvaluation, evaluate_method, open_evaluation, plan_evaluated
+from tasks.finish_evaluation import outcomes_on
+
+_REFERENCE = -1.0
+"""Stands for the reference among the values of b, which are not negative."""
+
+
+def checked(settings: SweepSettings, pool: PoolConfig) -> SweepSettings:
+    """The settings with their router filled in. ConfigError where the sweep cannot work, before anything is asked."""
+    roster = pool.roster()
+    decomposer = settings.decomposer or pool.router.decomposer
+    allocator = settings.allocator or pool.router.allocator
+    for name in (decomposer, allocator, *([settings.reference] if settings.reference else [])):
+        roster[name]
+    values = checked_values(settings.b, allocator, roster[allocator].has_logprobs)
+    return settings.model_copy(update={"decomposer": decomposer, "allocator": allocator, "b": values})
+
+
+def _run_name() -> str:
+    settings = SweepSettings.model_validate(runtime.flow_run.parameters["settings"])
+    return f"sweep b, {', '.join(settings.problems)} on {Path(settings.pool).stem}"
+
+
+@flow(name="sweep-b", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
+async def sweep_b(settings: SweepSettings) -> Sweep:
+    """Runs what is not answered yet, and concludes from what is."""
+    await tag_run("sweep", f"pool:{Path(settings.pool).stem}", *(f"problems:{text}" for text in settings.problems))
+    pool = load_pool(settings.pool)
+    settings = checked(settings, pool)
+    found = evaluated_problems(settings)
+    problems = sorted([*found.dev, *found.test], key=lambda problem: problem.input_index)
+    root, sweep_id = Path(settings.lake), settings.sweep_id(found.digest, pool.digest)
+    path = sweep_file(root, sweep_id, ".jsonl")
+    make_folder(path.parent)
+    write_problems(path, problems)
+    wanted = {b: settings.at(b) for b in settings.b}
+    if settings.reference is not None:
+        wanted[_REFERENCE] = own_mode(settings, pool.roster()[settings.reference]).reasoning
+    async with open_evaluation(sweep_id, settings, pool) as opened:
+        with stopped_by_signals(opened):
+            runs = await _answer(settings, opened, path, wanted)
+        paid_usd, stop_reason = opened.paid_usd, opened.stop_reason
+    ids = [problem.problem_id for problem in problems]
+    outcomes = outcomes_on(root, ids, dict.fromkeys(ids, ""), {run: (run, "r2", "b") for run in runs.values()})
+    points, reference = (), None
+    if runs:
+        comparison = compare([outcomes[run_id] for run_id in dict.fromkeys(runs.values())])
+        reference = comparison[runs[_REFERENCE]].accuracy.value if _REFERENCE in runs else None
+        points = points_of(comparison, {b: run for b, run in runs.items() if b != _REFERENCE})
+    status = "completed" if len(runs) == len(wanted) else stop_reason or "incomplete"
+    sweep = concluded(sweep_id, status, settings, len(problems), points, reference, paid_usd)
+    write_sweep(root, sweep)
+    await acreate_table_artifact(
+        key="sweep-b-points", table=[{"b": p.b, "accuracy": p.accuracy, "USD per 1k": p.usd_per_1k} for p in sweep.points],
+        description=f"sweep {sweep_id}",
+    )  # fmt: skip
+    return sweep
+
+
+async def _answer(
+    settings: SweepSettings, opened: OpenEvaluation, path: Path, wanted: dict[float, Reasoning]
+) -> dict[float, str]:
+    """Run ids of the values whose every problem is settled."""
+    gate = asyncio.Semaphore(settings.methods_in_flight)
+
+    async def one(b: float, reasoning: Reasoning) -> tuple[float, str] | None:
+        async with gate:
+            plan = plan_evaluated(settings, opened.pool, path, reasoning)
+            label = f"b = {b:g}" if b != _REFERENCE else f"reference {settings.reference}"
+            return (b, plan.run_id) if await evaluate_method(str(plan.run_dir), label) else None
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(b, reasoning)) for b, reasoning in wanted.items()]
+    return dict(pair for task in tasks if (pair := task.result()) is not None)
+
+
+if __name__ == "__main__":
+    with embedded_api():
+        done = asyncio.run(sweep_b(load(SweepSettings, Path(sys.argv[1]), {})))
+    print(f"{done.sweep_id}: {len(done.points)} points")

@@ -1,0 +1,134 @@
+"""A sweep of the cost knob: what is asked for, what it came to, and the b it advises. Pure; the choice itself is r2/cost_knob.py.
+
+`r2 policy sweep` answers the same problems once per b. `flows/sweep_b.py` runs it, `storage/sweeps.py` keeps it.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from pydantic import Field
+
+from r2.comparison import Comparison
+from r2.cost_knob import Advice, SweepPoint, TableRow, at_accuracy, table, within_budget
+from r2.evaluation import EvaluateSettings
+from r2.settings import Positive, Reasoning
+
+REFERENCE = "reference"
+
+
+class SweepSettings(EvaluateSettings):
+    """One sweep. Problems, pool, lake and money are those of an evaluation; all problems of the sources are used."""
+
+    b: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+    """Values of the knob."""
+    decomposer: str | None = None
+    """None: as the pool file's [router] says. The same for the allocator."""
+    allocator: str | None = None
+    reference: str | None = None
+    """Solver whose accuracy on the same problems is what shares of accuracy refer to; None: the best point of the sweep."""
+    budget_usd_per_1k: Positive | None = None
+    """Advise the most accurate b that costs at most so much per thousand problems."""
+    min_accuracy_share: float | None = Field(default=None, gt=0, le=1)
+    """Advise the cheapest b with at least this share of the reference accuracy."""
+
+    def at(self, b: float) -> Reasoning:
+        """How problems are answered at one value."""
+        fields = {"method": "r2", "decomposer": self.decomposer, "allocator": self.allocator, "b": b}
+        return Reasoning.model_validate(self.reasoning.model_dump() | fields)
+
+    def sweep_id(self, problems_digest: str, pool_digest: str) -> str:
+        """Identity: problems, pool, router and what all points share; values of b are not in it, so that more can be added."""
+        shared = [problems_digest, pool_digest, self.decomposer, self.allocator, self.reasoning.identity()]
+        return f"sweep-{hashlib.sha256(orjson.dumps(shared)).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredPoint:
+    """One b with the 95 % intervals of what it came to. `run_id` is its run in the lake."""
+
+    b: float
+    run_id: str
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    usd_per_1k: float
+    usd_per_1k_low: float
+    usd_per_1k_high: float
+    calls_per_problem: float
+    top_model: str
+    top_model_share: float
+
+    @property
+    def point(self) -> SweepPoint:
+        return SweepPoint(self.b, self.accuracy, self.usd_per_1k)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A finished sweep. `status` is completed, or why some values of b are missing."""
+
+    sweep_id: str
+    status: str
+    settings: Mapping[str, Any]
+    n_problems: int
+    reference: str
+    reference_accuracy: float
+    points: tuple[MeasuredPoint, ...]
+    table: tuple[TableRow, ...]
+    advice: tuple[Advice, ...]
+    """For the budget and the accuracy that were asked for, in this order."""
+    notes: tuple[str, ...]
+    paid_usd: float
+
+
+def points_of(comparison: Comparison, runs: Mapping[float, str]) -> tuple[MeasuredPoint, ...]:
+    """The measured points of a comparison whose labels are run ids, ascending in b."""
+    points = []
+    for b, run_id in sorted(runs.items()):
+        m = comparison[run_id]
+        accuracy, usd = m.accuracy.interval, m.usd_per_1k.interval
+        points.append(
+            MeasuredPoint(
+                b, run_id, m.accuracy.value, accuracy.low if accuracy else m.accuracy.value, accuracy.high if accuracy else m.accuracy.value,
+                m.usd_per_1k.value, usd.low if usd else m.usd_per_1k.value, usd.high if usd else m.usd_per_1k.value, m.calls_per_problem,
+                m.top_model or "", m.top_model_share or 0.0,
+            )
+        )  # fmt: skip
+    return tuple(points)
+
+
+def concluded(
+    sweep_id: str,
+    status: str,
+    settings: SweepSettings,
+    n_problems: int,
+    points: Sequence[MeasuredPoint],
+    reference_accuracy: float | None,
+    paid_usd: float,
+) -> Sweep:
+    """The table and the advice that follow from measured points; `reference_accuracy` None where no solver was asked beside them."""
+    plain = [one.point for one in points]
+    best = max((p.accuracy for p in plain), default=0.0)
+    reference = best if reference_accuracy is None else reference_accuracy
+    advice: list[Advice] = []
+    if plain and settings.budget_usd_per_1k is not None:
+        advice.append(within_budget(plain, settings.budget_usd_per_1k))
+    if plain and settings.min_accuracy_share is not None:
+        advice.append(at_accuracy(plain, settings.min_accuracy_share * reference))
+    notes = []
+    if len(plain) > 1 and len({(p.accuracy, p.usd_per_1k) for p in plain}) == 1:
+        notes.append(
+            "Every b came to the same: the allocator is so sure of its choices that these values do not move it, or its endpoint gave no "
+            "log-probabilities. Try larger ones."
+        )
+    if len(plain) > 1 and plain[0].accuracy < best - 1e-12:
+        notes.append(
+            f"Accuracy is not highest at the smallest b ({plain[0].b:g}): cheaper models were also better here, or it is chance."
+        )
+    return Sweep(
+        sweep_id, status, settings.model_dump(mode="json"), n_problems, settings.reference or "the best point of the sweep", reference,
+        tuple(points), tuple(table(plain, reference)) if plain else (), tuple(advice), tuple(notes), paid_usd,
+    )  # fmt: skip
