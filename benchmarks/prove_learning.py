@@ -44,7 +44,9 @@ POOL = ROOT / "pools" / "learning.toml"
 LAM = 0.3
 TEST_SHARE = 0.25
 N_HELD_OUT = 500
-SFT_STEPS = 250
+SFT_STEPS = 200
+STEPS = 40
+"""Optimiser steps of SFT, and of each round of GRPO."""
 GAIN, COST_FALL, ACCURACY_LOSS, PARSE_GATE = 0.08, 0.25, 0.03, 0.95
 MUTATIONS = ("wrong-sign", "frozen-moves", "cost-blind")
 
@@ -172,13 +174,17 @@ def _is_read(role: Role, text: str, row: ChatRow) -> bool:
 def settings_of(seed: int, folder: Path, mutate: str | None, steps: int) -> GrpoSettings:
     """The training, or a broken one. Wrong sign: TRL gets the weights negated. Cost-blind: the reward's lambda is 0, the utility's is not."""
     price = PriceTable(input=0.01, output=0.04, date="2026-11-24", source="made up: a tenth of the small model's")
-    weights = {"reward_weights": [-1.0, LAM, -0.1]} if mutate == "wrong-sign" else {}
+    # Scaled by the batch and not by each group: the simulated answers are fixed, so most groups differ in cost alone, and scaled up each by itself
+    # they would outvote the few in which a cheap model is wrong.
+    fields: dict[str, Any] = {"scale_rewards": "batch"}
+    if mutate == "wrong-sign":
+        fields["reward_weights"] = [-1.0, LAM, -0.1]
     return GrpoSettings(
         problems=f"file:{folder / 'family.jsonl'}?check=scan", decomposer="tiny-decomposer", allocator="tiny-allocator", pool=str(POOL),
         lake=str(folder / "lake"), policies_dir=str(folder / "policies"), seed=seed, test_share=TEST_SHARE, n_held_out=N_HELD_OUT,
         rounds=2, steps=steps, group_size=16, prompts_per_step=8, lam=0.0 if mutate == "cost-blind" else LAM, utility_lam=LAM,
-        entropy_coef=0.01, learning_rate=4e-4, threads=1, save_steps=10, filter=PromptFilter(n_problems=192), policy_price_usd_per_mtok=price,
-        grpo=weights,
+        entropy_coef=0.02, learning_rate=8e-4, threads=1, save_steps=10, filter=PromptFilter(n_problems=192), policy_price_usd_per_mtok=price,
+        grpo=fields,
     )  # fmt: skip
 
 
@@ -203,8 +209,14 @@ def prove(seed: int, folder: Path, mutate: str | None, steps: int) -> Verdict:
             settings, run_round, lambda r, d: say(f"seed {seed}, round {r.state.number - 1}: {d.reason}")
         )
     except R2Error as error:
-        return Verdict(seed, {}, {}, 0.0, 0.0, 0.0, (time.monotonic() - started) / 60, (str(error).splitlines()[-1],))
+        return Verdict(seed, {}, {}, 0.0, 0.0, 0.0, (time.monotonic() - started) / 60, (_cause(error),))
     return _verdict(seed, rounds, (time.monotonic() - started) / 60)
+
+
+def _cause(error: R2Error) -> str:
+    """The line that says what went wrong, of an error that quotes a round's log."""
+    lines = str(error).splitlines()
+    return next((line for line in reversed(lines) if line.startswith("error:")), lines[-1])
 
 
 def _both_at_once(seed: int, folder: Path) -> None:
@@ -242,7 +254,10 @@ def _moving_partner(spec: Path) -> None:
         return still(self, *args, **named)
 
     LocalPolicy.write = drifting  # type: ignore[method-assign]
-    do_round(spec)
+    try:
+        do_round(spec)
+    except R2Error as error:
+        sys.exit(f"error: {error}")
 
 
 def _verdict(seed: int, rounds: Rounds, minutes: float) -> Verdict:
@@ -341,7 +356,7 @@ def main() -> int:
         help="registries, lakes and the curve; must not hold an earlier proof",
     )
     parser.add_argument("--mutate", choices=MUTATIONS, help="break the training; the check must fail")
-    parser.add_argument("--steps", type=int, default=40, help="optimiser steps per round")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimiser steps per round")
     parser.add_argument("--seed", type=int, default=None, help="only this seed")
     parser.add_argument("--sft", choices=("decomposer", "allocator"), help=argparse.SUPPRESS)
     parser.add_argument("--moving-partner", type=Path, help=argparse.SUPPRESS)
