@@ -21,17 +21,21 @@ SHIPPED = HERE / "headline.jsonl.gz"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recording", type=Path, default=SHIPPED)
-    recording: Path = parser.parse_args().recording
+    parser.add_argument(
+        "--lake", type=Path, help="folder that keeps the replayed evaluation, for `r2 report`; none: it is not kept"
+    )
+    arguments = parser.parse_args()
+    recording: Path = arguments.recording
     if not recording.exists():
         sys.stderr.write(f"{recording}: no such recording. `r2 lake record EVALUATION --out {recording}` makes one.\n")
         return 2
     with tempfile.TemporaryDirectory(prefix="r2-headline-") as folder:
         os.environ.setdefault("PREFECT_HOME", f"{folder}/prefect")
         os.environ.setdefault("R2_STATE_DIR", f"{folder}/state")
-        return replay(recording, Path(folder) / "lake")
+        return replay(recording, arguments.lake or Path(folder) / "lake", is_kept=arguments.lake is not None)
 
 
-def replay(recording: Path, lake: Path) -> int:
+def replay(recording: Path, lake: Path, *, is_kept: bool) -> int:
     """Evaluates from the recording and compares with what was recorded."""
     from flows.cli_evaluate import print_result, recorded_settings
     from flows.embedded_api import embedded_api
@@ -44,7 +48,7 @@ def replay(recording: Path, lake: Path) -> int:
     settings = EvaluateSettings.model_validate(recorded_settings({"pool": f"recording:{recording}", "lake": str(lake)}))
     with embedded_api():
         result = asyncio.run(evaluate_methods(settings))
-    code = print_result(result)
+    code = print_result(result, is_kept=is_kept)
     header = recorded_evaluation(recording) or {}
     print(f"{time.monotonic() - began:.0f} s, no model was asked")
     if "comparison" not in header or result.comparison is None:
@@ -60,4 +64,9 @@ def replay(recording: Path, lake: Path) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    ended = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(
+        ended
+    )  # all is closed; the interpreter's own way out complains of DuckDB objects that Prefect's threads keep alive

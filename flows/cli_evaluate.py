@@ -157,8 +157,8 @@ def _print_estimate(settings: "EvaluateSettings") -> None:
     )
 
 
-def print_result(result: Any) -> int:
-    """The table, the verdict, the counts and the money; and the exit code: 0 done, 130 interrupted, else 1."""
+def print_result(result: Any, *, is_kept: bool = True) -> int:
+    """The table, the verdict, the counts and the money, and where it is kept; the exit code: 0 done, 130 interrupted, else 1."""
     evaluation, comparison = result.evaluation, result.comparison
     if comparison is not None:
         console = results()
@@ -176,8 +176,9 @@ def print_result(result: Any) -> int:
         print(
             f"leakage: of {leaks.n_train} training questions {leaks.n_same} are among the test problems and {leaks.n_near} nearly so"
         )
-    print(result.lake / "_evaluations" / evaluation.evaluation_id / "summary.json")
-    print(f"r2 report {evaluation.evaluation_id} --lake {result.lake}")
+    if is_kept:
+        print(result.lake / "_evaluations" / evaluation.evaluation_id / "summary.json")
+        print(f"r2 report {evaluation.evaluation_id} --lake {result.lake}")
     if left := evaluation.unfinished:
         why = {"budget_stopped": "Stopped at the money budget", "interrupted": "Interrupted"}.get(
             evaluation.status, "Some calls could not be made"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
 from prefect import flow, runtime
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
@@ -89,7 +90,9 @@ class _Session:
                 if is_settled(plan):
                     return _Run(variant, value, plan.run_id, True)
                 point = "" if value is None else f" {variant.knob}={value:g}"
-                is_done = await evaluate_method(str(plan.run_dir), f"{variant.name}{point} on {side}")
+                label = f"{variant.name}{point} on {side}"
+                is_done = await evaluate_method(str(plan.run_dir), label)
+                self._report(label, is_done)
                 return _Run(variant, value, plan.run_id, is_done)
 
         async with asyncio.TaskGroup() as group:
@@ -103,6 +106,15 @@ class _Session:
         labels = {run.run_id: (_point_label(run), run.variant.kind, run.variant.name) for run in settled}
         self.dev_outcomes |= outcomes_on(self.opened.lake.root, self.planned.dev_ids, self.planned.difficulty, labels)
         return [self._point(run) if run.is_settled else None for run in runs]
+
+    def _report(self, label: str, is_done: bool) -> None:
+        """One JSON line on stderr for each run that this session worked on."""
+        facts = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": label, "finished": is_done,
+            "paid_usd": round(self.opened.paid_usd, 6), "calls_paid": self.opened.n_paid,
+        }  # fmt: skip
+        sys.stderr.write(orjson.dumps(facts).decode() + "\n")
+        sys.stderr.flush()
 
     def _point(self, run: _Run) -> PointRun:
         outcomes = self.dev_outcomes[run.run_id]

@@ -96,7 +96,7 @@ class _Slot:
 
 
 def entry_digest(pool: PoolConfig, name: str) -> str:
-    """Identifies what decides an entry's answers and their cost: endpoint, model, price and options, not limits or profile."""
+    """Identifies what decides an entry's answers and their cost: endpoint, weights of a policy, price and options, not limits or profile."""
     table = pool.models[name].model_dump(
         mode="json",
         exclude={
@@ -104,7 +104,9 @@ def entry_digest(pool: PoolConfig, name: str) -> str:
             "tier", "profile", "solver",
         },
     )  # fmt: skip
-    return hashlib.sha256(orjson.dumps([name, table], option=orjson.OPT_SORT_KEYS)).hexdigest()
+    policy = pool.policies.get(name)
+    weights = policy.card.weights_sha256 if policy is not None else None
+    return hashlib.sha256(orjson.dumps([name, table, weights], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def paid(journal: Journal, payer: str) -> tuple[float, int]:

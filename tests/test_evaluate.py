@@ -331,12 +331,14 @@ def write_labels(folder: Path, questions: list[tuple[str, str]]) -> None:
 def test_a_budget_stops_it_and_going_on_pays_nothing_twice(prefect_api: None, swift_pool: Path, tmp_path: Path):
     write_problems(tmp_path / "q.jsonl", 6)
     few = ("direct:sim-0.6b", "direct:sim-400b", "datashunt", "r2")
-    stopped = run(tmp_path, swift_pool, methods=few, max_cost_usd=0.0004)
+    stopped = run(tmp_path, swift_pool, methods=few, seeds=2, max_cost_usd=0.0004)
     assert stopped.evaluation.status == "budget_stopped"
     assert "r2" in stopped.evaluation.unfinished
     assert 0 < stopped.evaluation.paid_usd <= 0.0004
-    ended = run(tmp_path, swift_pool, methods=few)
+    ended = run(tmp_path, swift_pool, methods=few, seeds=2)
     assert (ended.evaluation.status, ended.evaluation.unfinished) == ("completed", ())
+    assert ended.comparison is not None
+    assert {m.n_seeds for m in ended.comparison.methods} == {2}
     assert ended.session_paid_usd == pytest.approx(ended.evaluation.paid_usd - stopped.evaluation.paid_usd)
     assert ended.evaluation.paid_usd == pytest.approx(distinct_call_cost(tmp_path / "lake"))
 
