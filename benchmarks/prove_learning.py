@@ -188,17 +188,23 @@ def settings_of(seed: int, folder: Path, mutate: str | None, steps: int) -> Grpo
     )  # fmt: skip
 
 
-def prove(seed: int, folder: Path, mutate: str | None, steps: int) -> Verdict:
-    """One seed, from nothing to the verdict."""
+def begin(seed: int, folder: Path) -> None:
+    """The problems, and the two policies as SFT leaves them."""
     from storage.problem_files import row_of
-    from tasks.train_rounds import run_command, run_in_process, train_rounds
 
-    started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "family.jsonl").write_bytes(
         b"".join(orjson.dumps(row_of(p), option=orjson.OPT_APPEND_NEWLINE) for p in family(seed))
     )
     _both_at_once(seed, folder)
+
+
+def prove(seed: int, folder: Path, mutate: str | None, steps: int) -> Verdict:
+    """One seed, from nothing to the verdict."""
+    from tasks.train_rounds import run_command, run_in_process, train_rounds
+
+    started = time.monotonic()
+    begin(seed, folder)
     say(f"seed {seed}: SFT done after {time.monotonic() - started:.0f} s")
     run_round: Callable[[Path], None] = run_in_process
     if mutate == "frozen-moves":

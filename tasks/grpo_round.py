@@ -257,11 +257,12 @@ def _fine_tune(
         raise TrainingError(
             f"round {round_.number}: no sampled {role} text led to a right answer; there is nothing to fine-tune on."
         )
+    # "full": all that can be trained of what is given, which for an adapter is the adapter that is on it already.
     fields = SftSettings(
         steps=settings.steps, batch_size=min(32, len(rows)), learning_rate=settings.learning_rate, seed=settings.seed, threads=settings.threads,
-        save_every=settings.save_steps, weights="full" if not round_.parts.policies[role].is_adapter else "adapter",
+        save_every=settings.save_steps, weights="full", trainer={"train_sampling_strategy": "random"},
     )  # fmt: skip
-    done = sft.train(rows, model, tokenizer, round_.folder / role, fields.model_copy(update={"weights": "full"}))
+    done = sft.train(rows, model, tokenizer, round_.folder / role, fields)
     return TrainedRound(done.model, done.tokenizer, done.first_step, done.wall_s, ())
 
 
@@ -271,12 +272,7 @@ def _plans(round_: Round) -> dict[int, Sampled]:
     if not path.exists():
         policy = round_.parts.policies.get("decomposer")
         if policy is None:
-            router = round_.parts.router
-            trajectories = round_.rollouts.run(
-                [Request(problem, {}) for problem in round_.train_problems], with_review=False
-            )
-            written = [_plan_in(trajectory) for trajectory in trajectories]
-            del router
+            written = [_plan_in(trajectory) for trajectory in round_.rollouts.plan(round_.train_problems)]
         else:
             messages = [decompose_messages(problem, policy.card.prompt_mode) for problem in round_.train_problems]
             written = round_.local(policy).write(

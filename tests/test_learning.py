@@ -1,11 +1,20 @@
 """The proof that training learns, one seed, through the real client, rewards, rounds and promotion. Minutes on two cores."""
 
+import functools
 import importlib.util
+import shutil
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from r2.pool.lifeline import spawn
+from r2.training.rounds import Rounds, read_result
+from storage.journal import Journal
+from storage.lake import Lake
+from tasks.train_rounds import run_in_process, train_rounds
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,3 +48,48 @@ def test_a_broken_training_fails_the_check(proof: ModuleType, tmp_path: Path, mu
     assert verdict.failures
     if mutation == "frozen-moves":
         assert "the frozen policy" in verdict.failures[0]
+
+
+@pytest.mark.slow
+def test_a_round_killed_in_mid_training_goes_on_at_its_checkpoint_and_ends_like_an_unbroken_one(
+    proof: ModuleType, tmp_path: Path
+):
+    """The same weights, so the same held-out answers: the noise is none. No pool call is paid for twice."""
+    start = tmp_path / "start"
+    proof.begin(0, start)
+    ends = []
+    for name, run_round in (("whole", run_in_process), ("killed", functools.partial(_killed_once, tmp_path))):
+        folder = tmp_path / name
+        shutil.copytree(start, folder)
+        chosen = proof.settings_of(0, folder, None, 16).model_copy(
+            update={"rounds": 1, "save_steps": 5, "n_held_out": 100}
+        )
+        rounds = train_rounds(chosen, run_round)
+        ends.append((rounds, _journal(rounds), Lake(folder / "lake")))
+    (whole, n_whole, lake), (killed, n_killed, other) = ends
+    assert (tmp_path / "was-killed").exists()
+    results = [read_result(rounds.run_dir / "round-00" / "result.json") for rounds in (whole, killed)]
+    assert results[0].after == results[1].after
+    assert n_whole == n_killed
+    counts = [
+        sum(batch.num_rows for batch in one.iter_rows("rewards", f"{r.state.run_id}-r0-allocator"))
+        for one, r in ((lake, whole), (other, killed))
+    ]
+    assert counts == [16 * 128 * 3] * 2
+
+
+def _killed_once(tmp_path: Path, spec: Path) -> None:
+    """Ends the round's process with -9 after its second checkpoint, then runs it again."""
+    process = spawn([sys.executable, "-m", "tasks.grpo_round", str(spec)], log=spec.parent / "killed.log")
+    while not (spec.parent / "allocator" / "checkpoint-10" / "trainer_state.json").exists():
+        assert process.poll() is None, (spec.parent / "killed.log").read_text()[-2000:]
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    (tmp_path / "was-killed").touch()
+    run_in_process(spec)
+
+
+def _journal(rounds: Rounds) -> int:
+    with Journal.open(rounds.run_dir / "calls.journal") as journal:
+        return len(journal)

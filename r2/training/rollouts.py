@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 from r2.call import Call, Completion, Purpose
 from r2.pool.client import PoolClient
 from r2.pool.config import PoolConfig
+from r2.pool.drive import drive
 from r2.pool.endpoints import open_endpoints
 from r2.pool.ports import CallJournal
 from r2.problem import Problem
-from r2.solve import Router, Trajectory
+from r2.solve import Answering, Outcome, Purse, Router, Trajectory, concluded, decompose
 from r2.training.grpo_settings import Role
 from r2.training.reward import PURPOSE_OF, Sampled, Scored, reference_cost_usd, rollout, score
 from r2.training.sampling import Partner
@@ -65,6 +66,12 @@ class Rollouts:
     def score(self, requests: Sequence[Request], role: Role) -> list[Scored]:
         """The same, with what each rollout earned. The text of `role` must be among the sampled ones."""
         return self._wait(self._all([self._scored(request, role) for request in requests]))
+
+    def plan(self, problems: Sequence[Problem]) -> list[Trajectory]:
+        """Each problem's plan by the router's decomposer, and nothing after it."""
+        return self._wait(
+            self._all([drive(p, concluded(_plan_alone, p, self.router), self._complete) for p in problems])
+        )
 
     def reference_costs(self, problems: Sequence[Problem]) -> list[float | None]:
         """USD of each problem on the largest model alone; None where the pool failed."""
@@ -118,6 +125,11 @@ class Rollouts:
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def _plan_alone(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+    outcome.plan = yield from decompose(problem, router, outcome, purse)
+    return ""
 
 
 @contextmanager
