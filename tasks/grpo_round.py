@@ -18,7 +18,7 @@ import orjson
 
 from r2.benchmark import judge
 from r2.call import Completion
-from r2.errors import PlanParseError, R2Error, TrainingError
+from r2.errors import ConfigError, PlanParseError, R2Error, TrainingError
 from r2.plan import DIRECT, Plan, parse_plan
 from r2.pool.config import PoolConfig, load_pool
 from r2.pool.lifeline import die_with_parent
@@ -26,7 +26,7 @@ from r2.problem import Problem
 from r2.prompts import MODEL_LETTERS, allocate_messages, decompose_messages
 from r2.settings import Columns
 from r2.split import split_of
-from r2.training import device
+from r2.training import device, ranks
 from r2.training.batch import Draw, Prompt, Rolled
 from r2.training.data import Said
 from r2.training.grpo import TrainedRound, train
@@ -80,7 +80,10 @@ class Round:
 def main(spec_path: Path) -> None:
     """Does what is left of the round."""
     with _opened(spec_path) as round_:
-        run(round_)
+        if ranks.is_writer():
+            run(round_)
+        else:
+            follow(round_)
 
 
 def run(round_: Round) -> None:
@@ -114,6 +117,20 @@ def run(round_: Round) -> None:
         time.monotonic() - started, facts,
     )  # fmt: skip
     write_atomically(round_.folder / "result.json", asdict(result))
+
+
+def follow(round_: Round) -> None:
+    """What a rank that does not write does: it reads the plans and the pilot that the writer made, and trains with it on its own part of each
+    batch, with its own calls to the pool. The comparison on held-out problems is the writer's."""
+    for role in round_.spec["roles"]:
+        folder = round_.folder / role
+        if (folder / "candidate.json").exists():
+            continue
+        round_.seat(round_.parts)
+        ranks.wait_for(folder / "pilot.json")  # written after the plans
+        plans = _plans(round_) if role == "allocator" else {}
+        prompts = _prompts(round_, role, plans)
+        _learn(round_, role, [prompts[place] for place in _pilot(round_, role, prompts, plans)["places"]], plans)
 
 
 def check_frozen(number: int, digests: Mapping[str, tuple[str, str]]) -> None:
@@ -206,7 +223,9 @@ def save(trained: TrainedRound, folder: Path) -> None:
     from r2.training.sft import Trained
     from r2.training.sft import save as save_weights
 
-    save_weights(Trained(trained.model, trained.tokenizer, trained.first_step, trained.wall_s, 0), folder)
+    save_weights(
+        Trained(trained.model, trained.tokenizer, trained.first_step, trained.wall_s, 0, trained.weights), folder
+    )
 
 
 def _learn(round_: Round, role: Role, chosen: Sequence[Prompt], plans: Mapping[int, Sampled]) -> TrainedRound:
@@ -219,9 +238,10 @@ def _learn(round_: Round, role: Role, chosen: Sequence[Prompt], plans: Mapping[i
         return round_.rollouts.score([_request(round_, role, draw, step, plans) for draw in draws], role)
 
     def keep(rolled: Sequence[Rolled]) -> None:
-        commit_rollouts(
-            round_.lake, run_id, rolled, round_.parts.router.roster, settings.weights, round_.number, policy.ref
-        )
+        if ranks.is_writer():
+            commit_rollouts(
+                round_.lake, run_id, rolled, round_.parts.router.roster, settings.weights, round_.number, policy.ref
+            )
 
     if settings.mode == "rejection":
         trained = _fine_tune(round_, role, chosen, plans, model, tokenizer, keep)
@@ -231,7 +251,8 @@ def _learn(round_: Round, role: Role, chosen: Sequence[Prompt], plans: Mapping[i
             chosen, model, tokenizer, work_dir, settings, seed=settings.seed + 1000 * round_.number, max_completion_tokens=limit, score=score,
             keep=keep,
         )  # fmt: skip
-    close_rollouts(round_.lake, run_id, settings.model_dump(mode="json"), round_.rollouts.spent_usd, trained.wall_s)
+    if ranks.is_writer():
+        close_rollouts(round_.lake, run_id, settings.model_dump(mode="json"), round_.rollouts.spent_usd, trained.wall_s)
     return trained
 
 
@@ -390,6 +411,10 @@ def _opened(spec_path: Path) -> Iterator[Round]:
     """Everything a round needs, open: pool, journal, lake, problems."""
     spec = orjson.loads(spec_path.read_bytes())
     settings = GrpoSettings.model_validate(spec["settings"])
+    if settings.mode == "rejection" and ranks.n_processes() > 1:
+        raise ConfigError(
+            "mode rejection samples and fine-tunes in one process; start it without accelerate_config and launcher."
+        )
     folder = spec_path.parent
     device.use_threads(settings.threads)
     pool = load_pool(settings.pool)
@@ -403,12 +428,12 @@ def _opened(spec_path: Path) -> Iterator[Round]:
     if settings.review is not None:
         reviewer = settings.review.model or parts.router.roster.strongest
         parts.router.roster[reviewer]
-    with Journal.open(folder.parent / "calls.journal") as journal:
+    with Journal.open(ranks.suffixed(folder.parent / "calls.journal")) as journal:
         already = sum(Completion.from_bytes(record).cost_usd for _, record in journal.records())
         with open_rollouts(
             pool, parts.router, journal, reviewer=reviewer, max_in_flight=settings.max_in_flight, state_dir=state_dir(),
             run_account=f"run:{spec['run_id']}", max_cost_usd=settings.max_cost_usd, already_spent_usd=already,
-            models_dir=Path(settings.models_dir), log_dir=folder / "logs",
+            models_dir=Path(settings.models_dir), log_dir=ranks.suffixed(folder / "logs"),
         ) as rollouts:  # fmt: skip
             yield Round(
                 spec, folder, settings, pool, parts, train_problems, held_out, rollouts, Lake(Path(settings.lake)), {}

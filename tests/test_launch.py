@@ -1,5 +1,6 @@
 """How trainings are started on several devices: the command by value, accelerate's own reading of every shipped configuration, and the ranks."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -142,3 +143,21 @@ def test_two_processes_train_one_policy_and_one_of_them_writes(tmp_path: Path):
     lines = (spec.work_dir / "curve.jsonl").read_text().splitlines()
     assert sum('"metric":"loss"' in line for line in lines) == 3, "the second process wrote none"
     assert (spec.weights / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_the_rollouts_of_both_and_end_with_the_same_weights(tmp_path: Path):
+    (tmp_path / "work").mkdir()
+    process = spawn(training_command("tests.grpo_ranks", tmp_path, launcher=TWO_PROCESSES), log=tmp_path / "log")
+    try:
+        assert process.wait(240) == 0, (tmp_path / "log").read_text()
+    finally:
+        end(process)
+    first, second = (json.loads((tmp_path / f"rank{i}.json").read_text()) for i in range(2))
+    assert first["digest"] == second["digest"]
+    assert first["kept"] == second["kept"], "gathered on every rank; the writer alone stores them"
+    # 4 steps x 2 prompts x 8 rollouts of each rank.
+    assert [step for step, _, _ in first["kept"]].count(0) == 32
+    assert len({(place, rollout) for _, place, rollout in first["kept"]}) == len(first["kept"]) == 128
+    points = [json.loads(line) for line in (tmp_path / "work/curve.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in points if point["metric"] == "reward"] == [1, 2, 3, 4], "the writer's alone"

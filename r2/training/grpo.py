@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from r2.training import device
+from r2.training import device, ranks
 from r2.training.batch import Draw, Prompt, Rolled, ScoreBatch, alarms_of, batch_metrics
 from r2.training.curve import Curve
 from r2.training.grpo_settings import TERMS, GrpoSettings
@@ -31,13 +31,15 @@ class RoundMemory:
 
 @dataclass(frozen=True, slots=True)
 class TrainedRound:
-    """A finished round of training. `first_step` is the checkpoint it went on from, 0 for none."""
+    """A finished round of training. `first_step` is the checkpoint it went on from, 0 for none. `weights` are the model's where several
+    processes share it, None where this one has all of them."""
 
     model: Any
     tokenizer: Any
     first_step: int
     wall_s: float
     alarms: tuple[str, ...]
+    weights: Mapping[str, Any] | None = None
 
 
 def train(
@@ -54,7 +56,7 @@ def train(
 ) -> TrainedRound:
     """Trains `settings.steps` steps, from the newest checkpoint in `work_dir` if there is one.
 
-    `keep` gets the rollouts since the checkpoint before, just before the next one is written. Metrics go to `work_dir/curve.jsonl`.
+    `keep` gets the rollouts since the checkpoint before, just before the next one is written: those of all ranks, on every rank. Metrics go to `work_dir/curve.jsonl`.
     """
     from datasets.arrow_dataset import Dataset
     from trl.trainer.grpo_trainer import GRPOTrainer
@@ -65,7 +67,8 @@ def train(
     curve, memory = Curve(work_dir / "curve.jsonl"), RoundMemory()
     checkpoint = newest_checkpoint(work_dir)
     first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    curve.cut(first_step)
+    if ranks.is_writer():
+        curve.cut(first_step)
     rewards = _Rewards({prompt.place: prompt for prompt in prompts}, tokenizer, settings, score, memory)
     trainer = GRPOTrainer(
         model=model,
@@ -78,7 +81,10 @@ def train(
         callbacks=[_keeper(curve, memory, settings, keep)],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return TrainedRound(trainer.model, tokenizer, first_step, time.monotonic() - started, tuple(memory.alarms))
+    return TrainedRound(
+        trainer.accelerator.unwrap_model(trainer.model), tokenizer, first_step, time.monotonic() - started, tuple(memory.alarms),
+        trainer.accelerator.get_state_dict(trainer.model) if ranks.n_processes() > 1 else None,
+    )  # fmt: skip
 
 
 def in_order(prompts: Sequence[Prompt], settings: GrpoSettings, seed: int) -> list[tuple[Prompt, int]]:
@@ -86,7 +92,7 @@ def in_order(prompts: Sequence[Prompt], settings: GrpoSettings, seed: int) -> li
 
     Laid out beforehand, because TRL's own shuffling does not survive a resume past its first epoch: the order after it would be another.
     """
-    n_wanted = settings.steps * settings.prompts_per_step
+    n_wanted = settings.steps * settings.prompts_per_step * ranks.n_processes()
     order: list[tuple[Prompt, int]] = []
     visit = 0
     while len(order) < n_wanted:
@@ -196,12 +202,12 @@ def _keeper(curve: Curve, memory: RoundMemory, settings: GrpoSettings, keep: Cal
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step % args.save_steps == 0 or state.global_step >= state.max_steps:
-                keep(memory.rolled)
+                keep(ranks.gathered(memory.rolled))
                 memory.rolled = []
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             metrics = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
-            if "reward" not in metrics:
+            if "reward" not in metrics or not ranks.is_writer():
                 return  # the summary at the end
             metrics["step_s"] = time.monotonic() - self.at
             curve.add(state.global_step, metrics)
