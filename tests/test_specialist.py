@@ -9,7 +9,7 @@ from r2.problem import Problem
 from r2.problems import arithmetic, scan
 from r2.prompts import FINAL_TASK, solve_messages
 from r2.split import split_of
-from r2.training.specialist import balanced, generated_subtasks, solved_subtasks
+from r2.training.specialist import balanced, coarser_subtasks, generated_subtasks, solved_subtasks
 
 COMMAND = Problem("p1", "walk left twice after jump", 0, "I_JUMP I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK", "scan")
 
@@ -63,9 +63,10 @@ def test_no_question_that_is_evaluated_on_is_trained_on():
 
 def test_results_are_right_by_the_grammar():
     for solved in generated_subtasks("scan", 300, 0, side="train"):
-        if solved.kind == "translate":
+        if solved.kind in ("translate", "phrase"):
             assert solved.answer == scan.interpret((solved.task or "").split("'")[1])
-        elif solved.kind == "direct":
+        elif solved.kind in ("direct", "command"):
+            assert solved.task is None
             assert solved.answer == scan.interpret(solved.problem.question)
         elif solved.kind == "repeat":
             [before] = solved.results.values()
@@ -90,12 +91,23 @@ def test_arithmetic_subtasks_compute_with_earlier_results():
 
 def test_every_kind_has_as_many_rows_and_the_choice_is_reproducible():
     subtasks = generated_subtasks("scan", 20910, 0, side="train")
-    chosen = balanced(subtasks, 1000, 0)
+    chosen = balanced(subtasks, 1200, 0)
     counts = Counter(s.kind for s in chosen)
-    assert counts == {"translate": 250, "repeat": 250, "join": 250, "direct": 250}
-    assert [s.messages() for s in balanced(subtasks, 1000, 0)] == [s.messages() for s in chosen]
+    assert counts == dict.fromkeys(("translate", "repeat", "join", "direct", "phrase", "command"), 200)
+    assert [s.messages() for s in balanced(subtasks, 1200, 0)] == [s.messages() for s in chosen]
     joins = [s.messages() for s in chosen if s.kind == "join"]
     assert len(set(joins)) == len(joins)
+
+
+def test_a_scan_command_has_coarser_steps_too_and_kinds_can_be_chosen():
+    coarse = [(s.kind, s.task, s.answer) for s in coarser_subtasks(COMMAND)]
+    assert coarse == [
+        ("phrase", "Translate 'walk left twice'", "I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK"),
+        ("command", None, COMMAND.target),
+    ]
+    assert {s.kind for s in generated_subtasks("scan?kinds=phrase,join", 200, 0, side="train")} == {"phrase", "join"}
+    with pytest.raises(ConfigError, match="no subtasks of kind sing"):
+        generated_subtasks("scan?kinds=sing", 200, 0, side="train")
 
 
 def test_a_source_without_gold_results_is_refused():

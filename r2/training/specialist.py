@@ -1,11 +1,13 @@
 """Rows for a specialist: a small model trained on the subtasks of one kind of problem (ours).
 
 Problems are generated with their gold plans; each subtask with its right result is a row, asked with the very prompt that a `bare` pool
-entry is asked with. Only questions on the `train` side of the split are used (`r2/split.py`), whole commands of the `test` side are
-never seen. Left out: full questions, which would make a specialist a solver of the benchmark, and leave the router nothing to do.
+entry is asked with. Only questions on the `train` side of the split are used (`r2/split.py`); those of the `test` side are never seen. For SCAN there are
+coarser steps besides (`phrase`, `command`): small models translate whole phrases well, and miscount when they repeat or join long ones.
+`scan?kinds=translate,phrase` trains on some kinds only.
 """
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,13 +61,33 @@ def generated_subtasks(
 ) -> list[SolvedSubtask]:
     """Subtasks of up to `limit` generated problems (before the split) whose question is on `side`. ConfigError for a source without gold
     plans."""
-    problems, gold = _generated(source, limit, seed)
-    return [
+    problems, steps = _generated(source, limit, seed)
+    named = parse_source(source).options.get("kinds")
+    made = [
         solved
         for problem in problems
         if split_of(problem.question, split_seed, test_share) == side
-        for solved in solved_subtasks(problem, *gold(problem))
+        for solved in steps(problem)
     ]
+    if named is None:
+        return made
+    kinds, known = named.split(","), {solved.kind for solved in made}
+    if unknown := sorted(set(kinds) - known):
+        raise ConfigError(
+            f"--problems {source}: no subtasks of kind {', '.join(unknown)}. Known: {', '.join(sorted(known))}."
+        )
+    return [solved for solved in made if solved.kind in kinds]
+
+
+def coarser_subtasks(problem: Problem) -> list[SolvedSubtask]:
+    """A SCAN command as a whole, and its phrases with their "twice" and "thrice" as steps of a coarser plan."""
+    phrases = re.split(r" (?:and|after) ", problem.question)
+    steps = [
+        SolvedSubtask("phrase", problem, f"Translate '{phrase}'", {}, scan.interpret(phrase))
+        for phrase in phrases
+        if phrase.split()[-1] in scan.TIMES
+    ]
+    return [*steps, SolvedSubtask("command", problem, None, {}, scan.interpret(problem.question))]
 
 
 def balanced(subtasks: Iterable[SolvedSubtask], n: int, seed: int) -> list[SolvedSubtask]:
@@ -90,24 +112,30 @@ def balanced(subtasks: Iterable[SolvedSubtask], n: int, seed: int) -> list[Solve
 
 def _generated(
     source_text: str, limit: int, seed: int
-) -> tuple[list[Problem], Callable[[Problem], tuple[Plan, list[str]]]]:
+) -> tuple[list[Problem], Callable[[Problem], list[SolvedSubtask]]]:
     source = parse_source(source_text)
     if source.name == "scan":
-        source.only("split")
+        source.only("split", "kinds")
         split = source.options.get("split", "simple")
         n_commands = min(limit, len(scan.commands_of(split)))
-        return scan.generate(n_commands, seed, split), lambda problem: scan.gold_plan(problem.question)
+        return scan.generate(n_commands, seed, split), _scan_steps
     if source.name == "arithmetic":
-        source.only("min_operations", "max_operations", "max_number")
+        source.only("kinds", "min_operations", "max_operations", "max_number")
         problems = arithmetic.generate(
             limit, seed, min_operations=source.number("min_operations", 1), max_operations=source.number("max_operations", 4),
             max_number=source.number("max_number", 99),
         )  # fmt: skip
-        return problems, _arithmetic_plan
+        return problems, _arithmetic_steps
     raise ConfigError(
         f"--problems {source}: no gold plans with results to train a specialist on. Known: scan, arithmetic."
     )
 
 
-def _arithmetic_plan(problem: Problem) -> tuple[Plan, list[str]]:
-    return arithmetic.gold_plan(arithmetic.parse(problem.question.removeprefix("What is ").removesuffix("?")))
+def _scan_steps(problem: Problem) -> list[SolvedSubtask]:
+    fine = solved_subtasks(problem, *scan.gold_plan(problem.question))
+    return fine + (coarser_subtasks(problem) if len(fine) > 1 else [])
+
+
+def _arithmetic_steps(problem: Problem) -> list[SolvedSubtask]:
+    expression = arithmetic.parse(problem.question.removeprefix("What is ").removesuffix("?"))
+    return solved_subtasks(problem, *arithmetic.gold_plan(expression))
