@@ -16,7 +16,7 @@ from r2.training.settings import PolicyKind, SftSettings, load_sft_settings
 from storage.lake import Lake
 from tasks.sft_policy import TrainedPolicy, record_training, sft_policy
 from tasks.train_policy import PolicySpec, read_result, starting_policy
-from tasks.training_rows import training_rows
+from tasks.training_rows import held_out_problems, training_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ def train_sft(settings: SftSettings) -> SftResult:
     if settings.start is not None:  # the name may mean another version tomorrow: the run's identity is of this one
         settings = settings.model_copy(update={"start": starting_policy(settings).ref})
     data = {kind: training_rows(settings, kind) for kind in settings.kinds}
+    if settings.pool is not None:
+        held_out_problems(settings)  # so that a source that cannot be read is said now, not after the training
     data_sha256 = {source: sha for rows in data.values() for source, sha in rows.data_sha256.items()}
     run_id = settings.run_id(data_sha256)
     n_rows = sum(len(rows.train) for rows in data.values())

@@ -19,9 +19,7 @@ from r2.pool.recording import recorded_evaluation
 from r2.problem import Problem
 from r2.problems.source import Source, parse_source
 from r2.prompts import CHOICES_MARK, QUESTION_MARK
-from r2.settings import Columns
 from storage.problem_files import LOADED, gold_plans_of, problems_of, row_of
-from storage.questions import read_questions
 
 _HAVE_GOLD_ROWS = ("musique", "gsm8k", "strategyqa")
 
@@ -96,14 +94,7 @@ def _problems(source: Source, settings: EvaluateSettings, data_dir: Path | None)
     limit = settings.limit
     if limit is not None and settings.held_out is not None:
         limit = round(2 * limit / settings.held_out) + 50
-    if source.name != "file":
-        yield from problems_of(source, limit, settings.seed, data_dir)
-        return
-    source.only("check")
-    for row in read_questions(Path(source.place), Columns(), source.options.get("check", ""), limit):
-        if not isinstance(row, Problem):
-            raise ConfigError(f"--problems {source}: {row.message}. Mend the row or leave it out.")
-        yield row
+    return problems_of(source, limit, settings.seed, data_dir)
 
 
 def _limited(problems: Iterator[Problem], limit: int | None) -> Iterator[Problem]:

@@ -32,7 +32,8 @@ from r2.problems import (
 from r2.problems.gold import gold_plan
 from r2.problems.row import FieldError, Row
 from r2.problems.source import Source, parse_source
-from storage.questions import raw_rows
+from r2.settings import Columns
+from storage.questions import check_readable, raw_rows, read_questions
 
 LOADED: dict[str, Callable[[Row, int], Problem | None]] = {
     "scan": scan.problem,
@@ -100,6 +101,8 @@ def problems_of(source: Source, limit: int | None, seed: int, data_dir: Path | N
     """
     if source.name in GENERATED and not source.place:
         return GENERATED[source.name](source, limit or DEFAULT_COUNT, seed)
+    if source.name == "file":
+        return _users_own(source, limit)
     if source.name == "rg":
         return reasoning_tasks.generate(source, limit or DEFAULT_COUNT, seed)
     if source.name not in LOADED:
@@ -122,6 +125,17 @@ def gold_plans_of(
         )
     rows = ((problem, gold) for problem, row in _rows_of(source, data_dir) if (gold := gold_plan(row)) is not None)
     return itertools.islice(rows, limit)
+
+
+def _users_own(source: Source, limit: int | None) -> Iterator[Problem]:
+    """The questions of a user's file. InputFileError for a row that is none: what is compared or trained on has no place for failed rows."""
+    source.only("check")
+    path = Path(source.place)
+    check_readable(path)
+    for row in read_questions(path, Columns(), source.options.get("check", ""), limit):
+        if not isinstance(row, Problem):
+            raise InputFileError(f"--problems {source}: {row.message}. Mend the row or leave it out.")
+        yield row
 
 
 def _rows_of(source: Source, data_dir: Path | None) -> Iterator[tuple[Problem, Row]]:

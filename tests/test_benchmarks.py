@@ -225,3 +225,13 @@ def test_every_check_answers_for_any_text(answer: str, target: str):
     assert 0 <= token_f1(answer, [target]) <= 1
     assert not exact_match(answer, [target]) or token_f1(answer, [target]) == 1
     assert yes_or_no(answer) in ("yes", "no", None)
+
+
+def test_a_users_file_is_a_source_of_problems_and_its_bad_row_is_named_by_line(tmp_path: Path):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"id": "a", "question": "What is 1 + 1?", "answer": "2"}\n', "utf-8")
+    [problem] = problems_of(parse_source(f"file:{path}?check=arithmetic"), None, 0)
+    assert (problem.question, problem.target, problem.benchmark) == ("What is 1 + 1?", "2", "arithmetic")
+    path.write_text('{"id": "a", "answer": "2"}\n', "utf-8")
+    with pytest.raises(InputFileError, match="line 1"):
+        list(problems_of(parse_source(f"file:{path}"), None, 0))
