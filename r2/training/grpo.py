@@ -207,7 +207,7 @@ def _keeper(curve: Curve, memory: RoundMemory, settings: GrpoSettings, keep: Cal
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             metrics = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
-            if "reward" not in metrics or not ranks.is_writer():
+            if "pool/outage_share" not in metrics or not ranks.is_writer():
                 return  # the summary at the end
             metrics["step_s"] = time.monotonic() - self.at
             curve.add(state.global_step, metrics)
