@@ -217,9 +217,9 @@ def main(spec_path: str) -> int:
     spec.work_dir.mkdir(parents=True, exist_ok=True)
     with (spec.work_dir / "trainer.log").open("a") as log, contextlib.redirect_stdout(log):
         try:
-            from transformers.utils import logging
+            from r2.training.device import without_progress_bars
 
-            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            without_progress_bars()
             train_policy(spec)
         except ConfigError as error:
             sys.stderr.write(f"{error}\n")

@@ -25,3 +25,10 @@ def use_threads(n_threads: int | None) -> int:
     if n_threads is not None:
         torch.set_num_threads(n_threads)
     return torch.get_num_threads()
+
+
+def without_progress_bars() -> None:
+    """A training shows its own progress; transformers' bars of loaded weights would go between its lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
