@@ -34,10 +34,17 @@ PLAN_EXAMPLE = """Question: walk left twice after jump
 3. Translate 'jump'
 4. Join the result of step 3 and then the result of step 2 (needs: 2, 3)
 
+Question: turn opposite right and look around left thrice
+1. Translate 'turn opposite right'
+2. Translate 'look around left'
+3. Repeat the result of step 2 3 times (needs: 2)
+4. Join the result of step 1 and then the result of step 3 (needs: 1, 3)
+
 Question: turn right thrice
 1. Translate 'turn right'
 2. Repeat the result of step 1 3 times (needs: 1)"""
-"""A teacher is shown it; the plans are `gold_plan`'s."""
+"""A teacher is shown it; the plans are `gold_plan`'s. The second keeps "opposite" and "around" with their verb, where a small teacher
+cuts them off."""
 
 
 def interpret(command: str) -> str:
