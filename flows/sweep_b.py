@@ -18,7 +18,7 @@ from r2.metrics import compare
 from r2.operating_points import own_mode
 from r2.pool.config import PoolConfig, load_pool
 from r2.settings import Reasoning, load
-from r2.sweep import Sweep, SweepSettings, concluded, points_of
+from r2.sweep import MeasuredPoint, Sweep, SweepSettings, concluded, points_of
 from storage.evaluated_problems import evaluated_problems
 from storage.evaluations import write_problems
 from storage.manifest import make_folder
@@ -67,7 +67,8 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
         paid_usd, stop_reason = opened.paid_usd, opened.stop_reason
     ids = [problem.problem_id for problem in problems]
     outcomes = outcomes_on(root, ids, dict.fromkeys(ids, ""), {run: (run, "r2", "b") for run in runs.values()})
-    points, reference = (), None
+    points: tuple[MeasuredPoint, ...] = ()
+    reference: float | None = None
     if runs:
         comparison = compare([outcomes[run_id] for run_id in dict.fromkeys(runs.values())])
         reference = comparison[runs[_REFERENCE]].accuracy.value if _REFERENCE in runs else None

@@ -36,9 +36,11 @@ price_usd_per_mtok = {{input = 0.05, output = 0.2, date = "2026-11-24", source =
 async def asked(pool: PoolConfig, folder: Path) -> Completion:
     """The answer to one question, with the alternatives of each token."""
     call = Call("smollm2", (("user", "What is 2 + 2?"),), "solve", 8, top_logprobs=5)
-    async with open_endpoints(pool, models_dir=folder, log_dir=folder) as addresses:
-        async with PoolClient(pool, addresses, state_dir=folder, run_account="run:vllm") as client:
-            return await client.complete(call, problem_id="one")
+    async with (
+        open_endpoints(pool, models_dir=folder, log_dir=folder) as addresses,
+        PoolClient(pool, addresses, state_dir=folder, run_account="run:vllm") as client,
+    ):
+        return await client.complete(call, problem_id="one")
 
 
 @pytest.mark.slow

@@ -81,9 +81,10 @@ def train(
         callbacks=[_keeper(curve, memory, settings, keep)],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    accelerator: Any = trainer.accelerator
     return TrainedRound(
-        trainer.accelerator.unwrap_model(trainer.model), tokenizer, first_step, time.monotonic() - started, tuple(memory.alarms),
-        trainer.accelerator.get_state_dict(trainer.model) if ranks.n_processes() > 1 else None,
+        accelerator.unwrap_model(trainer.model), tokenizer, first_step, time.monotonic() - started, tuple(memory.alarms),
+        accelerator.get_state_dict(trainer.model) if ranks.n_processes() > 1 else None,
     )  # fmt: skip
 
 

@@ -43,6 +43,6 @@ def gathered(values: Sequence[T]) -> list[T]:
     """Everybody's values, in order of rank, on every rank; with one process the same list. Every rank must call it equally often."""
     if n_processes() == 1:
         return list(values)
-    from accelerate.utils import gather_object
+    from accelerate.utils.operations import gather_object
 
     return list(gather_object(list(values)))
