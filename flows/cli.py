@@ -12,7 +12,18 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flows import cli_demo, cli_evaluate, cli_grpo, cli_label, cli_lake, cli_plans, cli_policy, cli_pool, cli_report, cli_train
+from flows import (
+    cli_demo,
+    cli_evaluate,
+    cli_grpo,
+    cli_label,
+    cli_lake,
+    cli_plans,
+    cli_policy,
+    cli_pool,
+    cli_report,
+    cli_train,
+)
 from flows.console import print_calls, results
 from r2.errors import ConfigError, R2Error
 from r2.settings import AnswerSettings, load_settings

@@ -12,7 +12,9 @@ from flows.console import results
 from r2.errors import ConfigError
 from r2.training.policy import Policy, Registry
 
-policy_app = typer.Typer(help="Trained policies: list, show, promote, roll back, sweep the cost knob.", no_args_is_help=True)
+policy_app = typer.Typer(
+    help="Trained policies: list, show, promote, roll back, sweep the cost knob.", no_args_is_help=True
+)
 FolderOption = Annotated[
     Path, typer.Option("--policies-dir", envvar="R2_POLICIES_DIR", help="Folder of the policy registry.")
 ]
