@@ -94,7 +94,7 @@ def _print_estimate(settings: Any) -> None:
     from r2.ledger import cost_usd, worst_case_usage
     from r2.pool.config import load_pool
 
-    pool = load_pool(settings.pool)
+    pool = load_pool(settings.pool, settings.policies_dir)
     dearest = pool.roster()[pool.roster().strongest]
     n_rounds = 0 if settings.mode == "sft_only" else settings.rounds
     n_training = n_rounds * settings.steps * settings.prompts_per_step * settings.group_size

@@ -417,7 +417,7 @@ def _opened(spec_path: Path) -> Iterator[Round]:
         )
     folder = spec_path.parent
     device.use_threads(settings.threads)
-    pool = load_pool(settings.pool)
+    pool = load_pool(settings.pool, settings.policies_dir)
     pool.check_keys()
     parts = parts_of(spec["versions"], pool, settings)
     problems = [row for row in read_questions(_problem_file(folder), Columns()) if not isinstance(row, BadRow)]

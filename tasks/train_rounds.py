@@ -31,7 +31,7 @@ RunRound = Callable[[Path], None]
 
 def open_rounds(settings: GrpoSettings) -> Rounds:
     """Finds or begins the training that these settings describe. ConfigError for what is wrong in them, before anything is paid."""
-    pool = load_pool(settings.pool)
+    pool = load_pool(settings.pool, settings.policies_dir)
     pool.check_keys()
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
