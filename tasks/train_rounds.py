@@ -17,7 +17,7 @@ from r2.problem import Problem
 from r2.settings import Columns
 from r2.training.grpo_settings import GrpoSettings
 from r2.training.launch import training_command
-from r2.training.partners import parts_of, versions_of
+from r2.training.partners import parts_of, untrained_digest, versions_of
 from r2.training.policy import file_sha256
 from r2.training.rounds import Decision, Rounds
 from storage.lake import Lake
@@ -38,7 +38,7 @@ def open_rounds(settings: GrpoSettings) -> Rounds:
     start = versions_of(settings, pool)
     digest = file_sha256(path)
     parts_of(start, pool, settings)
-    run_id = settings.run_id(pool.digest, digest)
+    run_id = settings.run_id(untrained_digest(pool, start), digest)
     run_dir = run_dir_of(Path(settings.lake), run_id)
     run_dir.mkdir(parents=True, exist_ok=True)
     frozen = run_dir / "problems.jsonl"

@@ -7,8 +7,10 @@ import orjson
 import pytest
 
 from r2.errors import ConfigError
+from r2.pool.config import PoolConfig, load_pool
 from r2.training.batch import Draw, Prompt, Rolled
 from r2.training.grpo_settings import GrpoSettings, load_grpo_settings
+from r2.training.partners import untrained_digest, versions_of
 from r2.training.policy import PolicyCard, Registry
 from r2.training.rejection import best_rows
 from r2.training.reward import Sampled, Scored, Terms
@@ -208,3 +210,45 @@ def test_the_papers_config_is_the_papers():
 def test_a_mode_without_rounds_refuses_rounds():
     with pytest.raises(ConfigError, match="sft_only has no rounds"):
         load_grpo_settings(None, {"problems": "scan", "mode": "sft_only", "rounds": 2})
+
+
+def test_a_pool_entry_that_serves_a_policy_means_that_policy_and_its_promotion_makes_no_other_training(tmp_path: Path):
+    """The solver beside it still counts: another pool is another training."""
+    policies = registry(tmp_path)
+    price = '{input = 1, output = 2, date = "2026-11-24", source = "made up"}'
+
+    def pool(price: str) -> PoolConfig:
+        path = tmp_path / "pool.toml"
+        path.write_text(
+            f"""
+[router]
+decomposer = "planner"
+allocator = "sim"
+
+[models.sim]
+endpoint = "simulated:sim"
+tier = "small"
+price_usd_per_mtok = {price}
+simulated = {{ability = 2.0}}
+
+[models.planner]
+endpoint = "policy:decomposer"
+tier = "small"
+prompt_mode = "bare"
+solver = false
+price_usd_per_mtok = {price}
+""",
+            "utf-8",
+        )
+        return load_pool(path, policies.root)
+
+    chosen = settings(tmp_path, decomposer="planner", allocator="sim")
+    before = pool(price)
+    versions = versions_of(chosen, before)
+    assert versions == {"decomposer": "decomposer@v1", "allocator": "sim"}
+    policies.promote("decomposer", "v2", "better")
+    after = pool(price)
+    assert after.digest != before.digest
+    assert untrained_digest(after, versions_of(chosen, after)) == untrained_digest(before, versions)
+    dearer = pool(price.replace("output = 2", "output = 3"))
+    assert untrained_digest(dearer, versions_of(chosen, dearer)) != untrained_digest(before, versions)

@@ -44,12 +44,24 @@ def with_policy(parts: Parts, role: Role, policy: Policy) -> Parts:
 
 
 def versions_of(settings: GrpoSettings, pool: PoolConfig) -> dict[Role, str]:
-    """The two names of the settings with their versions: what they mean now. ConfigError for a name that neither registry nor pool has."""
+    """The two names of the settings with their versions: what they mean now. A pool entry that serves a policy means that policy.
+    ConfigError for a name that neither registry nor pool has."""
     found: dict[Role, str] = {}
     named: dict[Role, str] = {"decomposer": settings.decomposer, "allocator": settings.allocator}
     for role, name in named.items():
-        found[role] = name if name in pool.models else Registry(settings.policies_dir).load(name).ref
+        if name in pool.policies:
+            found[role] = pool.policies[name].ref
+        else:
+            found[role] = name if name in pool.models else Registry(settings.policies_dir).load(name).ref
     return found
+
+
+def untrained_digest(pool: PoolConfig, versions: Mapping[Role, str]) -> str:
+    """Identity of the pool without the entries that serve the policies of `versions`: a round that promotes one does not make another
+    training of the rest."""
+    trained = {version.partition("@")[0] for version in versions.values() if "@" in version}
+    served = {name for name, policy in pool.policies.items() if policy.card.name in trained}
+    return pool.only([name for name in pool.models if name not in served]).digest
 
 
 def policy_price(pool: PoolConfig, settings: GrpoSettings) -> Price:
