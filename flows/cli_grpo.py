@@ -43,7 +43,7 @@ def grpo(
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate. [default: 1e-5]")] = None,
     held_out: Annotated[int | None, typer.Option(help="At most so many held-out problems. [default: all]")] = None,
-    test_share: Annotated[float | None, typer.Option(help="Share that is held out. [default: 0.2]")] = None,
+    test_share: Annotated[float | None, typer.Option(help="Share that is held out. [default: 0.1]")] = None,
     policies: Annotated[
         str | None,
         typer.Option("--policies-dir", envvar="R2_POLICIES_DIR", help="The policy registry. [default: policies]"),

@@ -23,8 +23,9 @@ from r2.plan import DIRECT, Plan, parse_plan
 from r2.pool.config import PoolConfig, load_pool
 from r2.pool.lifeline import die_with_parent
 from r2.problem import Problem
-from r2.prompts import MODEL_LETTERS, allocate_messages, decompose_messages
+from r2.prompts import allocate_messages, decompose_messages
 from r2.settings import Columns
+from r2.solve import shown_models
 from r2.split import split_of
 from r2.training import device, ranks
 from r2.training.batch import Draw, Prompt, Rolled
@@ -318,14 +319,14 @@ def _plan_in(trajectory: Any) -> Sampled:
 
 def _prompts(round_: Round, role: Role, plans: Mapping[int, Sampled]) -> list[Prompt]:
     """What the policy is asked, exactly as `solve` asks it."""
-    roster = round_.parts.router.roster
     mode = round_.parts.policies[role].card.prompt_mode
     prompts = []
     for place, problem in enumerate(round_.train_problems):
         if role == "decomposer":
             messages = decompose_messages(problem, mode)
         else:
-            messages = allocate_messages(problem, _read(plans[place]), roster.solvers[: len(MODEL_LETTERS)], mode)
+            shown = shown_models(problem, round_.parts.router)
+            messages = allocate_messages(problem, _read(plans[place]), shown, mode)
         prompts.append(Prompt(place, problem, [Said(role=who, content=text) for who, text in messages]))
     return prompts
 

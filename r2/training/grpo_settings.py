@@ -56,8 +56,9 @@ class GrpoSettings(Frozen):
     """Only the first so many problems of the source."""
     seed: int = 0
     split_seed: int = 0
-    test_share: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the problems that is held out, by a hash of the question (r2/split.py): never trained on, compared on after each round."""
+    test_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the problems that is held out, by a hash of the question (r2/split.py): never trained on, compared on after each round. With
+    the share and seed of the label sets, what is held out here was not shown in SFT either."""
     n_held_out: int | None = Field(default=None, ge=1)
     """At most so many held-out problems; None: all."""
     mode: Mode = "alternating"
@@ -148,7 +149,8 @@ class GrpoSettings(Frozen):
             "accelerate_config",
             "launcher",
         }
-        identity = [self.model_dump(mode="json", exclude=free), pool_digest, problems_digest]
+        chosen = self.model_dump(mode="json", exclude=free) | {"reasoning": self.reasoning.identity()}
+        identity = [chosen, pool_digest, problems_digest]
         return f"grpo-{hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]}"
 
 
