@@ -41,7 +41,7 @@ _ALL = (
     Benchmark("word_problem", gsm8k.is_correct, _no_number, answer_tokens=24),
     Benchmark("gsm8k", gsm8k.is_correct, _no_number, wording=gsm8k.WORDING, answer_tokens=24),
     Benchmark(
-        "scan", scan.is_correct, _not_actions, wording=scan.WORDING, plan_example=scan.PLAN_EXAMPLE, answer_tokens=192
+        "scan", scan.is_correct, _not_actions, wording=scan.WORDING, plan_example=scan.PLAN_EXAMPLE, answer_tokens=288
     ),
     Benchmark("csqa", csqa.is_correct, wording=csqa.WORDING, answer_tokens=24),
     Benchmark("musique", musique.is_correct, wording=musique.WORDING, answer_tokens=48),
