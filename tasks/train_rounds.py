@@ -5,6 +5,9 @@ with what is there.
 """
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from r2.pool.config import load_pool
 from r2.pool.lifeline import end, spawn
 from r2.problem import Problem
 from r2.settings import Columns
+from r2.training.curve import Curve
 from r2.training.grpo_settings import GrpoSettings
 from r2.training.launch import training_command
 from r2.training.partners import parts_of, untrained_digest, versions_of
@@ -24,6 +28,13 @@ from storage.lake import Lake
 from storage.problem_files import question_file, row_of
 from storage.questions import read_questions
 from storage.run_plan import run_dir_of
+
+REPORT_S = 10.0
+SHOWN = {
+    "reward": "reward", "entropy": "entropy", "pool/cost_usd": "usd_per_rollout", "pool/valid_share": "valid", "pool/top_model_share": "top_model",
+    "step_s": "step_s",
+}  # fmt: skip
+"""Metrics of a step that are shown while a round runs -> as what."""
 
 RunRound = Callable[[Path], None]
 """Does the round that a specification file describes; returns when its result is written."""
@@ -93,7 +104,7 @@ def run_command(command: list[str], log: Path, threads: int | None = None) -> No
     environment = dict(os.environ) if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
     process = spawn(command, log=log, env=environment)
     try:
-        code = process.wait()
+        code = _watched(process, log.parent)
     except BaseException:
         end(process)
         raise
@@ -101,6 +112,28 @@ def run_command(command: list[str], log: Path, threads: int | None = None) -> No
         process.stdin.close()
     if code:
         raise TrainingError(f"{log}: the round's process ended with code {code}. Its last lines:\n{_tail(log)}")
+
+
+def _watched(process: "subprocess.Popen[bytes]", folder: Path) -> int:
+    """Waits for a round's process, and says every `REPORT_S` seconds on stderr where its policies are."""
+    while True:
+        try:
+            return process.wait(REPORT_S)
+        except subprocess.TimeoutExpired:
+            if facts := progress_of(folder):
+                sys.stderr.write(orjson.dumps(facts).decode() + "\n")
+                sys.stderr.flush()
+
+
+def progress_of(folder: Path) -> dict[str, object]:
+    """The newest step of each policy that the round in `folder` trains, by its curve; empty before the first step."""
+    facts: dict[str, object] = {}
+    for path in sorted(folder.glob("*/curve.jsonl")):
+        if points := Curve(path).points():
+            step = points[-1].step
+            said = {p.metric: p.value for p in points if p.step == step and p.metric in SHOWN}
+            facts[path.parent.name] = {"step": step, **{SHOWN[name]: round(value, 4) for name, value in said.items()}}
+    return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "round": folder.name, **facts} if facts else {}
 
 
 def _tail(log: Path, n_lines: int = 15) -> str:

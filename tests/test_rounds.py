@@ -9,12 +9,14 @@ import pytest
 from r2.errors import ConfigError
 from r2.pool.config import PoolConfig, load_pool
 from r2.training.batch import Draw, Prompt, Rolled
+from r2.training.curve import Curve
 from r2.training.grpo_settings import GrpoSettings, load_grpo_settings
 from r2.training.partners import untrained_digest, versions_of
 from r2.training.policy import PolicyCard, Registry
 from r2.training.rejection import best_rows
 from r2.training.reward import Sampled, Scored, Terms
 from r2.training.rounds import HeldOut, Result, Rounds, decide, read_result, write_atomically
+from tasks.train_rounds import progress_of
 
 IDS = tuple(f"p{i}" for i in range(40))
 
@@ -252,3 +254,14 @@ price_usd_per_mtok = {price}
     assert untrained_digest(after, versions_of(chosen, after)) == untrained_digest(before, versions)
     dearer = pool(price.replace("output = 2", "output = 3"))
     assert untrained_digest(dearer, versions_of(chosen, dearer)) != untrained_digest(before, versions)
+
+
+def test_a_running_round_says_where_its_policy_is(tmp_path: Path):
+    assert progress_of(tmp_path) == {}
+    (tmp_path / "round-01" / "allocator").mkdir(parents=True)
+    curve = Curve(tmp_path / "round-01" / "allocator" / "curve.jsonl")
+    curve.add(1, {"reward": 0.25, "loss": 3.0})
+    curve.add(2, {"reward": 0.5, "pool/valid_share": 1.0, "loss": 2.0})
+    facts = progress_of(tmp_path / "round-01")
+    assert facts["round"] == "round-01"
+    assert facts["allocator"] == {"step": 2, "reward": 0.5, "valid": 1.0}
