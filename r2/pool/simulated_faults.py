@@ -81,10 +81,13 @@ class MinuteWindow:
         self.total = 0.0
 
     def wait_s(self, now: float, amount: float) -> float:
-        """Seconds until `amount` fits, 0 if it does now. What is more than the whole limit fits an empty window."""
+        """Seconds until `amount` fits, 0 if it does now. What is more than the whole limit fits an empty window.
+
+        A minute ends a microsecond early, so that who waited as long as told is let in whatever the sums of floats round to.
+        """
         if self.limit is None:
             return 0.0
-        while self.admitted and self.admitted[0][0] <= now - 60:
+        while self.admitted and self.admitted[0][0] <= now - 60 + 1e-6:
             self.total -= self.admitted.popleft()[1]
         excess = self.total + amount - self.limit
         if excess <= 0 or not self.admitted:
