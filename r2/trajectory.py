@@ -30,7 +30,9 @@ class RunRow:
     session: int = col("0 for the first execution, 1 for the first resumption, ...", kind="int16")
     flow_run_id: str = col("Prefect flow run, '' outside Prefect")
     kind: str = col("answer, label, sft, grpo, evaluate", label=True)
-    method: str = col("way to answer (r2/methods): r2, cot, tot, ...; label for problems that were labelled", label=True)
+    method: str = col(
+        "way to answer (r2/methods): r2, cot, tot, ...; label for problems that were labelled", label=True
+    )
     input_path: str = col("the question file as given")
     pool_path: str = col("the pool file as given")
     config: str = col("resolved configuration, JSON, without secrets")
@@ -58,7 +60,9 @@ class TrajectoryRow:
     problem_id: str = col("the user's id, or line-<n> where the row had none")
     rollout: int = col("0 for plain answering; 0..G-1 within a group", kind="int16")
     input_index: int = col("0-based place in the input", kind="int64")
-    method: str = col("way to answer (r2/methods): r2, cot, tot, ...; label for problems that were labelled", label=True)
+    method: str = col(
+        "way to answer (r2/methods): r2, cot, tot, ...; label for problems that were labelled", label=True
+    )
     benchmark: str = col("check that was applied, '' for none", label=True)
     status: str = col("answered, failed, deferred", label=True)
     input: str = col("the question")

@@ -1,7 +1,6 @@
 """Evaluations: dev problems choose and test problems decide, identical calls are paid once, and a recording gives the same table."""
 
 import asyncio
-import gc
 import json
 import os
 import re
@@ -34,6 +33,7 @@ from storage.query import connect
 from storage.recorded_evaluation import record_evaluation
 from storage.rescore import rescore
 from tasks.shared_calls import SharedCalls, paid
+from tests.prefect_sockets import LEAVES_SOCKETS
 from tests.scripted import CHEAP, DEAR, completion
 
 ROOT = Path(__file__).parent.parent
@@ -48,18 +48,7 @@ METHODS = (
     "random",
     "r2",
 )
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Prefect's client leaves sockets to the collector. They are collected here, where that is no error, not in another file's test."""
-    yield
-    gc.unfreeze()
-    gc.collect()
+pytestmark = LEAVES_SOCKETS
 
 
 # What is declared and chosen, without a call.

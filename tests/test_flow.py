@@ -1,7 +1,6 @@
 """The whole flow on simulated models, with a real Prefect API, real Parquet and real DuckDB."""
 
 import asyncio
-import gc
 import json
 import os
 import signal
@@ -36,23 +35,13 @@ from r2.settings import AnswerSettings
 from storage.lake import Lake
 from storage.query import connect
 from tasks.finish_run import check_accounts
+from tests.prefect_sockets import LEAVES_SOCKETS
 
 ROOT = Path(__file__).parent.parent
 SIMULATED = str(ROOT / "pools/simulated.toml")
 # Prefect's own connections to its API are closed by the garbage collector; ours are held to account in test_client.py.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = LEAVES_SOCKETS
 RECONCILE = ("reconcile_cost", "reconcile_tokens", "reconcile_counts", "reconcile_duplicates")
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Prefect's client leaves sockets to the collector. They are collected here, where that is no error, not in another file's test."""
-    yield
-    gc.unfreeze()
-    gc.collect()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,7 +1,6 @@
 """The labelling flow and its command on simulated models: real API, real Parquet, real DuckDB."""
 
 import asyncio
-import gc
 import json
 import os
 import re
@@ -26,21 +25,11 @@ from r2.prompts import decompose_messages
 from r2.settings import LabelSettings
 from r2.split import split_of
 from storage.query import connect
+from tests.prefect_sockets import LEAVES_SOCKETS
 
 ROOT = Path(__file__).parent.parent
 SIMULATED = ROOT / "pools/simulated.toml"
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Prefect's client leaves sockets to the collector. They are collected here, where that is no error, not in another file's test."""
-    yield
-    gc.unfreeze()
-    gc.collect()
+pytestmark = LEAVES_SOCKETS
 
 
 @pytest.fixture(scope="module", autouse=True)

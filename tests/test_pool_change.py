@@ -1,10 +1,8 @@
 """A changed pool under a router that stays as it is: the changed files, the figures, and a small run on simulated models."""
 
 import asyncio
-import gc
 import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +14,13 @@ from r2.evaluation import EvaluateSettings
 from r2.outcomes import MethodOutcomes
 from r2.pool.variants import with_entries, without
 from storage.query import connect
+from tests.prefect_sockets import LEAVES_SOCKETS
 
 ROOT = Path(__file__).parent.parent
 SIMULATED = (ROOT / "pools/simulated.toml").read_text("utf-8")
 ADDED = (ROOT / "benchmarks/added_model.toml").read_text("utf-8")
 SWIFT = re.compile(r"ttft_s = [\d.]+, tokens_per_s = \d+")
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """What the run froze is collected here, not in another file's test."""
-    yield
-    gc.unfreeze()
-    gc.collect()
+pytestmark = LEAVES_SOCKETS
 
 
 def test_a_removed_model_is_no_solver_any_more_and_the_rest_of_the_file_stays():

@@ -1,7 +1,6 @@
 """`r2 policy sweep` on simulated models: from its flags to the files, paid once, refused where it cannot work."""
 
 import csv
-import gc
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,20 +15,10 @@ from r2.outcomes import MethodOutcomes
 from r2.sweep import MeasuredPoint, SweepSettings, concluded, points_of
 from storage.query import connect
 from storage.sweeps import read_sweep
+from tests.prefect_sockets import LEAVES_SOCKETS
 
 SIMULATED = Path(__file__).parent.parent / "pools/simulated.toml"
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Prefect's client leaves sockets to the collector. They are collected here, where that is no error, not in another file's test."""
-    yield
-    gc.unfreeze()
-    gc.collect()
+pytestmark = LEAVES_SOCKETS
 
 
 def measured(b: float, accuracy: float, usd: float) -> MeasuredPoint:

@@ -1,7 +1,5 @@
 """`r2 sft` from its flags to the registry and the lake."""
 
-import gc
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,11 +11,9 @@ from r2.training.policy import Registry
 from storage.query import connect
 from tasks.sft_policy import curve_rows
 from tasks.train_policy import PolicyResult
+from tests.prefect_sockets import LEAVES_SOCKETS
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = LEAVES_SOCKETS
 SPECIALIST = [
     "sft",
     "--policy",
@@ -31,13 +27,6 @@ SPECIALIST = [
     "--batch-size",
     "4",
 ]
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Prefect's client leaves sockets to the collector. They are collected here, where that is no error, not in another file's test."""
-    yield
-    gc.collect()
 
 
 def test_a_dry_run_says_rows_steps_and_minutes_and_trains_nothing(tmp_path: Path):
