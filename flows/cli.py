@@ -34,16 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-cli_demo.register(app)
-cli_label.register(app)
-cli_plans.register(app)
-cli_evaluate.register(app)
-cli_lake.register(app)
-cli_pool.register(app)
-cli_policy.register(app)
-cli_train.register(app)
-cli_grpo.register(app)
-cli_report.register(app)
 
 
 @app.callback()
@@ -265,6 +255,19 @@ def _print_estimate(settings: AnswerSettings) -> None:
 
 def _stderr(message: str) -> None:
     sys.stderr.write(message + "\n")
+
+
+# In the order of the jobs, as `r2 --help` lists them; `answer`, above, is the first.
+cli_label.register(app)
+cli_train.register(app)
+cli_grpo.register(app)
+cli_evaluate.register(app)
+cli_report.register(app)
+cli_lake.register(app)
+cli_pool.register(app)
+cli_policy.register(app)
+cli_plans.register(app)
+cli_demo.register(app)
 
 
 def main() -> None:
