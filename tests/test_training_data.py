@@ -43,6 +43,14 @@ def test_each_pass_sees_every_row_and_batches_hold_rows_of_like_length():
         assert abs(first - second) == 1
 
 
+def test_mixed_batches_are_in_no_order_of_length():
+    lengths = [2] * 50 + [40] * 50
+    order = training_order(lengths, batch_size=10, n_steps=10, seed=0, by_length=False)
+    assert sorted(order) == list(range(100))
+    n_short = [sum(lengths[i] == 2 for i in order[at : at + 10]) for at in range(0, 100, 10)]
+    assert all(0 < n < 10 for n in n_short)
+
+
 def test_the_order_of_a_longer_training_begins_as_that_of_a_shorter():
     lengths = [3, 1, 2, 5, 4]
     assert training_order(lengths, 2, 9, 1)[:8] == training_order(lengths, 2, 4, 1)

@@ -50,11 +50,16 @@ def bare_row(row: Mapping[str, Sequence[Said]], job: str) -> ChatRow:
     return ChatRow(prompt=prompt, completion=[Said(role=s["role"], content=s["content"]) for s in row["completion"]])
 
 
-def training_order(lengths: Sequence[int], batch_size: int, n_steps: int, seed: int) -> list[int]:
-    """Row indices of `n_steps` batches, one after the other: each pass over the rows in a new order, rows of like length together.
+def training_order(
+    lengths: Sequence[int], batch_size: int, n_steps: int, seed: int, *, by_length: bool = True
+) -> list[int]:
+    """Row indices of `n_steps` batches, one after the other: each pass over the rows in a new order, with `by_length` rows of like length
+    together.
 
-    Batches of like length hardly pad, which halves the time where lengths differ widely. The order depends on the arguments alone, so a
-    trainer that reads it in sequence goes on after a stop exactly where it was.
+    Batches of like length hardly pad, which halves the time where lengths differ widely. But a batch's loss is the mean over its tokens: two
+    tokens of DIRECT among their like weigh as much as forty of a plan, and a decomposer so trained hardly plans at all (measured). Router
+    policies are therefore trained on mixed batches. The order depends on the arguments alone, so a trainer that reads it in sequence goes on
+    after a stop exactly where it was.
     """
     if not lengths:
         raise ValueError("no rows to order")
@@ -67,7 +72,9 @@ def training_order(lengths: Sequence[int], batch_size: int, n_steps: int, seed: 
             shuffled.append(chance.randrange(len(lengths)))
         batches = []
         for start in range(0, len(shuffled), window):
-            near = sorted(shuffled[start : start + window], key=lambda i: lengths[i])
+            near = shuffled[start : start + window]
+            if by_length:
+                near.sort(key=lambda i: lengths[i])
             batches += [near[at : at + batch_size] for at in range(0, len(near), batch_size)]
         chance.shuffle(batches)
         order += [i for batch in batches for i in batch]

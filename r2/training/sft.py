@@ -77,7 +77,9 @@ def make_trainer(
     device.use_threads(settings.threads)
     lengths = [min(n, settings.max_tokens) for n in row_tokens(rows, tokenizer)]
     batches_per_step = ranks.n_processes() * int(settings.trainer.get("gradient_accumulation_steps", 1))
-    order = training_order(lengths, settings.batch_size, settings.steps * batches_per_step, settings.seed)
+    order = training_order(
+        lengths, settings.batch_size, settings.steps * batches_per_step, settings.seed, by_length=settings.policy == "specialist"
+    )  # fmt: skip
     trainer = SFTTrainer(
         model=model,
         args=_config(work_dir, settings),
