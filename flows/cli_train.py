@@ -19,7 +19,9 @@ def sft(
     policy: Annotated[
         str | None, typer.Option(help="decomposer, allocator, both, or specialist. [default: both]")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Folder that r2 label wrote. [default: labels]")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Folder that r2 label wrote, or several with commas between. [default: labels]")
+    ] = None,
     problems: Annotated[
         str | None,
         typer.Option(
@@ -30,7 +32,8 @@ def sft(
         str | None, typer.Option(help="Name in the registry. [default: decomposer, allocator, PROBLEMS-specialist]")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="smollm2, tiny, or a path or hub id of Hugging Face weights. [default: smollm2]")
+        str | None,
+        typer.Option(help="smollm2, tiny, tiny:128x4, or a path or hub id of Hugging Face weights. [default: smollm2]"),
     ] = None,
     start: Annotated[
         str | None,

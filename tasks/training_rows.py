@@ -53,22 +53,25 @@ def held_out_problems(settings: SftSettings) -> list[Problem]:
 
 
 def _label_rows(settings: SftSettings, kind: PolicyKind) -> TrainingRows:
-    path = Path(settings.labels) / f"{kind}.parquet"
-    if not path.exists():
-        raise ConfigError(
-            f"{path}: no such label set. Make it with: r2 label --problems SOURCE --out {settings.labels}"
-        )
+    paths = [Path(folder) / f"{kind}.parquet" for folder in settings.labels.split(",")]
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(
+                f"{path}: no such label set. Make it with: r2 label --problems SOURCE --out {path.parent}"
+            )
     sides: dict[str, list[ChatRow]] = {}
     for side in ("train", "test"):
-        rows = read_label_rows(path, side)
+        rows = [row for path in paths for row in read_label_rows(path, side)]
         if settings.prompt_mode == "bare":
             sides[side] = [bare_row(row, JOB[kind]) for row in rows]
         else:
             sides[side] = [ChatRow(prompt=row["prompt"], completion=row["completion"]) for row in rows]
+    # One in every so many, so that what is examined is of all label sets.
+    test = sides["test"][:: max(1, len(sides["test"]) // max(1, settings.n_held_out))][: settings.n_held_out]
     train = sides["train"]
     if kind == "allocator":
         train = augmented(train, settings.augment, seed=settings.seed)
-    return TrainingRows(train, sides["test"][: settings.n_held_out], [], {str(path): file_sha256(path)})
+    return TrainingRows(train, test, [], {str(path): file_sha256(path) for path in paths})
 
 
 def _subtask_rows(settings: SftSettings) -> TrainingRows:

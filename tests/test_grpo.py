@@ -10,6 +10,7 @@ import torch
 from r2.errors import TrainingError
 from r2.problem import Problem
 from r2.solve import Outcome, Trajectory
+from r2.training.base import load_base
 from r2.training.batch import Draw, Prompt, Rolled
 from r2.training.curve import Curve
 from r2.training.data import Said
@@ -17,7 +18,7 @@ from r2.training.grpo import TrainedRound, train
 from r2.training.grpo_settings import GrpoSettings
 from r2.training.reward import Scored, Terms
 from r2.training.sampling import LocalPolicy
-from r2.training.tiny import make_model, make_tokenizer
+from r2.training.tiny import make_model, make_tokenizer, tiny_size
 from tasks.grpo_round import check_frozen
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
@@ -88,6 +89,14 @@ def test_a_tiny_model_depends_on_its_seed_and_leaves_the_random_state_alone():
     one, same, other = (LocalPolicy(*model_and_tokenizer(seed)).digest() for seed in (0, 0, 1))
     assert one == same != other
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_name_of_a_tiny_base_says_its_size():
+    assert tiny_size("tiny") == {"hidden": 64, "layers": 2}
+    assert tiny_size("tiny:128x4") == {"hidden": 128, "layers": 4}
+    assert tiny_size("smollm2") is None
+    model, _ = load_base("tiny:32x3", Path("models"), ["walk twice"], seed=1)
+    assert (model.config.hidden_size, model.config.num_hidden_layers) == (32, 3)
 
 
 def test_sampling_leaves_the_trainers_random_state_alone_and_depends_on_its_seed():

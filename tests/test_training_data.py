@@ -83,6 +83,15 @@ def test_a_decomposer_is_trained_on_one_side_of_its_label_set_and_examined_on_th
     assert list(rows.data_sha256) == [str(tmp_path / "labels/decomposer.parquet")]
 
 
+def test_several_label_sets_are_one_and_what_is_examined_is_of_each(tmp_path: Path):
+    folders = [label_set(tmp_path / name) for name in ("scan", "sums")]
+    settings = SftSettings(policy="decomposer", labels=",".join(str(folder) for folder in folders), n_held_out=2)
+    rows = training_rows(settings, "decomposer")
+    assert len(rows.train) == 4
+    assert len(rows.held_out) == 2
+    assert list(rows.data_sha256) == [str(folder / "decomposer.parquet") for folder in folders]
+
+
 def test_the_labelled_instructions_stay_where_they_are_asked_for(tmp_path: Path):
     settings = SftSettings(policy="decomposer", labels=str(label_set(tmp_path / "labels")), prompt_mode="direct")
     [first, _] = training_rows(settings, "decomposer").train
@@ -121,6 +130,8 @@ def test_the_same_data_base_and_settings_are_the_same_run_and_paths_are_not_in_i
     [
         ({"policy": "specialist"}, "needs --problems"),
         ({"policy": "decomposer", "base": "tiny", "weights": "adapter"}, "nothing to adapt"),
+        ({"policy": "decomposer", "base": "tiny:128x4", "weights": "adapter"}, "nothing to adapt"),
+        ({"policy": "decomposer", "base": "tiny:100x4"}, "a width that is a multiple of 8"),
         ({"policy": "both", "name": "mine"}, "names one policy"),
         ({"policy": "allocator", "pool": "pools/simulated.toml"}, "say which with --problems"),
     ],

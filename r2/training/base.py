@@ -1,7 +1,7 @@
 """Base models by name: what a policy is trained from, as a Hugging Face folder in float32.
 
 A catalogue name (`smollm2` for short) is dequantised once from its GGUF file into `<models_dir>/<name>/hf`; a path or a hub id is used as it
-is. `tiny` is made from scratch in r2/training/tiny.py, because its words are those of its rows.
+is. `tiny` and `tiny:WIDTHxLAYERS` are made from scratch in r2/training/tiny.py, because its words are those of its rows.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Any
 from r2.errors import ConfigError
 from r2.pool.fetch import catalogue, find_weights
 from r2.training.policy import CATALOGUE_NAME
+from r2.training.tiny import make_model, make_tokenizer, tiny_size
 
 
 def base_folder(base: str, models_dir: Path) -> str:
@@ -32,11 +33,9 @@ def base_folder(base: str, models_dir: Path) -> str:
 
 def load_base(base: str, models_dir: Path, texts: Iterable[str] = (), seed: int = 0) -> tuple[Any, Any]:
     """(model in float32, tokenizer). `texts` are the words of `tiny`, which nothing else needs."""
-    if base == "tiny":
-        from r2.training.tiny import make_model, make_tokenizer
-
+    if size := tiny_size(base):
         tokenizer = make_tokenizer(texts)
-        return make_model(tokenizer, seed), tokenizer
+        return make_model(tokenizer, seed, **size), tokenizer
     return load_weights(base_folder(base, models_dir))
 
 

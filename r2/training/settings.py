@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from r2.problems.source import parse_source
 from r2.settings import Frozen, Positive, load
+from r2.training.tiny import tiny_size
 
 PolicyKind = Literal["decomposer", "allocator", "specialist"]
 
@@ -18,13 +19,13 @@ class SftSettings(Frozen):
 
     policy: Literal["decomposer", "allocator", "both", "specialist"] = "both"
     labels: str = "labels"
-    """Folder that `r2 label` wrote; for decomposer and allocator."""
+    """Folder that `r2 label` wrote, or several with commas between; for decomposer and allocator."""
     problems: str | None = None
     """Source of problems (r2/problems/source.py): a specialist is trained on their subtasks; a router is evaluated on those of its `test` side."""
     name: str | None = None
     """Name in the registry; None: decomposer, allocator, or <problems>-specialist."""
     base: str = "smollm2"
-    """`smollm2` or another catalogue name, `tiny` (made from scratch), or a path or hub id of Hugging Face weights."""
+    """`smollm2` or another catalogue name, `tiny` or `tiny:WIDTHxLAYERS` (made from scratch), or a path or hub id of Hugging Face weights."""
     start: str | None = None
     """Policy of the registry to go on from, NAME or NAME@VERSION, of the same base; None: the base itself."""
     weights: Literal["auto", "adapter", "full"] = "auto"
@@ -77,7 +78,7 @@ class SftSettings(Frozen):
     def _fields_fit(self) -> "SftSettings":
         if self.policy == "specialist" and self.problems is None:
             raise ValueError("a specialist needs --problems, the source its subtasks come from (scan, arithmetic)")
-        if self.base == "tiny" and self.weights == "adapter":
+        if self.is_tiny and self.weights == "adapter":
             raise ValueError(
                 "base tiny is made from scratch, so all its weights are trained; an adapter would have nothing to adapt"
             )
@@ -103,16 +104,21 @@ class SftSettings(Frozen):
         return f"{parse_source(self.problems or '').name}-specialist"
 
     @property
+    def is_tiny(self) -> bool:
+        """True if the base is made from scratch."""
+        return tiny_size(self.base) is not None
+
+    @property
     def is_full(self) -> bool:
         """True if all weights are trained."""
-        return self.weights == "full" or (self.weights == "auto" and self.base == "tiny")
+        return self.weights == "full" or (self.weights == "auto" and self.is_tiny)
 
     @property
     def rate(self) -> float:
         """The learning rate with its default filled in."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 8e-4 if not self.is_full else 3e-3 if self.base == "tiny" else 5e-5
+        return 8e-4 if not self.is_full else 3e-3 if self.is_tiny else 5e-5
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights; paths, evaluation and checkpoints do not."""

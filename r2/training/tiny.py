@@ -1,10 +1,11 @@
-"""The base `tiny`: a word-level tokenizer and a small Llama, made in code, for tests and the proof that training learns.
+"""The base `tiny`: a word-level tokenizer and a small Llama, made in code, for closed little languages, tests and the proof that training learns.
 
 Nothing is downloaded and nothing is pretrained. The tokenizer knows the words of the texts it is given and nothing else; the
-model has two layers and a tenth of a million parameters, and learns to plan and allocate a small family of problems in minutes of one CPU
-core. Both are saved as ordinary Hugging Face files, so SFT, GRPO and the policy server treat them like any other base.
+model has two layers of width 64, a tenth of a million parameters, unless its name says more (`tiny:128x4`), and learns to plan and allocate
+a small family of problems in minutes of one CPU core. Both are saved as ordinary Hugging Face files, so SFT, GRPO and the policy server treat them like any other base.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,21 @@ CHAT_TEMPLATE = (
 )
 _WORD = r" ?\w+| ?[^\w\s]+|\s"
 """A token: a word or a run of marks, each with the space before it, or other white space. Joined, tokens are the text."""
+
+
+_BASE = re.compile(r"tiny(?::(\d{2,4})x(\d{1,2}))?")
+_HEADS = 4
+
+
+def tiny_size(base: str) -> dict[str, int] | None:
+    """Width and layers of a base named `tiny` or `tiny:WIDTHxLAYERS`; None if it is another base. ValueError for a width its heads do not divide."""
+    named = _BASE.fullmatch(base)
+    if named is None:
+        return None
+    hidden, layers = int(named[1] or 64), int(named[2] or 2)
+    if hidden % (2 * _HEADS) or layers < 1:
+        raise ValueError(f"base {base}: expected a width that is a multiple of {2 * _HEADS}, and a layer at least")
+    return {"hidden": hidden, "layers": layers}
 
 
 def make_tokenizer(texts: Iterable[str]) -> Any:
@@ -43,7 +59,7 @@ def make_tokenizer(texts: Iterable[str]) -> Any:
     return tokenizer
 
 
-def make_model(tokenizer: Any, seed: int, *, hidden: int = 64, layers: int = 2, heads: int = 4) -> Any:
+def make_model(tokenizer: Any, seed: int, *, hidden: int = 64, layers: int = 2, heads: int = _HEADS) -> Any:
     """A Llama with random weights, the same for the same seed.
 
     `initializer_range` is 0.1: with the usual 0.02 a model this narrow forms no attention to its prompt within hundreds of steps
