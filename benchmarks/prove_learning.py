@@ -83,12 +83,13 @@ def teachers_plan(problem: Problem, chance: random.Random) -> Plan:
 
 
 def teachers_letters(plan: Plan, models: Sequence[ModelCard], chance: random.Random) -> list[str]:
-    """A tier dearer than needed: the large model for whole questions and turns, the medium one for the rest; one in seven is a blunder."""
+    """A tier dearer than needed: the large model for whole questions and turns, the medium one for the rest; one in four is drawn at random,
+    which is what leaves GRPO something to explore."""
     letters = {card.tier: letter for letter, card in zip("ABC", models, strict=True)}
     chosen = []
     for subtask in plan.subtasks or (Subtask(DIRECT_STEP),):
         is_hard = plan.is_direct or "around" in subtask.text or "opposite" in subtask.text
-        is_blunder = chance.random() < 0.15
+        is_blunder = chance.random() < 0.25
         chosen.append(chance.choice("ABC") if is_blunder else letters["large" if is_hard else "medium"])
     return chosen
 

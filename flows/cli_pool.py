@@ -134,11 +134,16 @@ def calibrate(
             config.roster()[name]
         config = config.only(model)
     config.check_keys()
-    measured = asyncio.run(calibrate_pool(config, models_dir, state_dir(), n, seed, skill or ()))
+    measured = asyncio.run(calibrate_pool(config, models_dir, state_dir(), n, seed, skill or (), _say))
     _print_measured(f"{pool}, {n} questions per skill", measured, n, core_hour_usd)
     if write:
         write_profiles(config, measured, n, core_hour_usd)
         typer.echo(f"profiles written to {pool}", err=True)
+
+
+def _say(line: str) -> None:
+    """Progress, on stderr."""
+    typer.echo(line, err=True)
 
 
 def _print_measured(title: str, measured: "Sequence[Measured]", n: int, core_hour_usd: float) -> None:
@@ -239,7 +244,7 @@ def add(
         if measure:
             config.check_keys()
             alone = config.only([name])
-            measured = asyncio.run(calibrate_pool(alone, models_dir, state_dir(), n, seed, asked))
+            measured = asyncio.run(calibrate_pool(alone, models_dir, state_dir(), n, seed, asked, _say))
             _print_measured(f"{name}, {n} questions per skill", measured, n, core_hour_usd)
             write_profiles(alone, measured, n, core_hour_usd, with_prices=not is_priced)
     typer.echo(f"{name} added to {pool}", err=True)

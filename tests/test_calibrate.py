@@ -87,7 +87,10 @@ def test_a_simulated_pool_is_pinged_and_calibrated_and_its_file_keeps_its_commen
     pool = load_pool(path)
     pings = asyncio.run(ping_pool(pool, tmp_path, tmp_path))
     assert [ping.model for ping in pings if ping.error is None] == list(pool.models)
-    measured = asyncio.run(calibrate_pool(pool, tmp_path, tmp_path, n=6, seed=0))
+    said: list[str] = []
+    measured = asyncio.run(calibrate_pool(pool, tmp_path, tmp_path, n=6, seed=0, report=said.append))
+    assert len(said) == len(pool.models) * len(measured[0].right_by_skill)
+    assert said[0].startswith("sim-0.6b, add: ")
     right = {m.model: m.right_by_skill["multiply"] for m in measured}
     assert right["sim-400b"] == 6
     assert right["sim-0.6b"] < 6

@@ -7,7 +7,7 @@ asked in the solver's own prompts, in the entry's prompt mode; questions are gen
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -136,20 +136,31 @@ async def ping_pool(pool: PoolConfig, models_dir: Path, state_dir: Path) -> list
 
 
 async def calibrate_pool(
-    pool: PoolConfig, models_dir: Path, state_dir: Path, n: int, seed: int, only: Sequence[str] = ()
+    pool: PoolConfig,
+    models_dir: Path,
+    state_dir: Path,
+    n: int,
+    seed: int,
+    only: Sequence[str] = (),
+    report: Callable[[str], None] = lambda line: None,
 ) -> list[Measured]:
     """Asks every entry every skill question (of the skills in `only`, where it names some). Models that this machine computes get one
-    call at a time, so that the measured speed is a single request's."""
+    call at a time, so that the measured speed is a single request's. `report` is given a line for each entry and skill that is done."""
     skills = skill_questions(n, seed, only)
     async with (
         open_endpoints(pool, models_dir=models_dir, log_dir=state_dir / "logs") as addresses,
         PoolClient(pool, addresses, state_dir=state_dir) as client,
     ):
-        return [await _measure(pool, client, name, skills, n) for name in pool.models]
+        return [await _measure(pool, client, name, skills, n, report) for name in pool.models]
 
 
 async def _measure(
-    pool: PoolConfig, client: PoolClient, model: str, skills: dict[str, list[SkillQuestion]], n: int
+    pool: PoolConfig,
+    client: PoolClient,
+    model: str,
+    skills: dict[str, list[SkillQuestion]],
+    n: int,
+    report: Callable[[str], None],
 ) -> Measured:
     table = pool.models[model]
     at_once = asyncio.Semaphore(1 if endpoint_kind(table.endpoint) in SERVED_HERE else 8)
@@ -168,6 +179,8 @@ async def _measure(
         answered = await asyncio.gather(*(ask(question) for question in questions))
         completions += [completion for _, completion in answered]
         right_by_skill[skill] = sum(c.model == model and bool(judge(p, extract_answer(c.text))) for p, c in answered)
+        spent_usd = sum(completion.cost_usd for completion in completions)
+        report(f"{model}, {skill}: {right_by_skill[skill]} of {len(questions)} right, {spent_usd:.6f} USD so far")
     input_rate, output_rate = speeds(
         [(c.usage.input_tokens - c.usage.cached_input_tokens, c.usage.output_tokens, c.latency_s) for c in completions]
     )
