@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    pool: Annotated[str, typer.Option(help="Pool file.")] = "pools/trained.toml",
+    pool: Annotated[str, typer.Option(help="Pool file.")] = "pools/local.toml",
     folder: Annotated[
         Path, typer.Option(help="Questions, answers and lake of each demo run go into a folder of their own in here.")
     ] = Path("demo"),
