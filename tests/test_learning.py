@@ -85,7 +85,7 @@ def _killed_once(tmp_path: Path, spec: Path) -> None:
         assert process.poll() is None, (spec.parent / "killed.log").read_text()[-2000:]
         time.sleep(0.05)
     process.kill()
-    process.wait()
+    process.communicate()  # closes the pipe that is its lifeline, too
     (tmp_path / "was-killed").touch()
     run_in_process(spec)
 
