@@ -39,7 +39,10 @@ def main() -> None:
     parser.add_argument("--held-out", type=float)
     given = parser.parse_args()
     if given.shares:
-        counts = {kind: int(n) for kind, _, n in (part.partition("=") for part in given.shares.split(","))}
+        counts = {
+            kind: int(n) if n.isdecimal() else 0
+            for kind, _, n in (part.partition("=") for part in given.shares.split(","))
+        }
     else:
         counts = {"arithmetic": given.n // 3, "scan": given.n // 3, "word_problem": given.n - 2 * (given.n // 3)}
     if sum(counts.values()) != given.n or set(counts) - set(MAKE):
