@@ -18,8 +18,9 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}<end>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-_WORD = r" ?\w+| ?[^\w\s]+|\s"
-"""A token: a word or a run of marks, each with the space before it, or other white space. Joined, tokens are the text."""
+_WORD = r" ?\d| ?[^\W\d]+| ?[^\w\s]+|\s"
+"""A token: a digit, a word or a run of marks, each with the space before it, or other white space. Joined, tokens are the text. Numbers are read digit
+by digit, so that those which no row had can be read and computed with."""
 
 
 _BASE = re.compile(r"tiny(?::(\d{2,4})x(\d{1,2}))?")
