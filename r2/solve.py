@@ -302,9 +302,10 @@ def solver_call(
     card = router.roster[model]
     benchmark = benchmark_of(problem)
     messages: tuple[Message, ...] = solve_messages(problem, task, results, card.prompt_mode, benchmark.wording)
+    # A bare entry was trained to end by itself, and may work its result out first.
     limit = (
         benchmark.answer_tokens
-        if card.prompt_mode != "cot"
+        if card.prompt_mode == "direct"
         else max(router.settings.cot_tokens, benchmark.answer_tokens)
     )
     return Call(

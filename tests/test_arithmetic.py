@@ -1,6 +1,7 @@
 """Arithmetic and word problems: the evaluator, the generators and their gold plans."""
 
 import operator
+import re
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from r2.plan import Plan, Subtask
 from r2.problems import arithmetic, words
-from r2.problems.arithmetic import Operation, evaluate, gold_plan, parse, render, value
+from r2.problems.arithmetic import Operation, evaluate, gold_plan, parse, render, value, worked
 
 PYTHON = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 EXPRESSIONS = st.recursive(
@@ -118,3 +119,35 @@ def test_a_text_that_is_no_story_of_ours_is_refused():
     assert words.expression_of("How many pens are left?") is None
     with pytest.raises(ValueError, match="not a story"):
         words.gold_plan("How many pens are left?")
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        (Operation("+", 47, 185), "47+185\n740+581=232\nAnswer: 232"),
+        (Operation("-", 4, 53), "-(53-4)\n35-40=94\nAnswer: -49"),
+        (Operation("-", -4, 53), "-(4+53)\n40+35=75\nAnswer: -57"),
+        (Operation("+", -4, 53), "53-4\n35-40=94\nAnswer: 49"),
+        (Operation("-", 28, -12), "28+12\n82+21=04\nAnswer: 40"),
+        (Operation("*", -47, 83), "-(47*83)\n74*3=141\n74*8=673\n1410+0673=1093\nAnswer: -3901"),
+        (Operation("*", 5, 120), "5*120\n021*5=006\nAnswer: 600"),
+        (Operation("-", 7, 7), "7-7\n7-7=0\nAnswer: 0"),
+    ],
+)
+def test_an_operation_is_worked_out_from_its_last_digits_to_its_first(operation: Operation, expected: str):
+    assert worked(operation) == expected
+
+
+@given(st.builds(Operation, st.sampled_from("+-*"), st.integers(-(10**7), 10**7), st.integers(-(10**7), 10**7)))
+def test_every_line_of_a_working_is_right(operation: Operation):
+    settled, *lines, answer = worked(operation).splitlines()
+    assert evaluate(settled) == value(operation)
+    assert answer == f"Answer: {value(operation)}"
+    for line in lines:
+        left, op, right, _, result = re.split(r"([-+*=])", line)
+        assert PYTHON[op](int(left[::-1]), int(right[::-1])) == int(result[::-1])
+
+
+def test_only_an_operation_on_two_integers_is_worked_out():
+    with pytest.raises(ValueError, match=r"2 \* 3 \+ 4: expected an operation on two integers"):
+        worked(Operation("+", Operation("*", 2, 3), 4))

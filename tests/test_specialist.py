@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from r2.answer import extract_answer
 from r2.errors import ConfigError
 from r2.problem import Problem
 from r2.problems import arithmetic, scan
@@ -86,7 +87,15 @@ def test_arithmetic_subtasks_compute_with_earlier_results():
         ("Compute the result of step 1 + 4", {1: "6"}, "10"),
     ]
     made = generated_subtasks("arithmetic?max_operations=2", 50, 0, side="train")
-    assert {s.kind for s in made} == {"compute", "direct"}
+    assert {s.kind for s in made} == {"add", "subtract", "multiply", "direct"}
+
+
+def test_an_arithmetic_specialist_is_taught_the_working_and_asked_for_the_answer():
+    made = generated_subtasks("arithmetic", 200, 0, side="train")
+    for solved in made:
+        written = solved.row()["completion"][0]["content"]
+        assert written == solved.worked
+        assert extract_answer(written) == solved.answer
 
 
 def test_every_kind_has_as_many_rows_and_the_choice_is_reproducible():

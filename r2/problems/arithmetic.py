@@ -144,6 +144,57 @@ def gold_plan(expression: Expression) -> tuple[Plan, list[str]]:
     return Plan(tuple(subtasks)), [str(value(step)) for step in steps]
 
 
+def worked(operation: Operation) -> str:
+    """One operation on two integers worked out digit by digit, as a small model can learn to write it (ours), ended by "Answer: ...".
+
+    The first line has signs settled; then come digits in reverse, units first, so that carries go the way the text does. A product is a line for
+    each digit of its shorter side, and their sum.
+
+    >>> print(worked(Operation("*", -47, 83)))
+    -(47*83)
+    74*3=141
+    74*8=673
+    1410+0673=1093
+    Answer: -3901
+    """
+    if not isinstance(operation.left, int) or not isinstance(operation.right, int):
+        raise ValueError(f"{render(operation)}: expected an operation on two integers")
+    left, right = operation.left, -operation.right if operation.op == "-" else operation.right
+    a, b = abs(left), abs(right)
+    is_negative = (left < 0) != (right < 0)
+    if operation.op == "*":
+        settled, lines = f"{a}*{b}", _product(a, b)
+    elif is_negative:
+        a, b, is_negative = max(a, b), min(a, b), left + right < 0
+        settled, lines = f"{a}-{b}", [_columns(a, "-", b)]
+    else:
+        is_negative = left < 0
+        settled, lines = f"{a}+{b}", [_columns(a, "+", b)]
+    return "\n".join([f"-({settled})" if is_negative else settled, *lines, f"Answer: {value(operation)}"])
+
+
+def _product(a: int, b: int) -> list[str]:
+    """The lines of a * b."""
+    a, b = (a, b) if len(str(a)) >= len(str(b)) else (b, a)
+    parts = [a * int(digit) for digit in _reversed(b)]
+    lines = [f"{_reversed(a)}*{digit}={_reversed(part)}" for digit, part in zip(_reversed(b), parts, strict=True)]
+    total = parts[0]
+    for place, part in enumerate(parts[1:], start=1):
+        lines.append(_columns(total, "+", part * 10**place))
+        total += part * 10**place
+    return lines
+
+
+def _columns(a: int, op: str, b: int) -> str:
+    """The line of a + b or a - b, both sides as long as the longer."""
+    n = max(len(str(a)), len(str(b)))
+    return f"{_reversed(a):0<{n}}{op}{_reversed(b):0<{n}}={_reversed(_COMPUTE[op](a, b))}"
+
+
+def _reversed(number: int) -> str:
+    return str(number)[::-1]
+
+
 def generate(
     n: int, seed: int, *, min_operations: int = 1, max_operations: int = 4, max_number: int = 99
 ) -> list[Problem]:

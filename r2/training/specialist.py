@@ -10,7 +10,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from r2.call import Message
 from r2.errors import ConfigError
@@ -23,25 +23,28 @@ from r2.split import Side, split_of
 from r2.training.data import ChatRow, chat_row
 
 DIRECT_KIND = "direct"
+_OPERATION = {"+": "add", "-": "subtract", "*": "multiply"}
 
 
 @dataclass(frozen=True, slots=True)
 class SolvedSubtask:
     """One subtask with its right result. `task` is None for the question of a direct plan; `results` are those of the steps it needs, by
-    1-based number. `kind` is the task's first word in lower case, or `direct`."""
+    1-based number. `kind` is the task's first word in lower case, or `direct`; of arithmetic it is the operation. `worked` is what a specialist writes to
+    get there, ended by the answer; None: the answer alone."""
 
     kind: str
     problem: Problem
     task: str | None
     results: Mapping[int, str]
     answer: str
+    worked: str | None = None
 
     def messages(self) -> tuple[Message, ...]:
         """The prompt of a bare entry."""
         return solve_messages(self.problem, self.task, self.results, "bare")
 
     def row(self) -> ChatRow:
-        return chat_row(self.messages(), self.answer)
+        return chat_row(self.messages(), self.worked or self.answer)
 
 
 def solved_subtasks(problem: Problem, plan: Plan, results: Sequence[str]) -> list[SolvedSubtask]:
@@ -137,5 +140,17 @@ def _scan_steps(problem: Problem) -> list[SolvedSubtask]:
 
 
 def _arithmetic_steps(problem: Problem) -> list[SolvedSubtask]:
+    """Each operation with its working. A small model cannot multiply at once, but digit by digit it can."""
     expression = arithmetic.parse(problem.question.removeprefix("What is ").removesuffix("?"))
-    return solved_subtasks(problem, *arithmetic.gold_plan(expression))
+    return [
+        replace(
+            solved,
+            kind=DIRECT_KIND if solved.task is None else _OPERATION[step.op],
+            worked=arithmetic.worked(
+                arithmetic.Operation(step.op, arithmetic.value(step.left), arithmetic.value(step.right))
+            ),
+        )
+        for solved, step in zip(
+            solved_subtasks(problem, *arithmetic.gold_plan(expression)), arithmetic.operations(expression), strict=True
+        )
+    ]
