@@ -90,11 +90,24 @@ def grpo(
 
 def _print_estimate(settings: Any) -> None:
     """An upper bound: every call on the dearest solver, none of them equal to an earlier one."""
+    from collections import Counter
+
     from r2.estimate import SUBTASKS_PER_QUESTION
     from r2.ledger import cost_usd, worst_case_usage
     from r2.pool.config import load_pool
+    from r2.problem import Problem
+    from r2.settings import Columns
+    from r2.split import split_of
+    from storage.problem_files import question_file
+    from storage.questions import read_questions
 
     pool = load_pool(settings.pool, settings.policies_dir)
+    data_dir = Path(settings.data_dir) if settings.data_dir else None
+    path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    rows = [row for row in read_questions(path, Columns(), check, settings.limit) if isinstance(row, Problem)]
+    sides = Counter(split_of(row.question, settings.split_seed, settings.test_share) for row in rows if row.target)
+    n_held_out = min(sides["test"], settings.n_held_out or sides["test"])
+    print(f"{len(rows)} problems of {settings.problems}: {sides['train']} to train on, {n_held_out} held out")
     dearest = pool.roster()[pool.roster().strongest]
     n_rounds = 0 if settings.mode == "sft_only" else settings.rounds
     n_training = n_rounds * settings.steps * settings.prompts_per_step * settings.group_size

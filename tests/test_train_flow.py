@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import orjson
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from r2.errors import InputFileError
+from r2.split import split_of
 from r2.training.curve import Point
 from r2.training.policy import Registry
 from storage.query import connect
@@ -14,6 +17,7 @@ from tasks.train_policy import PolicyResult
 from tests.prefect_sockets import LEAVES_SOCKETS
 
 pytestmark = LEAVES_SOCKETS
+POOL = Path(__file__).parent.parent / "pools" / "learning.toml"
 SPECIALIST = [
     "sft",
     "--policy",
@@ -37,6 +41,29 @@ def test_a_dry_run_says_rows_steps_and_minutes_and_trains_nothing(tmp_path: Path
     assert "arithmetic-specialist" in out.stdout
     assert "48" in out.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_grpo_counts_its_problems_and_names_a_file_that_is_not_there(tmp_path: Path):
+    questions = tmp_path / "questions.jsonl"
+    sides = {"What is 1 + 1?": "train", "What is 4 + 4?": "train", "What is 2 + 1?": "test"}
+    assert {question: split_of(question, 0, 0.5) for question in sides} == sides
+    questions.write_bytes(b"".join(orjson.dumps({"question": q, "answer": "1"}) + b"\n" for q in sides))
+    asked = [
+        "grpo",
+        "--dry-run",
+        "--pool",
+        str(POOL),
+        "--test-share",
+        "0.5",
+        "--lake",
+        str(tmp_path / "lake"),
+        "--problems",
+    ]
+    out = CliRunner().invoke(app, [*asked, f"file:{questions}"], catch_exceptions=False)
+    assert f"3 problems of file:{questions}: 2 to train on, 1 held out" in out.stdout
+    missing = CliRunner().invoke(app, [*asked, "file:nowhere.jsonl"])
+    assert isinstance(missing.exception, InputFileError)
+    assert "nowhere.jsonl: cannot be read" in str(missing.exception)
 
 
 def test_held_out_metrics_are_points_at_the_last_step():
