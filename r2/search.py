@@ -2,7 +2,7 @@
 
 Confidence in each subtask decides the tier it starts in; from there the search goes down while the answer stays right, or up
 until it becomes right. Ours: M_eval's own
-right execution counts as one that was tried; misses are counted per subtask, not over the plan, so that one hard subtask does not keep the others
+right execution counts as one that was tried, and ends the search if it was the cheapest model's; misses are counted per subtask, not over the plan, so that one hard subtask does not keep the others
 dear; a climb is followed by a descent; a subtask also steps past a model that is right but no cheaper in this plan.
 """
 
@@ -66,11 +66,14 @@ def search_allocation(
 ) -> Searching:
     """Every execution that was tried, in order; the target is the cheapest right one (`cheapest_right`).
 
-    `known` is M_eval's execution of the plan: paid already, it comes last and is where a climb that failed goes down from.
+    `known` is M_eval's execution of the plan: paid already, it comes last and is where a climb that failed goes down from. Right and the cheapest
+    model's, nothing else is tried.
     """
     names = [card.name for card in router.roster.solvers]
     known = known if known is not None and set(known.models) <= set(names) else None
     at = [names.index(name) for name in start_models(confidences, router.roster, settings)]
+    if known is not None and known.is_correct and set(known.models) == {names[0]}:
+        return [known]
     tried: dict[tuple[int, ...], Execution] = {}
 
     def attempt(places: Sequence[int]) -> Generator[Wave, list[Completion], Execution]:

@@ -124,14 +124,15 @@ def test_a_text_that_is_no_story_of_ours_is_refused():
 @pytest.mark.parametrize(
     ("operation", "expected"),
     [
-        (Operation("+", 47, 185), "47+185\n740+581=232\nAnswer: 232"),
-        (Operation("-", 4, 53), "-(53-4)\n35-40=94\nAnswer: -49"),
-        (Operation("-", -4, 53), "-(4+53)\n40+35=75\nAnswer: -57"),
-        (Operation("+", -4, 53), "53-4\n35-40=94\nAnswer: 49"),
-        (Operation("-", 28, -12), "28+12\n82+21=04\nAnswer: 40"),
-        (Operation("*", -47, 83), "-(47*83)\n74*3=141\n74*8=673\n1410+0673=1093\nAnswer: -3901"),
-        (Operation("*", 5, 120), "5*120\n021*5=006\nAnswer: 600"),
-        (Operation("-", 7, 7), "7-7\n7-7=0\nAnswer: 0"),
+        (Operation("+", 47, 185), "47+185\n740000+581000=232000\nAnswer: 232"),
+        (Operation("-", 4, 53), "-(53-4)\n350000-400000=940000\nAnswer: -49"),
+        (Operation("-", -4, 53), "-(4+53)\n400000+350000=750000\nAnswer: -57"),
+        (Operation("+", -4, 53), "53-4\n350000-400000=940000\nAnswer: 49"),
+        (Operation("-", 28, -12), "28+12\n820000+210000=040000\nAnswer: 40"),
+        (Operation("*", -47, 83), "-(47*83)\n740000*3=141000\n740000*8=673000\n141000+067300=109300\nAnswer: -3901"),
+        (Operation("*", 5, 120), "5*120\n021000*5=006000\nAnswer: 600"),
+        (Operation("-", 7, 7), "7-7\n700000-700000=000000\nAnswer: 0"),
+        (Operation("+", 9999999, 1), "9999999+1\n9999999+100000=00000001\nAnswer: 10000000"),
     ],
 )
 def test_an_operation_is_worked_out_from_its_last_digits_to_its_first(operation: Operation, expected: str):

@@ -125,6 +125,15 @@ def test_a_climb_that_fails_goes_down_from_m_evals_own_right_execution():
     assert tried[cheapest_right(tried) or 0].models == ("small", "middle")
 
 
+def test_what_the_cheapest_model_got_right_throughout_is_not_searched():
+    memory = Memory()
+    known, _ = drive(remembered(execute(PROBLEM, PLAN, ["small", "small"], router()), memory), needs("small", "small"))
+    tried, asked = drive(
+        search_allocation(PROBLEM, PLAN, [0.2, 0.1], router(), SETTINGS, memory, known), needs("small", "small")
+    )
+    assert (tried, asked) == ([known], [])
+
+
 def test_no_request_is_asked_twice_for_one_problem():
     _, asked = drive(
         search_allocation(PROBLEM, PLAN, [0.95, 0.92], router(), SETTINGS, Memory()), needs("middle", "small")

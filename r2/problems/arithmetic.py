@@ -13,6 +13,8 @@ MAX_DIGITS = 40
 """Longer numbers, read or computed, are refused: the text comes from models."""
 MAX_TOKENS = 200
 """Longer expressions are refused, which bounds their depth too: no text exhausts the stack."""
+WIDTH = 6
+"""Digits to which `worked` fills numbers up; longer ones stay as they are."""
 
 _TOKEN = re.compile(r"\s*(?:(\d+)|(.))")
 
@@ -147,14 +149,14 @@ def gold_plan(expression: Expression) -> tuple[Plan, list[str]]:
 def worked(operation: Operation) -> str:
     """One operation on two integers worked out digit by digit, as a small model can learn to write it (ours), ended by "Answer: ...".
 
-    The first line has signs settled; then come digits in reverse, units first, so that carries go the way the text does. A product is a line for
-    each digit of its shorter side, and their sum.
+    The first line has signs settled; then come digits in reverse, units first, so that carries go the way the text does, and filled up to one width, so
+    that digits that belong together are always as far apart. A product is a line for each digit of its shorter side, and their sum.
 
     >>> print(worked(Operation("*", -47, 83)))
     -(47*83)
-    74*3=141
-    74*8=673
-    1410+0673=1093
+    740000*3=141000
+    740000*8=673000
+    141000+067300=109300
     Answer: -3901
     """
     if not isinstance(operation.left, int) or not isinstance(operation.right, int):
@@ -176,8 +178,8 @@ def worked(operation: Operation) -> str:
 def _product(a: int, b: int) -> list[str]:
     """The lines of a * b."""
     a, b = (a, b) if len(str(a)) >= len(str(b)) else (b, a)
-    parts = [a * int(digit) for digit in _reversed(b)]
-    lines = [f"{_reversed(a)}*{digit}={_reversed(part)}" for digit, part in zip(_reversed(b), parts, strict=True)]
+    parts = [a * int(digit) for digit in _digits(b)]
+    lines = [f"{_column(a)}*{digit}={_column(part)}" for digit, part in zip(_digits(b), parts, strict=True)]
     total = parts[0]
     for place, part in enumerate(parts[1:], start=1):
         lines.append(_columns(total, "+", part * 10**place))
@@ -186,12 +188,16 @@ def _product(a: int, b: int) -> list[str]:
 
 
 def _columns(a: int, op: str, b: int) -> str:
-    """The line of a + b or a - b, both sides as long as the longer."""
-    n = max(len(str(a)), len(str(b)))
-    return f"{_reversed(a):0<{n}}{op}{_reversed(b):0<{n}}={_reversed(_COMPUTE[op](a, b))}"
+    """The line of a + b or a - b."""
+    return f"{_column(a)}{op}{_column(b)}={_column(_COMPUTE[op](a, b))}"
 
 
-def _reversed(number: int) -> str:
+def _column(number: int) -> str:
+    return f"{_digits(number):0<{WIDTH}}"
+
+
+def _digits(number: int) -> str:
+    """Units first."""
     return str(number)[::-1]
 
 
