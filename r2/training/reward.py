@@ -123,6 +123,11 @@ def score(trajectory: Trajectory, role: Role, sampled: Sampled, cost_ref_usd: fl
     return Scored(trajectory, Terms(float(is_right), spent_usd / cost_ref_usd, float(is_read)), n_reviews)
 
 
+def all_read(trajectory: Trajectory) -> bool:
+    """True if no fallback stood in for a plan or an allocation that could not be read. A text that was cut and is read all the same counts."""
+    return not set(UNREAD.values()) & set(trajectory.outcome.failed_checks)
+
+
 async def reference_cost_usd(problem: Problem, router: Router, complete: Complete) -> float | None:
     """USD of the problem on the largest model alone, thinking step by step (METHOD: cost_ref); None where the pool failed."""
     trajectory = await drive(problem, chain_of_thought(problem, router, router.roster.strongest), complete)
