@@ -90,7 +90,7 @@ def test_a_cheaper_version_whose_texts_cannot_be_read_is_refused_because_the_fal
     decision = decide(before, held_out(0.9, 0.1, n_read=1), 0.3, 0.01)
     assert not decision.is_promoted
     assert decision.reason.startswith(
-        "kept: only 2 % of its held-out texts can be read, 100 % before; a fallback answered for the others"
+        "kept: plan and allocation can be read for only 2 % of the held-out problems, 100 % before; a fallback answered"
     )
     assert (decision.before["readable"], decision.after["readable"]) == (1.0, 0.025)
 

@@ -118,8 +118,9 @@ def decide(
     is_promoted = is_read and difference > 0 and low >= -margin
     if not is_read:
         reason = (
-            f"kept: only {100 * after.readable:.0f} % of its held-out texts can be read, {100 * before.readable:.0f} % before; "
-            f"a fallback answered for the others (utility {difference:+.4f}, 95 % {low:+.4f} to {high:+.4f}, n = {len(new)})"
+            f"kept: plan and allocation can be read for only {100 * after.readable:.0f} % of the held-out problems, "
+            f"{100 * before.readable:.0f} % before; a fallback answered for the others "
+            f"(utility {difference:+.4f}, 95 % {low:+.4f} to {high:+.4f}, n = {len(new)})"
         )
     elif is_promoted:
         reason = f"held-out utility {difference:+.4f} (95 % {low:+.4f} to {high:+.4f}, n = {len(new)})"
