@@ -35,7 +35,7 @@ from r2.training.grpo_settings import GrpoSettings, Role
 from r2.training.partners import ENTRY, Parts, parts_of, with_policy
 from r2.training.policy import Policy, PolicyCard, Registry, file_sha256
 from r2.training.rejection import best_rows
-from r2.training.reward import PURPOSE_OF, Sampled, rollout_seed, weighted
+from r2.training.reward import PURPOSE_OF, Sampled, all_read, rollout_seed, weighted
 from r2.training.rollouts import Request, Rollouts, open_rollouts
 from r2.training.rounds import HeldOut, Result, write_atomically
 from r2.training.sampling import LocalPolicy, Partner, load_policy, load_trainable
@@ -160,7 +160,10 @@ def evaluate(round_: Round, parts: Parts) -> tuple[HeldOut, list[Any]]:
             "cost. Run the same command again when it is up; what was paid is kept."
         )
     share = [usd / (ref or 1.0) for usd, ref in zip(cost, references, strict=True)]
-    return HeldOut(tuple(p.problem_id for p in problems), tuple(right), tuple(cost), tuple(share)), trajectories
+    read = [float(all_read(t)) for t in trajectories]
+    return HeldOut(
+        tuple(p.problem_id for p in problems), tuple(right), tuple(cost), tuple(share), tuple(read)
+    ), trajectories
 
 
 def _candidate(round_: Round, role: Role) -> tuple[Policy, dict[str, Any]]:

@@ -48,6 +48,8 @@ def test_a_broken_training_fails_the_check(proof: ModuleType, tmp_path: Path, mu
     assert verdict.failures
     if mutation == "frozen-moves":
         assert "the frozen policy" in verdict.failures[0]
+    if mutation == "wrong-sign":
+        assert verdict.after == verdict.before, "what learns the wrong way is never promoted"
 
 
 @pytest.mark.slow

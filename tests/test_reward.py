@@ -10,7 +10,17 @@ from r2.problem import Problem
 from r2.solve import Trajectory
 from r2.training.batch import alarms_of, batch_metrics
 from r2.training.grpo_settings import GrpoSettings
-from r2.training.reward import Sampled, Scored, Terms, reference_cost_usd, rollout, rollout_seed, score, weighted
+from r2.training.reward import (
+    Sampled,
+    Scored,
+    Terms,
+    all_read,
+    reference_cost_usd,
+    rollout,
+    rollout_seed,
+    score,
+    weighted,
+)
 from tests.scripted import completion, router
 
 PROBLEM = Problem("p1", "What is 3 * 4 + 2?", 0, "14", "arithmetic")
@@ -104,6 +114,14 @@ def test_a_wrong_answer_is_not_right_and_still_costs():
     terms = score(rolled(PLAN, CHEAP, {**RIGHT, "Add 2": "15"}), "allocator", CHEAP, 400e-6).terms
     assert terms.right == 0.0
     assert terms.cost is not None and terms.cost > 0
+
+
+def test_a_plan_or_an_allocation_that_a_fallback_stood_in_for_was_not_read_even_where_the_answer_is_right():
+    garbled = rolled(PLAN, Sampled("hmm", 50, 10), RIGHT)
+    assert garbled.outcome.answer == "14"
+    assert not all_read(garbled)
+    assert not all_read(rolled(Sampled("hmm", 30, 20), Sampled('[{"subtask":1,"model":"A"}]', 50, 10), RIGHT))
+    assert all_read(rolled(PLAN, CHEAP, RIGHT))
 
 
 def test_a_text_that_cannot_be_read_or_was_cut_is_not_well_formed():

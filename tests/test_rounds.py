@@ -21,10 +21,11 @@ from tasks.train_rounds import progress_of
 IDS = tuple(f"p{i}" for i in range(40))
 
 
-def held_out(right: float, cost_share: float) -> HeldOut:
-    """40 problems, the first `right` share of them right, all at one cost."""
+def held_out(right: float, cost_share: float, n_read: int = 40) -> HeldOut:
+    """40 problems, the first `right` share of them right, all at one cost; the texts of the first `n_read` were read."""
     n_right = round(right * len(IDS))
-    return HeldOut(IDS, (1.0,) * n_right + (0.0,) * (40 - n_right), (cost_share * 1e-3,) * 40, (cost_share,) * 40)
+    read = (1.0,) * n_read + (0.0,) * (40 - n_read)
+    return HeldOut(IDS, (1.0,) * n_right + (0.0,) * (40 - n_right), (cost_share * 1e-3,) * 40, (cost_share,) * 40, read)
 
 
 def settings(tmp_path: Path, **fields: object) -> GrpoSettings:
@@ -50,10 +51,10 @@ def finish(spec: Path, before: HeldOut, after: HeldOut, **candidates: str) -> No
 
 
 def test_utility_is_right_minus_lambda_times_the_share_of_cost():
-    two = HeldOut(("a", "b"), (1.0, 0.0), (2e-3, 1e-3), (0.5, 0.25))
+    two = HeldOut(("a", "b"), (1.0, 0.0), (2e-3, 1e-3), (0.5, 0.25), (1.0, 0.0))
     assert two.utilities(0.4) == [pytest.approx(0.8), pytest.approx(-0.1)]
     assert two.summary(0.4) == pytest.approx(
-        {"utility": 0.35, "accuracy": 0.5, "cost_usd": 1.5e-3, "cost_share": 0.375}
+        {"utility": 0.35, "accuracy": 0.5, "cost_usd": 1.5e-3, "cost_share": 0.375, "readable": 0.5}
     )
 
 
@@ -78,6 +79,45 @@ def test_an_equal_version_and_one_whose_gain_is_doubtful_are_refused():
     decision = decide(without, by_luck, 0.3, 0.01)
     assert decision.difference > 0 > decision.low
     assert not decision.is_promoted
+
+
+def test_a_cheaper_version_whose_texts_cannot_be_read_is_refused_because_the_fallback_earned_it():
+    """Utility +0.12 throughout. 40 of 40 read before: 38 are 95 %, five points fewer, which is let pass; 37 are 92.5 %; 1 is 2.5 %."""
+    before = held_out(0.9, 0.5)
+    assert decide(before, held_out(0.9, 0.1, n_read=38), 0.3, 0.01).is_promoted
+    assert not decide(before, held_out(0.9, 0.1, n_read=37), 0.3, 0.01).is_promoted
+    assert decide(before, held_out(0.9, 0.1, n_read=37), 0.3, 0.01, readable_loss=0.1).is_promoted
+    decision = decide(before, held_out(0.9, 0.1, n_read=1), 0.3, 0.01)
+    assert not decision.is_promoted
+    assert decision.reason.startswith(
+        "kept: plan and allocation can be read for only 2 % of the held-out problems, 100 % before; a fallback answered"
+    )
+    assert (decision.before["readable"], decision.after["readable"]) == (1.0, 0.025)
+
+
+def test_a_version_that_is_read_as_rarely_as_the_one_before_it_is_compared_by_utility():
+    assert decide(held_out(0.9, 0.5, n_read=20), held_out(0.9, 0.1, n_read=20), 0.3, 0.01).is_promoted
+
+
+def test_how_much_may_be_unreadable_is_a_setting_that_settling_keeps_to(tmp_path: Path):
+    for loss, is_promoted in ((0.05, False), (1.0, True)):
+        folder = tmp_path / str(loss)
+        registry(folder)
+        rounds = Rounds.open(folder / "run", settings(folder, rounds=1, readable_loss=loss), "grpo-1", dict(START))
+        finish(rounds.next_spec(), held_out(0.9, 0.5), held_out(0.9, 0.1, n_read=0), allocator="allocator@v2")
+        assert rounds.settle().is_promoted is is_promoted
+
+
+def test_a_result_from_before_reading_was_measured_is_still_compared(tmp_path: Path):
+    registry(tmp_path)
+    rounds = Rounds.open(tmp_path / "run", settings(tmp_path, rounds=1), "grpo-1", dict(START))
+    spec = rounds.next_spec()
+    old = asdict(Result({"allocator": "allocator@v2"}, held_out(0.9, 0.5), held_out(0.9, 0.1)))
+    for side in ("before", "after"):
+        del old[side]["is_read"]
+    write_atomically(spec.parent / "result.json", old)
+    assert read_result(spec.parent / "result.json").after.readable == 1.0
+    assert rounds.settle().is_promoted
 
 
 def test_a_comparison_over_other_problems_is_a_bug():

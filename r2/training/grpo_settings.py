@@ -101,6 +101,9 @@ class GrpoSettings(Frozen):
     """Steps between checkpoints, at which rollouts are committed to the lake."""
     margin: float = Field(default=0.01, ge=0)
     """A new version is promoted if its held-out utility is higher and the 95 % interval of the difference does not reach below minus this."""
+    readable_loss: float = Field(default=0.05, ge=0, le=1)
+    """Nor is it promoted if its plans and allocations can be read for a smaller share of the held-out problems than those before it, by more than
+    this: what answers then is a fallback, whatever its utility."""
     threads: int | None = Field(default=None, ge=1)
     """torch threads; None: its own choice. Part of what makes a resumed run equal."""
     max_cost_usd: Positive | None = None

@@ -31,6 +31,8 @@ OUTAGES: Final = frozenset(
 )  # fmt: skip
 """Errors that say something of the pool's infrastructure and nothing of the policy: such a rollout teaches nothing."""
 PURPOSE_OF: Final[Mapping[Role, Purpose]] = {"decomposer": "decompose", "allocator": "allocate"}
+UNREAD: Final[Mapping[Role, str]] = {"decomposer": "plan_parse", "allocator": "allocation_parse"}
+"""The failed check by which a trajectory says that a fallback stood in for the role's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +118,14 @@ def score(trajectory: Trajectory, role: Role, sampled: Sampled, cost_ref_usd: fl
         return Scored(trajectory, Terms(None, None, None), n_reviews)
     answer = trajectory.outcome.answer
     is_right = answer is not None and judge(trajectory.problem, answer) is True
-    unread = "plan_parse" if role == "decomposer" else "allocation_parse"
-    is_read = unread not in trajectory.outcome.failed_checks and not sampled.is_cut
+    is_read = UNREAD[role] not in trajectory.outcome.failed_checks and not sampled.is_cut
     spent_usd = sum(completion.cost_usd for _, completion in pairs)
     return Scored(trajectory, Terms(float(is_right), spent_usd / cost_ref_usd, float(is_read)), n_reviews)
+
+
+def all_read(trajectory: Trajectory) -> bool:
+    """True if no fallback stood in for a plan or an allocation that could not be read. A text that was cut and is read all the same counts."""
+    return not set(UNREAD.values()) & set(trajectory.outcome.failed_checks)
 
 
 async def reference_cost_usd(problem: Problem, router: Router, complete: Complete) -> float | None:

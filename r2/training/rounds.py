@@ -36,6 +36,13 @@ class HeldOut:
     cost_usd: tuple[float, ...]
     cost_share: tuple[float, ...]
     """cost_usd over what the same problem costs on the largest model alone."""
+    is_read: tuple[float, ...] = ()
+    """1 where plan and allocation were read, 0 where a fallback stood in for one of them; empty in results written before this was measured."""
+
+    @property
+    def readable(self) -> float:
+        """Share of the problems whose plan and allocation were read; 1 where it was not measured."""
+        return sum(self.is_read) / len(self.is_read) if self.is_read else 1.0
 
     def utilities(self, lam: float) -> list[float]:
         """1[correct] - lambda * cost_usd / cost_ref of each problem."""
@@ -46,7 +53,7 @@ class HeldOut:
         n = max(1, len(self.problem_ids))
         return {
             "utility": sum(self.utilities(lam)) / n, "accuracy": sum(self.is_correct) / n, "cost_usd": sum(self.cost_usd) / n,
-            "cost_share": sum(self.cost_share) / n,
+            "cost_share": sum(self.cost_share) / n, "readable": self.readable,
         }  # fmt: skip
 
 
@@ -93,8 +100,11 @@ class State:
         return len(self.settled)
 
 
-def decide(before: HeldOut, after: HeldOut, lam: float, margin: float, seed: int = 0) -> Decision:
-    """Promotes where utility is higher and, by a paired bootstrap over problems, not worse by more than `margin`.
+def decide(
+    before: HeldOut, after: HeldOut, lam: float, margin: float, seed: int = 0, *, readable_loss: float = 0.05
+) -> Decision:
+    """Promotes where utility is higher and, by a paired bootstrap over problems, not worse by more than `margin`, and the share of problems whose
+    plan and allocation can be read is not lower by more than `readable_loss`: else the fallbacks earned the utility, not the version.
 
     Raises ValueError if the two are not over the same problems.
     """
@@ -104,8 +114,15 @@ def decide(before: HeldOut, after: HeldOut, lam: float, margin: float, seed: int
     interval = paired_interval(new, old, seed=seed)
     difference = float((new - old).mean()) if len(new) else 0.0
     low, high = (interval.low, interval.high) if interval is not None else (0.0, 0.0)
-    is_promoted = difference > 0 and low >= -margin
-    if is_promoted:
+    is_read = after.readable >= before.readable - readable_loss - 1e-9
+    is_promoted = is_read and difference > 0 and low >= -margin
+    if not is_read:
+        reason = (
+            f"kept: plan and allocation can be read for only {100 * after.readable:.0f} % of the held-out problems, "
+            f"{100 * before.readable:.0f} % before; a fallback answered for the others "
+            f"(utility {difference:+.4f}, 95 % {low:+.4f} to {high:+.4f}, n = {len(new)})"
+        )
+    elif is_promoted:
         reason = f"held-out utility {difference:+.4f} (95 % {low:+.4f} to {high:+.4f}, n = {len(new)})"
     elif difference <= 0:
         reason = (
@@ -170,7 +187,9 @@ class Rounds:
         """Reads the round's result, promotes its candidates or keeps what there was, and moves on. Done twice, it is done once."""
         number, settings = self.state.number, self.settings
         result = read_result(self.run_dir / f"round-{number:02d}" / "result.json")
-        decision = decide(result.before, result.after, settings.price_of_cost, settings.margin, settings.seed)
+        decision = decide(
+            result.before, result.after, settings.price_of_cost, settings.margin, settings.seed, readable_loss=settings.readable_loss
+        )  # fmt: skip
         record = {
             "number": number, "candidates": dict(result.candidates), "decision": asdict(decision), "alarms": list(result.alarms),
             "cost_usd": result.cost_usd, "wall_s": result.wall_s, "facts": dict(result.facts),
