@@ -378,10 +378,9 @@ def _pilot(round_: Round, role: Role, prompts: Sequence[Prompt], plans: Mapping[
         pilot: dict[str, Any] = {"places": [prompt.place for prompt in prompts], "n_looked_at": 0}
         write_atomically(path, pilot)
         return pilot
-    looked_at = prompts[: rule.n_problems]
-    rolled = _sample(round_, role, looked_at, plans, rule.n_rollouts, "pilot")
+    rolled = _sample(round_, role, prompts, plans, rule.n_rollouts, "pilot")
     places, success = [], []
-    for at, prompt in enumerate(looked_at):
+    for at, prompt in enumerate(prompts):
         mine = rolled[at * rule.n_rollouts : (at + 1) * rule.n_rollouts]
         right = [one.scored.terms.right for one in mine if one.scored.terms.right is not None]
         rewards = [r for one in mine if (r := weighted(one.scored.terms, round_.settings.weights)) is not None]
@@ -393,7 +392,7 @@ def _pilot(round_: Round, role: Role, prompts: Sequence[Prompt], plans: Mapping[
             places.append(prompt.place)
     valid = [one.scored.terms.well_formed for one in rolled if one.scored.terms.well_formed is not None]
     pilot = {
-        "places": places, "n_looked_at": len(looked_at), "n_kept": len(places), "success": fmean(success) if success else 0.0,
+        "places": places, "n_looked_at": len(prompts), "n_kept": len(places), "success": fmean(success) if success else 0.0,
         "valid_share": fmean(valid) if valid else 0.0,
     }  # fmt: skip
     write_atomically(path, pilot)
@@ -426,7 +425,9 @@ def _opened(spec_path: Path) -> Iterator[Round]:
     parts = parts_of(spec["versions"], pool, settings)
     problems = [row for row in read_questions(_problem_file(folder), Columns()) if not isinstance(row, BadRow)]
     sides = [split_of(problem.question, settings.split_seed, settings.test_share) for problem in problems]
-    train_problems = [p for p, side in zip(problems, sides, strict=True) if side == "train"]
+    # Those that the pilot does not look at are not trained on, so nothing is planned for them either.
+    n_looked_at = None if settings.filter.by == "nothing" else settings.filter.n_problems
+    train_problems = [p for p, side in zip(problems, sides, strict=True) if side == "train"][:n_looked_at]
     held_out = [p for p, side in zip(problems, sides, strict=True) if side == "test"][: settings.n_held_out]
     reviewer = None
     if settings.review is not None:
