@@ -21,7 +21,7 @@ from r2.training.decoding import Prompt, Reply, decode  # noqa: E402
 from r2.training.server import PolicyServer, load_server  # noqa: E402
 from r2.training.tiny import make_model, make_tokenizer, save_tiny  # noqa: E402
 
-WORDS = [f"w{i}" for i in range(60)] + ["solve", "plan"]
+WORDS = [f"w{chr(97 + i // 10)}{chr(97 + i % 10)}" for i in range(60)] + ["solve", "plan"]
 TEXTS = [" ".join(WORDS)]
 
 
@@ -95,18 +95,18 @@ def test_a_greedy_text_is_what_generate_writes(tiny: tuple[Any, Any]):
 
 
 def test_sampled_texts_depend_on_their_seed_and_not_on_their_company(tiny: tuple[Any, Any]):
-    sampled = [body("w1 w2 w3", temperature=1.0, seed=seed) for seed in (1, 2, 3)]
+    sampled = [body("wab wac wad", temperature=1.0, seed=seed) for seed in (1, 2, 3)]
     together, alone = texts(run(tiny, [*sampled, *VARIED]))[:3], texts(run(tiny, sampled, at_once=False))
     assert together == alone
     assert len(set(alone)) == 3
-    assert texts(run(tiny, [body("w1 w2 w3", temperature=1.0)])) == texts(
-        run(tiny, [body("w1 w2 w3", temperature=1.0)])
+    assert texts(run(tiny, [body("wab wac wad", temperature=1.0)])) == texts(
+        run(tiny, [body("wab wac wad", temperature=1.0)])
     )
 
 
 def test_logprobs_are_those_of_the_text_and_their_whole_sums_to_one(tiny: tuple[Any, Any]):
     n_words = len(tiny[1])
-    [reply] = run(tiny, [body("w4 w5", logprobs=True, top_logprobs=20, max_tokens=5)])
+    [reply] = run(tiny, [body("wae waf", logprobs=True, top_logprobs=20, max_tokens=5)])
     content = reply["choices"][0]["logprobs"]["content"]
     assert "".join(entry["token"] for entry in content) == texts([reply])[0]
     for entry in content:
@@ -151,18 +151,18 @@ def test_the_shares_of_sampled_tokens_are_their_probabilities(tiny: tuple[Any, A
         ({"messages": "hello"}, "not a chat completion request"),
         ({"stream": True}, "stream = True"),
         ({"response_format": {"type": "json_schema"}}, "guided = false"),
-        ({"messages": [{"role": "user", "content": "w1 " * 1100}]}, "maximum context length is 1024"),
+        ({"messages": [{"role": "user", "content": "wab " * 1100}]}, "maximum context length is 1024"),
         ({"top_logprobs": 21, "logprobs": True}, r"top_logprobs 0\.\.20"),
     ],
 )
 def test_what_it_does_not_do_is_a_bad_request(tiny: tuple[Any, Any], wrong: dict[str, Any], message: str):
-    [reply] = run(tiny, [body("w1", **wrong)])
+    [reply] = run(tiny, [body("wab", **wrong)])
     assert reply["status"] == 400
     assert re.search(message, reply["error"]["message"])
 
 
 def test_a_limit_past_the_context_is_cut_to_it(tiny: tuple[Any, Any]):
-    prompt = PolicyServer(*tiny, "tiny").read(b'{"messages":[{"role":"user","content":"w1 w2"}],"max_tokens":5000}')
+    prompt = PolicyServer(*tiny, "tiny").read(b'{"messages":[{"role":"user","content":"wab wac"}],"max_tokens":5000}')
     assert len(prompt.ids) + prompt.max_new_tokens == 1024
 
 
