@@ -1,9 +1,9 @@
 """Grouped search for the cheapest right allocation of a plan (paper, allocation data; METHOD 3.1). A generator of waves.
 
 Confidence in each subtask decides the tier it starts in; from there the search goes down while the answer stays right, or up
-until it becomes right. Ours: M_eval's own
-right execution counts as one that was tried, and ends the search if it was the cheapest model's; misses are counted per subtask, not over the plan, so that one hard subtask does not keep the others
-dear; a climb is followed by a descent; a subtask also steps past a model that is right but no cheaper in this plan.
+until it becomes right. Ours: M_eval's own right execution counts as one that was tried, and ends the search if it was the cheapest model's;
+misses are counted per subtask, not over the plan, so that one hard subtask does not keep the others dear; a climb is followed by a descent; a
+subtask also steps past a model that is right but no cheaper in this plan.
 """
 
 import math
