@@ -89,12 +89,27 @@ def answer(
         str | None, typer.Option(help="Pool entry that decomposes. [default: the pool file's]")
     ] = None,
     allocator: Annotated[str | None, typer.Option(help="Pool entry that allocates. [default: the pool file's]")] = None,
+    second_decomposer: Annotated[
+        str | None,
+        typer.Option(
+            help="Pool entry that plans again where a plan fails its check, or none. [default: the pool file's]"
+        ),
+    ] = None,
     finalizer: Annotated[
         str | None, typer.Option(help="Pool entry that writes the answer, or last_step. [default: the pool file's]")
     ] = None,
     b: Annotated[
         float | None,
         typer.Option("--b", help="Cost knob: weight of log price in the allocation; 0 takes it as written."),
+    ] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            help="A step whose model is less sure goes to the next stronger one; needs log-probabilities. [default: 0]"
+        ),
+    ] = None,
+    max_escalations: Annotated[
+        int | None, typer.Option(help="Times per question that a failed check may ask a stronger model. [default: 2]")
     ] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="Hard cap of the run; it stops cleanly there.")] = None,
     max_cost_per_question_usd: Annotated[float | None, typer.Option(help="Hard cap per question.")] = None,
@@ -136,7 +151,8 @@ def answer(
                 "choices": choices_column, "context": context_column,
             },
             "reasoning": {
-                "method": method, "model": model, "decomposer": decomposer, "allocator": allocator, "finalizer": finalizer, "b": b,
+                "method": method, "model": model, "decomposer": decomposer, "allocator": allocator, "finalizer": finalizer,
+                "second_decomposer": second_decomposer, "b": b, "min_confidence": min_confidence, "max_escalations": max_escalations,
                 "seed": seed, "max_cost_per_question_usd": max_cost_per_question_usd, "small_model": small_model,
                 "large_model": large_model, "chain": _names(chain), "threshold": threshold, "query_router": query_router,
                 "mix": _weights(mix), "random_level": random_level,

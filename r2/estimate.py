@@ -32,6 +32,8 @@ BYTES_PER_TOKEN = 4
 SUBTASKS_PER_QUESTION = 2.5
 PLAN_TOKENS = 45
 ALLOCATION_TOKENS_PER_SUBTASK = 12
+SECOND_PLANS = 0.1
+"""Share of plans that fail their check, where a second decomposer stands by."""
 DISTINCT_SHARE = 0.5
 """Of a teacher's candidate plans, before anything is known about it."""
 ALLOCATIONS_TRIED = 6
@@ -105,9 +107,14 @@ def _step(router: Router, model: str, per_question: float) -> _Part:
     return _Part("solve", model, per_question, messages, RESULT_TOKENS[mode])
 
 
-def _decompose(router: Router) -> _Part:
-    mode = router.roster[router.decomposer].prompt_mode
-    return _Part("decompose", router.decomposer, 1, decompose_messages(_EMPTY, mode), PLAN_TOKENS)
+def _decompose(router: Router) -> list[_Part]:
+    asked = [(router.decomposer, 1.0)]
+    if router.second_decomposer is not None:
+        asked.append((router.second_decomposer, SECOND_PLANS))
+    return [
+        _Part("decompose", name, share, decompose_messages(_EMPTY, router.roster[name].prompt_mode), PLAN_TOKENS)
+        for name, share in asked
+    ]
 
 
 def _final(router: Router, model: str | None) -> list[_Part]:
@@ -121,7 +128,7 @@ def _final(router: Router, model: str | None) -> list[_Part]:
 def _r2(router: Router) -> list[_Part]:
     messages = allocate_messages(_EMPTY, _PLAN, router.roster.solvers, router.roster[router.allocator].prompt_mode)
     return [
-        _decompose(router),
+        *_decompose(router),
         _Part("allocate", router.allocator, 1, messages, ALLOCATION_TOKENS_PER_SUBTASK * SUBTASKS_PER_QUESTION),
         _step(router, router.roster.middle, SUBTASKS_PER_QUESTION),
         *_final(router, router.finalizer),
@@ -145,7 +152,7 @@ def _tot(router: Router) -> list[_Part]:
 
 def _decompose_one(router: Router) -> list[_Part]:
     model = one_model(router)
-    return [_decompose(router), _step(router, model, SUBTASKS_PER_QUESTION), *_final(router, model)]
+    return [*_decompose(router), _step(router, model, SUBTASKS_PER_QUESTION), *_final(router, model)]
 
 
 def _shunted(part: Callable[[Router, str, float], _Part], router: Router, n: float) -> list[_Part]:
@@ -160,7 +167,7 @@ def _datashunt(router: Router) -> list[_Part]:
 
 def _dot(router: Router) -> list[_Part]:
     steps = _shunted(_step, router, SUBTASKS_PER_QUESTION)
-    return [_decompose(router), *steps, *_final(router, router.finalizer)]
+    return [*_decompose(router), *steps, *_final(router, router.finalizer)]
 
 
 def _automix(router: Router) -> list[_Part]:
@@ -183,7 +190,7 @@ def _random(router: Router) -> list[_Part]:
     if router.settings.random_level == "query":
         return [_whole(router, model, share) for model, share in shares.items()]
     steps = [_step(router, model, share * SUBTASKS_PER_QUESTION) for model, share in shares.items()]
-    return [_decompose(router), *steps, *_final(router, router.finalizer)]
+    return [*_decompose(router), *steps, *_final(router, router.finalizer)]
 
 
 def _label(router: Router) -> list[_Part]:

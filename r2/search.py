@@ -6,39 +6,17 @@ misses are counted per subtask, not over the plan, so that one hard subtask does
 subtask also steps past a model that is right but no cheaper in this plan.
 """
 
-import math
-from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
-from r2.answer import extract_answer
 from r2.call import Completion
+from r2.confidence import agreement, token_confidence
 from r2.execution import Execution, Memory, execute, remembered
 from r2.plan import Plan
 from r2.problem import Problem
 from r2.roster import TIERS, Roster
 from r2.settings import Labelling
 from r2.solve import Router, Wave
-
-
-def token_confidence(completion: Completion, alpha: float) -> float | None:
-    """The alpha-quantile of the generated tokens' probabilities, position by position; None without log-probabilities.
-
-    Linear interpolation between order statistics; tokens of white space alone are left out, they are certain everywhere.
-    """
-    probabilities = sorted(math.exp(t.logprob) for t in completion.token_logprobs if t.token.strip())
-    if not probabilities:
-        return None
-    place = alpha * (len(probabilities) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(probabilities) - 1)
-    return probabilities[low] + (place - low) * (probabilities[high] - probabilities[low])
-
-
-def agreement(texts: Sequence[str]) -> float:
-    """Share of the answers that are the most frequent one, white space and case aside (self-consistency)."""
-    counts = Counter(" ".join(extract_answer(text).casefold().split()) for text in texts)
-    return max(counts.values()) / len(texts)
 
 
 def start_models(confidences: Sequence[float], roster: Roster, settings: Labelling) -> list[str]:

@@ -62,11 +62,17 @@ class Reasoning(Frozen):
     """None: as the pool file's [router] says. The same for the next two."""
     allocator: str | None = None
     finalizer: str | None = None
+    second_decomposer: str | None = None
+    """Pool entry that plans again where the first plan fails its cheap check (r2/plan_check.py). None: as the pool file's [router] says, which
+    by default is nobody; `none`: nobody."""
     b: float = 0.0
     """Cost knob: weight of the log price when the allocator's choice is made; 0 takes the choice as written. Needs an
     allocator whose endpoint returns log-probabilities."""
     max_escalations: int = Field(default=2, ge=0)
     """Times per problem a failed check may pass a subtask on to the next stronger model."""
+    min_confidence: float = Field(default=0, ge=0, le=1)
+    """A step whose model is less sure of its result counts as a failed check: the next stronger model is asked, within `max_escalations` (ours).
+    0: results are checked by their form alone, as are those of endpoints without log-probabilities."""
     max_cost_per_question_usd: Positive | None = None
     """Hard cap per question; a call that could pass it goes to a cheaper model, or ends the question."""
     temperature: float = Field(default=0.0, ge=0, le=2)
@@ -93,7 +99,7 @@ class Reasoning(Frozen):
     sample_temperature: float = Field(default=0.8, ge=0, le=2)
     """Of those samples, and of the thoughts of `tot`."""
     confidence_quantile: float = Field(default=0.4, ge=0, le=1)
-    """Quantile of an answer's token probabilities that counts as its confidence (DoT: alpha)."""
+    """Quantile of an answer's token probabilities that counts as its confidence (DoT: alpha), for `min_confidence` too."""
     n_thoughts: int = Field(default=2, ge=1, le=16)
     """Thoughts per level of `tot` (paper: N = 2)."""
     depth: int = Field(default=2, ge=1, le=8)
@@ -118,7 +124,8 @@ class Reasoning(Frozen):
 
 _LATER_FIELDS = (
     "labelling", "small_model", "large_model", "chain", "threshold", "n_samples", "sample_temperature", "confidence_quantile",
-    "n_thoughts", "depth", "query_router", "random_level", "mix", "order_seed",
+    "n_thoughts", "depth", "query_router", "random_level", "mix", "order_seed", "second_decomposer",
+    "min_confidence",
 )  # fmt: skip
 
 

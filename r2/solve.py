@@ -13,9 +13,11 @@ from r2.allocation import Choice, allocation_schema, choose
 from r2.answer import extract_answer
 from r2.benchmark import benchmark_of, failed_check
 from r2.call import Call, Completion, Message, Purpose
+from r2.confidence import token_confidence, with_logprobs
 from r2.errors import DEFERRING_ERROR_TYPES, AllocationParseError, PlanParseError
 from r2.ledger import cost_usd, worst_case_usage
 from r2.plan import DIRECT, Plan, Subtask, parse_plan
+from r2.plan_check import plan_defect
 from r2.problem import Problem
 from r2.prompts import DIRECT_STEP, FINAL_TASK, MODEL_LETTERS, allocate_messages, decompose_messages, solve_messages
 from r2.query_router import QueryRouter
@@ -85,6 +87,8 @@ class Router:
     finalizer: str | None
     settings: Reasoning
     query_router: QueryRouter | None = None
+    second_decomposer: str | None = None
+    """Who plans again where the first plan fails its check (r2/plan_check.py); None: nobody, and plans are not checked."""
 
 
 class Stop(Exception):
@@ -170,20 +174,41 @@ def ask(wave: Wave, purse: Purse) -> Generator[Wave, list[Completion], list[tupl
 def decompose(
     problem: Problem, router: Router, outcome: Outcome, purse: Purse
 ) -> Generator[Wave, list[Completion], Plan]:
-    """The plan; DIRECT where the decomposer gave none, and the trajectory says so."""
+    """The plan; DIRECT where no decomposer gave one, and the trajectory says so.
+
+    Ours: a second decomposer is asked where the first one's text has no plan, or one that fails the cheap check. Its plan stands, checked or
+    not: it is the stronger of the two.
+    """
+    plan, failed = yield from _plan_by(router.decomposer, problem, router, purse)
+    if router.second_decomposer is not None:
+        failed = failed or plan_defect(problem, plan, is_last_step_answer=router.finalizer is None)
+    if failed is None:
+        return plan
+    outcome.failed_checks.append(failed)
+    if router.second_decomposer is None:
+        return plan
+    second, failed = yield from _plan_by(router.second_decomposer, problem, router, purse)
+    if failed is None:
+        return second
+    outcome.failed_checks.append(failed)
+    return plan
+
+
+def _plan_by(
+    decomposer: str, problem: Problem, router: Router, purse: Purse
+) -> Generator[Wave, list[Completion], tuple[Plan, str | None]]:
+    """One decomposer's plan, and why there is none: then it is DIRECT."""
     call = Call(
-        router.decomposer, decompose_messages(problem, router.roster[router.decomposer].prompt_mode), "decompose", router.settings.plan_tokens,
+        decomposer, decompose_messages(problem, router.roster[decomposer].prompt_mode), "decompose", router.settings.plan_tokens,
         temperature=router.settings.temperature, seed=router.settings.seed or None,
     )  # fmt: skip
     [(_, completion)] = yield from ask([call], purse)
     if not completion.is_ok:
-        outcome.failed_checks.append(f"decompose_{completion.error_type}")
-        return DIRECT
+        return DIRECT, f"decompose_{completion.error_type}"
     try:
-        return parse_plan(completion.text)
+        return parse_plan(completion.text), None
     except PlanParseError:
-        outcome.failed_checks.append("plan_parse")
-        return DIRECT
+        return DIRECT, "plan_parse"
 
 
 def _allocate(
@@ -227,11 +252,15 @@ def shown_models(problem: Problem, router: Router) -> tuple[ModelCard, ...]:
 def execute_steps(
     problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse, *, max_escalations: int
 ) -> Generator[Wave, list[Completion], None]:
-    """Runs the steps wave by wave; a step whose check fails is asked again of the next stronger model, within the bound."""
+    """Runs the steps wave by wave; a step whose check fails is asked again of the next stronger model, within the bound. So is one whose model is
+    not sure of its result (`min_confidence`): that result stands if nobody is left to ask."""
+    limit = router.settings.min_confidence if max_escalations else 0.0
     for wave in plan.waves() or [[0]]:
         open_steps = wave
         while open_steps:
             calls = [step_call(problem, plan, index, router, outcome.steps) for index in open_steps]
+            if limit:
+                calls = [with_logprobs(call, router.roster) for call in calls]
             answered = yield from ask(calls, purse)
             failing = []
             for index, (call, completion) in zip(open_steps, answered, strict=True):
@@ -239,6 +268,8 @@ def execute_steps(
                 step.n_asks += 1
                 step.model = completion.model or call.model
                 check = accept(problem, step, completion)
+                if check is None and _is_unsure(completion, limit, router):
+                    check = "unsure"
                 if check is None:
                     continue
                 outcome.failed_checks.append(check)
@@ -253,6 +284,12 @@ def execute_steps(
                         completion.error_message or f"step {index + 1}: {check} and nobody stronger to ask",
                     )
             open_steps = failing
+
+
+def _is_unsure(completion: Completion, limit: float, router: Router) -> bool:
+    """False where the completion came without log-probabilities: then its form alone is checked."""
+    confidence = token_confidence(completion, router.settings.confidence_quantile) if limit else None
+    return confidence is not None and confidence < limit
 
 
 def accept(problem: Problem, step: Step, completion: Completion) -> str | None:

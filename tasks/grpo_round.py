@@ -300,8 +300,10 @@ def _plans(round_: Round) -> dict[int, Sampled]:
             written = [_plan_in(trajectory) for trajectory in round_.rollouts.plan(round_.train_problems)]
         else:
             messages = [decompose_messages(problem, policy.card.prompt_mode) for problem in round_.train_problems]
+            settings = round_.settings
+            temperature = settings.temperature if settings.plan_temperature is None else settings.plan_temperature
             written = round_.local(policy).write(
-                messages, round_.settings.reasoning.plan_tokens, temperature=round_.settings.temperature,
+                messages, settings.reasoning.plan_tokens, temperature=temperature,
                 seed=round_.settings.seed + 1000 * round_.number,
             )  # fmt: skip
         write_atomically(path, [asdict(sampled) for sampled in written])

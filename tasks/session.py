@@ -118,9 +118,12 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
     decomposer = chosen.decomposer or pool.router.decomposer
     allocator = chosen.allocator or pool.router.allocator
     finalizer = chosen.finalizer or pool.router.finalizer
+    second = chosen.second_decomposer or pool.router.second_decomposer
+    second = None if second == "none" else second
     for name in [
         decomposer,
         allocator,
+        *([second] if second is not None else []),
         *([finalizer] if finalizer != "last_step" else []),
         *_models_named(chosen),
         *(_labellers(chosen.labelling) if chosen.labelling else []),
@@ -134,7 +137,9 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
     if chosen.method == "random":
         probabilities(chosen, roster)
     learned = _load_query_router(chosen, roster) if chosen.method == "query_router" else None
-    return Router(roster, decomposer, allocator, None if finalizer == "last_step" else finalizer, chosen, learned)
+    return Router(
+        roster, decomposer, allocator, None if finalizer == "last_step" else finalizer, chosen, learned, second
+    )
 
 
 def _models_named(chosen: Reasoning) -> list[str]:

@@ -1,8 +1,10 @@
 """A pool that answers from a script, and the loop that drives a generator with it: what stands where mocks would."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from r2.call import Attempt, Call, Completion
+from r2.call import Attempt, Call, Completion, TokenLogprob
 from r2.ledger import Price, Usage, cost_usd
 from r2.roster import ModelCard, Roster
 from r2.settings import Reasoning
@@ -18,9 +20,12 @@ ROSTER = Roster(
     ]
 )
 
+LOGPROBS = Roster([replace(card, has_logprobs=True) for card in ROSTER.solvers])
+
 
 def router(**settings: object) -> Router:
-    return Router(ROSTER, "small", "small", None, Reasoning.model_validate(settings))
+    chosen = Reasoning.model_validate(settings)
+    return Router(ROSTER, "small", "small", None, chosen, second_decomposer=chosen.second_decomposer)
 
 
 def completion(
@@ -33,6 +38,11 @@ def completion(
         price_version=ROSTER[model].price.version, finish_reason=finish_reason, error_type=error_type,
     )  # fmt: skip
     return Completion(text if error_type is None else "", model, (attempt,), finish_reason, error_type=error_type)
+
+
+def sure(text: str, probability: float, model: str = "small") -> Completion:
+    """An answer of one token of that probability."""
+    return replace(completion(text, model), token_logprobs=(TokenLogprob(text, math.log(probability)),))
 
 
 def replay(solving: Solving, replies: Sequence[str | Completion]) -> tuple[list[list[Call]], Outcome]:

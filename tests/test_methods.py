@@ -1,6 +1,5 @@
 """The ways to answer that r2 is held against: who is asked, how often, what is charged, and that published defects are absent."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from r2.errors import ConfigError
 from r2.estimate import estimate_calls
 from r2.methods import METHODS
 from r2.methods.automix import says_correct
-from r2.pool.config import load_pool
+from r2.pool.config import PoolConfig, load_pool
 from r2.pool.simulated_mind import think
 from r2.problem import Problem
 from r2.prompts import rate_messages, think_messages, verify_messages
@@ -26,7 +25,7 @@ from r2.settings import AnswerSettings, Reasoning
 from r2.solve import Outcome, Router, Trajectory
 from tasks.plan_file import who_answers_digest
 from tasks.session import make_router
-from tests.scripted import ROSTER, completion, replay, router
+from tests.scripted import LOGPROBS, ROSTER, completion, replay, router, sure
 
 PROBLEM = Problem(
     "p1",
@@ -35,7 +34,6 @@ PROBLEM = Problem(
     benchmark="word_problem",
 )
 PLAN = "1. Compute 12 * 4\n2. Compute 5 + 4\n3. Subtract the result of step 2 from the result of step 1 (needs: 1, 2)"
-LOGPROBS = Roster([replace(card, has_logprobs=True) for card in ROSTER.solvers])
 LEARNED = make_query_router(
     {
         "large": ModelCurve({}, 2.0, 1.0, 0.0, 0.01),
@@ -48,11 +46,6 @@ BASELINES = [name for name in METHODS if name not in ("r2", "label")]
 
 def with_logprobs(**chosen: object) -> Router:
     return Router(LOGPROBS, "small", "small", None, Reasoning.model_validate(chosen))
-
-
-def sure(text: str, probability: float, model: str = "small") -> Completion:
-    """An answer of one token of that probability."""
-    return replace(completion(text, model), token_logprobs=(TokenLogprob(text, math.log(probability)),))
 
 
 def asked(waves: list[list[Call]]) -> list[list[tuple[str, str]]]:
@@ -353,11 +346,35 @@ SIMULATED = load_pool(Path(__file__).parent.parent / "pools" / "simulated.toml")
 
 @pytest.mark.parametrize(
     "named",
-    [{"small_model": "x"}, {"large_model": "x"}, {"chain": ("sim-8b", "x")}, {"mix": {"x": 1.0}}, {"model": "x"}],
+    [
+        {"small_model": "x"},
+        {"large_model": "x"},
+        {"chain": ("sim-8b", "x")},
+        {"mix": {"x": 1.0}},
+        {"model": "x"},
+        {"second_decomposer": "x"},
+    ],
 )
 def test_a_model_that_the_pool_does_not_have_is_named_before_anything_is_asked(named: dict[str, object]):
     with pytest.raises(ConfigError, match="model 'x' is not in the pool"):
         make_router(SIMULATED, AnswerSettings(input="q.jsonl", reasoning=Reasoning.model_validate(named)))
+
+
+def test_who_plans_again_is_said_by_the_pool_file_or_by_the_settings(tmp_path: Path):
+    file = tmp_path / "pool.toml"
+    text = SIMULATED.text
+    file.write_text(text.replace('allocator = "sim-4b"', 'allocator = "sim-4b"\nsecond_decomposer = "sim-14b"'))
+    pool = load_pool(file)
+    assert pool.digest != SIMULATED.digest
+
+    def second(pool: PoolConfig, **chosen: object) -> str | None:
+        settings = AnswerSettings(input="q.jsonl", reasoning=Reasoning.model_validate(chosen))
+        return make_router(pool, settings).second_decomposer
+
+    assert second(SIMULATED) is None
+    assert second(pool) == "sim-14b"
+    assert second(pool, second_decomposer="sim-32b") == "sim-32b"
+    assert second(pool, second_decomposer="none") is None
 
 
 def test_the_fitted_router_is_loaded_with_the_pool_and_its_content_is_part_of_the_runs_identity(tmp_path: Path):
@@ -398,6 +415,10 @@ def test_estimates_count_what_each_method_asks():
     assert n_calls("dot") == {("decompose", "small"): 100, ("solve", "small"): 1250, ("solve", "large"): 75}
     assert n_calls("automix") == {("solve", "small"): 100, ("verify", "small"): 400, ("solve", "large"): 30}
     assert n_calls("query_router") == {("solve", "middle"): 100}
+    # One plan in ten is written again.
+    assert n_calls("decompose_one", model="middle", second_decomposer="large") == {
+        ("decompose", "small"): 100, ("decompose", "large"): 10, ("solve", "middle"): 250,
+    }  # fmt: skip
     assert n_calls("random", mix={"small": 3, "large": 1}) == {("solve", "small"): 75, ("solve", "large"): 25}
 
 

@@ -48,6 +48,11 @@ def test_a_good_file_gives_a_roster_cheapest_first(tmp_path: Path):
         ('tier = "small"', 'tier = "tiny"', r"pool.toml:7: models.a.tier"),
         ("input = 1.0", "input = -1.0", r"pool.toml:8: models.a.price_usd_per_mtok.input"),
         ('allocator = "a"', 'allocator = "zz"', r"router.allocator = 'zz' is not a model of this pool"),
+        (
+            'allocator = "a"',
+            'allocator = "a"\nsecond_decomposer = "zz"',
+            r"router.second_decomposer = 'zz' is not a model of this pool",
+        ),
         ("[router]", "[router", r"not valid TOML"),
         ("[models.b]", "[models.b.2]", r'a name with a dot needs quotes: \[models."b.2"\]'),
     ],

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from r2.methods import METHODS
 from r2.problem import Problem
 from r2.rows import to_rows
 from r2.solve import Trajectory, shown_models, solve
-from tests.scripted import ROSTER, completion, replay, router
+from tests.scripted import LOGPROBS, ROSTER, completion, replay, router, sure
 
 PROBLEM = Problem(
     "p1",
@@ -61,6 +63,35 @@ def test_a_failed_check_asks_the_next_stronger_model():
     waves, outcome = replay(solve(PROBLEM, router()), ["DIRECT", '[{"subtask": 1, "model": "small"}]', "no idea", "39"])
     assert [w[0].model for w in waves[2:]] == ["small", "middle"]
     assert (outcome.answer, outcome.n_escalations, outcome.failed_checks) == ("39", 1, ["no_number"])
+
+
+def test_a_step_whose_model_is_not_sure_goes_to_the_next_stronger_one():
+    careful = replace(router(min_confidence=0.9), roster=LOGPROBS)
+    waves, outcome = replay(
+        solve(PROBLEM, careful), ["DIRECT", '[{"subtask": 1, "model": "small"}]', sure("38", 0.89), sure("39", 0.91)]
+    )
+    assert [(w[0].model, w[0].top_logprobs) for w in waves[2:]] == [("small", 1), ("middle", 1)]
+    assert (outcome.answer, outcome.n_escalations, outcome.failed_checks) == ("39", 1, ["unsure"])
+
+
+def test_an_unsure_result_stands_where_nobody_is_left_to_ask():
+    careful = replace(router(min_confidence=0.9), roster=LOGPROBS)
+    waves, outcome = replay(
+        solve(PROBLEM, careful), ["DIRECT", '[{"subtask": 1, "model": "large"}]', sure("Answer: 39", 0.2)]
+    )
+    assert (len(waves), outcome.answer, outcome.status) == (3, "39", "answered")
+    failed = completion("", error_type="server_error")
+    replies = ["DIRECT", '[{"subtask": 1, "model": "small"}]', sure("39", 0.2), failed, failed]
+    _, outcome = replay(solve(PROBLEM, careful), replies)
+    assert (outcome.answer, outcome.failed_checks) == ("39", ["unsure", "solve_server_error", "solve_server_error"])
+
+
+def test_results_without_log_probabilities_are_checked_by_their_form():
+    waves, outcome = replay(
+        solve(PROBLEM, router(min_confidence=0.9)), ["DIRECT", '[{"subtask": 1, "model": "small"}]', "39"]
+    )
+    assert waves[2][0].top_logprobs == 0
+    assert (outcome.answer, outcome.failed_checks) == ("39", [])
 
 
 def test_escalations_are_bounded_and_a_doubtful_text_is_better_than_none():

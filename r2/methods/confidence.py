@@ -4,13 +4,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from r2.call import Call, Completion
-from r2.search import agreement, token_confidence
+from r2.confidence import agreement, token_confidence
 from r2.solve import Purse, Router, Wave, ask
-
-
-def with_logprobs(call: Call, router: Router) -> Call:
-    """The same call, with log-probabilities where the entry's endpoint has them."""
-    return replace(call, top_logprobs=1) if router.roster[call.model].has_logprobs else call
 
 
 def confidences(

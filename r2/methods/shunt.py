@@ -8,7 +8,8 @@ from collections.abc import Generator, Sequence
 
 from r2.allocation import Choice
 from r2.call import Completion
-from r2.methods.confidence import confidences, with_logprobs
+from r2.confidence import with_logprobs
+from r2.methods.confidence import confidences
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
 from r2.prompts import DIRECT_STEP
@@ -41,7 +42,7 @@ def _shunt(
     problem: Problem, plan: Plan, level: Sequence[int], router: Router, outcome: Outcome, purse: Purse
 ) -> Generator[Wave, list[Completion], None]:
     """Asks the small model for each step of a level, and the large one for those below the threshold or without a result."""
-    calls = [with_logprobs(step_call(problem, plan, index, router, outcome.steps), router) for index in level]
+    calls = [with_logprobs(step_call(problem, plan, index, router, outcome.steps), router.roster) for index in level]
     answered = yield from ask(calls, purse)
     sure = yield from confidences(answered, router, purse)
     last: dict[int, Completion] = {}

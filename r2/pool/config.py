@@ -92,6 +92,8 @@ class RouterTable(_Table):
     """Pool entry that splits questions into subtasks."""
     allocator: str
     """Pool entry that names one model per subtask."""
+    second_decomposer: str | None = None
+    """Pool entry that plans again where the decomposer's plan fails its cheap check (r2/plan_check.py); None: nobody."""
     finalizer: str = "last_step"
     """`last_step` takes the last subtask's result as the answer (no call); else the pool entry that writes the answer
     from all results (paper: a final call)."""
@@ -112,9 +114,10 @@ class PoolTables(_Table):
 
     @model_validator(mode="after")
     def _names_resolve(self) -> "PoolTables":
-        for role in ("decomposer", "allocator", "finalizer"):
+        for role in ("decomposer", "allocator", "second_decomposer", "finalizer"):
             name = getattr(self.router, role)
-            if name not in self.models and not (role == "finalizer" and name == "last_step"):
+            is_nobody = (role, name) in (("finalizer", "last_step"), ("second_decomposer", None))
+            if name not in self.models and not is_nobody:
                 raise ValueError(f"router.{role} = {name!r} is not a model of this pool ({', '.join(self.models)})")
         for name, model in self.models.items():
             if model.quota is not None and model.quota not in self.quotas:
@@ -155,6 +158,8 @@ class PoolConfig:
                 },
             }
         )  # fmt: skip
+        if self.router.second_decomposer is None:
+            del answers["router"]["second_decomposer"]  # it came later: pool files without it keep their digest
         identity = repr(sorted(answers.items()))
         if policies:
             identity += repr(sorted((name, p.ref, p.card.weights_sha256) for name, p in policies.items()))

@@ -90,6 +90,9 @@ class GrpoSettings(Frozen):
     learning_rate: Positive = 1e-5
     temperature: Positive = 1.0
     """Of the policy's own samples."""
+    plan_temperature: float | None = Field(default=None, ge=0)
+    """Of the frozen decomposer's plans that an allocator is trained on; None: as `temperature`. 0 where `temperature` is high because SFT left
+    the allocator so sure that no two samples of it differ."""
     grpo: dict[str, Any] = Field(default_factory=dict)
     """Further fields of TRL's GRPOConfig; they win over ours."""
     reasoning: Reasoning = Reasoning()
@@ -153,6 +156,8 @@ class GrpoSettings(Frozen):
             "launcher",
         }
         chosen = self.model_dump(mode="json", exclude=free) | {"reasoning": self.reasoning.identity()}
+        if self.plan_temperature is None:
+            del chosen["plan_temperature"]  # it came later: trainings without it go on
         identity = [chosen, pool_digest, problems_digest]
         return f"grpo-{hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]}"
 
