@@ -418,7 +418,7 @@ def _measured(
         ("pool", f"{settings.get('pool', '')}, digest {plan.pool_digest}"),
         ("thresholds", "; ".join(f"{row.name}: {row.knob} = {row.value:g} ({row.rule})" for row in plan.rows if row.value is not None and row.knob)
                        or "none of the methods has one"),
-        ("router", "; ".join(f"{r.name}: {r.reasoning.get('decomposer')} decomposes, {r.reasoning.get('allocator')} allocates" for r in plan.rows if r.method == "r2")),
+        ("router", "; ".join(f"{row.name}: {_parts(row.reasoning)}" for row in plan.rows if row.method == "r2")),
         ("intervals", f"95%, percentile bootstrap over problems, {comparison.n_bootstrap:,} paired resamples, seed {comparison.seed}"),
         ("no worse", f"the interval of the difference lies above -{100 * comparison.margin:g} points"),
         ("paid", f"{wording.number(plan.paid_usd)} USD for {plan.n_calls_paid:,} calls; charged {wording.number(plan.charged_usd)} USD for {plan.n_calls_charged:,}"),
@@ -428,6 +428,17 @@ def _measured(
         ("settings", orjson.dumps(dict(settings)).decode()),
     ]  # fmt: skip
     return [(name, value) for name, value in lines if value]
+
+
+def _parts(reasoning: Mapping[str, Any]) -> str:
+    """Who plays the router's parts, and when it asks again."""
+    said = [f"{reasoning.get('decomposer')} decomposes", f"{reasoning.get('allocator')} allocates"]
+    second, confidence = reasoning.get("second_decomposer"), reasoning.get("min_confidence")
+    if second:
+        said.insert(1, f"{second} plans again where a plan fails its check")
+    if confidence:
+        said.append(f"below a confidence of {confidence:g} the next stronger model is asked")
+    return ", ".join(said)
 
 
 def _day(epoch_s: float) -> str:
