@@ -4,8 +4,9 @@ Nothing is computed anew that the comparison holds, so the page and `summary.jso
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import orjson
