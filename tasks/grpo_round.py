@@ -46,6 +46,10 @@ from storage.rollouts import close_rollouts, commit_curve, commit_held_out, comm
 from tasks.session import state_dir
 
 
+_OF_A_PLACE = {"policies_dir", "models_dir", "data_dir", "lake"}
+"""Settings that belong to where it ran: a card that is shared says nothing of its maker's folders."""
+
+
 @dataclass(slots=True)
 class Round:
     """What a round works with."""
@@ -196,7 +200,7 @@ def _candidate(round_: Round, role: Role) -> tuple[Policy, dict[str, Any]]:
     card = PolicyCard(
         name=parent.card.name, kind=role, base=parent.card.base, prompt_mode=parent.card.prompt_mode, parent=parent.ref,
         data_sha256={round_.settings.problems: file_sha256(_problem_file(round_.folder))}, seed=round_.settings.seed,
-        config={**round_.settings.model_dump(mode="json"), "run_id": round_.spec["run_id"], "round": round_.number},
+        config={**round_.settings.model_dump(mode="json", exclude=_OF_A_PLACE), "run_id": round_.spec["run_id"], "round": round_.number},
         metrics=curve, cost_usd=round_.rollouts.spent_usd, wall_s=time.monotonic() - started,
     )  # fmt: skip
     policy = _known(registry, card) or registry.create(card.name, card, lambda folder: save(trained, folder))
