@@ -45,7 +45,6 @@ from storage.questions import BadRow, read_questions
 from storage.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
 from tasks.session import state_dir
 
-
 _OF_A_PLACE = {"policies_dir", "models_dir", "data_dir", "lake"}
 """Settings that belong to where it ran: a card that is shared says nothing of its maker's folders."""
 
