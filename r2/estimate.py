@@ -127,10 +127,13 @@ def _final(router: Router, model: str | None) -> list[_Part]:
 
 def _r2(router: Router) -> list[_Part]:
     messages = allocate_messages(_EMPTY, _PLAN, router.roster.solvers, router.roster[router.allocator].prompt_mode)
+    middle = router.roster.middle
+    stronger = router.roster.stronger(middle) if router.settings.min_confidence else None
     return [
         *_decompose(router),
         _Part("allocate", router.allocator, 1, messages, ALLOCATION_TOKENS_PER_SUBTASK * SUBTASKS_PER_QUESTION),
-        _step(router, router.roster.middle, SUBTASKS_PER_QUESTION),
+        _step(router, middle, SUBTASKS_PER_QUESTION),
+        *([_step(router, stronger, SUBTASKS_PER_QUESTION * UNSURE_SHARE)] if stronger else []),
         *_final(router, router.finalizer),
     ]
 
@@ -217,7 +220,7 @@ _PARTS: dict[str, Callable[[Router], list[_Part]]] = {
 
 _STEPS = f"{SUBTASKS_PER_QUESTION} subtasks a question"
 ASSUMED = {
-    "r2": f"{_STEPS} on the pool's middle model",
+    "r2": f"{_STEPS} on the pool's middle model; with --min-confidence {UNSURE_SHARE:.0%} of them asked again of the next stronger one",
     "decompose_one": _STEPS,
     "datashunt": f"the small model is unsure of {UNSURE_SHARE:.0%} of its answers",
     "dot": f"{_STEPS}, the small model is unsure of {UNSURE_SHARE:.0%} of its results",

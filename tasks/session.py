@@ -134,6 +134,16 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
             f"--b {chosen.b}: the cost knob needs the allocator's log-probabilities, and {allocator!r} in {pool.path} has "
             "logprobs = false. Choose another allocator with --allocator, or drop --b."
         )
+    if chosen.min_confidence and chosen.method == "r2" and not any(card.has_logprobs for card in roster.solvers):
+        raise ConfigError(
+            f"--min-confidence {chosen.min_confidence}: no solver of {pool.path} gives log-probabilities (logprobs = true), so nobody would be "
+            "asked again. Say so for the endpoints that have them, or drop --min-confidence."
+        )
+    if chosen.min_confidence and chosen.method == "r2" and not chosen.max_escalations:
+        raise ConfigError(
+            f"--min-confidence {chosen.min_confidence} with --max-escalations 0: nobody would be asked again. Allow some, or drop "
+            "--min-confidence."
+        )
     if chosen.method == "random":
         probabilities(chosen, roster)
     learned = _load_query_router(chosen, roster) if chosen.method == "query_router" else None

@@ -392,6 +392,21 @@ def test_the_fitted_router_is_loaded_with_the_pool_and_its_content_is_part_of_th
     assert who_answers_digest(AnswerSettings(input="q.jsonl"), "pool") == "pool"
 
 
+def test_a_confidence_that_nobody_can_show_or_act_on_is_refused(tmp_path: Path):
+    silent = tmp_path / "pool.toml"
+    silent.write_text(SIMULATED.text.replace("logprobs = true", "logprobs = false"))
+
+    def settings(**chosen: object) -> AnswerSettings:
+        return AnswerSettings(input="q.jsonl", reasoning=Reasoning.model_validate({"min_confidence": 0.9, **chosen}))
+
+    with pytest.raises(ConfigError, match=r"no solver of .* gives log-probabilities"):
+        make_router(load_pool(silent), settings())
+    with pytest.raises(ConfigError, match="--max-escalations 0: nobody would be asked again"):
+        make_router(SIMULATED, settings(max_escalations=0))
+    assert make_router(SIMULATED, settings()).settings.min_confidence == 0.9
+    assert make_router(load_pool(silent), settings(method="cot")).settings.method == "cot"
+
+
 def test_a_learned_router_without_a_file_names_the_flag():
     settings = AnswerSettings(input="q.jsonl", reasoning=Reasoning(method="query_router"))
     with pytest.raises(ConfigError, match="--query-router"):
@@ -415,6 +430,9 @@ def test_estimates_count_what_each_method_asks():
     assert n_calls("dot") == {("decompose", "small"): 100, ("solve", "small"): 1250, ("solve", "large"): 75}
     assert n_calls("automix") == {("solve", "small"): 100, ("verify", "small"): 400, ("solve", "large"): 30}
     assert n_calls("query_router") == {("solve", "middle"): 100}
+    # Three steps in ten are asked again of the next stronger model, where confidence counts.
+    assert n_calls("r2", min_confidence=0.9)["solve", "large"] == 75
+    assert ("solve", "large") not in n_calls("r2")
     # One plan in ten is written again.
     assert n_calls("decompose_one", model="middle", second_decomposer="large") == {
         ("decompose", "small"): 100, ("decompose", "large"): 10, ("solve", "middle"): 250,
