@@ -185,6 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of generated problems")
     parser.add_argument("--decomposer", help="pool entry; default: the pool file's")
     parser.add_argument("--allocator", help="pool entry; default: the pool file's")
+    parser.add_argument("--min-confidence", type=float, default=0.0, help="as for r2 answer")
+    parser.add_argument("--max-escalations", type=int, default=2, help="as for r2 answer")
     parser.add_argument(
         "--remove", action="append", default=[], help="solver to take out; repeatable; default: each one in turn"
     )
@@ -203,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = EvaluateSettings(
         problems=tuple(given.problems), limit=given.limit, held_out=given.held_out, split_seed=given.split_seed, seed=given.seed,
         pool=str(given.pool), lake=given.lake, models_dir=given.models_dir, data_dir=given.data_dir, max_cost_usd=given.max_cost_usd,
+        reasoning=Reasoning(min_confidence=given.min_confidence, max_escalations=given.max_escalations),
     )  # fmt: skip
     try:
         added = None if given.no_add else given.add.read_text("utf-8")
