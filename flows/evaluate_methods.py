@@ -218,7 +218,6 @@ def _random(session: _Session, variant: Variant, tuned: Sequence[_Row]) -> _Row:
         "random_level": "subtask",
         "mix": dict(session.dev_outcomes[at].model_calls),
         "decomposer": row.reasoning.decomposer,
-        "second_decomposer": row.reasoning.second_decomposer,
     }
     return _Row(variant, variant.at(None, **fields), rule=f"plans and model shares of {row.variant.name}")
 

@@ -7,7 +7,7 @@ Problems are split into dev and test by a hash of the question (ours). Dev probl
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import orjson
 from pydantic import Field, field_validator
@@ -53,8 +53,7 @@ class EvaluateSettings(Frozen):
     subject: str | None = None
     """The row that the verdict is about; None: the last of method r2."""
     routers: tuple[str, ...] = ()
-    """`NAME=DECOMPOSER:ALLOCATOR`, each a row of method r2; none: one row with the pool file's router. `DECOMPOSER,SECOND` names the one that
-    plans again where a plan fails its check."""
+    """`NAME=DECOMPOSER:ALLOCATOR`, each a row of method r2; none: one row with the pool file's router."""
     b: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4)
     """Values of r2's cost knob that are tried on dev problems; only 0 where the allocator gives no log-probabilities."""
     margin: float = Field(default=0.02, ge=0, le=1)
@@ -95,25 +94,13 @@ class EvaluateSettings(Frozen):
         return f"evaluation-{hashlib.sha256(orjson.dumps(shared)).hexdigest()[:12]}"
 
 
-class RouterParts(NamedTuple):
-    """A row of method r2 and the pool entries that play its parts. `second_decomposer` None: as settings and pool file say."""
-
-    name: str
-    decomposer: str
-    allocator: str
-    second_decomposer: str | None = None
-
-
-def parse_router(text: str) -> RouterParts:
-    """Reads `NAME=DECOMPOSER[,SECOND]:ALLOCATOR`. ValueError for anything else."""
+def parse_router(text: str) -> tuple[str, str, str]:
+    """(row's name, decomposer, allocator) of `NAME=DECOMPOSER:ALLOCATOR`. ValueError for anything else."""
     name, _, entries = text.partition("=")
-    decomposers, _, allocator = entries.partition(":")
-    decomposer, comma, second = decomposers.partition(",")
-    if not (name and decomposer and allocator) or bool(comma) != bool(second):
-        raise ValueError(
-            f"{text!r}: expected NAME=DECOMPOSER:ALLOCATOR or NAME=DECOMPOSER,SECOND:ALLOCATOR, entries of the pool"
-        )
-    return RouterParts(name, decomposer, allocator, second or None)
+    decomposer, _, allocator = entries.partition(":")
+    if not (name and decomposer and allocator):
+        raise ValueError(f"{text!r}: expected NAME=DECOMPOSER:ALLOCATOR, two entries of the pool")
+    return name, decomposer, allocator
 
 
 def is_dev(question: str, split_seed: int, dev_share: float) -> bool:

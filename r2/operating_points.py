@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from r2.errors import ConfigError
-from r2.evaluation import EvaluateSettings, RouterParts, parse_router
+from r2.evaluation import EvaluateSettings, parse_router
 from r2.roster import ModelCard, Roster
 from r2.settings import Reasoning
 
@@ -102,16 +102,12 @@ def variants_of(settings: EvaluateSettings, roster: Roster, decomposer: str, all
                 f"--methods {method}: no such method. Known: {', '.join(METHODS_BY_NAME)}, cot:MODEL, direct:MODEL."
             )
         if method == "r2":
-            routers = [parse_router(text) for text in settings.routers] or [RouterParts("r2", decomposer, allocator)]
-            for parts in routers:
-                fields = {"decomposer": parts.decomposer, "allocator": parts.allocator}
-                if parts.second_decomposer is not None:
-                    fields["second_decomposer"] = parts.second_decomposer
-                for entry in fields.values():
-                    if entry != "none":
-                        roster[entry]
-                values = settings.b if roster[parts.allocator].has_logprobs else (0.0,)
-                found.append(Variant(parts.name, "r2", _with(settings, method="r2", **fields), "b", values))
+            routers = [parse_router(text) for text in settings.routers] or [("r2", decomposer, allocator)]
+            for name, its_decomposer, its_allocator in routers:
+                roster[its_decomposer]
+                values = settings.b if roster[its_allocator].has_logprobs else (0.0,)
+                reasoning = _with(settings, method="r2", decomposer=its_decomposer, allocator=its_allocator)
+                found.append(Variant(name, "r2", reasoning, "b", values))
         elif method == "oracle":
             continue  # in hindsight, from the constants: every comparison has it
         else:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -130,12 +129,6 @@ def test_every_router_is_a_row_and_b_is_tried_only_where_the_allocator_gives_log
     assert list(rows) == ["datashunt", "sure", "blind"]
     assert (rows["sure"].values, rows["blind"].values) == ((0.0, 0.2), (0.0,))
     assert rows["sure"].at(0.2).b == 0.2
-    [again] = variants_of(EvaluateSettings(methods=("r2",), routers=("again=a,b:a",)), roster, "a", "a")
-    assert (again.reasoning.decomposer, again.reasoning.second_decomposer) == ("a", "b")
-    with pytest.raises(ValidationError, match="NAME=DECOMPOSER,SECOND:ALLOCATOR"):
-        EvaluateSettings(routers=("again=a,:a",))
-    with pytest.raises(ConfigError, match="not in the pool"):
-        variants_of(EvaluateSettings(methods=("r2",), routers=("x=a,nobody:a",)), roster, "a", "a")
     with pytest.raises(ConfigError, match="no such method"):
         variants_of(EvaluateSettings(methods=("alchemy",)), roster, "a", "a")
     with pytest.raises(ConfigError, match="not in the pool"):

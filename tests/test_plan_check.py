@@ -43,9 +43,8 @@ def test_a_number_that_comes_twice_must_be_used_twice():
 
 def test_numbers_are_read_as_people_write_them():
     plan = "1. Compute 1200 * 0.5\n2. Add 07 to the result of step 1"
-    assert (
-        defect("Half of 1,200 is 0.5 of it. Add 7 to 0.5 times 1,200.", plan) == "plan_forgets"
-    )  # both twice in the question
+    twice = "Half of 1,200 is 0.5 of it. Add 7 to 0.5 times 1,200."
+    assert defect(twice, plan) == "plan_forgets"
     assert defect("What is 1,200 times 0.5, and 7 more?", plan) is None
 
 

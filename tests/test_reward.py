@@ -85,15 +85,6 @@ def test_a_partner_that_is_not_sampled_is_asked():
     assert [call.purpose for call in calls] == ["allocate", "solve", "solve"]
 
 
-def test_a_second_decomposers_plan_is_its_own_and_not_the_sampled_one():
-    complete, calls = answers({**RIGHT, "decompose": PLAN.text})
-    texts = {"decompose": Sampled("I am a teapot", 30, 20), "allocate": CHEAP}
-    trajectory = asyncio.run(rollout(PROBLEM, texts, router(second_decomposer="large"), complete))
-    assert [(call.purpose, call.model) for call in calls][:1] == [("decompose", "large")]
-    assert trajectory.outcome.answer == "14"
-    assert score(trajectory, "decomposer", texts["decompose"], 400e-6).terms.well_formed == 0.0
-
-
 def test_the_dearer_of_two_right_rollouts_earns_less():
     cheap = score(rolled(PLAN, CHEAP, RIGHT), "allocator", CHEAP, 400e-6)
     dear = score(rolled(PLAN, DEAR, RIGHT), "allocator", DEAR, 400e-6)

@@ -252,6 +252,8 @@ def test_the_papers_config_is_the_papers():
 def test_a_mode_without_rounds_refuses_rounds():
     with pytest.raises(ConfigError, match="sft_only has no rounds"):
         load_grpo_settings(None, {"problems": "scan", "mode": "sft_only", "rounds": 2})
+    with pytest.raises(ConfigError, match="second_decomposer has no part in training"):
+        load_grpo_settings(None, {"problems": "scan", "reasoning": {"second_decomposer": "large"}})
 
 
 def test_a_pool_entry_that_serves_a_policy_means_that_policy_and_its_promotion_makes_no_other_training(tmp_path: Path):

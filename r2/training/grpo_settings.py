@@ -123,6 +123,15 @@ class GrpoSettings(Frozen):
             raise ValueError("mode sft_only has no rounds; set rounds = 0")
         return self
 
+    @model_validator(mode="after")
+    def _plans_are_the_policys(self) -> "GrpoSettings":
+        if self.reasoning.second_decomposer not in (None, "none"):
+            raise ValueError(
+                "reasoning.second_decomposer has no part in training: a policy learns from its own plans, and an allocation is sampled for the plan "
+                "it is shown. Leave it out; the pool file's is not asked either"
+            )
+        return self
+
     @property
     def price_of_cost(self) -> float:
         """Lambda of the held-out utility."""

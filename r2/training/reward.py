@@ -86,8 +86,7 @@ async def rollout(
     """The problem answered with the sampled texts. `reviewer` names the pool entry of procedural review; None: no review."""
 
     async def answered(call: Call) -> Completion:
-        # A second decomposer's plan is its own.
-        sampled = None if call.model == router.second_decomposer else texts.get(call.purpose)
+        sampled = texts.get(call.purpose)
         return await complete(call) if sampled is None else completion_of(sampled, call, router.roster)
 
     solving: Solving = solve(problem, router)
