@@ -29,6 +29,7 @@ from tasks.evaluate_method import OpenEvaluation, evaluate_method, is_settled, o
 from tasks.finish_evaluation import finish_evaluation, outcomes_on
 from tasks.fit_router import FittedRouter, fit_router
 from tasks.plan_evaluation import PlannedEvaluation, plan_evaluation
+from tasks.session import make_router
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,11 @@ async def _evaluate(session: _Session) -> list[EvaluatedRow]:
     weights = {name: f"{model.endpoint} {model.served_model}" for name, model in pool.models.items()}
     constants = constants_of(settings, roster, weights)
     variants = variants_of(settings, roster, pool.router.decomposer, pool.router.allocator)
+    for variant in [*constants, *variants]:
+        if variant.kind != "query_router":  # its file is fitted here
+            make_router(
+                pool, settings.answering("", variant.reasoning)
+            )  # a wrong setting is said before anybody is asked
     asked = {card.name: own_mode(settings, card) for card in roster.solvers} if _has(variants, "query_router") else {}
     first = {variant.name: variant for variant in [*constants, *asked.values()]}
     points = dict(zip(first, await session.on_dev([(v, None, v.reasoning) for v in first.values()]), strict=True))

@@ -15,6 +15,7 @@ from flows.embedded_api import embedded_api
 from r2.training.grpo_settings import GrpoSettings, load_grpo_settings
 from r2.training.rounds import Decision, Rounds, State
 from storage.query import write_database
+from tasks.retry import may_help
 from tasks.train_rounds import run_in_process, train_rounds
 
 
@@ -31,7 +32,14 @@ def _run_name() -> str:
     return f"grpo {settings.mode} on {Path(settings.pool).stem}"
 
 
-@task(name="grpo-round", retries=1, retry_delay_seconds=30, cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="grpo-round",
+    retries=1,
+    retry_delay_seconds=30,
+    retry_condition_fn=may_help,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def grpo_round(spec: Path) -> None:
     """Trains and compares what one round is to; a retry goes on at its last checkpoint."""
     run_in_process(spec)

@@ -244,8 +244,14 @@ def load(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> 
         return kind.model_validate(merged)
     except ValidationError as error:
         where = path or "flags"
-        problems = [f"{where}: {'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
+        problems = [_said(where, e["loc"], e["msg"]) for e in error.errors()]
         raise ConfigError("\n".join(problems)) from None
+
+
+def _said(where: Path | str, field: tuple[int | str, ...], message: str) -> str:
+    """Place, field (none where several do not fit together), and what is wrong."""
+    named = [".".join(str(part) for part in field)] if field else []
+    return ": ".join([str(where), *named, message.removeprefix("Value error, ")])
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

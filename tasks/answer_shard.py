@@ -15,6 +15,7 @@ from r2.rows import bad_row, candidate_rows, to_rows
 from r2.trajectory import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
 from storage.journal import Journal, keep_only
 from storage.schema import Row
+from tasks.retry import may_help
 from tasks.session import RunSession, session_of
 
 
@@ -23,6 +24,7 @@ from tasks.session import RunSession, session_of
     task_run_name="shard-{shard}",
     retries=2,
     retry_delay_seconds=[30, 300],
+    retry_condition_fn=may_help,
     cache_policy=NO_CACHE,
     persist_result=False,
 )

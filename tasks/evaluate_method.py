@@ -28,6 +28,7 @@ from storage.run_plan import RunPlan, plan_run, read_plan
 from tasks.answer_shard import answer_rows
 from tasks.finish_run import record_session
 from tasks.plan_file import who_answers_digest
+from tasks.retry import may_help
 from tasks.session import Progress, RunSession, make_router, progress_so_far, state_dir
 from tasks.shared_calls import SharedCalls, paid
 
@@ -123,8 +124,8 @@ def is_settled(plan: RunPlan) -> bool:
 
 
 @task(
-    name="evaluate-method", task_run_name="{label}", retries=2, retry_delay_seconds=[30, 300], cache_policy=NO_CACHE,
-    persist_result=False,
+    name="evaluate-method", task_run_name="{label}", retries=2, retry_delay_seconds=[30, 300],
+    retry_condition_fn=may_help, cache_policy=NO_CACHE, persist_result=False,
 )  # fmt: skip
 async def evaluate_method(run_dir: str, label: str) -> bool:
     """Answers what is left of a run; True once every problem is settled. `label` names it in Prefect's UI."""

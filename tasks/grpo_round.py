@@ -32,6 +32,7 @@ from r2.training.batch import Draw, Prompt, Rolled
 from r2.training.data import Said
 from r2.training.grpo import TrainedRound, train
 from r2.training.grpo_settings import GrpoSettings, Role
+from r2.training.launch import REFUSED
 from r2.training.partners import ENTRY, Parts, parts_of, with_policy
 from r2.training.policy import Policy, PolicyCard, Registry, file_sha256
 from r2.training.rejection import best_rows
@@ -455,4 +456,5 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
     except R2Error as error:
-        sys.exit(f"error: {error}")
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1 if error.transient else REFUSED)

@@ -20,7 +20,7 @@ from r2.problem import Problem
 from r2.settings import Columns
 from r2.training.curve import Curve
 from r2.training.grpo_settings import GrpoSettings
-from r2.training.launch import training_command
+from r2.training.launch import REFUSED, training_command
 from r2.training.partners import parts_of, untrained_digest, versions_of
 from r2.training.policy import file_sha256
 from r2.training.rounds import Decision, Rounds
@@ -100,7 +100,8 @@ def run_in_process(spec: Path) -> None:
 
 
 def run_command(command: list[str], log: Path, threads: int | None = None) -> None:
-    """Runs a command to its end, its output in `log`. TrainingError with the log's last lines if it fails."""
+    """Runs a command to its end, its output in `log`. TrainingError with the log's last lines if it fails, transient unless the
+    process said that it refuses."""
     environment = dict(os.environ) if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
     process = spawn(command, log=log, env=environment)
     try:
@@ -111,7 +112,9 @@ def run_command(command: list[str], log: Path, threads: int | None = None) -> No
     if process.stdin is not None:
         process.stdin.close()
     if code:
-        raise TrainingError(f"{log}: the round's process ended with code {code}. Its last lines:\n{_tail(log)}")
+        error = TrainingError(f"{log}: the round's process ended with code {code}. Its last lines:\n{_tail(log)}")
+        error.transient = code != REFUSED
+        raise error
 
 
 def _watched(process: "subprocess.Popen[bytes]", folder: Path) -> int:

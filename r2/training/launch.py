@@ -13,6 +13,9 @@ from pathlib import Path
 from r2.errors import ConfigError
 from r2.pool.lifeline import PARENT_VARIABLE, die_with_parent
 
+REFUSED = 2
+"""Exit code of a training process that ends with an error of ours: another try would meet it again."""
+
 
 def training_command(
     module: str, spec: Path, *, accelerate_config: str | None = None, launcher: Sequence[str] = ()
