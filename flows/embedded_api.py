@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from r2.errors import EndpointError
-from r2.pool.lifeline import die_with_parent, end, spawn
+from r2.lifeline import die_with_parent, end, spawn
 
 _NEEDLESS_SERVICES = (
     "CANCELLATION_CLEANUP",

@@ -16,7 +16,7 @@ from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from r2.errors import ConfigError, TrainingError
-from r2.pool.lifeline import end, spawn
+from r2.lifeline import end, spawn
 from r2.training.curve import Curve, Point
 from r2.training.launch import training_command
 from r2.training.policy import Policy, PolicyCard, Registry, git_commit

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from r2.call import Purpose
 from r2.errors import ConfigError
-from r2.pool.lifeline import die_with_parent
+from r2.lifeline import die_with_parent
 from r2.settings import AnswerSettings, Frozen, Reasoning
 from r2.training.data import ChatRow, messages_of
 from r2.training.policy import Policy, Registry

@@ -15,7 +15,7 @@ import orjson
 
 from r2.errors import ConfigError, TrainingError
 from r2.pool.config import load_pool
-from r2.pool.lifeline import end, spawn
+from r2.lifeline import end, spawn
 from r2.problem import Problem
 from r2.settings import Columns
 from r2.training.curve import Curve

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from r2.errors import ConfigError
-from r2.pool.lifeline import end, spawn
+from r2.lifeline import end, spawn
 from r2.training.curve import Curve
 from r2.training.launch import accelerate_arguments, training_command
 from r2.training.ranks import gathered, is_writer, n_processes, rank, suffixed, wait_for

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from r2.pool.lifeline import spawn
+from r2.lifeline import spawn
 from r2.training.rounds import Rounds, read_result
 from storage.journal import Journal
 from storage.lake import Lake

@@ -19,10 +19,10 @@ from r2.pool.local import open_local
 ROOT = Path(__file__).parent.parent
 MODELS = Path(os.environ.get("R2_MODELS_DIR", ROOT / "models"))
 
-CHILD = "from r2.pool.lifeline import die_with_parent; die_with_parent(); print('up', flush=True); import time; time.sleep(300)"
+CHILD = "from r2.lifeline import die_with_parent; die_with_parent(); print('up', flush=True); import time; time.sleep(300)"
 PARENT = f"""
 import os, subprocess, sys, time
-from r2.pool.lifeline import spawn
+from r2.lifeline import spawn
 child = spawn([sys.executable, "-c", {CHILD!r}], stdout=subprocess.PIPE)
 assert child.stdout.readline() == b"up\\n"
 print(child.pid, flush=True)
@@ -46,7 +46,7 @@ def test_a_child_ends_with_its_parent_whatever_kills_it(number: signal.Signals):
 
 
 def test_a_module_started_by_hand_is_nobodys_child():
-    done = subprocess.run([sys.executable, "-c", "from r2.pool.lifeline import die_with_parent; die_with_parent(); print('alone')"],
+    done = subprocess.run([sys.executable, "-c", "from r2.lifeline import die_with_parent; die_with_parent(); print('alone')"],
                           capture_output=True, text=True, check=True, cwd=ROOT, stdin=subprocess.DEVNULL)  # fmt: skip
     assert done.stdout == "alone\n"
 

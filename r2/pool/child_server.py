@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 
 from r2.errors import EndpointError
-from r2.pool.lifeline import end, spawn
+from r2.lifeline import end, spawn
 
 START_TIMEOUT_S = 180.0
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from r2.errors import ConfigError
-from r2.pool.lifeline import PARENT_VARIABLE, die_with_parent
+from r2.lifeline import PARENT_VARIABLE, die_with_parent
 
 REFUSED = 2
 """Exit code of a training process that ends with an error of ours: another try would meet it again."""

@@ -19,7 +19,7 @@ import orjson
 from aiohttp import web
 
 from r2.errors import ConfigError, R2Error
-from r2.pool.lifeline import die_with_parent
+from r2.lifeline import die_with_parent
 from r2.training.policy import CARD, Registry
 
 GATHER_S = 0.004
