@@ -3,7 +3,7 @@
     python benchmarks/mixed_questions.py 300 questions.jsonl                               a third each arithmetic, SCAN and word problems
     python benchmarks/mixed_questions.py 130 questions.jsonl --shares arithmetic=90,scan=40 --seed 5 --held-out 0.1
 
-With `--held-out` only questions on the test side of the training split (r2/split.py), which no training has seen.
+With `--held-out` only questions on the test side of the training split (r2/problems/split.py), which no training has seen.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
-from r2.split import split_of
+from r2.problems.split import split_of
 
 MAKE = {"arithmetic": arithmetic.generate, "scan": scan.generate, "word_problem": words.generate}
 

@@ -33,7 +33,7 @@ from r2.problem import Problem
 from r2.problems import scan
 from r2.prompts import DIRECT_STEP, allocate_messages, decompose_messages
 from r2.roster import ModelCard
-from r2.split import split_of
+from r2.problems.split import split_of
 from r2.training.data import ChatRow, chat_row
 from r2.training.grpo_settings import GrpoSettings, PromptFilter, Role
 from r2.training.policy import PolicyCard, Registry

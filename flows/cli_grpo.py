@@ -97,7 +97,7 @@ def _print_estimate(settings: Any) -> None:
     from r2.pool.config import load_pool
     from r2.problem import Problem
     from r2.settings import Columns
-    from r2.split import split_of
+    from r2.problems.split import split_of
     from storage.problem_files import question_file
     from storage.questions import read_questions
 

@@ -27,7 +27,7 @@ def rescore(
     lambda_s: Annotated[float, typer.Option(help="What a second takes off it.")] = 0.0,
 ) -> None:
     """Score stored answers again: costs under another price table, answers by today's parser and check. Old rows stay as they are."""
-    from r2.answer import extract_answer
+    from r2.problems.checks import extract_answer
     from r2.pool.config import load_pool
     from storage.lake import Lake
     from storage.rescore import rescore as score_again

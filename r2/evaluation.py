@@ -13,12 +13,12 @@ import orjson
 from pydantic import Field, field_validator
 
 from r2.errors import ConfigError
-from r2.leakage import normalised
+from r2.problems.leakage import normalised
 from r2.plan import Plan
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
 from r2.settings import AnswerSettings, Frozen, Positive, Reasoning
-from r2.split import split_of
+from r2.problems.split import split_of
 
 Difficulty = Literal["easy", "medium", "hard"]
 MEDIUM_FROM_STEPS, HARD_FROM_STEPS = 2, 4
@@ -35,7 +35,7 @@ class EvaluateSettings(Frozen):
     seed: int = 0
     """Of generated problems."""
     held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Only questions on the test side of the training split with this test share (r2/split.py); None: all. With it, what a policy
+    """Only questions on the test side of the training split with this test share (r2/problems/split.py); None: all. With it, what a policy
     or a specialist was trained on cannot be among them."""
     split_seed: int = 0
     """Of the split into train and test that `held_out` refers to, and of the one into dev and test."""
@@ -104,7 +104,7 @@ def parse_router(text: str) -> tuple[str, str, str]:
 
 
 def is_dev(question: str, split_seed: int, dev_share: float) -> bool:
-    """The side of a question, by a hash of its words. The salt keeps it independent of r2/split.py's train and test."""
+    """The side of a question, by a hash of its words. The salt keeps it independent of r2/problems/split.py's train and test."""
     key = f"dev:{split_seed}:{normalised(question)}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64 < dev_share
 

@@ -8,8 +8,8 @@ one subtask pays for that subtask and for what its new result changes.
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
-from r2.answer import extract_answer
-from r2.benchmark import judge
+from r2.problems.checks import extract_answer
+from r2.problems.benchmark import judge
 from r2.call import Call, Completion
 from r2.errors import DEFERRING_ERROR_TYPES
 from r2.plan import Plan, Subtask

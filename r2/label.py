@@ -6,7 +6,7 @@ journal, budgets and lake. Its answer is that of the target allocation; a proble
 
 from collections.abc import Generator, Sequence
 
-from r2.benchmark import benchmark_of
+from r2.problems.benchmark import benchmark_of
 from r2.call import Call, Completion
 from r2.errors import PlanParseError
 from r2.execution import Execution, Memory, execute, side_by_side

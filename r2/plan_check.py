@@ -1,6 +1,6 @@
 """The cheap check of a plan (ours): slips that show without asking anybody, so that another model can plan again before a step is paid.
 
-A step's result is checked by its form (r2/benchmark.py `failed_check`); a plan is checked against its question. Small decomposers copy: a digit
+A step's result is checked by its form (r2/problems/benchmark.py `failed_check`); a plan is checked against its question. Small decomposers copy: a digit
 that went wrong on the way is a number that the question does not have, and one it has that no step uses. A plan that stops short leaves results
 that no later step reads. None of this proves a plan wrong (100 is a fair number where the question says per cent), so a failed check asks for
 a second plan and refuses nothing.

@@ -2,7 +2,7 @@
 
 import orjson
 
-from r2.benchmark import judge
+from r2.problems.benchmark import judge
 from r2.call import ROUTER_PURPOSES, Attempt, Call, Completion
 from r2.ledger import cost_usd, total_usage, worst_case_usage
 from r2.plan import format_plan

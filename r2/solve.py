@@ -10,8 +10,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 from r2.allocation import Choice, allocation_schema, choose
-from r2.answer import extract_answer
-from r2.benchmark import benchmark_of, failed_check
+from r2.problems.checks import extract_answer
+from r2.problems.benchmark import benchmark_of, failed_check
 from r2.call import Call, Completion, Message, Purpose
 from r2.confidence import token_confidence, with_logprobs
 from r2.errors import DEFERRING_ERROR_TYPES, AllocationParseError, PlanParseError

@@ -64,7 +64,7 @@ class EvaluatedRow:
 
 @dataclass(frozen=True, slots=True)
 class Leaks:
-    """Training questions that are also among the evaluated problems, the same or nearly (r2/leakage.py)."""
+    """Training questions that are also among the evaluated problems, the same or nearly (r2/problems/leakage.py)."""
 
     labels: str
     n_train: int

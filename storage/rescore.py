@@ -17,8 +17,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from r2.answer import extract_answer
-from r2.benchmark import judge
+from r2.problems.checks import extract_answer
+from r2.problems.benchmark import judge
 from r2.call import ROUTER_PURPOSES
 from r2.comparison import Comparison, to_json
 from r2.errors import ConfigError, LakeError

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from r2.comparison import Comparison
 from r2.evaluation import EvaluateSettings
-from r2.leakage import leakage
+from r2.problems.leakage import leakage
 from r2.outcomes import MethodOutcomes
 from r2.verdict import verdict
 from storage.evaluated_problems import train_questions

@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from r2.leakage import leakage
+from r2.problems.leakage import leakage
 from r2.pool.config import load_pool
 from r2.problems.source import parse_source
 from r2.settings import LabelSettings

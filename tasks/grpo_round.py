@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from r2.benchmark import judge
+from r2.problems.benchmark import judge
 from r2.call import Completion
 from r2.errors import ConfigError, PlanParseError, R2Error, TrainingError
 from r2.plan import DIRECT, Plan, parse_plan
@@ -26,7 +26,7 @@ from r2.problem import Problem
 from r2.prompts import allocate_messages, decompose_messages
 from r2.settings import Columns
 from r2.solve import shown_models
-from r2.split import split_of
+from r2.problems.split import split_of
 from r2.training import device, ranks
 from r2.training.batch import Draw, Prompt, Rolled
 from r2.training.data import Said

@@ -10,7 +10,7 @@ import orjson
 from r2.errors import ConfigError
 from r2.problem import Problem
 from r2.problems.source import parse_source
-from r2.split import split_of
+from r2.problems.split import split_of
 from r2.training.augment import augmented
 from r2.training.data import ChatRow, bare_row
 from r2.training.policy import file_sha256

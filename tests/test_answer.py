@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2.answer import default_check, extract_answer, last_number, same_choice, same_number
+from r2.problems.checks import default_check, extract_answer, last_number, same_choice, same_number
 
 
 @pytest.mark.parametrize(

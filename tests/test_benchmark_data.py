@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from r2.benchmark import judge
+from r2.problems.benchmark import judge
 from r2.problem import Problem
 from r2.problems import musique, scan
 from r2.problems.source import parse_source

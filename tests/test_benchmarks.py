@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2.answer import exact_match, token_f1, yes_or_no
-from r2.benchmark import BENCHMARKS, judge
+from r2.problems.checks import exact_match, token_f1, yes_or_no
+from r2.problems.benchmark import BENCHMARKS, judge
 from r2.errors import ConfigError, InputFileError
 from r2.problem import Problem
 from r2.problems import competition_math, csqa, gsm8k, musique, p3, strategyqa

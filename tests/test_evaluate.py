@@ -24,7 +24,7 @@ from r2.pool.config import load_pool
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
 from r2.roster import ModelCard, Roster
-from r2.split import split_of
+from r2.problems.split import split_of
 from storage.evaluated_problems import evaluated_problems
 from storage.evaluations import read_comparison, read_evaluation
 from storage.journal import Journal

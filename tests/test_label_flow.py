@@ -23,7 +23,7 @@ from r2.pool.config import load_pool
 from r2.problem import Problem
 from r2.prompts import decompose_messages
 from r2.settings import LabelSettings
-from r2.split import split_of
+from r2.problems.split import split_of
 from storage.query import connect
 from tests.prefect_sockets import LEAVES_SOCKETS
 

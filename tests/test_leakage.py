@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2.leakage import NEAR, Leakage, leakage, normalised
+from r2.problems.leakage import NEAR, Leakage, leakage, normalised
 
 
 def grams(question: str) -> set[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from r2.answer import extract_answer
+from r2.problems.checks import extract_answer
 from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.ledger import Price

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2.allocation import parse_allocation
-from r2.benchmark import judge
+from r2.problems.benchmark import judge
 from r2.call import Attempt, Call, Completion, Message
 from r2.ledger import Price, cost_usd
 from r2.methods.cot import chain_of_thought

@@ -4,12 +4,12 @@ from collections import Counter
 
 import pytest
 
-from r2.answer import extract_answer
+from r2.problems.checks import extract_answer
 from r2.errors import ConfigError
 from r2.problem import Problem
 from r2.problems import arithmetic, scan
 from r2.prompts import FINAL_TASK, solve_messages
-from r2.split import split_of
+from r2.problems.split import split_of
 from r2.training.specialist import balanced, coarser_subtasks, generated_subtasks, solved_subtasks
 
 COMMAND = Problem("p1", "walk left twice after jump", 0, "I_JUMP I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK", "scan")

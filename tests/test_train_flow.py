@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from r2.errors import InputFileError
-from r2.split import split_of
+from r2.problems.split import split_of
 from r2.training.curve import Point
 from r2.training.policy import Registry
 from storage.query import connect

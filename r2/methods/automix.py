@@ -11,8 +11,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from r2.allocation import Choice
-from r2.answer import extract_answer
-from r2.benchmark import benchmark_of
+from r2.problems.checks import extract_answer
+from r2.problems.benchmark import benchmark_of
 from r2.call import Call, Completion
 from r2.methods.direct_step import ask_step, open_step, result_of
 from r2.methods.shunt import large_model, small_model

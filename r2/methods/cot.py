@@ -6,7 +6,7 @@ Settings: `model`.
 from dataclasses import replace
 
 from r2.allocation import Choice
-from r2.benchmark import benchmark_of
+from r2.problems.benchmark import benchmark_of
 from r2.methods.direct_step import answer_once
 from r2.problem import Problem
 from r2.prompts import solve_messages

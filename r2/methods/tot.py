@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from r2.allocation import Choice
-from r2.benchmark import benchmark_of
+from r2.problems.benchmark import benchmark_of
 from r2.call import Call, Completion
 from r2.methods.cot import one_model
 from r2.methods.direct_step import answer_once

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import tomlkit
 
-from r2.answer import extract_answer
-from r2.benchmark import benchmark_of, judge
+from r2.problems.checks import extract_answer
+from r2.problems.benchmark import benchmark_of, judge
 from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.pool.client import PoolClient

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from r2.benchmark import judge
+from r2.problems.benchmark import judge
 from r2.call import ROUTER_PURPOSES, Call, Completion, Purpose
 from r2.pool.client import PoolClient
 from r2.pool.config import PoolConfig

@@ -57,7 +57,7 @@ class GrpoSettings(Frozen):
     seed: int = 0
     split_seed: int = 0
     test_share: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the problems that is held out, by a hash of the question (r2/split.py): never trained on, compared on after each round. With
+    """Share of the problems that is held out, by a hash of the question (r2/problems/split.py): never trained on, compared on after each round. With
     the share and seed of the label sets, what is held out here was not shown in SFT either."""
     n_held_out: int | None = Field(default=None, ge=1)
     """At most so many held-out problems; None: all."""

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from r2.allocation import parse_allocation
-from r2.answer import extract_answer
-from r2.benchmark import judge
+from r2.problems.checks import extract_answer
+from r2.problems.benchmark import judge
 from r2.errors import AllocationParseError, PlanParseError
 from r2.ledger import Price
 from r2.plan import format_plan, parse_plan

@@ -6,8 +6,8 @@ any other, so its rate and cost are in the trajectory and in the reward. Left ou
 
 from dataclasses import replace
 
-from r2.answer import extract_answer
-from r2.benchmark import failed_check
+from r2.problems.checks import extract_answer
+from r2.problems.benchmark import failed_check
 from r2.call import Call, Completion
 from r2.problem import Problem
 from r2.prompts import TASK_MARK

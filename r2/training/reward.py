@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from r2.benchmark import judge
+from r2.problems.benchmark import judge
 from r2.call import Attempt, Call, Completion, Purpose
 from r2.ledger import Usage, cost_usd
 from r2.methods.cot import chain_of_thought

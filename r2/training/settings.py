@@ -47,7 +47,7 @@ class SftSettings(Frozen):
     learns to read profiles (r2/training/augment.py). 0 or 1: as labelled alone."""
     seed: int = 0
     split_seed: int = 0
-    """Of the split into train and test (r2/split.py); as in the label sets."""
+    """Of the split into train and test (r2/problems/split.py); as in the label sets."""
     test_share: float = Field(default=0.1, gt=0, lt=1)
     n_problems: int = Field(default=20000, ge=1)
     """Problems that a specialist's subtasks come from, before the split."""

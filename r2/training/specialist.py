@@ -1,7 +1,7 @@
 """Rows for a specialist: a small model trained on the subtasks of one kind of problem (ours).
 
 Problems are generated with their gold plans; each subtask with its right result is a row, asked with the very prompt that a `bare` pool
-entry is asked with. Only questions on the `train` side of the split are used (`r2/split.py`); those of the `test` side are never seen. For SCAN there are
+entry is asked with. Only questions on the `train` side of the split are used (`r2/problems/split.py`); those of the `test` side are never seen. For SCAN there are
 coarser steps besides (`phrase`, `command`): small models translate whole phrases well, and miscount when they repeat or join long ones.
 `scan?kinds=translate,phrase` trains on some kinds only.
 """
@@ -19,7 +19,7 @@ from r2.problem import Problem
 from r2.problems import arithmetic, scan
 from r2.problems.source import parse_source
 from r2.prompts import solve_messages
-from r2.split import Side, split_of
+from r2.problems.split import Side, split_of
 from r2.training.data import ChatRow, chat_row
 
 DIRECT_KIND = "direct"

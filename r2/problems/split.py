@@ -7,7 +7,7 @@ fell before: nothing that is trained on `train` has seen a question of `test`.
 import hashlib
 from typing import Literal
 
-from r2.leakage import normalised
+from r2.problems.leakage import normalised
 
 Side = Literal["train", "test"]
 
