@@ -23,7 +23,7 @@ import duckdb
 import pandas as pd
 import pyarrow.parquet as pq
 
-from r2.trajectory import CallRow, Candidate, SubtaskRow, TrajectoryRow
+from r2.records.tables import CallRow, Candidate, SubtaskRow, TrajectoryRow
 from storage.lake import Lake
 from storage.query import connect, shipped_views
 

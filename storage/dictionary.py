@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from r2.trajectory import SCHEMA_VERSION
+from r2.records.tables import SCHEMA_VERSION
 from storage.query import column_doc, connect, shipped_views
 from storage.schema import TABLES
 
@@ -17,7 +17,7 @@ PATH = Path(__file__).parent.parent / "docs" / "data_dictionary.md"
 
 _INTRODUCTION = f"""# Data dictionary
 
-Rendered by `python -m storage.dictionary` from `r2/trajectory.py` and `storage/sql/`; do not edit it by hand.
+Rendered by `python -m storage.dictionary` from `r2/records/tables.py` and `storage/sql/`; do not edit it by hand.
 Schema version {SCHEMA_VERSION}. Tables are joined on (`run_id`, `problem_id`, `rollout`). Times are UTC; costs are USD at the price
 of the day of the call; units end the names. OTel gives the name in the OpenTelemetry conventions for generative AI.
 

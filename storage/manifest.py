@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from r2.errors import LakeError
-from r2.trajectory import SCHEMA_VERSION
+from r2.records.tables import SCHEMA_VERSION
 
 COMPACTION = "compact-"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*")

@@ -14,11 +14,11 @@ from typing import Any
 import orjson
 
 from r2.roster import Roster
-from r2.rows import to_rows
+from r2.records.rows import to_rows
 from r2.solve import Trajectory
 from r2.training.batch import Rolled
 from r2.training.curve import Curve
-from r2.trajectory import CurveRow, RewardRow, RunRow, TrajectoryRow
+from r2.records.tables import CurveRow, RewardRow, RunRow, TrajectoryRow
 from storage.lake import Lake
 from storage.schema import Row
 

@@ -1,4 +1,4 @@
-"""The Arrow side of `r2/trajectory.py`: schemas derived from its dataclasses, and tables built from their instances.
+"""The Arrow side of `r2/records/tables.py`: schemas derived from its dataclasses, and tables built from their instances.
 
 Nothing is declared twice: a column, its type, unit, meaning and OpenTelemetry name come from the dataclass field, and rows
 come only from the dataclass, so no key can be dropped silently. `storage/lake.py` writes what is built here;
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2.errors import LakeError
-from r2.trajectory import SCHEMA_VERSION, CallRow, CandidateRow, CurveRow, RewardRow, RunRow, SubtaskRow, TrajectoryRow
+from r2.records.tables import SCHEMA_VERSION, CallRow, CandidateRow, CurveRow, RewardRow, RunRow, SubtaskRow, TrajectoryRow
 
 Row = RunRow | TrajectoryRow | SubtaskRow | CallRow | CandidateRow | RewardRow | CurveRow
 
@@ -70,7 +70,7 @@ def table_from_rows(name: str, rows: Sequence[Row]) -> pa.Table:
     for row in rows:
         if type(row) is not table.row:
             raise LakeError(
-                f"table {name}: got a {type(row).__name__}; its rows are {table.row.__name__} (r2/trajectory.py)"
+                f"table {name}: got a {type(row).__name__}; its rows are {table.row.__name__} (r2/records/tables.py)"
             )
     arrays = []
     for field in table.schema:

@@ -11,8 +11,8 @@ from r2.errors import DEFERRING_ERROR_TYPES, LakeError
 from r2.methods import METHODS
 from r2.pool.drive import drive, drive_all
 from r2.problem import Problem
-from r2.rows import bad_row, candidate_rows, to_rows
-from r2.trajectory import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
+from r2.records.rows import bad_row, candidate_rows, to_rows
+from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
 from storage.journal import Journal, keep_only
 from storage.schema import Row
 from tasks.retry import may_help

@@ -9,7 +9,7 @@ from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from r2.errors import LakeError
-from r2.trajectory import RunRow
+from r2.records.tables import RunRow
 from storage.answers import default_out, write_answers
 from storage.lake import Lake
 from storage.query import write_database

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from r2.trajectory import CallRow, Candidate, CandidateRow, CurveRow, RewardRow, RunRow, SubtaskRow, TrajectoryRow
+from r2.records.tables import CallRow, Candidate, CandidateRow, CurveRow, RewardRow, RunRow, SubtaskRow, TrajectoryRow
 from storage.lake import Lake
 from storage.schema import TABLES
 

@@ -20,7 +20,7 @@ from r2.problem import Problem
 from r2.prompts import rate_messages, think_messages, verify_messages
 from r2.query_router import ModelCurve, QueryRouter, make_query_router, pick
 from r2.roster import Roster
-from r2.rows import to_rows
+from r2.records.rows import to_rows
 from r2.settings import AnswerSettings, Reasoning
 from r2.solve import Outcome, Router, Trajectory
 from tasks.plan_file import who_answers_digest

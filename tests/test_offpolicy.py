@@ -22,7 +22,7 @@ from r2.offpolicy import (
     support_of,
     utility,
 )
-from r2.trajectory import Candidate
+from r2.records.tables import Candidate
 from storage.lake import Lake
 from storage.offpolicy_logs import at_temperature, read_offpolicy_logs
 from tests.lake_rows import RUN, problem, together

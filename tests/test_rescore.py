@@ -14,9 +14,9 @@ from r2.ledger import Price
 from r2.methods import METHODS
 from r2.pool.drive import drive
 from r2.problem import Problem
-from r2.rows import to_rows
+from r2.records.rows import to_rows
 from r2.settings import AnswerSettings
-from r2.trajectory import CallRow, SubtaskRow, TrajectoryRow
+from r2.records.tables import CallRow, SubtaskRow, TrajectoryRow
 from storage.lake import Lake
 from storage.rescore import rescore, rescore_run
 from storage.run_plan import plan_run

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2.errors import LakeError
-from r2.trajectory import SCHEMA_VERSION, Candidate, SubtaskRow, TrajectoryRow
+from r2.records.tables import SCHEMA_VERSION, Candidate, SubtaskRow, TrajectoryRow
 from storage.schema import TABLES, conform, table_from_rows
 from tests.lake_rows import CALL, NOON, RUN, SUBTASK, TRAJECTORY
 

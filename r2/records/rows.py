@@ -9,7 +9,7 @@ from r2.plan import format_plan
 from r2.problem import Problem
 from r2.roster import Roster
 from r2.solve import Step, Trajectory
-from r2.trajectory import CallRow, Candidate, CandidateRow, SubtaskRow, TrajectoryRow
+from r2.records.tables import CallRow, Candidate, CandidateRow, SubtaskRow, TrajectoryRow
 
 
 def to_rows(

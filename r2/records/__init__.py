@@ -1,0 +1,1 @@
+"""Every stored table and the rows made for it, declared once."""
