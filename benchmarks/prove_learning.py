@@ -36,7 +36,7 @@ from r2.roster import ModelCard
 from r2.problems.split import split_of
 from r2.training.data import ChatRow, chat_row
 from r2.training.grpo_settings import GrpoSettings, PromptFilter, Role
-from r2.training.policy import PolicyCard, Registry
+from r2.policies.registry import PolicyCard, Registry
 from r2.training.rounds import HeldOut, Rounds, read_result
 
 ROOT = Path(__file__).parent.parent

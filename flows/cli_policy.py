@@ -10,7 +10,7 @@ from rich.table import Table
 from flows.cli_sweep import sweep
 from flows.console import results
 from r2.errors import ConfigError
-from r2.training.policy import Policy, Registry
+from r2.policies.registry import Policy, Registry
 
 policy_app = typer.Typer(
     help="Trained policies: list, show, promote, roll back, sweep the cost knob.", no_args_is_help=True

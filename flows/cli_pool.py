@@ -209,7 +209,7 @@ def add(
     from r2.pool.calibrate import SERVED_HERE, calibrate_pool, write_profiles
     from r2.pool.local import SLOTS
     from r2.pool.new_entry import adding
-    from r2.training.policy import Registry
+    from r2.policies.registry import Registry
 
     kind = endpoint_kind(endpoint)
     given, asked = _skills(skill or [], may_measure=measure)

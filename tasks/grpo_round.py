@@ -34,7 +34,7 @@ from r2.training.grpo import TrainedRound, train
 from r2.training.grpo_settings import GrpoSettings, Role
 from r2.training.launch import REFUSED
 from r2.training.partners import ENTRY, Parts, parts_of, with_policy
-from r2.training.policy import Policy, PolicyCard, Registry, file_sha256
+from r2.policies.registry import Policy, PolicyCard, Registry, file_sha256
 from r2.training.rejection import best_rows
 from r2.training.reward import PURPOSE_OF, Sampled, all_read, rollout_seed, weighted
 from r2.training.rollouts import Request, Rollouts, open_rollouts

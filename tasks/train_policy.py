@@ -25,7 +25,7 @@ from r2.errors import ConfigError
 from r2.lifeline import die_with_parent
 from r2.settings import AnswerSettings, Frozen, Reasoning
 from r2.training.data import ChatRow, messages_of
-from r2.training.policy import Policy, Registry
+from r2.policies.registry import Policy, Registry
 from r2.training.ranks import is_writer
 from r2.training.settings import PolicyKind, SftSettings
 from tasks.training_rows import JOB, TrainingRows, held_out_problems, training_rows

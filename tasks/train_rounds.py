@@ -22,7 +22,7 @@ from r2.training.curve import Curve
 from r2.training.grpo_settings import GrpoSettings
 from r2.training.launch import REFUSED, training_command
 from r2.training.partners import parts_of, untrained_digest, versions_of
-from r2.training.policy import file_sha256
+from r2.policies.registry import file_sha256
 from r2.training.rounds import Decision, Rounds
 from storage.lake import Lake
 from storage.problem_files import question_file, row_of

@@ -17,8 +17,8 @@ from r2.pool.endpoints import open_endpoints
 from r2.pool.fetch import find_weights, is_fetched
 from r2.pool.local import open_local
 from r2.pool.ports import Address
-from r2.training.adapter_gguf import BaseShape, cached_gguf, convert, permute_rows
-from r2.training.policy import PolicyCard, Registry
+from r2.policies.adapter_gguf import BaseShape, cached_gguf, convert, permute_rows
+from r2.policies.registry import PolicyCard, Registry
 
 MODELS = Path(os.environ.get("R2_MODELS_DIR", Path(__file__).parent.parent / "models"))
 BASE = "smollm2-135m-instruct"

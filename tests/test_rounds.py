@@ -12,7 +12,7 @@ from r2.training.batch import Draw, Prompt, Rolled
 from r2.training.curve import Curve
 from r2.training.grpo_settings import GrpoSettings, load_grpo_settings
 from r2.training.partners import untrained_digest, versions_of
-from r2.training.policy import PolicyCard, Registry
+from r2.policies.registry import PolicyCard, Registry
 from r2.training.rejection import best_rows
 from r2.training.reward import Sampled, Scored, Terms
 from r2.training.rounds import HeldOut, Result, Rounds, decide, read_result, write_atomically

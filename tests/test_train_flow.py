@@ -10,7 +10,7 @@ from flows.cli import app
 from r2.errors import InputFileError
 from r2.problems.split import split_of
 from r2.training.curve import Point
-from r2.training.policy import Registry
+from r2.policies.registry import Registry
 from storage.query import connect
 from tasks.sft_policy import curve_rows
 from tasks.train_policy import PolicyResult

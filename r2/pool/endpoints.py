@@ -11,7 +11,7 @@ from r2.pool.fetch import catalogue
 from r2.pool.local import open_local, weights_path
 from r2.pool.ports import Address
 from r2.pool.simulated import start_simulated
-from r2.training.policy import Policy
+from r2.policies.registry import Policy
 
 
 @asynccontextmanager
@@ -57,7 +57,7 @@ def open_policy(
     what = f"policy:{policy.ref}"
     if policy.is_adapter and policy.catalogue_name in catalogue():
         # Here and not above: numpy and gguf take a while, which pools without adapters need not wait for.
-        from r2.training.adapter_gguf import cached_gguf
+        from r2.policies.adapter_gguf import cached_gguf
 
         lora = cached_gguf(policy.path, weights_path(policy.catalogue_name, models_dir, what))
         return open_local(

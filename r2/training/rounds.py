@@ -21,7 +21,7 @@ import orjson
 from r2.errors import ConfigError
 from r2.intervals import paired_interval
 from r2.training.grpo_settings import GrpoSettings, Role
-from r2.training.policy import Registry
+from r2.policies.registry import Registry
 
 Versions = dict[Role, str]
 """Role -> NAME@VERSION of the registry, or the name of a pool entry."""

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from r2.errors import ConfigError, R2Error
 from r2.lifeline import die_with_parent
-from r2.training.policy import CARD, Registry
+from r2.policies.registry import CARD, Registry
 
 GATHER_S = 0.004
 """How long the first request of a batch waits for company."""

@@ -1,0 +1,1 @@
+"""The registry of trained versions, and their conversion to what a server loads."""
