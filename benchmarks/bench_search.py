@@ -20,7 +20,7 @@ from r2.execution import Memory, execute, remembered, side_by_side
 from r2.ledger import cost_usd
 from r2.plan import Plan
 from r2.pool.config import PoolConfig, load_pool
-from r2.pool.drive import drive
+from r2.answering.drive import drive
 from r2.pool.simulated_mind import gold_steps
 from r2.pool.simulated_server import Conditions, SimulatedServer
 from r2.pool.wire import BadBody, parse_body, request_body
@@ -28,7 +28,7 @@ from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
 from r2.search import cheapest_right, probe, search_allocation
 from r2.settings import Labelling, Reasoning
-from r2.solve import Router
+from r2.answering.route import Router
 
 
 class InProcess:

@@ -1,6 +1,6 @@
 """Proof that training learns: tiny policies made in code, taught by a teacher who plays safe, then two alternating rounds of GRPO.
 
-World: SCAN commands that are joined or repeated, on the three simulated models of pools/learning.toml, through the real client, `r2.solve`, rewards,
+World: SCAN commands that are joined or repeated, on the three simulated models of pools/learning.toml, through the real client, `r2.answering.route`, rewards,
 rounds and promotion. The teacher allocates a tier too dear, noisily, and now and then answers at once what is cheaper in steps. Held-out utility
 (1[correct] - lambda * cost / cost_ref, paired per problem) must rise by 0.08 with its 95 % interval above zero, cost fall by a quarter, accuracy
 stay within 3 points. `--mutate` breaks the training in a named way, and the check must then fail.
@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from r2.allocation import format_allocation
+from r2.answering.allocation import format_allocation
 from r2.errors import R2Error
 from r2.intervals import paired_interval
 from r2.plan import DIRECT, Plan, Subtask, format_plan, parse_plan
 from r2.pool.config import PriceTable, load_pool
 from r2.problem import Problem
 from r2.problems import scan
-from r2.prompts import DIRECT_STEP, allocate_messages, decompose_messages
+from r2.answering.prompts import DIRECT_STEP, allocate_messages, decompose_messages
 from r2.roster import ModelCard
 from r2.problems.split import split_of
 from r2.training.data import ChatRow, chat_row
@@ -159,7 +159,7 @@ def supervise(role: Role, seed: int, folder: Path) -> None:
 
 
 def _is_read(role: Role, text: str, row: ChatRow) -> bool:
-    from r2.allocation import parse_allocation
+    from r2.answering.allocation import parse_allocation
 
     try:
         if role == "decomposer":

@@ -1,6 +1,6 @@
 """A call to a model and what came back: the only two things the reasoning code and the outside world exchange.
 
-`r2/solve.py` yields lists of `Call`s (a wave: they may run at the same time) and receives a list of `Completion`s in
+`r2/answering/route.py` yields lists of `Call`s (a wave: they may run at the same time) and receives a list of `Completion`s in
 the same order. Who answers is the driver's business: the aiohttp pool, a recording, or scripted replies in tests.
 """
 

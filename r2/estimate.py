@@ -15,7 +15,7 @@ from r2.methods.random_model import probabilities
 from r2.methods.shunt import large_model, small_model
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
-from r2.prompts import (
+from r2.answering.prompts import (
     allocate_messages,
     decompose_messages,
     judge_messages,
@@ -26,7 +26,7 @@ from r2.prompts import (
     verify_messages,
 )
 from r2.settings import Labelling
-from r2.solve import Router
+from r2.answering.route import Router
 
 BYTES_PER_TOKEN = 4
 SUBTASKS_PER_QUESTION = 2.5

@@ -7,7 +7,7 @@ from r2.estimate import CallEstimate, estimate_calls
 from r2.evaluation import EvaluateSettings
 from r2.operating_points import Variant, constants_of, own_mode, variants_of
 from r2.problem import Problem
-from r2.solve import Router
+from r2.answering.route import Router
 
 
 def estimate_evaluation(

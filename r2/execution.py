@@ -1,6 +1,6 @@
 """Executing a plan with given models, and remembering what was asked: the ground under candidate plans and allocation search.
 
-A generator of waves like `r2/solve.py`, without allocator, checks and escalation: what is measured is the plan with just these
+A generator of waves like `r2/answering/route.py`, without allocator, checks and escalation: what is measured is the plan with just these
 models. Nothing here asks a request twice for one problem (`Memory`), so that an execution that differs from an earlier one in
 one subtask pays for that subtask and for what its new result changes.
 """
@@ -14,8 +14,8 @@ from r2.call import Call, Completion
 from r2.errors import DEFERRING_ERROR_TYPES
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
-from r2.prompts import DIRECT_STEP, FINAL_TASK
-from r2.solve import Router, Stop, Wave, solver_call
+from r2.answering.prompts import DIRECT_STEP, FINAL_TASK
+from r2.answering.route import Router, Stop, Wave, solver_call
 
 
 @dataclass(slots=True)

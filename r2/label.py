@@ -13,10 +13,10 @@ from r2.execution import Execution, Memory, execute, side_by_side
 from r2.plan import Plan, format_plan, parse_plan
 from r2.plan_scores import lexical_coherence, mean_coherence, read_judgement, score_plans
 from r2.problem import Problem
-from r2.prompts import judge_messages, teach_messages
+from r2.answering.prompts import judge_messages, teach_messages
 from r2.search import cheapest_right, probe, search_allocation
 from r2.settings import Labelling
-from r2.solve import Outcome, Router, Solving, Stop, Wave
+from r2.answering.route import Outcome, Router, Solving, Stop, Wave
 from r2.trial import Trial
 
 DROPPED = {

@@ -10,7 +10,7 @@ from r2.ledger import Price
 Tier = Literal["small", "medium", "large"]
 TIERS: tuple[Tier, ...] = ("small", "medium", "large")
 PromptMode = Literal["direct", "cot", "bare"]
-"""`bare`: without instructions, for a model that was fine-tuned on the job (r2/prompts.py BARE_SYSTEM)."""
+"""`bare`: without instructions, for a model that was fine-tuned on the job (r2/answering/prompts.py BARE_SYSTEM)."""
 
 
 @dataclass(frozen=True, slots=True)

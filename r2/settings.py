@@ -63,7 +63,7 @@ class Reasoning(Frozen):
     allocator: str | None = None
     finalizer: str | None = None
     second_decomposer: str | None = None
-    """Pool entry that plans again where the first plan fails its cheap check (r2/plan_check.py). None: as the pool file's [router] says, which
+    """Pool entry that plans again where the first plan fails its cheap check (r2/answering/plan_check.py). None: as the pool file's [router] says, which
     by default is nobody; `none`: nobody."""
     b: float = 0.0
     """Cost knob: weight of the log price when the allocator's choice is made; 0 takes the choice as written. Needs an
@@ -105,7 +105,7 @@ class Reasoning(Frozen):
     depth: int = Field(default=2, ge=1, le=8)
     """Levels of thoughts of `tot` before its answer."""
     query_router: str | None = None
-    """JSON file of a fitted query-level router, which `query_router` needs (r2/query_router.py)."""
+    """JSON file of a fitted query-level router, which `query_router` needs (r2/answering/query_router.py)."""
     random_level: Literal["query", "subtask"] = "query"
     """What `random` draws a model for: the question, or each subtask of the decomposer's plan."""
     mix: dict[str, Annotated[float, Field(ge=0)]] | None = None

@@ -18,7 +18,7 @@ from r2.evaluation import Difficulty, EvaluateSettings, band, band_of, gold_step
 from r2.pool.recording import recorded_evaluation
 from r2.problem import Problem
 from r2.problems.source import Source, parse_source
-from r2.prompts import CHOICES_MARK, QUESTION_MARK
+from r2.answering.prompts import CHOICES_MARK, QUESTION_MARK
 from storage.problem_files import LOADED, gold_plans_of, problems_of, row_of
 
 _HAVE_GOLD_ROWS = ("musique", "gsm8k", "strategyqa")

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from r2.allocation import format_allocation
+from r2.answering.allocation import format_allocation
 from r2.call import Message
 from r2.errors import InputFileError
 from r2.problems.leakage import Leakage, leakage
 from r2.plan import parse_plan
 from r2.problem import Problem
-from r2.prompts import MODEL_LETTERS, allocate_messages, decompose_messages
+from r2.answering.prompts import MODEL_LETTERS, allocate_messages, decompose_messages
 from r2.roster import Roster
 from r2.problems.split import split_of
 from storage.lake import Lake

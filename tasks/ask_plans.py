@@ -10,10 +10,10 @@ from r2.call import Call, Completion
 from r2.plan import Plan
 from r2.pool.client import PoolClient
 from r2.pool.config import PoolConfig
-from r2.pool.drive import drive_all
+from r2.answering.drive import drive_all
 from r2.pool.endpoints import open_endpoints
 from r2.problem import Problem
-from r2.prompts import decompose_messages
+from r2.answering.prompts import decompose_messages
 from storage.journal import Journal
 from tasks.session import state_dir
 

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from r2.outcomes import MethodOutcomes
 from r2.problem import Problem
-from r2.query_router import QueryRouter, pick
+from r2.answering.query_router import QueryRouter, pick
 from storage.evaluations import PointRun
 from storage.run_plan import write_atomically
 from tasks.plan_evaluation import PlannedEvaluation

@@ -23,9 +23,9 @@ from r2.plan import DIRECT, Plan, parse_plan
 from r2.pool.config import PoolConfig, load_pool
 from r2.lifeline import die_with_parent
 from r2.problem import Problem
-from r2.prompts import allocate_messages, decompose_messages
+from r2.answering.prompts import allocate_messages, decompose_messages
 from r2.settings import Columns
-from r2.solve import shown_models
+from r2.answering.route import shown_models
 from r2.problems.split import split_of
 from r2.training import device, ranks
 from r2.training.batch import Draw, Prompt, Rolled

@@ -24,10 +24,10 @@ from r2.pool.config import PoolConfig, load_pool
 from r2.pool.endpoints import open_endpoints
 from r2.pool.gauges import ModelGauge
 from r2.pool.ports import CallJournal
-from r2.query_router import QueryRouter
+from r2.answering.query_router import QueryRouter
 from r2.roster import Roster
 from r2.settings import AnswerSettings, Labelling, Reasoning
-from r2.solve import Router
+from r2.answering.route import Router
 from storage.journal import Journal
 from storage.lake import Lake
 from storage.run_plan import RunPlan, ShardPlan, read_plan

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2.allocation import choose, format_allocation, parse_allocation
+from r2.answering.allocation import choose, format_allocation, parse_allocation
 from r2.call import Completion, TokenLogprob
 from r2.errors import AllocationParseError
 from tests.scripted import ROSTER

@@ -16,7 +16,7 @@ from r2.pool.calibrate import (
 from r2.pool.config import load_pool
 from r2.pool.simulated_mind import Job, read_job
 from r2.problems import scan
-from r2.prompts import solve_messages
+from r2.answering.prompts import solve_messages
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,7 +9,7 @@ import torch
 
 from r2.errors import TrainingError
 from r2.problem import Problem
-from r2.solve import Outcome, Trajectory
+from r2.answering.route import Outcome, Trajectory
 from r2.training.base import load_base
 from r2.training.batch import Draw, Prompt, Rolled
 from r2.training.curve import Curve

@@ -11,7 +11,7 @@ from r2.label import DROPPED, label
 from r2.plan import format_plan
 from r2.problem import Problem
 from r2.roster import Roster
-from r2.solve import Outcome, Router
+from r2.answering.route import Outcome, Router
 from tests.scripted import ROSTER, completion, router
 
 PROBLEM = Problem("p", "What is 2 * 3 + 4?", target="10", benchmark="arithmetic")

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.embedded_api import embedded_api
 from flows.label_plans import LabelResult, label_plans
-from r2.allocation import parse_allocation
+from r2.answering.allocation import parse_allocation
 from r2.errors import ConfigError
 from r2.plan import format_plan, parse_plan
 from r2.pool.config import load_pool
 from r2.problem import Problem
-from r2.prompts import decompose_messages
+from r2.answering.prompts import decompose_messages
 from r2.settings import LabelSettings
 from r2.problems.split import split_of
 from storage.query import connect

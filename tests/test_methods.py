@@ -17,12 +17,12 @@ from r2.methods.automix import says_correct
 from r2.pool.config import PoolConfig, load_pool
 from r2.pool.simulated_mind import think
 from r2.problem import Problem
-from r2.prompts import rate_messages, think_messages, verify_messages
-from r2.query_router import ModelCurve, QueryRouter, make_query_router, pick
+from r2.answering.prompts import rate_messages, think_messages, verify_messages
+from r2.answering.query_router import ModelCurve, QueryRouter, make_query_router, pick
 from r2.roster import Roster
 from r2.records.rows import to_rows
 from r2.settings import AnswerSettings, Reasoning
-from r2.solve import Outcome, Router, Trajectory
+from r2.answering.route import Outcome, Router, Trajectory
 from tasks.plan_file import who_answers_digest
 from tasks.session import make_router
 from tests.scripted import LOGPROBS, ROSTER, completion, replay, router, sure

@@ -16,8 +16,8 @@ from r2.errors import ConfigError
 from r2.pool.simulated_mind import p_right, read_job
 from r2.problem import Problem
 from r2.problems import arithmetic, scan
-from r2.prompts import QUESTION_MARK
-from r2.query_router import N_BUCKETS, NUMBERS, ModelCurve, QueryRouter, features, make_query_router, sigmoid
+from r2.answering.prompts import QUESTION_MARK
+from r2.answering.query_router import N_BUCKETS, NUMBERS, ModelCurve, QueryRouter, features, make_query_router, sigmoid
 from r2.training.fit_query_router import fit_query_router
 
 CURVES = {
@@ -77,7 +77,7 @@ def test_a_file_that_is_no_router_is_named(broken: str):
 
 
 def test_predicting_loads_neither_scikit_learn_nor_numpy():
-    code = "import sys, r2.query_router, r2.methods; print(*sorted({'sklearn', 'numpy', 'scipy'} & set(sys.modules)))"
+    code = "import sys, r2.answering.query_router, r2.methods; print(*sorted({'sklearn', 'numpy', 'scipy'} & set(sys.modules)))"
     root = Path(__file__).parent.parent
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert out.stdout.strip() == ""

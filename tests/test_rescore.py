@@ -12,7 +12,7 @@ from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.ledger import Price
 from r2.methods import METHODS
-from r2.pool.drive import drive
+from r2.answering.drive import drive
 from r2.problem import Problem
 from r2.records.rows import to_rows
 from r2.settings import AnswerSettings

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2.call import Call, Completion, TokenLogprob
-from r2.confidence import agreement, token_confidence
+from r2.answering.confidence import agreement, token_confidence
 from r2.execution import Execution, Memory, execute, remembered, side_by_side
 from r2.plan import DIRECT, Plan, Subtask
 from r2.problem import Problem

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import write_pool
 
-from r2.allocation import choose
+from r2.answering.allocation import choose
 from r2.call import Completion
 from r2.errors import ConfigError, PoolFileError
 from r2.ledger import Price
@@ -36,7 +36,7 @@ from r2.pool.simulated_mind import (
 )
 from r2.pool.simulated_server import Conditions, SimulatedServer, simulated_models
 from r2.problem import Problem
-from r2.prompts import allocate_messages, solve_messages
+from r2.answering.prompts import allocate_messages, solve_messages
 from r2.roster import ModelCard
 
 ROOT = Path(__file__).parent.parent

@@ -1,4 +1,4 @@
-"""Ways to answer a problem, all of one signature: `METHODS[name](problem, router)` is a generator of waves (r2/solve.py).
+"""Ways to answer a problem, all of one signature: `METHODS[name](problem, router)` is a generator of waves (r2/answering/route.py).
 
 Under equal conditions: the same pool, the same wording and answer extraction, one try each, never a look at the gold answer. What each
 method reads of the settings is in its module's docstring.
@@ -17,7 +17,7 @@ from r2.methods.query_level import learned_query_router
 from r2.methods.random_model import random_model
 from r2.methods.tot import tree_of_thoughts
 from r2.problem import Problem
-from r2.solve import Router, Solving, concluded, solve
+from r2.answering.route import Router, Solving, concluded, solve
 
 METHODS: dict[str, Callable[[Problem, Router], Solving]] = {
     "r2": solve,

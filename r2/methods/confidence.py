@@ -4,8 +4,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from r2.call import Call, Completion
-from r2.confidence import agreement, token_confidence
-from r2.solve import Purse, Router, Wave, ask
+from r2.answering.confidence import agreement, token_confidence
+from r2.answering.route import Purse, Router, Wave, ask
 
 
 def confidences(

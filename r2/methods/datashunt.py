@@ -9,7 +9,7 @@ training the small one on the large one's answers; every method has the same pro
 from r2.methods.shunt import execute_shunted, open_steps, small_model
 from r2.plan import DIRECT
 from r2.problem import Problem
-from r2.solve import Answering, Outcome, Purse, Router
+from r2.answering.route import Answering, Outcome, Purse, Router
 
 
 def datashunt(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:

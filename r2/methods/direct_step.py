@@ -5,12 +5,12 @@ Their plan is the direct one. Its single step keeps who was meant to answer (`ch
 
 from collections.abc import Generator
 
-from r2.allocation import Choice
+from r2.answering.allocation import Choice
 from r2.call import Call, Completion
 from r2.plan import DIRECT, Subtask
 from r2.problem import Problem
-from r2.prompts import DIRECT_STEP
-from r2.solve import Answering, Outcome, Purse, Step, Stop, Wave, accept, ask
+from r2.answering.prompts import DIRECT_STEP
+from r2.answering.route import Answering, Outcome, Purse, Step, Stop, Wave, accept, ask
 
 
 def open_step(outcome: Outcome, choice: Choice) -> Step:

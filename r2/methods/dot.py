@@ -9,7 +9,7 @@ and those of r2/methods/shunt.py.
 
 from r2.methods.shunt import execute_shunted, open_steps, small_model
 from r2.problem import Problem
-from r2.solve import Answering, Outcome, Purse, Router, decompose, finalize
+from r2.answering.route import Answering, Outcome, Purse, Router, decompose, finalize
 
 
 def division_of_thoughts(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:

@@ -1,16 +1,16 @@
 """The learned query-level router: the question as a whole goes to the cheapest model that is probable enough to answer it right.
 
-RouteLLM-style (arXiv:2406.18665) with any number of models; what is learned and how it predicts is in r2/query_router.py. Settings:
+RouteLLM-style (arXiv:2406.18665) with any number of models; what is learned and how it predicts is in r2/answering/query_router.py. Settings:
 `query_router` (the fitted file), `threshold`.
 """
 
 from dataclasses import replace
 
-from r2.allocation import Choice
+from r2.answering.allocation import Choice
 from r2.errors import ConfigError
 from r2.methods.direct_step import answer_once
 from r2.problem import Problem
-from r2.solve import Answering, Outcome, Purse, Router, solver_call
+from r2.answering.route import Answering, Outcome, Purse, Router, solver_call
 
 
 def learned_query_router(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:

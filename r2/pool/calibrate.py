@@ -23,7 +23,7 @@ from r2.pool.config import PoolConfig, endpoint_kind
 from r2.pool.endpoints import open_endpoints
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
-from r2.prompts import solve_messages
+from r2.answering.prompts import solve_messages
 
 COT_TOKENS = 256
 SERVED_HERE = ("local", "policy")

@@ -93,7 +93,7 @@ class RouterTable(_Table):
     allocator: str
     """Pool entry that names one model per subtask."""
     second_decomposer: str | None = None
-    """Pool entry that plans again where the decomposer's plan fails its cheap check (r2/plan_check.py); None: nobody."""
+    """Pool entry that plans again where the decomposer's plan fails its cheap check (r2/answering/plan_check.py); None: nobody."""
     finalizer: str = "last_step"
     """`last_step` takes the last subtask's result as the answer (no call); else the pool entry that writes the answer
     from all results (paper: a final call)."""

@@ -18,7 +18,7 @@ from statistics import fmean
 
 from r2.plan import DIRECT, Plan, Subtask, format_plan
 from r2.problems import arithmetic, scan, words
-from r2.prompts import (
+from r2.answering.prompts import (
     ALLOCATE_SYSTEM,
     ANSWER_MARK,
     BARE_SYSTEM,

@@ -8,7 +8,7 @@ from r2.ledger import cost_usd, total_usage, worst_case_usage
 from r2.plan import format_plan
 from r2.problem import Problem
 from r2.roster import Roster
-from r2.solve import Step, Trajectory
+from r2.answering.route import Step, Trajectory
 from r2.records.tables import CallRow, Candidate, CandidateRow, SubtaskRow, TrajectoryRow
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from r2.prompts import MODEL_LETTERS, MODELS_MARK
+from r2.answering.prompts import MODEL_LETTERS, MODELS_MARK
 from r2.training.data import ChatRow, Said
 
 _ENTRY = re.compile(r"^([A-Za-z]): (.*)$")
@@ -27,7 +27,7 @@ class Shown:
 
     @classmethod
     def of(cls, text: str) -> "Shown":
-        """Reads `allocate_messages`' user text (r2/prompts.py). ValueError where it lists no models."""
+        """Reads `allocate_messages`' user text (r2/answering/prompts.py). ValueError where it lists no models."""
         lines = text.split("\n")
         if MODELS_MARK not in lines:
             raise ValueError(f"no line {MODELS_MARK!r} in the prompt {text[:80]!r}; not an allocator's")

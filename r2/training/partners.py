@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from r2.ledger import Price
 from r2.pool.config import PoolConfig
 from r2.roster import ModelCard, Roster
-from r2.solve import Router
+from r2.answering.route import Router
 from r2.training.drive_policy import ALLOCATOR_ENTRY, DECOMPOSER_ENTRY
 from r2.training.grpo_settings import GrpoSettings, Role
 from r2.policies.registry import Policy, Registry

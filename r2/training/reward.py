@@ -1,6 +1,6 @@
 """The reward: a sampled plan or allocation executed by the router's real code, and the terms it earns. No trainer in sight.
 
-`rollout` drives `r2.solve.solve`: the calls whose texts were sampled are answered from them, at the policy's price and with its token
+`rollout` drives `r2.answering.route.solve`: the calls whose texts were sampled are answered from them, at the policy's price and with its token
 counts, all others by the pool. So the reward charges the router's own calls as answering does. Terms (METHOD 5; lambda 0 is the paper's):
 
     R = right - lambda * cost_usd / cost_ref + 0.1 * well_formed
@@ -18,10 +18,10 @@ from r2.problems.benchmark import judge
 from r2.call import Attempt, Call, Completion, Purpose
 from r2.ledger import Usage, cost_usd
 from r2.methods.cot import chain_of_thought
-from r2.pool.drive import Complete, drive
+from r2.answering.drive import Complete, drive
 from r2.problem import Problem
 from r2.roster import Roster
-from r2.solve import Router, Solving, Trajectory, solve
+from r2.answering.route import Router, Solving, Trajectory, solve
 from r2.training.grpo_settings import Role
 from r2.training.review import reviewed
 

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from r2.call import Call, Completion, Purpose
 from r2.pool.client import PoolClient
 from r2.pool.config import PoolConfig
-from r2.pool.drive import drive
+from r2.answering.drive import drive
 from r2.pool.endpoints import open_endpoints
 from r2.pool.ports import CallJournal
 from r2.problem import Problem
-from r2.solve import Answering, Outcome, Purse, Router, Trajectory, concluded, decompose
+from r2.answering.route import Answering, Outcome, Purse, Router, Trajectory, concluded, decompose
 from r2.training.grpo_settings import Role
 from r2.training.reward import PURPOSE_OF, Sampled, Scored, reference_cost_usd, rollout, score
 from r2.training.sampling import Partner

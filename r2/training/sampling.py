@@ -1,7 +1,7 @@
 """A policy loaded into this process, and sampled in batches: the frozen partner of a round, and both policies in its evaluations.
 
 `LocalPolicy` writes texts for many prompts at once; `Partner` gathers single calls of the reasoning into such batches, so that to
-`r2.solve` a policy is one more model that completes calls.
+`r2.answering.route` a policy is one more model that completes calls.
 """
 
 import asyncio

@@ -9,18 +9,18 @@ import random
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
-from r2.allocation import Choice, allocation_schema, choose
+from r2.answering.allocation import Choice, allocation_schema, choose
 from r2.problems.checks import extract_answer
 from r2.problems.benchmark import benchmark_of, failed_check
 from r2.call import Call, Completion, Message, Purpose
-from r2.confidence import token_confidence, with_logprobs
+from r2.answering.confidence import token_confidence, with_logprobs
 from r2.errors import DEFERRING_ERROR_TYPES, AllocationParseError, PlanParseError
 from r2.ledger import cost_usd, worst_case_usage
 from r2.plan import DIRECT, Plan, Subtask, parse_plan
-from r2.plan_check import plan_defect
+from r2.answering.plan_check import plan_defect
 from r2.problem import Problem
-from r2.prompts import DIRECT_STEP, FINAL_TASK, MODEL_LETTERS, allocate_messages, decompose_messages, solve_messages
-from r2.query_router import QueryRouter
+from r2.answering.prompts import DIRECT_STEP, FINAL_TASK, MODEL_LETTERS, allocate_messages, decompose_messages, solve_messages
+from r2.answering.query_router import QueryRouter
 from r2.roster import ModelCard, Roster
 from r2.settings import Reasoning
 from r2.trial import Trial
@@ -88,7 +88,7 @@ class Router:
     settings: Reasoning
     query_router: QueryRouter | None = None
     second_decomposer: str | None = None
-    """Who plans again where the first plan fails its check (r2/plan_check.py); None: nobody, and plans are not checked."""
+    """Who plans again where the first plan fails its check (r2/answering/plan_check.py); None: nobody, and plans are not checked."""
 
 
 class Stop(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 
 from r2.call import Call, Completion
 from r2.problem import Problem
-from r2.solve import Solving, Trajectory
+from r2.answering.route import Solving, Trajectory
 
 Complete = Callable[[Call], Coroutine[Any, Any, Completion]]
 
