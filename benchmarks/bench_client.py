@@ -29,7 +29,7 @@ from aiohttp import web
 from r2.call import Call
 from r2.pool.client import PoolClient
 from r2.pool.collector import collect_seldom
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from r2.pool.ports import Address
 from storage.journal import Journal
 

@@ -61,7 +61,7 @@ def settings_for(folder: Path, n: int, pool: str) -> "object":
 
 async def without_prefect(settings: "object") -> None:
     """The flow's steps, called directly: the same plan, session, shards in flight and closing."""
-    from r2.pool.config import load_pool
+    from r2.pool.file.config import load_pool
     from storage.answers import write_answers
     from storage.lake import Lake
     from storage.run_plan import plan_run

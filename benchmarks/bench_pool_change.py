@@ -19,8 +19,8 @@ from r2.evaluation import EvaluateSettings
 from r2.intervals import Interval, paired_interval
 from r2.metrics import compare
 from r2.outcomes import MethodOutcomes
-from r2.pool.config import PoolConfig, load_pool
-from r2.pool.variants import with_entries, without
+from r2.pool.file.config import PoolConfig, load_pool
+from r2.pool.file.variants import with_entries, without
 from r2.settings import Reasoning
 from storage.evaluated_problems import evaluated_problems
 from storage.evaluations import outcomes_of, write_problems

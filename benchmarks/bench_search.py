@@ -19,7 +19,7 @@ from r2.call import Attempt, Call, Completion
 from r2.execution import Memory, execute, remembered, side_by_side
 from r2.ledger import cost_usd
 from r2.plan import Plan
-from r2.pool.config import PoolConfig, load_pool
+from r2.pool.file.config import PoolConfig, load_pool
 from r2.answering.drive import drive
 from r2.pool.simulated_mind import gold_steps
 from r2.pool.simulated_server import Conditions, SimulatedServer

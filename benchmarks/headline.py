@@ -42,7 +42,7 @@ def replay(recording: Path, lake: Path, *, is_kept: bool) -> int:
     from flows.evaluate_methods import evaluate_methods
     from r2.comparison import from_json
     from r2.evaluation import EvaluateSettings
-    from r2.pool.recording import recorded_evaluation
+    from r2.pool.file.recording import recorded_evaluation
 
     began = time.monotonic()
     settings = EvaluateSettings.model_validate(recorded_settings({"pool": f"recording:{recording}", "lake": str(lake)}))

@@ -28,7 +28,7 @@ from r2.answering.allocation import format_allocation
 from r2.errors import R2Error
 from r2.intervals import paired_interval
 from r2.plan import DIRECT, Plan, Subtask, format_plan, parse_plan
-from r2.pool.config import PriceTable, load_pool
+from r2.pool.file.config import PriceTable, load_pool
 from r2.problem import Problem
 from r2.problems import scan
 from r2.answering.prompts import DIRECT_STEP, allocate_messages, decompose_messages

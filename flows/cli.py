@@ -165,7 +165,7 @@ def answer(
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.answer_questions import answer_questions
     from flows.embedded_api import embedded_api
-    from r2.pool.config import load_pool
+    from r2.pool.file.config import load_pool
     from storage.questions import check_readable
 
     load_pool(settings.pool).check_keys()
@@ -243,7 +243,7 @@ def _print_result(result: Any) -> int:
 
 def _print_estimate(settings: AnswerSettings) -> None:
     from r2.estimate import ASSUMED, estimate_calls
-    from r2.pool.config import load_pool
+    from r2.pool.file.config import load_pool
     from r2.problem import Problem
     from storage.questions import read_questions
     from tasks.session import make_router

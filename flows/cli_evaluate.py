@@ -82,7 +82,7 @@ def evaluate(
 ) -> None:
     """Compare methods on the same problems. The same command goes on where it stopped; identical calls are paid once."""
     from r2.evaluation import EvaluateSettings
-    from r2.pool.config import load_pool
+    from r2.pool.file.config import load_pool
     from r2.settings import load
 
     flags: dict[str, Any] = {
@@ -108,7 +108,7 @@ def evaluate(
 
 def recorded_settings(flags: dict[str, Any]) -> dict[str, Any]:
     """For the recording of an evaluation: what it was asked, with the flags that were given in their place."""
-    from r2.pool.recording import recorded_evaluation
+    from r2.pool.file.recording import recorded_evaluation
 
     pool = flags.get("pool") or ""
     if not pool.startswith("recording:") or flags.get("problems"):
@@ -139,7 +139,7 @@ def _print_estimate(settings: "EvaluateSettings") -> None:
     """Rows with the runs they need, and calls as if nothing were shared between them."""
     from flows.console import print_calls
     from r2.evaluation_estimate import estimate_evaluation
-    from r2.pool.config import load_pool
+    from r2.pool.file.config import load_pool
     from storage.evaluated_problems import evaluated_problems
     from tasks.session import make_router
 

@@ -94,7 +94,7 @@ def _print_estimate(settings: Any) -> None:
 
     from r2.estimate import SUBTASKS_PER_QUESTION
     from r2.ledger import cost_usd, worst_case_usage
-    from r2.pool.config import load_pool
+    from r2.pool.file.config import load_pool
     from r2.problem import Problem
     from r2.settings import Columns
     from r2.problems.split import split_of

@@ -72,7 +72,7 @@ def label(
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.embedded_api import embedded_api
     from flows.label_plans import label_plans
-    from r2.pool.config import load_pool
+    from r2.pool.file.config import load_pool
     from tasks.session import make_router
 
     loaded = load_pool(settings.pool)
@@ -86,7 +86,7 @@ def label(
 def _print_estimate(settings: LabelSettings) -> None:
     from flows.console import print_calls
     from r2.estimate import estimate_labelling
-    from r2.pool.config import load_pool
+    from r2.pool.file.config import load_pool
     from r2.problem import Problem
     from storage.problem_files import question_file
     from storage.questions import read_questions

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flows.console import results
 from r2.errors import ConfigError, ModelFetchError, PoolFileError
-from r2.pool.config import PoolConfig, endpoint_kind, load_pool
+from r2.pool.file.config import PoolConfig, endpoint_kind, load_pool
 
 if TYPE_CHECKING:
     from r2.pool.calibrate import Measured
@@ -208,7 +208,7 @@ def add(
     """Write a new entry into a pool file, with its price and profile. Comments stay; a file that would not be good is not written."""
     from r2.pool.calibrate import SERVED_HERE, calibrate_pool, write_profiles
     from r2.pool.local import SLOTS
-    from r2.pool.new_entry import adding
+    from r2.pool.file.new_entry import adding
     from r2.policies.registry import Registry
 
     kind = endpoint_kind(endpoint)

@@ -54,7 +54,7 @@ def sweep(
 ) -> None:
     """Answer the same problems once per b: the accuracy-cost curve, and the b for a budget or an accuracy. The same command goes on."""
     from flows.cli_evaluate import _numbers
-    from r2.pool.config import load_pool
+    from r2.pool.file.config import load_pool
     from r2.settings import load
     from r2.sweep import SweepSettings
 

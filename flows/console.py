@@ -8,7 +8,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for them
     from r2.estimate import CallEstimate
-    from r2.pool.config import PoolConfig
+    from r2.pool.file.config import PoolConfig
 
 WIDTH_IN_A_FILE = 140
 

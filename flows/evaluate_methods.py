@@ -22,7 +22,7 @@ from r2.comparison import Comparison
 from r2.evaluation import EvaluateSettings
 from r2.operating_points import OperatingPoint, Variant, choose_point, constants_of, own_mode, variants_of
 from r2.outcomes import MethodOutcomes
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from r2.settings import Reasoning, load
 from storage.evaluations import EvaluatedRow, Evaluation, PointRun
 from tasks.evaluate_method import OpenEvaluation, evaluate_method, is_settled, open_evaluation, plan_evaluated

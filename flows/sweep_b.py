@@ -16,7 +16,7 @@ from flows.embedded_api import embedded_api
 from r2.cost_knob import checked_values
 from r2.metrics import compare
 from r2.operating_points import own_mode
-from r2.pool.config import PoolConfig, load_pool
+from r2.pool.file.config import PoolConfig, load_pool
 from r2.settings import Reasoning, load
 from r2.sweep import MeasuredPoint, Sweep, SweepSettings, concluded, points_of
 from storage.evaluated_problems import evaluated_problems

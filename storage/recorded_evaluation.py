@@ -13,7 +13,7 @@ import orjson
 from r2.call import Completion
 from r2.comparison import to_json
 from r2.errors import LakeError
-from r2.pool.recording import write_recording
+from r2.pool.file.recording import write_recording
 from storage.evaluations import Evaluation, evaluation_dir, read_comparison, read_evaluation
 from storage.lake import Lake
 from storage.recorded import recorded_calls

@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from r2.problems.leakage import leakage
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from r2.problems.source import parse_source
 from r2.settings import LabelSettings
 from storage.label_sets import LabelSets, LabelSummary, own_leakage, summarize_labels, write_card, write_label_sets

@@ -20,7 +20,7 @@ from r2.problems.benchmark import judge
 from r2.call import Completion
 from r2.errors import ConfigError, PlanParseError, R2Error, TrainingError
 from r2.plan import DIRECT, Plan, parse_plan
-from r2.pool.config import PoolConfig, load_pool
+from r2.pool.file.config import PoolConfig, load_pool
 from r2.lifeline import die_with_parent
 from r2.problem import Problem
 from r2.answering.prompts import allocate_messages, decompose_messages

@@ -7,7 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from r2.evaluation import EvaluateSettings
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from storage.evaluated_problems import EvaluatedProblems, evaluated_problems
 from storage.evaluation_summary import UNKNOWN
 from storage.evaluations import evaluation_dir, write_problems

@@ -7,7 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from r2.errors import ConfigError
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from r2.settings import AnswerSettings
 from storage.run_plan import plan_run
 

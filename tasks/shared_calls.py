@@ -11,7 +11,7 @@ import orjson
 
 from r2.call import Call, Completion
 from r2.pool.client import PoolClient
-from r2.pool.config import PoolConfig
+from r2.pool.file.config import PoolConfig
 from r2.pool.gauges import ModelGauge
 from r2.pool.ports import CallJournal, NoJournal
 from storage.journal import Journal

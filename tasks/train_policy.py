@@ -159,7 +159,7 @@ def greedy_texts(policy: "LocalPolicy", rows: Sequence[ChatRow]) -> list[str]:
 def _executed(
     spec: PolicySpec, policies: dict[Purpose, Any], metrics: dict[str, float]
 ) -> tuple[dict[str, float], float]:
-    from r2.pool.config import load_pool
+    from r2.pool.file.config import load_pool
     from r2.training.drive_policy import execute
     from tasks.session import make_router, state_dir
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import orjson
 
 from r2.errors import ConfigError, TrainingError
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from r2.lifeline import end, spawn
 from r2.problem import Problem
 from r2.settings import Columns

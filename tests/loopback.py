@@ -11,7 +11,7 @@ from typing import Any, Self
 from aiohttp import web
 
 from r2.call import Call
-from r2.pool.config import PoolConfig, load_pool
+from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.ports import Address
 
 Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from r2.errors import ConfigError
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from r2.pool.endpoints import open_endpoints
 from r2.pool.fetch import find_weights, is_fetched
 from r2.pool.local import open_local

@@ -14,7 +14,7 @@ import pytest
 from r2.call import Call, Completion
 from r2.pool.aimd import Times
 from r2.pool.client import PoolClient
-from r2.pool.config import PoolConfig
+from r2.pool.file.config import PoolConfig
 from r2.pool.ports import Address, NoJournal
 from tests.loopback import Loopback, answers, cuts_the_body, hangs, hangs_up, reply_json, says, write_pool
 
@@ -251,7 +251,7 @@ import asyncio, sys
 from pathlib import Path
 from r2.call import Call
 from r2.pool.client import PoolClient
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from r2.pool.ports import Address
 async def main(pool, url, state, window_s, seconds, me):
     window_s, seconds = float(window_s), float(seconds)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2.pool.aimd import Controller, Times
-from r2.pool.config import Limits
+from r2.pool.file.config import Limits
 from r2.pool.gate import Gate, GateClosedError, Slot, TokenBucket
 from r2.pool.lease import Lease, RateGrant, RateLimits, Wait
 from r2.pool.shares import Purse, RateShare

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from flows.cli import app
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from r2.training.grpo_settings import GrpoSettings, load_grpo_settings
 from r2.training.launch import training_command
 from r2.training.settings import load_sft_settings

@@ -19,7 +19,7 @@ from flows.label_plans import LabelResult, label_plans
 from r2.answering.allocation import parse_allocation
 from r2.errors import ConfigError
 from r2.plan import format_plan, parse_plan
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from r2.problem import Problem
 from r2.answering.prompts import decompose_messages
 from r2.settings import LabelSettings

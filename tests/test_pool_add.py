@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from r2.errors import ConfigError, PoolFileError
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from r2.policies.registry import PolicyCard, Registry
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from benchmarks.bench_pool_change import AS_TRAINED, changes_of, markdown, measu
 from r2.errors import PoolFileError
 from r2.evaluation import EvaluateSettings
 from r2.outcomes import MethodOutcomes
-from r2.pool.variants import with_entries, without
+from r2.pool.file.variants import with_entries, without
 from storage.query import connect
 from tests.prefect_sockets import LEAVES_SOCKETS
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from r2.errors import PoolFileError
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 
 GOOD = """[router]
 decomposer = "a"

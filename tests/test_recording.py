@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from r2.call import Attempt, Completion, TokenLogprob
 from r2.errors import PoolFileError
 from r2.ledger import Usage
-from r2.pool.config import load_pool
-from r2.pool.recording import Recording, recorded_pool, write_recording
+from r2.pool.file.config import load_pool
+from r2.pool.file.recording import Recording, recorded_pool, write_recording
 
 POOL = """
 [router]

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from r2.errors import ConfigError
-from r2.pool.config import PoolConfig, load_pool
+from r2.pool.file.config import PoolConfig, load_pool
 from r2.training.batch import Draw, Prompt, Rolled
 from r2.training.curve import Curve
 from r2.training.grpo_settings import GrpoSettings, load_grpo_settings

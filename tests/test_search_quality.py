@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.bench_search import InProcess, cheapest_by_exhaustion, plans, searched
-from r2.pool.config import load_pool
+from r2.pool.file.config import load_pool
 from r2.settings import Labelling, Reasoning
 from r2.answering.route import Router
 

@@ -28,7 +28,7 @@ from r2.errors import ConfigError, PoolFileError
 from r2.ledger import Price
 from r2.plan import Plan, Subtask
 from r2.pool import wire
-from r2.pool.config import PoolConfig
+from r2.pool.file.config import PoolConfig
 from r2.pool.simulated import start_simulated
 from r2.pool.simulated_faults import MinuteWindow, check_faults, draw_fault
 from r2.pool.simulated_mind import (
@@ -264,7 +264,7 @@ def test_a_server_dies_with_its_parent_even_after_kill_9(tmp_path: Path):
     pool = write_pool(tmp_path, {"entry": SIMULATED})
     parent_code = (
         "import asyncio, sys\n"
-        "from r2.pool.config import load_pool\n"
+        "from r2.pool.file.config import load_pool\n"
         "from r2.pool.simulated import start_simulated\n"
         "async def main():\n"
         "    async with start_simulated(load_pool(sys.argv[1])) as base_url:\n"

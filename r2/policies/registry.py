@@ -5,7 +5,7 @@
     policies/<name>/history.jsonl  every promotion and rollback with time, reason and the decision behind it
 
 A version is written once and never changed: it appears whole, by one rename, or not at all. Light on purpose: the pool
-(`r2/pool/config.py`) reads cards to know what a `policy:` endpoint serves. Trainers write here; `r2 policy` shows it.
+(`r2/pool/file/config.py`) reads cards to know what a `policy:` endpoint serves. Trainers write here; `r2 policy` shows it.
 """
 
 import hashlib

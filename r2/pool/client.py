@@ -27,7 +27,7 @@ from r2.call import Attempt, Call, Completion
 from r2.errors import DEFERRING_ERROR_TYPES
 from r2.pool.aimd import Times
 from r2.pool.attempt import Asked, Attempts, Tried
-from r2.pool.config import PoolConfig
+from r2.pool.file.config import PoolConfig
 from r2.pool.entries import Caps, Entry, OpenPool
 from r2.pool.exchange import Exchange
 from r2.pool.gate import GateGauge

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 
 from r2.pool.child_server import child_server
-from r2.pool.config import PoolConfig, endpoint_kind
+from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.fetch import catalogue
 from r2.pool.local import open_local, weights_path
 from r2.pool.ports import Address

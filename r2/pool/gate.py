@@ -18,7 +18,7 @@ from typing import Literal
 from asyncio_throttle.throttler import Throttler
 
 from r2.pool.aimd import Breaker, Controller, Times
-from r2.pool.config import Limits
+from r2.pool.file.config import Limits
 from r2.pool.lease import Wait
 from r2.pool.shares import RateShare
 

@@ -20,7 +20,7 @@ import orjson
 from aiohttp import web
 
 from r2.errors import PoolFileError
-from r2.pool.config import PoolConfig, endpoint_kind
+from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.simulated_faults import OVER_LIMIT, MinuteWindow, check_faults, draw_fault, refusal
 from r2.pool.simulated_mind import Thought, think
 

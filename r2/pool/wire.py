@@ -17,7 +17,7 @@ import orjson
 
 from r2.call import Call, TokenLogprob
 from r2.ledger import Usage
-from r2.pool.config import ModelTable
+from r2.pool.file.config import ModelTable
 
 MAX_RETRY_AFTER_S: Final = 3600.0
 """A longer wait than this is a server's mistake, and is cut to it."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from r2.problems.benchmark import judge
 from r2.call import ROUTER_PURPOSES, Call, Completion, Purpose
 from r2.pool.client import PoolClient
-from r2.pool.config import PoolConfig
+from r2.pool.file.config import PoolConfig
 from r2.answering.drive import drive, drive_all
 from r2.pool.endpoints import open_endpoints
 from r2.problem import Problem

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import Field, model_validator
 
-from r2.pool.config import PriceTable
+from r2.pool.file.config import PriceTable
 from r2.settings import Frozen, Positive, Reasoning, load
 
 Role = Literal["decomposer", "allocator"]

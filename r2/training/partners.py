@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from r2.ledger import Price
-from r2.pool.config import PoolConfig
+from r2.pool.file.config import PoolConfig
 from r2.roster import ModelCard, Roster
 from r2.answering.route import Router
 from r2.training.drive_policy import ALLOCATOR_ENTRY, DECOMPOSER_ENTRY

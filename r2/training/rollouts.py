@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from r2.call import Call, Completion, Purpose
 from r2.pool.client import PoolClient
-from r2.pool.config import PoolConfig
+from r2.pool.file.config import PoolConfig
 from r2.answering.drive import drive
 from r2.pool.endpoints import open_endpoints
 from r2.pool.ports import CallJournal

@@ -9,7 +9,7 @@ import tomlkit
 from tomlkit.exceptions import ParseError
 
 from r2.errors import PoolFileError
-from r2.pool.config import PoolConfig, load_pool
+from r2.pool.file.config import PoolConfig, load_pool
 
 
 @contextmanager
