@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from r2.call import Call, Completion
-from r2.pool.aimd import Times
+from r2.pool.limits.aimd import Times
 from r2.pool.client import PoolClient
 from r2.pool.file.config import PoolConfig
 from r2.pool.ports import Address, NoJournal

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2.pool.aimd import Controller, Times
+from r2.pool.limits.aimd import Controller, Times
 from r2.pool.file.config import Limits
-from r2.pool.gate import Gate, GateClosedError, Slot, TokenBucket
-from r2.pool.lease import Lease, RateGrant, RateLimits, Wait
-from r2.pool.shares import Purse, RateShare
+from r2.pool.limits.gate import Gate, GateClosedError, Slot, TokenBucket
+from r2.pool.limits.lease import Lease, RateGrant, RateLimits, Wait
+from r2.pool.limits.shares import Purse, RateShare
 from r2.pool.tokens import TOKENS_PER_BYTE, TokenRatio, estimated_usage
 
 
@@ -335,7 +335,7 @@ def test_what_a_killed_process_held_is_free_again_and_what_it_booked_stays(tmp_p
     lease = Lease(path)
     lease.open_account("run", 1.0)
     code = (
-        "import os, signal, sys; from pathlib import Path; from r2.pool.lease import Lease, new_holder\n"
+        "import os, signal, sys; from pathlib import Path; from r2.pool.limits.lease import Lease, new_holder\n"
         "lease, me = Lease(Path(sys.argv[1])), new_holder('0')\n"
         "assert lease.exchange(['run'], me, keep_usd=0.0, want_usd=0.6, spent_usd=0.3)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

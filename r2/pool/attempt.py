@@ -16,9 +16,9 @@ from r2.call import Attempt, Call
 from r2.ledger import Usage, cost_usd, worst_case_usage
 from r2.pool.entries import Entry
 from r2.pool.exchange import Exchange, Reply
-from r2.pool.gate import GateClosedError, Slot, Verdict
+from r2.pool.limits.gate import GateClosedError, Slot, Verdict
 from r2.pool.ports import CallJournal
-from r2.pool.shares import Purse
+from r2.pool.limits.shares import Purse
 from r2.pool.tokens import estimated_usage
 from r2.pool.wire import BadBody, ParsedReply, parse_body
 

@@ -25,12 +25,12 @@ from typing import Final, Self
 
 from r2.call import Attempt, Call, Completion
 from r2.errors import DEFERRING_ERROR_TYPES
-from r2.pool.aimd import Times
+from r2.pool.limits.aimd import Times
 from r2.pool.attempt import Asked, Attempts, Tried
 from r2.pool.file.config import PoolConfig
 from r2.pool.entries import Caps, Entry, OpenPool
 from r2.pool.exchange import Exchange
-from r2.pool.gate import GateGauge
+from r2.pool.limits.gate import GateGauge
 from r2.pool.gauges import ModelGauge
 from r2.pool.ports import Address, CallJournal, NoJournal
 from r2.pool.wire import request_body

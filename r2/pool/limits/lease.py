@@ -9,7 +9,7 @@ Money is accounts with a cap. A process *holds* an amount on an account before i
 Holds of dead processes are dropped, what they had booked stays.
 
 Each grant is one `BEGIN IMMEDIATE` transaction of about 40 us that blocks the caller's event loop, so callers take slices
-ahead of need (`r2/pool/shares.py`). Time is the host's monotonic clock, which all its processes share and nobody sets;
+ahead of need (`r2/pool/limits/shares.py`). Time is the host's monotonic clock, which all its processes share and nobody sets;
 rows from before a reboot lie in its future and are dropped. WAL with `synchronous=NORMAL`: commits cost no fsync, and a
 power cut loses the last commits but not the file.
 """

@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
-from r2.pool.lease import Lease, RateGrant, RateLimits, Wait, new_holder
+from r2.pool.limits.lease import Lease, RateGrant, RateLimits, Wait, new_holder
 
 _AHEAD_CALLS = 256
 _AHEAD_SHARE = 0.01

@@ -1,7 +1,7 @@
 """The one door to a quota owner: who may send now, in order of asking. Everything that limits sending meets here.
 
-In order: the breaker, the shared pause after a refusal, the adaptive number in flight (`r2/pool/aimd.py`), the pace of
-requests (asyncio-throttle) and of tokens (a bucket), and last the host-wide window (`r2/pool/shares.py`), so that a grant
+In order: the breaker, the shared pause after a refusal, the adaptive number in flight (`r2/pool/limits/aimd.py`), the pace of
+requests (asyncio-throttle) and of tokens (a bucket), and last the host-wide window (`r2/pool/limits/shares.py`), so that a grant
 is used the moment it is given. The door is a FIFO lock: only the call at its head waits for any of these, which gives
 asyncio-throttle, whose waiters poll, at most one of them, and costs a call that need not wait no trip through the loop.
 
@@ -17,10 +17,10 @@ from typing import Literal
 
 from asyncio_throttle.throttler import Throttler
 
-from r2.pool.aimd import Breaker, Controller, Times
+from r2.pool.limits.aimd import Breaker, Controller, Times
 from r2.pool.file.config import Limits
-from r2.pool.lease import Wait
-from r2.pool.shares import RateShare
+from r2.pool.limits.lease import Wait
+from r2.pool.limits.shares import RateShare
 
 Verdict = Literal["answered", "refused", "failed", "bad_key", "understood", "abandoned"]
 """How a call went, as the gate needs to know it: answered; 429 or 503; 5xx, timeout or cut; 401 to 403; any other refusal of

@@ -1,0 +1,1 @@
+"""Requests, tokens, calls in flight and money: held within a process and between the processes of one host."""
