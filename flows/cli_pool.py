@@ -46,8 +46,8 @@ def fetch(
 
 def local_names(pool: PoolConfig) -> list[str]:
     """Catalogue names of the weights that the pool's `local:` entries and its policies' adapters need, each once."""
-    from r2.pool.fetch import catalogue
-    from r2.pool.local import is_weights_file
+    from r2.pool.servers.fetch import catalogue
+    from r2.pool.servers.local import is_weights_file
 
     targets = [m.endpoint.partition(":")[2] for m in pool.models.values() if endpoint_kind(m.endpoint) == "local"]
     bases = [policy.catalogue_name for policy in pool.policies.values() if policy.is_adapter]
@@ -57,8 +57,8 @@ def local_names(pool: PoolConfig) -> list[str]:
 
 def fetch_all(names: list[str], models_dir: Path, *, allow_unpinned: bool = False) -> list[str]:
     """Fetches one after the other with a progress bar on stderr; returns what went wrong, so that one that is gone does not stop the rest."""
-    from r2.pool.fetch import fetch as fetch_one
-    from r2.pool.fetch import find_weights, is_fetched
+    from r2.pool.servers.fetch import fetch as fetch_one
+    from r2.pool.servers.fetch import find_weights, is_fetched
 
     console = Console(stderr=True)
     failed: list[str] = []
@@ -207,7 +207,7 @@ def add(
 ) -> None:
     """Write a new entry into a pool file, with its price and profile. Comments stay; a file that would not be good is not written."""
     from r2.pool.calibrate import SERVED_HERE, calibrate_pool, write_profiles
-    from r2.pool.local import SLOTS
+    from r2.pool.servers.local import SLOTS
     from r2.pool.file.new_entry import adding
     from r2.policies.registry import Registry
 

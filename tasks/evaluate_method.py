@@ -19,7 +19,7 @@ from r2.evaluation import EvaluateSettings
 from r2.pool.client import PoolClient
 from r2.pool.collector import collect_seldom
 from r2.pool.file.config import PoolConfig
-from r2.pool.endpoints import open_endpoints
+from r2.pool.servers.endpoints import open_endpoints
 from r2.settings import Reasoning
 from storage.evaluations import CALLS, FOLDER, evaluation_dir
 from storage.journal import Journal

@@ -21,7 +21,7 @@ from r2.methods.random_model import probabilities
 from r2.pool.client import PoolClient
 from r2.pool.collector import collect_seldom
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.pool.endpoints import open_endpoints
+from r2.pool.servers.endpoints import open_endpoints
 from r2.pool.gauges import ModelGauge
 from r2.pool.ports import CallJournal
 from r2.answering.query_router import QueryRouter

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from r2.errors import ModelFetchError, PoolFileError
-from r2.pool.fetch import Weights, catalogue, fetch, find_weights, is_fetched
+from r2.pool.servers.fetch import Weights, catalogue, fetch, find_weights, is_fetched
 
 BODY = bytes(range(256)) * 64
 

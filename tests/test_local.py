@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from r2.errors import PoolFileError
-from r2.pool.fetch import find_weights, is_fetched
-from r2.pool.local import open_local
+from r2.pool.servers.fetch import find_weights, is_fetched
+from r2.pool.servers.local import open_local
 
 ROOT = Path(__file__).parent.parent
 MODELS = Path(os.environ.get("R2_MODELS_DIR", ROOT / "models"))

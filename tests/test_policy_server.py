@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from r2.pool.child_server import child_server
+from r2.pool.servers.child_server import child_server
 
 torch = pytest.importorskip("torch", reason="needs the extra `train`")
 

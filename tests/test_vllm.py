@@ -14,7 +14,7 @@ import pytest
 from r2.call import Call, Completion
 from r2.pool.client import PoolClient
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.pool.endpoints import open_endpoints
+from r2.pool.servers.endpoints import open_endpoints
 
 ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / ".venv-vllm/bin/python"

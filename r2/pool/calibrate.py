@@ -20,7 +20,7 @@ from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.pool.client import PoolClient
 from r2.pool.file.config import PoolConfig, endpoint_kind
-from r2.pool.endpoints import open_endpoints
+from r2.pool.servers.endpoints import open_endpoints
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
 from r2.answering.prompts import solve_messages

@@ -14,7 +14,7 @@ from r2.call import ROUTER_PURPOSES, Call, Completion, Purpose
 from r2.pool.client import PoolClient
 from r2.pool.file.config import PoolConfig
 from r2.answering.drive import drive, drive_all
-from r2.pool.endpoints import open_endpoints
+from r2.pool.servers.endpoints import open_endpoints
 from r2.problem import Problem
 from r2.roster import ModelCard, PromptMode, Roster
 from r2.answering.route import Router, Trajectory, solve

@@ -16,7 +16,7 @@ from r2.call import Call, Completion, Purpose
 from r2.pool.client import PoolClient
 from r2.pool.file.config import PoolConfig
 from r2.answering.drive import drive
-from r2.pool.endpoints import open_endpoints
+from r2.pool.servers.endpoints import open_endpoints
 from r2.pool.ports import CallJournal
 from r2.problem import Problem
 from r2.answering.route import Answering, Outcome, Purse, Router, Trajectory, concluded, decompose

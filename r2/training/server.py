@@ -2,7 +2,7 @@
 
 Requests that wait are answered as one batch (`decoding.py`); each is sent the moment its own text ends. A seed that is not given
 counts as 0, so the same request has the same answer. One torch thread unless told: small models lose time to a second one.
-The pool starts it for `policy:` entries (`r2/pool/endpoints.py`); adapters on catalogue weights go to llama.cpp instead.
+The pool starts it for `policy:` entries (`r2/pool/servers/endpoints.py`); adapters on catalogue weights go to llama.cpp instead.
 """
 
 import argparse

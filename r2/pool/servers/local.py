@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from r2.errors import PoolFileError
-from r2.pool.child_server import child_server
-from r2.pool.fetch import find_weights, is_fetched
+from r2.pool.servers.child_server import child_server
+from r2.pool.servers.fetch import find_weights, is_fetched
 from r2.lifeline import die_with_parent
 
 SLOTS = 4
@@ -41,7 +41,7 @@ async def open_local(
     what = what or f"local:{name}"
     path = weights_path(name, models_dir, what)
     _check_memory(what, path.stat().st_size)
-    args = [sys.executable, "-m", "r2.pool.local", "--model", str(path), "--alias", what.partition(":")[2],
+    args = [sys.executable, "-m", "r2.pool.servers.local", "--model", str(path), "--alias", what.partition(":")[2],
             "--context", str(context_tokens * SLOTS), "--threads", str(threads)]  # fmt: skip
     if lora is not None:
         args += ["--lora", str(lora)]

@@ -1,0 +1,1 @@
+"""Model servers that this project starts itself, and the weights they load."""
