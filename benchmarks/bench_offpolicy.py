@@ -2,7 +2,7 @@
 
     python benchmarks/bench_offpolicy.py [--logs 100] [--trajectories 600]
 
-Problems with their gold plans; a model is right at a step with the probability its ability gives it (r2/pool/simulated_mind.py),
+Problems with their gold plans; a model is right at a step with the probability its ability gives it (r2/pool/simulated/mind.py),
 and a trajectory where all its steps are. The logging allocator draws with a preference for small models; the candidate wants
 stronger ones where the step is hard. Prints for each estimator how many of the logs' 95 % intervals cover the candidate's true value,
 with bias and width.
@@ -30,7 +30,7 @@ from r2.offpolicy import (
     cost_usd,
     estimate_value,
 )
-from r2.pool.simulated_mind import gold_steps, p_right, read_job
+from r2.pool.simulated.mind import gold_steps, p_right, read_job
 from r2.problems import arithmetic, scan
 from r2.answering.prompts import QUESTION_MARK, RESULT_MARK, TASK_MARK
 

@@ -278,8 +278,8 @@ def serve(
     log: Annotated[Path | None, typer.Option(help="One JSON line per request goes here.")] = None,
 ) -> None:
     """Serve a pool file's simulated models over HTTP until interrupted. Statistics at /stats."""
-    from r2.pool.simulated import serve as serve_simulated
-    from r2.pool.simulated_server import Conditions
+    from r2.pool.simulated.process import serve as serve_simulated
+    from r2.pool.simulated.server import Conditions
 
     config = load_pool(pool)
     if not any(endpoint_kind(m.endpoint) == "simulated" for m in config.models.values()):

@@ -14,7 +14,7 @@ from r2.pool.calibrate import (
     write_profiles,
 )
 from r2.pool.file.config import load_pool
-from r2.pool.simulated_mind import Job, read_job
+from r2.pool.simulated.mind import Job, read_job
 from r2.problems import scan
 from r2.answering.prompts import solve_messages
 

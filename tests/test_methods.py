@@ -15,7 +15,7 @@ from r2.estimate import estimate_calls
 from r2.methods import METHODS
 from r2.methods.automix import says_correct
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.pool.simulated_mind import think
+from r2.pool.simulated.mind import think
 from r2.problem import Problem
 from r2.answering.prompts import rate_messages, think_messages, verify_messages
 from r2.answering.query_router import ModelCurve, QueryRouter, make_query_router, pick

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from r2.errors import PlanParseError
 from r2.plan import DIRECT, Plan, parse_plan
 from r2.answering.plan_check import plan_defect
-from r2.pool.simulated_mind import gold_steps
+from r2.pool.simulated.mind import gold_steps
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
 from r2.answering.route import solve

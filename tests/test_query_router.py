@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2.errors import ConfigError
-from r2.pool.simulated_mind import p_right, read_job
+from r2.pool.simulated.mind import p_right, read_job
 from r2.problem import Problem
 from r2.problems import arithmetic, scan
 from r2.answering.prompts import QUESTION_MARK

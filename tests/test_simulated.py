@@ -29,12 +29,12 @@ from r2.ledger import Price
 from r2.plan import Plan, Subtask
 from r2.pool import wire
 from r2.pool.file.config import PoolConfig
-from r2.pool.simulated import start_simulated
-from r2.pool.simulated_faults import MinuteWindow, check_faults, draw_fault
-from r2.pool.simulated_mind import (
+from r2.pool.simulated.process import start_simulated
+from r2.pool.simulated.faults import MinuteWindow, check_faults, draw_fault
+from r2.pool.simulated.mind import (
     think,
 )
-from r2.pool.simulated_server import Conditions, SimulatedServer, simulated_models
+from r2.pool.simulated.server import Conditions, SimulatedServer, simulated_models
 from r2.problem import Problem
 from r2.answering.prompts import allocate_messages, solve_messages
 from r2.roster import ModelCard
@@ -265,7 +265,7 @@ def test_a_server_dies_with_its_parent_even_after_kill_9(tmp_path: Path):
     parent_code = (
         "import asyncio, sys\n"
         "from r2.pool.file.config import load_pool\n"
-        "from r2.pool.simulated import start_simulated\n"
+        "from r2.pool.simulated.process import start_simulated\n"
         "async def main():\n"
         "    async with start_simulated(load_pool(sys.argv[1])) as base_url:\n"
         "        print(base_url, flush=True)\n"

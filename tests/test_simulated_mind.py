@@ -16,8 +16,8 @@ from r2.methods.cot import chain_of_thought
 from r2.plan import DIRECT, Plan, Subtask, format_plan, parse_plan
 from r2.pool import wire
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.pool.simulated_faults import FAULTS
-from r2.pool.simulated_mind import (
+from r2.pool.simulated.faults import FAULTS
+from r2.pool.simulated.mind import (
     COT_BONUS,
     UNSURE,
     expected_skills,
@@ -25,7 +25,7 @@ from r2.pool.simulated_mind import (
     read_job,
     think,
 )
-from r2.pool.simulated_server import Conditions, SimulatedServer, simulated_models
+from r2.pool.simulated.server import Conditions, SimulatedServer, simulated_models
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
 from r2.answering.prompts import FINAL_TASK, allocate_messages, decompose_messages, solve_messages
@@ -187,7 +187,7 @@ def test_the_profiles_in_the_shipped_pools_are_the_models_true_accuracies(name: 
         skills = expected_skills(table.simulated["ability"] + COT_BONUS * (table.prompt_mode == "cot"))
         assert table.profile == {
             skill: pytest.approx(min(0.99, share), abs=0.0051) for skill, share in skills.items()
-        }, f"{entry}: `python -m r2.pool.simulated --pool pools/{name}.toml --profiles` prints the true ones"
+        }, f"{entry}: `python -m r2.pool.simulated.process --pool pools/{name}.toml --profiles` prints the true ones"
 
 
 def test_the_shipped_pools_have_nine_models_and_every_fault_that_retries_can_mend():

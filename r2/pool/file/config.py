@@ -82,7 +82,7 @@ class ModelTable(Limits):
     profile: Mapping[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     """Skill -> measured accuracy; written by `r2 pool calibrate`."""
     simulated: Mapping[str, float] = Field(default_factory=dict)
-    """Parameters of a `simulated:` model; see r2/pool/simulated.py."""
+    """Parameters of a `simulated:` model; see r2/pool/simulated/process.py."""
     extra_body: Mapping[str, Any] = Field(default_factory=dict)
     """Further fields of the request body, for server options this file has no name for."""
 
@@ -110,7 +110,7 @@ class PoolTables(_Table):
     quotas: dict[str, Limits] = Field(default_factory=dict)
     budget: BudgetTable = Field(default_factory=BudgetTable)
     simulated_faults: Mapping[str, float] = Field(default_factory=dict)
-    """Fault name -> share of calls that meet it, on the `simulated:` endpoints; see r2/pool/simulated.py."""
+    """Fault name -> share of calls that meet it, on the `simulated:` endpoints; see r2/pool/simulated/process.py."""
 
     @model_validator(mode="after")
     def _names_resolve(self) -> "PoolTables":

@@ -21,8 +21,8 @@ from aiohttp import web
 from r2.errors import EndpointError, R2Error
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.lifeline import die_with_parent, end, spawn
-from r2.pool.simulated_mind import COT_BONUS, expected_skills
-from r2.pool.simulated_server import Conditions, SimulatedServer, simulated_models
+from r2.pool.simulated.mind import COT_BONUS, expected_skills
+from r2.pool.simulated.server import Conditions, SimulatedServer, simulated_models
 
 _FLUSH_S = 0.2
 _START_S = 60.0
@@ -76,7 +76,7 @@ async def start_simulated(
     """
     conditions = conditions or Conditions()
     SimulatedServer(pool, conditions)  # so that a mistake is named here, not on a child's standard error
-    args = [sys.executable, "-m", "r2.pool.simulated", "--pool", str(pool.path), *_flags(conditions)]
+    args = [sys.executable, "-m", "r2.pool.simulated.process", "--pool", str(pool.path), *_flags(conditions)]
     if log_path is not None:
         args += ["--log", str(log_path)]
     # The child reads the pool file again and must find the same policies in it.
@@ -120,7 +120,7 @@ def _print_profiles(pool: PoolConfig) -> None:
 def main() -> None:
     """The script: serves, or with --profiles prints the profile that each entry truly has."""
     parser = argparse.ArgumentParser(
-        prog="python -m r2.pool.simulated", description="Serve a pool file's simulated models."
+        prog="python -m r2.pool.simulated.process", description="Serve a pool file's simulated models."
     )
     parser.add_argument("--pool", type=Path, required=True)
     parser.add_argument("--host", default="127.0.0.1")

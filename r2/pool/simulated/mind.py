@@ -4,7 +4,7 @@ P(right) = sigmoid(SLOPE * (ability - difficulty)), the logistic model of item-r
 here). Ability belongs to the model; difficulty to what it is asked to do at once: digits and operations of an expression,
 length of a SCAN command, steps of a plan. Every draw is keyed by (simulation seed, model, messages, request seed), so the
 same request has the same answer wherever and whenever it is asked. What these models show about routing holds for
-simulated models; a claim about real ones needs real ones. `r2/pool/simulated.py` serves them.
+simulated models; a claim about real ones needs real ones. `r2/pool/simulated/process.py` serves them.
 """
 
 import hashlib

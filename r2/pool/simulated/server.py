@@ -21,8 +21,8 @@ from aiohttp import web
 
 from r2.errors import PoolFileError
 from r2.pool.file.config import PoolConfig, endpoint_kind
-from r2.pool.simulated_faults import OVER_LIMIT, MinuteWindow, check_faults, draw_fault, refusal
-from r2.pool.simulated_mind import Thought, think
+from r2.pool.simulated.faults import OVER_LIMIT, MinuteWindow, check_faults, draw_fault, refusal
+from r2.pool.simulated.mind import Thought, think
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _LETTER = re.compile(r'("model": ")([A-Za-z])(")')

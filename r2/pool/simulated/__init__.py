@@ -1,0 +1,1 @@
+"""Simulated models behind a real HTTP server: what they know, how they fail."""
