@@ -23,7 +23,7 @@ from r2.pool.file.config import PoolConfig, load_pool
 from r2.answering.drive import drive
 from r2.pool.simulated.mind import gold_steps
 from r2.pool.simulated.server import Conditions, SimulatedServer
-from r2.pool.wire import BadBody, parse_body, request_body
+from r2.pool.client.wire import BadBody, parse_body, request_body
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
 from r2.search import cheapest_right, probe, search_allocation

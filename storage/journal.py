@@ -43,7 +43,7 @@ class _Record(NamedTuple):
 
 
 class Journal:
-    """Implements `r2.pool.ports.CallJournal`. For one process, and within it for one event loop at a time."""
+    """Implements `r2.pool.client.ports.CallJournal`. For one process, and within it for one event loop at a time."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path

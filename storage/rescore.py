@@ -25,7 +25,7 @@ from r2.errors import ConfigError, LakeError
 from r2.evaluation import EvaluateSettings
 from r2.ledger import Price, Usage, cost_usd
 from r2.outcomes import MethodOutcomes
-from r2.pool.wire import ParsedReply, parse_body
+from r2.pool.client.wire import ParsedReply, parse_body
 from r2.problem import Problem
 from storage.evaluation_summary import compared, outcomes_of_rows
 from storage.evaluations import evaluation_dir, is_evaluation, read_comparison, read_evaluation

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from r2.call import Call, Completion
 from r2.plan import Plan
-from r2.pool.client import PoolClient
+from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig
 from r2.answering.drive import drive_all
 from r2.pool.servers.endpoints import open_endpoints

@@ -18,12 +18,12 @@ from r2.errors import ConfigError
 from r2.label import LEXICAL
 from r2.methods import METHODS
 from r2.methods.random_model import probabilities
-from r2.pool.client import PoolClient
+from r2.pool.client.client import PoolClient
 from r2.pool.collector import collect_seldom
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.servers.endpoints import open_endpoints
-from r2.pool.gauges import ModelGauge
-from r2.pool.ports import CallJournal
+from r2.pool.client.gauges import ModelGauge
+from r2.pool.client.ports import CallJournal
 from r2.answering.query_router import QueryRouter
 from r2.roster import Roster
 from r2.settings import AnswerSettings, Labelling, Reasoning

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from r2.call import Call
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.pool.ports import Address
+from r2.pool.client.ports import Address
 
 Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -13,9 +13,9 @@ import pytest
 
 from r2.call import Call, Completion
 from r2.pool.limits.aimd import Times
-from r2.pool.client import PoolClient
+from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig
-from r2.pool.ports import Address, NoJournal
+from r2.pool.client.ports import Address, NoJournal
 from tests.loopback import Loopback, answers, cuts_the_body, hangs, hangs_up, reply_json, says, write_pool
 
 ROOT = Path(__file__).parent.parent
@@ -250,9 +250,9 @@ CALLER = """
 import asyncio, sys
 from pathlib import Path
 from r2.call import Call
-from r2.pool.client import PoolClient
+from r2.pool.client.client import PoolClient
 from r2.pool.file.config import load_pool
-from r2.pool.ports import Address
+from r2.pool.client.ports import Address
 async def main(pool, url, state, window_s, seconds, me):
     window_s, seconds = float(window_s), float(seconds)
     async with PoolClient(load_pool(pool), {"a": Address(url, "a")}, state_dir=Path(state), rate_window_s=window_s) as client:

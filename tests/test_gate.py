@@ -15,7 +15,7 @@ from r2.pool.file.config import Limits
 from r2.pool.limits.gate import Gate, GateClosedError, Slot, TokenBucket
 from r2.pool.limits.lease import Lease, RateGrant, RateLimits, Wait
 from r2.pool.limits.shares import Purse, RateShare
-from r2.pool.tokens import TOKENS_PER_BYTE, TokenRatio, estimated_usage
+from r2.pool.client.tokens import TOKENS_PER_BYTE, TokenRatio, estimated_usage
 
 
 class Clock:

@@ -27,7 +27,7 @@ from r2.call import Completion
 from r2.errors import ConfigError, PoolFileError
 from r2.ledger import Price
 from r2.plan import Plan, Subtask
-from r2.pool import wire
+from r2.pool.client import wire
 from r2.pool.file.config import PoolConfig
 from r2.pool.simulated.process import start_simulated
 from r2.pool.simulated.faults import MinuteWindow, check_faults, draw_fault

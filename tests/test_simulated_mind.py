@@ -14,7 +14,7 @@ from r2.call import Attempt, Call, Completion, Message
 from r2.ledger import Price, cost_usd
 from r2.methods.cot import chain_of_thought
 from r2.plan import DIRECT, Plan, Subtask, format_plan, parse_plan
-from r2.pool import wire
+from r2.pool.client import wire
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.simulated.faults import FAULTS
 from r2.pool.simulated.mind import (

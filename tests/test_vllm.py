@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from r2.call import Call, Completion
-from r2.pool.client import PoolClient
+from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.servers.endpoints import open_endpoints
 

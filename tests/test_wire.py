@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from r2.call import Call
 from r2.ledger import Usage
 from r2.pool.file.config import ModelTable
-from r2.pool.wire import (
+from r2.pool.client.wire import (
     MAX_RETRY_AFTER_S,
     BadBody,
     ParsedReply,

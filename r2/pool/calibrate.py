@@ -18,7 +18,7 @@ from r2.problems.checks import extract_answer
 from r2.problems.benchmark import benchmark_of, judge
 from r2.call import Call, Completion
 from r2.errors import ConfigError
-from r2.pool.client import PoolClient
+from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.servers.endpoints import open_endpoints
 from r2.problem import Problem

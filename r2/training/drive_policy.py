@@ -11,7 +11,7 @@ from pathlib import Path
 
 from r2.problems.benchmark import judge
 from r2.call import ROUTER_PURPOSES, Call, Completion, Purpose
-from r2.pool.client import PoolClient
+from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig
 from r2.answering.drive import drive, drive_all
 from r2.pool.servers.endpoints import open_endpoints

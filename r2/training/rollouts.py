@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from r2.call import Call, Completion, Purpose
-from r2.pool.client import PoolClient
+from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig
 from r2.answering.drive import drive
 from r2.pool.servers.endpoints import open_endpoints
-from r2.pool.ports import CallJournal
+from r2.pool.client.ports import CallJournal
 from r2.problem import Problem
 from r2.answering.route import Answering, Outcome, Purse, Router, Trajectory, concluded, decompose
 from r2.training.grpo_settings import Role

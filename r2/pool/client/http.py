@@ -16,7 +16,7 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
-from r2.pool.wire import classify, parse_retry_after, provider_message, scrub
+from r2.pool.client.wire import classify, parse_retry_after, provider_message, scrub
 
 _LARGE_BODY = (
     1 << 20

@@ -14,13 +14,13 @@ from typing import Final
 
 from r2.call import Attempt, Call
 from r2.ledger import Usage, cost_usd, worst_case_usage
-from r2.pool.entries import Entry
-from r2.pool.exchange import Exchange, Reply
+from r2.pool.client.entries import Entry
+from r2.pool.client.http import Exchange, Reply
 from r2.pool.limits.gate import GateClosedError, Slot, Verdict
-from r2.pool.ports import CallJournal
+from r2.pool.client.ports import CallJournal
 from r2.pool.limits.shares import Purse
-from r2.pool.tokens import estimated_usage
-from r2.pool.wire import BadBody, ParsedReply, parse_body
+from r2.pool.client.tokens import estimated_usage
+from r2.pool.client.wire import BadBody, ParsedReply, parse_body
 
 _VERDICTS: Final[Mapping[str | None, Verdict]] = {
     None: "answered", "bad_body": "understood", "rate_limited": "refused", "auth": "bad_key", "context_length": "understood",
