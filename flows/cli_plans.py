@@ -39,7 +39,7 @@ def plans(
     ),
 ) -> None:
     """Compare a decomposer's plans with gold plans: step count, coverage, order, coherence. Plans paid for once are not paid again."""
-    from r2.gold_comparison import GoldComparison, Mean, compare
+    from r2.labelling.gold_comparison import GoldComparison, Mean, compare
     from r2.pool.file.config import load_pool
     from r2.problems.source import parse_source
     from storage.problem_files import gold_plans_of

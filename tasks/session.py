@@ -15,7 +15,7 @@ from typing import Protocol
 
 from r2.call import Call, Completion
 from r2.errors import ConfigError
-from r2.label import LEXICAL
+from r2.labelling.label import LEXICAL
 from r2.methods import METHODS
 from r2.methods.random_model import probabilities
 from r2.pool.client.client import PoolClient

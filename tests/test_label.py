@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from r2.call import Call, Completion, TokenLogprob
-from r2.label import DROPPED, label
+from r2.labelling.label import DROPPED, label
 from r2.plan import format_plan
 from r2.problem import Problem
 from r2.roster import Roster

@@ -7,7 +7,7 @@ method reads of the settings is in its module's docstring.
 from collections.abc import Callable
 from functools import partial
 
-from r2.label import label
+from r2.labelling.label import label
 from r2.methods.automix import automix
 from r2.methods.cot import chain_of_thought
 from r2.methods.datashunt import datashunt

@@ -1,4 +1,4 @@
-"""The three scores of a candidate plan (paper Eq. 1), lower is better. Pure; what is scored is measured by `r2/label.py`.
+"""The three scores of a candidate plan (paper Eq. 1), lower is better. Pure; what is scored is measured by `r2/labelling/label.py`.
 
 Conciseness and practicality are divided by the largest among a problem's candidates, so they compare plans of one problem only.
 """

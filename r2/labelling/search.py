@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from r2.call import Completion
 from r2.answering.confidence import agreement, token_confidence
-from r2.execution import Execution, Memory, execute, remembered
+from r2.labelling.execution import Execution, Memory, execute, remembered
 from r2.plan import Plan
 from r2.problem import Problem
 from r2.roster import TIERS, Roster
