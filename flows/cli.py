@@ -242,7 +242,7 @@ def _print_result(result: Any) -> int:
 
 
 def _print_estimate(settings: AnswerSettings) -> None:
-    from r2.estimate import ASSUMED, estimate_calls
+    from r2.methods.estimate import ASSUMED, estimate_calls
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
     from storage.questions import read_questions

@@ -85,7 +85,7 @@ def label(
 
 def _print_estimate(settings: LabelSettings) -> None:
     from flows.console import print_calls
-    from r2.estimate import estimate_labelling
+    from r2.methods.estimate import estimate_labelling
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
     from storage.problem_files import question_file

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for them
-    from r2.estimate import CallEstimate
+    from r2.methods.estimate import CallEstimate
     from r2.pool.file.config import PoolConfig
 
 WIDTH_IN_A_FILE = 140
@@ -21,7 +21,7 @@ def results() -> Console:
 
 def print_calls(pool: "PoolConfig", calls: "Sequence[CallEstimate]") -> None:
     """A dry run's calls with their totals, and the least time the pool file's limits allow them."""
-    from r2.estimate import minutes_by_limits
+    from r2.methods.estimate import minutes_by_limits
 
     table = Table()
     for heading in ("purpose", "model"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from r2.call import Call, Completion, TokenLogprob
 from r2.errors import ConfigError
-from r2.estimate import estimate_calls
+from r2.methods.estimate import estimate_calls
 from r2.methods import METHODS
 from r2.methods.automix import says_correct
 from r2.pool.file.config import PoolConfig, load_pool

@@ -3,7 +3,7 @@
 The artefact is JSON, numbers only: loading it runs no code. Predicting is plain Python over a few hundred features, so that it needs
 neither scikit-learn nor a model. After RouteLLM (arXiv:2406.18665), which chooses between two models; ours: any number of models,
 calibrated apart, so that a threshold means the same for each. Fitted by r2/training/fit_query_router.py, used by
-r2/methods/query_level.py. Left out: embeddings, which would need a model of their own at every question.
+r2/methods/query_router.py. Left out: embeddings, which would need a model of their own at every question.
 """
 
 import math

@@ -13,7 +13,7 @@ from r2.methods.cot import chain_of_thought
 from r2.methods.datashunt import datashunt
 from r2.methods.decompose_one import decompose_then_one_model
 from r2.methods.dot import division_of_thoughts
-from r2.methods.query_level import learned_query_router
+from r2.methods.query_router import learned_query_router
 from r2.methods.random_model import random_model
 from r2.methods.tot import tree_of_thoughts
 from r2.problem import Problem

@@ -2,7 +2,7 @@
 
 Published (Chen et al., "Data Shunt: Collaboration of Small and Large Models for Lower Costs and Better Performance", AAAI 2024): the
 confidence is the small classifier's highest class probability. Ours: an answer has no classes, so it is a quantile of the answer's token
-probabilities, or agreement (r2/methods/confidence.py). Left out: the small model's result as a hint in the large model's prompt and
+probabilities, or agreement (r2/methods/measured_confidence.py). Left out: the small model's result as a hint in the large model's prompt and
 training the small one on the large one's answers; every method has the same prompts here. Settings: those of r2/methods/shunt.py.
 """
 

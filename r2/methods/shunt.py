@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from r2.answering.allocation import Choice
 from r2.call import Completion
 from r2.answering.confidence import with_logprobs
-from r2.methods.confidence import confidences
+from r2.methods.measured_confidence import confidences
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
 from r2.answering.prompts import DIRECT_STEP
