@@ -20,7 +20,7 @@ from statistics import fmean
 
 import numpy as np
 
-from r2.offpolicy import (
+from r2.evaluation.offpolicy import (
     LoggedStep,
     LoggedTrajectory,
     OffPolicyValues,

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2.errors import R2Error
-from r2.evaluation import EvaluateSettings
-from r2.intervals import Interval, paired_interval
-from r2.metrics import compare
-from r2.outcomes import MethodOutcomes
+from r2.evaluation.settings import EvaluateSettings
+from r2.evaluation.intervals import Interval, paired_interval
+from r2.evaluation.compare import compare
+from r2.evaluation.outcomes import MethodOutcomes
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.file.variants import with_entries, without
 from r2.settings import Reasoning

@@ -40,8 +40,8 @@ def replay(recording: Path, lake: Path, *, is_kept: bool) -> int:
     from flows.cli_evaluate import print_result, recorded_settings
     from flows.embedded_api import embedded_api
     from flows.evaluate_methods import evaluate_methods
-    from r2.comparison import from_json
-    from r2.evaluation import EvaluateSettings
+    from r2.evaluation.comparison import from_json
+    from r2.evaluation.settings import EvaluateSettings
     from r2.pool.file.recording import recorded_evaluation
 
     began = time.monotonic()

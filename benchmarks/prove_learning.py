@@ -26,7 +26,7 @@ import orjson
 
 from r2.answering.allocation import format_allocation
 from r2.errors import R2Error
-from r2.intervals import paired_interval
+from r2.evaluation.intervals import paired_interval
 from r2.plan import DIRECT, Plan, Subtask, format_plan, parse_plan
 from r2.pool.file.config import PriceTable, load_pool
 from r2.problem import Problem

@@ -14,8 +14,8 @@ from flows.console import results
 from r2.errors import ConfigError
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
-    from r2.comparison import Comparison, Estimate
-    from r2.evaluation import EvaluateSettings
+    from r2.evaluation.comparison import Comparison, Estimate
+    from r2.evaluation.settings import EvaluateSettings
     from storage.evaluations import Evaluation
 
 
@@ -81,7 +81,7 @@ def evaluate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print rows, calls and USD at most, and stop.")] = False,
 ) -> None:
     """Compare methods on the same problems. The same command goes on where it stopped; identical calls are paid once."""
-    from r2.evaluation import EvaluateSettings
+    from r2.evaluation.settings import EvaluateSettings
     from r2.pool.file.config import load_pool
     from r2.settings import load
 
@@ -138,7 +138,7 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 def _print_estimate(settings: "EvaluateSettings") -> None:
     """Rows with the runs they need, and calls as if nothing were shared between them."""
     from flows.console import print_calls
-    from r2.evaluation_estimate import estimate_evaluation
+    from r2.evaluation.estimate import estimate_evaluation
     from r2.pool.file.config import load_pool
     from storage.evaluated_problems import evaluated_problems
     from tasks.session import make_router

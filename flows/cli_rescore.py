@@ -46,7 +46,7 @@ def rescore(
     if changed:
         results().print(_changes(changed))
     if done.old is not None and done.new is not None:
-        from r2.verdict import verdict
+        from r2.evaluation.verdict import verdict
 
         table = Table(title="rows of the evaluation, before and after", title_justify="left")
         for heading in ("row", "accuracy", "now", "USD per 1k", "now"):

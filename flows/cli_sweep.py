@@ -12,7 +12,7 @@ from rich.table import Table
 from flows.console import results
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
-    from r2.sweep import Sweep
+    from r2.evaluation.sweep import Sweep
 
 
 def sweep(
@@ -56,7 +56,7 @@ def sweep(
     from flows.cli_evaluate import _numbers
     from r2.pool.file.config import load_pool
     from r2.settings import load
-    from r2.sweep import SweepSettings
+    from r2.evaluation.sweep import SweepSettings
 
     settings = load(
         SweepSettings,
@@ -82,7 +82,7 @@ def sweep(
 
 def print_sweep(sweep: "Sweep", lake: Path) -> int:
     """The points, the table, the advice; and the exit code."""
-    from r2.cost_knob import curve
+    from r2.evaluation.cost_knob import curve
     from storage.sweeps import sweep_file
 
     worth = {point.b for point in curve([one.point for one in sweep.points])}

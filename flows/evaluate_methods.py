@@ -18,10 +18,10 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from flows.answer_questions import stopped_by_signals, tag_run
 from flows.embedded_api import embedded_api
-from r2.comparison import Comparison
-from r2.evaluation import EvaluateSettings
-from r2.operating_points import OperatingPoint, Variant, choose_point, constants_of, own_mode, variants_of
-from r2.outcomes import MethodOutcomes
+from r2.evaluation.comparison import Comparison
+from r2.evaluation.settings import EvaluateSettings
+from r2.evaluation.operating_points import OperatingPoint, Variant, choose_point, constants_of, own_mode, variants_of
+from r2.evaluation.outcomes import MethodOutcomes
 from r2.pool.file.config import load_pool
 from r2.settings import Reasoning, load
 from storage.evaluations import EvaluatedRow, Evaluation, PointRun

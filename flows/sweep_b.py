@@ -13,12 +13,12 @@ from prefect.artifacts import acreate_table_artifact
 
 from flows.answer_questions import stopped_by_signals, tag_run
 from flows.embedded_api import embedded_api
-from r2.cost_knob import checked_values
-from r2.metrics import compare
-from r2.operating_points import own_mode
+from r2.evaluation.cost_knob import checked_values
+from r2.evaluation.compare import compare
+from r2.evaluation.operating_points import own_mode
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.settings import Reasoning, load
-from r2.sweep import MeasuredPoint, Sweep, SweepSettings, concluded, points_of
+from r2.evaluation.sweep import MeasuredPoint, Sweep, SweepSettings, concluded, points_of
 from storage.evaluated_problems import evaluated_problems
 from storage.evaluations import write_problems
 from storage.manifest import make_folder

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from r2.errors import ConfigError
-from r2.evaluation import Difficulty, EvaluateSettings, band, band_of, gold_steps, held_out, split
+from r2.evaluation.settings import Difficulty, EvaluateSettings, band, band_of, gold_steps, held_out, split
 from r2.pool.file.recording import recorded_evaluation
 from r2.problem import Problem
 from r2.problems.source import Source, parse_source

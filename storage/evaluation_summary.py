@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from r2.comparison import Comparison
-from r2.evaluation import EvaluateSettings, terciles
-from r2.metrics import compare
-from r2.outcomes import MethodOutcomes
+from r2.evaluation.comparison import Comparison
+from r2.evaluation.settings import EvaluateSettings, terciles
+from r2.evaluation.compare import compare
+from r2.evaluation.outcomes import MethodOutcomes
 from storage.evaluations import EvaluatedRow, outcomes_of
 from storage.query import connect
 

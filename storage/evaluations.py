@@ -2,7 +2,7 @@
 
     <lake>/_evaluations/<evaluation_id>/dev.jsonl, test.jsonl    the problems, as question files
                                         plan.json                `Evaluation`: settings, rows with their runs and operating points, money
-                                        summary.json             the comparison on test problems (r2/metrics.py `from_json`)
+                                        summary.json             the comparison on test problems (r2/evaluation/compare.py `from_json`)
                                         dev.json                 the same on dev problems, every operating point a method
                                         query_router-*.json      the query router that was fitted on dev problems
 
@@ -20,8 +20,8 @@ from pydantic import TypeAdapter
 
 from r2.call import ROUTER_PURPOSES
 from r2.errors import ConfigError, LakeError
-from r2.metrics import Comparison, from_json, to_json
-from r2.outcomes import MethodOutcomes, from_seeds
+from r2.evaluation.compare import Comparison, from_json, to_json
+from r2.evaluation.outcomes import MethodOutcomes, from_seeds
 from r2.problem import Problem
 from storage.problem_files import row_of
 from storage.run_plan import write_atomically

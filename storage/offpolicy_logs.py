@@ -1,4 +1,4 @@
-"""Logged trajectories of a run, with the probabilities their models were drawn from: what `r2/offpolicy.py` estimates from.
+"""Logged trajectories of a run, with the probabilities their models were drawn from: what `r2/evaluation/offpolicy.py` estimates from.
 
 Stored propensities are the allocator's probabilities at temperature 1. A choice was drawn from them only if the allocator sampled:
 at temperature T the probabilities are p ** (1 / T), normalised; at temperature 0, or with a cost knob, the choice was certain, and is
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from r2.errors import LakeError
-from r2.logged import LoggedStep, LoggedTrajectory
+from r2.evaluation.logged import LoggedStep, LoggedTrajectory
 from storage.lake import Lake
 
 _TRAJECTORY = ("problem_id", "rollout", "method", "benchmark", "status", "is_correct", "cost_usd")

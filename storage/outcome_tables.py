@@ -20,7 +20,7 @@ import numpy as np
 from pyarrow import ArrowException
 
 from r2.errors import InputFileError
-from r2.outcomes import FloatArray, MethodOutcomes
+from r2.evaluation.outcomes import FloatArray, MethodOutcomes
 from r2.problem import Problem
 from storage.questions import check_readable, raw_rows
 

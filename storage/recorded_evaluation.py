@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from r2.call import Completion
-from r2.comparison import to_json
+from r2.evaluation.comparison import to_json
 from r2.errors import LakeError
 from r2.pool.file.recording import write_recording
 from storage.evaluations import Evaluation, evaluation_dir, read_comparison, read_evaluation

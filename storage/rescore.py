@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from r2.problems.checks import extract_answer
 from r2.problems.benchmark import judge
 from r2.call import ROUTER_PURPOSES
-from r2.comparison import Comparison, to_json
+from r2.evaluation.comparison import Comparison, to_json
 from r2.errors import ConfigError, LakeError
-from r2.evaluation import EvaluateSettings
+from r2.evaluation.settings import EvaluateSettings
 from r2.ledger import Price, Usage, cost_usd
-from r2.outcomes import MethodOutcomes
+from r2.evaluation.outcomes import MethodOutcomes
 from r2.pool.client.wire import ParsedReply, parse_body
 from r2.problem import Problem
 from storage.evaluation_summary import compared, outcomes_of_rows

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from r2.errors import ConfigError
-from r2.sweep import MeasuredPoint, Sweep
+from r2.evaluation.sweep import MeasuredPoint, Sweep
 from storage.run_plan import write_atomically
 
 FOLDER = "_sweeps"

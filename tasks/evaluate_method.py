@@ -15,7 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from r2.errors import LakeError
-from r2.evaluation import EvaluateSettings
+from r2.evaluation.settings import EvaluateSettings
 from r2.pool.client.client import PoolClient
 from r2.pool.collector import collect_seldom
 from r2.pool.file.config import PoolConfig

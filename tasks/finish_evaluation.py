@@ -8,11 +8,11 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from r2.comparison import Comparison
-from r2.evaluation import EvaluateSettings
+from r2.evaluation.comparison import Comparison
+from r2.evaluation.settings import EvaluateSettings
 from r2.problems.leakage import leakage
-from r2.outcomes import MethodOutcomes
-from r2.verdict import verdict
+from r2.evaluation.outcomes import MethodOutcomes
+from r2.evaluation.verdict import verdict
 from storage.evaluated_problems import train_questions
 from storage.evaluation_summary import compared, difficulty_of, outcomes_of_rows, subject_of
 from storage.evaluations import (

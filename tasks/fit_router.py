@@ -14,7 +14,7 @@ import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from r2.outcomes import MethodOutcomes
+from r2.evaluation.outcomes import MethodOutcomes
 from r2.problem import Problem
 from r2.answering.query_router import QueryRouter, pick
 from storage.evaluations import PointRun

@@ -6,7 +6,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from r2.evaluation import EvaluateSettings
+from r2.evaluation.settings import EvaluateSettings
 from r2.pool.file.config import load_pool
 from storage.evaluated_problems import EvaluatedProblems, evaluated_problems
 from storage.evaluation_summary import UNKNOWN

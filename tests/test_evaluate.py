@@ -18,8 +18,8 @@ from flows.embedded_api import embedded_api
 from flows.evaluate_methods import EvaluationResult, evaluate_methods
 from r2.call import Call, Completion
 from r2.errors import ConfigError
-from r2.evaluation import EvaluateSettings, band, gold_steps, is_dev, split, terciles
-from r2.operating_points import OperatingPoint, choose_point, constants_of, variants_of
+from r2.evaluation.settings import EvaluateSettings, band, gold_steps, is_dev, split, terciles
+from r2.evaluation.operating_points import OperatingPoint, choose_point, constants_of, variants_of
 from r2.pool.file.config import load_pool
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words

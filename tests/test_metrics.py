@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.spatial import ConvexHull
 from sklearn.metrics import auc
 
-from r2.curves import (
+from r2.evaluation.curves import (
     aiq,
     area_under_curve,
     average_pgr,
@@ -21,9 +21,9 @@ from r2.curves import (
     performance_gap_recovered,
 )
 from r2.errors import ConfigError
-from r2.intervals import paired_interval, percentile_interval, resampled_means
-from r2.metrics import MethodOutcomes, compare, from_json, to_json, verdict
-from r2.outcomes import from_seeds, mix_of, oracle_of
+from r2.evaluation.intervals import paired_interval, percentile_interval, resampled_means
+from r2.evaluation.compare import MethodOutcomes, compare, from_json, to_json, verdict
+from r2.evaluation.outcomes import from_seeds, mix_of, oracle_of
 
 
 def outcomes(label: str, right: list[float], cost: list[float], method: str = "cot", **changes) -> MethodOutcomes:

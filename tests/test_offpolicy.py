@@ -10,7 +10,7 @@ from scipy import stats
 
 from benchmarks.bench_offpolicy import coverage, known_plans, simulate_log, target, true_values
 from r2.errors import LakeError, SupportError
-from r2.offpolicy import (
+from r2.evaluation.offpolicy import (
     LoggedStep,
     LoggedTrajectory,
     _student,

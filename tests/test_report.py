@@ -15,10 +15,10 @@ from lake_rows import CALL, CURVE, RUN, bad_row, labelled, problem, rewarded, to
 from typer.testing import CliRunner
 
 from flows.cli import app
-from r2.comparison import Comparison
+from r2.evaluation.comparison import Comparison
 from r2.errors import ConfigError, LakeError
-from r2.metrics import compare
-from r2.verdict import verdict
+from r2.evaluation.compare import compare
+from r2.evaluation.verdict import verdict
 from storage.evaluations import (
     EvaluatedRow,
     Evaluation,

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.embedded_api import embedded_api
-from r2.metrics import compare
-from r2.outcomes import MethodOutcomes
-from r2.sweep import MeasuredPoint, SweepSettings, concluded, points_of
+from r2.evaluation.compare import compare
+from r2.evaluation.outcomes import MethodOutcomes
+from r2.evaluation.sweep import MeasuredPoint, SweepSettings, concluded, points_of
 from storage.query import connect
 from storage.sweeps import read_sweep
 from tests.prefect_sockets import LEAVES_SOCKETS

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from r2.errors import ConfigError
-from r2.intervals import paired_interval
+from r2.evaluation.intervals import paired_interval
 from r2.training.grpo_settings import GrpoSettings, Role
 from r2.policies.registry import Registry
 

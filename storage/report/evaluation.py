@@ -11,10 +11,10 @@ from typing import Any
 import duckdb
 import orjson
 
-from r2.comparison import Comparison, Estimate, MethodSummary
-from r2.curves import hull
+from r2.evaluation.comparison import Comparison, Estimate, MethodSummary
+from r2.evaluation.curves import hull
 from r2.errors import ConfigError
-from r2.verdict import verdict
+from r2.evaluation.verdict import verdict
 from storage.evaluations import EvaluatedRow, Evaluation, read_comparison, read_evaluation
 from storage.report import facts, wording
 from storage.report.content import Case, Caution, Family, Interval, Method, Report, Share, Table

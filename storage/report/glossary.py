@@ -1,4 +1,4 @@
-"""The formulas a report rests on, in words a reader can check: shown at the end of the page. Sources are named in r2/metrics.py."""
+"""The formulas a report rests on, in words a reader can check: shown at the end of the page. Sources are named in r2/evaluation/compare.py."""
 
 OF_AN_EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("accuracy", "right / problems", "Checked by the benchmark's own rule, not by a model. A problem without an answer is wrong. Over several seeds each problem is averaged first."),

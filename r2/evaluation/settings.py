@@ -1,7 +1,7 @@
 """An evaluation: which problems, which methods, which pool; the split of the problems, and how hard each of them is. Pure.
 
 Problems are split into dev and test by a hash of the question (ours). Dev problems choose each method's operating point
-(r2/operating_points.py) and fit the query router; test problems give the table and have no part in any choice.
+(r2/evaluation/operating_points.py) and fit the query router; test problems give the table and have no part in any choice.
 `flows/evaluate_methods.py` runs what is declared here.
 """
 

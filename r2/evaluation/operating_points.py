@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from r2.errors import ConfigError
-from r2.evaluation import EvaluateSettings, parse_router
+from r2.evaluation.settings import EvaluateSettings, parse_router
 from r2.roster import ModelCard, Roster
 from r2.settings import Reasoning
 

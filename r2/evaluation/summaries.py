@@ -1,12 +1,12 @@
-"""The figures of one method within a comparison, and the curves of the set: what `compare` in r2/metrics.py is made of. Pure."""
+"""The figures of one method within a comparison, and the curves of the set: what `compare` in r2/evaluation/compare.py is made of. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from r2.comparison import AccuracyVerdict, CostSaved, Curve, Estimate, MethodSummary, Versus
-from r2.curves import (
+from r2.evaluation.comparison import AccuracyVerdict, CostSaved, Curve, Estimate, MethodSummary, Versus
+from r2.evaluation.curves import (
     Point,
     aiq,
     area_under_curve,
@@ -16,8 +16,8 @@ from r2.curves import (
     frontier,
     performance_gap_recovered,
 )
-from r2.intervals import percentile_interval
-from r2.outcomes import FloatArray, MethodOutcomes
+from r2.evaluation.intervals import percentile_interval
+from r2.evaluation.outcomes import FloatArray, MethodOutcomes
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """What a comparison of methods says, as records: stored as JSON by the evaluation flow, drawn by the report.
 
-Built by `compare` in `r2/metrics.py`. What cannot be defined (a gap of zero, a reference that costs nothing) is None, never
+Built by `compare` in `r2/evaluation/compare.py`. What cannot be defined (a gap of zero, a reference that costs nothing) is None, never
 infinite.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from r2.errors import ConfigError
-from r2.intervals import Interval
+from r2.evaluation.intervals import Interval
 
 AccuracyVerdict = Literal["no worse", "worse", "not shown"]
 """Against a reference: the interval of the difference lies above -margin; below 0; or allows both."""
@@ -108,7 +108,7 @@ class MethodSummary:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What a set of operating points reaches over the comparison's range of cost. See `r2/curves.py` for each."""
+    """What a set of operating points reaches over the comparison's range of cost. See `r2/evaluation/curves.py` for each."""
 
     name: str
     labels: tuple[str, ...]

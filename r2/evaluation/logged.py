@@ -1,7 +1,7 @@
 """Logged trajectories with the probabilities their allocations were drawn from, and whether they support an estimate. Pure.
 
 A trajectory's weight under a candidate allocator is the product over its subtasks of candidate probability / logged probability.
-`r2/offpolicy.py` turns weights into values; `storage/offpolicy_logs.py` reads the logs.
+`r2/evaluation/offpolicy.py` turns weights into values; `storage/offpolicy_logs.py` reads the logs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from r2.errors import SupportError
-from r2.outcomes import FloatArray
+from r2.evaluation.outcomes import FloatArray
 
 Distribution = Mapping[str, float]
 """Model -> probability; models left out have none."""

@@ -18,9 +18,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from r2.intervals import Interval, percentile_interval, resampled_means
-from r2.logged import Distribution, LoggedStep, LoggedTrajectory, Support, Target, check_support, support_of
-from r2.outcomes import FloatArray
+from r2.evaluation.intervals import Interval, percentile_interval, resampled_means
+from r2.evaluation.logged import Distribution, LoggedStep, LoggedTrajectory, Support, Target, check_support, support_of
+from r2.evaluation.outcomes import FloatArray
 
 __all__ = [
     "LoggedStep", "LoggedTrajectory", "OffPolicyValues", "Support", "Value", "accuracy", "cost_usd", "estimate_value", "fit_additive", "utility",

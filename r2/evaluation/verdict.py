@@ -1,8 +1,8 @@
 """The report's first sentence: whether the router earns its keep, losses first."""
 
-from r2.comparison import Comparison, MethodSummary
+from r2.evaluation.comparison import Comparison, MethodSummary
 from r2.errors import ConfigError
-from r2.intervals import Interval
+from r2.evaluation.intervals import Interval
 
 
 def verdict(comparison: Comparison) -> str:

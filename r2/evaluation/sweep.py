@@ -1,4 +1,4 @@
-"""A sweep of the cost knob: what is asked for, what it came to, and the b it advises. Pure; the choice itself is r2/cost_knob.py.
+"""A sweep of the cost knob: what is asked for, what it came to, and the b it advises. Pure; the choice itself is r2/evaluation/cost_knob.py.
 
 `r2 policy sweep` answers the same problems once per b. `flows/sweep_b.py` runs it, `storage/sweeps.py` keeps it.
 """
@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 from pydantic import Field
 
-from r2.comparison import Comparison
-from r2.cost_knob import Advice, SweepPoint, TableRow, at_accuracy, table, within_budget
-from r2.evaluation import EvaluateSettings
+from r2.evaluation.comparison import Comparison
+from r2.evaluation.cost_knob import Advice, SweepPoint, TableRow, at_accuracy, table, within_budget
+from r2.evaluation.settings import EvaluateSettings
 from r2.settings import Positive, Reasoning
 
 REFERENCE = "reference"

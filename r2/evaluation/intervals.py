@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from r2.outcomes import FloatArray
+from r2.evaluation.outcomes import FloatArray
 
 LEVEL = 0.95
 _CHUNK = 250

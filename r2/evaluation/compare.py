@@ -2,7 +2,7 @@
 
 `compare` turns outcomes on the same problems into one `Comparison`: accuracy and cost with paired intervals, cost saved at
 equal accuracy against the best constant model, what random mixing and hindsight would have reached, where the calls went, and
-the curves of the set. `verdict` (r2/verdict.py) says it in one sentence, losses first. The evaluation flow stores `to_json`; the report reads
+the curves of the set. `verdict` (r2/evaluation/verdict.py) says it in one sentence, losses first. The evaluation flow stores `to_json`; the report reads
 `from_json`. Formulas name their source: RouteLLM (arXiv:2406.18665), RouterBench (arXiv:2403.12031), LLMRouterBench; the rest is
 ours. What cannot be defined (a gap of zero, a reference that costs nothing) is None, never infinite.
 """
@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from r2.comparison import (
+from r2.evaluation.comparison import (
     AccuracyVerdict,
     Comparison,
     CostSaved,
@@ -23,10 +23,10 @@ from r2.comparison import (
     to_json,
 )
 from r2.errors import ConfigError
-from r2.intervals import Interval, resampled_means
-from r2.outcomes import MethodOutcomes, oracle_of
-from r2.summaries import Setting
-from r2.verdict import verdict
+from r2.evaluation.intervals import Interval, resampled_means
+from r2.evaluation.outcomes import MethodOutcomes, oracle_of
+from r2.evaluation.summaries import Setting
+from r2.evaluation.verdict import verdict
 
 __all__ = [
     "MARGIN", "AccuracyVerdict", "Comparison", "CostSaved", "Curve", "Estimate", "Interval", "MethodOutcomes", "MethodSummary",
