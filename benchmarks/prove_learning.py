@@ -108,10 +108,10 @@ def teachers_rows(problems: Sequence[Problem], seed: int) -> dict[Role, list[Cha
 
 def supervise(role: Role, seed: int, folder: Path) -> None:
     """SFT of one tiny policy into the registry; a gate on how much of what it samples can be read."""
-    from r2.training import sft
+    from r2.training.sft import trainer as sft
     from r2.training.base import load_base
     from r2.training.sampling import LocalPolicy
-    from r2.training.settings import SftSettings
+    from r2.training.sft.settings import SftSettings
 
     problems = [p for p in family(seed) if split_of(p.question, 0, TEST_SHARE) == "train"]
     rows = teachers_rows(problems, seed)

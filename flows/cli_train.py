@@ -71,7 +71,7 @@ def sft(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print rows, tokens, steps and time, and stop.")] = False,
 ) -> None:
     """Train a decomposer and an allocator on label sets, or a specialist on subtasks; the same command goes on where it stopped."""
-    from r2.training.settings import load_sft_settings
+    from r2.training.sft.settings import load_sft_settings
 
     settings = load_sft_settings(
         config,
@@ -94,7 +94,7 @@ def sft(
 
 
 def _print_estimate(settings: Any) -> None:
-    from r2.training.estimate import estimate_sft
+    from r2.training.sft.estimate import estimate_sft
     from tasks.training_rows import training_rows
 
     table = Table()

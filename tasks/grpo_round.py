@@ -228,8 +228,8 @@ def _known(registry: Registry, card: PolicyCard) -> Policy | None:
 
 def save(trained: TrainedRound, folder: Path) -> None:
     """As SFT saves: an adapter in half precision, or all weights with their tokenizer."""
-    from r2.training.sft import Trained
-    from r2.training.sft import save as save_weights
+    from r2.training.sft.trainer import Trained
+    from r2.training.sft.trainer import save as save_weights
 
     save_weights(
         Trained(trained.model, trained.tokenizer, trained.first_step, trained.wall_s, 0, trained.weights), folder
@@ -274,8 +274,8 @@ def _fine_tune(
     keep: Any,
 ) -> TrainedRound:
     """Rejection-sampling fine-tuning: as many rollouts as GRPO would make, then as many supervised steps."""
-    from r2.training import sft
-    from r2.training.settings import SftSettings
+    from r2.training.sft import trainer as sft
+    from r2.training.sft.settings import SftSettings
 
     settings = round_.settings
     n_prompts = min(len(chosen), settings.steps * settings.prompts_per_step)

@@ -27,7 +27,7 @@ from r2.settings import AnswerSettings, Frozen, Reasoning
 from r2.training.data import ChatRow, messages_of
 from r2.policies.registry import Policy, Registry
 from r2.training.ranks import is_writer
-from r2.training.settings import PolicyKind, SftSettings
+from r2.training.sft.settings import PolicyKind, SftSettings
 from tasks.training_rows import JOB, TrainingRows, held_out_problems, training_rows
 
 if TYPE_CHECKING:  # not when a flow is imported: torch is seconds
@@ -76,7 +76,7 @@ def train_policy(spec: PolicySpec) -> PolicyResult | None:
     than train."""
     from r2.training.base import load_base
     from r2.training.sampling import load_trainable
-    from r2.training.sft import save, train
+    from r2.training.sft.trainer import save, train
 
     settings, started = spec.settings, time.monotonic()
     spec.work_dir.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def starting_policy(settings: SftSettings) -> Policy:
 def examine(spec: PolicySpec, rows: TrainingRows) -> tuple[dict[str, float], float]:
     """(metrics on held-out rows and problems, USD paid to the pool): the saved weights are what is examined."""
     from r2.training.base import load_policy_weights
-    from r2.training.held_out import allocation_scores, plan_scores, subtask_scores
+    from r2.training.sft.held_out import allocation_scores, plan_scores, subtask_scores
     from r2.training.sampling import LocalPolicy
 
     settings = spec.settings
@@ -143,7 +143,7 @@ def examine(spec: PolicySpec, rows: TrainingRows) -> tuple[dict[str, float], flo
 def greedy_texts(policy: "LocalPolicy", rows: Sequence[ChatRow]) -> list[str]:
     """The policy's reply to each row, in order. Rows of like labels are answered together, with a few tokens more than the label has: what is
     longer is wrong anyway, and is not waited for."""
-    from r2.training.sft import row_tokens
+    from r2.training.sft.trainer import row_tokens
 
     sizes = row_tokens([ChatRow(prompt=[], completion=row["completion"]) for row in rows], policy.tokenizer)
     order = sorted(range(len(rows)), key=lambda i: sizes[i])

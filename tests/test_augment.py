@@ -11,9 +11,9 @@ from r2.answering.allocation import format_allocation, parse_allocation
 from r2.plan import parse_plan
 from r2.problem import Problem
 from r2.answering.prompts import allocate_messages
-from r2.training.augment import Shown, augmented, drawn_order, reordered, used_models
+from r2.training.sft.augment import Shown, augmented, drawn_order, reordered, used_models
 from r2.training.data import ChatRow, chat_row
-from r2.training.settings import SftSettings
+from r2.training.sft.settings import SftSettings
 from storage.label_sets import SCHEMA
 from tasks.training_rows import training_rows
 from tests.scripted import ROSTER

@@ -12,7 +12,7 @@ from r2.lifeline import end, spawn
 from r2.training.curve import Curve
 from r2.training.launch import accelerate_arguments, training_command
 from r2.training.ranks import gathered, is_writer, n_processes, rank, suffixed, wait_for
-from r2.training.settings import SftSettings
+from r2.training.sft.settings import SftSettings
 from tasks.train_policy import PolicySpec, read_result
 
 ROOT = Path(__file__).parent.parent

@@ -21,15 +21,15 @@ from r2.roster import ModelCard
 from r2.answering.route import Outcome, Trajectory
 from r2.training.curve import Curve
 from r2.training.data import ChatRow, chat_row
-from r2.training.held_out import allocation_scores, plan_scores, subtask_scores
-from r2.training.settings import SftSettings
-from r2.training.specialist import SolvedSubtask
+from r2.training.sft.held_out import allocation_scores, plan_scores, subtask_scores
+from r2.training.sft.settings import SftSettings
+from r2.training.sft.specialist import SolvedSubtask
 
 torch = pytest.importorskip("torch")
 from r2.training.base import load_base, load_policy_weights  # noqa: E402
 from r2.training.drive_policy import router_with_policies, summed  # noqa: E402
 from r2.training.sampling import LocalPolicy  # noqa: E402
-from r2.training.sft import make_trainer, newest_checkpoint, save, train  # noqa: E402
+from r2.training.sft.trainer import make_trainer, newest_checkpoint, save, train  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.filterwarnings("ignore::UserWarning")]
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from r2.problem import Problem
 from r2.problems import arithmetic, scan
 from r2.answering.prompts import FINAL_TASK, solve_messages
 from r2.problems.split import split_of
-from r2.training.specialist import balanced, coarser_subtasks, generated_subtasks, solved_subtasks
+from r2.training.sft.specialist import balanced, coarser_subtasks, generated_subtasks, solved_subtasks
 
 COMMAND = Problem("p1", "walk left twice after jump", 0, "I_JUMP I_TURN_LEFT I_WALK I_TURN_LEFT I_WALK", "scan")
 

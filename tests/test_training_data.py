@@ -12,8 +12,8 @@ from r2.answering.prompts import decompose_messages
 from r2.problems.split import split_of
 from r2.training.curve import Curve
 from r2.training.data import bare_row, chat_row, training_order
-from r2.training.estimate import estimate_sft
-from r2.training.settings import SftSettings
+from r2.training.sft.estimate import estimate_sft
+from r2.training.sft.settings import SftSettings
 from storage.label_sets import SCHEMA, read_label_rows
 from tasks.training_rows import training_rows
 

@@ -18,7 +18,7 @@ from r2.training.batch import Draw, Prompt, Rolled, ScoreBatch, alarms_of, batch
 from r2.training.curve import Curve
 from r2.training.grpo_settings import TERMS, GrpoSettings
 from r2.training.reward import Sampled, Scored
-from r2.training.sft import newest_checkpoint
+from r2.training.sft.trainer import newest_checkpoint
 
 
 @dataclass(slots=True)

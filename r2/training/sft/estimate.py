@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from r2.training.data import ChatRow
-from r2.training.settings import SftSettings
+from r2.training.sft.settings import SftSettings
 from r2.training.tiny import tiny_size
 
 BYTES_PER_TOKEN = 2.3

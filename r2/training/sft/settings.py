@@ -44,7 +44,7 @@ class SftSettings(Frozen):
     """`bare`: the system message is one word, and pool entries of the policy need `prompt_mode = "bare"`; `direct`: the prompts as labelled."""
     augment: int = Field(default=4, ge=0)
     """Views of each allocator row: as labelled, then with the models in other orders and some unused ones left out, so that the allocator
-    learns to read profiles (r2/training/augment.py). 0 or 1: as labelled alone."""
+    learns to read profiles (r2/training/sft/augment.py). 0 or 1: as labelled alone."""
     seed: int = 0
     split_seed: int = 0
     """Of the split into train and test (r2/problems/split.py); as in the label sets."""

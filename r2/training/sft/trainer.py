@@ -15,7 +15,7 @@ import orjson
 from r2.training import device, ranks
 from r2.training.curve import Curve
 from r2.training.data import ChatRow, training_order
-from r2.training.settings import SftSettings
+from r2.training.sft.settings import SftSettings
 
 Report = Callable[[int, int, dict[str, float]], None]
 """Called with (step, steps, metrics) after every step."""

@@ -17,7 +17,7 @@ from r2.problem import Problem
 from r2.answering.prompts import MODEL_LETTERS, MODELS_MARK
 from r2.roster import ModelCard
 from r2.training.data import ChatRow
-from r2.training.specialist import SolvedSubtask
+from r2.training.sft.specialist import SolvedSubtask
 
 SAME_COST = 0.01
 """Allocations whose summed prices differ by less than this share cost the same."""
