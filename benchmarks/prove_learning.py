@@ -35,9 +35,9 @@ from r2.answering.prompts import DIRECT_STEP, allocate_messages, decompose_messa
 from r2.roster import ModelCard
 from r2.problems.split import split_of
 from r2.training.data import ChatRow, chat_row
-from r2.training.grpo_settings import GrpoSettings, PromptFilter, Role
+from r2.training.grpo.settings import GrpoSettings, PromptFilter, Role
 from r2.policies.registry import PolicyCard, Registry
-from r2.training.rounds import HeldOut, Rounds, read_result
+from r2.training.grpo.rounds import HeldOut, Rounds, read_result
 
 ROOT = Path(__file__).parent.parent
 POOL = ROOT / "pools" / "learning.toml"

@@ -64,7 +64,7 @@ def grpo(
     ] = False,
 ) -> None:
     """Train the router by GRPO: one policy learns, the other is frozen, then the reverse. The same command goes on where it stopped."""
-    from r2.training.grpo_settings import load_grpo_settings
+    from r2.training.grpo.settings import load_grpo_settings
 
     given: dict[str, Any] = {
         "problems": problems, "rounds": rounds, "decomposer": decomposer, "allocator": allocator, "pool": pool, "limit": limit, "mode": mode,

@@ -16,7 +16,7 @@ import orjson
 from r2.roster import Roster
 from r2.records.rows import to_rows
 from r2.answering.route import Trajectory
-from r2.training.batch import Rolled
+from r2.training.grpo.batch import Rolled
 from r2.training.curve import Curve
 from r2.records.tables import CurveRow, RewardRow, RunRow, TrajectoryRow
 from storage.lake import Lake

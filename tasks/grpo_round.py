@@ -28,17 +28,17 @@ from r2.settings import Columns
 from r2.answering.route import shown_models
 from r2.problems.split import split_of
 from r2.training import device, ranks
-from r2.training.batch import Draw, Prompt, Rolled
+from r2.training.grpo.batch import Draw, Prompt, Rolled
 from r2.training.data import Said
-from r2.training.grpo import TrainedRound, train
-from r2.training.grpo_settings import GrpoSettings, Role
+from r2.training.grpo.trainer import TrainedRound, train
+from r2.training.grpo.settings import GrpoSettings, Role
 from r2.training.launch import REFUSED
-from r2.training.partners import ENTRY, Parts, parts_of, with_policy
+from r2.training.grpo.partners import ENTRY, Parts, parts_of, with_policy
 from r2.policies.registry import Policy, PolicyCard, Registry, file_sha256
-from r2.training.rejection import best_rows
-from r2.training.reward import PURPOSE_OF, Sampled, all_read, rollout_seed, weighted
-from r2.training.rollouts import Request, Rollouts, open_rollouts
-from r2.training.rounds import HeldOut, Result, write_atomically
+from r2.training.grpo.rejection import best_rows
+from r2.training.grpo.reward import PURPOSE_OF, Sampled, all_read, rollout_seed, weighted
+from r2.training.grpo.rollouts import Request, Rollouts, open_rollouts
+from r2.training.grpo.rounds import HeldOut, Result, write_atomically
 from r2.training.sampling import LocalPolicy, Partner, load_policy, load_trainable
 from storage.journal import Journal
 from storage.lake import Lake

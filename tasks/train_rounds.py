@@ -19,11 +19,11 @@ from r2.lifeline import end, spawn
 from r2.problem import Problem
 from r2.settings import Columns
 from r2.training.curve import Curve
-from r2.training.grpo_settings import GrpoSettings
+from r2.training.grpo.settings import GrpoSettings
 from r2.training.launch import REFUSED, training_command
-from r2.training.partners import parts_of, untrained_digest, versions_of
+from r2.training.grpo.partners import parts_of, untrained_digest, versions_of
 from r2.policies.registry import file_sha256
-from r2.training.rounds import Decision, Rounds
+from r2.training.grpo.rounds import Decision, Rounds
 from storage.lake import Lake
 from storage.problem_files import question_file, row_of
 from storage.questions import read_questions

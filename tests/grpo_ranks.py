@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from r2.training import ranks
-from r2.training.batch import Rolled
+from r2.training.grpo.batch import Rolled
 from r2.training.sampling import LocalPolicy
 from tests.test_grpo import settings, trained
 

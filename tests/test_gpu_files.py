@@ -11,7 +11,7 @@ import typer
 
 from flows.cli import app
 from r2.pool.file.config import load_pool
-from r2.training.grpo_settings import GrpoSettings, load_grpo_settings
+from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from r2.training.launch import training_command
 from r2.training.sft.settings import load_sft_settings
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from r2.lifeline import spawn
-from r2.training.rounds import Rounds, read_result
+from r2.training.grpo.rounds import Rounds, read_result
 from storage.journal import Journal
 from storage.lake import Lake
 from tasks.train_rounds import run_in_process, train_rounds

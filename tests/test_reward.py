@@ -8,9 +8,9 @@ import pytest
 from r2.call import Call, Completion
 from r2.problem import Problem
 from r2.answering.route import Trajectory
-from r2.training.batch import alarms_of, batch_metrics
-from r2.training.grpo_settings import GrpoSettings
-from r2.training.reward import (
+from r2.training.grpo.batch import alarms_of, batch_metrics
+from r2.training.grpo.settings import GrpoSettings
+from r2.training.grpo.reward import (
     Sampled,
     Scored,
     Terms,

@@ -7,9 +7,9 @@ import pytest
 
 from r2.call import Call, Completion
 from r2.problem import Problem
-from r2.training.batch import Draw, Prompt, Rolled
+from r2.training.grpo.batch import Draw, Prompt, Rolled
 from r2.training.curve import Curve
-from r2.training.reward import Sampled, Scored, Terms, rollout, score
+from r2.training.grpo.reward import Sampled, Scored, Terms, rollout, score
 from storage.lake import Lake
 from storage.query import connect
 from storage.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts

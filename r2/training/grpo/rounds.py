@@ -20,7 +20,7 @@ import orjson
 
 from r2.errors import ConfigError
 from r2.evaluation.intervals import paired_interval
-from r2.training.grpo_settings import GrpoSettings, Role
+from r2.training.grpo.settings import GrpoSettings, Role
 from r2.policies.registry import Registry
 
 Versions = dict[Role, str]

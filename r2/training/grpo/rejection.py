@@ -5,9 +5,9 @@ Ours, as an ablation (METHOD 5): per problem G texts are sampled and executed; t
 
 from collections.abc import Mapping, Sequence
 
-from r2.training.batch import Rolled
+from r2.training.grpo.batch import Rolled
 from r2.training.data import ChatRow, Said
-from r2.training.reward import weighted
+from r2.training.grpo.reward import weighted
 
 
 def best_rows(rolled: Sequence[Rolled], weights: Mapping[str, float]) -> list[ChatRow]:

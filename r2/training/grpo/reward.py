@@ -22,8 +22,8 @@ from r2.answering.drive import Complete, drive
 from r2.problem import Problem
 from r2.roster import Roster
 from r2.answering.route import Router, Solving, Trajectory, solve
-from r2.training.grpo_settings import Role
-from r2.training.review import reviewed
+from r2.training.grpo.settings import Role
+from r2.training.grpo.review import reviewed
 
 OUTAGES: Final = frozenset(
     {"rate_limited", "server_error", "timeout", "disconnected", "bad_body", "auth", "circuit_open", "budget_exhausted", "stopped",

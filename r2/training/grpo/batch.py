@@ -1,6 +1,6 @@
 """What one step of GRPO samples, and what tells how it went. Pure; no heavy package.
 
-A step draws G texts for each of a few prompts; each draw is executed as a rollout and scored (r2/training/reward.py).
+A step draws G texts for each of a few prompts; each draw is executed as a rollout and scored (r2/training/grpo/reward.py).
 """
 
 import math
@@ -11,7 +11,7 @@ from statistics import fmean
 
 from r2.problem import Problem
 from r2.training.data import Said
-from r2.training.reward import Sampled, Scored, weighted
+from r2.training.grpo.reward import Sampled, Scored, weighted
 
 ScoreBatch = Callable[[int, Sequence["Draw"]], Sequence[Scored]]
 """(step, draws) -> what each earned, in order."""

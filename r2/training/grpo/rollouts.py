@@ -20,8 +20,8 @@ from r2.pool.servers.endpoints import open_endpoints
 from r2.pool.client.ports import CallJournal
 from r2.problem import Problem
 from r2.answering.route import Answering, Outcome, Purse, Router, Trajectory, concluded, decompose
-from r2.training.grpo_settings import Role
-from r2.training.reward import PURPOSE_OF, Sampled, Scored, reference_cost_usd, rollout, score
+from r2.training.grpo.settings import Role
+from r2.training.grpo.reward import PURPOSE_OF, Sampled, Scored, reference_cost_usd, rollout, score
 from r2.training.sampling import Partner
 
 T = TypeVar("T")
