@@ -63,7 +63,7 @@ async def without_prefect(settings: "object") -> None:
     """The flow's steps, called directly: the same plan, session, shards in flight and closing."""
     from r2.pool.file.config import load_pool
     from storage.answers import write_answers
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
     from storage.run_plan import plan_run
     from tasks.answer_shard import answer_rows
     from tasks.finish_run import close_session

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from r2.records.tables import CallRow, Candidate, SubtaskRow, TrajectoryRow
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.query import connect, shipped_views
 
 SUBTASKS = 4

@@ -24,7 +24,7 @@ from r2.pool.file.variants import with_entries, without
 from r2.settings import Reasoning
 from storage.evaluated_problems import evaluated_problems
 from storage.evaluations import outcomes_of, write_problems
-from storage.manifest import make_folder
+from storage.lake.manifest import make_folder
 from storage.query import connect
 from storage.run_plan import write_atomically
 from tasks.evaluate_method import OpenEvaluation, answer_run, open_evaluation, plan_evaluated

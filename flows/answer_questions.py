@@ -20,7 +20,7 @@ from prefect.client.orchestration import get_client
 from flows.embedded_api import embedded_api
 from flows.progress import shown
 from r2.settings import AnswerSettings, load_settings
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.run_plan import RunPlan, read_plan
 from storage.summary import RunSummary
 from tasks.answer_shard import answer_shard

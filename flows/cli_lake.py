@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from r2.errors import ConfigError, RunLockedError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.query import run_sql, shipped_views, write_database
 from storage.recorded import record_run
-from storage.schema import TABLES
+from storage.lake.schema import TABLES
 
 LakeOption = Annotated[Path, typer.Option("--lake", help="Folder of the trajectory lake.")]
 

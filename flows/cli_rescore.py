@@ -29,7 +29,7 @@ def rescore(
     """Score stored answers again: costs under another price table, answers by today's parser and check. Old rows stay as they are."""
     from r2.problems.checks import extract_answer
     from r2.pool.file.config import load_pool
-    from storage.lake import Lake
+    from storage.lake.lake import Lake
     from storage.rescore import rescore as score_again
 
     if not (lake / "_manifest").is_dir():

@@ -15,7 +15,7 @@ from flows.answer_questions import answer_what_is_open, tag_run
 from flows.embedded_api import embedded_api
 from r2.settings import LabelSettings, load_label_settings
 from storage.label_sets import LabelSets, LabelSummary
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.problem_files import question_file
 from storage.run_plan import read_plan
 from tasks.finish_labels import finish_labels

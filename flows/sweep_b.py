@@ -21,7 +21,7 @@ from r2.settings import Reasoning, load
 from r2.evaluation.sweep import MeasuredPoint, Sweep, SweepSettings, concluded, points_of
 from storage.evaluated_problems import evaluated_problems
 from storage.evaluations import write_problems
-from storage.manifest import make_folder
+from storage.lake.manifest import make_folder
 from storage.sweeps import sweep_file, write_sweep
 from tasks.evaluate_method import OpenEvaluation, evaluate_method, open_evaluation, plan_evaluated
 from tasks.finish_evaluation import outcomes_on

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from r2.problem import Problem
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.run_plan import RunPlan
 
 ANSWER_COLUMNS = ("status", "answer", "target", "is_correct", "cost_usd", "n_calls", "error_type", "error_message")

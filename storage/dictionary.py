@@ -11,7 +11,7 @@ from pathlib import Path
 
 from r2.records.tables import SCHEMA_VERSION
 from storage.query import column_doc, connect, shipped_views
-from storage.schema import TABLES
+from storage.lake.schema import TABLES
 
 PATH = Path(__file__).parent.parent / "docs" / "data_dictionary.md"
 

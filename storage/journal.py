@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from r2.errors import LakeError, RunLockedError
-from storage.manifest import make_folder, sync_folder
+from storage.lake.manifest import make_folder, sync_folder
 
 MAGIC = b"R2J\x01"
 _HEAD = struct.Struct("<4sIBIIQ")

@@ -26,7 +26,7 @@ from r2.problem import Problem
 from r2.answering.prompts import MODEL_LETTERS, allocate_messages, decompose_messages
 from r2.roster import Roster
 from r2.problems.split import split_of
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.query import connect
 from storage.run_plan import RunPlan
 

@@ -15,7 +15,7 @@ import orjson
 
 from r2.errors import LakeError
 from r2.evaluation.logged import LoggedStep, LoggedTrajectory
-from storage.lake import Lake
+from storage.lake.lake import Lake
 
 _TRAJECTORY = ("problem_id", "rollout", "method", "benchmark", "status", "is_correct", "cost_usd")
 _SUBTASK = ("problem_id", "rollout", "subtask_index", "subtask_text", "benchmark", "allocated_model", "candidates")

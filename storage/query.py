@@ -18,8 +18,8 @@ import duckdb
 import pyarrow as pa
 
 from r2.errors import ConfigError, LakeError
-from storage.lake import Lake
-from storage.schema import TABLES, schema_digest
+from storage.lake.lake import Lake
+from storage.lake.schema import TABLES, schema_digest
 from storage.sql_output import FORMATS
 
 _LATEST = "select * from runs qualify row_number() over (partition by run_id order by session desc) = 1"

@@ -10,7 +10,7 @@ from r2.errors import DEFERRING_ERROR_TYPES, LakeError
 from r2.ledger import Usage
 from r2.pool.file.recording import write_recording
 from r2.pool.client.wire import ParsedReply, parse_body
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.run_plan import run_dir_of
 
 _COLUMNS = (

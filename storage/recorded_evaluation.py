@@ -15,7 +15,7 @@ from r2.evaluation.comparison import to_json
 from r2.errors import LakeError
 from r2.pool.file.recording import write_recording
 from storage.evaluations import Evaluation, evaluation_dir, read_comparison, read_evaluation
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.recorded import recorded_calls
 from storage.run_plan import run_dir_of
 

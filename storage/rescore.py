@@ -29,8 +29,8 @@ from r2.pool.client.wire import ParsedReply, parse_body
 from r2.problem import Problem
 from storage.evaluation_summary import compared, outcomes_of_rows
 from storage.evaluations import evaluation_dir, is_evaluation, read_comparison, read_evaluation
-from storage.lake import Lake
-from storage.manifest import make_folder
+from storage.lake.lake import Lake
+from storage.lake.manifest import make_folder
 from storage.run_plan import read_plan, run_dir_of, write_atomically
 
 Parser = Callable[[str], str]

@@ -19,8 +19,8 @@ from r2.answering.route import Trajectory
 from r2.training.grpo.batch import Rolled
 from r2.training.curve import Curve
 from r2.records.tables import CurveRow, RewardRow, RunRow, TrajectoryRow
-from storage.lake import Lake
-from storage.schema import Row
+from storage.lake.lake import Lake
+from storage.lake.schema import Row
 
 
 def commit_rollouts(

@@ -14,7 +14,7 @@ from r2.problem import Problem
 from r2.records.rows import bad_row, candidate_rows, to_rows
 from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
 from storage.journal import Journal, keep_only
-from storage.schema import Row
+from storage.lake.schema import Row
 from tasks.retry import may_help
 from tasks.session import RunSession, session_of
 

@@ -23,7 +23,7 @@ from r2.pool.servers.endpoints import open_endpoints
 from r2.settings import Reasoning
 from storage.evaluations import CALLS, FOLDER, evaluation_dir
 from storage.journal import Journal
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.run_plan import RunPlan, plan_run, read_plan
 from tasks.answer_shard import answer_rows
 from tasks.finish_run import record_session

@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.query import write_database
 
 

@@ -11,7 +11,7 @@ from r2.pool.file.config import load_pool
 from storage.evaluated_problems import EvaluatedProblems, evaluated_problems
 from storage.evaluation_summary import UNKNOWN
 from storage.evaluations import evaluation_dir, write_problems
-from storage.manifest import make_folder
+from storage.lake.manifest import make_folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from r2.roster import Roster
 from r2.settings import AnswerSettings, Labelling, Reasoning
 from r2.answering.route import Router
 from storage.journal import Journal
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.run_plan import RunPlan, ShardPlan, read_plan
 
 

@@ -22,7 +22,7 @@ from r2.training.launch import training_command
 from r2.policies.registry import Policy, PolicyCard, Registry, git_commit
 from r2.training.sft.settings import SftSettings
 from r2.records.tables import CurveRow, RunRow
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from tasks.train_policy import PolicyResult, PolicySpec, read_result
 
 

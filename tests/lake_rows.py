@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from r2.records.tables import CallRow, Candidate, CandidateRow, CurveRow, RewardRow, RunRow, SubtaskRow, TrajectoryRow
-from storage.lake import Lake
-from storage.schema import TABLES
+from storage.lake.lake import Lake
+from storage.lake.schema import TABLES
 
 NOON = 1_780_000_200.0
 """2026-05-28 20:30:00 UTC, in epoch seconds."""

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import storage.parts
-from storage.lake import Lake
-from storage.schema import TABLES
+import storage.lake.parts
+from storage.lake.lake import Lake
+from storage.lake.schema import TABLES
 from tests.lake_rows import CURVE, RUN, bad_row, indices, keys, labelled, problem, rewarded, rows_of, together, unit_of
 
 
@@ -89,7 +89,7 @@ def test_a_compaction_that_lost_the_race_is_dropped(tmp_path: Path, monkeypatch:
 
 
 def test_the_memory_of_a_compaction_does_not_grow_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage.parts, "GROUP_ROWS", 1000)
+    monkeypatch.setattr(storage.lake.parts, "GROUP_ROWS", 1000)
     peaks = []
     for n_problems in (3_000, 9_000):
         lake = Lake(tmp_path / str(n_problems))

@@ -32,7 +32,7 @@ from flows.embedded_api import embedded_api
 from r2.errors import PoolFileError, RunLockedError
 from r2.problems import arithmetic, scan, words
 from r2.settings import AnswerSettings
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.query import connect
 from tasks.finish_run import check_accounts
 from tests.prefect_sockets import LEAVES_SOCKETS
@@ -233,7 +233,7 @@ def test_a_batch_file_comes_back_as_batch_output_with_an_error_file(tmp_path: Pa
 def test_two_processes_cannot_work_on_one_run(tmp_path: Path):
     write_questions(tmp_path / "q.jsonl", 3)
     run_id = run(tmp_path).summary.run_id
-    code = f"from storage.lake import Lake; import time\nwith Lake({str(tmp_path / 'lake')!r}).run_lock({run_id!r}):\n print('held', flush=True); time.sleep(60)"
+    code = f"from storage.lake.lake import Lake; import time\nwith Lake({str(tmp_path / 'lake')!r}).run_lock({run_id!r}):\n print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
     assert holder.stdout is not None
     try:

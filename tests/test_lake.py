@@ -16,9 +16,9 @@ import pyarrow as pa
 import pytest
 
 from r2.errors import LakeError, RunLockedError
-from storage.lake import Lake
-from storage.parts import read_batches
-from storage.schema import TABLES
+from storage.lake.lake import Lake
+from storage.lake.parts import read_batches
+from storage.lake.schema import TABLES
 from tests.lake_rows import indices, keys, parts_in, problem, unit_of
 
 
@@ -254,7 +254,7 @@ def test_a_damaged_or_newer_manifest_entry_is_named_and_nothing_is_read(tmp_path
 
 HOLD = """
 import sys, time
-from storage.lake import Lake
+from storage.lake.lake import Lake
 with Lake(sys.argv[1]).run_lock("run-a"):
     print("held", flush=True)
     time.sleep(60)

@@ -13,7 +13,7 @@ import pytest
 from r2.lifeline import spawn
 from r2.training.grpo.rounds import Rounds, read_result
 from storage.journal import Journal
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from tasks.train_rounds import run_in_process, train_rounds
 
 ROOT = Path(__file__).parent.parent

@@ -23,7 +23,7 @@ from r2.evaluation.offpolicy import (
     utility,
 )
 from r2.records.tables import Candidate
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.offpolicy_logs import at_temperature, read_offpolicy_logs
 from tests.lake_rows import RUN, problem, together
 

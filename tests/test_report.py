@@ -28,7 +28,7 @@ from storage.evaluations import (
     write_comparison,
     write_evaluation,
 )
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.query import connect
 from storage.report import resolve, write_report
 from storage.report.page import json_for_script

@@ -17,7 +17,7 @@ from r2.problem import Problem
 from r2.records.rows import to_rows
 from r2.settings import AnswerSettings
 from r2.records.tables import CallRow, SubtaskRow, TrajectoryRow
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.rescore import rescore, rescore_run
 from storage.run_plan import plan_run
 from tests.scripted import ROSTER, completion, router

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from r2.errors import LakeError
 from r2.records.tables import SCHEMA_VERSION, Candidate, SubtaskRow, TrajectoryRow
-from storage.schema import TABLES, conform, table_from_rows
+from storage.lake.schema import TABLES, conform, table_from_rows
 from tests.lake_rows import CALL, NOON, RUN, SUBTASK, TRAJECTORY
 
 UTC = datetime.UTC

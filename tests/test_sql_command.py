@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from flows.cli_lake import register
 from r2.errors import ConfigError
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.query import run_sql
 from tests.lake_rows import NOON, problem, worked_lake
 

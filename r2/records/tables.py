@@ -1,4 +1,4 @@
-"""What is stored, declared once. `storage/schema.py` derives the Arrow schema, the views' columns and docs/data_dictionary.md.
+"""What is stored, declared once. `storage/lake/schema.py` derives the Arrow schema, the views' columns and docs/data_dictionary.md.
 
 Flat tables, one dataclass a table, joined on (run_id, problem_id, rollout). Column names are the last words of the
 OpenTelemetry GenAI name plus a unit; `otel` in a field's metadata gives the full name. Facts are stored (tokens, prices,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from r2.errors import ConfigError, LakeError
 from storage.evaluations import evaluation_ids
-from storage.lake import Lake
+from storage.lake.lake import Lake
 from storage.query import connect
 from storage.run_plan import write_atomically
 

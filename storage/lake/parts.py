@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from r2.errors import LakeError
-from storage.manifest import Part, make_folder, sync_folder
-from storage.schema import StoredTable, conform
+from storage.lake.manifest import Part, make_folder, sync_folder
+from storage.lake.schema import StoredTable, conform
 
 GROUP_ROWS = 122_880
 GROUP_BYTES = 16 << 20

@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage.manifest import UnitEntry
-from storage.parts import read_batches
-from storage.schema import TABLES
+from storage.lake.manifest import UnitEntry
+from storage.lake.parts import read_batches
+from storage.lake.schema import TABLES
 
 WINDOW = 1024
 """Input indices per window: twice a default shard, a few MB of rows."""

@@ -25,13 +25,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from r2.errors import LakeError, RunLockedError
-from storage.compaction import compact_run
-from storage.manifest import COMPACTION, Manifest, UnitEntry, make_folder
-from storage.ordered import rows_of_run, windows
-from storage.parts import check_part
-from storage.run_lock import run_lock
-from storage.schema import OF_RUNS, TABLES, Row, table_from_rows
-from storage.unit import UnitWriter
+from storage.lake.compaction import compact_run
+from storage.lake.manifest import COMPACTION, Manifest, UnitEntry, make_folder
+from storage.lake.ordered import rows_of_run, windows
+from storage.lake.parts import check_part
+from storage.lake.run_lock import run_lock
+from storage.lake.schema import OF_RUNS, TABLES, Row, table_from_rows
+from storage.lake.unit import UnitWriter
 
 _OURS = re.compile(r"\.?part-.+-[0-9a-f]{8}\.parquet(\.tmp)?")
 
@@ -115,7 +115,7 @@ class Lake:
             yield from rows.combine_chunks().to_batches(batch_size)
 
     def compact(self, run_id: str) -> UnitEntry | None:
-        """Rewrites a run's parts as one file per table; None if there is nothing to gain. See `storage.compaction`."""
+        """Rewrites a run's parts as one file per table; None if there is nothing to gain. See `storage.lake.compaction`."""
         return compact_run(self.manifest, run_id)
 
     def vacuum(self, older_than_hours: float = 24.0) -> list[Path]:
@@ -157,7 +157,7 @@ class Lake:
         return problems
 
     def run_lock(self, run_id: str) -> contextlib.AbstractContextManager[None]:
-        """See `storage.run_lock`."""
+        """See `storage.lake.run_lock`."""
         return run_lock(self.root, run_id)
 
     def prepare(self) -> None:

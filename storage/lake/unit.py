@@ -9,9 +9,9 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from storage.manifest import Manifest, UnitEntry
-from storage.parts import PartWriter
-from storage.schema import TABLES, schema_digest
+from storage.lake.manifest import Manifest, UnitEntry
+from storage.lake.parts import PartWriter
+from storage.lake.schema import TABLES, schema_digest
 
 
 class UnitWriter:

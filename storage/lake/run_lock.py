@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from r2.errors import RunLockedError
-from storage.manifest import checked_name, make_folder
+from storage.lake.manifest import checked_name, make_folder
 
 
 @contextlib.contextmanager

@@ -6,11 +6,11 @@ carry the same generation number. Memory is bounded by a row group per table, wh
 """
 
 from r2.errors import LakeError
-from storage.manifest import COMPACTION, Manifest, UnitEntry
-from storage.ordered import rows_of_run, windows
-from storage.parts import GROUP_ROWS
-from storage.schema import OF_RUNS, TABLES
-from storage.unit import UnitWriter
+from storage.lake.manifest import COMPACTION, Manifest, UnitEntry
+from storage.lake.ordered import rows_of_run, windows
+from storage.lake.parts import GROUP_ROWS
+from storage.lake.schema import OF_RUNS, TABLES
+from storage.lake.unit import UnitWriter
 
 
 def compact_run(manifest: Manifest, run_id: str) -> UnitEntry | None:

@@ -1,0 +1,1 @@
+"""The lake: units committed whole, manifest, parts, compaction, run lock."""
