@@ -192,7 +192,7 @@ def settings_of(seed: int, folder: Path, mutate: str | None, steps: int) -> Grpo
 
 def begin(seed: int, folder: Path) -> None:
     """The problems, and the two policies as SFT leaves them."""
-    from storage.problem_files import row_of
+    from storage.sources.problem_files import row_of
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "family.jsonl").write_bytes(

@@ -166,7 +166,7 @@ def answer(
     from flows.answer_questions import answer_questions
     from flows.embedded_api import embedded_api
     from r2.pool.file.config import load_pool
-    from storage.questions import check_readable
+    from storage.sources.questions import check_readable
 
     load_pool(settings.pool).check_keys()
     check_readable(Path(settings.input))
@@ -245,7 +245,7 @@ def _print_estimate(settings: AnswerSettings) -> None:
     from r2.methods.estimate import ASSUMED, estimate_calls
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
-    from storage.questions import read_questions
+    from storage.sources.questions import read_questions
     from tasks.session import make_router
 
     pool = load_pool(settings.pool)

@@ -98,8 +98,8 @@ def _print_estimate(settings: Any) -> None:
     from r2.problem import Problem
     from r2.settings import Columns
     from r2.problems.split import split_of
-    from storage.problem_files import question_file
-    from storage.questions import read_questions
+    from storage.sources.problem_files import question_file
+    from storage.sources.questions import read_questions
 
     pool = load_pool(settings.pool, settings.policies_dir)
     data_dir = Path(settings.data_dir) if settings.data_dir else None

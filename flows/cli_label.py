@@ -88,8 +88,8 @@ def _print_estimate(settings: LabelSettings) -> None:
     from r2.methods.estimate import estimate_labelling
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
-    from storage.problem_files import question_file
-    from storage.questions import read_questions
+    from storage.sources.problem_files import question_file
+    from storage.sources.questions import read_questions
     from tasks.session import make_router
 
     pool = load_pool(settings.pool)

@@ -42,7 +42,7 @@ def plans(
     from r2.labelling.gold_comparison import GoldComparison, Mean, compare
     from r2.pool.file.config import load_pool
     from r2.problems.source import parse_source
-    from storage.problem_files import gold_plans_of
+    from storage.sources.problem_files import gold_plans_of
     from tasks.ask_plans import ask_plans
 
     config = load_pool(pool)

@@ -16,7 +16,7 @@ from flows.embedded_api import embedded_api
 from r2.settings import LabelSettings, load_label_settings
 from storage.label_sets import LabelSets, LabelSummary
 from storage.lake.lake import Lake
-from storage.problem_files import question_file
+from storage.sources.problem_files import question_file
 from storage.run_plan import read_plan
 from tasks.finish_labels import finish_labels
 from tasks.plan_file import plan_file

@@ -19,7 +19,7 @@ from r2.pool.file.recording import recorded_evaluation
 from r2.problem import Problem
 from r2.problems.source import Source, parse_source
 from r2.answering.prompts import CHOICES_MARK, QUESTION_MARK
-from storage.problem_files import LOADED, gold_plans_of, problems_of, row_of
+from storage.sources.problem_files import LOADED, gold_plans_of, problems_of, row_of
 
 _HAVE_GOLD_ROWS = ("musique", "gsm8k", "strategyqa")
 

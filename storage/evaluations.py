@@ -23,7 +23,7 @@ from r2.errors import ConfigError, LakeError
 from r2.evaluation.compare import Comparison, from_json, to_json
 from r2.evaluation.outcomes import MethodOutcomes, from_seeds
 from r2.problem import Problem
-from storage.problem_files import row_of
+from storage.sources.problem_files import row_of
 from storage.run_plan import write_atomically
 
 FOLDER = "_evaluations"

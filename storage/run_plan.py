@@ -17,7 +17,7 @@ import orjson
 from r2.errors import LakeError
 from r2.problem import Problem
 from r2.settings import AnswerSettings
-from storage.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
+from storage.sources.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
 
 
 @dataclass(frozen=True, slots=True)

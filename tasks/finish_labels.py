@@ -11,7 +11,7 @@ from r2.problems.source import parse_source
 from r2.settings import LabelSettings
 from storage.label_sets import LabelSets, LabelSummary, own_leakage, summarize_labels, write_card, write_label_sets
 from storage.lake.lake import Lake
-from storage.problem_files import licence_of, problems_of
+from storage.sources.problem_files import licence_of, problems_of
 from storage.run_plan import read_plan
 from tasks.finish_run import close_session
 from tasks.session import Progress, make_router

@@ -42,7 +42,7 @@ from r2.training.grpo.rounds import HeldOut, Result, write_atomically
 from r2.training.sampling import LocalPolicy, Partner, load_policy, load_trainable
 from storage.journal import Journal
 from storage.lake.lake import Lake
-from storage.questions import BadRow, read_questions
+from storage.sources.questions import BadRow, read_questions
 from storage.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
 from tasks.session import state_dir
 

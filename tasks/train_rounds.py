@@ -25,8 +25,8 @@ from r2.training.grpo.partners import parts_of, untrained_digest, versions_of
 from r2.policies.registry import file_sha256
 from r2.training.grpo.rounds import Decision, Rounds
 from storage.lake.lake import Lake
-from storage.problem_files import question_file, row_of
-from storage.questions import read_questions
+from storage.sources.problem_files import question_file, row_of
+from storage.sources.questions import read_questions
 from storage.run_plan import run_dir_of
 
 REPORT_S = 10.0

@@ -17,7 +17,7 @@ from r2.policies.registry import file_sha256
 from r2.training.sft.settings import PolicyKind, SftSettings
 from r2.training.sft.specialist import SolvedSubtask, balanced, generated_subtasks
 from storage.label_sets import read_label_rows
-from storage.problem_files import problems_of
+from storage.sources.problem_files import problems_of
 
 JOB = {"decomposer": "decompose", "allocator": "allocate", "specialist": "solve"}
 """Policy -> its job, as prompts and calls name it."""

@@ -9,7 +9,7 @@ from r2.problems.benchmark import judge
 from r2.problem import Problem
 from r2.problems import musique, scan
 from r2.problems.source import parse_source
-from storage.problem_files import problems_of, read_rows
+from storage.sources.problem_files import problems_of, read_rows
 
 DATA = Path(os.environ.get("R2_DATA_DIR") or "no-such-folder")
 

@@ -14,7 +14,7 @@ from r2.problem import Problem
 from r2.problems import competition_math, csqa, gsm8k, musique, p3, strategyqa
 from r2.problems.row import FieldError
 from r2.problems.source import parse_source
-from storage.problem_files import benchmark_file, problems_of, question_file
+from storage.sources.problem_files import benchmark_file, problems_of, question_file
 
 HOP = {
     "id": "2hop__1",

@@ -11,7 +11,7 @@ from r2.errors import InputFileError
 from r2.evaluation.compare import compare
 from r2.answering.query_router import pick
 from r2.training.fit_query_router import fit_query_router
-from storage.outcome_tables import read_outcome_table
+from storage.sources.outcome_tables import read_outcome_table
 
 WIDE = """sample_id,prompt,eval_name,weak,weak|model_response,weak|total_cost,strong,strong|total_cost,oracle_model_to_route_to
 a,2+2?,math,1.0,4,0.001,1.0,0.01,weak

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from r2.errors import InputFileError
 from r2.problem import Problem
 from r2.settings import AnswerSettings, Columns
-from storage.questions import BadRow, check_readable, detect_format, read_questions
+from storage.sources.questions import BadRow, check_readable, detect_format, read_questions
 from storage.run_plan import plan_run, read_plan
 
 

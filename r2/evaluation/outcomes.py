@@ -2,7 +2,7 @@
 
 `MethodOutcomes` holds one method at one operating point. `mix_of` and `oracle_of` make the outcomes of two policies nobody ran
 (a random mixture of constant methods, and the best choice in hindsight) from stored ones, without a call. Built by the
-evaluation flow and by `storage/outcome_tables.py`; read by `r2/evaluation/compare.py`.
+evaluation flow and by `storage/sources/outcome_tables.py`; read by `r2/evaluation/compare.py`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -22,7 +22,7 @@ from pyarrow import ArrowException
 from r2.errors import InputFileError
 from r2.evaluation.outcomes import FloatArray, MethodOutcomes
 from r2.problem import Problem
-from storage.questions import check_readable, raw_rows
+from storage.sources.questions import check_readable, raw_rows
 
 QUESTION = ("question", "prompt", "query", "input")
 ID = ("sample_id", "id", "question_id")

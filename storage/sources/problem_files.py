@@ -33,7 +33,7 @@ from r2.problems.gold import gold_plan
 from r2.problems.row import FieldError, Row
 from r2.problems.source import Source, parse_source
 from r2.settings import Columns
-from storage.questions import check_readable, raw_rows, read_questions
+from storage.sources.questions import check_readable, raw_rows, read_questions
 
 LOADED: dict[str, Callable[[Row, int], Problem | None]] = {
     "scan": scan.problem,

@@ -1,0 +1,1 @@
+"""Questions and problems in: files of the user, benchmark files, tables of outcomes."""
