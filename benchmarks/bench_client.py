@@ -31,7 +31,7 @@ from r2.pool.client.client import PoolClient
 from r2.pool.collector import collect_seldom
 from r2.pool.file.config import load_pool
 from r2.pool.client.ports import Address
-from storage.journal import Journal
+from storage.runs.journal import Journal
 
 IN_FLIGHT = 64
 PROMPT = "What is the sum of the digits of 2 ** 64? Show each step. ".ljust(600, ".")

@@ -62,9 +62,9 @@ def settings_for(folder: Path, n: int, pool: str) -> "object":
 async def without_prefect(settings: "object") -> None:
     """The flow's steps, called directly: the same plan, session, shards in flight and closing."""
     from r2.pool.file.config import load_pool
-    from storage.answers import write_answers
+    from storage.runs.answers import write_answers
     from storage.lake.lake import Lake
-    from storage.run_plan import plan_run
+    from storage.runs.plan import plan_run
     from tasks.answer_shard import answer_rows
     from tasks.finish_run import close_session
     from tasks.session import open_session

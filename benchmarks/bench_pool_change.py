@@ -26,7 +26,7 @@ from storage.evaluated_problems import evaluated_problems
 from storage.evaluations import outcomes_of, write_problems
 from storage.lake.manifest import make_folder
 from storage.query import connect
-from storage.run_plan import write_atomically
+from storage.runs.plan import write_atomically
 from tasks.evaluate_method import OpenEvaluation, answer_run, open_evaluation, plan_evaluated
 
 AS_TRAINED = "as trained"

@@ -21,8 +21,8 @@ from flows.embedded_api import embedded_api
 from flows.progress import shown
 from r2.settings import AnswerSettings, load_settings
 from storage.lake.lake import Lake
-from storage.run_plan import RunPlan, read_plan
-from storage.summary import RunSummary
+from storage.runs.plan import RunPlan, read_plan
+from storage.runs.summary import RunSummary
 from tasks.answer_shard import answer_shard
 from tasks.finish_run import finish_run
 from tasks.plan_file import plan_file

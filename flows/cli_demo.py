@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows.console import results
 from r2.settings import AnswerSettings, load_settings
-from storage.summary import RunSummary
+from storage.runs.summary import RunSummary
 
 
 def register(app: typer.Typer) -> None:

@@ -14,10 +14,10 @@ from prefect.artifacts import acreate_table_artifact
 from flows.answer_questions import answer_what_is_open, tag_run
 from flows.embedded_api import embedded_api
 from r2.settings import LabelSettings, load_label_settings
-from storage.label_sets import LabelSets, LabelSummary
+from storage.runs.label_sets import LabelSets, LabelSummary
 from storage.lake.lake import Lake
 from storage.sources.problem_files import question_file
-from storage.run_plan import read_plan
+from storage.runs.plan import read_plan
 from tasks.finish_labels import finish_labels
 from tasks.plan_file import plan_file
 from tasks.session import Progress

@@ -24,7 +24,7 @@ from r2.evaluation.compare import Comparison, from_json, to_json
 from r2.evaluation.outcomes import MethodOutcomes, from_seeds
 from r2.problem import Problem
 from storage.sources.problem_files import row_of
-from storage.run_plan import write_atomically
+from storage.runs.plan import write_atomically
 
 FOLDER = "_evaluations"
 CALLS = "calls.journal"

@@ -16,8 +16,8 @@ from r2.errors import LakeError
 from r2.pool.file.recording import write_recording
 from storage.evaluations import Evaluation, evaluation_dir, read_comparison, read_evaluation
 from storage.lake.lake import Lake
-from storage.recorded import recorded_calls
-from storage.run_plan import run_dir_of
+from storage.runs.recording import recorded_calls
+from storage.runs.plan import run_dir_of
 
 _OF_A_PLACE = ("pool", "lake", "data_dir", "models_dir", "train_labels", "max_cost_usd", "max_in_flight")
 """Settings that belong to where and when it ran, not to what it asked."""

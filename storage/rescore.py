@@ -31,7 +31,7 @@ from storage.evaluation_summary import compared, outcomes_of_rows
 from storage.evaluations import evaluation_dir, is_evaluation, read_comparison, read_evaluation
 from storage.lake.lake import Lake
 from storage.lake.manifest import make_folder
-from storage.run_plan import read_plan, run_dir_of, write_atomically
+from storage.runs.plan import read_plan, run_dir_of, write_atomically
 
 Parser = Callable[[str], str]
 

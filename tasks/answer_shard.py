@@ -13,7 +13,7 @@ from r2.answering.drive import drive, drive_all
 from r2.problem import Problem
 from r2.records.rows import bad_row, candidate_rows, to_rows
 from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
-from storage.journal import Journal, keep_only
+from storage.runs.journal import Journal, keep_only
 from storage.lake.schema import Row
 from tasks.retry import may_help
 from tasks.session import RunSession, session_of

@@ -14,7 +14,7 @@ from r2.answering.drive import drive_all
 from r2.pool.servers.endpoints import open_endpoints
 from r2.problem import Problem
 from r2.answering.prompts import decompose_messages
-from storage.journal import Journal
+from storage.runs.journal import Journal
 from tasks.session import state_dir
 
 

@@ -22,9 +22,9 @@ from r2.pool.file.config import PoolConfig
 from r2.pool.servers.endpoints import open_endpoints
 from r2.settings import Reasoning
 from storage.evaluations import CALLS, FOLDER, evaluation_dir
-from storage.journal import Journal
+from storage.runs.journal import Journal
 from storage.lake.lake import Lake
-from storage.run_plan import RunPlan, plan_run, read_plan
+from storage.runs.plan import RunPlan, plan_run, read_plan
 from tasks.answer_shard import answer_rows
 from tasks.finish_run import record_session
 from tasks.plan_file import who_answers_digest

@@ -9,10 +9,10 @@ from r2.problems.leakage import leakage
 from r2.pool.file.config import load_pool
 from r2.problems.source import parse_source
 from r2.settings import LabelSettings
-from storage.label_sets import LabelSets, LabelSummary, own_leakage, summarize_labels, write_card, write_label_sets
+from storage.runs.label_sets import LabelSets, LabelSummary, own_leakage, summarize_labels, write_card, write_label_sets
 from storage.lake.lake import Lake
 from storage.sources.problem_files import licence_of, problems_of
-from storage.run_plan import read_plan
+from storage.runs.plan import read_plan
 from tasks.finish_run import close_session
 from tasks.session import Progress, make_router
 

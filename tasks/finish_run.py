@@ -10,11 +10,11 @@ from prefect.cache_policies import NO_CACHE
 
 from r2.errors import LakeError
 from r2.records.tables import RunRow
-from storage.answers import default_out, write_answers
+from storage.runs.answers import default_out, write_answers
 from storage.lake.lake import Lake
 from storage.query import write_database
-from storage.run_plan import RunPlan, read_plan
-from storage.summary import RunSummary, summarize
+from storage.runs.plan import RunPlan, read_plan
+from storage.runs.summary import RunSummary, summarize
 from tasks.session import Progress
 
 

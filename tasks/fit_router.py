@@ -18,7 +18,7 @@ from r2.evaluation.outcomes import MethodOutcomes
 from r2.problem import Problem
 from r2.answering.query_router import QueryRouter, pick
 from storage.evaluations import PointRun
-from storage.run_plan import write_atomically
+from storage.runs.plan import write_atomically
 from tasks.plan_evaluation import PlannedEvaluation
 
 N_PARTS = 4

@@ -40,10 +40,10 @@ from r2.training.grpo.reward import PURPOSE_OF, Sampled, all_read, rollout_seed,
 from r2.training.grpo.rollouts import Request, Rollouts, open_rollouts
 from r2.training.grpo.rounds import HeldOut, Result, write_atomically
 from r2.training.sampling import LocalPolicy, Partner, load_policy, load_trainable
-from storage.journal import Journal
+from storage.runs.journal import Journal
 from storage.lake.lake import Lake
 from storage.sources.questions import BadRow, read_questions
-from storage.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
+from storage.runs.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
 from tasks.session import state_dir
 
 _OF_A_PLACE = {"policies_dir", "models_dir", "data_dir", "lake"}

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from r2.errors import ConfigError
 from r2.pool.file.config import load_pool
 from r2.settings import AnswerSettings
-from storage.run_plan import plan_run
+from storage.runs.plan import plan_run
 
 
 @task(name="plan-file", cache_policy=NO_CACHE, persist_result=False)

@@ -28,9 +28,9 @@ from r2.answering.query_router import QueryRouter
 from r2.roster import Roster
 from r2.settings import AnswerSettings, Labelling, Reasoning
 from r2.answering.route import Router
-from storage.journal import Journal
+from storage.runs.journal import Journal
 from storage.lake.lake import Lake
-from storage.run_plan import RunPlan, ShardPlan, read_plan
+from storage.runs.plan import RunPlan, ShardPlan, read_plan
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal, NoJournal
-from storage.journal import Journal
+from storage.runs.journal import Journal
 
 _PAYER_BYTES = 32
 """Before each stored completion: the evaluation that paid for it, padded."""

@@ -27,7 +27,7 @@ from r2.training.grpo.rounds import Decision, Rounds
 from storage.lake.lake import Lake
 from storage.sources.problem_files import question_file, row_of
 from storage.sources.questions import read_questions
-from storage.run_plan import run_dir_of
+from storage.runs.plan import run_dir_of
 
 REPORT_S = 10.0
 SHOWN = {

@@ -16,7 +16,7 @@ from r2.training.data import ChatRow, bare_row
 from r2.policies.registry import file_sha256
 from r2.training.sft.settings import PolicyKind, SftSettings
 from r2.training.sft.specialist import SolvedSubtask, balanced, generated_subtasks
-from storage.label_sets import read_label_rows
+from storage.runs.label_sets import read_label_rows
 from storage.sources.problem_files import problems_of
 
 JOB = {"decomposer": "decompose", "allocator": "allocate", "specialist": "solve"}

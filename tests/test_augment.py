@@ -14,7 +14,7 @@ from r2.answering.prompts import allocate_messages
 from r2.training.sft.augment import Shown, augmented, drawn_order, reordered, used_models
 from r2.training.data import ChatRow, chat_row
 from r2.training.sft.settings import SftSettings
-from storage.label_sets import SCHEMA
+from storage.runs.label_sets import SCHEMA
 from tasks.training_rows import training_rows
 from tests.scripted import ROSTER
 

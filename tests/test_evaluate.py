@@ -27,7 +27,7 @@ from r2.roster import ModelCard, Roster
 from r2.problems.split import split_of
 from storage.evaluated_problems import evaluated_problems
 from storage.evaluations import read_comparison, read_evaluation
-from storage.journal import Journal
+from storage.runs.journal import Journal
 from storage.lake.lake import Lake
 from storage.query import connect
 from storage.recorded_evaluation import record_evaluation

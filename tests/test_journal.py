@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2.errors import LakeError, RunLockedError
-from storage.journal import Journal
+from storage.runs.journal import Journal
 
 
 def commit_all(path: Path, calls: dict[str, bytes]) -> None:
@@ -243,7 +243,7 @@ async def _one(commit: Callable[[str, bytes], Awaitable[None]], key: str) -> Non
 
 WRITE_UNTIL_KILLED = """
 import asyncio, sys
-from storage.journal import Journal
+from storage.runs.journal import Journal
 
 async def main() -> None:
     journal = Journal.open(sys.argv[1])

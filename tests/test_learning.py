@@ -12,7 +12,7 @@ import pytest
 
 from r2.lifeline import spawn
 from r2.training.grpo.rounds import Rounds, read_result
-from storage.journal import Journal
+from storage.runs.journal import Journal
 from storage.lake.lake import Lake
 from tasks.train_rounds import run_in_process, train_rounds
 

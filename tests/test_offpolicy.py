@@ -24,7 +24,7 @@ from r2.evaluation.offpolicy import (
 )
 from r2.records.tables import Candidate
 from storage.lake.lake import Lake
-from storage.offpolicy_logs import at_temperature, read_offpolicy_logs
+from storage.runs.offpolicy_logs import at_temperature, read_offpolicy_logs
 from tests.lake_rows import RUN, problem, together
 
 EVEN = {"small": 0.5, "large": 0.5}

@@ -12,7 +12,7 @@ from r2.errors import InputFileError
 from r2.problem import Problem
 from r2.settings import AnswerSettings, Columns
 from storage.sources.questions import BadRow, check_readable, detect_format, read_questions
-from storage.run_plan import plan_run, read_plan
+from storage.runs.plan import plan_run, read_plan
 
 
 def read(path: Path, **options: object) -> list[Problem | BadRow]:

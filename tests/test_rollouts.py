@@ -12,7 +12,7 @@ from r2.training.curve import Curve
 from r2.training.grpo.reward import Sampled, Scored, Terms, rollout, score
 from storage.lake.lake import Lake
 from storage.query import connect
-from storage.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
+from storage.runs.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
 from tests.scripted import ROSTER, completion, router
 
 PROBLEM = Problem("p1", "What is 3 * 4?", 7, "12", "arithmetic")

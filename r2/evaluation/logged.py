@@ -1,7 +1,7 @@
 """Logged trajectories with the probabilities their allocations were drawn from, and whether they support an estimate. Pure.
 
 A trajectory's weight under a candidate allocator is the product over its subtasks of candidate probability / logged probability.
-`r2/evaluation/offpolicy.py` turns weights into values; `storage/offpolicy_logs.py` reads the logs.
+`r2/evaluation/offpolicy.py` turns weights into values; `storage/runs/offpolicy_logs.py` reads the logs.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -7,7 +7,7 @@ Swaminathan and Joachims 2015) and a doubly robust value, right in expectation i
 
 Left out: a target decomposer, and logs of a deterministic allocator, which say nothing about choices it never makes. Where the
 logs cannot carry an estimate, `SupportError` says so; averaging the logged outcomes instead answers another question. Logs come
-from `storage/offpolicy_logs.py`.
+from `storage/runs/offpolicy_logs.py`.
 """
 
 import math

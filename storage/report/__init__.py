@@ -6,7 +6,7 @@ from r2.errors import ConfigError, LakeError
 from storage.evaluations import evaluation_ids
 from storage.lake.lake import Lake
 from storage.query import connect
-from storage.run_plan import write_atomically
+from storage.runs.plan import write_atomically
 
 N_LISTED = 10
 

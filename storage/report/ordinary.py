@@ -9,7 +9,7 @@ from storage.report import facts, wording
 from storage.report.content import Case, Caution, Interval, Method, Report, Table
 from storage.report.glossary import OF_A_RUN
 from storage.report.routing import COLLAPSED, ROUTING
-from storage.summary import RunSummary, summarize
+from storage.runs.summary import RunSummary, summarize
 
 _KINDS = {
     "answer": "answers",

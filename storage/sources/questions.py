@@ -1,7 +1,7 @@
 """Reading question files: JSONL, CSV, Parquet and OpenAI Batch JSONL, one row at a time, in bounded memory.
 
 A row that cannot become a problem is a `BadRow` with its line and its reason; it never stops the rows after it. Only a file
-that cannot be read as a whole raises InputFileError. Called by `storage/run_plan.py`, once per run.
+that cannot be read as a whole raises InputFileError. Called by `storage/runs/plan.py`, once per run.
 """
 
 import csv

@@ -28,7 +28,7 @@ from r2.roster import Roster
 from r2.problems.split import split_of
 from storage.lake.lake import Lake
 from storage.query import connect
-from storage.run_plan import RunPlan
+from storage.runs.plan import RunPlan
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMA = pa.schema(

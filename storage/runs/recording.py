@@ -11,7 +11,7 @@ from r2.ledger import Usage
 from r2.pool.file.recording import write_recording
 from r2.pool.client.wire import ParsedReply, parse_body
 from storage.lake.lake import Lake
-from storage.run_plan import run_dir_of
+from storage.runs.plan import run_dir_of
 
 _COLUMNS = (
     "problem_id", "rollout", "call_index", "attempt", "request_sha", "request_model", "response_model", "response_id", "status",

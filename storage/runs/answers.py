@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from r2.problem import Problem
 from storage.lake.lake import Lake
-from storage.run_plan import RunPlan
+from storage.runs.plan import RunPlan
 
 ANSWER_COLUMNS = ("status", "answer", "target", "is_correct", "cost_usd", "n_calls", "error_type", "error_message")
 _READ = ["problem_id", "input_index", "status", "answer", "is_correct", "cost_usd", "n_calls", "input_tokens", "output_tokens",

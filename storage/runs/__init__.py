@@ -1,0 +1,1 @@
+"""What belongs to one run: plan, journal, answers, labels, rollouts, recording."""
