@@ -22,8 +22,8 @@ from r2.evaluation.outcomes import MethodOutcomes
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.file.variants import with_entries, without
 from r2.settings import Reasoning
-from storage.evaluated_problems import evaluated_problems
-from storage.evaluations import outcomes_of, write_problems
+from storage.evaluations.problems import evaluated_problems
+from storage.evaluations.store import outcomes_of, write_problems
 from storage.lake.manifest import make_folder
 from storage.query import connect
 from storage.runs.plan import write_atomically

@@ -16,7 +16,7 @@ from r2.errors import ConfigError
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.comparison import Comparison, Estimate
     from r2.evaluation.settings import EvaluateSettings
-    from storage.evaluations import Evaluation
+    from storage.evaluations.store import Evaluation
 
 
 TABLE_WIDTH = 170
@@ -140,7 +140,7 @@ def _print_estimate(settings: "EvaluateSettings") -> None:
     from flows.console import print_calls
     from r2.evaluation.estimate import estimate_evaluation
     from r2.pool.file.config import load_pool
-    from storage.evaluated_problems import evaluated_problems
+    from storage.evaluations.problems import evaluated_problems
     from tasks.session import make_router
 
     pool = load_pool(settings.pool)

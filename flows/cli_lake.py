@@ -111,8 +111,8 @@ def record(
 ) -> None:
     """Write a run's calls to a file that replays it without a model: `--pool recording:FILE`."""
     # Here and not above: evaluations bring numpy, which no other command of this file needs.
-    from storage.evaluations import is_evaluation
-    from storage.recorded_evaluation import record_evaluation
+    from storage.evaluations.store import is_evaluation
+    from storage.evaluations.recording import record_evaluation
 
     kept = _existing(lake)
     if is_evaluation(lake, run):

@@ -10,7 +10,7 @@ from flows.console import results
 from r2.errors import ConfigError
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
-    from storage.rescore import RescoredRow
+    from storage.evaluations.rescore import RescoredRow
 
 SHOWN = 20
 """Changed rows that are listed; all of them are in the file."""
@@ -30,7 +30,7 @@ def rescore(
     from r2.problems.checks import extract_answer
     from r2.pool.file.config import load_pool
     from storage.lake.lake import Lake
-    from storage.rescore import rescore as score_again
+    from storage.evaluations.rescore import rescore as score_again
 
     if not (lake / "_manifest").is_dir():
         raise ConfigError(f"{lake}: no lake there. Name its folder with --lake.")

@@ -83,7 +83,7 @@ def sweep(
 def print_sweep(sweep: "Sweep", lake: Path) -> int:
     """The points, the table, the advice; and the exit code."""
     from r2.evaluation.cost_knob import curve
-    from storage.sweeps import sweep_file
+    from storage.evaluations.sweeps import sweep_file
 
     worth = {point.b for point in curve([one.point for one in sweep.points])}
     points = Table(

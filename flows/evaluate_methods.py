@@ -24,7 +24,7 @@ from r2.evaluation.operating_points import OperatingPoint, Variant, choose_point
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.pool.file.config import load_pool
 from r2.settings import Reasoning, load
-from storage.evaluations import EvaluatedRow, Evaluation, PointRun
+from storage.evaluations.store import EvaluatedRow, Evaluation, PointRun
 from tasks.evaluate_method import OpenEvaluation, evaluate_method, is_settled, open_evaluation, plan_evaluated
 from tasks.finish_evaluation import finish_evaluation, outcomes_on
 from tasks.fit_router import FittedRouter, fit_router

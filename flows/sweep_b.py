@@ -19,10 +19,10 @@ from r2.evaluation.operating_points import own_mode
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.settings import Reasoning, load
 from r2.evaluation.sweep import MeasuredPoint, Sweep, SweepSettings, concluded, points_of
-from storage.evaluated_problems import evaluated_problems
-from storage.evaluations import write_problems
+from storage.evaluations.problems import evaluated_problems
+from storage.evaluations.store import write_problems
 from storage.lake.manifest import make_folder
-from storage.sweeps import sweep_file, write_sweep
+from storage.evaluations.sweeps import sweep_file, write_sweep
 from tasks.evaluate_method import OpenEvaluation, evaluate_method, open_evaluation, plan_evaluated
 from tasks.finish_evaluation import outcomes_on
 

@@ -21,7 +21,7 @@ from r2.pool.collector import collect_seldom
 from r2.pool.file.config import PoolConfig
 from r2.pool.servers.endpoints import open_endpoints
 from r2.settings import Reasoning
-from storage.evaluations import CALLS, FOLDER, evaluation_dir
+from storage.evaluations.store import CALLS, FOLDER, evaluation_dir
 from storage.runs.journal import Journal
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan, plan_run, read_plan

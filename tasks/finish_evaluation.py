@@ -13,9 +13,9 @@ from r2.evaluation.settings import EvaluateSettings
 from r2.problems.leakage import leakage
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.verdict import verdict
-from storage.evaluated_problems import train_questions
-from storage.evaluation_summary import compared, difficulty_of, outcomes_of_rows, subject_of
-from storage.evaluations import (
+from storage.evaluations.problems import train_questions
+from storage.evaluations.summary import compared, difficulty_of, outcomes_of_rows, subject_of
+from storage.evaluations.store import (
     EvaluatedRow,
     Evaluation,
     Leaks,

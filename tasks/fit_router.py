@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.problem import Problem
 from r2.answering.query_router import QueryRouter, pick
-from storage.evaluations import PointRun
+from storage.evaluations.store import PointRun
 from storage.runs.plan import write_atomically
 from tasks.plan_evaluation import PlannedEvaluation
 

@@ -25,13 +25,13 @@ from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
 from r2.roster import ModelCard, Roster
 from r2.problems.split import split_of
-from storage.evaluated_problems import evaluated_problems
-from storage.evaluations import read_comparison, read_evaluation
+from storage.evaluations.problems import evaluated_problems
+from storage.evaluations.store import read_comparison, read_evaluation
 from storage.runs.journal import Journal
 from storage.lake.lake import Lake
 from storage.query import connect
-from storage.recorded_evaluation import record_evaluation
-from storage.rescore import rescore
+from storage.evaluations.recording import record_evaluation
+from storage.evaluations.rescore import rescore
 from tasks.shared_calls import SharedCalls, paid
 from tests.prefect_sockets import LEAVES_SOCKETS
 from tests.scripted import CHEAP, DEAR, completion

@@ -19,7 +19,7 @@ from r2.evaluation.comparison import Comparison
 from r2.errors import ConfigError, LakeError
 from r2.evaluation.compare import compare
 from r2.evaluation.verdict import verdict
-from storage.evaluations import (
+from storage.evaluations.store import (
     EvaluatedRow,
     Evaluation,
     Leaks,

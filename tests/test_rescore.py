@@ -18,7 +18,7 @@ from r2.records.rows import to_rows
 from r2.settings import AnswerSettings
 from r2.records.tables import CallRow, SubtaskRow, TrajectoryRow
 from storage.lake.lake import Lake
-from storage.rescore import rescore, rescore_run
+from storage.evaluations.rescore import rescore, rescore_run
 from storage.runs.plan import plan_run
 from tests.scripted import ROSTER, completion, router
 

@@ -14,7 +14,7 @@ from r2.evaluation.compare import compare
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.sweep import MeasuredPoint, SweepSettings, concluded, points_of
 from storage.query import connect
-from storage.sweeps import read_sweep
+from storage.evaluations.sweeps import read_sweep
 from tests.prefect_sockets import LEAVES_SOCKETS
 
 SIMULATED = Path(__file__).parent.parent / "pools/simulated.toml"

@@ -1,6 +1,6 @@
 """A sweep of the cost knob: what is asked for, what it came to, and the b it advises. Pure; the choice itself is r2/evaluation/cost_knob.py.
 
-`r2 policy sweep` answers the same problems once per b. `flows/sweep_b.py` runs it, `storage/sweeps.py` keeps it.
+`r2 policy sweep` answers the same problems once per b. `flows/sweep_b.py` runs it, `storage/evaluations/sweeps.py` keeps it.
 """
 
 import hashlib

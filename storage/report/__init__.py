@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from r2.errors import ConfigError, LakeError
-from storage.evaluations import evaluation_ids
+from storage.evaluations.store import evaluation_ids
 from storage.lake.lake import Lake
 from storage.query import connect
 from storage.runs.plan import write_atomically

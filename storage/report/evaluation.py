@@ -15,7 +15,7 @@ from r2.evaluation.comparison import Comparison, Estimate, MethodSummary
 from r2.evaluation.curves import hull
 from r2.errors import ConfigError
 from r2.evaluation.verdict import verdict
-from storage.evaluations import EvaluatedRow, Evaluation, read_comparison, read_evaluation
+from storage.evaluations.store import EvaluatedRow, Evaluation, read_comparison, read_evaluation
 from storage.report import facts, wording
 from storage.report.content import Case, Caution, Family, Interval, Method, Report, Share, Table
 from storage.report.glossary import OF_AN_EVALUATION

@@ -12,7 +12,7 @@ from r2.evaluation.comparison import Comparison
 from r2.evaluation.settings import EvaluateSettings, terciles
 from r2.evaluation.compare import compare
 from r2.evaluation.outcomes import MethodOutcomes
-from storage.evaluations import EvaluatedRow, outcomes_of
+from storage.evaluations.store import EvaluatedRow, outcomes_of
 from storage.query import connect
 
 UNKNOWN = "unknown"

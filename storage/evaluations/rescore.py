@@ -27,8 +27,8 @@ from r2.ledger import Price, Usage, cost_usd
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.pool.client.wire import ParsedReply, parse_body
 from r2.problem import Problem
-from storage.evaluation_summary import compared, outcomes_of_rows
-from storage.evaluations import evaluation_dir, is_evaluation, read_comparison, read_evaluation
+from storage.evaluations.summary import compared, outcomes_of_rows
+from storage.evaluations.store import evaluation_dir, is_evaluation, read_comparison, read_evaluation
 from storage.lake.lake import Lake
 from storage.lake.manifest import make_folder
 from storage.runs.plan import read_plan, run_dir_of, write_atomically

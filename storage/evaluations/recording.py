@@ -14,7 +14,7 @@ from r2.call import Completion
 from r2.evaluation.comparison import to_json
 from r2.errors import LakeError
 from r2.pool.file.recording import write_recording
-from storage.evaluations import Evaluation, evaluation_dir, read_comparison, read_evaluation
+from storage.evaluations.store import Evaluation, evaluation_dir, read_comparison, read_evaluation
 from storage.lake.lake import Lake
 from storage.runs.recording import recorded_calls
 from storage.runs.plan import run_dir_of

@@ -1,0 +1,1 @@
+"""Evaluations in the lake: outcomes, summaries, sweeps, and scoring again."""
