@@ -35,7 +35,7 @@ check: env-train ## format, lint, types, generated docs, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m storage.dictionary --check
+	$(BIN)/python -m storage.sql.dictionary --check
 	$(BIN)/python -m pytest
 
 bench: env       ## every figure of the README's speed table, each beside its peer
@@ -47,7 +47,7 @@ prove-learning: env-train  ## tiny policies learn on simulated models: SFT, then
 	$(BIN)/python benchmarks/prove_learning.py
 
 docs: env        ## regenerate what is generated
-	$(BIN)/python -m storage.dictionary
+	$(BIN)/python -m storage.sql.dictionary
 
 vllm:            ## vLLM in an environment of its own (.venv-vllm): its pins exclude Prefect's
 	$(PYTHON) -m venv .venv-vllm

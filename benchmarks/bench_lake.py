@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from r2.records.tables import CallRow, Candidate, SubtaskRow, TrajectoryRow
 from storage.lake.lake import Lake
-from storage.query import connect, shipped_views
+from storage.sql.query import connect, shipped_views
 
 SUBTASKS = 4
 SHARD = 500

@@ -25,7 +25,7 @@ from r2.settings import Reasoning
 from storage.evaluations.problems import evaluated_problems
 from storage.evaluations.store import outcomes_of, write_problems
 from storage.lake.manifest import make_folder
-from storage.query import connect
+from storage.sql.query import connect
 from storage.runs.plan import write_atomically
 from tasks.evaluate_method import OpenEvaluation, answer_run, open_evaluation, plan_evaluated
 

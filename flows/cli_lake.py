@@ -12,7 +12,7 @@ import typer
 
 from r2.errors import ConfigError, RunLockedError
 from storage.lake.lake import Lake
-from storage.query import run_sql, shipped_views, write_database
+from storage.sql.query import run_sql, shipped_views, write_database
 from storage.runs.recording import record_run
 from storage.lake.schema import TABLES
 

@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.embedded_api import embedded_api
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from r2.training.grpo.rounds import Decision, Rounds, State
-from storage.query import write_database
+from storage.sql.query import write_database
 from tasks.retry import may_help
 from tasks.train_rounds import run_in_process, train_rounds
 

@@ -24,7 +24,7 @@ from storage.evaluations.store import (
     write_comparison,
     write_evaluation,
 )
-from storage.query import connect, write_database
+from storage.sql.query import connect, write_database
 from tasks.evaluate_method import OpenEvaluation
 from tasks.plan_evaluation import PlannedEvaluation
 

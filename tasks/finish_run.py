@@ -12,7 +12,7 @@ from r2.errors import LakeError
 from r2.records.tables import RunRow
 from storage.runs.answers import default_out, write_answers
 from storage.lake.lake import Lake
-from storage.query import write_database
+from storage.sql.query import write_database
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary, summarize
 from tasks.session import Progress

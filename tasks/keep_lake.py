@@ -6,7 +6,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from storage.lake.lake import Lake
-from storage.query import write_database
+from storage.sql.query import write_database
 
 
 @task(name="compact-lake", cache_policy=NO_CACHE, persist_result=False)

@@ -29,7 +29,7 @@ from storage.evaluations.problems import evaluated_problems
 from storage.evaluations.store import read_comparison, read_evaluation
 from storage.runs.journal import Journal
 from storage.lake.lake import Lake
-from storage.query import connect
+from storage.sql.query import connect
 from storage.evaluations.recording import record_evaluation
 from storage.evaluations.rescore import rescore
 from tasks.shared_calls import SharedCalls, paid

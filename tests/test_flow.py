@@ -33,7 +33,7 @@ from r2.errors import PoolFileError, RunLockedError
 from r2.problems import arithmetic, scan, words
 from r2.settings import AnswerSettings
 from storage.lake.lake import Lake
-from storage.query import connect
+from storage.sql.query import connect
 from tasks.finish_run import check_accounts
 from tests.prefect_sockets import LEAVES_SOCKETS
 

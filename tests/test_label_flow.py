@@ -24,7 +24,7 @@ from r2.problem import Problem
 from r2.answering.prompts import decompose_messages
 from r2.settings import LabelSettings
 from r2.problems.split import split_of
-from storage.query import connect
+from storage.sql.query import connect
 from tests.prefect_sockets import LEAVES_SOCKETS
 
 ROOT = Path(__file__).parent.parent

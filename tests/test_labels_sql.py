@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.lake.lake import Lake
-from storage.query import connect
+from storage.sql.query import connect
 from tests.lake_rows import labelled, problem, unit_of
 
 

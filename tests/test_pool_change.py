@@ -13,7 +13,7 @@ from r2.errors import PoolFileError
 from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.pool.file.variants import with_entries, without
-from storage.query import connect
+from storage.sql.query import connect
 from tests.prefect_sockets import LEAVES_SOCKETS
 
 ROOT = Path(__file__).parent.parent

@@ -11,9 +11,9 @@ import duckdb
 import pytest
 
 from r2.errors import LakeError
-from storage import dictionary
+from storage.sql import dictionary
 from storage.lake.lake import Lake
-from storage.query import connect, shipped_views, write_database
+from storage.sql.query import connect, shipped_views, write_database
 from storage.lake.schema import TABLES
 from tests.lake_rows import RUN, problem, together, worked_lake
 
@@ -275,7 +275,7 @@ def test_columns_added_since_a_part_was_written_are_null(tmp_path: Path, monkeyp
     older = replace(table, schema=table.schema.remove(table.schema.get_field_index("target")))
     with monkeypatch.context() as then:
         then.setitem(TABLES, "trajectories", older)
-        for module in ("storage.lake.unit", "storage.query"):
+        for module in ("storage.lake.unit", "storage.sql.query"):
             then.setattr(f"{module}.schema_digest", lambda: "older")
         Lake(tmp_path).commit("run-a", "00000-0", problem(0))
     Lake(tmp_path).commit("run-a", "00001-0", problem(1))

@@ -29,7 +29,7 @@ from storage.evaluations.store import (
     write_evaluation,
 )
 from storage.lake.lake import Lake
-from storage.query import connect
+from storage.sql.query import connect
 from storage.report import resolve, write_report
 from storage.report.page import json_for_script
 

@@ -11,7 +11,7 @@ from r2.training.grpo.batch import Draw, Prompt, Rolled
 from r2.training.curve import Curve
 from r2.training.grpo.reward import Sampled, Scored, Terms, rollout, score
 from storage.lake.lake import Lake
-from storage.query import connect
+from storage.sql.query import connect
 from storage.runs.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
 from tests.scripted import ROSTER, completion, router
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from flows.cli_lake import register
 from r2.errors import ConfigError
 from storage.lake.lake import Lake
-from storage.query import run_sql
+from storage.sql.query import run_sql
 from tests.lake_rows import NOON, problem, worked_lake
 
 QUERY = "select run_id, cost_usd, started_at, candidates from subtasks where run_id = 'run-b' order by subtask_index"

@@ -13,7 +13,7 @@ from flows.embedded_api import embedded_api
 from r2.evaluation.compare import compare
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.sweep import MeasuredPoint, SweepSettings, concluded, points_of
-from storage.query import connect
+from storage.sql.query import connect
 from storage.evaluations.sweeps import read_sweep
 from tests.prefect_sockets import LEAVES_SOCKETS
 

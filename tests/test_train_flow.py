@@ -11,7 +11,7 @@ from r2.errors import InputFileError
 from r2.problems.split import split_of
 from r2.training.curve import Point
 from r2.policies.registry import Registry
-from storage.query import connect
+from storage.sql.query import connect
 from tasks.sft_policy import curve_rows
 from tasks.train_policy import PolicyResult
 from tests.prefect_sockets import LEAVES_SOCKETS

@@ -183,7 +183,7 @@ def outcomes_of(
 ) -> MethodOutcomes | None:
     """How the runs (one per seed) did on these problems, in this order; None where one of them has not settled them all.
 
-    A failed problem is wrong. A connection of `storage.query.connect`.
+    A failed problem is wrong. A connection of `storage.sql.query.connect`.
     """
     columns: dict[str, list[list[float]]] = {name: [] for name in _ARRAYS}
     for run_id in run_ids:

@@ -13,7 +13,7 @@ from r2.evaluation.settings import EvaluateSettings, terciles
 from r2.evaluation.compare import compare
 from r2.evaluation.outcomes import MethodOutcomes
 from storage.evaluations.store import EvaluatedRow, outcomes_of
-from storage.query import connect
+from storage.sql.query import connect
 
 UNKNOWN = "unknown"
 """Difficulty of a problem without a gold plan, until the constants have answered it."""

@@ -2,7 +2,7 @@
 
 Nothing is declared twice: a column, its type, unit, meaning and OpenTelemetry name come from the dataclass field, and rows
 come only from the dataclass, so no key can be dropped silently. `storage/lake/lake.py` writes what is built here;
-`storage/dictionary.py` renders the same metadata for readers.
+`storage/sql/dictionary.py` renders the same metadata for readers.
 """
 
 import dataclasses

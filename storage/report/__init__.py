@@ -5,7 +5,7 @@ from pathlib import Path
 from r2.errors import ConfigError, LakeError
 from storage.evaluations.store import evaluation_ids
 from storage.lake.lake import Lake
-from storage.query import connect
+from storage.sql.query import connect
 from storage.runs.plan import write_atomically
 
 N_LISTED = 10

@@ -27,7 +27,7 @@ from r2.answering.prompts import MODEL_LETTERS, allocate_messages, decompose_mes
 from r2.roster import Roster
 from r2.problems.split import split_of
 from storage.lake.lake import Lake
-from storage.query import connect
+from storage.sql.query import connect
 from storage.runs.plan import RunPlan
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.query import connect
+from storage.sql.query import connect
 
 
 @dataclass(frozen=True, slots=True)

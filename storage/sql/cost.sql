@@ -1,4 +1,4 @@
--- What the answers cost, and what else they could have cost. Loaded by storage/query.py over the views runs, trajectories,
+-- What the answers cost, and what else they could have cost. Loaded by storage/sql/query.py over the views runs, trajectories,
 -- subtasks, calls and runs_latest.
 
 -- A bound of the Wilson score interval of `n_right` out of `n`: z = -1.959964 for the lower and 1.959964 for the upper one of

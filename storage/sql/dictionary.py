@@ -1,7 +1,7 @@
 """docs/data_dictionary.md, rendered from the stored schema and the views, so that it cannot say anything else than they do.
 
-python -m storage.dictionary            writes the file
-python -m storage.dictionary --check    exits 1 if it is out of date
+python -m storage.sql.dictionary            writes the file
+python -m storage.sql.dictionary --check    exits 1 if it is out of date
 """
 
 import sys
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from r2.records.tables import SCHEMA_VERSION
-from storage.query import column_doc, connect, shipped_views
+from storage.sql.query import column_doc, connect, shipped_views
 from storage.lake.schema import TABLES
 
 PATH = Path(__file__).parent.parent / "docs" / "data_dictionary.md"
 
 _INTRODUCTION = f"""# Data dictionary
 
-Rendered by `python -m storage.dictionary` from `r2/records/tables.py` and `storage/sql/`; do not edit it by hand.
+Rendered by `python -m storage.sql.dictionary` from `r2/records/tables.py` and `storage/sql/`; do not edit it by hand.
 Schema version {SCHEMA_VERSION}. Tables are joined on (`run_id`, `problem_id`, `rollout`). Times are UTC; costs are USD at the price
 of the day of the call; units end the names. OTel gives the name in the OpenTelemetry conventions for generative AI.
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     expected = render()
     if "--check" in arguments:
         if not PATH.exists() or PATH.read_text("utf-8") != expected:
-            print(f"{PATH} is out of date; run `python -m storage.dictionary` and commit it", file=sys.stderr)
+            print(f"{PATH} is out of date; run `python -m storage.sql.dictionary` and commit it", file=sys.stderr)
             return 1
         return 0
     PATH.write_text(expected, "utf-8")

@@ -20,7 +20,7 @@ import pyarrow as pa
 from r2.errors import ConfigError, LakeError
 from storage.lake.lake import Lake
 from storage.lake.schema import TABLES, schema_digest
-from storage.sql_output import FORMATS
+from storage.sql.output import FORMATS
 
 _LATEST = "select * from runs qualify row_number() over (partition by run_id order by session desc) = 1"
 _LATEST_DOC = "The newest session of each run; its counts and its cost are over all sessions."

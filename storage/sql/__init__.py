@@ -1,0 +1,1 @@
+"""DuckDB over the lake: views, queries, their output and the data dictionary."""
