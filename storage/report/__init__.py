@@ -18,7 +18,7 @@ def write_report(lake: Path, name: str | None = None, out: Path | None = None) -
     more than one thing has that name, and LakeError where there is no lake.
     """
     from storage.report.evaluation import report_of_evaluation
-    from storage.report.ordinary import report_of_run
+    from storage.report.run import report_of_run
     from storage.report.page import page_of
 
     found = resolve(lake, name)

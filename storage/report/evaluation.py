@@ -16,7 +16,8 @@ from r2.evaluation.curves import hull
 from r2.errors import ConfigError
 from r2.evaluation.verdict import verdict
 from storage.evaluations.store import EvaluatedRow, Evaluation, read_comparison, read_evaluation
-from storage.report import facts, wording
+from storage.report import wording
+from storage.report import queries as facts
 from storage.report.content import Case, Caution, Family, Interval, Method, Report, Share, Table
 from storage.report.glossary import OF_AN_EVALUATION
 from storage.report.routing import COLLAPSED, ROUTING

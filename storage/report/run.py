@@ -5,7 +5,8 @@ from pathlib import Path
 
 import duckdb
 
-from storage.report import facts, wording
+from storage.report import wording
+from storage.report import queries as facts
 from storage.report.content import Case, Caution, Interval, Method, Report, Table
 from storage.report.glossary import OF_A_RUN
 from storage.report.routing import COLLAPSED, ROUTING
