@@ -65,9 +65,9 @@ async def without_prefect(settings: "object") -> None:
     from storage.runs.answers import write_answers
     from storage.lake.lake import Lake
     from storage.runs.plan import plan_run
-    from tasks.answer_shard import answer_rows
-    from tasks.finish_run import close_session
-    from tasks.session import open_session
+    from tasks.answering.answer_shard import answer_rows
+    from tasks.answering.finish_run import close_session
+    from tasks.answering.session import open_session
 
     plan = plan_run(settings, load_pool(settings.pool).digest)
     async with open_session(plan) as session:

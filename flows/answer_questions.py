@@ -23,10 +23,10 @@ from r2.settings import AnswerSettings, load_settings
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary
-from tasks.answer_shard import answer_shard
-from tasks.finish_run import finish_run
-from tasks.plan_file import plan_file
-from tasks.session import Progress, RunSession, open_session, progress_so_far
+from tasks.answering.answer_shard import answer_shard
+from tasks.answering.finish_run import finish_run
+from tasks.answering.plan_file import plan_file
+from tasks.answering.session import Progress, RunSession, open_session, progress_so_far
 
 
 @dataclass(frozen=True, slots=True)

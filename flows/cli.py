@@ -246,7 +246,7 @@ def _print_estimate(settings: AnswerSettings) -> None:
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
     from storage.sources.questions import read_questions
-    from tasks.session import make_router
+    from tasks.answering.session import make_router
 
     pool = load_pool(settings.pool)
     router = make_router(pool, settings)

@@ -141,7 +141,7 @@ def _print_estimate(settings: "EvaluateSettings") -> None:
     from r2.evaluation.estimate import estimate_evaluation
     from r2.pool.file.config import load_pool
     from storage.evaluations.problems import evaluated_problems
-    from tasks.session import make_router
+    from tasks.answering.session import make_router
 
     pool = load_pool(settings.pool)
     found = evaluated_problems(settings)

@@ -73,7 +73,7 @@ def label(
     from flows.embedded_api import embedded_api
     from flows.label_plans import label_plans
     from r2.pool.file.config import load_pool
-    from tasks.session import make_router
+    from tasks.answering.session import make_router
 
     loaded = load_pool(settings.pool)
     loaded.check_keys()
@@ -90,7 +90,7 @@ def _print_estimate(settings: LabelSettings) -> None:
     from r2.problem import Problem
     from storage.sources.problem_files import question_file
     from storage.sources.questions import read_questions
-    from tasks.session import make_router
+    from tasks.answering.session import make_router
 
     pool = load_pool(settings.pool)
     data_dir = Path(settings.data_dir) if settings.data_dir else None

@@ -288,8 +288,8 @@ def serve(
 
 
 def state_dir() -> Path:
-    """See tasks/session.py: the same folder, so that pings count against the same limits."""
-    from tasks.session import state_dir as shared_state_dir
+    """See tasks/answering/session.py: the same folder, so that pings count against the same limits."""
+    from tasks.answering.session import state_dir as shared_state_dir
 
     return shared_state_dir()
 

@@ -29,7 +29,7 @@ from tasks.evaluate_method import OpenEvaluation, evaluate_method, is_settled, o
 from tasks.finish_evaluation import finish_evaluation, outcomes_on
 from tasks.fit_router import FittedRouter, fit_router
 from tasks.plan_evaluation import PlannedEvaluation, plan_evaluation
-from tasks.session import make_router
+from tasks.answering.session import make_router
 
 
 @dataclass(frozen=True, slots=True)

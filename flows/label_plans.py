@@ -19,8 +19,8 @@ from storage.lake.lake import Lake
 from storage.sources.problem_files import question_file
 from storage.runs.plan import read_plan
 from tasks.finish_labels import finish_labels
-from tasks.plan_file import plan_file
-from tasks.session import Progress
+from tasks.answering.plan_file import plan_file
+from tasks.answering.session import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tasks.session import RunSession
+from tasks.answering.session import RunSession
 
 REFRESH_S = 0.5
 REPORT_S = 10.0

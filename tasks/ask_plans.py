@@ -15,7 +15,7 @@ from r2.pool.servers.endpoints import open_endpoints
 from r2.problem import Problem
 from r2.answering.prompts import decompose_messages
 from storage.runs.journal import Journal
-from tasks.session import state_dir
+from tasks.answering.session import state_dir
 
 
 async def ask_plans(

@@ -25,11 +25,11 @@ from storage.evaluations.store import CALLS, FOLDER, evaluation_dir
 from storage.runs.journal import Journal
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan, plan_run, read_plan
-from tasks.answer_shard import answer_rows
-from tasks.finish_run import record_session
-from tasks.plan_file import who_answers_digest
+from tasks.answering.answer_shard import answer_rows
+from tasks.answering.finish_run import record_session
+from tasks.answering.plan_file import who_answers_digest
 from tasks.retry import may_help
-from tasks.session import Progress, RunSession, make_router, progress_so_far, state_dir
+from tasks.answering.session import Progress, RunSession, make_router, progress_so_far, state_dir
 from tasks.shared_calls import SharedCalls, paid
 
 

@@ -13,8 +13,8 @@ from storage.runs.label_sets import LabelSets, LabelSummary, own_leakage, summar
 from storage.lake.lake import Lake
 from storage.sources.problem_files import licence_of, problems_of
 from storage.runs.plan import read_plan
-from tasks.finish_run import close_session
-from tasks.session import Progress, make_router
+from tasks.answering.finish_run import close_session
+from tasks.answering.session import Progress, make_router
 
 
 @task(name="finish-labels", cache_policy=NO_CACHE, persist_result=False)

@@ -44,7 +44,7 @@ from storage.runs.journal import Journal
 from storage.lake.lake import Lake
 from storage.sources.questions import BadRow, read_questions
 from storage.runs.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
-from tasks.session import state_dir
+from tasks.answering.session import state_dir
 
 _OF_A_PLACE = {"policies_dir", "models_dir", "data_dir", "lake"}
 """Settings that belong to where it ran: a card that is shared says nothing of its maker's folders."""

@@ -161,7 +161,7 @@ def _executed(
 ) -> tuple[dict[str, float], float]:
     from r2.pool.file.config import load_pool
     from r2.training.drive_policy import execute
-    from tasks.session import make_router, state_dir
+    from tasks.answering.session import make_router, state_dir
 
     settings = spec.settings
     pool = load_pool(settings.pool or "")

@@ -34,7 +34,7 @@ from r2.problems import arithmetic, scan, words
 from r2.settings import AnswerSettings
 from storage.lake.lake import Lake
 from storage.sql.query import connect
-from tasks.finish_run import check_accounts
+from tasks.answering.finish_run import check_accounts
 from tests.prefect_sockets import LEAVES_SOCKETS
 
 ROOT = Path(__file__).parent.parent

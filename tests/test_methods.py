@@ -23,8 +23,8 @@ from r2.roster import Roster
 from r2.records.rows import to_rows
 from r2.settings import AnswerSettings, Reasoning
 from r2.answering.route import Outcome, Router, Trajectory
-from tasks.plan_file import who_answers_digest
-from tasks.session import make_router
+from tasks.answering.plan_file import who_answers_digest
+from tasks.answering.session import make_router
 from tests.scripted import LOGPROBS, ROSTER, completion, replay, router, sure
 
 PROBLEM = Problem(

@@ -16,7 +16,7 @@ from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
 from storage.runs.journal import Journal, keep_only
 from storage.lake.schema import Row
 from tasks.retry import may_help
-from tasks.session import RunSession, session_of
+from tasks.answering.session import RunSession, session_of
 
 
 @task(

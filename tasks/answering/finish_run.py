@@ -15,7 +15,7 @@ from storage.lake.lake import Lake
 from storage.sql.query import write_database
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary, summarize
-from tasks.session import Progress
+from tasks.answering.session import Progress
 
 
 @task(name="finish-run", cache_policy=NO_CACHE, persist_result=False)

@@ -1,0 +1,1 @@
+"""Prefect tasks that answer: plan a file, answer a shard, finish a run."""
