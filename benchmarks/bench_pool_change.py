@@ -27,7 +27,7 @@ from storage.evaluations.store import outcomes_of, write_problems
 from storage.lake.manifest import make_folder
 from storage.sql.query import connect
 from storage.runs.plan import write_atomically
-from tasks.evaluate_method import OpenEvaluation, answer_run, open_evaluation, plan_evaluated
+from tasks.evaluation.evaluate_method import OpenEvaluation, answer_run, open_evaluation, plan_evaluated
 
 AS_TRAINED = "as trained"
 

@@ -25,10 +25,10 @@ from r2.evaluation.outcomes import MethodOutcomes
 from r2.pool.file.config import load_pool
 from r2.settings import Reasoning, load
 from storage.evaluations.store import EvaluatedRow, Evaluation, PointRun
-from tasks.evaluate_method import OpenEvaluation, evaluate_method, is_settled, open_evaluation, plan_evaluated
-from tasks.finish_evaluation import finish_evaluation, outcomes_on
-from tasks.fit_router import FittedRouter, fit_router
-from tasks.plan_evaluation import PlannedEvaluation, plan_evaluation
+from tasks.evaluation.evaluate_method import OpenEvaluation, evaluate_method, is_settled, open_evaluation, plan_evaluated
+from tasks.evaluation.finish_evaluation import finish_evaluation, outcomes_on
+from tasks.evaluation.fit_router import FittedRouter, fit_router
+from tasks.evaluation.plan_evaluation import PlannedEvaluation, plan_evaluation
 from tasks.answering.session import make_router
 
 

@@ -23,8 +23,8 @@ from storage.evaluations.problems import evaluated_problems
 from storage.evaluations.store import write_problems
 from storage.lake.manifest import make_folder
 from storage.evaluations.sweeps import sweep_file, write_sweep
-from tasks.evaluate_method import OpenEvaluation, evaluate_method, open_evaluation, plan_evaluated
-from tasks.finish_evaluation import outcomes_on
+from tasks.evaluation.evaluate_method import OpenEvaluation, evaluate_method, open_evaluation, plan_evaluated
+from tasks.evaluation.finish_evaluation import outcomes_on
 
 _REFERENCE = -1.0
 """Stands for the reference among the values of b, which are not negative."""

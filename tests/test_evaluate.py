@@ -32,7 +32,7 @@ from storage.lake.lake import Lake
 from storage.sql.query import connect
 from storage.evaluations.recording import record_evaluation
 from storage.evaluations.rescore import rescore
-from tasks.shared_calls import SharedCalls, paid
+from tasks.evaluation.shared_calls import SharedCalls, paid
 from tests.prefect_sockets import LEAVES_SOCKETS
 from tests.scripted import CHEAP, DEAR, completion
 

@@ -28,7 +28,7 @@ from storage.runs.plan import write_atomically
 
 FOLDER = "_evaluations"
 CALLS = "calls.journal"
-"""Answers to the calls of all evaluations of a lake, each once; `tasks/shared_calls.py`."""
+"""Answers to the calls of all evaluations of a lake, each once; `tasks/evaluation/shared_calls.py`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class Progress:
 
 
 class CallClient(Protocol):
-    """What a session asks: a `PoolClient`, or what stands before one (`tasks/shared_calls.py`)."""
+    """What a session asks: a `PoolClient`, or what stands before one (`tasks/evaluation/shared_calls.py`)."""
 
     @property
     def spent_usd(self) -> float:

@@ -25,8 +25,8 @@ from storage.evaluations.store import (
     write_evaluation,
 )
 from storage.sql.query import connect, write_database
-from tasks.evaluate_method import OpenEvaluation
-from tasks.plan_evaluation import PlannedEvaluation
+from tasks.evaluation.evaluate_method import OpenEvaluation
+from tasks.evaluation.plan_evaluation import PlannedEvaluation
 
 
 def outcomes_on(

@@ -30,7 +30,7 @@ from tasks.answering.finish_run import record_session
 from tasks.answering.plan_file import who_answers_digest
 from tasks.retry import may_help
 from tasks.answering.session import Progress, RunSession, make_router, progress_so_far, state_dir
-from tasks.shared_calls import SharedCalls, paid
+from tasks.evaluation.shared_calls import SharedCalls, paid
 
 
 @dataclass(slots=True)

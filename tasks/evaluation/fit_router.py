@@ -19,7 +19,7 @@ from r2.problem import Problem
 from r2.answering.query_router import QueryRouter, pick
 from storage.evaluations.store import PointRun
 from storage.runs.plan import write_atomically
-from tasks.plan_evaluation import PlannedEvaluation
+from tasks.evaluation.plan_evaluation import PlannedEvaluation
 
 N_PARTS = 4
 """Parts of the dev problems for choosing the threshold."""

@@ -1,0 +1,1 @@
+"""Prefect tasks that evaluate: plan, run a method, fit a router, finish."""
