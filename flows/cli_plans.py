@@ -43,7 +43,7 @@ def plans(
     from r2.pool.file.config import load_pool
     from r2.problems.source import parse_source
     from storage.sources.problem_files import gold_plans_of
-    from tasks.ask_plans import ask_plans
+    from tasks.labelling.ask_plans import ask_plans
 
     config = load_pool(pool)
     config.check_keys()

@@ -18,7 +18,7 @@ from storage.runs.label_sets import LabelSets, LabelSummary
 from storage.lake.lake import Lake
 from storage.sources.problem_files import question_file
 from storage.runs.plan import read_plan
-from tasks.finish_labels import finish_labels
+from tasks.labelling.finish_labels import finish_labels
 from tasks.answering.plan_file import plan_file
 from tasks.answering.session import Progress
 

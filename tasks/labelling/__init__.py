@@ -1,0 +1,1 @@
+"""Prefect tasks that label: ask plans, finish label sets."""
