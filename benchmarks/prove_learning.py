@@ -203,7 +203,7 @@ def begin(seed: int, folder: Path) -> None:
 
 def prove(seed: int, folder: Path, mutate: str | None, steps: int) -> Verdict:
     """One seed, from nothing to the verdict."""
-    from tasks.train_rounds import run_command, run_in_process, train_rounds
+    from tasks.training.train_rounds import run_command, run_in_process, train_rounds
 
     started = time.monotonic()
     begin(seed, folder)
@@ -251,7 +251,7 @@ def _moving_partner(spec: Path) -> None:
     import torch
 
     from r2.training.sampling import LocalPolicy
-    from tasks.grpo_round import main as do_round
+    from tasks.training.grpo_process import main as do_round
 
     still = LocalPolicy.write
 

@@ -76,7 +76,7 @@ def grpo(
     if dry_run:
         _print_estimate(settings)
         return
-    from tasks.train_rounds import open_rounds
+    from tasks.training.train_rounds import open_rounds
 
     open_rounds(settings)
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.

@@ -95,7 +95,7 @@ def sft(
 
 def _print_estimate(settings: Any) -> None:
     from r2.training.sft.estimate import estimate_sft
-    from tasks.training_rows import training_rows
+    from tasks.training.training_rows import training_rows
 
     table = Table()
     for heading in ("policy", "base", "weights"):

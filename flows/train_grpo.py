@@ -16,7 +16,7 @@ from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from r2.training.grpo.rounds import Decision, Rounds, State
 from storage.sql.query import write_database
 from tasks.retry import may_help
-from tasks.train_rounds import run_in_process, train_rounds
+from tasks.training.train_rounds import run_in_process, train_rounds
 
 
 @dataclass(frozen=True, slots=True)

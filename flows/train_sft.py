@@ -14,9 +14,9 @@ from prefect.artifacts import create_table_artifact
 from flows.embedded_api import embedded_api
 from r2.training.sft.settings import PolicyKind, SftSettings, load_sft_settings
 from storage.lake.lake import Lake
-from tasks.sft_policy import TrainedPolicy, record_training, sft_policy
-from tasks.train_policy import PolicySpec, read_result, starting_policy
-from tasks.training_rows import held_out_problems, training_rows
+from tasks.training.sft_policy import TrainedPolicy, record_training, sft_policy
+from tasks.training.sft_process import PolicySpec, read_result, starting_policy
+from tasks.training.training_rows import held_out_problems, training_rows
 
 
 @dataclass(frozen=True, slots=True)

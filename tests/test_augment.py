@@ -15,7 +15,7 @@ from r2.training.sft.augment import Shown, augmented, drawn_order, reordered, us
 from r2.training.data import ChatRow, chat_row
 from r2.training.sft.settings import SftSettings
 from storage.runs.label_sets import SCHEMA
-from tasks.training_rows import training_rows
+from tasks.training.training_rows import training_rows
 from tests.scripted import ROSTER
 
 PROBLEM = Problem("p", "What is 3 * 4 + 2?", context="A: this line is no model")

@@ -51,7 +51,7 @@ def test_the_pages_accelerate_command_is_understood_and_its_files_are_there():
         assert words[0] == "launch"
         args = launch_command_parser().parse_args(words[1:])
         assert (ROOT / args.config_file).is_file()
-        assert (args.machine_rank, args.module, args.training_script) == (1, True, "tasks.grpo_round")
+        assert (args.machine_rank, args.module, args.training_script) == (1, True, "tasks.training.grpo_process")
     for name in re.findall(r"configs/[\w/.]+\.\w+|pools/[\w.]+\.toml|tests/\w+\.py|r2/[\w/]+\.py", PAGE):
         assert (ROOT / name).is_file(), name
     listed = set(re.findall(r"^\| `(\w+\.yaml)`", PAGE, re.MULTILINE))
@@ -60,9 +60,9 @@ def test_the_pages_accelerate_command_is_understood_and_its_files_are_there():
 
 def test_the_training_of_the_page_starts_on_every_gpu_in_its_own_environment():
     settings = load_grpo_settings(ROOT / "configs/gpu.toml", {})
-    command = training_command("tasks.grpo_round", Path("spec.json"), launcher=settings.launcher)
+    command = training_command("tasks.training.grpo_process", Path("spec.json"), launcher=settings.launcher)
     assert command[3:] == [
-        ".venv-gpu/bin/accelerate", "launch", "--config_file", "configs/accelerate/ddp.yaml", "-m", "tasks.grpo_round", "spec.json",
+        ".venv-gpu/bin/accelerate", "launch", "--config_file", "configs/accelerate/ddp.yaml", "-m", "tasks.training.grpo_process", "spec.json",
     ]  # fmt: skip
     assert settings.rounds * settings.steps == 1024
     sft = load_sft_settings(ROOT / "configs/sft_gpu.toml", {})

@@ -19,7 +19,7 @@ from r2.training.grpo.settings import GrpoSettings
 from r2.training.grpo.reward import Scored, Terms
 from r2.training.sampling import LocalPolicy
 from r2.training.tiny import make_model, make_tokenizer, tiny_size
-from tasks.grpo_round import check_frozen
+from tasks.training.grpo_process import check_frozen
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 TEXTS = [

@@ -13,7 +13,7 @@ from r2.training.curve import Curve
 from r2.training.launch import accelerate_arguments, training_command
 from r2.training.ranks import gathered, is_writer, n_processes, rank, suffixed, wait_for
 from r2.training.sft.settings import SftSettings
-from tasks.train_policy import PolicySpec, read_result
+from tasks.training.sft_process import PolicySpec, read_result
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs/accelerate").glob("*.yaml"))
@@ -23,24 +23,24 @@ TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_nod
 
 
 def test_without_a_configuration_a_training_is_one_process_of_this_python():
-    assert training_command("tasks.grpo_round", SPEC) == [sys.executable, "-m", "tasks.grpo_round", "spec.json"]
+    assert training_command("tasks.training.grpo_process", SPEC) == [sys.executable, "-m", "tasks.training.grpo_process", "spec.json"]
 
 
 def test_a_configuration_starts_accelerate_and_a_launcher_is_put_in_front():
     config, between = str(CONFIGS[0]), [sys.executable, "-m", "r2.training.launch"]
-    assert training_command("tasks.grpo_round", SPEC, accelerate_config=config) == [
-        *between, sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "tasks.grpo_round", "spec.json",
+    assert training_command("tasks.training.grpo_process", SPEC, accelerate_config=config) == [
+        *between, sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "tasks.training.grpo_process", "spec.json",
     ]  # fmt: skip
-    assert training_command("tasks.train_policy", SPEC, launcher=("torchrun", "--nproc_per_node", "4")) == [
-        *between, "torchrun", "--nproc_per_node", "4", "-m", "tasks.train_policy", "spec.json",
+    assert training_command("tasks.training.sft_process", SPEC, launcher=("torchrun", "--nproc_per_node", "4")) == [
+        *between, "torchrun", "--nproc_per_node", "4", "-m", "tasks.training.sft_process", "spec.json",
     ]  # fmt: skip
 
 
 def test_a_missing_configuration_and_two_ways_at_once_are_refused():
     with pytest.raises(ConfigError, match=r"no such file.*configs/accelerate"):
-        training_command("tasks.grpo_round", SPEC, accelerate_config="nowhere.yaml")
+        training_command("tasks.training.grpo_process", SPEC, accelerate_config="nowhere.yaml")
     with pytest.raises(ConfigError, match="give one of them"):
-        training_command("tasks.grpo_round", SPEC, accelerate_config=str(CONFIGS[0]), launcher=("torchrun",))
+        training_command("tasks.training.grpo_process", SPEC, accelerate_config=str(CONFIGS[0]), launcher=("torchrun",))
 
 
 def test_rank_0_writes_and_a_single_process_is_rank_0():
@@ -71,9 +71,9 @@ def test_accelerate_reads_every_shipped_configuration_and_knows_all_its_keys(pat
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     config = load_config_from_file(str(path))
-    given = accelerate_arguments(str(path), "tasks.grpo_round", "spec.json")
+    given = accelerate_arguments(str(path), "tasks.training.grpo_process", "spec.json")
     args, chosen, _ = _validate_launch_command(launch_command_parser().parse_args(given))
-    assert (args.module, args.training_script, args.training_script_args) == (True, "tasks.grpo_round", ["spec.json"])
+    assert (args.module, args.training_script, args.training_script_args) == (True, "tasks.training.grpo_process", ["spec.json"])
     assert chosen is not None and chosen.distributed_type == config.distributed_type
     assert args.num_processes == config.num_processes
     assert args.mixed_precision == config.mixed_precision
@@ -88,7 +88,7 @@ def test_the_settings_of_fsdp_are_those_of_its_second_version(name: str, monkeyp
 
     path = ROOT / f"configs/accelerate/{name}.yaml"
     args, _, _ = _validate_launch_command(
-        launch_command_parser().parse_args(accelerate_arguments(str(path), "tasks.grpo_round", "spec.json"))
+        launch_command_parser().parse_args(accelerate_arguments(str(path), "tasks.training.grpo_process", "spec.json"))
     )
     for variable, value in prepare_multi_gpu_env(args).items():
         monkeypatch.setenv(variable, value)
@@ -109,7 +109,7 @@ def test_the_settings_of_deepspeed_are_read_as_their_stage(name: str, stage: int
 
     path = ROOT / f"configs/accelerate/{name}.yaml"
     args, config, _ = _validate_launch_command(
-        launch_command_parser().parse_args(accelerate_arguments(str(path), "tasks.grpo_round", "spec.json"))
+        launch_command_parser().parse_args(accelerate_arguments(str(path), "tasks.training.grpo_process", "spec.json"))
     )
     args.deepspeed_fields_from_accelerate_config = ",".join(config.deepspeed_config)  # as `launch_command` does
     for variable, value in prepare_deepspeed_cmd_env(args)[1].items():
@@ -129,7 +129,7 @@ def test_two_processes_train_one_policy_and_one_of_them_writes(tmp_path: Path):
         kind="specialist", run_id="two", work_dir=tmp_path / "work",
     )  # fmt: skip
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
-    command = training_command("tasks.train_policy", tmp_path / "spec.json", launcher=TWO_PROCESSES)
+    command = training_command("tasks.training.sft_process", tmp_path / "spec.json", launcher=TWO_PROCESSES)
     process = spawn(command, log=tmp_path / "log")
     try:
         assert process.wait(240) == 0, (tmp_path / "log").read_text()

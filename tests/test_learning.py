@@ -14,7 +14,7 @@ from r2.lifeline import spawn
 from r2.training.grpo.rounds import Rounds, read_result
 from storage.runs.journal import Journal
 from storage.lake.lake import Lake
-from tasks.train_rounds import run_in_process, train_rounds
+from tasks.training.train_rounds import run_in_process, train_rounds
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,7 +82,7 @@ def test_a_round_killed_in_mid_training_goes_on_at_its_checkpoint_and_ends_like_
 
 def _killed_once(tmp_path: Path, spec: Path) -> None:
     """Ends the round's process with -9 after its second checkpoint, then runs it again."""
-    process = spawn([sys.executable, "-m", "tasks.grpo_round", str(spec)], log=spec.parent / "killed.log")
+    process = spawn([sys.executable, "-m", "tasks.training.grpo_process", str(spec)], log=spec.parent / "killed.log")
     while not (spec.parent / "allocator" / "checkpoint-10" / "trainer_state.json").exists():
         assert process.poll() is None, (spec.parent / "killed.log").read_text()[-2000:]
         time.sleep(0.05)

@@ -12,7 +12,7 @@ from flows.embedded_api import embedded_api
 from r2.errors import ConfigError, EndpointError, R2Error, TrainingError
 from r2.training.launch import REFUSED
 from tasks.retry import may_help
-from tasks.train_rounds import run_command
+from tasks.training.train_rounds import run_command
 from tests.prefect_sockets import LEAVES_SOCKETS
 
 pytestmark = LEAVES_SOCKETS

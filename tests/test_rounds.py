@@ -16,7 +16,7 @@ from r2.policies.registry import PolicyCard, Registry
 from r2.training.grpo.rejection import best_rows
 from r2.training.grpo.reward import Sampled, Scored, Terms
 from r2.training.grpo.rounds import HeldOut, Result, Rounds, decide, read_result, write_atomically
-from tasks.train_rounds import progress_of
+from tasks.training.train_rounds import progress_of
 
 IDS = tuple(f"p{i}" for i in range(40))
 

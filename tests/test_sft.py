@@ -189,7 +189,7 @@ def test_an_execution_counts_unanswered_problems_as_wrong_and_the_routers_calls_
 
 @pytest.mark.slow
 def test_a_killed_training_process_goes_on_at_its_checkpoint(tmp_path: Path):
-    from tasks.train_policy import PolicySpec, read_result
+    from tasks.training.sft_process import PolicySpec, read_result
 
     def spec(name: str) -> PolicySpec:
         chosen = settings(steps=400, batch_size=8, save_every=20, n_problems=400, n_held_out=20)
@@ -200,7 +200,7 @@ def test_a_killed_training_process_goes_on_at_its_checkpoint(tmp_path: Path):
         path = tmp_path / f"{one.work_dir.name}.json"
         path.write_text(one.model_dump_json())
         return subprocess.Popen(
-            [sys.executable, "-m", "tasks.train_policy", str(path)], cwd=ROOT, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "tasks.training.sft_process", str(path)], cwd=ROOT, stderr=subprocess.DEVNULL
         )
 
     killed = start(spec("killed"))

@@ -12,8 +12,8 @@ from r2.problems.split import split_of
 from r2.training.curve import Point
 from r2.policies.registry import Registry
 from storage.sql.query import connect
-from tasks.sft_policy import curve_rows
-from tasks.train_policy import PolicyResult
+from tasks.training.sft_policy import curve_rows
+from tasks.training.sft_process import PolicyResult
 from tests.prefect_sockets import LEAVES_SOCKETS
 
 pytestmark = LEAVES_SOCKETS

@@ -15,7 +15,7 @@ from r2.training.data import bare_row, chat_row, training_order
 from r2.training.sft.estimate import estimate_sft
 from r2.training.sft.settings import SftSettings
 from storage.runs.label_sets import SCHEMA, read_label_rows
-from tasks.training_rows import training_rows
+from tasks.training.training_rows import training_rows
 
 WALK = Problem("p1", "walk twice", 0, "I_WALK I_WALK", "scan")
 

@@ -1,6 +1,6 @@
 """A training's rows in the lake: rollouts with their reward terms, curves, and what held-out problems came to.
 
-Written by the process of a round (tasks/grpo_round.py), one unit per checkpoint. A unit that is there already is not written again: a step that is
+Written by the process of a round (tasks/training/grpo_process.py), one unit per checkpoint. A unit that is there already is not written again: a step that is
 done twice after a kill has the same rollouts.
 """
 

@@ -1,6 +1,6 @@
 """One GRPO round with TRL's GRPOTrainer: one policy learns from the rewards of its rollouts, everything else stands still.
 
-Who calls it (tasks/grpo_round.py) brings the prompts, the scoring of rollouts and a place for them; here is only the training. Left to TRL:
+Who calls it (tasks/training/grpo_process.py) brings the prompts, the scoring of rollouts and a place for them; here is only the training. Left to TRL:
 advantages, losses, clipping, KL. Ours: the terms as separately logged reward functions over one execution of each rollout, metrics of collapse
 with alarms, and a hook before each checkpoint, so that rollouts are stored before the training counts as having gone past them.
 """

@@ -1,4 +1,4 @@
-"""Allocator rows shown again with the models in another order and some of them left out. Pure; called by tasks/training_rows.py.
+"""Allocator rows shown again with the models in another order and some of them left out. Pure; called by tasks/training/training_rows.py.
 
 An allocator that has seen one pool in one order learns letters; one that has seen many orders and part pools must read the profiles, and then a
 changed pool needs a profile and no retraining (METHOD 3, ours: the paper's router degrades when its pool changes). A model is left out only

@@ -1,6 +1,6 @@
 """Supervised training of one policy on chat rows, with TRL's SFTTrainer: completion-only loss, LoRA adapter or all weights, resumable.
 
-Who calls it says where rows come from and where the weights go (tasks/train_policy.py); here is only the training. The order of rows is fixed
+Who calls it says where rows come from and where the weights go (tasks/training/sft_process.py); here is only the training. The order of rows is fixed
 beforehand (`training_order`), so a run that goes on from a checkpoint sees what an unbroken one would have seen.
 """
 

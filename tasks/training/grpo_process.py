@@ -1,4 +1,4 @@
-"""One round of GRPO in a process of its own: pilot, training, comparison on held-out problems. `python -m tasks.grpo_round SPEC.json`.
+"""One round of GRPO in a process of its own: pilot, training, comparison on held-out problems. `python -m tasks.training.grpo_process SPEC.json`.
 
 A fresh process frees the memory of the round before and isolates crashes. Every stage leaves a file and is not done again: `plans.json` (the frozen
 decomposer's, for an allocator's round), `pilot.json` (which problems are trained on), checkpoints, `candidate.json`, and last `result.json`.

@@ -1,4 +1,4 @@
-"""One policy trained and examined, in a process of its own: `python -m tasks.train_policy SPEC.json`. Memory goes with the process, and a crash
+"""One policy trained and examined, in a process of its own: `python -m tasks.training.sft_process SPEC.json`. Memory goes with the process, and a crash
 takes nothing else along.
 
 Reads the spec, writes into its work folder: checkpoints, `curve.jsonl`, `weights/` once training is done, `result.json` last. Started again it
@@ -28,7 +28,7 @@ from r2.training.data import ChatRow, messages_of
 from r2.policies.registry import Policy, Registry
 from r2.training.ranks import is_writer
 from r2.training.sft.settings import PolicyKind, SftSettings
-from tasks.training_rows import JOB, TrainingRows, held_out_problems, training_rows
+from tasks.training.training_rows import JOB, TrainingRows, held_out_problems, training_rows
 
 if TYPE_CHECKING:  # not when a flow is imported: torch is seconds
     from r2.training.sampling import LocalPolicy

@@ -23,7 +23,7 @@ from r2.policies.registry import Policy, PolicyCard, Registry, git_commit
 from r2.training.sft.settings import SftSettings
 from r2.records.tables import CurveRow, RunRow
 from storage.lake.lake import Lake
-from tasks.train_policy import PolicyResult, PolicySpec, read_result
+from tasks.training.sft_process import PolicyResult, PolicySpec, read_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def _run(spec: PolicySpec) -> PolicyResult:
     path.write_bytes(orjson.dumps(spec.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
     settings = spec.settings
     command = training_command(
-        "tasks.train_policy", path, accelerate_config=settings.accelerate_config, launcher=settings.launcher
+        "tasks.training.sft_process", path, accelerate_config=settings.accelerate_config, launcher=settings.launcher
     )
     process = spawn(command)
     try:

@@ -94,7 +94,7 @@ def run_in_process(spec: Path) -> None:
     """A round in a process of its own, which ends with this one. TrainingError with the end of its log if it fails."""
     settings = GrpoSettings.model_validate(orjson.loads(spec.read_bytes())["settings"])
     command = training_command(
-        "tasks.grpo_round", spec, accelerate_config=settings.accelerate_config, launcher=settings.launcher
+        "tasks.training.grpo_process", spec, accelerate_config=settings.accelerate_config, launcher=settings.launcher
     )
     run_command(command, spec.parent / "train.log", settings.threads)
 

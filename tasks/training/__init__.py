@@ -1,0 +1,1 @@
+"""Prefect tasks that train, and the processes they start."""
