@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from flows.cli_lake import register
+from flows.cli.lake import register
 from r2.errors import ConfigError
 from storage.lake.lake import Lake
 from storage.sql.query import run_sql
@@ -140,7 +140,7 @@ def test_r2_sql_shows_a_view_and_writes_files(r2: Any, lake: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("fmt", ["csv", "json", "table", "parquet"])
 def test_a_reader_that_has_seen_enough_is_no_error(fmt: str, lake: Path) -> None:
-    code = "import typer, flows.cli_lake as c; app = typer.Typer(); c.register(app); app()"
+    code = "import typer, flows.cli.lake as c; app = typer.Typer(); c.register(app); app()"
     query = "select range, repeat('x', 100) as text from range(200000)"
     command = [sys.executable, "-c", code, "sql", query, "--lake", str(lake), "--format", fmt]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -188,5 +188,5 @@ def test_r2_lake_keeps_a_lake(r2: Any, tmp_path: Path) -> None:
 
 
 def test_asking_the_lake_loads_no_prefect() -> None:
-    code = "import flows.cli_lake, sys; sys.exit('prefect' in sys.modules)"
+    code = "import flows.cli.lake, sys; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from flows.console import results
+from flows.cli.console import results
 from r2.errors import ConfigError, ModelFetchError, PoolFileError
 from r2.pool.file.config import PoolConfig, endpoint_kind, load_pool
 

@@ -12,19 +12,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flows import (
-    cli_demo,
-    cli_evaluate,
-    cli_grpo,
-    cli_label,
-    cli_lake,
-    cli_plans,
-    cli_policy,
-    cli_pool,
-    cli_report,
-    cli_train,
-)
-from flows.console import print_calls, results
+from flows.cli import demo as cli_demo
+from flows.cli import evaluate as cli_evaluate
+from flows.cli import grpo as cli_grpo
+from flows.cli import label as cli_label
+from flows.cli import lake as cli_lake
+from flows.cli import plans as cli_plans
+from flows.cli import policy as cli_policy
+from flows.cli import pool as cli_pool
+from flows.cli import report as cli_report
+from flows.cli import train as cli_train
+from flows.cli.console import print_calls, results
 from r2.errors import ConfigError, R2Error
 from r2.settings import AnswerSettings, load_settings
 

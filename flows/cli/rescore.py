@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from flows.console import results
+from flows.cli.console import results
 from r2.errors import ConfigError
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy

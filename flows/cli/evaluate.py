@@ -9,8 +9,8 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from flows.cli_rescore import rescore
-from flows.console import results
+from flows.cli.rescore import rescore
+from flows.cli.console import results
 from r2.errors import ConfigError
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
@@ -137,7 +137,7 @@ def _numbers(text: str | None) -> tuple[float, ...] | None:
 
 def _print_estimate(settings: "EvaluateSettings") -> None:
     """Rows with the runs they need, and calls as if nothing were shared between them."""
-    from flows.console import print_calls
+    from flows.cli.console import print_calls
     from r2.evaluation.estimate import estimate_evaluation
     from r2.pool.file.config import load_pool
     from storage.evaluations.problems import evaluated_problems

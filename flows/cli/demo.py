@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flows.console import results
+from flows.cli.console import results
 from r2.settings import AnswerSettings, load_settings
 from storage.runs.summary import RunSummary
 
@@ -30,7 +30,7 @@ def demo(
 ) -> None:
     """Answer the bundled questions with the router and with the largest model alone, and compare."""
     from flows.answer_questions import RunResult, answer_questions
-    from flows.cli_pool import fetch_for_pool
+    from flows.cli.pool import fetch_for_pool
     from flows.embedded_api import embedded_api
 
     fetch_for_pool(pool, models_dir)

@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from flows.console import results
+from flows.cli.console import results
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.sweep import Sweep
@@ -53,7 +53,7 @@ def sweep(
     config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
 ) -> None:
     """Answer the same problems once per b: the accuracy-cost curve, and the b for a budget or an accuracy. The same command goes on."""
-    from flows.cli_evaluate import _numbers
+    from flows.cli.evaluate import _numbers
     from r2.pool.file.config import load_pool
     from r2.settings import load
     from r2.evaluation.sweep import SweepSettings

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flows.console import results
+from flows.cli.console import results
 from r2.settings import LabelSettings, load_label_settings
 
 
@@ -84,7 +84,7 @@ def label(
 
 
 def _print_estimate(settings: LabelSettings) -> None:
-    from flows.console import print_calls
+    from flows.cli.console import print_calls
     from r2.methods.estimate import estimate_labelling
     from r2.pool.file.config import load_pool
     from r2.problem import Problem

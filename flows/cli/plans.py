@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flows.console import results
+from flows.cli.console import results
 from r2.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from flows.console import results
+from flows.cli.console import results
 
 
 def register(app: typer.Typer) -> None:

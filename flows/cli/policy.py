@@ -1,4 +1,4 @@
-"""`r2 policy ...`: the trained policies, their cards, and which version each name means; `sweep` is flows/cli_sweep.py."""
+"""`r2 policy ...`: the trained policies, their cards, and which version each name means; `sweep` is flows/cli/sweep.py."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +7,8 @@ import orjson
 import typer
 from rich.table import Table
 
-from flows.cli_sweep import sweep
-from flows.console import results
+from flows.cli.sweep import sweep
+from flows.cli.console import results
 from r2.errors import ConfigError
 from r2.policies.registry import Policy, Registry
 

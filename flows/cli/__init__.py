@@ -1,0 +1,1 @@
+"""The command `r2`, one module per command."""
