@@ -102,7 +102,7 @@ def run_once(kind: str, n: int, folder: Path, pool: str) -> dict[str, float]:
 
 def measured(kind: str, n: int, folder: str, pool: str) -> None:
     from flows.answer_questions import answer_questions  # before the clock starts, in both kinds
-    from flows.embedded_api import embedded_api
+    from flows.support.embedded_api import embedded_api
 
     settings = settings_for(Path(folder), n, pool)
     started = time.perf_counter()

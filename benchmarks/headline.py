@@ -38,7 +38,7 @@ def main() -> int:
 def replay(recording: Path, lake: Path, *, is_kept: bool) -> int:
     """Evaluates from the recording and compares with what was recorded."""
     from flows.cli.evaluate import print_result, recorded_settings
-    from flows.embedded_api import embedded_api
+    from flows.support.embedded_api import embedded_api
     from flows.evaluate_methods import evaluate_methods
     from r2.evaluation.comparison import from_json
     from r2.evaluation.settings import EvaluateSettings

@@ -17,8 +17,8 @@ from prefect import flow, runtime
 from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 from prefect.client.orchestration import get_client
 
-from flows.embedded_api import embedded_api
-from flows.progress import shown
+from flows.support.embedded_api import embedded_api
+from flows.support.progress import shown
 from r2.settings import AnswerSettings, load_settings
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan, read_plan

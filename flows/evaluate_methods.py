@@ -17,7 +17,7 @@ from prefect import flow, runtime
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from flows.answer_questions import stopped_by_signals, tag_run
-from flows.embedded_api import embedded_api
+from flows.support.embedded_api import embedded_api
 from r2.evaluation.comparison import Comparison
 from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.operating_points import OperatingPoint, Variant, choose_point, constants_of, own_mode, variants_of

@@ -12,7 +12,7 @@ from prefect import flow, runtime
 from prefect.artifacts import acreate_table_artifact
 
 from flows.answer_questions import answer_what_is_open, tag_run
-from flows.embedded_api import embedded_api
+from flows.support.embedded_api import embedded_api
 from r2.settings import LabelSettings, load_label_settings
 from storage.runs.label_sets import LabelSets, LabelSummary
 from storage.lake.lake import Lake

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.embedded_api import embedded_api
+from flows.support.embedded_api import embedded_api
 from r2.errors import LakeError
 from tasks.keep_lake import compact_lake, refresh_views, vacuum_lake, verify_lake
 

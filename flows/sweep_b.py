@@ -12,7 +12,7 @@ from prefect import flow, runtime
 from prefect.artifacts import acreate_table_artifact
 
 from flows.answer_questions import stopped_by_signals, tag_run
-from flows.embedded_api import embedded_api
+from flows.support.embedded_api import embedded_api
 from r2.evaluation.cost_knob import checked_values
 from r2.evaluation.compare import compare
 from r2.evaluation.operating_points import own_mode

@@ -11,7 +11,7 @@ from prefect import flow, runtime, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.embedded_api import embedded_api
+from flows.support.embedded_api import embedded_api
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from r2.training.grpo.rounds import Decision, Rounds, State
 from storage.sql.query import write_database

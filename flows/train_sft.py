@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect import flow, runtime
 from prefect.artifacts import create_table_artifact
 
-from flows.embedded_api import embedded_api
+from flows.support.embedded_api import embedded_api
 from r2.training.sft.settings import PolicyKind, SftSettings, load_sft_settings
 from storage.lake.lake import Lake
 from tasks.training.sft_policy import TrainedPolicy, record_training, sft_policy

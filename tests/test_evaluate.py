@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.embedded_api import embedded_api
+from flows.support.embedded_api import embedded_api
 from flows.evaluate_methods import EvaluationResult, evaluate_methods
 from r2.call import Call, Completion
 from r2.errors import ConfigError

@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 
 from flows.answer_questions import RunResult, answer_questions
 from flows.cli import app
-from flows.embedded_api import embedded_api
+from flows.support.embedded_api import embedded_api
 from r2.errors import PoolFileError, RunLockedError
 from r2.problems import arithmetic, scan, words
 from r2.settings import AnswerSettings

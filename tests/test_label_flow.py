@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCol
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.embedded_api import embedded_api
+from flows.support.embedded_api import embedded_api
 from flows.label_plans import LabelResult, label_plans
 from r2.answering.allocation import parse_allocation
 from r2.errors import ConfigError

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.embedded_api import embedded_api
+from flows.support.embedded_api import embedded_api
 from r2.evaluation.compare import compare
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.sweep import MeasuredPoint, SweepSettings, concluded, points_of

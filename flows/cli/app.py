@@ -162,7 +162,7 @@ def answer(
         return
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.answer_questions import answer_questions
-    from flows.embedded_api import embedded_api
+    from flows.support.embedded_api import embedded_api
     from r2.pool.file.config import load_pool
     from storage.sources.questions import check_readable
 

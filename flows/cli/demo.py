@@ -31,7 +31,7 @@ def demo(
     """Answer the bundled questions with the router and with the largest model alone, and compare."""
     from flows.answer_questions import RunResult, answer_questions
     from flows.cli.pool import fetch_for_pool
-    from flows.embedded_api import embedded_api
+    from flows.support.embedded_api import embedded_api
 
     fetch_for_pool(pool, models_dir)
     here = folder / time.strftime("%Y%m%d-%H%M%S")

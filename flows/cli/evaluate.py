@@ -97,7 +97,7 @@ def evaluate(
         _print_estimate(settings)
         return
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
-    from flows.embedded_api import embedded_api
+    from flows.support.embedded_api import embedded_api
     from flows.evaluate_methods import evaluate_methods
 
     load_pool(settings.pool).check_keys()

@@ -80,7 +80,7 @@ def grpo(
 
     open_rounds(settings)
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
-    from flows.embedded_api import embedded_api
+    from flows.support.embedded_api import embedded_api
     from flows.train_grpo import round_table, train_grpo
 
     with embedded_api():

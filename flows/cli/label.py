@@ -70,7 +70,7 @@ def label(
         _print_estimate(settings)
         return
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
-    from flows.embedded_api import embedded_api
+    from flows.support.embedded_api import embedded_api
     from flows.label_plans import label_plans
     from r2.pool.file.config import load_pool
     from tasks.answering.session import make_router

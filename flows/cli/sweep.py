@@ -69,7 +69,7 @@ def sweep(
         },
     )  # fmt: skip
     # Here and not above: importing the flow imports Prefect, seconds that --help need not wait for.
-    from flows.embedded_api import embedded_api
+    from flows.support.embedded_api import embedded_api
     from flows.sweep_b import checked, sweep_b
 
     opened = load_pool(settings.pool)

@@ -85,7 +85,7 @@ def sft(
     if dry_run:
         _print_estimate(settings)
         return
-    from flows.embedded_api import embedded_api
+    from flows.support.embedded_api import embedded_api
     from flows.train_sft import train_sft
 
     with embedded_api():

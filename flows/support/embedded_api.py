@@ -45,7 +45,7 @@ def embedded_api() -> Iterator[None]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = spawn([sys.executable, "-m", "flows.embedded_api", "--port", str(port)])
+    server = spawn([sys.executable, "-m", "flows.support.embedded_api", "--port", str(port)])
     try:
         url = f"http://127.0.0.1:{port}/api"
         _wait_until_healthy(url, server)

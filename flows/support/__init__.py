@@ -1,0 +1,1 @@
+"""What flows need besides their steps: the embedded API, Prefect's environment, progress, signals."""
