@@ -28,9 +28,9 @@ from aiohttp import web
 
 from r2.call import Call
 from r2.pool.client.client import PoolClient
+from r2.pool.client.ports import Address
 from r2.pool.collector import collect_seldom
 from r2.pool.file.config import load_pool
-from r2.pool.client.ports import Address
 from storage.runs.journal import Journal
 
 IN_FLIGHT = 64

@@ -62,8 +62,8 @@ def settings_for(folder: Path, n: int, pool: str) -> "object":
 async def without_prefect(settings: "object") -> None:
     """The flow's steps, called directly: the same plan, session, shards in flight and closing."""
     from r2.pool.file.config import load_pool
-    from storage.runs.answers import write_answers
     from storage.lake.lake import Lake
+    from storage.runs.answers import write_answers
     from storage.runs.plan import plan_run
     from tasks.answering.answer_shard import answer_rows
     from tasks.answering.finish_run import close_session

@@ -20,6 +20,7 @@ from statistics import fmean
 
 import numpy as np
 
+from r2.answering.prompts import QUESTION_MARK, RESULT_MARK, TASK_MARK
 from r2.evaluation.offpolicy import (
     LoggedStep,
     LoggedTrajectory,
@@ -32,7 +33,6 @@ from r2.evaluation.offpolicy import (
 )
 from r2.pool.simulated.mind import gold_steps, p_right, read_job
 from r2.problems import arithmetic, scan
-from r2.answering.prompts import QUESTION_MARK, RESULT_MARK, TASK_MARK
 
 ABILITIES = {"sim-0.6b": 1.2, "sim-4b": 2.8, "sim-14b": 4.0, "sim-120b": 5.8}
 """Four of pools/simulated.toml's models."""

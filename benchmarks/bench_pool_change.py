@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2.errors import R2Error
-from r2.evaluation.settings import EvaluateSettings
-from r2.evaluation.intervals import Interval, paired_interval
 from r2.evaluation.compare import compare
+from r2.evaluation.intervals import Interval, paired_interval
 from r2.evaluation.outcomes import MethodOutcomes
+from r2.evaluation.settings import EvaluateSettings
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.file.variants import with_entries, without
 from r2.settings import Reasoning
+from storage.evaluations.outcomes import outcomes_of
 from storage.evaluations.problems import evaluated_problems
-from storage.evaluations.store import outcomes_of, write_problems
+from storage.evaluations.store import write_problems
+from storage.lake.atomic import write_atomically
 from storage.lake.manifest import make_folder
 from storage.sql.query import connect
-from storage.runs.plan import write_atomically
 from tasks.evaluation.evaluate_method import OpenEvaluation, answer_run, open_evaluation, plan_evaluated
 
 AS_TRAINED = "as trained"

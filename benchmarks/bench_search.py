@@ -15,20 +15,20 @@ from collections.abc import Sequence
 
 import orjson
 
+from r2.answering.drive import drive
+from r2.answering.protocol import Router
 from r2.call import Attempt, Call, Completion
 from r2.labelling.execution import Memory, execute, remembered, side_by_side
+from r2.labelling.search import cheapest_right, probe, search_allocation
 from r2.ledger import cost_usd
 from r2.plan import Plan
+from r2.pool.client.wire import BadBody, parse_body, request_body
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.answering.drive import drive
 from r2.pool.simulated.mind import gold_steps
 from r2.pool.simulated.server import Conditions, SimulatedServer
-from r2.pool.client.wire import BadBody, parse_body, request_body
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
-from r2.labelling.search import cheapest_right, probe, search_allocation
 from r2.settings import Labelling, Reasoning
-from r2.answering.route import Router
 
 
 class InProcess:

@@ -38,8 +38,8 @@ def main() -> int:
 def replay(recording: Path, lake: Path, *, is_kept: bool) -> int:
     """Evaluates from the recording and compares with what was recorded."""
     from flows.cli.evaluate import print_result, recorded_settings
-    from flows.support.embedded_api import embedded_api
     from flows.evaluate_methods import evaluate_methods
+    from flows.support.embedded_api import embedded_api
     from r2.evaluation.comparison import from_json
     from r2.evaluation.settings import EvaluateSettings
     from r2.pool.file.recording import recorded_evaluation

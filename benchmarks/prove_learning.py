@@ -25,19 +25,19 @@ import numpy as np
 import orjson
 
 from r2.answering.allocation import format_allocation
+from r2.answering.prompts import DIRECT_STEP, allocate_messages, decompose_messages
 from r2.errors import R2Error
 from r2.evaluation.intervals import paired_interval
 from r2.plan import DIRECT, Plan, Subtask, format_plan, parse_plan
+from r2.policies.registry import PolicyCard, Registry
 from r2.pool.file.config import PriceTable, load_pool
 from r2.problem import Problem
 from r2.problems import scan
-from r2.answering.prompts import DIRECT_STEP, allocate_messages, decompose_messages
-from r2.roster import ModelCard
 from r2.problems.split import split_of
+from r2.roster import ModelCard
 from r2.training.data import ChatRow, chat_row
-from r2.training.grpo.settings import GrpoSettings, PromptFilter, Role
-from r2.policies.registry import PolicyCard, Registry
 from r2.training.grpo.rounds import HeldOut, Rounds, read_result
+from r2.training.grpo.settings import GrpoSettings, PromptFilter, Role
 
 ROOT = Path(__file__).parent.parent
 POOL = ROOT / "pools" / "learning.toml"
@@ -108,9 +108,9 @@ def teachers_rows(problems: Sequence[Problem], seed: int) -> dict[Role, list[Cha
 
 def supervise(role: Role, seed: int, folder: Path) -> None:
     """SFT of one tiny policy into the registry; a gate on how much of what it samples can be read."""
-    from r2.training.sft import trainer as sft
     from r2.training.base import load_base
     from r2.training.sampling import LocalPolicy
+    from r2.training.sft import trainer as sft
     from r2.training.sft.settings import SftSettings
 
     problems = [p for p in family(seed) if split_of(p.question, 0, TEST_SHARE) == "train"]

@@ -4,21 +4,16 @@ By hand: `r2 answer FILE`, or `python -m flows.answer_questions configs/demo.tom
 """
 
 import asyncio
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from prefect import flow, runtime
 from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
-from prefect.client.orchestration import get_client
 
 from flows.support.embedded_api import embedded_api
 from flows.support.progress import shown
+from flows.support.running import stopped_by_signals, tag_run
 from r2.settings import AnswerSettings, load_settings
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan, read_plan
@@ -26,7 +21,8 @@ from storage.runs.summary import RunSummary
 from tasks.answering.answer_shard import answer_shard
 from tasks.answering.finish_run import finish_run
 from tasks.answering.plan_file import plan_file
-from tasks.answering.session import Progress, RunSession, open_session, progress_so_far
+from tasks.answering.progress import Progress, progress_so_far
+from tasks.answering.session import RunSession, open_session
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +56,6 @@ async def answer_questions(settings: AnswerSettings) -> RunResult:
     return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s)
 
 
-async def tag_run(*tags: str) -> None:
-    """Says on the flow run what it runs. Not by `prefect.tags`, which tags the tasks instead: each tagged task asks the API for a place
-    under its tags' concurrency limits before it starts, half a second to two in all shards at once (`benchmarks/bench_flow.py prefect`).
-    """
-    async with get_client() as client:
-        await client.update_flow_run(runtime.flow_run.id, tags=sorted({*runtime.flow_run.tags, *tags}))
-
-
 async def answer_what_is_open(plan: RunPlan) -> Progress:
     """Starts models only if something is left to answer."""
     progress = progress_so_far(plan)
@@ -90,39 +78,6 @@ async def _answer_open_shards(session: RunSession) -> None:
     async with asyncio.TaskGroup() as shards:
         for shard in session.open_shards():
             shards.create_task(answer(shard.index))
-
-
-class Stoppable(Protocol):
-    """What a signal ends: a run's session, or an evaluation."""
-
-    def stop(self, reason: str) -> None:
-        """Cleanly: nothing new is sent, calls in flight finish."""
-
-
-@contextmanager
-def stopped_by_signals(session: Stoppable) -> Iterator[None]:
-    """The first Ctrl-C (or a worker's SIGTERM) ends the run cleanly; a second one ends it at once. Both can be gone on from."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int) -> None:
-        sys.stderr.write(
-            "\nStopping: calls in flight finish, nothing new is sent. Again to stop at once. The same command goes on.\n"
-        )
-        session.stop("interrupted")
-        loop.remove_signal_handler(number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
 
 
 async def _publish(summary: RunSummary, run_dir: Path, written: list[Path]) -> None:

@@ -16,20 +16,26 @@ import orjson
 from prefect import flow, runtime
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
-from flows.answer_questions import stopped_by_signals, tag_run
 from flows.support.embedded_api import embedded_api
+from flows.support.running import stopped_by_signals, tag_run
 from r2.evaluation.comparison import Comparison
-from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.operating_points import OperatingPoint, Variant, choose_point, constants_of, own_mode, variants_of
 from r2.evaluation.outcomes import MethodOutcomes
+from r2.evaluation.settings import EvaluateSettings
+from r2.methods.router import make_router
 from r2.pool.file.config import load_pool
 from r2.settings import Reasoning, load
 from storage.evaluations.store import EvaluatedRow, Evaluation, PointRun
-from tasks.evaluation.evaluate_method import OpenEvaluation, evaluate_method, is_settled, open_evaluation, plan_evaluated
+from tasks.evaluation.evaluate_method import (
+    OpenEvaluation,
+    evaluate_method,
+    is_settled,
+    open_evaluation,
+    plan_evaluated,
+)
 from tasks.evaluation.finish_evaluation import finish_evaluation, outcomes_on
 from tasks.evaluation.fit_router import FittedRouter, fit_router
 from tasks.evaluation.plan_evaluation import PlannedEvaluation, plan_evaluation
-from tasks.answering.session import make_router
 
 
 @dataclass(frozen=True, slots=True)

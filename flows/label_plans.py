@@ -11,16 +11,17 @@ from pathlib import Path
 from prefect import flow, runtime
 from prefect.artifacts import acreate_table_artifact
 
-from flows.answer_questions import answer_what_is_open, tag_run
+from flows.answer_questions import answer_what_is_open
 from flows.support.embedded_api import embedded_api
+from flows.support.running import tag_run
 from r2.settings import LabelSettings, load_label_settings
-from storage.runs.label_sets import LabelSets, LabelSummary
 from storage.lake.lake import Lake
-from storage.sources.problem_files import question_file
+from storage.runs.label_sets import LabelSets, LabelSummary
 from storage.runs.plan import read_plan
-from tasks.labelling.finish_labels import finish_labels
+from storage.sources.problem_files import question_file
 from tasks.answering.plan_file import plan_file
-from tasks.answering.session import Progress
+from tasks.answering.progress import Progress
+from tasks.labelling.finish_labels import finish_labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,18 +11,18 @@ from pathlib import Path
 from prefect import flow, runtime
 from prefect.artifacts import acreate_table_artifact
 
-from flows.answer_questions import stopped_by_signals, tag_run
 from flows.support.embedded_api import embedded_api
-from r2.evaluation.cost_knob import checked_values
+from flows.support.running import stopped_by_signals, tag_run
 from r2.evaluation.compare import compare
+from r2.evaluation.cost_knob import checked_values
 from r2.evaluation.operating_points import own_mode
+from r2.evaluation.sweep import MeasuredPoint, Sweep, SweepSettings, concluded, points_of
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.settings import Reasoning, load
-from r2.evaluation.sweep import MeasuredPoint, Sweep, SweepSettings, concluded, points_of
 from storage.evaluations.problems import evaluated_problems
 from storage.evaluations.store import write_problems
-from storage.lake.manifest import make_folder
 from storage.evaluations.sweeps import sweep_file, write_sweep
+from storage.lake.manifest import make_folder
 from tasks.evaluation.evaluate_method import OpenEvaluation, evaluate_method, open_evaluation, plan_evaluated
 from tasks.evaluation.finish_evaluation import outcomes_on
 

@@ -12,8 +12,8 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.support.embedded_api import embedded_api
-from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from r2.training.grpo.rounds import Decision, Rounds, State
+from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from storage.sql.query import write_database
 from tasks.retry import may_help
 from tasks.training.train_rounds import run_in_process, train_rounds

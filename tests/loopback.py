@@ -11,8 +11,8 @@ from typing import Any, Self
 from aiohttp import web
 
 from r2.call import Call
-from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.client.ports import Address
+from r2.pool.file.config import PoolConfig, load_pool
 
 Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from r2.answering.protocol import Outcome, Router, Solving
 from r2.call import Attempt, Call, Completion, TokenLogprob
 from r2.ledger import Price, Usage, cost_usd
 from r2.roster import ModelCard, Roster
 from r2.settings import Reasoning
-from r2.answering.route import Outcome, Router, Solving
 
 CHEAP = Price(1.0, 0.5, 2.0, "2026-11-01", "made up for tests")
 DEAR = Price(10.0, 5.0, 20.0, "2026-11-01", "made up for tests")

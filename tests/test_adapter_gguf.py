@@ -12,13 +12,13 @@ import pytest
 import safetensors.numpy
 
 from r2.errors import ConfigError
+from r2.policies.adapter_gguf import BaseShape, cached_gguf, convert, permute_rows
+from r2.policies.registry import PolicyCard, Registry
+from r2.pool.client.ports import Address
 from r2.pool.file.config import load_pool
 from r2.pool.servers.endpoints import open_endpoints
 from r2.pool.servers.fetch import find_weights, is_fetched
 from r2.pool.servers.local import open_local
-from r2.pool.client.ports import Address
-from r2.policies.adapter_gguf import BaseShape, cached_gguf, convert, permute_rows
-from r2.policies.registry import PolicyCard, Registry
 
 MODELS = Path(os.environ.get("R2_MODELS_DIR", Path(__file__).parent.parent / "models"))
 BASE = "smollm2-135m-instruct"

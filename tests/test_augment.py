@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from r2.answering.allocation import format_allocation, parse_allocation
+from r2.answering.prompts import allocate_messages
 from r2.plan import parse_plan
 from r2.problem import Problem
-from r2.answering.prompts import allocate_messages
-from r2.training.sft.augment import Shown, augmented, drawn_order, reordered, used_models
 from r2.training.data import ChatRow, chat_row
+from r2.training.sft.augment import Shown, augmented, drawn_order, reordered, used_models
 from r2.training.sft.settings import SftSettings
 from storage.runs.label_sets import SCHEMA
 from tasks.training.training_rows import training_rows

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from r2.problems.benchmark import judge
 from r2.problem import Problem
 from r2.problems import musique, scan
+from r2.problems.benchmark import judge
 from r2.problems.source import parse_source
 from storage.sources.problem_files import problems_of, read_rows
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2.problems.checks import exact_match, token_f1, yes_or_no
-from r2.problems.benchmark import BENCHMARKS, judge
 from r2.errors import ConfigError, InputFileError
 from r2.problem import Problem
 from r2.problems import competition_math, csqa, gsm8k, musique, p3, strategyqa
+from r2.problems.benchmark import BENCHMARKS, judge
+from r2.problems.checks import exact_match, token_f1, yes_or_no
 from r2.problems.row import FieldError
 from r2.problems.source import parse_source
 from storage.sources.problem_files import benchmark_file, problems_of, question_file

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from r2.answering.prompts import solve_messages
 from r2.errors import ConfigError
 from r2.pool.calibrate import (
     Measured,
@@ -16,7 +17,6 @@ from r2.pool.calibrate import (
 from r2.pool.file.config import load_pool
 from r2.pool.simulated.mind import Job, read_job
 from r2.problems import scan
-from r2.answering.prompts import solve_messages
 
 ROOT = Path(__file__).parent.parent
 

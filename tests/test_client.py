@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from r2.call import Call, Completion
-from r2.pool.limits.aimd import Times
 from r2.pool.client.client import PoolClient
-from r2.pool.file.config import PoolConfig
 from r2.pool.client.ports import Address, NoJournal
+from r2.pool.file.config import PoolConfig
+from r2.pool.limits.aimd import Times
 from tests.loopback import Loopback, answers, cuts_the_body, hangs, hangs_up, reply_json, says, write_pool
 
 ROOT = Path(__file__).parent.parent

@@ -2,8 +2,8 @@
 
 import pytest
 
-from r2.evaluation.cost_knob import SweepPoint, at_accuracy, checked_values, curve, table, within_budget
 from r2.errors import ConfigError
+from r2.evaluation.cost_knob import SweepPoint, at_accuracy, checked_values, curve, table, within_budget
 
 # b falls in cost but not in accuracy: 0.1 is dearer than 0.2 and less accurate, 0.4 has the accuracy of 0.8 at a higher price.
 POINTS = [

@@ -14,24 +14,24 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.support.embedded_api import embedded_api
 from flows.evaluate_methods import EvaluationResult, evaluate_methods
+from flows.support.embedded_api import embedded_api
 from r2.call import Call, Completion
 from r2.errors import ConfigError
-from r2.evaluation.settings import EvaluateSettings, band, gold_steps, is_dev, split, terciles
 from r2.evaluation.operating_points import OperatingPoint, choose_point, constants_of, variants_of
+from r2.evaluation.settings import EvaluateSettings, band, gold_steps, is_dev, split, terciles
 from r2.pool.file.config import load_pool
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
-from r2.roster import ModelCard, Roster
 from r2.problems.split import split_of
+from r2.roster import ModelCard, Roster
 from storage.evaluations.problems import evaluated_problems
-from storage.evaluations.store import read_comparison, read_evaluation
-from storage.runs.journal import Journal
-from storage.lake.lake import Lake
-from storage.sql.query import connect
 from storage.evaluations.recording import record_evaluation
 from storage.evaluations.rescore import rescore
+from storage.evaluations.store import read_comparison, read_evaluation
+from storage.lake.lake import Lake
+from storage.runs.journal import Journal
+from storage.sql.query import connect
 from tasks.evaluation.shared_calls import SharedCalls, paid
 from tests.prefect_sockets import LEAVES_SOCKETS
 from tests.scripted import CHEAP, DEAR, completion

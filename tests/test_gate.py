@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2.pool.limits.aimd import Controller, Times
+from r2.pool.client.tokens import TOKENS_PER_BYTE, TokenRatio, estimated_usage
 from r2.pool.file.config import Limits
+from r2.pool.limits.aimd import Controller, Times
 from r2.pool.limits.gate import Gate, GateClosedError, Slot, TokenBucket
 from r2.pool.limits.lease import Lease, RateGrant, RateLimits, Wait
 from r2.pool.limits.shares import Purse, RateShare
-from r2.pool.client.tokens import TOKENS_PER_BYTE, TokenRatio, estimated_usage
 
 
 class Clock:

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from r2.answering.protocol import Outcome, Trajectory
 from r2.errors import TrainingError
 from r2.problem import Problem
-from r2.answering.route import Outcome, Trajectory
 from r2.training.base import load_base
-from r2.training.grpo.batch import Draw, Prompt, Rolled
 from r2.training.curve import Curve
 from r2.training.data import Said
-from r2.training.grpo.trainer import TrainedRound, train
-from r2.training.grpo.settings import GrpoSettings
+from r2.training.grpo.batch import Draw, Prompt, Rolled
 from r2.training.grpo.reward import Scored, Terms
+from r2.training.grpo.settings import GrpoSettings
+from r2.training.grpo.stages import check_frozen
+from r2.training.grpo.trainer import TrainedRound, train
 from r2.training.sampling import LocalPolicy
 from r2.training.tiny import make_model, make_tokenizer, tiny_size
-from tasks.training.grpo_process import check_frozen
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 TEXTS = [

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from r2.answering.protocol import Outcome, Router
 from r2.call import Call, Completion, TokenLogprob
 from r2.labelling.label import DROPPED, label
 from r2.plan import format_plan
 from r2.problem import Problem
 from r2.roster import Roster
-from r2.answering.route import Outcome, Router
 from tests.scripted import ROSTER, completion, router
 
 PROBLEM = Problem("p", "What is 2 * 3 + 4?", target="10", benchmark="arithmetic")

@@ -14,16 +14,16 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCol
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.support.embedded_api import embedded_api
 from flows.label_plans import LabelResult, label_plans
+from flows.support.embedded_api import embedded_api
 from r2.answering.allocation import parse_allocation
+from r2.answering.prompts import decompose_messages
 from r2.errors import ConfigError
 from r2.plan import format_plan, parse_plan
 from r2.pool.file.config import load_pool
 from r2.problem import Problem
-from r2.answering.prompts import decompose_messages
-from r2.settings import LabelSettings
 from r2.problems.split import split_of
+from r2.settings import LabelSettings
 from storage.sql.query import connect
 from tests.prefect_sockets import LEAVES_SOCKETS
 

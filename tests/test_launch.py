@@ -23,7 +23,12 @@ TWO_PROCESSES = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_nod
 
 
 def test_without_a_configuration_a_training_is_one_process_of_this_python():
-    assert training_command("tasks.training.grpo_process", SPEC) == [sys.executable, "-m", "tasks.training.grpo_process", "spec.json"]
+    assert training_command("tasks.training.grpo_process", SPEC) == [
+        sys.executable,
+        "-m",
+        "tasks.training.grpo_process",
+        "spec.json",
+    ]
 
 
 def test_a_configuration_starts_accelerate_and_a_launcher_is_put_in_front():
@@ -73,7 +78,11 @@ def test_accelerate_reads_every_shipped_configuration_and_knows_all_its_keys(pat
     config = load_config_from_file(str(path))
     given = accelerate_arguments(str(path), "tasks.training.grpo_process", "spec.json")
     args, chosen, _ = _validate_launch_command(launch_command_parser().parse_args(given))
-    assert (args.module, args.training_script, args.training_script_args) == (True, "tasks.training.grpo_process", ["spec.json"])
+    assert (args.module, args.training_script, args.training_script_args) == (
+        True,
+        "tasks.training.grpo_process",
+        ["spec.json"],
+    )
     assert chosen is not None and chosen.distributed_type == config.distributed_type
     assert args.num_processes == config.num_processes
     assert args.mixed_precision == config.mixed_precision

@@ -12,8 +12,8 @@ import pytest
 
 from r2.lifeline import spawn
 from r2.training.grpo.rounds import Rounds, read_result
-from storage.runs.journal import Journal
 from storage.lake.lake import Lake
+from storage.runs.journal import Journal
 from tasks.training.train_rounds import run_in_process, train_rounds
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,9 @@ from r2.pool.servers.local import open_local
 ROOT = Path(__file__).parent.parent
 MODELS = Path(os.environ.get("R2_MODELS_DIR", ROOT / "models"))
 
-CHILD = "from r2.lifeline import die_with_parent; die_with_parent(); print('up', flush=True); import time; time.sleep(300)"
+CHILD = (
+    "from r2.lifeline import die_with_parent; die_with_parent(); print('up', flush=True); import time; time.sleep(300)"
+)
 PARENT = f"""
 import os, subprocess, sys, time
 from r2.lifeline import spawn

@@ -9,22 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from r2.answering.prompts import rate_messages, think_messages, verify_messages
+from r2.answering.protocol import Outcome, Router, Trajectory
+from r2.answering.query_router import ModelCurve, QueryRouter, make_query_router, pick
 from r2.call import Call, Completion, TokenLogprob
 from r2.errors import ConfigError
-from r2.methods.estimate import estimate_calls
 from r2.methods import METHODS
 from r2.methods.automix import says_correct
+from r2.methods.estimate import estimate_calls
+from r2.methods.router import make_router
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.simulated.mind import think
 from r2.problem import Problem
-from r2.answering.prompts import rate_messages, think_messages, verify_messages
-from r2.answering.query_router import ModelCurve, QueryRouter, make_query_router, pick
-from r2.roster import Roster
 from r2.records.rows import to_rows
+from r2.roster import Roster
 from r2.settings import AnswerSettings, Reasoning
-from r2.answering.route import Outcome, Router, Trajectory
 from tasks.answering.plan_file import who_answers_digest
-from tasks.answering.session import make_router
 from tests.scripted import LOGPROBS, ROSTER, completion, replay, router, sure
 
 PROBLEM = Problem(

@@ -10,6 +10,8 @@ from scipy import stats
 from scipy.spatial import ConvexHull
 from sklearn.metrics import auc
 
+from r2.errors import ConfigError
+from r2.evaluation.compare import MethodOutcomes, compare, from_json, to_json, verdict
 from r2.evaluation.curves import (
     aiq,
     area_under_curve,
@@ -20,9 +22,7 @@ from r2.evaluation.curves import (
     hull,
     performance_gap_recovered,
 )
-from r2.errors import ConfigError
 from r2.evaluation.intervals import paired_interval, percentile_interval, resampled_means
-from r2.evaluation.compare import MethodOutcomes, compare, from_json, to_json, verdict
 from r2.evaluation.outcomes import from_seeds, mix_of, oracle_of
 
 

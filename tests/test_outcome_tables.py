@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from r2.answering.query_router import pick
 from r2.errors import InputFileError
 from r2.evaluation.compare import compare
-from r2.answering.query_router import pick
 from r2.training.fit_query_router import fit_query_router
 from storage.sources.outcome_tables import read_outcome_table
 

@@ -2,13 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from r2.answering.plan_check import plan_defect
+from r2.answering.route import solve
 from r2.errors import PlanParseError
 from r2.plan import DIRECT, Plan, parse_plan
-from r2.answering.plan_check import plan_defect
 from r2.pool.simulated.mind import gold_steps
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
-from r2.answering.route import solve
 from tests.scripted import completion, replay, router
 from tests.test_solve import BY_NAME, PLAN, PROBLEM
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2.labelling.gold_comparison import compare
-from r2.plan import DIRECT, Plan, Subtask, format_plan, parse_plan
 from r2.labelling.plan_match import match_plan
+from r2.plan import DIRECT, Plan, Subtask, format_plan, parse_plan
 from r2.problem import Problem
 from r2.problems import scan
 from r2.problems.gold import gold_plan

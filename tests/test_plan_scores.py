@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2.plan import DIRECT, Plan, Subtask
 from r2.labelling.plan_scores import lexical_coherence, mean_coherence, read_judgement, score_plans
+from r2.plan import DIRECT, Plan, Subtask
 
 WEIGHTS = (0.3, 0.4, 0.3)
 

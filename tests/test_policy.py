@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from r2.errors import ConfigError, PoolFileError
-from r2.pool.file.config import load_pool
 from r2.policies.registry import PolicyCard, Registry, file_sha256, git_commit
+from r2.pool.file.config import load_pool
 
 CARD = PolicyCard(name="decomposer", kind="decomposer", base="smollm2", metrics={"valid": 0.97}, cost_usd=0.5)
 

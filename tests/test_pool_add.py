@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from r2.errors import ConfigError, PoolFileError
-from r2.pool.file.config import load_pool
 from r2.policies.registry import PolicyCard, Registry
+from r2.pool.file.config import load_pool
 
 ROOT = Path(__file__).parent.parent
 SIMULATED = (ROOT / "pools/simulated.toml").read_text("utf-8")

@@ -10,8 +10,8 @@ import pytest
 
 from benchmarks.bench_pool_change import AS_TRAINED, changes_of, markdown, measured, rows_of
 from r2.errors import PoolFileError
-from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.outcomes import MethodOutcomes
+from r2.evaluation.settings import EvaluateSettings
 from r2.pool.file.variants import with_entries, without
 from storage.sql.query import connect
 from tests.prefect_sockets import LEAVES_SOCKETS

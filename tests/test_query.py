@@ -11,10 +11,10 @@ import duckdb
 import pytest
 
 from r2.errors import LakeError
-from storage.sql import dictionary
 from storage.lake.lake import Lake
-from storage.sql.query import connect, shipped_views, write_database
 from storage.lake.schema import TABLES
+from storage.sql import dictionary
+from storage.sql.query import connect, shipped_views, write_database
 from tests.lake_rows import RUN, problem, together, worked_lake
 
 APPROX: Any = pytest.approx

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from r2.answering.prompts import QUESTION_MARK
+from r2.answering.query_router import N_BUCKETS, NUMBERS, ModelCurve, QueryRouter, features, make_query_router, sigmoid
 from r2.errors import ConfigError
 from r2.pool.simulated.mind import p_right, read_job
 from r2.problem import Problem
 from r2.problems import arithmetic, scan
-from r2.answering.prompts import QUESTION_MARK
-from r2.answering.query_router import N_BUCKETS, NUMBERS, ModelCurve, QueryRouter, features, make_query_router, sigmoid
 from r2.training.fit_query_router import fit_query_router
 
 CURVES = {

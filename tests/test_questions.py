@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from r2.errors import InputFileError
 from r2.problem import Problem
 from r2.settings import AnswerSettings, Columns
-from storage.sources.questions import BadRow, check_readable, detect_format, read_questions
 from storage.runs.plan import plan_run, read_plan
+from storage.sources.questions import BadRow, check_readable, detect_format, read_questions
 
 
 def read(path: Path, **options: object) -> list[Problem | BadRow]:

@@ -15,23 +15,23 @@ from lake_rows import CALL, CURVE, RUN, bad_row, labelled, problem, rewarded, to
 from typer.testing import CliRunner
 
 from flows.cli import app
-from r2.evaluation.comparison import Comparison
 from r2.errors import ConfigError, LakeError
 from r2.evaluation.compare import compare
+from r2.evaluation.comparison import Comparison
 from r2.evaluation.verdict import verdict
+from storage.evaluations.outcomes import outcomes_of
 from storage.evaluations.store import (
     EvaluatedRow,
     Evaluation,
     Leaks,
     evaluation_dir,
-    outcomes_of,
     write_comparison,
     write_evaluation,
 )
 from storage.lake.lake import Lake
-from storage.sql.query import connect
 from storage.report import resolve, write_report
 from storage.report.page import json_for_script
+from storage.sql.query import connect
 
 EVIL = '</script><script>document.title="pwned"</script><img src=x onerror="document.title=\'pwned\'">'
 IDS = [f"p{i}" for i in range(6)]

@@ -7,18 +7,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from r2.problems.checks import extract_answer
+from r2.answering.drive import drive
 from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.ledger import Price
 from r2.methods import METHODS
-from r2.answering.drive import drive
 from r2.problem import Problem
+from r2.problems.checks import extract_answer
 from r2.records.rows import to_rows
-from r2.settings import AnswerSettings
 from r2.records.tables import CallRow, SubtaskRow, TrajectoryRow
-from storage.lake.lake import Lake
+from r2.settings import AnswerSettings
 from storage.evaluations.rescore import rescore, rescore_run
+from storage.lake.lake import Lake
 from storage.runs.plan import plan_run
 from tests.scripted import ROSTER, completion, router
 

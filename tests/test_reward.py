@@ -5,22 +5,13 @@ from collections.abc import Mapping
 
 import pytest
 
+from r2.answering.protocol import Trajectory
 from r2.call import Call, Completion
 from r2.problem import Problem
-from r2.answering.route import Trajectory
 from r2.training.grpo.batch import alarms_of, batch_metrics
+from r2.training.grpo.reward import Scored, Terms, all_read, reference_cost_usd, rollout, rollout_seed, score, weighted
 from r2.training.grpo.settings import GrpoSettings
-from r2.training.grpo.reward import (
-    Sampled,
-    Scored,
-    Terms,
-    all_read,
-    reference_cost_usd,
-    rollout,
-    rollout_seed,
-    score,
-    weighted,
-)
+from r2.training.sampled import Sampled
 from tests.scripted import completion, router
 
 PROBLEM = Problem("p1", "What is 3 * 4 + 2?", 0, "14", "arithmetic")

@@ -7,12 +7,13 @@ import pytest
 
 from r2.call import Call, Completion
 from r2.problem import Problem
-from r2.training.grpo.batch import Draw, Prompt, Rolled
 from r2.training.curve import Curve
-from r2.training.grpo.reward import Sampled, Scored, Terms, rollout, score
+from r2.training.grpo.batch import Draw, Prompt, Rolled
+from r2.training.grpo.reward import Scored, Terms, rollout, score
+from r2.training.sampled import Sampled
 from storage.lake.lake import Lake
-from storage.sql.query import connect
 from storage.runs.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
+from storage.sql.query import connect
 from tests.scripted import ROSTER, completion, router
 
 PROBLEM = Problem("p1", "What is 3 * 4?", 7, "12", "arithmetic")

@@ -7,15 +7,16 @@ import orjson
 import pytest
 
 from r2.errors import ConfigError
-from r2.pool.file.config import PoolConfig, load_pool
-from r2.training.grpo.batch import Draw, Prompt, Rolled
-from r2.training.curve import Curve
-from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
-from r2.training.grpo.partners import untrained_digest, versions_of
 from r2.policies.registry import PolicyCard, Registry
+from r2.pool.file.config import PoolConfig, load_pool
+from r2.training.curve import Curve
+from r2.training.grpo.batch import Draw, Prompt, Rolled
+from r2.training.grpo.partners import untrained_digest, versions_of
 from r2.training.grpo.rejection import best_rows
-from r2.training.grpo.reward import Sampled, Scored, Terms
+from r2.training.grpo.reward import Scored, Terms
 from r2.training.grpo.rounds import HeldOut, Result, Rounds, decide, read_result, write_atomically
+from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
+from r2.training.sampled import Sampled
 from tasks.training.train_rounds import progress_of
 
 IDS = tuple(f"p{i}" for i in range(40))

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2.call import Call, Completion, TokenLogprob
 from r2.answering.confidence import agreement, token_confidence
+from r2.call import Call, Completion, TokenLogprob
 from r2.labelling.execution import Execution, Memory, execute, remembered, side_by_side
+from r2.labelling.search import cheapest_right, probe, search_allocation, start_models
 from r2.plan import DIRECT, Plan, Subtask
 from r2.problem import Problem
-from r2.labelling.search import cheapest_right, probe, search_allocation, start_models
 from r2.settings import Labelling
 from tests.scripted import ROSTER, completion, router
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from benchmarks.bench_search import InProcess, cheapest_by_exhaustion, plans, searched
+from r2.answering.protocol import Router
 from r2.pool.file.config import load_pool
 from r2.settings import Labelling, Reasoning
-from r2.answering.route import Router
 
 POOL = Path(__file__).parent.parent / "pools/simulated.toml"
 

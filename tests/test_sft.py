@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from scripted import CHEAP, ROSTER, completion, router
 
+from r2.answering.prompts import allocate_messages
+from r2.answering.protocol import Outcome, Trajectory
 from r2.call import Call
 from r2.ledger import Price
 from r2.plan import parse_plan
 from r2.problem import Problem
-from r2.answering.prompts import allocate_messages
 from r2.roster import ModelCard
-from r2.answering.route import Outcome, Trajectory
 from r2.training.curve import Curve
 from r2.training.data import ChatRow, chat_row
 from r2.training.sft.held_out import allocation_scores, plan_scores, subtask_scores

@@ -23,20 +23,20 @@ from hypothesis import strategies as st
 from loopback import write_pool
 
 from r2.answering.allocation import choose
+from r2.answering.prompts import allocate_messages, solve_messages
 from r2.call import Completion
 from r2.errors import ConfigError, PoolFileError
 from r2.ledger import Price
 from r2.plan import Plan, Subtask
 from r2.pool.client import wire
 from r2.pool.file.config import PoolConfig
-from r2.pool.simulated.process import start_simulated
 from r2.pool.simulated.faults import MinuteWindow, check_faults, draw_fault
 from r2.pool.simulated.mind import (
     think,
 )
+from r2.pool.simulated.process import start_simulated
 from r2.pool.simulated.server import Conditions, SimulatedServer, simulated_models
 from r2.problem import Problem
-from r2.answering.prompts import allocate_messages, solve_messages
 from r2.roster import ModelCard
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2.answering.allocation import parse_allocation
-from r2.problems.benchmark import judge
+from r2.answering.prompts import FINAL_TASK, allocate_messages, decompose_messages, solve_messages
+from r2.answering.protocol import Router, Solving
+from r2.answering.route import solve
 from r2.call import Attempt, Call, Completion, Message
 from r2.ledger import Price, cost_usd
 from r2.methods.cot import chain_of_thought
@@ -28,10 +30,9 @@ from r2.pool.simulated.mind import (
 from r2.pool.simulated.server import Conditions, SimulatedServer, simulated_models
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
-from r2.answering.prompts import FINAL_TASK, allocate_messages, decompose_messages, solve_messages
+from r2.problems.benchmark import judge
 from r2.roster import ModelCard, PromptMode
 from r2.settings import Reasoning
-from r2.answering.route import Router, Solving, solve
 
 ROOT = Path(__file__).parent.parent
 GENIUS, DUNCE = 50.0, -50.0

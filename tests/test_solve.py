@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 
+from r2.answering.protocol import Trajectory
+from r2.answering.route import shown_models, solve
 from r2.methods import METHODS
 from r2.problem import Problem
 from r2.records.rows import to_rows
-from r2.answering.route import Trajectory, shown_models, solve
 from tests.scripted import LOGPROBS, ROSTER, completion, replay, router, sure
 
 PROBLEM = Problem(

@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 
-from r2.problems.checks import extract_answer
+from r2.answering.prompts import FINAL_TASK, solve_messages
 from r2.errors import ConfigError
 from r2.problem import Problem
 from r2.problems import arithmetic, scan
-from r2.answering.prompts import FINAL_TASK, solve_messages
+from r2.problems.checks import extract_answer
 from r2.problems.split import split_of
 from r2.training.sft.specialist import balanced, coarser_subtasks, generated_subtasks, solved_subtasks
 

@@ -13,8 +13,8 @@ from flows.support.embedded_api import embedded_api
 from r2.evaluation.compare import compare
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.sweep import MeasuredPoint, SweepSettings, concluded, points_of
-from storage.sql.query import connect
 from storage.evaluations.sweeps import read_sweep
+from storage.sql.query import connect
 from tests.prefect_sockets import LEAVES_SOCKETS
 
 SIMULATED = Path(__file__).parent.parent / "pools/simulated.toml"

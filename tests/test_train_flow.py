@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from r2.errors import InputFileError
+from r2.policies.registry import Registry
 from r2.problems.split import split_of
 from r2.training.curve import Point
-from r2.policies.registry import Registry
 from storage.sql.query import connect
 from tasks.training.sft_policy import curve_rows
 from tasks.training.sft_process import PolicyResult

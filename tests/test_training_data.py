@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from r2.answering.prompts import decompose_messages
 from r2.errors import ConfigError, InputFileError
 from r2.problem import Problem
-from r2.answering.prompts import decompose_messages
 from r2.problems.split import split_of
 from r2.training.curve import Curve
 from r2.training.data import bare_row, chat_row, training_order

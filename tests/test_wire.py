@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from r2.call import Call
 from r2.ledger import Usage
-from r2.pool.file.config import ModelTable
 from r2.pool.client.wire import (
     MAX_RETRY_AFTER_S,
     BadBody,
@@ -22,6 +21,7 @@ from r2.pool.client.wire import (
     request_body,
     scrub,
 )
+from r2.pool.file.config import ModelTable
 
 NOW = 1_700_000_000.0
 

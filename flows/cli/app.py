@@ -241,10 +241,10 @@ def _print_result(result: Any) -> int:
 
 def _print_estimate(settings: AnswerSettings) -> None:
     from r2.methods.estimate import ASSUMED, estimate_calls
+    from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
     from storage.sources.questions import read_questions
-    from tasks.answering.session import make_router
 
     pool = load_pool(settings.pool)
     router = make_router(pool, settings)

@@ -9,8 +9,8 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from flows.cli.rescore import rescore
 from flows.cli.console import results
+from flows.cli.rescore import rescore
 from r2.errors import ConfigError
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
@@ -97,8 +97,8 @@ def evaluate(
         _print_estimate(settings)
         return
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
-    from flows.support.embedded_api import embedded_api
     from flows.evaluate_methods import evaluate_methods
+    from flows.support.embedded_api import embedded_api
 
     load_pool(settings.pool).check_keys()
     with embedded_api():
@@ -139,9 +139,9 @@ def _print_estimate(settings: "EvaluateSettings") -> None:
     """Rows with the runs they need, and calls as if nothing were shared between them."""
     from flows.cli.console import print_calls
     from r2.evaluation.estimate import estimate_evaluation
+    from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
     from storage.evaluations.problems import evaluated_problems
-    from tasks.answering.session import make_router
 
     pool = load_pool(settings.pool)
     found = evaluated_problems(settings)

@@ -92,12 +92,12 @@ def _print_estimate(settings: Any) -> None:
     """An upper bound: every call on the dearest solver, none of them equal to an earlier one."""
     from collections import Counter
 
-    from r2.methods.estimate import SUBTASKS_PER_QUESTION
     from r2.ledger import cost_usd, worst_case_usage
+    from r2.methods.estimate import SUBTASKS_PER_QUESTION
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
-    from r2.settings import Columns
     from r2.problems.split import split_of
+    from r2.settings import Columns
     from storage.sources.problem_files import question_file
     from storage.sources.questions import read_questions
 

@@ -70,10 +70,10 @@ def label(
         _print_estimate(settings)
         return
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
-    from flows.support.embedded_api import embedded_api
     from flows.label_plans import label_plans
+    from flows.support.embedded_api import embedded_api
+    from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
-    from tasks.answering.session import make_router
 
     loaded = load_pool(settings.pool)
     loaded.check_keys()
@@ -86,11 +86,11 @@ def label(
 def _print_estimate(settings: LabelSettings) -> None:
     from flows.cli.console import print_calls
     from r2.methods.estimate import estimate_labelling
+    from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
     from storage.sources.problem_files import question_file
     from storage.sources.questions import read_questions
-    from tasks.answering.session import make_router
 
     pool = load_pool(settings.pool)
     data_dir = Path(settings.data_dir) if settings.data_dir else None

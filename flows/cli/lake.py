@@ -12,9 +12,9 @@ import typer
 
 from r2.errors import ConfigError, RunLockedError
 from storage.lake.lake import Lake
-from storage.sql.query import run_sql, shipped_views, write_database
-from storage.runs.recording import record_run
 from storage.lake.schema import TABLES
+from storage.runs.recording import record_run
+from storage.sql.query import run_sql, shipped_views, write_database
 
 LakeOption = Annotated[Path, typer.Option("--lake", help="Folder of the trajectory lake.")]
 
@@ -111,8 +111,8 @@ def record(
 ) -> None:
     """Write a run's calls to a file that replays it without a model: `--pool recording:FILE`."""
     # Here and not above: evaluations bring numpy, which no other command of this file needs.
-    from storage.evaluations.store import is_evaluation
     from storage.evaluations.recording import record_evaluation
+    from storage.evaluations.store import is_evaluation
 
     kept = _existing(lake)
     if is_evaluation(lake, run):

@@ -7,8 +7,8 @@ import orjson
 import typer
 from rich.table import Table
 
-from flows.cli.sweep import sweep
 from flows.cli.console import results
+from flows.cli.sweep import sweep
 from r2.errors import ConfigError
 from r2.policies.registry import Policy, Registry
 

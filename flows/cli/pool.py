@@ -206,10 +206,10 @@ def add(
     ),
 ) -> None:
     """Write a new entry into a pool file, with its price and profile. Comments stay; a file that would not be good is not written."""
-    from r2.pool.calibrate import SERVED_HERE, calibrate_pool, write_profiles
-    from r2.pool.servers.local import SLOTS
-    from r2.pool.file.new_entry import adding
     from r2.policies.registry import Registry
+    from r2.pool.calibrate import SERVED_HERE, calibrate_pool, write_profiles
+    from r2.pool.file.new_entry import adding
+    from r2.pool.servers.local import SLOTS
 
     kind = endpoint_kind(endpoint)
     given, asked = _skills(skill or [], may_measure=measure)
@@ -289,7 +289,7 @@ def serve(
 
 def state_dir() -> Path:
     """See tasks/answering/session.py: the same folder, so that pings count against the same limits."""
-    from tasks.answering.session import state_dir as shared_state_dir
+    from r2.pool.client.state import state_dir as shared_state_dir
 
     return shared_state_dir()
 

@@ -27,10 +27,10 @@ def rescore(
     lambda_s: Annotated[float, typer.Option(help="What a second takes off it.")] = 0.0,
 ) -> None:
     """Score stored answers again: costs under another price table, answers by today's parser and check. Old rows stay as they are."""
-    from r2.problems.checks import extract_answer
     from r2.pool.file.config import load_pool
-    from storage.lake.lake import Lake
+    from r2.problems.checks import extract_answer
     from storage.evaluations.rescore import rescore as score_again
+    from storage.lake.lake import Lake
 
     if not (lake / "_manifest").is_dir():
         raise ConfigError(f"{lake}: no lake there. Name its folder with --lake.")

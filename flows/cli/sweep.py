@@ -54,9 +54,9 @@ def sweep(
 ) -> None:
     """Answer the same problems once per b: the accuracy-cost curve, and the b for a budget or an accuracy. The same command goes on."""
     from flows.cli.evaluate import _numbers
+    from r2.evaluation.sweep import SweepSettings
     from r2.pool.file.config import load_pool
     from r2.settings import load
-    from r2.evaluation.sweep import SweepSettings
 
     settings = load(
         SweepSettings,

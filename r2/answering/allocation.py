@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import orjson
 
+from r2.answering.prompts import MODEL_LETTERS
 from r2.call import Completion, TokenLogprob
 from r2.errors import AllocationParseError
-from r2.answering.prompts import MODEL_LETTERS
 from r2.roster import ModelCard
 
 _PAIR = re.compile(r'"?subtask"?\s*[:=]\s*"?(\d{1,3})"?\s*,\s*"?model"?\s*[:=]\s*"?([^"\s,}\]]+)', re.IGNORECASE)

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from r2.problems.checks import extract_answer
 from r2.call import Call, Completion
+from r2.problems.checks import extract_answer
 from r2.roster import Roster
 
 

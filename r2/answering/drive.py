@@ -7,9 +7,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from r2.answering.protocol import Solving, Trajectory
 from r2.call import Call, Completion
 from r2.problem import Problem
-from r2.answering.route import Solving, Trajectory
 
 Complete = Callable[[Call], Coroutine[Any, Any, Completion]]
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from r2.errors import ConfigError
 from r2.evaluation.comparison import (
     AccuracyVerdict,
     Comparison,
@@ -22,7 +23,6 @@ from r2.evaluation.comparison import (
     from_json,
     to_json,
 )
-from r2.errors import ConfigError
 from r2.evaluation.intervals import Interval, resampled_means
 from r2.evaluation.outcomes import MethodOutcomes, oracle_of
 from r2.evaluation.summaries import Setting

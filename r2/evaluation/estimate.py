@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from r2.methods.estimate import CallEstimate, estimate_calls
-from r2.evaluation.settings import EvaluateSettings
+from r2.answering.protocol import Router
 from r2.evaluation.operating_points import Variant, constants_of, own_mode, variants_of
+from r2.evaluation.settings import EvaluateSettings
+from r2.methods.estimate import CallEstimate, estimate_calls
 from r2.problem import Problem
-from r2.answering.route import Router
 
 
 def estimate_evaluation(

@@ -4,6 +4,7 @@ Percentile intervals (Efron and Tibshirani 1993, ch. 13) from `n` problems drawn
 counts divided by n; means of any number of columns under it are one matrix product, made in chunks so that memory stays small.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,3 +56,13 @@ def percentile_interval(values: Sequence[float] | FloatArray) -> Interval | None
 def paired_interval(values: FloatArray, others: FloatArray, n_bootstrap: int = 2000, seed: int = 0) -> Interval | None:
     """Interval of mean(values) - mean(others) over the same problems."""
     return percentile_interval(resampled_means((values - others)[:, None], n_bootstrap, seed)[:, 0])
+
+
+def wilson_interval(n_right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a share, 95 % by default. Raises ValueError for n = 0."""
+    if n == 0:
+        raise ValueError("no interval for zero trials")
+    share = n_right / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)

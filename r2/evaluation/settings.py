@@ -13,12 +13,12 @@ import orjson
 from pydantic import Field, field_validator
 
 from r2.errors import ConfigError
-from r2.problems.leakage import normalised
 from r2.plan import Plan
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
-from r2.settings import AnswerSettings, Frozen, Positive, Reasoning
+from r2.problems.leakage import normalised
 from r2.problems.split import split_of
+from r2.settings import AnswerSettings, Frozen, Positive, Reasoning
 
 Difficulty = Literal["easy", "medium", "hard"]
 MEDIUM_FROM_STEPS, HARD_FROM_STEPS = 2, 4

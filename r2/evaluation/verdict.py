@@ -1,7 +1,7 @@
 """The report's first sentence: whether the router earns its keep, losses first."""
 
-from r2.evaluation.comparison import Comparison, MethodSummary
 from r2.errors import ConfigError
+from r2.evaluation.comparison import Comparison, MethodSummary
 from r2.evaluation.intervals import Interval
 
 

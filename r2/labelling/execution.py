@@ -8,14 +8,15 @@ one subtask pays for that subtask and for what its new result changes.
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
-from r2.problems.checks import extract_answer
-from r2.problems.benchmark import judge
+from r2.answering.prompts import DIRECT_STEP, FINAL_TASK
+from r2.answering.protocol import Router, Stop, Wave
+from r2.answering.route import solver_call
 from r2.call import Call, Completion
 from r2.errors import DEFERRING_ERROR_TYPES
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
-from r2.answering.prompts import DIRECT_STEP, FINAL_TASK
-from r2.answering.route import Router, Stop, Wave, solver_call
+from r2.problems.benchmark import judge
+from r2.problems.checks import extract_answer
 
 
 @dataclass(slots=True)

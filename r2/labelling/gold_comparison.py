@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from r2.errors import PlanParseError
-from r2.plan import Plan, format_plan, parse_plan
 from r2.labelling.plan_match import match_plan
 from r2.labelling.plan_scores import lexical_coherence, mean_coherence
+from r2.plan import Plan, format_plan, parse_plan
 from r2.problem import Problem
 
 

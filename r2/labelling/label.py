@@ -6,18 +6,17 @@ journal, budgets and lake. Its answer is that of the target allocation; a proble
 
 from collections.abc import Generator, Sequence
 
-from r2.problems.benchmark import benchmark_of
+from r2.answering.prompts import judge_messages, teach_messages
+from r2.answering.protocol import Outcome, Router, Solving, Stop, Trial, Wave
 from r2.call import Call, Completion
 from r2.errors import PlanParseError
 from r2.labelling.execution import Execution, Memory, execute, side_by_side
-from r2.plan import Plan, format_plan, parse_plan
 from r2.labelling.plan_scores import lexical_coherence, mean_coherence, read_judgement, score_plans
-from r2.problem import Problem
-from r2.answering.prompts import judge_messages, teach_messages
 from r2.labelling.search import cheapest_right, probe, search_allocation
+from r2.plan import Plan, format_plan, parse_plan
+from r2.problem import Problem
+from r2.problems.benchmark import benchmark_of
 from r2.settings import Labelling
-from r2.answering.route import Outcome, Router, Solving, Stop, Wave
-from r2.trial import Trial
 
 DROPPED = {
     "label_no_target": "the problem has no answer to check against",

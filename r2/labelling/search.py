@@ -9,14 +9,14 @@ subtask also steps past a model that is right but no cheaper in this plan.
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
-from r2.call import Completion
 from r2.answering.confidence import agreement, token_confidence
+from r2.answering.protocol import Router, Wave
+from r2.call import Completion
 from r2.labelling.execution import Execution, Memory, execute, remembered
 from r2.plan import Plan
 from r2.problem import Problem
 from r2.roster import TIERS, Roster
 from r2.settings import Labelling
-from r2.answering.route import Router, Wave
 
 
 def start_models(confidences: Sequence[float], roster: Roster, settings: Labelling) -> list[str]:

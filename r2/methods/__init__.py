@@ -7,6 +7,8 @@ method reads of the settings is in its module's docstring.
 from collections.abc import Callable
 from functools import partial
 
+from r2.answering.protocol import Router, Solving, concluded
+from r2.answering.route import solve
 from r2.labelling.label import label
 from r2.methods.automix import automix
 from r2.methods.cot import chain_of_thought
@@ -17,7 +19,6 @@ from r2.methods.query_router import learned_query_router
 from r2.methods.random_model import random_model
 from r2.methods.tot import tree_of_thoughts
 from r2.problem import Problem
-from r2.answering.route import Router, Solving, concluded, solve
 
 METHODS: dict[str, Callable[[Problem, Router], Solving]] = {
     "r2": solve,

@@ -11,14 +11,15 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from r2.answering.allocation import Choice
-from r2.problems.checks import extract_answer
-from r2.problems.benchmark import benchmark_of
+from r2.answering.prompts import verify_messages
+from r2.answering.protocol import Answering, Outcome, Purse, Router, Wave, ask
+from r2.answering.route import solver_call
 from r2.call import Call, Completion
 from r2.methods.direct_step import ask_step, open_step, result_of
 from r2.methods.shunt import large_model, small_model
 from r2.problem import Problem
-from r2.answering.prompts import verify_messages
-from r2.answering.route import Answering, Outcome, Purse, Router, Wave, ask, solver_call
+from r2.problems.benchmark import benchmark_of
+from r2.problems.checks import extract_answer
 
 VERDICT_TOKENS = 16
 

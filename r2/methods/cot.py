@@ -6,11 +6,12 @@ Settings: `model`.
 from dataclasses import replace
 
 from r2.answering.allocation import Choice
-from r2.problems.benchmark import benchmark_of
+from r2.answering.prompts import solve_messages
+from r2.answering.protocol import Answering, Outcome, Purse, Router, Solving, concluded
+from r2.answering.route import solver_call
 from r2.methods.direct_step import answer_once
 from r2.problem import Problem
-from r2.answering.prompts import solve_messages
-from r2.answering.route import Answering, Outcome, Purse, Router, Solving, concluded, solver_call
+from r2.problems.benchmark import benchmark_of
 
 
 def chain_of_thought(problem: Problem, router: Router, model: str | None = None) -> Solving:

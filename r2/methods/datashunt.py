@@ -6,10 +6,10 @@ probabilities, or agreement (r2/methods/measured_confidence.py). Left out: the s
 training the small one on the large one's answers; every method has the same prompts here. Settings: those of r2/methods/shunt.py.
 """
 
+from r2.answering.protocol import Answering, Outcome, Purse, Router
 from r2.methods.shunt import execute_shunted, open_steps, small_model
 from r2.plan import DIRECT
 from r2.problem import Problem
-from r2.answering.route import Answering, Outcome, Purse, Router
 
 
 def datashunt(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:

@@ -6,10 +6,11 @@ No allocator and no escalation: an escalation would be routing. Where the pool h
 
 from dataclasses import replace
 
+from r2.answering.protocol import Answering, Outcome, Purse, Router
+from r2.answering.route import decompose, execute_steps, finalize
 from r2.methods.cot import one_model
 from r2.methods.shunt import open_steps
 from r2.problem import Problem
-from r2.answering.route import Answering, Outcome, Purse, Router, decompose, execute_steps, finalize
 
 
 def decompose_then_one_model(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:

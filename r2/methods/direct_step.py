@@ -6,11 +6,12 @@ Their plan is the direct one. Its single step keeps who was meant to answer (`ch
 from collections.abc import Generator
 
 from r2.answering.allocation import Choice
+from r2.answering.prompts import DIRECT_STEP
+from r2.answering.protocol import Answering, Outcome, Purse, Step, Stop, Wave, ask
+from r2.answering.route import accept
 from r2.call import Call, Completion
 from r2.plan import DIRECT, Subtask
 from r2.problem import Problem
-from r2.answering.prompts import DIRECT_STEP
-from r2.answering.route import Answering, Outcome, Purse, Step, Stop, Wave, accept, ask
 
 
 def open_step(outcome: Outcome, choice: Choice) -> Step:

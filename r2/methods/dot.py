@@ -7,9 +7,10 @@ skips the deepest level of the graph; every level is run here, and no answer is 
 and those of r2/methods/shunt.py.
 """
 
+from r2.answering.protocol import Answering, Outcome, Purse, Router
+from r2.answering.route import decompose, finalize
 from r2.methods.shunt import execute_shunted, open_steps, small_model
 from r2.problem import Problem
-from r2.answering.route import Answering, Outcome, Purse, Router, decompose, finalize
 
 
 def division_of_thoughts(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:

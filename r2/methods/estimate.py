@@ -7,14 +7,6 @@ estimate is an order of magnitude for a first run, and says so; a cap (`--max-co
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from r2.call import Message, Purpose
-from r2.ledger import Price, Usage, cost_usd
-from r2.methods.automix import chain
-from r2.methods.cot import one_model
-from r2.methods.random_model import probabilities
-from r2.methods.shunt import large_model, small_model
-from r2.plan import Plan, Subtask
-from r2.problem import Problem
 from r2.answering.prompts import (
     allocate_messages,
     decompose_messages,
@@ -25,8 +17,16 @@ from r2.answering.prompts import (
     think_messages,
     verify_messages,
 )
+from r2.answering.protocol import Router
+from r2.call import Message, Purpose
+from r2.ledger import Price, Usage, cost_usd
+from r2.methods.automix import chain
+from r2.methods.cot import one_model
+from r2.methods.random_model import probabilities
+from r2.methods.shunt import large_model, small_model
+from r2.plan import Plan, Subtask
+from r2.problem import Problem
 from r2.settings import Labelling
-from r2.answering.route import Router
 
 BYTES_PER_TOKEN = 4
 SUBTASKS_PER_QUESTION = 2.5

@@ -3,9 +3,9 @@
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
-from r2.call import Call, Completion
 from r2.answering.confidence import agreement, token_confidence
-from r2.answering.route import Purse, Router, Wave, ask
+from r2.answering.protocol import Purse, Router, Wave, ask
+from r2.call import Call, Completion
 
 
 def confidences(

@@ -7,10 +7,11 @@ RouteLLM-style (arXiv:2406.18665) with any number of models; what is learned and
 from dataclasses import replace
 
 from r2.answering.allocation import Choice
+from r2.answering.protocol import Answering, Outcome, Purse, Router
+from r2.answering.route import solver_call
 from r2.errors import ConfigError
 from r2.methods.direct_step import answer_once
 from r2.problem import Problem
-from r2.answering.route import Answering, Outcome, Purse, Router, solver_call
 
 
 def learned_query_router(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:

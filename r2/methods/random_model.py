@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from r2.answering.allocation import Choice
+from r2.answering.prompts import DIRECT_STEP
+from r2.answering.protocol import Answering, Outcome, Purse, Router, Step
+from r2.answering.route import decompose, execute_steps, finalize, solver_call
 from r2.errors import ConfigError
 from r2.methods.direct_step import answer_once
 from r2.plan import Subtask
 from r2.problem import Problem
-from r2.answering.prompts import DIRECT_STEP
 from r2.roster import Roster
 from r2.settings import Reasoning
-from r2.answering.route import Answering, Outcome, Purse, Router, Step, decompose, execute_steps, finalize, solver_call
 
 
 def random_model(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:

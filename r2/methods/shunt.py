@@ -7,13 +7,14 @@ Both answers are paid for. Settings: `small_model`, `large_model`, `threshold`, 
 from collections.abc import Generator, Sequence
 
 from r2.answering.allocation import Choice
-from r2.call import Completion
 from r2.answering.confidence import with_logprobs
+from r2.answering.prompts import DIRECT_STEP
+from r2.answering.protocol import Outcome, Purse, Router, Step, Stop, Wave, ask
+from r2.answering.route import accept, step_call
+from r2.call import Completion
 from r2.methods.measured_confidence import confidences
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
-from r2.answering.prompts import DIRECT_STEP
-from r2.answering.route import Outcome, Purse, Router, Step, Stop, Wave, accept, ask, step_call
 
 
 def small_model(router: Router) -> str:

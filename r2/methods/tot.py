@@ -10,14 +10,15 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from r2.answering.allocation import Choice
-from r2.problems.benchmark import benchmark_of
+from r2.answering.prompts import rate_messages, think_messages, with_thoughts
+from r2.answering.protocol import Answering, Outcome, Purse, Router, Wave, ask
+from r2.answering.route import solver_call
 from r2.call import Call, Completion
+from r2.labelling.plan_scores import read_judgement
 from r2.methods.cot import one_model
 from r2.methods.direct_step import answer_once
-from r2.labelling.plan_scores import read_judgement
 from r2.problem import Problem
-from r2.answering.prompts import rate_messages, think_messages, with_thoughts
-from r2.answering.route import Answering, Outcome, Purse, Router, Wave, ask, solver_call
+from r2.problems.benchmark import benchmark_of
 
 THOUGHT_TOKENS = 64
 """Of a thought, beside the room for a result of the benchmark."""

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import tomlkit
 
-from r2.problems.checks import extract_answer
-from r2.problems.benchmark import benchmark_of, judge
+from r2.answering.prompts import solve_messages
 from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.pool.client.client import PoolClient
@@ -23,7 +22,8 @@ from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.servers.endpoints import open_endpoints
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
-from r2.answering.prompts import solve_messages
+from r2.problems.benchmark import benchmark_of, judge
+from r2.problems.checks import extract_answer
 
 COT_TOKENS = 256
 SERVED_HERE = ("local", "policy")

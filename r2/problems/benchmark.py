@@ -7,9 +7,9 @@ and the check that fits the target (choice letter, number or text).
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from r2.problems.checks import default_check, is_refusal, last_number
 from r2.problem import Problem
 from r2.problems import competition_math, csqa, gsm8k, musique, p3, reasoning_tasks, scan, strategyqa
+from r2.problems.checks import default_check, is_refusal, last_number
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import re
 import threading
 from typing import Any
 
-from r2.problems.checks import same_number, yes_or_no
 from r2.errors import ConfigError
 from r2.problem import Problem
+from r2.problems.checks import same_number, yes_or_no
 from r2.problems.row import FieldError, Row, id_of, text_of
 
 MATH_LICENCE = "MIT"

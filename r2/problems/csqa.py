@@ -1,7 +1,7 @@
 """CommonsenseQA, five choices (Talmor et al., arXiv:1811.00937). Published rows: {question: {stem, choices: [{label, text}]}, answerKey}."""
 
-from r2.problems.checks import same_choice
 from r2.problem import Problem
+from r2.problems.checks import same_choice
 from r2.problems.row import FieldError, Row, id_of, text_of
 
 LICENCE = "MIT (code), see the data's own page"

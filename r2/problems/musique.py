@@ -1,8 +1,8 @@
 """MuSiQue, questions of two to four hops (Trivedi et al., arXiv:2108.00573). Published rows: {question, answer, answer_aliases,
 paragraphs: [{title, paragraph_text, is_supporting}], question_decomposition}."""
 
-from r2.problems.checks import exact_match, token_f1
 from r2.problem import Problem
+from r2.problems.checks import exact_match, token_f1
 from r2.problems.row import FieldError, Row, id_of, list_of, text_of
 
 LICENCE = "CC BY 4.0"

@@ -1,7 +1,7 @@
 """StrategyQA, yes or no by implicit reasoning (Geva et al., arXiv:2101.02235). Published: one JSON list of {qid, question, answer: bool}."""
 
-from r2.problems.checks import yes_or_no
 from r2.problem import Problem
+from r2.problems.checks import yes_or_no
 from r2.problems.row import FieldError, Row, id_of, text_of
 
 LICENCE = "MIT"

@@ -2,14 +2,14 @@
 
 import orjson
 
-from r2.problems.benchmark import judge
+from r2.answering.protocol import Step, Trajectory
 from r2.call import ROUTER_PURPOSES, Attempt, Call, Completion
 from r2.ledger import cost_usd, total_usage, worst_case_usage
 from r2.plan import format_plan
 from r2.problem import Problem
-from r2.roster import Roster
-from r2.answering.route import Step, Trajectory
+from r2.problems.benchmark import judge
 from r2.records.tables import CallRow, Candidate, CandidateRow, SubtaskRow, TrajectoryRow
+from r2.roster import Roster
 
 
 def to_rows(

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from r2.errors import ConfigError
-from r2.pool.servers.fetch import catalogue, find_weights
 from r2.policies.registry import CATALOGUE_NAME
+from r2.pool.servers.fetch import catalogue, find_weights
 from r2.training.tiny import make_model, make_tokenizer, tiny_size
 
 

@@ -7,8 +7,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
-from r2.call import Message
 from r2.answering.prompts import BARE_SYSTEM
+from r2.call import Message
 
 _ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {
     "system": "system", "user": "user", "assistant": "assistant"

@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from r2.problems.benchmark import judge
+from r2.answering.drive import drive, drive_all
+from r2.answering.protocol import Router, Trajectory
+from r2.answering.route import solve
 from r2.call import ROUTER_PURPOSES, Call, Completion, Purpose
 from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig
-from r2.answering.drive import drive, drive_all
 from r2.pool.servers.endpoints import open_endpoints
 from r2.problem import Problem
+from r2.problems.benchmark import judge
 from r2.roster import ModelCard, PromptMode, Roster
-from r2.answering.route import Router, Trajectory, solve
 from r2.training.sampling import LocalPolicy, Partner
 
 DECOMPOSER_ENTRY = "policy-decomposer"

@@ -14,9 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+from r2.answering.query_router import ModelCurve, QueryRouter, features, known_indices, make_query_router
 from r2.errors import ConfigError
 from r2.problem import Problem
-from r2.answering.query_router import ModelCurve, QueryRouter, features, known_indices, make_query_router
 
 STRENGTHS = (0.3, 3.0, 30.0)
 """Inverse strengths of L2 regularisation that are tried (scikit-learn's C)."""

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from r2.call import Call, Completion, Message
+from r2.policies.registry import Policy
 from r2.roster import Roster
 from r2.training.base import load_base, load_policy_weights, load_weights
-from r2.policies.registry import Policy
-from r2.training.grpo.reward import Sampled, completion_of
+from r2.training.sampled import Sampled, completion_of
 
 GATHER_S = 0.01
 """How long a call waits for others to share its batch."""

@@ -13,12 +13,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from r2.answering.prompts import CHOICES_MARK, QUESTION_MARK
 from r2.errors import ConfigError
 from r2.evaluation.settings import Difficulty, EvaluateSettings, band, band_of, gold_steps, held_out, split
 from r2.pool.file.recording import recorded_evaluation
 from r2.problem import Problem
 from r2.problems.source import Source, parse_source
-from r2.answering.prompts import CHOICES_MARK, QUESTION_MARK
 from storage.sources.problem_files import LOADED, gold_plans_of, problems_of, row_of
 
 _HAVE_GOLD_ROWS = ("musique", "gsm8k", "strategyqa")

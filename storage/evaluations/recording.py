@@ -11,13 +11,13 @@ from pathlib import Path
 import orjson
 
 from r2.call import Completion
-from r2.evaluation.comparison import to_json
 from r2.errors import LakeError
+from r2.evaluation.comparison import to_json
 from r2.pool.file.recording import write_recording
 from storage.evaluations.store import Evaluation, evaluation_dir, read_comparison, read_evaluation
 from storage.lake.lake import Lake
-from storage.runs.recording import recorded_calls
 from storage.runs.plan import run_dir_of
+from storage.runs.recording import recorded_calls
 
 _OF_A_PLACE = ("pool", "lake", "data_dir", "models_dir", "train_labels", "max_cost_usd", "max_in_flight")
 """Settings that belong to where and when it ran, not to what it asked."""

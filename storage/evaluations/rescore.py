@@ -17,21 +17,22 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from r2.problems.checks import extract_answer
-from r2.problems.benchmark import judge
 from r2.call import ROUTER_PURPOSES
-from r2.evaluation.comparison import Comparison, to_json
 from r2.errors import ConfigError, LakeError
+from r2.evaluation.comparison import Comparison, to_json
+from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.settings import EvaluateSettings
 from r2.ledger import Price, Usage, cost_usd
-from r2.evaluation.outcomes import MethodOutcomes
 from r2.pool.client.wire import ParsedReply, parse_body
 from r2.problem import Problem
-from storage.evaluations.summary import compared, outcomes_of_rows
+from r2.problems.benchmark import judge
+from r2.problems.checks import extract_answer
 from storage.evaluations.store import evaluation_dir, is_evaluation, read_comparison, read_evaluation
+from storage.evaluations.summary import compared, outcomes_of_rows
+from storage.lake.atomic import write_atomically
 from storage.lake.lake import Lake
 from storage.lake.manifest import make_folder
-from storage.runs.plan import read_plan, run_dir_of, write_atomically
+from storage.runs.plan import read_plan, run_dir_of
 
 Parser = Callable[[str], str]
 

@@ -9,22 +9,19 @@
 Its runs are ordinary runs of the lake, of kind `evaluate`. Written by `flows/evaluate_methods.py`, read by the report and `r2 rescore`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import orjson
 from pydantic import TypeAdapter
 
-from r2.call import ROUTER_PURPOSES
 from r2.errors import ConfigError, LakeError
 from r2.evaluation.compare import Comparison, from_json, to_json
-from r2.evaluation.outcomes import MethodOutcomes, from_seeds
 from r2.problem import Problem
+from storage.lake.atomic import write_atomically
 from storage.sources.problem_files import row_of
-from storage.runs.plan import write_atomically
 
 FOLDER = "_evaluations"
 CALLS = "calls.journal"
@@ -170,59 +167,3 @@ def read_comparison(lake: Path, evaluation_id: str, name: str = "summary") -> Co
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
     """A question file, atomically."""
     write_atomically(path, b"".join(orjson.dumps(row_of(p), option=orjson.OPT_APPEND_NEWLINE) for p in problems))
-
-
-def outcomes_of(
-    db: duckdb.DuckDBPyConnection,
-    label: str,
-    method: str,
-    run_ids: Sequence[str],
-    problem_ids: Sequence[str],
-    difficulty: Mapping[str, str],
-    sweep: str = "",
-) -> MethodOutcomes | None:
-    """How the runs (one per seed) did on these problems, in this order; None where one of them has not settled them all.
-
-    A failed problem is wrong. A connection of `storage.sql.query.connect`.
-    """
-    columns: dict[str, list[list[float]]] = {name: [] for name in _ARRAYS}
-    for run_id in run_ids:
-        rows = {row[0]: row[1:] for row in db.execute(_OUTCOMES, [run_id]).fetchall()}
-        if any(problem_id not in rows for problem_id in problem_ids):
-            return None
-        for i, name in enumerate(_ARRAYS):
-            columns[name].append([float(rows[problem_id][i]) for problem_id in problem_ids])
-    by_difficulty: dict[str, dict[str, float]] = {}
-    calls: dict[str, float] = {}
-    for problem_id, model, n in db.execute(_CALLS, [list(run_ids), sorted(ROUTER_PURPOSES)]).fetchall():
-        if problem_id not in difficulty:
-            continue
-        calls[model] = calls.get(model, 0) + n
-        of_band = by_difficulty.setdefault(difficulty[problem_id], {})
-        of_band[model] = of_band.get(model, 0) + n
-    arrays: dict[str, Any] = {name: list(zip(*seeds, strict=True)) for name, seeds in columns.items()}
-    return from_seeds(
-        label, method, problem_ids, [difficulty[problem_id] for problem_id in problem_ids], **arrays,
-        model_calls=calls, model_calls_by_difficulty=by_difficulty, sweep=sweep,
-    )  # fmt: skip
-
-
-def charged(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> tuple[float, int]:
-    """(USD, calls) that the runs' problems were charged; calls that several of them share count for each."""
-    [(usd, n)] = db.execute(
-        "select coalesce(sum(cost_usd), 0), coalesce(sum(n_calls), 0)::bigint from trajectories where list_contains(?, run_id)",
-        [list(run_ids)],
-    ).fetchall()
-    return float(usd), int(n)
-
-
-_ARRAYS = ("is_correct_PS", "cost_usd_PS", "latency_s_PS", "n_calls_PS", "n_tokens_PS", "router_cost_usd_PS")
-_OUTCOMES = """
-    select problem_id, coalesce(is_correct, false)::int, cost_usd, latency_s, n_calls, input_tokens + output_tokens, router_cost_usd
-    from trajectories where run_id = ?
-"""
-_CALLS = """
-    select problem_id, request_model, count(*) from calls
-    where list_contains(?, run_id) and error_type is null and not list_contains(?, purpose)
-    group by all order by all
-"""

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from r2.evaluation.comparison import Comparison
-from r2.evaluation.settings import EvaluateSettings, terciles
 from r2.evaluation.compare import compare
+from r2.evaluation.comparison import Comparison
 from r2.evaluation.outcomes import MethodOutcomes
-from storage.evaluations.store import EvaluatedRow, outcomes_of
+from r2.evaluation.settings import EvaluateSettings, terciles
+from storage.evaluations.outcomes import outcomes_of
+from storage.evaluations.store import EvaluatedRow
 from storage.sql.query import connect
 
 UNKNOWN = "unknown"

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from r2.errors import ConfigError
 from r2.evaluation.sweep import MeasuredPoint, Sweep
-from storage.runs.plan import write_atomically
+from storage.lake.atomic import write_atomically
 
 FOLDER = "_sweeps"
 _SWEEP = TypeAdapter(Sweep)

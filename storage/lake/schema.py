@@ -21,7 +21,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2.errors import LakeError
-from r2.records.tables import SCHEMA_VERSION, CallRow, CandidateRow, CurveRow, RewardRow, RunRow, SubtaskRow, TrajectoryRow
+from r2.records.tables import (
+    SCHEMA_VERSION,
+    CallRow,
+    CandidateRow,
+    CurveRow,
+    RewardRow,
+    RunRow,
+    SubtaskRow,
+    TrajectoryRow,
+)
 
 Row = RunRow | TrajectoryRow | SubtaskRow | CallRow | CandidateRow | RewardRow | CurveRow
 

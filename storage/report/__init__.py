@@ -4,9 +4,9 @@ from pathlib import Path
 
 from r2.errors import ConfigError, LakeError
 from storage.evaluations.store import evaluation_ids
+from storage.lake.atomic import write_atomically
 from storage.lake.lake import Lake
 from storage.sql.query import connect
-from storage.runs.plan import write_atomically
 
 N_LISTED = 10
 
@@ -18,8 +18,8 @@ def write_report(lake: Path, name: str | None = None, out: Path | None = None) -
     more than one thing has that name, and LakeError where there is no lake.
     """
     from storage.report.evaluation import report_of_evaluation
-    from storage.report.run import report_of_run
     from storage.report.page import page_of
+    from storage.report.run import report_of_run
 
     found = resolve(lake, name)
     with connect(lake) as db:

@@ -192,3 +192,11 @@ class Report:
     measured: tuple[tuple[str, str], ...] = ()
     glossary: tuple[tuple[str, str, str], ...] = ()
     """(name, formula, meaning)."""
+
+
+ROUTING = frozenset({"r2", "query_router", "datashunt", "automix", "dot"})
+"""Methods that choose among models, and so can collapse."""
+
+
+COLLAPSED = 0.95
+"""Share of the answering calls above which one model counts as the only one."""

@@ -11,16 +11,15 @@ from typing import Any
 import duckdb
 import orjson
 
+from r2.errors import ConfigError
 from r2.evaluation.comparison import Comparison, Estimate, MethodSummary
 from r2.evaluation.curves import hull
-from r2.errors import ConfigError
 from r2.evaluation.verdict import verdict
 from storage.evaluations.store import EvaluatedRow, Evaluation, read_comparison, read_evaluation
-from storage.report import wording
 from storage.report import queries as facts
-from storage.report.content import Case, Caution, Family, Interval, Method, Report, Share, Table
-from storage.report.glossary import OF_AN_EVALUATION
-from storage.report.routing import COLLAPSED, ROUTING
+from storage.report import wording
+from storage.report.content import COLLAPSED, ROUTING, Case, Caution, Family, Interval, Method, Report, Share, Table
+from storage.report.wording import OF_AN_EVALUATION
 
 WIDE = 0.05
 """Half width of the accuracy interval above which the number of problems is a serious caution."""

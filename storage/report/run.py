@@ -5,11 +5,10 @@ from pathlib import Path
 
 import duckdb
 
-from storage.report import wording
 from storage.report import queries as facts
-from storage.report.content import Case, Caution, Interval, Method, Report, Table
-from storage.report.glossary import OF_A_RUN
-from storage.report.routing import COLLAPSED, ROUTING
+from storage.report import wording
+from storage.report.content import COLLAPSED, ROUTING, Case, Caution, Interval, Method, Report, Table
+from storage.report.wording import OF_A_RUN
 from storage.runs.summary import RunSummary, summarize
 
 _KINDS = {

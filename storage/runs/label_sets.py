@@ -18,17 +18,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from r2.answering.allocation import format_allocation
+from r2.answering.prompts import MODEL_LETTERS, allocate_messages, decompose_messages
 from r2.call import Message
 from r2.errors import InputFileError
-from r2.problems.leakage import Leakage, leakage
 from r2.plan import parse_plan
 from r2.problem import Problem
-from r2.answering.prompts import MODEL_LETTERS, allocate_messages, decompose_messages
-from r2.roster import Roster
+from r2.problems.leakage import Leakage, leakage
 from r2.problems.split import split_of
+from r2.roster import Roster
 from storage.lake.lake import Lake
-from storage.sql.query import connect
 from storage.runs.plan import RunPlan
+from storage.sql.query import connect
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 SCHEMA = pa.schema(

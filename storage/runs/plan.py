@@ -4,7 +4,6 @@
 settings, `pool.toml` the pool file as it was. The manifest is written last: its existence means the plan is complete. Reading it never looks at the input again.
 """
 
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import orjson
 from r2.errors import LakeError
 from r2.problem import Problem
 from r2.settings import AnswerSettings
+from storage.lake.atomic import write_atomically
 from storage.sources.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
 
 
@@ -156,13 +156,3 @@ def _manifest(plan: RunPlan) -> bytes:
         "created_at": plan.created_at,
     }
     return orjson.dumps(stored, option=orjson.OPT_INDENT_2)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces the file in one move, synced before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -8,8 +8,8 @@ from typing import Any
 from r2.call import Attempt, Completion
 from r2.errors import DEFERRING_ERROR_TYPES, LakeError
 from r2.ledger import Usage
-from r2.pool.file.recording import write_recording
 from r2.pool.client.wire import ParsedReply, parse_body
+from r2.pool.file.recording import write_recording
 from storage.lake.lake import Lake
 from storage.runs.plan import run_dir_of
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import orjson
 
-from r2.roster import Roster
+from r2.answering.protocol import Trajectory
 from r2.records.rows import to_rows
-from r2.answering.route import Trajectory
-from r2.training.grpo.batch import Rolled
-from r2.training.curve import Curve
 from r2.records.tables import CurveRow, RewardRow, RunRow, TrajectoryRow
+from r2.roster import Roster
+from r2.training.curve import Curve
+from r2.training.grpo.batch import Rolled
 from storage.lake.lake import Lake
 from storage.lake.schema import Row
 

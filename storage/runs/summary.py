@@ -1,11 +1,11 @@
 """What a run came to: counts by status, accuracy with its interval, cost, calls and model shares, read from the lake."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r2.evaluation.intervals import wilson_interval
 from storage.sql.query import connect
 
 
@@ -80,13 +80,3 @@ def summarize(lake: Path, run_id: str) -> RunSummary:
     by_cost = {name: usd for name, _, usd in by_model}
     named: dict[str, Any] = dict(zip(_TOTALS, totals, strict=True))
     return RunSummary(run_id=run_id, calls_by_model=by_count, cost_by_model_usd=by_cost, **named)
-
-
-def wilson_interval(n_right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a share, 95 % by default. Raises ValueError for n = 0."""
-    if n == 0:
-        raise ValueError("no interval for zero trials")
-    share = n_right / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)

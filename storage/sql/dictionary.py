@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from r2.records.tables import SCHEMA_VERSION
-from storage.sql.query import column_doc, connect, shipped_views
 from storage.lake.schema import TABLES
+from storage.sql.query import column_doc, connect, shipped_views
 
-PATH = Path(__file__).parent.parent / "docs" / "data_dictionary.md"
+PATH = Path(__file__).parent.parent.parent / "docs" / "data_dictionary.md"
 
 _INTRODUCTION = f"""# Data dictionary
 

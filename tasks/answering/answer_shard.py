@@ -6,17 +6,17 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from r2.answering.drive import drive, drive_all
 from r2.call import Call, Completion
 from r2.errors import DEFERRING_ERROR_TYPES, LakeError
 from r2.methods import METHODS
-from r2.answering.drive import drive, drive_all
 from r2.problem import Problem
 from r2.records.rows import bad_row, candidate_rows, to_rows
 from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
-from storage.runs.journal import Journal, keep_only
 from storage.lake.schema import Row
-from tasks.retry import may_help
+from storage.runs.journal import Journal, keep_only
 from tasks.answering.session import RunSession, session_of
+from tasks.retry import may_help
 
 
 @task(

@@ -10,12 +10,12 @@ from prefect.cache_policies import NO_CACHE
 
 from r2.errors import LakeError
 from r2.records.tables import RunRow
-from storage.runs.answers import default_out, write_answers
 from storage.lake.lake import Lake
-from storage.sql.query import write_database
+from storage.runs.answers import default_out, write_answers
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary, summarize
-from tasks.answering.session import Progress
+from storage.sql.query import write_database
+from tasks.answering.progress import Progress
 
 
 @task(name="finish-run", cache_policy=NO_CACHE, persist_result=False)

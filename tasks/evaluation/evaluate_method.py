@@ -16,21 +16,24 @@ from prefect.cache_policies import NO_CACHE
 
 from r2.errors import LakeError
 from r2.evaluation.settings import EvaluateSettings
+from r2.methods.router import make_router
 from r2.pool.client.client import PoolClient
+from r2.pool.client.state import state_dir
 from r2.pool.collector import collect_seldom
 from r2.pool.file.config import PoolConfig
 from r2.pool.servers.endpoints import open_endpoints
 from r2.settings import Reasoning
 from storage.evaluations.store import CALLS, FOLDER, evaluation_dir
-from storage.runs.journal import Journal
 from storage.lake.lake import Lake
+from storage.runs.journal import Journal
 from storage.runs.plan import RunPlan, plan_run, read_plan
 from tasks.answering.answer_shard import answer_rows
 from tasks.answering.finish_run import record_session
 from tasks.answering.plan_file import who_answers_digest
-from tasks.retry import may_help
-from tasks.answering.session import Progress, RunSession, make_router, progress_so_far, state_dir
+from tasks.answering.progress import Progress, progress_so_far
+from tasks.answering.session import RunSession
 from tasks.evaluation.shared_calls import SharedCalls, paid
+from tasks.retry import may_help
 
 
 @dataclass(slots=True)

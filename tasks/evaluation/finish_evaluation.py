@@ -9,21 +9,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from r2.evaluation.comparison import Comparison
-from r2.evaluation.settings import EvaluateSettings
-from r2.problems.leakage import leakage
 from r2.evaluation.outcomes import MethodOutcomes
+from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.verdict import verdict
+from r2.problems.leakage import leakage
+from storage.evaluations.outcomes import charged, outcomes_of
 from storage.evaluations.problems import train_questions
+from storage.evaluations.store import EvaluatedRow, Evaluation, Leaks, write_comparison, write_evaluation
 from storage.evaluations.summary import compared, difficulty_of, outcomes_of_rows, subject_of
-from storage.evaluations.store import (
-    EvaluatedRow,
-    Evaluation,
-    Leaks,
-    charged,
-    outcomes_of,
-    write_comparison,
-    write_evaluation,
-)
 from storage.sql.query import connect, write_database
 from tasks.evaluation.evaluate_method import OpenEvaluation
 from tasks.evaluation.plan_evaluation import PlannedEvaluation

@@ -9,8 +9,8 @@ from prefect.cache_policies import NO_CACHE
 from r2.evaluation.settings import EvaluateSettings
 from r2.pool.file.config import load_pool
 from storage.evaluations.problems import EvaluatedProblems, evaluated_problems
-from storage.evaluations.summary import UNKNOWN
 from storage.evaluations.store import evaluation_dir, write_problems
+from storage.evaluations.summary import UNKNOWN
 from storage.lake.manifest import make_folder
 
 

@@ -11,9 +11,9 @@ import orjson
 
 from r2.call import Call, Completion
 from r2.pool.client.client import PoolClient
-from r2.pool.file.config import PoolConfig
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal, NoJournal
+from r2.pool.file.config import PoolConfig
 from storage.runs.journal import Journal
 
 _PAYER_BYTES = 32

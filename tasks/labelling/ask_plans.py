@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from r2.answering.drive import drive_all
+from r2.answering.prompts import decompose_messages
 from r2.call import Call, Completion
 from r2.plan import Plan
 from r2.pool.client.client import PoolClient
+from r2.pool.client.state import state_dir
 from r2.pool.file.config import PoolConfig
-from r2.answering.drive import drive_all
 from r2.pool.servers.endpoints import open_endpoints
 from r2.problem import Problem
-from r2.answering.prompts import decompose_messages
 from storage.runs.journal import Journal
-from tasks.answering.session import state_dir
 
 
 async def ask_plans(

@@ -5,16 +5,17 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from r2.problems.leakage import leakage
+from r2.methods.router import make_router
 from r2.pool.file.config import load_pool
+from r2.problems.leakage import leakage
 from r2.problems.source import parse_source
 from r2.settings import LabelSettings
-from storage.runs.label_sets import LabelSets, LabelSummary, own_leakage, summarize_labels, write_card, write_label_sets
 from storage.lake.lake import Lake
-from storage.sources.problem_files import licence_of, problems_of
+from storage.runs.label_sets import LabelSets, LabelSummary, own_leakage, summarize_labels, write_card, write_label_sets
 from storage.runs.plan import read_plan
+from storage.sources.problem_files import licence_of, problems_of
 from tasks.answering.finish_run import close_session
-from tasks.answering.session import Progress, make_router
+from tasks.answering.progress import Progress
 
 
 @task(name="finish-labels", cache_policy=NO_CACHE, persist_result=False)

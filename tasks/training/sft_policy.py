@@ -17,11 +17,11 @@ from prefect.cache_policies import NO_CACHE
 
 from r2.errors import ConfigError, TrainingError
 from r2.lifeline import end, spawn
+from r2.policies.registry import Policy, PolicyCard, Registry, git_commit
+from r2.records.tables import CurveRow, RunRow
 from r2.training.curve import Curve, Point
 from r2.training.launch import training_command
-from r2.policies.registry import Policy, PolicyCard, Registry, git_commit
 from r2.training.sft.settings import SftSettings
-from r2.records.tables import CurveRow, RunRow
 from storage.lake.lake import Lake
 from tasks.training.sft_process import PolicyResult, PolicySpec, read_result
 

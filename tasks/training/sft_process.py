@@ -23,9 +23,9 @@ from pydantic import Field
 from r2.call import Purpose
 from r2.errors import ConfigError
 from r2.lifeline import die_with_parent
+from r2.policies.registry import Policy, Registry
 from r2.settings import AnswerSettings, Frozen, Reasoning
 from r2.training.data import ChatRow, messages_of
-from r2.policies.registry import Policy, Registry
 from r2.training.ranks import is_writer
 from r2.training.sft.settings import PolicyKind, SftSettings
 from tasks.training.training_rows import JOB, TrainingRows, held_out_problems, training_rows
@@ -120,8 +120,8 @@ def starting_policy(settings: SftSettings) -> Policy:
 def examine(spec: PolicySpec, rows: TrainingRows) -> tuple[dict[str, float], float]:
     """(metrics on held-out rows and problems, USD paid to the pool): the saved weights are what is examined."""
     from r2.training.base import load_policy_weights
-    from r2.training.sft.held_out import allocation_scores, plan_scores, subtask_scores
     from r2.training.sampling import LocalPolicy
+    from r2.training.sft.held_out import allocation_scores, plan_scores, subtask_scores
 
     settings = spec.settings
     mine = LocalPolicy(*load_policy_weights(spec.weights, settings.base, Path(settings.models_dir)))
@@ -159,9 +159,10 @@ def greedy_texts(policy: "LocalPolicy", rows: Sequence[ChatRow]) -> list[str]:
 def _executed(
     spec: PolicySpec, policies: dict[Purpose, Any], metrics: dict[str, float]
 ) -> tuple[dict[str, float], float]:
+    from r2.methods.router import make_router
+    from r2.pool.client.state import state_dir
     from r2.pool.file.config import load_pool
     from r2.training.drive_policy import execute
-    from tasks.answering.session import make_router, state_dir
 
     settings = spec.settings
     pool = load_pool(settings.pool or "")

@@ -14,20 +14,20 @@ from pathlib import Path
 import orjson
 
 from r2.errors import ConfigError, TrainingError
-from r2.pool.file.config import load_pool
 from r2.lifeline import end, spawn
+from r2.policies.registry import file_sha256
+from r2.pool.file.config import load_pool
 from r2.problem import Problem
 from r2.settings import Columns
 from r2.training.curve import Curve
+from r2.training.grpo.partners import parts_of, untrained_digest, versions_of
+from r2.training.grpo.rounds import Decision, Rounds
 from r2.training.grpo.settings import GrpoSettings
 from r2.training.launch import REFUSED, training_command
-from r2.training.grpo.partners import parts_of, untrained_digest, versions_of
-from r2.policies.registry import file_sha256
-from r2.training.grpo.rounds import Decision, Rounds
 from storage.lake.lake import Lake
+from storage.runs.plan import run_dir_of
 from storage.sources.problem_files import question_file, row_of
 from storage.sources.questions import read_questions
-from storage.runs.plan import run_dir_of
 
 REPORT_S = 10.0
 SHOWN = {

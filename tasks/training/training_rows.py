@@ -8,12 +8,12 @@ from pathlib import Path
 import orjson
 
 from r2.errors import ConfigError
+from r2.policies.registry import file_sha256
 from r2.problem import Problem
 from r2.problems.source import parse_source
 from r2.problems.split import split_of
-from r2.training.sft.augment import augmented
 from r2.training.data import ChatRow, bare_row
-from r2.policies.registry import file_sha256
+from r2.training.sft.augment import augmented
 from r2.training.sft.settings import PolicyKind, SftSettings
 from r2.training.sft.specialist import SolvedSubtask, balanced, generated_subtasks
 from storage.runs.label_sets import read_label_rows

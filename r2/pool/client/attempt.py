@@ -16,11 +16,11 @@ from r2.call import Attempt, Call
 from r2.ledger import Usage, cost_usd, worst_case_usage
 from r2.pool.client.entries import Entry
 from r2.pool.client.http import Exchange, Reply
-from r2.pool.limits.gate import GateClosedError, Slot, Verdict
 from r2.pool.client.ports import CallJournal
-from r2.pool.limits.shares import Purse
 from r2.pool.client.tokens import estimated_usage
 from r2.pool.client.wire import BadBody, ParsedReply, parse_body
+from r2.pool.limits.gate import GateClosedError, Slot, Verdict
+from r2.pool.limits.shares import Purse
 
 _VERDICTS: Final[Mapping[str | None, Verdict]] = {
     None: "answered", "bad_body": "understood", "rate_limited": "refused", "auth": "bad_key", "context_length": "understood",

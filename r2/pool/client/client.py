@@ -25,15 +25,15 @@ from typing import Final, Self
 
 from r2.call import Attempt, Call, Completion
 from r2.errors import DEFERRING_ERROR_TYPES
-from r2.pool.limits.aimd import Times
 from r2.pool.client.attempt import Asked, Attempts, Tried
-from r2.pool.file.config import PoolConfig
 from r2.pool.client.entries import Caps, Entry, OpenPool
-from r2.pool.client.http import Exchange
-from r2.pool.limits.gate import GateGauge
 from r2.pool.client.gauges import ModelGauge
+from r2.pool.client.http import Exchange
 from r2.pool.client.ports import Address, CallJournal, NoJournal
 from r2.pool.client.wire import request_body
+from r2.pool.file.config import PoolConfig
+from r2.pool.limits.aimd import Times
+from r2.pool.limits.gate import GateGauge
 
 MAX_ATTEMPTS: Final = 4
 """Attempts per entry that count; refusals by rate and a stale connection do not."""

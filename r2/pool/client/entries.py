@@ -15,16 +15,16 @@ import orjson
 
 from r2.errors import PoolFileError
 from r2.ledger import Price
-from r2.pool.limits.aimd import Times
-from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
-from r2.pool.client.http import Endpoint
-from r2.pool.limits.gate import Gate
 from r2.pool.client.gauges import Tally
-from r2.pool.limits.lease import Lease, RateLimits
+from r2.pool.client.http import Endpoint
 from r2.pool.client.ports import Address
-from r2.pool.file.recording import Recording
-from r2.pool.limits.shares import Purse, RateShare
 from r2.pool.client.tokens import TokenRatio
+from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
+from r2.pool.file.recording import Recording
+from r2.pool.limits.aimd import Times
+from r2.pool.limits.gate import Gate
+from r2.pool.limits.lease import Lease, RateLimits
+from r2.pool.limits.shares import Purse, RateShare
 
 
 @dataclass(frozen=True, slots=True)

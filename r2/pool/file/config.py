@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from r2.errors import ConfigError, PoolFileError
 from r2.ledger import Price
+from r2.policies.registry import Policy, Registry
 from r2.pool.file.recording import recorded_pool
 from r2.roster import ModelCard, PromptMode, Roster, Tier
-from r2.policies.registry import Policy, Registry
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -17,8 +17,8 @@ from typing import Literal
 
 from asyncio_throttle.throttler import Throttler
 
-from r2.pool.limits.aimd import Breaker, Controller, Times
 from r2.pool.file.config import Limits
+from r2.pool.limits.aimd import Breaker, Controller, Times
 from r2.pool.limits.lease import Wait
 from r2.pool.limits.shares import RateShare
 

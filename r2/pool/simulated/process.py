@@ -19,8 +19,8 @@ import orjson
 from aiohttp import web
 
 from r2.errors import EndpointError, R2Error
-from r2.pool.file.config import PoolConfig, load_pool
 from r2.lifeline import die_with_parent, end, spawn
+from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.simulated.mind import COT_BONUS, expected_skills
 from r2.pool.simulated.server import Conditions, SimulatedServer, simulated_models
 

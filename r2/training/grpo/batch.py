@@ -11,7 +11,8 @@ from statistics import fmean
 
 from r2.problem import Problem
 from r2.training.data import Said
-from r2.training.grpo.reward import Sampled, Scored, weighted
+from r2.training.grpo.reward import Scored, weighted
+from r2.training.sampled import Sampled
 
 ScoreBatch = Callable[[int, Sequence["Draw"]], Sequence[Scored]]
 """(step, draws) -> what each earned, in order."""

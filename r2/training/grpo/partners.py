@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from r2.answering.protocol import Router
 from r2.ledger import Price
+from r2.policies.registry import Policy, Registry
 from r2.pool.file.config import PoolConfig
 from r2.roster import ModelCard, Roster
-from r2.answering.route import Router
 from r2.training.drive_policy import ALLOCATOR_ENTRY, DECOMPOSER_ENTRY
 from r2.training.grpo.settings import GrpoSettings, Role
-from r2.policies.registry import Policy, Registry
 
 ENTRY: Mapping[Role, str] = {"decomposer": DECOMPOSER_ENTRY, "allocator": ALLOCATOR_ENTRY}
 ROLES: tuple[Role, ...] = ("decomposer", "allocator")

@@ -5,8 +5,8 @@ Ours, as an ablation (METHOD 5): per problem G texts are sampled and executed; t
 
 from collections.abc import Mapping, Sequence
 
-from r2.training.grpo.batch import Rolled
 from r2.training.data import ChatRow, Said
+from r2.training.grpo.batch import Rolled
 from r2.training.grpo.reward import weighted
 
 

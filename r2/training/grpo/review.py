@@ -6,12 +6,12 @@ any other, so its rate and cost are in the trajectory and in the reward. Left ou
 
 from dataclasses import replace
 
-from r2.problems.checks import extract_answer
-from r2.problems.benchmark import failed_check
+from r2.answering.prompts import TASK_MARK
+from r2.answering.protocol import Outcome, Router, Solving
 from r2.call import Call, Completion
 from r2.problem import Problem
-from r2.answering.prompts import TASK_MARK
-from r2.answering.route import Outcome, Router, Solving
+from r2.problems.benchmark import failed_check
+from r2.problems.checks import extract_answer
 
 REVIEW_SYSTEM = """You check one result of a smaller model. If it is right, repeat it; if not, correct it.
 Reply with only the result, nothing else."""

@@ -9,21 +9,20 @@ counts, all others by the pool. So the reward charges the router's own calls as 
 """
 
 import hashlib
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from r2.problems.benchmark import judge
-from r2.call import Attempt, Call, Completion, Purpose
-from r2.ledger import Usage, cost_usd
-from r2.methods.cot import chain_of_thought
 from r2.answering.drive import Complete, drive
+from r2.answering.protocol import Router, Solving, Trajectory
+from r2.answering.route import solve
+from r2.call import Call, Completion, Purpose
+from r2.methods.cot import chain_of_thought
 from r2.problem import Problem
-from r2.roster import Roster
-from r2.answering.route import Router, Solving, Trajectory, solve
-from r2.training.grpo.settings import Role
+from r2.problems.benchmark import judge
 from r2.training.grpo.review import reviewed
+from r2.training.grpo.settings import Role
+from r2.training.sampled import Sampled, completion_of
 
 OUTAGES: Final = frozenset(
     {"rate_limited", "server_error", "timeout", "disconnected", "bad_body", "auth", "circuit_open", "budget_exhausted", "stopped",
@@ -33,16 +32,6 @@ OUTAGES: Final = frozenset(
 PURPOSE_OF: Final[Mapping[Role, Purpose]] = {"decomposer": "decompose", "allocator": "allocate"}
 UNREAD: Final[Mapping[Role, str]] = {"decomposer": "plan_parse", "allocator": "allocation_parse"}
 """The failed check by which a trajectory says that a fallback stood in for the role's text."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sampled:
-    """A text that a policy wrote, with the tokens it took. `is_cut`: it ran into its limit."""
-
-    text: str
-    input_tokens: int
-    output_tokens: int
-    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +82,6 @@ async def rollout(
     if reviewer is not None:
         solving = reviewed(problem, solving, router, reviewer)
     return await drive(problem, solving, answered)
-
-
-def completion_of(sampled: Sampled, call: Call, roster: Roster) -> Completion:
-    """The sampled text as the completion of `call`, charged at the entry's price."""
-    price, usage = roster[call.model].price, Usage(sampled.input_tokens, 0, sampled.output_tokens)
-    reason = "length" if sampled.is_cut else "stop"
-    attempt = Attempt(
-        call.model, 0, 200, time.time(), usage=usage, cost_usd=cost_usd(price, usage), price_version=price.version, response_model=call.model,
-        finish_reason=reason,
-    )  # fmt: skip
-    return Completion(sampled.text, call.model, (attempt,), reason)
 
 
 def score(trajectory: Trajectory, role: Role, sampled: Sampled, cost_ref_usd: float) -> Scored:

@@ -12,16 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from r2.answering.drive import drive
+from r2.answering.protocol import Answering, Outcome, Purse, Router, Trajectory, concluded
+from r2.answering.route import decompose
 from r2.call import Call, Completion, Purpose
 from r2.pool.client.client import PoolClient
-from r2.pool.file.config import PoolConfig
-from r2.answering.drive import drive
-from r2.pool.servers.endpoints import open_endpoints
 from r2.pool.client.ports import CallJournal
+from r2.pool.file.config import PoolConfig
+from r2.pool.servers.endpoints import open_endpoints
 from r2.problem import Problem
-from r2.answering.route import Answering, Outcome, Purse, Router, Trajectory, concluded, decompose
+from r2.training.grpo.reward import PURPOSE_OF, Scored, reference_cost_usd, rollout, score
 from r2.training.grpo.settings import Role
-from r2.training.grpo.reward import PURPOSE_OF, Sampled, Scored, reference_cost_usd, rollout, score
+from r2.training.sampled import Sampled
 from r2.training.sampling import Partner
 
 T = TypeVar("T")

@@ -20,8 +20,8 @@ import orjson
 
 from r2.errors import ConfigError
 from r2.evaluation.intervals import paired_interval
-from r2.training.grpo.settings import GrpoSettings, Role
 from r2.policies.registry import Registry
+from r2.training.grpo.settings import GrpoSettings, Role
 
 Versions = dict[Role, str]
 """Role -> NAME@VERSION of the registry, or the name of a pool entry."""

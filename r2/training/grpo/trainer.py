@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from r2.training import device, ranks
-from r2.training.grpo.batch import Draw, Prompt, Rolled, ScoreBatch, alarms_of, batch_metrics
 from r2.training.curve import Curve
+from r2.training.grpo.batch import Draw, Prompt, Rolled, ScoreBatch, alarms_of, batch_metrics
+from r2.training.grpo.reward import Scored
 from r2.training.grpo.settings import TERMS, GrpoSettings
-from r2.training.grpo.reward import Sampled, Scored
+from r2.training.sampled import Sampled
 from r2.training.sft.trainer import newest_checkpoint
 
 

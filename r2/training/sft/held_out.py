@@ -8,13 +8,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from r2.answering.allocation import parse_allocation
-from r2.problems.checks import extract_answer
-from r2.problems.benchmark import judge
+from r2.answering.prompts import MODEL_LETTERS, MODELS_MARK
 from r2.errors import AllocationParseError, PlanParseError
 from r2.ledger import Price
 from r2.plan import format_plan, parse_plan
 from r2.problem import Problem
-from r2.answering.prompts import MODEL_LETTERS, MODELS_MARK
+from r2.problems.benchmark import judge
+from r2.problems.checks import extract_answer
 from r2.roster import ModelCard
 from r2.training.data import ChatRow
 from r2.training.sft.specialist import SolvedSubtask

@@ -12,13 +12,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from r2.answering.prompts import solve_messages
 from r2.call import Message
 from r2.errors import ConfigError
 from r2.plan import Plan
 from r2.problem import Problem
 from r2.problems import arithmetic, scan
 from r2.problems.source import parse_source
-from r2.answering.prompts import solve_messages
 from r2.problems.split import Side, split_of
 from r2.training.data import ChatRow, chat_row
 

@@ -1,0 +1,183 @@
+"""What every way to answer shares: waves of calls, steps, outcome, trajectory, the router, and the question's budget. No I/O."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from r2.answering.allocation import Choice
+from r2.answering.query_router import QueryRouter
+from r2.call import Call, Completion
+from r2.errors import DEFERRING_ERROR_TYPES
+from r2.ledger import cost_usd, worst_case_usage
+from r2.plan import Plan, Subtask
+from r2.problem import Problem
+from r2.roster import Roster
+from r2.settings import Reasoning
+
+TrialKind = Literal["plan", "allocation"]
+
+
+@dataclass(slots=True)
+class Trial:
+    """What was tried for one problem.
+
+    A plan that was not executed (no plan in the teacher's text, or the same as an earlier candidate's) has `error_type` set
+    and no scores. `models` names the pool entry of each subtask; `cost_usd` is what its execution costs by itself, also
+    where its calls had been made by an earlier trial and were not paid again.
+    """
+
+    kind: TrialKind
+    index: int
+    plan: str
+    n_subtasks: int = 0
+    models: tuple[str, ...] = ()
+    confidences: tuple[float, ...] = ()
+    confidence_source: str | None = None
+    conciseness: float | None = None
+    practicality: float | None = None
+    coherence: float | None = None
+    score: float | None = None
+    judge: str | None = None
+    output_tokens: int = 0
+    answer: str | None = None
+    is_correct: bool | None = None
+    cost_usd: float = 0.0
+    is_target: bool = False
+    error_type: str | None = None
+
+
+@dataclass(slots=True)
+class Step:
+    """One executed subtask. `text` is the accepted result, None if there is none."""
+
+    subtask: Subtask
+    choice: Choice
+    model: str
+    text: str | None = None
+    n_asks: int = 0
+    error_type: str | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a problem ended. `error_type` is None exactly when `answer` is not."""
+
+    answer: str | None = None
+    plan: Plan | None = None
+    steps: list[Step] = field(default_factory=list)
+    n_escalations: int = 0
+    failed_checks: list[str] = field(default_factory=list)
+    error_type: str | None = None
+    error_message: str | None = None
+    trials: list[Trial] = field(default_factory=list)
+    """What labelling tried, right or wrong; empty for every way to answer."""
+
+    @property
+    def status(self) -> str:
+        if self.error_type is None:
+            return "answered"
+        return "deferred" if self.error_type in DEFERRING_ERROR_TYPES else "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """One problem answered once: how it ended, and every wave of calls with their completions, in order."""
+
+    problem: Problem
+    outcome: Outcome
+    waves: tuple[tuple[tuple[Call, Completion], ...], ...]
+
+
+Wave = list[Call]
+
+
+Solving = Generator[Wave, list[Completion], Outcome]
+
+
+Answering = Generator[Wave, list[Completion], str]
+"""A way to answer without its ending: what `concluded` turns into a Solving."""
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """The pool's roster with the entries that play the router's parts. `finalizer` None: the last step is the answer.
+
+    `query_router` is read from its file by whoever makes the router; only the method of that name needs it.
+    """
+
+    roster: Roster
+    decomposer: str
+    allocator: str
+    finalizer: str | None
+    settings: Reasoning
+    query_router: QueryRouter | None = None
+    second_decomposer: str | None = None
+    """Who plans again where the first plan fails its check (r2/answering/plan_check.py); None: nobody, and plans are not checked."""
+
+
+class Stop(Exception):
+    """Ends a problem from anywhere below its generator, which turns it into an Outcome."""
+
+    def __init__(self, error_type: str, message: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
+def concluded(
+    answering: "Callable[[Problem, Router, Outcome, Purse], Answering]", problem: Problem, router: Router
+) -> Solving:
+    """A way to answer with its ending: the text it returns is the answer, a `Stop` below it is why there is none."""
+    outcome = Outcome()
+    try:
+        outcome.answer = yield from answering(problem, router, outcome, Purse(router))
+    except Stop as stop:
+        outcome.error_type, outcome.error_message = stop.error_type, str(stop)
+    return outcome
+
+
+class Purse:
+    """The per-question budget: what was spent, and which models a further call may still go to."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.cap_usd = router.settings.max_cost_per_question_usd
+        self.spent_usd = 0.0
+
+    def affordable(self, wave: Wave) -> Wave:
+        """The wave with calls that could pass the cap sent to the strongest cheaper solver that cannot. `Stop` if there is none."""
+        if self.cap_usd is None:
+            return wave
+        left = self.cap_usd - self.spent_usd
+        kept: Wave = []
+        for call in wave:
+            call, cost = self._within(call, left)
+            left -= cost
+            kept.append(call)
+        return kept
+
+    def _within(self, call: Call, left_usd: float) -> tuple[Call, float]:
+        roster = self.router.roster
+        cheaper = [c.name for c in reversed(roster.solvers) if c.blended_price < roster[call.model].blended_price]
+        for name in [call.model, *cheaper]:
+            cost = cost_usd(roster[name].price, worst_case_usage(call.messages, call.max_output_tokens))
+            if cost <= left_usd:
+                return replace(call, model=name), cost
+        raise Stop(
+            "question_budget",
+            f"the next {call.purpose} call could pass the question's cap of {self.cap_usd} USD ({self.spent_usd:.6f} spent); "
+            "raise --max-cost-per-question-usd or add a cheaper model",
+        )
+
+    def pay(self, completions: Sequence[Completion]) -> None:
+        self.spent_usd += sum(completion.cost_usd for completion in completions)
+
+
+def ask(wave: Wave, purse: Purse) -> Generator[Wave, list[Completion], list[tuple[Call, Completion]]]:
+    """Sends a wave within the purse; a completion that says nothing about the question (`DEFERRING_ERROR_TYPES`) ends the problem."""
+    wave = purse.affordable(wave)
+    completions = yield wave
+    purse.pay(completions)
+    for completion in completions:
+        if completion.error_type in DEFERRING_ERROR_TYPES:
+            raise Stop(completion.error_type or "", completion.error_message or "")
+    return list(zip(wave, completions, strict=True))

@@ -1,0 +1,79 @@
+"""The router of a run: the pool's roster with the entries that settings or the pool file name for its parts."""
+
+from pathlib import Path
+
+from r2.answering.protocol import Router
+from r2.answering.query_router import QueryRouter
+from r2.errors import ConfigError
+from r2.labelling.label import LEXICAL
+from r2.methods.random_model import probabilities
+from r2.pool.file.config import PoolConfig
+from r2.roster import Roster
+from r2.settings import AnswerSettings, Labelling, Reasoning
+
+
+def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
+    """The pool's roster with the router parts that settings or the pool file name. ConfigError names what does not fit."""
+    roster, chosen = pool.roster(), settings.reasoning
+    decomposer = chosen.decomposer or pool.router.decomposer
+    allocator = chosen.allocator or pool.router.allocator
+    finalizer = chosen.finalizer or pool.router.finalizer
+    second = chosen.second_decomposer or pool.router.second_decomposer
+    second = None if second == "none" else second
+    for name in [
+        decomposer,
+        allocator,
+        *([second] if second is not None else []),
+        *([finalizer] if finalizer != "last_step" else []),
+        *_models_named(chosen),
+        *(_labellers(chosen.labelling) if chosen.labelling else []),
+    ]:
+        roster[name]
+    if chosen.b and chosen.method == "r2" and not roster[allocator].has_logprobs:
+        raise ConfigError(
+            f"--b {chosen.b}: the cost knob needs the allocator's log-probabilities, and {allocator!r} in {pool.path} has "
+            "logprobs = false. Choose another allocator with --allocator, or drop --b."
+        )
+    if chosen.min_confidence and chosen.method == "r2" and not any(card.has_logprobs for card in roster.solvers):
+        raise ConfigError(
+            f"--min-confidence {chosen.min_confidence}: no solver of {pool.path} gives log-probabilities (logprobs = true), so nobody would be "
+            "asked again. Say so for the endpoints that have them, or drop --min-confidence."
+        )
+    if chosen.min_confidence and chosen.method == "r2" and not chosen.max_escalations:
+        raise ConfigError(
+            f"--min-confidence {chosen.min_confidence} with --max-escalations 0: nobody would be asked again. Allow some, or drop "
+            "--min-confidence."
+        )
+    if chosen.method == "random":
+        probabilities(chosen, roster)
+    learned = _load_query_router(chosen, roster) if chosen.method == "query_router" else None
+    return Router(
+        roster, decomposer, allocator, None if finalizer == "last_step" else finalizer, chosen, learned, second
+    )
+
+
+def _models_named(chosen: Reasoning) -> list[str]:
+    named = [chosen.model, chosen.small_model, chosen.large_model, *(chosen.chain or ()), *(chosen.mix or ())]
+    return [name for name in named if name is not None]
+
+
+def _load_query_router(chosen: Reasoning, roster: Roster) -> QueryRouter:
+    """The fitted router that the settings name. ConfigError if there is none, or if it was fitted for models the pool does not have."""
+    if chosen.query_router is None:
+        raise ConfigError("--method query_router needs a fitted router: name its JSON file with --query-router.")
+    try:
+        text = Path(chosen.query_router).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--query-router {chosen.query_router}: cannot be read: {error}") from error
+    learned = QueryRouter.from_json(text, f"--query-router {chosen.query_router}")
+    if missing := [name for name in learned.models if name not in roster.by_name]:
+        raise ConfigError(
+            f"--query-router {chosen.query_router}: was fitted for {missing[0]!r}, which the pool does not have. "
+            f"Pool: {', '.join(roster.by_name)}. Fit it on this pool's answers, or add the model."
+        )
+    return learned
+
+
+def _labellers(chosen: Labelling) -> list[str]:
+    named = [chosen.teacher, chosen.m_eval, chosen.judge if chosen.judge != LEXICAL else None]
+    return [name for name in named if name is not None]

@@ -1,0 +1,243 @@
+"""The stages of one GRPO round: plans, prompts, pilot, samples, the comparison on held-out problems. What is written stays written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import orjson
+
+from r2.answering.prompts import allocate_messages, decompose_messages
+from r2.answering.route import shown_models
+from r2.errors import PlanParseError, TrainingError
+from r2.plan import DIRECT, Plan, parse_plan
+from r2.policies.registry import Policy
+from r2.pool.file.config import PoolConfig
+from r2.problem import Problem
+from r2.problems.benchmark import judge
+from r2.training.data import Said
+from r2.training.grpo.batch import Draw, Prompt, Rolled
+from r2.training.grpo.partners import ENTRY, Parts
+from r2.training.grpo.rejection import best_rows
+from r2.training.grpo.reward import PURPOSE_OF, all_read, rollout_seed, weighted
+from r2.training.grpo.rollouts import Request, Rollouts
+from r2.training.grpo.rounds import HeldOut, write_atomically
+from r2.training.grpo.settings import GrpoSettings, Role
+from r2.training.grpo.trainer import TrainedRound
+from r2.training.sampled import Sampled
+from r2.training.sampling import LocalPolicy, Partner, load_policy
+
+
+@dataclass(slots=True)
+class Round:
+    """What a round works with."""
+
+    spec: Mapping[str, Any]
+    folder: Path
+    settings: GrpoSettings
+    pool: PoolConfig
+    parts: Parts
+    train_problems: list[Problem]
+    held_out: list[Problem]
+    rollouts: Rollouts
+    loaded: dict[str, LocalPolicy]
+
+    @property
+    def number(self) -> int:
+        return int(self.spec["number"])
+
+    def local(self, policy: Policy) -> LocalPolicy:
+        """A version's weights, loaded once."""
+        if policy.ref not in self.loaded:
+            self.loaded[policy.ref] = load_policy(policy, Path(self.settings.models_dir))
+        return self.loaded[policy.ref]
+
+    def seat(self, parts: Parts) -> None:
+        """From now on these versions answer for the router's parts."""
+        self.rollouts.partners = {
+            ENTRY[role]: Partner(self.local(policy), parts.router.roster) for role, policy in parts.policies.items()
+        }
+
+
+def check_frozen(number: int, digests: Mapping[str, tuple[str, str]]) -> None:
+    """TrainingError if a policy that was to stand still has other weights after the round than before it."""
+    for ref, (first, last) in digests.items():
+        if first != last:
+            raise TrainingError(
+                f"round {number}: the frozen policy {ref} changed while its partner was trained ({first[:12]} became {last[:12]}). Nothing of the "
+                "round is promoted; this is a bug, please report it."
+            )
+
+
+def evaluate(round_: Round, parts: Parts) -> tuple[HeldOut, list[Any]]:
+    """Every held-out problem answered greedily by `solve` with these versions, as a served router would; no review, no sampling."""
+    round_.seat(parts)
+    problems = round_.held_out
+    references = round_.rollouts.reference_costs(problems)
+    trajectories = round_.rollouts.run(
+        [Request(p, {}, rollout_seed(round_.settings.seed, 0, 0, p.problem_id, 0)) for p in problems], with_review=False
+    )
+    right = [float(t.outcome.answer is not None and judge(t.problem, t.outcome.answer) is True) for t in trajectories]
+    cost = [sum(c.cost_usd for wave in t.waves for _, c in wave) for t in trajectories]
+    if any(ref is None for ref in references):
+        raise TrainingError(
+            f"round {round_.number}: the pool failed for {sum(r is None for r in references)} of {len(references)} held-out problems' reference "
+            "cost. Run the same command again when it is up; what was paid is kept."
+        )
+    share = [usd / (ref or 1.0) for usd, ref in zip(cost, references, strict=True)]
+    read = [float(all_read(t)) for t in trajectories]
+    return HeldOut(
+        tuple(p.problem_id for p in problems), tuple(right), tuple(cost), tuple(share), tuple(read)
+    ), trajectories
+
+
+def save(trained: TrainedRound, folder: Path) -> None:
+    """As SFT saves: an adapter in half precision, or all weights with their tokenizer."""
+    from r2.training.sft.trainer import Trained
+    from r2.training.sft.trainer import save as save_weights
+
+    save_weights(
+        Trained(trained.model, trained.tokenizer, trained.first_step, trained.wall_s, 0, trained.weights), folder
+    )
+
+
+def fine_tune(
+    round_: Round,
+    role: Role,
+    chosen: Sequence[Prompt],
+    plans: Mapping[int, Sampled],
+    model: Any,
+    tokenizer: Any,
+    keep: Any,
+) -> TrainedRound:
+    """Rejection-sampling fine-tuning: as many rollouts as GRPO would make, then as many supervised steps."""
+    from r2.training.sft import trainer as sft
+    from r2.training.sft.settings import SftSettings
+
+    settings = round_.settings
+    n_prompts = min(len(chosen), settings.steps * settings.prompts_per_step)
+    rolled = _sample(round_, role, chosen[:n_prompts], plans, settings.group_size, "rejection")
+    keep(rolled)
+    rows = best_rows(rolled, settings.weights)
+    if not rows:
+        raise TrainingError(
+            f"round {round_.number}: no sampled {role} text led to a right answer; there is nothing to fine-tune on."
+        )
+    # "full": all that can be trained of what is given, which for an adapter is the adapter that is on it already.
+    fields = SftSettings(
+        steps=settings.steps, batch_size=min(32, len(rows)), learning_rate=settings.learning_rate, seed=settings.seed, threads=settings.threads,
+        save_every=settings.save_steps, weights="full", trainer={"train_sampling_strategy": "random"},
+    )  # fmt: skip
+    done = sft.train(rows, model, tokenizer, round_.folder / role, fields)
+    return TrainedRound(done.model, done.tokenizer, done.first_step, done.wall_s, ())
+
+
+def plans_of(round_: Round) -> dict[int, Sampled]:
+    """One plan per problem, sampled from the frozen decomposer: what the allocator is trained on. Written once."""
+    path = round_.folder / "plans.json"
+    if not path.exists():
+        policy = round_.parts.policies.get("decomposer")
+        if policy is None:
+            written = [_plan_in(trajectory) for trajectory in round_.rollouts.plan(round_.train_problems)]
+        else:
+            messages = [decompose_messages(problem, policy.card.prompt_mode) for problem in round_.train_problems]
+            settings = round_.settings
+            temperature = settings.temperature if settings.plan_temperature is None else settings.plan_temperature
+            written = round_.local(policy).write(
+                messages, settings.reasoning.plan_tokens, temperature=temperature,
+                seed=round_.settings.seed + 1000 * round_.number,
+            )  # fmt: skip
+        write_atomically(path, [asdict(sampled) for sampled in written])
+    return dict(enumerate(Sampled(**fields) for fields in orjson.loads(path.read_bytes())))
+
+
+def _plan_in(trajectory: Any) -> Sampled:
+    """The plan a pool entry wrote, as a sampled text."""
+    for wave in trajectory.waves:
+        for call, completion in wave:
+            if call.purpose == "decompose":
+                usage = completion.usage
+                return Sampled(
+                    completion.text, usage.input_tokens, usage.output_tokens, completion.finish_reason == "length"
+                )
+    return Sampled("", 0, 0)
+
+
+def prompts_of(round_: Round, role: Role, plans: Mapping[int, Sampled]) -> list[Prompt]:
+    """What the policy is asked, exactly as `solve` asks it."""
+    mode = round_.parts.policies[role].card.prompt_mode
+    prompts = []
+    for place, problem in enumerate(round_.train_problems):
+        if role == "decomposer":
+            messages = decompose_messages(problem, mode)
+        else:
+            shown = shown_models(problem, round_.parts.router)
+            messages = allocate_messages(problem, _read(plans[place]), shown, mode)
+        prompts.append(Prompt(place, problem, [Said(role=who, content=text) for who, text in messages]))
+    return prompts
+
+
+def _read(sampled: Sampled) -> Plan:
+    try:
+        return parse_plan(sampled.text)
+    except PlanParseError:
+        return DIRECT
+
+
+def most_steps(plans: Mapping[int, Sampled]) -> int:
+    return max((len(_read(sampled).subtasks) for sampled in plans.values()), default=1) or 1
+
+
+def request_of(round_: Round, role: Role, draw: Draw, step: int, plans: Mapping[int, Sampled]) -> Request:
+    texts = {PURPOSE_OF[role]: draw.sampled}
+    if role == "allocator":
+        texts[PURPOSE_OF["decomposer"]] = plans[draw.prompt.place]
+    problem = draw.prompt.problem
+    return Request(
+        problem, texts, rollout_seed(round_.settings.seed, round_.number, step, problem.problem_id, draw.rollout)
+    )
+
+
+def _sample(
+    round_: Round, role: Role, prompts: Sequence[Prompt], plans: Mapping[int, Sampled], n: int, why: str
+) -> list[Rolled]:
+    """`n` rollouts of each prompt with the round's starting policy."""
+    policy, settings = round_.local(round_.parts.policies[role]), round_.settings
+    limit = settings.reasoning.plan_tokens if role == "decomposer" else 16 + 20 * most_steps(plans)
+    asked = [[(said["role"], said["content"]) for said in prompt.messages] for prompt in prompts for _ in range(n)]
+    seed = rollout_seed(settings.seed, round_.number, 0, why, 0)
+    written = policy.write(asked, limit, temperature=settings.temperature, seed=seed)  # type: ignore[arg-type]
+    draws = [Draw(prompt, i, written[at * n + i]) for at, prompt in enumerate(prompts) for i in range(n)]
+    scored = round_.rollouts.score([request_of(round_, role, draw, -1, plans) for draw in draws], role)
+    return [Rolled(0, draw, one) for draw, one in zip(draws, scored, strict=True)]
+
+
+def pilot_of(round_: Round, role: Role, prompts: Sequence[Prompt], plans: Mapping[int, Sampled]) -> dict[str, Any]:
+    """Which problems can teach (METHOD: dynamic sampling): a few rollouts of each, kept by success rate or spread of reward. Written once."""
+    path, rule = round_.folder / role / "pilot.json", round_.settings.filter
+    if path.exists():
+        return dict(orjson.loads(path.read_bytes()))
+    if rule.by == "nothing":
+        pilot: dict[str, Any] = {"places": [prompt.place for prompt in prompts], "n_looked_at": 0}
+        write_atomically(path, pilot)
+        return pilot
+    rolled = _sample(round_, role, prompts, plans, rule.n_rollouts, "pilot")
+    places, success = [], []
+    for at, prompt in enumerate(prompts):
+        mine = rolled[at * rule.n_rollouts : (at + 1) * rule.n_rollouts]
+        right = [one.scored.terms.right for one in mine if one.scored.terms.right is not None]
+        rewards = [r for one in mine if (r := weighted(one.scored.terms, round_.settings.weights)) is not None]
+        if not right:
+            continue
+        success.append(fmean(right))
+        can_teach = rule.low <= success[-1] <= rule.high or (rule.by == "reward" and pstdev(rewards) > 1e-6)
+        if can_teach:
+            places.append(prompt.place)
+    valid = [one.scored.terms.well_formed for one in rolled if one.scored.terms.well_formed is not None]
+    pilot = {
+        "places": places, "n_looked_at": len(prompts), "n_kept": len(places), "success": fmean(success) if success else 0.0,
+        "valid_share": fmean(valid) if valid else 0.0,
+    }  # fmt: skip
+    write_atomically(path, pilot)
+    return pilot
