@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
+
 MAY_IMPORT = {"r2": set(), "storage": {"r2"}, "tasks": {"r2", "storage"}, "flows": {"r2", "storage", "tasks"}}
 ONLY_IN = {
     "prefect": {"tasks", "flows"},

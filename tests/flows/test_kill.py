@@ -1,0 +1,150 @@
+"""kill -9 at random moments of the real command, against a simulated server that outlives it and counts what it was paid for."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from r2.problems import arithmetic
+from tests.support.paths import ROOT
+
+R2 = [sys.executable, "-m", "flows.cli"]
+
+
+@contextlib.contextmanager
+def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A simulated server in a process of its own, and a pool file whose entries reach it over plain HTTP."""
+    process = subprocess.Popen(
+        [*R2, "pool", "serve", "--pool", str(ROOT / "pools/simulated.toml"), "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    base_url = next(word for word in process.stdout.readline().split() if word.startswith("http"))
+    text = (ROOT / "pools/simulated.toml").read_text("utf-8")
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("endpoint"):
+            name = line.split("simulated:")[1].strip().strip('"')
+            line = f'endpoint = "{base_url}"\nserved_model = "{name}"'
+        lines.append(line)
+    pool = tmp_path / "pool.toml"
+    pool.write_text("\n".join(lines), "utf-8")
+    try:
+        yield base_url, pool
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+        if process.stdin:
+            process.stdin.close()
+
+
+def write_questions(path: Path, n: int) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for problem in arithmetic.generate(n, seed=11):
+            row = {
+                "id": problem.problem_id,
+                "question": f"{problem.question} (No. {problem.input_index})",
+                "answer": problem.target,
+                "benchmark": "arithmetic",
+            }
+            file.write(json.dumps(row) + "\n")
+
+
+def command(tmp_path: Path, lake: str, pool: Path) -> list[str]:
+    return [*R2, "answer", str(tmp_path / "q.jsonl"), "--pool", str(pool), "--lake", str(tmp_path / lake), "--out", str(tmp_path / f"{lake}.jsonl"),
+            "--shard-size", "200"]  # fmt: skip
+
+
+def settled(lake: Path) -> list[tuple[object, ...]]:
+    """What must not depend on how often the run was killed."""
+    with duckdb.connect(lake / "lake.duckdb", read_only=True) as db:
+        return db.execute(
+            "select problem_id, rollout, status, answer, is_correct, plan, n_calls, input_tokens, output_tokens, round(cost_usd, 12) "
+            "from trajectories order by input_index"
+        ).fetchall()
+
+
+def label_command(tmp_path: Path, lake: str, pool: Path, n_problems: int) -> list[str]:
+    return [*R2, "label", "--problems", "scan", "--limit", str(n_problems), "--pool", str(pool), "--lake", str(tmp_path / lake),
+            "--out", str(tmp_path / f"{lake}-sets"), "--shard-size", "20", "--judge", "sim-8b", "--candidates", "4"]  # fmt: skip
+
+
+def kill_and_go_on(tmp_path: Path, command: Callable[[str, Path], list[str]], n_rows: int, n_kills: int) -> None:
+    """Runs the command unbroken into the lake `unbroken`, and killed at random moments into `broken`; both must have come to the same."""
+    env = {**os.environ, "R2_STATE_DIR": str(tmp_path / "state"), "PREFECT_HOME": str(tmp_path / "prefect")}
+    with server(tmp_path) as (base_url, pool):
+        began = time.monotonic()
+        subprocess.run(command("unbroken", pool), check=True, env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
+        whole_s = time.monotonic() - began
+        before = stats(base_url)
+        moments = random.Random(5)
+        for _ in range(n_kills):
+            process = subprocess.Popen(
+                command("broken", pool),
+                env=env,
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(moments.uniform(0.2, 1.0) * whole_s)
+            process.send_signal(signal.SIGKILL)
+            process.wait(10)
+        subprocess.run(command("broken", pool), check=True, env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
+        after = stats(base_url)
+    assert settled(tmp_path / "broken") == settled(tmp_path / "unbroken")
+    assert len({row[0] for row in settled(tmp_path / "broken")}) == n_rows
+    with duckdb.connect(tmp_path / "broken" / "lake.duckdb", read_only=True) as db:
+        [(in_flight,)] = db.execute("select max(n_calls_lost) from runs").fetchall()
+    # Every request of the second run is one the first run made too, so the server counts each at least twice in all.
+    paid_twice = after["completed"] - 2 * before["completed"]
+    print(f"{n_kills} kills: {paid_twice} completed calls made again, {in_flight} calls in flight at the kills")
+    assert paid_twice <= in_flight
+
+
+def stats(base_url: str) -> dict[str, int]:
+    with urllib.request.urlopen(base_url.removesuffix("/v1") + "/stats", timeout=5) as reply:
+        return json.load(reply)["total"]
+
+
+def answering(tmp_path: Path, n_questions: int, n_kills: int) -> None:
+    write_questions(tmp_path / "q.jsonl", n_questions)
+    kill_and_go_on(tmp_path, lambda lake, pool: command(tmp_path, lake, pool), n_questions, n_kills)
+
+
+def labelling(tmp_path: Path, n_problems: int, n_kills: int) -> None:
+    kill_and_go_on(tmp_path, lambda lake, pool: label_command(tmp_path, lake, pool, n_problems), n_problems, n_kills)
+    for name in ("decomposer.parquet", "allocator.parquet"):
+        broken, unbroken = (pq.read_table(tmp_path / f"{lake}-sets" / name) for lake in ("broken", "unbroken"))
+        assert broken.num_rows > 0.9 * n_problems
+        assert broken.equals(unbroken), name
+
+
+def test_a_run_killed_three_times_ends_like_an_unbroken_one(tmp_path: Path):
+    answering(tmp_path, n_questions=400, n_kills=3)
+
+
+def test_labelling_killed_three_times_pays_nothing_twice_and_yields_the_same_sets(tmp_path: Path):
+    labelling(tmp_path, n_problems=60, n_kills=3)
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_like_an_unbroken_one(tmp_path: Path):
+    answering(tmp_path, n_questions=2000, n_kills=20)
+
+
+@pytest.mark.slow
+def test_labelling_killed_twelve_times_pays_nothing_twice_and_yields_the_same_sets(tmp_path: Path):
+    labelling(tmp_path, n_problems=300, n_kills=12)

@@ -1,0 +1,192 @@
+"""`r2 sql` and `r2 lake`: formats, what ad-hoc SQL may not do, and the commands' words and exit codes."""
+
+import csv
+import datetime
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from flows.cli.lake import register
+from r2.errors import ConfigError
+from storage.lake.lake import Lake
+from storage.sql.query import run_sql
+from tests.support.lake_rows import NOON, problem, worked_lake
+
+QUERY = "select run_id, cost_usd, started_at, candidates from subtasks where run_id = 'run-b' order by subtask_index"
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return worked_lake(tmp_path_factory.mktemp("worked") / "lake")
+
+
+def answer(lake: Path, fmt: str, query: str = QUERY) -> bytes:
+    out = io.BytesIO()
+    run_sql(lake, query, fmt, out)
+    return out.getvalue()
+
+
+def test_results_come_as_table_csv_json_or_parquet(lake: Path) -> None:
+    at = datetime.datetime.fromtimestamp(NOON, datetime.UTC)
+    found = json.loads(answer(lake, "json"))
+    assert [row["cost_usd"] for row in found] == [0.0001, 0.001]
+    assert found[0]["started_at"] == at.isoformat()
+    assert found[0]["candidates"][1] == {
+        "model": "large",
+        "score": None,
+        "propensity": None,
+        "expected_cost_usd": 0.001,
+    }
+    [header, first, _] = csv.reader(io.StringIO(answer(lake, "csv").decode()))
+    assert header == ["run_id", "cost_usd", "started_at", "candidates"]
+    assert first[:3] == ["run-b", "0.0001", at.isoformat()]
+    assert json.loads(first[3]) == found[0]["candidates"]
+    assert pq.read_table(io.BytesIO(answer(lake, "parquet")))["started_at"][0].as_py() == at
+    assert answer(
+        lake, "table", "select 'a|b' as name, 12.5 as n, null as missing union all select 'c', 3, null order by n"
+    ).decode() == ("name     n  missing\n----  ----  -------\nc      3.0     NULL\na|b   12.5     NULL\n")
+    with pytest.raises(ConfigError, match="expected table, csv, json, parquet"):
+        answer(lake, "xml")
+
+
+def test_an_empty_result_is_well_formed_in_every_format(lake: Path) -> None:
+    nothing = "select run_id from runs where false"
+    assert answer(lake, "json", nothing) == b"[]\n"
+    assert answer(lake, "csv", nothing) == b"run_id\n"
+    assert answer(lake, "table", nothing) == b"run_id\n------\n"
+    assert pq.read_table(io.BytesIO(answer(lake, "parquet", nothing))).num_rows == 0
+
+
+def test_bytes_nul_and_large_numbers_survive_json(lake: Path) -> None:
+    found = json.loads(
+        answer(
+            lake, "json", "select 'a' || chr(0) as t, '\\xFF'::blob as b, 2::hugeint ** 70 as h, 1.5::decimal(4,1) as d"
+        )
+    )
+    assert found == [{"t": "a\0", "b": "\\xff", "h": 2.0**70, "d": 1.5}]
+
+
+def test_a_terminal_is_shown_the_first_rows_and_told_so(lake: Path) -> None:
+    shown = answer(lake, "table", "from range(1000)").decode().splitlines()
+    assert len(shown) == 2 + 200 + 1
+    assert shown[-1].startswith("... the first 200 rows")
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("copy runs to 'x.csv'", "COPY refused"),
+        ("explain analyze copy (select 1) to 'x.csv'", "EXPLAIN refused"),
+        ("create table t (a int)", "CREATE refused"),
+        ("attach 'x.db'", "ATTACH refused"),
+        ("install httpfs", "LOAD refused"),
+        ("set threads = 1", "SET refused"),
+        ("with t as (insert into runs select * from runs returning *) from t", "runs"),
+        ("select 1; drop view runs", "2 SQL statements"),
+        ("", "0 SQL statements"),
+        ("select * from read_text('/etc/hostname')", "file system operations are disabled"),
+        ("select * from '/etc/hostname'", "does not exist"),
+        ("select * from glob('/*')", "file system operations are disabled"),
+        ("selekt 1", "syntax error"),
+        ("from cost_by_modle", "Views: runs_latest, cost_by_model"),
+        ("select nothing from runs", "nothing"),
+    ],
+)
+def test_ad_hoc_sql_that_could_do_more_than_read_the_lake_is_refused(query: str, said: str, lake: Path) -> None:
+    before = sorted(lake.rglob("*"))
+    with pytest.raises(ConfigError, match=said):
+        answer(lake, "json", query)
+    assert sorted(lake.rglob("*")) == before
+
+
+def test_ad_hoc_sql_cannot_see_this_programs_variables(lake: Path) -> None:
+    secrets = pq.read_table(io.BytesIO(answer(lake, "parquet")))
+    assert secrets.num_rows == 2
+    with pytest.raises(ConfigError, match="secrets does not exist"):
+        answer(lake, "json", "from secrets")
+
+
+@pytest.mark.parametrize(
+    "query", ["describe runs", "summarize runs", "show tables", "values (1)", "with x as (select 1 as a) from x"]
+)
+def test_everything_that_reads_like_a_select_is_allowed(query: str, lake: Path) -> None:
+    assert json.loads(answer(lake, "json", query))
+
+
+@pytest.fixture
+def r2() -> Any:
+    """Runs `r2 sql ...` or `r2 lake ...` in this process; errors are raised, as flows/cli.py expects them."""
+    app = typer.Typer()
+    register(app)
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(app, [str(a) for a in arguments])
+
+
+def test_r2_sql_shows_a_view_and_writes_files(r2: Any, lake: Path, tmp_path: Path) -> None:
+    shown = r2("sql", "--lake", lake, "--view", "collapse", "--format", "json")
+    assert [row["top_model"] for row in json.loads(shown.stdout)] == ["small"] * 3
+    written = r2("sql", "from calls", "--lake", lake, "--format", "parquet", "--out", tmp_path / "calls.parquet")
+    assert written.stdout == "" and "13 rows" in written.stderr
+    assert pq.read_table(tmp_path / "calls.parquet").num_rows == 13
+
+
+@pytest.mark.parametrize("fmt", ["csv", "json", "table", "parquet"])
+def test_a_reader_that_has_seen_enough_is_no_error(fmt: str, lake: Path) -> None:
+    code = "import typer, flows.cli.lake as c; app = typer.Typer(); c.register(app); app()"
+    query = "select range, repeat('x', 100) as text from range(200000)"
+    command = [sys.executable, "-c", code, "sql", query, "--lake", str(lake), "--format", fmt]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "either a query or --view"),
+        (["select 1", "--view", "errors"], "either a query or --view"),
+        (["--view", "erors"], "no view 'erors'. Views: runs_latest"),
+        (["drop view runs"], "DROP refused"),
+    ],
+)
+def test_wrong_usage_of_r2_sql_is_a_configuration_error_that_lists_what_there_is(
+    arguments: list[str], said: str, r2: Any, lake: Path, tmp_path: Path
+) -> None:
+    result = r2("sql", *arguments, "--lake", lake, "--out", tmp_path / "out")
+    assert isinstance(result.exception, ConfigError) and said in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_r2_lake_keeps_a_lake(r2: Any, tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    for unit in range(2):
+        lake.commit("run-a", f"{unit:05d}-0", problem(unit))
+    assert r2("lake", "refresh", "--lake", tmp_path).stdout.strip() == str(tmp_path / "lake.duckdb")
+    with lake.run_lock("run-a"):
+        busy = r2("lake", "compact", "--lake", tmp_path)
+    assert busy.stdout == "" and "passed over" in busy.stderr
+    assert r2("lake", "compact", "--lake", tmp_path).stdout == "run-a: 12 rows in 3 files\n"
+    assert r2("lake", "compact", "run-a", "--lake", tmp_path).stdout == "run-a: nothing to do\n"
+    assert isinstance(r2("lake", "compact", "run-z", "--lake", tmp_path).exception, ConfigError)
+    assert r2("lake", "vacuum", "--lake", tmp_path, "--older-than-hours", 0).stdout == "6 files deleted\n"
+    assert r2("lake", "verify", "--lake", tmp_path).exit_code == 0
+    lake.files("calls")[0].write_bytes(b"torn")
+    broken = r2("lake", "verify", "--lake", tmp_path)
+    assert broken.exit_code == 1 and str(lake.files("calls")[0]) in broken.stdout
+    assert isinstance(r2("lake", "verify", "--lake", tmp_path / "none").exception, ConfigError)
+
+
+def test_asking_the_lake_loads_no_prefect() -> None:
+    code = "import flows.cli.lake, sys; sys.exit('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,113 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from r2.answering.prompts import solve_messages
+from r2.errors import ConfigError
+from r2.pool.calibrate import (
+    Measured,
+    SkillQuestion,
+    calibrate_pool,
+    ping_pool,
+    skill_questions,
+    speeds,
+    write_profiles,
+)
+from r2.pool.file.config import load_pool
+from r2.pool.simulated.mind import Job, read_job
+from r2.problems import scan
+from tests.support.paths import ROOT
+
+
+def test_speeds_tell_prompt_and_reply_apart():
+    # 100 prompt tokens a second, 10 generated ones a second: t = in / 100 + out / 10
+    observed = [(100, 10, 2.0), (200, 10, 3.0), (100, 50, 6.0)]
+    assert speeds(observed) == pytest.approx((100.0, 10.0))
+
+
+def test_speeds_that_cannot_be_told_apart_are_the_overall_rate():
+    assert speeds([(10, 10, 2.0), (20, 20, 4.0)]) == (10.0, 10.0)
+
+
+def test_a_core_hours_price_is_spread_over_its_tokens():
+    # 0.036 USD an hour is 1e-5 a second: 1 USD per million tokens at 10 a second, 0.1 at 100
+    assert Measured("m", 1, {}, 1.0, 100.0, 10.0, 0.0).core_hour_price(0.036) == pytest.approx((0.1, 1.0))
+
+
+def test_skill_questions_are_the_same_for_the_same_seed():
+    skills = skill_questions(5, seed=1)
+    assert skills == skill_questions(5, seed=1)
+    assert {name: len(questions) for name, questions in skills.items()} == {
+        "add": 5,
+        "multiply": 5,
+        "word_problem": 5,
+        "equation": 5,
+        "scan_phrase": 5,
+        "scan_join": 5,
+        "scan_command": 5,
+    }
+    assert list(skill_questions(2, seed=1, only=["scan_join"])) == ["scan_join"]
+    with pytest.raises(ConfigError, match=r"'scan' cannot be measured. Known: add, .*scan_command"):
+        skill_questions(2, seed=1, only=["scan"])
+
+
+def test_scan_skills_are_steps_of_gold_plans_as_the_solver_asks_them():
+    skills = skill_questions(20, seed=0)
+    for question in skills["scan_phrase"]:
+        assert question.task is not None
+        assert question.task.startswith("Translate '")
+        assert question.problem.target == scan.interpret(question.task[11:-1])
+        assert not question.results
+    for question in skills["scan_join"]:
+        assert question.task is not None
+        assert question.task.startswith(("Repeat ", "Join "))
+        assert (
+            "".join(question.results.values()).replace(" ", "") in (question.problem.target or "").replace(" ", "") * 2
+        )
+    for question in skills["scan_command"]:
+        assert question.task is None
+        assert question.problem.target == scan.interpret(question.problem.question)
+    jobs = {name: {_job(question).skill for question in skills[name]} for name in skills if name.startswith("scan")}
+    assert jobs == {name: {name} for name in jobs}, "named as the simulated models name them"
+
+
+def _job(question: SkillQuestion) -> Job:
+    messages = solve_messages(question.problem, question.task, question.results, "direct", scan.WORDING)
+    job = read_job(messages[-1][1])
+    assert job is not None
+    assert job.right == question.problem.target
+    return job
+
+
+def test_a_simulated_pool_is_pinged_and_calibrated_and_its_file_keeps_its_comments(tmp_path: Path):
+    path = tmp_path / "pool.toml"
+    path.write_text((ROOT / "pools/simulated.toml").read_text("utf-8"), "utf-8")
+    pool = load_pool(path)
+    pings = asyncio.run(ping_pool(pool, tmp_path, tmp_path))
+    assert [ping.model for ping in pings if ping.error is None] == list(pool.models)
+    said: list[str] = []
+    measured = asyncio.run(calibrate_pool(pool, tmp_path, tmp_path, n=6, seed=0, report=said.append))
+    assert len(said) == len(pool.models) * len(measured[0].right_by_skill)
+    assert said[0].startswith("sim-0.6b, add: ")
+    right = {m.model: m.right_by_skill["multiply"] for m in measured}
+    assert right["sim-400b"] == 6
+    assert right["sim-0.6b"] < 6
+    write_profiles(pool, measured, 6, core_hour_usd=0.05)
+    again = load_pool(path)
+    assert again.models["sim-400b"].profile["multiply"] == 1.0
+    assert again.models["sim-400b"].profile["scan_phrase"] == 1.0
+    assert again.models["sim-400b"].profile["expression"] == 0.96, "not measured: as it was"
+    assert again.price("sim-400b") == pool.price("sim-400b"), "prices of models that are not local are the user's"
+    assert path.read_text("utf-8").startswith("#")
+
+
+def test_an_endpoint_that_is_not_there_is_a_ping_with_an_error(tmp_path: Path):
+    path = tmp_path / "pool.toml"
+    path.write_text(
+        '[router]\ndecomposer = "a"\nallocator = "a"\n[models.a]\nendpoint = "http://127.0.0.1:9/v1"\ntier = "small"\ndeadline_s = 3\n'
+        'price_usd_per_mtok = {input = 1.0, output = 1.0, date = "2026-11-24", source = "made up"}\n', "utf-8",
+    )  # fmt: skip
+    [ping] = asyncio.run(ping_pool(load_pool(path), tmp_path, tmp_path))
+    assert ping.error is not None
+    assert "127.0.0.1:9" in ping.error

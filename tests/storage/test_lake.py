@@ -1,0 +1,274 @@
+"""The lake through crashes, races, retries and compactions: every unit once, in every table, in the order of the input."""
+
+import contextlib
+import functools
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from r2.errors import LakeError, RunLockedError
+from storage.lake.lake import Lake
+from storage.lake.parts import read_batches
+from storage.lake.schema import TABLES
+from tests.support.lake_rows import indices, keys, parts_in, problem, unit_of
+
+
+def test_a_committed_unit_is_in_every_table_in_the_order_of_the_input(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    assert lake.commit("run-a", "00000-0", unit_of([2, 0, 1]), meta={"n_answered": 3})
+    assert indices(lake) == [0, 1, 2]
+    assert keys(lake, "subtasks") == [(i, 0, s) for i in (0, 1, 2) for s in (0, 1)]
+    assert keys(lake, "calls") == [(i, 0, c, 0) for i in (0, 1, 2) for c in (0, 1, 2)]
+    entry = lake.units("run-a")["00000-0"]
+    assert (entry.first_input_index, entry.last_input_index, entry.meta) == (0, 2, {"n_answered": 3})
+    assert {name: part.rows for name, part in entry.parts.items()} == {"trajectories": 3, "subtasks": 6, "calls": 9}
+
+
+def test_a_retried_unit_is_dropped_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    assert lake.commit("run-a", "00000-0", unit_of([0]))
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert not lake.commit("run-a", "00000-0", unit_of([0, 1]))
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert indices(lake) == [0]
+
+
+def test_of_eight_writers_racing_for_one_unit_exactly_one_wins(tmp_path: Path) -> None:
+    won: list[bool] = []
+    start = threading.Barrier(8)
+
+    def race() -> None:
+        lake = Lake(tmp_path)
+        start.wait()
+        won.append(lake.commit("run-a", "00000-0", unit_of([0, 1])))
+
+    racers = [threading.Thread(target=race) for _ in range(8)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert sorted(won) == [False] * 7 + [True]
+    assert indices(Lake(tmp_path)) == [0, 1]
+    assert len(parts_in(tmp_path)) == 3
+
+
+class PowerOff(BaseException):
+    """The process ends here: nothing after it runs, not even clean-up."""
+
+
+STEPS = ("fsync", "rename", "link", "unlink")
+
+
+def count_steps(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
+    return run_until(10**9, work, monkeypatch)
+
+
+def run_until(step: int, work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Runs `work` with the power going off before its `step`-th system call of STEPS; returns the calls that were tried."""
+    n = 0
+    with monkeypatch.context() as patched:
+        for name in STEPS:
+            real = getattr(os, name)
+
+            def call(*arguments: Any, _real: Any = real, **options: Any) -> Any:
+                nonlocal n
+                n += 1
+                if n > step:
+                    raise PowerOff
+                return _real(*arguments, **options)
+
+            patched.setattr(os, name, call)
+        with contextlib.suppress(PowerOff):
+            work()
+    return n
+
+
+def test_a_commit_that_dies_at_any_step_is_wholly_there_or_wholly_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit_two(root: Path) -> Callable[[], object]:
+        lake = Lake(root)
+        lake.commit("run-a", "00000-0", unit_of([0]))
+        return functools.partial(lake.commit, "run-a", "00001-0", unit_of([1]))
+
+    n_steps = count_steps(commit_two(tmp_path / "whole"), monkeypatch)
+    assert (
+        n_steps >= 3 * 3 + 4
+    )  # fsync, rename, folder fsync for each table; fsync, link, unlink, folder fsync for the entry
+    outcomes = set()
+    for step in range(n_steps + 1):
+        root = tmp_path / str(step)
+        run_until(step, commit_two(root), monkeypatch)
+        lake = Lake(root)
+        seen = {name: {key[0] for key in keys(lake, name)} for name in ("trajectories", "subtasks", "calls")}
+        assert seen["trajectories"] == seen["subtasks"] == seen["calls"]
+        assert lake.verify() == []
+        outcomes.add(lake.commit("run-a", "00001-0", unit_of([1])))
+        assert indices(lake) == [0, 1]
+        lake.vacuum(older_than_hours=0)
+        assert len(parts_in(root)) == 6
+    assert outcomes == {True, False}
+
+
+def test_a_compaction_that_dies_at_any_step_changes_nothing_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def three_units(root: Path) -> Callable[[], object]:
+        lake = Lake(root)
+        for unit, some in enumerate(([0, 1], [3, 5], [2, 4])):
+            lake.commit("run-a", f"{unit:05d}-0", unit_of(some))
+        return functools.partial(lake.compact, "run-a")
+
+    for step in range(count_steps(three_units(tmp_path / "whole"), monkeypatch) + 1):
+        root = tmp_path / str(step)
+        run_until(step, three_units(root), monkeypatch)
+        lake = Lake(root)
+        assert indices(lake) == [0, 1, 2, 3, 4, 5]
+        assert lake.verify() == []
+        lake.compact("run-a")
+        lake.vacuum(older_than_hours=0)
+        assert indices(lake) == [0, 1, 2, 3, 4, 5]
+        assert len(parts_in(root)) == 3
+
+
+def test_what_counts_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts and their folders are synced before the manifest entry is linked, and the entry's folder after it."""
+    lake = Lake(tmp_path)
+    lake.commit("run-a", "00000-0", unit_of([0]))
+    log: list[str] = []
+
+    def logged(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            target = Path(f"/proc/self/fd/{arguments[0]}").resolve() if name == "fsync" else Path(arguments[0])
+            kind = "folder" if target.is_dir() else "part" if "part-" in target.name else "entry"
+            log.append(f"{name} {kind}")
+            return real(*arguments, **options)
+
+        return call
+
+    for name in ("fsync", "rename", "link"):
+        monkeypatch.setattr(os, name, logged(name, getattr(os, name)))
+    lake.commit("run-a", "00001-0", unit_of([1]))
+    assert log == ["fsync part", "rename part", "fsync folder"] * 3 + ["fsync entry", "link entry", "fsync folder"]
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({**problem(0), "trajectories": []}, "without its trajectory"),
+        (problem(0, status="deferred"), "deferred; commit it once"),
+        ({"subtask": []}, "no table subtask"),
+        (problem(0, input=None), "column input"),
+    ],
+)
+def test_an_incomplete_unit_is_refused_and_adds_nothing(tables: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(LakeError, match=said):
+        Lake(tmp_path).commit("run-a", "00000-0", tables)
+    assert Lake(tmp_path).entries() == []
+    assert parts_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("run_id", "unit"), [("../x", "u"), ("run", ".hidden"), ("run", "a/b"), ("", "u"), ("run", "compact-1")]
+)
+def test_names_that_could_leave_their_folder_are_refused(run_id: str, unit: str, tmp_path: Path) -> None:
+    with pytest.raises(LakeError):
+        Lake(tmp_path).commit(run_id, unit, unit_of([0]))
+
+
+def test_an_empty_unit_counts_as_done(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    assert lake.commit("run-a", "00000-0", {"trajectories": []}, meta={"n_answered": 0})
+    assert not lake.commit("run-a", "00000-0", {"trajectories": []})
+    assert list(lake.units("run-a")) == ["00000-0"]
+
+
+def damaged(path: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 1
+    yield "flipped bit", lambda: path.write_bytes(flipped)
+    yield "torn", lambda: path.write_bytes(whole[:-10])
+    yield "missing", path.unlink
+
+
+def test_verify_names_every_file_that_is_not_as_it_was_committed(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.commit("run-a", "00000-0", unit_of(range(50)))
+    assert lake.verify() == []
+    [path] = lake.files("calls")
+    for what, damage in damaged(path):
+        damage()
+        assert [str(path) in line for line in lake.verify()] == [True], what
+    stranger = path.parent / "part.parquet"
+    stranger.write_bytes(b"")
+    assert any(str(stranger) in line and "foreign" in line for line in lake.verify())
+
+
+def test_a_flipped_bit_is_an_error_and_never_another_value(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.commit("run-a", "00000-0", unit_of(range(300)))
+    [path] = lake.files("trajectories")
+    whole = path.read_bytes()
+    schema = TABLES["trajectories"].schema
+    expected = pa.concat_tables(read_batches(path, schema, schema.names))
+    refused = 0
+    for at in random.Random(7).sample(range(len(whole)), 60):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        try:
+            assert pa.concat_tables(read_batches(path, schema, schema.names)) == expected
+        except LakeError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 40
+
+
+def test_a_lake_can_be_moved(tmp_path: Path) -> None:
+    Lake(tmp_path / "here").commit("run-a", "00000-0", unit_of([0]))
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert indices(Lake(tmp_path / "there")) == [0]
+
+
+def test_a_damaged_or_newer_manifest_entry_is_named_and_nothing_is_read(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.commit("run-a", "00000-0", unit_of([0]))
+    path = tmp_path / "_manifest" / "run-a" / "00000-0.json"
+    entry = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**entry, "schema_version": 99}))
+    with pytest.raises(LakeError, match="schema version 99"):
+        Lake(tmp_path).files("calls")
+    path.write_text("{")
+    with pytest.raises(LakeError, match=r"00000-0\.json: not a manifest entry"):
+        Lake(tmp_path).files("calls")
+    assert len(Lake(tmp_path).verify()) == 1
+
+
+HOLD = """
+import sys, time
+from storage.lake.lake import Lake
+with Lake(sys.argv[1]).run_lock("run-a"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_has_one_worker_and_a_killed_one_lets_it_go(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(RunLockedError, match=f'"pid":{holder.pid}'), lake.run_lock("run-a"):
+            pytest.fail("two holders")
+        with lake.run_lock("run-b"):
+            pass
+        holder.kill()
+    with lake.run_lock("run-a"):
+        pass
