@@ -1,12 +1,13 @@
-"""The pool client against bare aiohttp and the openai SDK: requests per second and CPU per request, interleaved in one run.
+"""The pool client against bare aiohttp and the openai SDK: requests per second and CPU per request, interleaved in one
+run.
 
     python -m benchmarks.bench_client [--requests 2000] [--rounds 5]
 
-A trivial server in a process of its own, 64 calls in flight, prompts of 600 bytes, replies of 0.7 KB. Our client runs with
-everything on: gate, request and token limits (too high to block, so that the shared window is really asked), a run and a day
-budget, the ledger, and the journal with its fsyncs. Every client has a process of its own, with the garbage collector set as
-our runs set it. CPU is of the client's process alone (`getrusage`). Absolute numbers are
-of one machine and its load; the ratios are what is claimed. Exit code 1 if a target is missed.
+A trivial server in a process of its own, 64 calls in flight, prompts of 600 bytes, replies of 0.7 KB. Our client runs
+with everything on: gate, request and token limits (too high to block, so that the shared window is really asked), a run
+and a day budget, the ledger, and the journal with its fsyncs. Every client has a process of its own, with the garbage
+collector set as our runs set it. CPU is of the client's process alone (`getrusage`). Absolute numbers are of one
+machine and its load; the ratios are what is claimed. Exit code 1 if a target is missed.
 """
 
 import argparse
@@ -97,7 +98,8 @@ def server() -> Iterator[str]:
 
 
 async def measure(one: One, n_requests: int) -> tuple[float, float]:
-    """(requests per second, microseconds of this process's CPU per request) with IN_FLIGHT workers, after a short warm-up."""
+    """(requests per second, microseconds of this process's CPU per request) with IN_FLIGHT workers, after a short
+    warm-up."""
 
     async def work(numbers: Iterator[int]) -> None:
         for number in numbers:
@@ -207,11 +209,13 @@ def main() -> int:
     rate = {name: statistics.median(values) for name, values in rates.items()}
     cpu = {name: statistics.median(values) for name, values in cpus.items()}
     print(
-        f"{'client':<14}{'req/s':>8}{'CPU us/req':>12}{'rate ratio':>12}{'CPU ratio':>11}   (to bare aiohttp; median of {options.rounds})"
+        f"{'client':<14}{'req/s':>8}{'CPU us/req':>12}{'rate ratio':>12}{'CPU ratio':>11}   (to bare aiohttp; median "
+        f"of {options.rounds})"
     )
     for name in CLIENTS:
         print(
-            f"{name:<14}{rate[name]:>8.0f}{cpu[name]:>12.0f}{rate[name] / rate['bare aiohttp']:>12.2f}{cpu[name] / cpu['bare aiohttp']:>11.2f}"
+            f"{name:<14}{rate[name]:>8.0f}{cpu[name]:>12.0f}"
+            f"{rate[name] / rate['bare aiohttp']:>12.2f}{cpu[name] / cpu['bare aiohttp']:>11.2f}"
         )
     targets = [
         ("requests/s >= 0.6 x bare aiohttp", rate["r2 client"] / rate["bare aiohttp"], 0.6, True),

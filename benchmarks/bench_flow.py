@@ -1,11 +1,11 @@
 """The whole flow on simulated models: memory, questions per second, where the CPU goes, and Prefect's share.
 
     python benchmarks/bench_flow.py memory             RSS of 10,000 and 100,000 questions, each in a process of its own
-    python benchmarks/bench_flow.py prefect            10,000 questions with Prefect and without it, interleaved, median of 5
-    python benchmarks/bench_flow.py profile            py-spy over a run of 10,000 questions (needs py-spy on PATH)
+    python benchmarks/bench_flow.py prefect            10,000 questions with Prefect and without it, interleaved, median
+    of 5 python benchmarks/bench_flow.py profile            py-spy over a run of 10,000 questions (needs py-spy on PATH)
 
-The simulated models of the pool answer without their latencies: what is measured is the work, not the waiting. Their server
-runs beside the client on the same machine, so both share its cores.
+The simulated models of the pool answer without their latencies: what is measured is the work, not the waiting. Their
+server runs beside the client on the same machine, so both share its cores.
 """
 
 import argparse
@@ -86,8 +86,12 @@ async def without_prefect(settings: "object") -> None:
 
 
 def run_once(kind: str, n: int, folder: Path, pool: str) -> dict[str, float]:
-    """One run in a fresh process: wall seconds of the run, of Prefect's start, CPU seconds and peak RSS of this process."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import bench_flow; bench_flow.measured({kind!r}, {n}, {str(folder)!r}, {pool!r})"
+    """One run in a fresh process: wall seconds of the run, of Prefect's start, CPU seconds and peak RSS of this
+    process."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import bench_flow; "
+        f"bench_flow.measured({kind!r}, {n}, {str(folder)!r}, {pool!r})"
+    )
     env = {**os.environ, "R2_STATE_DIR": str(folder / "state"), "PREFECT_HOME": str(folder / "prefect")}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -131,12 +135,14 @@ def memory(folder: Path, pool: str) -> None:
         facts = run_once("prefect", n, folder, pool)
         peaks[n] = facts["rss_mb"]
         print(
-            f"{n:>7} questions: peak RSS {facts['rss_mb']:.0f} MB, {n / facts['wall_s']:.0f} questions/s, client CPU {1000 * facts['cpu_s'] / n:.2f} ms a question",
+            f"{n:>7} questions: peak RSS {facts['rss_mb']:.0f} MB, {n / facts['wall_s']:.0f} questions/s, client CPU "
+            f"{1000 * facts['cpu_s'] / n:.2f} ms a question",
             flush=True,
         )
     growth = peaks[100_000] - peaks[10_000]
     print(
-        f"growth {growth:.0f} MB (target: at most {TARGET_RSS_GROWTH_MB}): {'PASS' if growth <= TARGET_RSS_GROWTH_MB else 'MISS'}"
+        f"growth {growth:.0f} MB (target: at most {TARGET_RSS_GROWTH_MB}): "
+        f"{'PASS' if growth <= TARGET_RSS_GROWTH_MB else 'MISS'}"
     )
 
 
@@ -153,17 +159,22 @@ def prefect_share(folder: Path, pool: str, n: int, rounds: int) -> None:
     plain, prefect = (statistics.median(walls[kind]) for kind in ("plain", "prefect"))
     share = (prefect - plain) / prefect
     print(
-        f"{n} questions, median of {rounds}: without Prefect {plain:.1f} s, with {prefect:.1f} s; Prefect's share {share:.1%}"
+        f"{n} questions, median of {rounds}: without Prefect {plain:.1f} s, with {prefect:.1f} s; Prefect's share "
+        f"{share:.1%}"
     )
     print(f"start of the embedded API, once per command and none with a server: {statistics.median(starts):.1f} s")
     print(
-        f"target: under {TARGET_PREFECT_SHARE:.0%} of the run's wall time: {'PASS' if share < TARGET_PREFECT_SHARE else 'MISS'}"
+        f"target: under {TARGET_PREFECT_SHARE:.0%} of the run's wall time: "
+        f"{'PASS' if share < TARGET_PREFECT_SHARE else 'MISS'}"
     )
 
 
 def profile(folder: Path, pool: str, n: int) -> None:
     """Top functions by own time, as py-spy sees them."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import bench_flow; bench_flow.measured('plain', {n}, {str(folder)!r}, {pool!r})"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import bench_flow; "
+        f"bench_flow.measured('plain', {n}, {str(folder)!r}, {pool!r})"
+    )
     out = folder / "profile.txt"
     subprocess.run(
         ["py-spy", "record", "--format", "raw", "--output", str(out), "--", sys.executable, "-c", code],

@@ -1,10 +1,12 @@
-"""The lake under load: how fast rows are written, what they weigh, how long each shipped view takes, and two peers on the same rows.
+"""The lake under load: how fast rows are written, what they weigh, how long each shipped view takes, and two peers on
+the same rows.
 
     python benchmarks/bench_lake.py --rows 1000000
 
-Synthetic runs of the real row classes (4 subtasks and 5 calls a problem, costs that reconcile) are committed shard by shard as a
-run commits them, then compacted. Every figure of a query is the median of 5; where engines are compared they take turns. SQLite
-has an index on every column it groups or joins by; pandas reads the Parquet files each time, as DuckDB does, all columns it needs.
+Synthetic runs of the real row classes (4 subtasks and 5 calls a problem, costs that reconcile) are committed shard by
+shard as a run commits them, then compacted. Every figure of a query is the median of 5; where engines are compared they
+take turns. SQLite has an index on every column it groups or joins by; pandas reads the Parquet files each time, as
+DuckDB does, all columns it needs.
 """
 
 import argparse
@@ -82,27 +84,59 @@ def shard_rows(run_id: str, first: int, n: int, rng: random.Random) -> Rows:
             mine.append(call)
             subtasks.append(
                 SubtaskRow(
-                    run_id=run_id, problem_id=problem_id, rollout=0, subtask_index=step, benchmark="word_problem",
-                    depends_on=(step - 1,) if step else (), subtask_text=" ".join(rng.choices(WORDS, k=12)), output_text=str(index),
-                    allocated_model=model[0], model=model[0], tier=model[1],
+                    run_id=run_id,
+                    problem_id=problem_id,
+                    rollout=0,
+                    subtask_index=step,
+                    benchmark="word_problem",
+                    depends_on=(step - 1,) if step else (),
+                    subtask_text=" ".join(rng.choices(WORDS, k=12)),
+                    output_text=str(index),
+                    allocated_model=model[0],
+                    model=model[0],
+                    tier=model[1],
                     candidates=tuple(Candidate(name, -1.5, 0.3, price * 1e-4) for name, _, price in MODELS),
-                    is_escalated=rng.random() < 0.05, is_fallback=False, input_tokens=call.input_tokens,
-                    output_tokens=call.output_tokens, cost_usd=call.cost_usd, latency_s=call.latency_s, error_type=None,
+                    is_escalated=rng.random() < 0.05,
+                    is_fallback=False,
+                    input_tokens=call.input_tokens,
+                    output_tokens=call.output_tokens,
+                    cost_usd=call.cost_usd,
+                    latency_s=call.latency_s,
+                    error_type=None,
                     started_at=call.started_at,
                 )
-            )  # fmt: skip
+            )
         calls += mine
         trajectories.append(
             TrajectoryRow(
-                run_id=run_id, problem_id=problem_id, rollout=0, input_index=index, method="r2", benchmark="word_problem",
-                status="answered", input=" ".join(rng.choices(WORDS, k=40)), target="7", answer="7", is_correct=rng.random() < 0.8,
-                plan="1. add\n2. take away", n_subtasks=SUBTASKS, n_calls=len(mine), n_attempts=len(mine), n_escalations=0,
-                input_tokens=sum(c.input_tokens for c in mine), cached_input_tokens=0,
-                output_tokens=sum(c.output_tokens for c in mine), cost_usd=sum(c.cost_usd for c in mine),
-                router_cost_usd=mine[0].cost_usd, latency_s=sum(c.latency_s for c in mine), failed_checks="", error_type=None,
-                error_message=None, started_at=at,
+                run_id=run_id,
+                problem_id=problem_id,
+                rollout=0,
+                input_index=index,
+                method="r2",
+                benchmark="word_problem",
+                status="answered",
+                input=" ".join(rng.choices(WORDS, k=40)),
+                target="7",
+                answer="7",
+                is_correct=rng.random() < 0.8,
+                plan="1. add\n2. take away",
+                n_subtasks=SUBTASKS,
+                n_calls=len(mine),
+                n_attempts=len(mine),
+                n_escalations=0,
+                input_tokens=sum(c.input_tokens for c in mine),
+                cached_input_tokens=0,
+                output_tokens=sum(c.output_tokens for c in mine),
+                cost_usd=sum(c.cost_usd for c in mine),
+                router_cost_usd=mine[0].cost_usd,
+                latency_s=sum(c.latency_s for c in mine),
+                failed_checks="",
+                error_type=None,
+                error_message=None,
+                started_at=at,
             )
-        )  # fmt: skip
+        )
     return trajectories, subtasks, calls
 
 
@@ -119,14 +153,39 @@ def call_row(
     name, _, price = model
     n_in, n_out = rng.randrange(80, 400), rng.randrange(5, 60)
     return CallRow(
-        run_id=run_id, problem_id=problem_id, rollout=0, call_index=call_index, attempt=0, subtask_index=step,
-        benchmark="word_problem", purpose="decompose" if step is None else "solve", request_sha=f"{rng.getrandbits(64):016x}",
-        request_model=name, response_model=name, response_id="", status=200, finish_reason="stop", temperature=0.0,
-        max_output_tokens=64, input_tokens=n_in, cached_input_tokens=0, output_tokens=n_out, usage_source="provider",
-        cost_usd=(n_in + 4 * n_out) * price / 1e6, price_version=f"2026-11-01:{price:g}/{price:g}/{4 * price:g}",
-        latency_s=rng.expovariate(2.0), queue_s=rng.expovariate(20.0), retry_after_s=None, is_replayed=False, error_type=None,
-        error_message=None, input_messages='[["user", "add"]]', output_text=str(n_out), raw_body=b'{"ok": true}', started_at=at,
-    )  # fmt: skip
+        run_id=run_id,
+        problem_id=problem_id,
+        rollout=0,
+        call_index=call_index,
+        attempt=0,
+        subtask_index=step,
+        benchmark="word_problem",
+        purpose="decompose" if step is None else "solve",
+        request_sha=f"{rng.getrandbits(64):016x}",
+        request_model=name,
+        response_model=name,
+        response_id="",
+        status=200,
+        finish_reason="stop",
+        temperature=0.0,
+        max_output_tokens=64,
+        input_tokens=n_in,
+        cached_input_tokens=0,
+        output_tokens=n_out,
+        usage_source="provider",
+        cost_usd=(n_in + 4 * n_out) * price / 1e6,
+        price_version=f"2026-11-01:{price:g}/{price:g}/{4 * price:g}",
+        latency_s=rng.expovariate(2.0),
+        queue_s=rng.expovariate(20.0),
+        retry_after_s=None,
+        is_replayed=False,
+        error_type=None,
+        error_message=None,
+        input_messages='[["user", "add"]]',
+        output_text=str(n_out),
+        raw_body=b'{"ok": true}',
+        started_at=at,
+    )
 
 
 def write_lake(root: Path, n_subtasks: int, report: list[tuple[str, str]]) -> int:
@@ -206,7 +265,8 @@ QUERIES = {
         select run_id, count(*), avg(is_correct + 0.0), sum(cost_usd) from trajectories group by run_id""",
     "model share by difficulty (join)": """
         select t.n_subtasks, s.model, count(*), sum(s.cost_usd)
-        from subtasks s join trajectories t on s.run_id = t.run_id and s.problem_id = t.problem_id and s.rollout = t.rollout
+        from subtasks s join trajectories t
+            on s.run_id = t.run_id and s.problem_id = t.problem_id and s.rollout = t.rollout
         group by t.n_subtasks, s.model""",
 }
 """The same text for DuckDB and SQLite."""
@@ -261,9 +321,11 @@ def engines_for(
         return pd.concat([pd.read_parquet(file, columns=columns, partitioning=None) for file in lake.files(table)])
 
     def by_model() -> object:
-        return frame("calls", ["run_id", "request_model", "input_tokens", "output_tokens", "cost_usd"]).groupby(
-            ["run_id", "request_model"]
-        ).agg({"cost_usd": ["count", "sum"], "input_tokens": "sum", "output_tokens": "sum"})  # fmt: skip
+        return (
+            frame("calls", ["run_id", "request_model", "input_tokens", "output_tokens", "cost_usd"])
+            .groupby(["run_id", "request_model"])
+            .agg({"cost_usd": ["count", "sum"], "input_tokens": "sum", "output_tokens": "sum"})
+        )
 
     def by_run() -> object:
         return (

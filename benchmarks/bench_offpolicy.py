@@ -2,10 +2,10 @@
 
     python benchmarks/bench_offpolicy.py [--logs 100] [--trajectories 600]
 
-Problems with their gold plans; a model is right at a step with the probability its ability gives it (r2/pool/simulated/mind.py),
-and a trajectory where all its steps are. The logging allocator draws with a preference for small models; the candidate wants
-stronger ones where the step is hard. Prints for each estimator how many of the logs' 95 % intervals cover the candidate's true value,
-with bias and width.
+Problems with their gold plans; a model is right at a step with the probability its ability gives it
+(r2/pool/simulated/mind.py), and a trajectory where all its steps are. The logging allocator draws with a preference for
+small models; the candidate wants stronger ones where the step is hard. Prints for each estimator how many of the logs'
+95 % intervals cover the candidate's true value, with bias and width.
 """
 
 import argparse
@@ -102,7 +102,8 @@ def true_values(plans: Sequence[KnownPlan]) -> dict[Outcome, float]:
 
 
 def simulate_log(plans: Sequence[KnownPlan], n: int, seed: int) -> list[LoggedTrajectory]:
-    """n trajectories of the logging allocator over plans drawn with replacement; each counts as a problem of its own."""
+    """n trajectories of the logging allocator over plans drawn with replacement; each counts as a
+    problem of its own."""
     chance = np.random.default_rng(seed)
     models = list(ABILITIES)
     skills = {step.skill for plan in plans for step in plan}
@@ -147,14 +148,16 @@ def main() -> None:
         counts, found = coverage(plans, outcome, given.logs, given.trajectories)
         truth = true_values(plans)[outcome]
         print(
-            f"{outcome.__name__}: truth {truth:.4g}, {given.logs} logs of {given.trajectories} trajectories, mean effective sample size "
+            f"{outcome.__name__}: truth {truth:.4g}, {given.logs} logs of {given.trajectories} trajectories, mean "
+            "effective sample size "
             f"{fmean(one.support.ess for one in found):.0f}, {time.perf_counter() - started:.1f} s"
         )
         for name in ESTIMATORS:
             values = [getattr(one, name) for one in found]
             widths = [value.interval.high - value.interval.low for value in values if value.interval]
             print(
-                f"  {name:14} covers {counts[name]:3} of {given.logs}   bias {fmean(v.value for v in values) - truth:+.3g}   width {fmean(widths):.3g}"
+                f"  {name:14} covers {counts[name]:3} of {given.logs}   bias "
+                f"{fmean(v.value for v in values) - truth:+.3g}   width {fmean(widths):.3g}"
             )
 
 

@@ -1,8 +1,10 @@
-"""A changed pool under a router that stays as it is: accuracy and cost with a model removed, one added by its profile, and the order shuffled.
+"""A changed pool under a router that stays as it is: accuracy and cost with a model removed, one added by its profile,
+and the order shuffled.
 
-The same problems are answered with the pool as the router knows it and with each change; nothing is retrained. Calls that several pools share are
-made once. Run: `python benchmarks/bench_pool_change.py --pool pools/simulated.toml --problems scan --problems arithmetic --limit 100`, with
-`--decomposer` and `--allocator` for the entries of trained policies. Prints a Markdown table; differences are paired over problems.
+The same problems are answered with the pool as the router knows it and with each change; nothing is retrained. Calls
+that several pools share are made once. Run: `python benchmarks/bench_pool_change.py --pool pools/simulated.toml
+--problems scan --problems arithmetic --limit 100`, with `--decomposer` and `--allocator` for the entries of trained
+policies. Prints a Markdown table; differences are paired over problems.
 """
 
 import argparse
@@ -44,7 +46,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a change came to. Differences are to the pool as trained, over the same problems; `new_share` is of the solvers' calls."""
+    """What a change came to. Differences are to the pool as trained, over the same problems; `new_share` is of the
+    solvers' calls."""
 
     label: str
     outcomes: MethodOutcomes
@@ -140,12 +143,18 @@ def rows_of(outcomes: Sequence[MethodOutcomes], new: set[str]) -> list[Row]:
         top = max(one.model_calls, key=lambda name: one.model_calls[name], default="-")
         rows.append(
             Row(
-                one.label, one, summary.accuracy.interval, summary.usd_per_1k.interval, one.accuracy - first.accuracy,
+                one.label,
+                one,
+                summary.accuracy.interval,
+                summary.usd_per_1k.interval,
+                one.accuracy - first.accuracy,
                 None if one is first else paired_interval(one.is_correct, first.is_correct),
-                one.mean_cost_usd / first.mean_cost_usd - 1 if first.mean_cost_usd else 0.0, top, one.model_calls.get(top, 0.0) / n_calls,
+                one.mean_cost_usd / first.mean_cost_usd - 1 if first.mean_cost_usd else 0.0,
+                top,
+                one.model_calls.get(top, 0.0) / n_calls,
                 sum(n for name, n in one.model_calls.items() if name in new) / n_calls,
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -154,7 +163,8 @@ def markdown(rows: Sequence[Row], n_problems: int) -> str:
     lines = [
         f"{n_problems} problems; brackets: 95 % intervals, of differences paired over problems.",
         "",
-        "| pool | accuracy | against as trained, points | USD per 1k | cost | most used model | calls to the added model |",
+        "| pool | accuracy | against as trained, points | USD per 1k | cost | most used model | calls to the added "
+        "model |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -165,7 +175,8 @@ def markdown(rows: Sequence[Row], n_problems: int) -> str:
         )
         cost = "" if row.label == AS_TRAINED else f"{row.cost_change:+.0%}"
         lines.append(
-            f"| {row.label} | {row.outcomes.accuracy:.1%} {_spread(row.accuracy, 100)} | {change} | {1000 * row.outcomes.mean_cost_usd:.4g} "
+            f"| {row.label} | {row.outcomes.accuracy:.1%} {_spread(row.accuracy, 100)} | {change} | "
+            f"{1000 * row.outcomes.mean_cost_usd:.4g} "
             f"{_spread(row.usd_per_1k, 1)} | {cost} | {row.top_model} {row.top_share:.0%} | {row.new_share:.0%} |"
         )
     return "\n".join(lines)
@@ -204,10 +215,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-cost-usd", type=float)
     given = parser.parse_args(arguments)
     settings = EvaluateSettings(
-        problems=tuple(given.problems), limit=given.limit, held_out=given.held_out, split_seed=given.split_seed, seed=given.seed,
-        pool=str(given.pool), lake=given.lake, models_dir=given.models_dir, data_dir=given.data_dir, max_cost_usd=given.max_cost_usd,
+        problems=tuple(given.problems),
+        limit=given.limit,
+        held_out=given.held_out,
+        split_seed=given.split_seed,
+        seed=given.seed,
+        pool=str(given.pool),
+        lake=given.lake,
+        models_dir=given.models_dir,
+        data_dir=given.data_dir,
+        max_cost_usd=given.max_cost_usd,
         reasoning=Reasoning(min_confidence=given.min_confidence, max_escalations=given.max_escalations),
-    )  # fmt: skip
+    )
     try:
         added = None if given.no_add else given.add.read_text("utf-8")
         changes, everything = changes_of(

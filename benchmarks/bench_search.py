@@ -3,7 +3,8 @@
     python benchmarks/bench_search.py [--plans 200] [--pool pools/simulated.toml]
 
 Prints, for plans of 1 to 4 subtasks, the cost of the searched allocation over that of the cheapest right one, and the
-executions of both. Models answer in process: the same request has the same answer, so an allocation's outcome is a fact.
+executions of both. Models answer in process: the same request has the same answer, so an allocation's outcome is a
+fact.
 """
 
 import argparse
@@ -50,7 +51,8 @@ class InProcess:
 
 
 def plans(n: int, seed: int) -> list[tuple[Problem, Plan]]:
-    """As many plans of each length from 1 to 4 subtasks: arithmetic, word problems and SCAN commands with their gold plans."""
+    """As many plans of each length from 1 to 4 subtasks: arithmetic, word problems and SCAN commands with their gold
+    plans."""
     questions = [
         *arithmetic.generate(n * 6, seed, max_operations=5),
         *words.generate(n, seed),
@@ -112,8 +114,10 @@ def report(rows: Sequence[tuple[int, float | None, float | None, int, int]]) -> 
         ratios = [got / best for got, best in both]
         n_search, n_all = sum(row[3] for row in mine), sum(row[4] for row in mine)
         print(
-            f"{length or 'all':>8}  {len(mine):5}  {len(both)}/{n_right}  {sum(g for g, _ in both) / sum(b for _, b in both):18.3f}  "
-            f"{statistics.fmean(ratios):10.3f}  {statistics.median(ratios):6.3f}  {n_search / len(mine):18.2f}  {n_all / len(mine):10.1f}  {n_search / n_all:.4f}"
+            f"{length or 'all':>8}  {len(mine):5}  {len(both)}/{n_right}  "
+            f"{sum(g for g, _ in both) / sum(b for _, b in both):18.3f}  "
+            f"{statistics.fmean(ratios):10.3f}  {statistics.median(ratios):6.3f}  {n_search / len(mine):18.2f}  "
+            f"{n_all / len(mine):10.1f}  {n_search / n_all:.4f}"
         )
 
 

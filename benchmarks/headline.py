@@ -1,4 +1,5 @@
-"""The headline table from a recorded evaluation: every call replayed, every figure computed anew, no model and no network.
+"""The headline table from a recorded evaluation: every call replayed, every figure computed anew, no model and no
+network.
 
     python benchmarks/headline.py                                the shipped recording, benchmarks/headline.jsonl.gz
     python benchmarks/headline.py --recording FILE               another one, made by `r2 lake record EVALUATION`

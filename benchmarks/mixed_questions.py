@@ -1,9 +1,11 @@
 """Writes generated questions of several kinds, shuffled.
 
-    python benchmarks/mixed_questions.py 300 questions.jsonl                               a third each arithmetic, SCAN and word problems
-    python benchmarks/mixed_questions.py 130 questions.jsonl --shares arithmetic=90,scan=40 --seed 5 --held-out 0.1
+    python benchmarks/mixed_questions.py 300 questions.jsonl                               a third each arithmetic, SCAN
+    and word problems python benchmarks/mixed_questions.py 130 questions.jsonl --shares arithmetic=90,scan=40 --seed 5
+    --held-out 0.1
 
-With `--held-out` only questions on the test side of the training split (r2/problems/split.py), which no training has seen.
+With `--held-out` only questions on the test side of the training split (r2/problems/split.py), which no training has
+seen.
 """
 
 import argparse

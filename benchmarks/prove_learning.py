@@ -1,9 +1,11 @@
-"""Proof that training learns: tiny policies made in code, taught by a teacher who plays safe, then two alternating rounds of GRPO.
+"""Proof that training learns: tiny policies made in code, taught by a teacher who plays safe, then two alternating
+rounds of GRPO.
 
-World: SCAN commands that are joined or repeated, on the three simulated models of pools/learning.toml, through the real client, `r2.answering.route`, rewards,
-rounds and promotion. The teacher allocates a tier too dear, noisily, and now and then answers at once what is cheaper in steps. Held-out utility
-(1[correct] - lambda * cost / cost_ref, paired per problem) must rise by 0.08 with its 95 % interval above zero, cost fall by a quarter, accuracy
-stay within 3 points. `--mutate` breaks the training in a named way, and the check must then fail.
+World: SCAN commands that are joined or repeated, on the three simulated models of pools/learning.toml, through the real
+client, `r2.answering.route`, rewards, rounds and promotion. The teacher allocates a tier too dear, noisily, and now and
+then answers at once what is cheaper in steps. Held-out utility (1[correct] - lambda * cost / cost_ref, paired per
+problem) must rise by 0.08 with its 95 % interval above zero, cost fall by a quarter, accuracy stay within 3 points.
+`--mutate` breaks the training in a named way, and the check must then fail.
 
     python benchmarks/prove_learning.py [--seeds 3] [--mutate wrong-sign|frozen-moves|cost-blind] [--dir DIR]
 """
@@ -83,8 +85,8 @@ def teachers_plan(problem: Problem, chance: random.Random) -> Plan:
 
 
 def teachers_letters(plan: Plan, models: Sequence[ModelCard], chance: random.Random) -> list[str]:
-    """A tier dearer than needed: the large model for whole questions and turns, the medium one for the rest; one in four is drawn at random,
-    which is what leaves GRPO something to explore."""
+    """A tier dearer than needed: the large model for whole questions and turns, the medium one for the rest; one in
+    four is drawn at random, which is what leaves GRPO something to explore."""
     letters = {card.tier: letter for letter, card in zip("ABC", models, strict=True)}
     chosen = []
     for subtask in plan.subtasks or (Subtask(DIRECT_STEP),):
@@ -125,7 +127,8 @@ def supervise(role: Role, seed: int, folder: Path) -> None:
         seed=seed,
         threads=1,
         save_every=10**6,
-        # Mixed lengths: in batches of like length, whole questions (two tokens) would outweigh plans (forty) at the first token.
+        # Mixed lengths: in batches of like length, whole questions (two tokens) would outweigh plans (forty) at the
+        # first token.
         trainer={"train_sampling_strategy": "random"},
     )
     started = time.monotonic()
@@ -143,7 +146,8 @@ def supervise(role: Role, seed: int, folder: Path) -> None:
     )
     if readable < PARSE_GATE:
         sys.exit(
-            f"SFT of the {role}: {readable:.1%} of its samples can be read, fewer than {PARSE_GATE:.0%}; GRPO would learn form alone"
+            f"SFT of the {role}: {readable:.1%} of its samples can be read, fewer than {PARSE_GATE:.0%}; GRPO would "
+            "learn form alone"
         )
     card = PolicyCard(
         name=f"tiny-{role}",
@@ -173,21 +177,41 @@ def _is_read(role: Role, text: str, row: ChatRow) -> bool:
 
 
 def settings_of(seed: int, folder: Path, mutate: str | None, steps: int) -> GrpoSettings:
-    """The training, or a broken one. Wrong sign: TRL gets the weights negated. Cost-blind: the reward's lambda is 0, the utility's is not."""
+    """The training, or a broken one. Wrong sign: TRL gets the weights negated. Cost-blind: the reward's lambda is 0,
+    the utility's is not."""
     price = PriceTable(input=0.01, output=0.04, date="2026-11-24", source="made up: a tenth of the small model's")
-    # Scaled by the batch and not by each group: the simulated answers are fixed, so most groups differ in cost alone, and scaled up each by itself
+    # Scaled by the batch and not by each group: the simulated answers are fixed, so most groups differ in cost alone,
+    # and scaled up each by itself
     # they would outvote the few in which a cheap model is wrong.
     fields: dict[str, Any] = {"scale_rewards": "batch"}
-    # At learning rate 8e-4 with entropy 0.02 an allocator can run away: its entropy rises to 3 nats and more, and nothing it writes can be read.
+    # At learning rate 8e-4 with entropy 0.02 an allocator can run away: its entropy rises to 3 nats and more, and
+    # nothing it writes can be read.
     if mutate == "wrong-sign":
         fields["reward_weights"] = [-1.0, LAM, -0.1]
     return GrpoSettings(
-        problems=f"file:{folder / 'family.jsonl'}?check=scan", decomposer="tiny-decomposer", allocator="tiny-allocator", pool=str(POOL),
-        lake=str(folder / "lake"), policies_dir=str(folder / "policies"), seed=seed, test_share=TEST_SHARE, n_held_out=N_HELD_OUT,
-        rounds=2, steps=steps, group_size=16, prompts_per_step=8, lam=0.0 if mutate == "cost-blind" else LAM, utility_lam=LAM,
-        entropy_coef=0.003, learning_rate=4e-4, threads=1, save_steps=10, filter=PromptFilter(n_problems=192), policy_price_usd_per_mtok=price,
+        problems=f"file:{folder / 'family.jsonl'}?check=scan",
+        decomposer="tiny-decomposer",
+        allocator="tiny-allocator",
+        pool=str(POOL),
+        lake=str(folder / "lake"),
+        policies_dir=str(folder / "policies"),
+        seed=seed,
+        test_share=TEST_SHARE,
+        n_held_out=N_HELD_OUT,
+        rounds=2,
+        steps=steps,
+        group_size=16,
+        prompts_per_step=8,
+        lam=0.0 if mutate == "cost-blind" else LAM,
+        utility_lam=LAM,
+        entropy_coef=0.003,
+        learning_rate=4e-4,
+        threads=1,
+        save_steps=10,
+        filter=PromptFilter(n_problems=192),
+        policy_price_usd_per_mtok=price,
         grpo=fields,
-    )  # fmt: skip
+    )
 
 
 def begin(seed: int, folder: Path) -> None:
@@ -323,10 +347,17 @@ def draw(folder: Path, seeds: Sequence[int], out: Path) -> None:
             )
     if not points:
         return
-    lines = alt.Chart(alt.Data(values=points), width=320, height=120).mark_line().encode(
-        x=alt.X("step:Q", title="optimiser step"), y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)), color=alt.Color("seed:N"),
-        row=alt.Row("metric:N", title=None, sort=["reward", "right", "cost", "entropy"]), column=alt.Column("round:N", title=None),
-    )  # fmt: skip
+    lines = (
+        alt.Chart(alt.Data(values=points), width=320, height=120)
+        .mark_line()
+        .encode(
+            x=alt.X("step:Q", title="optimiser step"),
+            y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
+            color=alt.Color("seed:N"),
+            row=alt.Row("metric:N", title=None, sort=["reward", "right", "cost", "entropy"]),
+            column=alt.Column("round:N", title=None),
+        )
+    )
     lines.resolve_scale(y="independent").save(str(out))
 
 
@@ -339,7 +370,8 @@ def say(line: str) -> None:
 def table(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as a table of text."""
     lines = [
-        "seed  utility SFT -> GRPO (gain, 95 %)              accuracy         cost / cost of large alone   minutes  verdict"
+        "seed  utility SFT -> GRPO (gain, 95 %)              accuracy         cost / cost of large alone   minutes  "
+        "verdict"
     ]
     for v in verdicts:
         if not v.before:
@@ -348,7 +380,8 @@ def table(verdicts: Sequence[Verdict]) -> str:
         a, b = v.before, v.after
         lines.append(
             f"{v.seed:4d}  {a['utility']:.3f} -> {b['utility']:.3f} ({v.gain:+.3f}, {v.low:+.3f} to {v.high:+.3f})   "
-            f"{a['accuracy']:.3f} -> {b['accuracy']:.3f}   {a['cost_share']:.3f} -> {b['cost_share']:.3f} ({b['cost_usd'] / a['cost_usd'] - 1:+.0%})   "
+            f"{a['accuracy']:.3f} -> {b['accuracy']:.3f}   {a['cost_share']:.3f} -> {b['cost_share']:.3f} "
+            f"({b['cost_usd'] / a['cost_usd'] - 1:+.0%})   "
             f"{v.minutes:7.1f}  {'holds' if not v.failures else 'FAILS: ' + '; '.join(v.failures)}"
         )
     return "\n".join(lines)

@@ -43,7 +43,8 @@ def _run_name() -> str:
 
 @flow(name="answer-questions", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
 async def answer_questions(settings: AnswerSettings) -> RunResult:
-    """Answers the rows of `settings.input` that are not settled yet. Failed rows are data; only broken infrastructure raises."""
+    """Answers the rows of `settings.input` that are not settled yet. Failed rows are data; only broken infrastructure
+    raises."""
     await tag_run(
         f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"
     )
@@ -84,11 +85,18 @@ async def _publish(summary: RunSummary, run_dir: Path, written: list[Path]) -> N
     """What Prefect's UI shows of the run: one table, one link to the answers."""
     low, high = summary.accuracy_interval or (None, None)
     row = {
-        "method": summary.method, "answered": summary.n_answered, "failed": summary.n_failed, "accuracy": summary.accuracy,
-        "accuracy low 95%": low, "accuracy high 95%": high, "judged": summary.n_judged, "USD": summary.cost_usd,
-        "of it router USD": summary.router_cost_usd, "USD per 1k questions": summary.usd_per_1k,
+        "method": summary.method,
+        "answered": summary.n_answered,
+        "failed": summary.n_failed,
+        "accuracy": summary.accuracy,
+        "accuracy low 95%": low,
+        "accuracy high 95%": high,
+        "judged": summary.n_judged,
+        "USD": summary.cost_usd,
+        "of it router USD": summary.router_cost_usd,
+        "USD per 1k questions": summary.usd_per_1k,
         "calls per question": summary.calls_per_question,
-    }  # fmt: skip
+    }
     shares = [
         {"method": f"calls to {name}", "answered": n, "USD": summary.cost_by_model_usd[name]}
         for name, n in summary.calls_by_model.items()

@@ -1,8 +1,10 @@
-"""Flow: methods on the same problems. Dev problems choose operating points, test problems give the table; both are ordinary runs.
+"""Flow: methods on the same problems. Dev problems choose operating points, test problems give the table; both are
+ordinary runs.
 
-Constants first, for they are what the others are held against; then the query router is fitted and every knob is tried on dev
-problems; then each method at its chosen point on test problems. The same parameters go on where it stopped; a further method pays for
-the calls that nobody made before. By hand: `r2 evaluate --problems scan`, or `python -m flows.evaluate_methods configs/evaluate.toml`.
+Constants first, for they are what the others are held against; then the query router is fitted and every knob is tried
+on dev problems; then each method at its chosen point on test problems. The same parameters go on where it stopped; a
+further method pays for the calls that nobody made before. By hand: `r2 evaluate --problems scan`, or `python -m
+flows.evaluate_methods configs/evaluate.toml`.
 """
 
 import asyncio
@@ -50,7 +52,8 @@ class EvaluationResult:
 
 @dataclass(slots=True)
 class _Row:
-    """A row of the table on its way: what dev problems chose. `reasoning` None: something before it is not finished, so it cannot begin."""
+    """A row of the table on its way: what dev problems chose. `reasoning` None: something before it is not finished, so
+    it cannot begin."""
 
     variant: Variant
     reasoning: Reasoning | None
@@ -117,9 +120,12 @@ class _Session:
     def _report(self, label: str, is_done: bool) -> None:
         """One JSON line on stderr for each run that this session worked on."""
         facts = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run": label, "finished": is_done,
-            "paid_usd": round(self.opened.paid_usd, 6), "calls_paid": self.opened.n_paid,
-        }  # fmt: skip
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "run": label,
+            "finished": is_done,
+            "paid_usd": round(self.opened.paid_usd, 6),
+            "calls_paid": self.opened.n_paid,
+        }
         sys.stderr.write(orjson.dumps(facts).decode() + "\n")
         sys.stderr.flush()
 
@@ -216,8 +222,8 @@ async def _tuned(session: _Session, variant: Variant, fitted: FittedRouter | Non
 
 
 def _random(session: _Session, variant: Variant, tuned: Sequence[_Row]) -> _Row:
-    """Random at matched cost: models drawn for the subtasks of the judged router's plans, in the shares it used them on dev problems.
-    Without a router of method r2: every solver alike, for the whole question."""
+    """Random at matched cost: models drawn for the subtasks of the judged router's plans, in the shares it used them on
+    dev problems. Without a router of method r2: every solver alike, for the whole question."""
     judged = [row for row in tuned if row.variant.kind == "r2"]
     named = [row for row in judged if row.variant.name == session.settings.subject] or judged[-1:]
     if not named:
@@ -274,14 +280,21 @@ async def _publish(evaluation: Evaluation, comparison: Comparison | None) -> Non
         return
     table = [
         {
-            "row": m.label, "accuracy": m.accuracy.value, "low 95%": m.accuracy.interval.low if m.accuracy.interval else None,
-            "high 95%": m.accuracy.interval.high if m.accuracy.interval else None, "USD per 1k": m.usd_per_1k.value,
-            "saved at equal accuracy": m.cost_saved.value if m.cost_saved else None, "calls": m.calls_per_problem,
-            "p50 s": m.latency_p50_s, "p95 s": m.latency_p95_s, "router share": m.router_share, "top model": m.top_model,
+            "row": m.label,
+            "accuracy": m.accuracy.value,
+            "low 95%": m.accuracy.interval.low if m.accuracy.interval else None,
+            "high 95%": m.accuracy.interval.high if m.accuracy.interval else None,
+            "USD per 1k": m.usd_per_1k.value,
+            "saved at equal accuracy": m.cost_saved.value if m.cost_saved else None,
+            "calls": m.calls_per_problem,
+            "p50 s": m.latency_p50_s,
+            "p95 s": m.latency_p95_s,
+            "router share": m.router_share,
+            "top model": m.top_model,
             "its share": m.top_model_share,
         }
         for m in comparison.methods
-    ]  # fmt: skip
+    ]
     await acreate_table_artifact(key="evaluate-methods-table", table=table, description=description)
 
 

@@ -1,4 +1,5 @@
-"""Flow: label problems for training. The same plan, shards and journals as answering; the same parameters go on where it stopped.
+"""Flow: label problems for training. The same plan, shards and journals as answering; the same parameters go on where
+it stopped.
 
 By hand: `r2 label --problems scan --limit 200`, or `python -m flows.label_plans configs/label.toml`.
 """
@@ -41,7 +42,8 @@ def _run_name() -> str:
 
 @flow(name="label-plans", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
 async def label_plans(settings: LabelSettings) -> LabelResult:
-    """Labels the problems that are not settled yet and writes both sets from all that are. Dropped problems are data."""
+    """Labels the problems that are not settled yet and writes both sets from all that are. Dropped
+    problems are data."""
     await tag_run("method:label", f"pool:{Path(settings.pool).stem}", f"problems:{settings.problems}")
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))

@@ -1,4 +1,5 @@
-"""Flow: keep a lake fast and whole. Finished runs compacted, superseded files deleted after a day, checksums verified, views refreshed."""
+"""Flow: keep a lake fast and whole. Finished runs compacted, superseded files deleted after a day, checksums verified,
+views refreshed."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Flow: the same problems answered once per value of the cost knob `b`, and the b to use for a budget or an accuracy.
 
-Each value is an ordinary run; calls that several values share (every plan, most steps) are made and paid once. The same parameters go on where it
-stopped. By hand: `r2 policy sweep --pool P --problems S`, or `python -m flows.sweep_b configs/sweep.toml`.
+Each value is an ordinary run; calls that several values share (every plan, most steps) are made and paid once. The same
+parameters go on where it stopped. By hand: `r2 policy sweep --pool P --problems S`, or `python -m flows.sweep_b
+configs/sweep.toml`.
 """
 
 import asyncio
@@ -77,9 +78,10 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
     sweep = concluded(sweep_id, status, settings, len(problems), points, reference, paid_usd)
     write_sweep(root, sweep)
     await acreate_table_artifact(
-        key="sweep-b-points", table=[{"b": p.b, "accuracy": p.accuracy, "USD per 1k": p.usd_per_1k} for p in sweep.points],
+        key="sweep-b-points",
+        table=[{"b": p.b, "accuracy": p.accuracy, "USD per 1k": p.usd_per_1k} for p in sweep.points],
         description=f"sweep {sweep_id}",
-    )  # fmt: skip
+    )
     return sweep
 
 

@@ -1,6 +1,8 @@
-"""Flow: train a decomposer and an allocator in alternating rounds of GRPO. The same parameters go on at the last checkpoint.
+"""Flow: train a decomposer and an allocator in alternating rounds of GRPO. The same parameters go on at the last
+checkpoint.
 
-By hand: `r2 grpo --problems scan`, or `python -m flows.train_grpo configs/grpo.toml`. A Prefect task is one round, in a process of its own.
+By hand: `r2 grpo --problems scan`, or `python -m flows.train_grpo configs/grpo.toml`. A Prefect task is one round, in a
+process of its own.
 """
 
 import sys
@@ -51,7 +53,8 @@ def train_grpo(settings: GrpoSettings) -> GrpoResult:
 
     def told(rounds: Rounds, decision: Decision) -> None:
         sys.stderr.write(
-            f"round {rounds.state.number - 1}: {'promoted' if decision.is_promoted else 'not promoted'}: {decision.reason}\n"
+            f"round {rounds.state.number - 1}: {'promoted' if decision.is_promoted else 'not promoted'}: "
+            f"{decision.reason}\n"
         )
 
     rounds = train_rounds(settings, grpo_round, told)
@@ -69,14 +72,22 @@ def round_table(state: State) -> list[dict[str, object]]:
     for record in state.settled:
         decision = record["decision"]
         row: dict[str, object] = {
-            "round": record["number"], "trained": ", ".join(record["candidates"].values()) or "nobody",
-            "utility before": decision["before"]["utility"], "utility after": decision["after"]["utility"],
-            "difference": decision["difference"], "low 95%": decision["low"], "high 95%": decision["high"],
-            "accuracy before": decision["before"]["accuracy"], "accuracy after": decision["after"]["accuracy"],
-            "USD per 1k before": 1000 * decision["before"]["cost_usd"], "USD per 1k after": 1000 * decision["after"]["cost_usd"],
-            "promoted": decision["is_promoted"], "held out": decision["n_problems"], "paid USD": record["cost_usd"],
+            "round": record["number"],
+            "trained": ", ".join(record["candidates"].values()) or "nobody",
+            "utility before": decision["before"]["utility"],
+            "utility after": decision["after"]["utility"],
+            "difference": decision["difference"],
+            "low 95%": decision["low"],
+            "high 95%": decision["high"],
+            "accuracy before": decision["before"]["accuracy"],
+            "accuracy after": decision["after"]["accuracy"],
+            "USD per 1k before": 1000 * decision["before"]["cost_usd"],
+            "USD per 1k after": 1000 * decision["after"]["cost_usd"],
+            "promoted": decision["is_promoted"],
+            "held out": decision["n_problems"],
+            "paid USD": record["cost_usd"],
             "alarms": "; ".join(record["alarms"][-3:]),
-        }  # fmt: skip
+        }
         rows.append(row)
     return rows
 

@@ -1,4 +1,5 @@
-"""Flow: supervised training of a decomposer, an allocator or a specialist. The same parameters go on where a run stopped.
+"""Flow: supervised training of a decomposer, an allocator or a specialist. The same parameters go on where a run
+stopped.
 
 By hand: `r2 sft --labels labels`, or `python -m flows.train_sft configs/sft.toml`.
 """
@@ -66,8 +67,15 @@ def train_sft(settings: SftSettings) -> SftResult:
         finally:
             paid_usd = sum(trained.result.paid_usd for trained in done)
             record_training(
-                run_id, "sft", settings, n_rows=n_rows, cost_usd=paid_usd, session_cost_usd=session_usd, status=status, started_at=started_at
-            )  # fmt: skip
+                run_id,
+                "sft",
+                settings,
+                n_rows=n_rows,
+                cost_usd=paid_usd,
+                session_cost_usd=session_usd,
+                status=status,
+                started_at=started_at,
+            )
     _publish(run_id, done)
     return SftResult(run_id, done, time.time() - started_at)
 

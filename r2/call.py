@@ -1,7 +1,8 @@
 """A call to a model and what came back: the only two things the reasoning code and the outside world exchange.
 
-`r2/answering/route.py` yields lists of `Call`s (a wave: they may run at the same time) and receives a list of `Completion`s in
-the same order. Who answers is the driver's business: the aiohttp pool, a recording, or scripted replies in tests.
+`r2/answering/route.py` yields lists of `Call`s (a wave: they may run at the same time) and receives a list of
+`Completion`s in the same order. Who answers is the driver's business: the aiohttp pool, a recording, or scripted
+replies in tests.
 """
 
 import hashlib
@@ -24,9 +25,9 @@ Message = tuple[Literal["system", "user", "assistant"], str]
 class Call:
     """One request to one pool entry, as the reasoning wants it.
 
-    `sample_index` tells apart repeated asks of an otherwise equal request (re-asks, self-consistency, escalations to the
-    same model); `subtask_index` is 0-based, None for decompose / allocate / final. `json_schema` asks for guided decoding
-    where the server has it (`ModelCard.guided`). `top_logprobs` > 0 asks for log-probabilities.
+    `sample_index` tells apart repeated asks of an otherwise equal request (re-asks, self-consistency, escalations to
+    the same model); `subtask_index` is 0-based, None for decompose / allocate / final. `json_schema` asks for guided
+    decoding where the server has it (`ModelCard.guided`). `top_logprobs` > 0 asks for log-probabilities.
     """
 
     model: str
@@ -48,15 +49,24 @@ class Call:
         return hashlib.sha256(self._canonical()).hexdigest()
 
     def journal_key(self, problem_id: str, rollout: int = 0) -> str:
-        """Key of this call in a run's journal: the request and the place in the run that asked it; 32 hexadecimal digits."""
+        """Key of this call in a run's journal: the request and the place in the run that asked it; 32 hexadecimal
+        digits."""
         place = f"{problem_id}\0{rollout}\0{self.purpose}\0{self.subtask_index}\0"
         address = hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=16)
         address.update(self._canonical())
         return address.hexdigest()
 
     def _canonical(self) -> bytes:
-        parts = [self.model, self.messages, self.max_output_tokens, self.temperature, self.top_logprobs, self.json_schema,
-                 self.seed, self.sample_index]  # fmt: skip
+        parts = [
+            self.model,
+            self.messages,
+            self.max_output_tokens,
+            self.temperature,
+            self.top_logprobs,
+            self.json_schema,
+            self.seed,
+            self.sample_index,
+        ]
         try:
             return orjson.dumps(parts)
         except TypeError:  # lone surrogates, which orjson refuses and json escapes
@@ -170,19 +180,66 @@ def _attempt_to_json(a: Attempt) -> list[Any]:
     """Positional, because names would double the journal's size."""
     u = a.usage
     return [
-        a.model, a.attempt, a.status, a.started_at, a.latency_s, a.queue_s,
-        u.input_tokens, u.cached_input_tokens, u.output_tokens, u.source,
-        a.cost_usd, a.price_version, a.response_model, a.response_id, a.finish_reason,
-        a.error_type, a.error_message, a.retry_after_s, a.raw_body.decode("utf-8", "backslashreplace"),
-    ]  # fmt: skip
+        a.model,
+        a.attempt,
+        a.status,
+        a.started_at,
+        a.latency_s,
+        a.queue_s,
+        u.input_tokens,
+        u.cached_input_tokens,
+        u.output_tokens,
+        u.source,
+        a.cost_usd,
+        a.price_version,
+        a.response_model,
+        a.response_id,
+        a.finish_reason,
+        a.error_type,
+        a.error_message,
+        a.retry_after_s,
+        a.raw_body.decode("utf-8", "backslashreplace"),
+    ]
 
 
 def _attempt_from_json(entry: list[Any]) -> Attempt:
-    (model, attempt, status, started_at, latency_s, queue_s, n_in, n_cached, n_out, source, cost, price_version,
-     response_model, response_id, finish_reason, error_type, error_message, retry_after_s, raw_body) = entry  # fmt: skip
+    (
+        model,
+        attempt,
+        status,
+        started_at,
+        latency_s,
+        queue_s,
+        n_in,
+        n_cached,
+        n_out,
+        source,
+        cost,
+        price_version,
+        response_model,
+        response_id,
+        finish_reason,
+        error_type,
+        error_message,
+        retry_after_s,
+        raw_body,
+    ) = entry
     usage_source: UsageSource = source
     return Attempt(
-        model, attempt, status, started_at, latency_s, queue_s, Usage(n_in, n_cached, n_out, usage_source), cost,
-        price_version, response_model, response_id, finish_reason, error_type, error_message, retry_after_s,
+        model,
+        attempt,
+        status,
+        started_at,
+        latency_s,
+        queue_s,
+        Usage(n_in, n_cached, n_out, usage_source),
+        cost,
+        price_version,
+        response_model,
+        response_id,
+        finish_reason,
+        error_type,
+        error_message,
+        retry_after_s,
         raw_body.encode(),
-    )  # fmt: skip
+    )

@@ -55,7 +55,8 @@ class Usage:
 
 
 def cost_usd(price: Price, usage: Usage) -> float:
-    """USD for one attempt: (input - cached) * price.input + cached * price.cached_input + output * price.output, per 1e6."""
+    """USD for one attempt: (input - cached) * price.input + cached * price.cached_input + output * price.output, per
+    1e6."""
     n_input, n_cached = usage.input_tokens, usage.cached_input_tokens
     n_cached = n_cached if n_cached < n_input else n_input
     return (
@@ -72,10 +73,11 @@ def total_usage(usages: Iterable[Usage]) -> Usage:
 
 
 def worst_case_usage(messages: Sequence[tuple[str, str]], max_output_tokens: int) -> Usage:
-    """An upper estimate before a call: a token per 2.5 UTF-8 bytes of prompt, 8 per message for its template, and the whole output limit.
+    """An upper estimate before a call: a token per 2.5 UTF-8 bytes of prompt, 8 per message for its template, and the
+    whole output limit.
 
-    Ours: English prose has about 4 bytes a token, digits and symbols 1 to 3; reserves that are too high are refunded, too low ones
-    break a cap.
+    Ours: English prose has about 4 bytes a token, digits and symbols 1 to 3; reserves that are too high are refunded,
+    too low ones break a cap.
     """
     n_bytes = 0
     for _, text in messages:

@@ -1,8 +1,8 @@
 """Child processes that never outlive their parent, not even one that was killed with -9.
 
-Two ropes, because each has a gap: on Linux the kernel signals the child when its parent dies (PR_SET_PDEATHSIG), and everywhere
-the child watches its standard input, a pipe that only the parent holds, for its end. Used by the embedded model servers,
-the simulated server and Prefect's embedded API.
+Two ropes, because each has a gap: on Linux the kernel signals the child when its parent dies (PR_SET_PDEATHSIG), and
+everywhere the child watches its standard input, a pipe that only the parent holds, for its end. Used by the embedded
+model servers, the simulated server and Prefect's embedded API.
 """
 
 import ctypes
@@ -21,7 +21,8 @@ PARENT_VARIABLE = "R2_PARENT_PID"
 def spawn(
     args: Sequence[str], *, stdout: int | None = None, log: Path | None = None, env: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Starts a child that calls `die_with_parent` first thing. `log` takes its standard error (and its output, unless `stdout` is given).
+    """Starts a child that calls `die_with_parent` first thing. `log` takes its standard error (and its output, unless
+    `stdout` is given).
 
     The pipe to its standard input stays open in this process for as long as this process lives.
     """

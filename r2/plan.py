@@ -1,8 +1,8 @@
 """A plan: subtasks as a directed acyclic graph, and the total parser that reads one out of any text.
 
-Paper: 3-8 ordered subtasks, one per line. Ours: a subtask names the earlier subtasks whose results it needs, so a chain is
-the special case; and "answer directly" (no subtasks) is a plan. Left out: nothing is repaired here, a text without a plan
-is `PlanParseError`, and the caller decides what to do about it.
+Paper: 3-8 ordered subtasks, one per line. Ours: a subtask names the earlier subtasks whose results it needs, so a chain
+is the special case; and "answer directly" (no subtasks) is a plan. Left out: nothing is repaired here, a text without a
+plan is `PlanParseError`, and the caller decides what to do about it.
 """
 
 import re
@@ -21,7 +21,9 @@ _NEEDS = re.compile(
 )
 _STEP_REFERENCE = re.compile(r"\bsteps?\s*#?(\d{1,3})(?:\s*(?:,|and|&)\s*#?(\d{1,3})\b)*|#(\d{1,3})\b", re.IGNORECASE)
 _IMPLIED = re.compile(
-    r"\b(?:the|this|that|previous|initial)\s+(?:\w+\s+)?(?:result|total|sum|product|difference|answer)s?\b(?!\s+(?:of|number|amount)\b)|\bboth sides\b",
+    r"\b(?:the|this|that|previous|initial)\s+(?:\w+\s+)?(?:result|total|sum|product|difference|answer)s?\b"
+    r"(?!\s+(?:of|number|amount)\b)"
+    r"|\bboth sides\b",
     re.IGNORECASE,
 )
 _DIRECT = re.compile(r"^\W*(?:answer\s+)?direct(?:ly)?\W*$", re.IGNORECASE)
@@ -59,10 +61,10 @@ DIRECT = Plan()
 def parse_plan(text: str) -> Plan:
     """Reads a plan from a decomposer's text; any text is either a plan or `PlanParseError`, never another exception.
 
-    A line is a subtask if it is numbered ("1. ...", "Step 2: ...", "- 3) ..."); other lines are chatter. Needs come from
-    "(needs: 1, 2)", else from mentions of "step 1" or "#1"; else "the result", "the total" and the like mean the step
-    before. A need that is not an earlier subtask is dropped. A lone DIRECT line is the direct plan, and so is a list of a
-    single subtask: with nothing to combine, decomposing only costs.
+    A line is a subtask if it is numbered ("1. ...", "Step 2: ...", "- 3) ..."); other lines are chatter. Needs come
+    from "(needs: 1, 2)", else from mentions of "step 1" or "#1"; else "the result", "the total" and the like mean the
+    step before. A need that is not an earlier subtask is dropped. A lone DIRECT line is the direct plan, and so is a
+    list of a single subtask: with nothing to combine, decomposing only costs.
     """
     numbered: list[tuple[int, str]] = []
     for line in text.splitlines():

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 class Problem:
     """One row of the input.
 
-    `problem_id` is unique in a run. `input_index` is its 0-based place in the input, which the output keeps. `target` is
-    the gold answer where the user has one. `benchmark` names the check and the task wording (`r2/problems/`); "" means
-    "free text, exact match". `aliases` are other answers, as right as the target. `extra` holds the user's other columns, carried to the output untouched.
+    `problem_id` is unique in a run. `input_index` is its 0-based place in the input, which the output keeps. `target`
+    is the gold answer where the user has one. `benchmark` names the check and the task wording (`r2/problems/`); ""
+    means "free text, exact match". `aliases` are other answers, as right as the target. `extra` holds the user's other
+    columns, carried to the output untouched.
     """
 
     problem_id: str

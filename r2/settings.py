@@ -1,4 +1,5 @@
-"""Every switch of a run, in one frozen model per flow: the flow's parameter, the TOML file and the test fixture are this class.
+"""Every switch of a run, in one frozen model per flow: the flow's parameter, the TOML file and the test fixture are
+this class.
 
 Flags override TOML, TOML overrides the defaults here. Validators check, they do not rewrite. Nothing here is a secret.
 """
@@ -24,15 +25,17 @@ class Frozen(BaseModel):
 
 
 class Labelling(Frozen):
-    """How a problem is labelled (METHOD: teacher decompositions, grouped search). Part of a run's identity, stored with its rows."""
+    """How a problem is labelled (METHOD: teacher decompositions, grouped search). Part of a run's identity, stored with
+    its rows."""
 
     teacher: str | None = None
     """Pool entry that writes the candidate plans; None: the strongest."""
     m_eval: str | None = None
-    """Pool entry that executes every candidate (the paper's M_eval); None: the middle solver. A strong one gets most questions right
-    at once, so that targets collapse to direct plans, which then need strong models."""
+    """Pool entry that executes every candidate (the paper's M_eval); None: the middle solver. A strong one gets most
+    questions right at once, so that targets collapse to direct plans, which then need strong models."""
     judge: str = "lexical"
-    """Pool entry that judges coherence, or `lexical`: the share of a step's words that the question or earlier steps bring."""
+    """Pool entry that judges coherence, or `lexical`: the share of a step's words that the question or earlier steps
+    bring."""
     n_candidates: int = Field(default=8, ge=1, le=64)
     temperature: float = Field(default=0.8, ge=0, le=2)
     """Of the teacher's plans, and of repeated answers where an endpoint gives no log-probabilities."""
@@ -54,8 +57,8 @@ class Reasoning(Frozen):
     method: Literal[
         "r2", "cot", "tot", "decompose_one", "datashunt", "automix", "dot", "query_router", "random", "label"
     ] = "r2"
-    """`r2`: decompose, allocate, solve. `label`: plans and allocations to train on. The others are what r2 is held against: each is a
-    module of r2/methods/, which says what it does and which of the settings below it reads."""
+    """`r2`: decompose, allocate, solve. `label`: plans and allocations to train on. The others are what r2 is held
+    against: each is a module of r2/methods/, which says what it does and which of the settings below it reads."""
     model: str | None = None
     """The one model of `cot`, `tot` and `decompose_one`; None: the strongest of the pool."""
     decomposer: str | None = None
@@ -63,16 +66,17 @@ class Reasoning(Frozen):
     allocator: str | None = None
     finalizer: str | None = None
     second_decomposer: str | None = None
-    """Pool entry that plans again where the first plan fails its cheap check (r2/answering/plan_check.py). None: as the pool file's [router] says, which
-    by default is nobody; `none`: nobody."""
+    """Pool entry that plans again where the first plan fails its cheap check (r2/answering/plan_check.py). None: as the
+    pool file's [router] says, which by default is nobody; `none`: nobody."""
     b: float = 0.0
     """Cost knob: weight of the log price when the allocator's choice is made; 0 takes the choice as written. Needs an
     allocator whose endpoint returns log-probabilities."""
     max_escalations: int = Field(default=2, ge=0)
     """Times per problem a failed check may pass a subtask on to the next stronger model."""
     min_confidence: float = Field(default=0, ge=0, le=1)
-    """A step whose model is less sure of its result counts as a failed check: the next stronger model is asked, within `max_escalations` (ours).
-    0: results are checked by their form alone, as are those of endpoints without log-probabilities."""
+    """A step whose model is less sure of its result counts as a failed check: the next stronger model is asked, within
+    `max_escalations` (ours). 0: results are checked by their form alone, as are those of endpoints without
+    log-probabilities."""
     max_cost_per_question_usd: Positive | None = None
     """Hard cap per question; a call that could pass it goes to a cheaper model, or ends the question."""
     temperature: float = Field(default=0.0, ge=0, le=2)
@@ -91,15 +95,16 @@ class Reasoning(Frozen):
     chain: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Models of `automix`, weakest first; None: `small_model`, then `large_model`."""
     threshold: float = Field(default=0.8, ge=0, le=1)
-    """Confidence from which an answer stands (`datashunt`, `dot`, `automix`), or probability of being right from which a model is good
-    enough (`query_router`). 0: the first answer, or the cheapest model, always."""
+    """Confidence from which an answer stands (`datashunt`, `dot`, `automix`), or probability of being right from which
+    a model is good enough (`query_router`). 0: the first answer, or the cheapest model, always."""
     n_samples: int = Field(default=4, ge=1)
-    """Verdicts of a self-verification (`automix`), and further answers whose agreement is the confidence where an endpoint gives no
-    log-probabilities (`datashunt`, `dot`)."""
+    """Verdicts of a self-verification (`automix`), and further answers whose agreement is the confidence where an
+    endpoint gives no log-probabilities (`datashunt`, `dot`)."""
     sample_temperature: float = Field(default=0.8, ge=0, le=2)
     """Of those samples, and of the thoughts of `tot`."""
     confidence_quantile: float = Field(default=0.4, ge=0, le=1)
-    """Quantile of an answer's token probabilities that counts as its confidence (DoT: alpha), for `min_confidence` too."""
+    """Quantile of an answer's token probabilities that counts as its confidence (DoT: alpha), for `min_confidence` too.
+    """
     n_thoughts: int = Field(default=2, ge=1, le=16)
     """Thoughts per level of `tot` (paper: N = 2)."""
     depth: int = Field(default=2, ge=1, le=8)
@@ -111,11 +116,12 @@ class Reasoning(Frozen):
     mix: dict[str, Annotated[float, Field(ge=0)]] | None = None
     """Model -> weight of `random`; None: every solver alike."""
     order_seed: int | None = None
-    """Seed of the order in which each question's allocator is shown the models; None: cheapest first, as the roster has them."""
+    """Seed of the order in which each question's allocator is shown the models; None: cheapest first, as the roster has
+    them."""
 
     def identity(self) -> dict[str, Any]:
-        """What tells two ways of answering apart. Fields that came later count only where they differ from their defaults, so that runs
-        of earlier versions go on."""
+        """What tells two ways of answering apart. Fields that came later count only where they differ from their
+        defaults, so that runs of earlier versions go on."""
         defaults = Reasoning.model_construct()
         return self.model_dump(
             mode="json", exclude={name for name in _LATER_FIELDS if getattr(self, name) == getattr(defaults, name)}
@@ -123,10 +129,23 @@ class Reasoning(Frozen):
 
 
 _LATER_FIELDS = (
-    "labelling", "small_model", "large_model", "chain", "threshold", "n_samples", "sample_temperature", "confidence_quantile",
-    "n_thoughts", "depth", "query_router", "random_level", "mix", "order_seed", "second_decomposer",
+    "labelling",
+    "small_model",
+    "large_model",
+    "chain",
+    "threshold",
+    "n_samples",
+    "sample_temperature",
+    "confidence_quantile",
+    "n_thoughts",
+    "depth",
+    "query_router",
+    "random_level",
+    "mix",
+    "order_seed",
+    "second_decomposer",
     "min_confidence",
-)  # fmt: skip
+)
 
 
 class Columns(Frozen):
@@ -174,12 +193,17 @@ class AnswerSettings(Frozen):
     """A run with a larger share of failed questions ends as failed, not as completed with errors."""
 
     def run_id(self, input_digest: str, pool_digest: str) -> str:
-        """Identity of the job: what decides which questions are asked and how. Budgets, concurrency and paths are not in it,
-        so that a run can go on with a higher cap or from another folder."""
+        """Identity of the job: what decides which questions are asked and how. Budgets, concurrency and paths are not
+        in it, so that a run can go on with a higher cap or from another folder."""
         identity = [
-            input_digest, pool_digest, self.reasoning.identity(), self.columns.identity(),
-            self.default_benchmark, self.limit, self.sample,
-        ]  # fmt: skip
+            input_digest,
+            pool_digest,
+            self.reasoning.identity(),
+            self.columns.identity(),
+            self.default_benchmark,
+            self.limit,
+            self.sample,
+        ]
         return f"{self.reasoning.method}-{hashlib.sha256(orjson.dumps(identity)).hexdigest()[:12]}"
 
 
@@ -187,7 +211,8 @@ class LabelSettings(Frozen):
     """One run of `label_plans`."""
 
     problems: str
-    """Where problems come from: a benchmark by name (`scan?split=length`), `rg:TASK`, or `file:PATH?check=NAME` (r2/problems/source.py)."""
+    """Where problems come from: a benchmark by name (`scan?split=length`), `rg:TASK`, or `file:PATH?check=NAME`
+    (r2/problems/source.py)."""
     pool: str = "pools/local.toml"
     lake: str = "lake"
     out: str = "labels"
@@ -212,13 +237,22 @@ class LabelSettings(Frozen):
     models_dir: str = "models"
 
     def answering(self, input_path: str, default_benchmark: str = "") -> AnswerSettings:
-        """The same as a run of the method `label` over a file of problems: what plans, journals, budgets and the lake know."""
+        """The same as a run of the method `label` over a file of problems: what plans, journals, budgets and the lake
+        know."""
         reasoning = Reasoning(method="label", finalizer=self.finalizer, seed=self.seed, labelling=self.labelling)
         return AnswerSettings(
-            input=input_path, pool=self.pool, lake=self.lake, reasoning=reasoning, default_benchmark=default_benchmark, limit=self.limit,
-            max_cost_usd=self.max_cost_usd, shard_size=self.shard_size, shards_in_flight=self.shards_in_flight,
-            max_in_flight=self.max_in_flight, models_dir=self.models_dir,
-        )  # fmt: skip
+            input=input_path,
+            pool=self.pool,
+            lake=self.lake,
+            reasoning=reasoning,
+            default_benchmark=default_benchmark,
+            limit=self.limit,
+            max_cost_usd=self.max_cost_usd,
+            shard_size=self.shard_size,
+            shards_in_flight=self.shards_in_flight,
+            max_in_flight=self.max_in_flight,
+            models_dir=self.models_dir,
+        )
 
 
 def load_label_settings(path: Path | None, overrides: dict[str, Any]) -> LabelSettings:
@@ -227,7 +261,8 @@ def load_label_settings(path: Path | None, overrides: dict[str, Any]) -> LabelSe
 
 
 def load_settings(path: Path | None, overrides: dict[str, Any]) -> AnswerSettings:
-    """Defaults, then the TOML file, then `overrides` (nested dicts; None values are left out). ConfigError names the field."""
+    """Defaults, then the TOML file, then `overrides` (nested dicts; None values are left out). ConfigError names the
+    field."""
     return load(AnswerSettings, path, overrides)
 
 

@@ -13,7 +13,8 @@ os.environ.pop("PREFECT_API_URL", None)
 
 @pytest.fixture
 def sockets_collected() -> Iterator[None]:
-    """Collects what Prefect's client left after a test of a flow (tests/support/prefect_sockets.py), not in another file's test."""
+    """Collects what Prefect's client left after a test of a flow (tests/support/prefect_sockets.py), not in another
+    file's test."""
     yield
     gc.unfreeze()
     gc.collect()

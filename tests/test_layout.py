@@ -50,7 +50,10 @@ def test_each_package_resolves_inside_this_checkout(name: str):
 
 
 def test_importing_the_core_loads_nothing_heavy_and_needs_no_key():
-    code = "import sys, r2.answering.route, r2.records.rows, r2.methods; print(*sorted({'torch','vllm','transformers','trl','prefect','duckdb','pyarrow'} & set(sys.modules)))"
+    code = (
+        "import sys, r2.answering.route, r2.records.rows, r2.methods; "
+        "print(*sorted({'torch','vllm','transformers','trl','prefect','duckdb','pyarrow'} & set(sys.modules)))"
+    )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PATH": ""}, cwd=ROOT
     )

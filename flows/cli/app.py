@@ -52,7 +52,8 @@ def answer(
     method: Annotated[
         str | None,
         typer.Option(
-            help="r2 (decompose, allocate, solve), or a baseline: cot, tot, decompose_one (one model); datashunt, automix, dot (small "
+            help="r2 (decompose, allocate, solve), or a baseline: cot, tot, decompose_one (one model); datashunt, "
+            "automix, dot (small "
             "model first); query_router, random. [default: r2]"
         ),
     ] = None,
@@ -72,7 +73,8 @@ def answer(
     threshold: Annotated[
         float | None,
         typer.Option(
-            help="Confidence from which datashunt, automix and dot keep an answer; probability of being right from which query_router "
+            help="Confidence from which datashunt, automix and dot keep an answer; probability of being right from "
+            "which query_router "
             "takes a model. [default: 0.8]"
         ),
     ] = None,
@@ -117,7 +119,10 @@ def answer(
     benchmark: Annotated[
         str | None,
         typer.Option(
-            help="Check of rows that name none: arithmetic, word_problem, scan, gsm8k, csqa, musique, strategyqa, math, champ, p3, rg."
+            help=(
+                "Check of rows that name none: arithmetic, word_problem, scan, gsm8k, csqa, musique, strategyqa, "
+                "math, champ, p3, rg."
+            )
         ),
     ] = None,
     id_column: Annotated[str | None, typer.Option(help="Column that holds the id.")] = None,
@@ -142,21 +147,47 @@ def answer(
     settings = load_settings(
         config,
         {
-            "input": str(file), "pool": pool, "out": out, "lake": lake, "default_benchmark": benchmark, "limit": limit, "sample": sample,
-            "max_cost_usd": max_cost_usd, "shard_size": shard_size, "max_in_flight": max_in_flight, "models_dir": models_dir,
+            "input": str(file),
+            "pool": pool,
+            "out": out,
+            "lake": lake,
+            "default_benchmark": benchmark,
+            "limit": limit,
+            "sample": sample,
+            "max_cost_usd": max_cost_usd,
+            "shard_size": shard_size,
+            "max_in_flight": max_in_flight,
+            "models_dir": models_dir,
             "columns": {
-                "id": id_column, "question": question_column, "answer": answer_column, "benchmark": benchmark_column,
-                "choices": choices_column, "context": context_column,
+                "id": id_column,
+                "question": question_column,
+                "answer": answer_column,
+                "benchmark": benchmark_column,
+                "choices": choices_column,
+                "context": context_column,
             },
             "reasoning": {
-                "method": method, "model": model, "decomposer": decomposer, "allocator": allocator, "finalizer": finalizer,
-                "second_decomposer": second_decomposer, "b": b, "min_confidence": min_confidence, "max_escalations": max_escalations,
-                "seed": seed, "max_cost_per_question_usd": max_cost_per_question_usd, "small_model": small_model,
-                "large_model": large_model, "chain": _names(chain), "threshold": threshold, "query_router": query_router,
-                "mix": _weights(mix), "random_level": random_level,
+                "method": method,
+                "model": model,
+                "decomposer": decomposer,
+                "allocator": allocator,
+                "finalizer": finalizer,
+                "second_decomposer": second_decomposer,
+                "b": b,
+                "min_confidence": min_confidence,
+                "max_escalations": max_escalations,
+                "seed": seed,
+                "max_cost_per_question_usd": max_cost_per_question_usd,
+                "small_model": small_model,
+                "large_model": large_model,
+                "chain": _names(chain),
+                "threshold": threshold,
+                "query_router": query_router,
+                "mix": _weights(mix),
+                "random_level": random_level,
             },
         },
-    )  # fmt: skip
+    )
     if dry_run:
         _print_estimate(settings)
         return
@@ -227,7 +258,8 @@ def _print_result(result: Any) -> int:
         print(path)
     if progress.stop_reason == "budget":
         _stderr(
-            f"Stopped at a money budget; {progress.n_deferred} questions are deferred. The same command with a higher cap goes on."
+            f"Stopped at a money budget; {progress.n_deferred} questions are deferred. The same command with a "
+            "higher cap goes on."
         )
     if progress.stop_reason == "interrupted":
         _stderr(f"Interrupted; {progress.n_deferred} questions are left. The same command goes on.")
@@ -300,7 +332,8 @@ def main() -> None:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # Everything is closed by now. The interpreter's own way out prints dozens of lines about DuckDB objects that Prefect's threads keep alive.
+    # Everything is closed by now. The interpreter's own way out prints dozens of lines about DuckDB objects that
+    # Prefect's threads keep alive.
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 

@@ -37,9 +37,14 @@ def print_calls(pool: "PoolConfig", calls: "Sequence[CallEstimate]") -> None:
         totals[0] += c.n_calls
         totals[1] += c.input_tokens + c.output_tokens
     table.add_row(
-        "total", "", str(sum(c.n_calls for c in calls)), str(sum(c.input_tokens for c in calls)),
-        str(sum(c.output_tokens for c in calls)), f"{sum(c.cost_usd for c in calls):.6f}", style="bold",
-    )  # fmt: skip
+        "total",
+        "",
+        str(sum(c.n_calls for c in calls)),
+        str(sum(c.input_tokens for c in calls)),
+        str(sum(c.output_tokens for c in calls)),
+        f"{sum(c.cost_usd for c in calls):.6f}",
+        style="bold",
+    )
     results().print(table)
     minutes = 0.0
     for c in calls:

@@ -1,4 +1,5 @@
-"""`r2 demo`: the bundled questions answered twice on real local models, routed and unrouted, and the two beside each other."""
+"""`r2 demo`: the bundled questions answered twice on real local models, routed and unrouted, and the two beside each
+other."""
 
 import asyncio
 import shutil
@@ -45,10 +46,14 @@ def demo(
             settings = load_settings(
                 None,
                 {
-                    "input": str(questions), "pool": pool, "lake": str(here / "lake"), "out": str(here / f"answers.{method}.jsonl"),
-                    "models_dir": str(models_dir), "reasoning": {"method": method},
+                    "input": str(questions),
+                    "pool": pool,
+                    "lake": str(here / "lake"),
+                    "out": str(here / f"answers.{method}.jsonl"),
+                    "models_dir": str(models_dir),
+                    "reasoning": {"method": method},
                 },
-            )  # fmt: skip
+            )
             ended.append((settings, asyncio.run(answer_questions(settings))))
     results().print(comparison([(s.reasoning.method, r.summary, r.wall_s) for s, r in ended]))
     print(f"Every call is in {here / 'lake'}. Look: r2 sql --lake {here / 'lake'} --view cost_by_model")
@@ -74,7 +79,13 @@ def comparison(runs: list[tuple[str, RunSummary, float]]) -> Table:
         shares = ", ".join(f"{model} {n / total:.0%}" for model, n in summary.calls_by_model.items())
         router_share = summary.router_cost_usd / summary.cost_usd if summary.cost_usd else 0.0
         table.add_row(
-            name, f"{summary.n_correct}/{summary.n_judged}", f"{low:.0%} to {high:.0%}", f"{summary.usd_per_1k:.4f}", f"{router_share:.0%}",
-            f"{summary.calls_per_question:.1f}", f"{wall_s:.0f}", shares,
-        )  # fmt: skip
+            name,
+            f"{summary.n_correct}/{summary.n_judged}",
+            f"{low:.0%} to {high:.0%}",
+            f"{summary.usd_per_1k:.4f}",
+            f"{router_share:.0%}",
+            f"{summary.calls_per_question:.1f}",
+            f"{wall_s:.0f}",
+            shares,
+        )
     return table

@@ -1,4 +1,5 @@
-"""`r2 evaluate`: methods on the same problems, in one table with intervals and a verdict. Results on stdout, progress on stderr."""
+"""`r2 evaluate`: methods on the same problems, in one table with intervals and a verdict. Results on stdout, progress
+on stderr."""
 
 import asyncio
 import sys
@@ -42,7 +43,8 @@ def evaluate(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: direct, cot (a row per solver), cot:MODEL, tot, decompose_one, datashunt, automix, dot, query_router, "
+            help="Comma-separated: direct, cot (a row per solver), cot:MODEL, tot, decompose_one, datashunt, "
+            "automix, dot, query_router, "
             "random, r2. [default: all]"
         ),
     ] = None,
@@ -80,18 +82,33 @@ def evaluate(
     config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print rows, calls and USD at most, and stop.")] = False,
 ) -> None:
-    """Compare methods on the same problems. The same command goes on where it stopped; identical calls are paid once."""
+    """Compare methods on the same problems. The same command goes on where it stopped; identical
+    calls are paid once."""
     from r2.evaluation.settings import EvaluateSettings
     from r2.pool.file.config import load_pool
     from r2.settings import load
 
     flags: dict[str, Any] = {
-        "problems": tuple(problems) if problems else None, "limit": limit, "pool": pool, "methods": _listed(methods),
-        "routers": tuple(router) if router else None, "subject": subject, "b": _numbers(b), "seeds": seeds, "dev_share": dev_share,
-        "held_out": held_out, "seed": seed, "split_seed": split_seed, "lake": lake, "train_labels": train_labels,
-        "max_cost_usd": max_cost_usd, "max_in_flight": max_in_flight, "methods_in_flight": methods_in_flight, "data_dir": data_dir,
+        "problems": tuple(problems) if problems else None,
+        "limit": limit,
+        "pool": pool,
+        "methods": _listed(methods),
+        "routers": tuple(router) if router else None,
+        "subject": subject,
+        "b": _numbers(b),
+        "seeds": seeds,
+        "dev_share": dev_share,
+        "held_out": held_out,
+        "seed": seed,
+        "split_seed": split_seed,
+        "lake": lake,
+        "train_labels": train_labels,
+        "max_cost_usd": max_cost_usd,
+        "max_in_flight": max_in_flight,
+        "methods_in_flight": methods_in_flight,
+        "data_dir": data_dir,
         "models_dir": models_dir,
-    }  # fmt: skip
+    }
     settings = load(EvaluateSettings, config, recorded_settings(flags))
     if dry_run:
         _print_estimate(settings)
@@ -158,7 +175,8 @@ def _print_estimate(settings: "EvaluateSettings") -> None:
 
 
 def print_result(result: Any, *, is_kept: bool = True) -> int:
-    """The table, the verdict, the counts and the money, and where it is kept; the exit code: 0 done, 130 interrupted, else 1."""
+    """The table, the verdict, the counts and the money, and where it is kept; the exit code: 0 done, 130 interrupted,
+    else 1."""
     evaluation, comparison = result.evaluation, result.comparison
     if comparison is not None:
         console = results()
@@ -168,13 +186,15 @@ def print_result(result: Any, *, is_kept: bool = True) -> int:
         print_remarks(evaluation, comparison)
     print(evaluation.verdict)
     print(
-        f"charged {evaluation.charged_usd:.6f} USD for {evaluation.n_calls_charged} calls; paid {evaluation.paid_usd:.6f} USD for "
+        f"charged {evaluation.charged_usd:.6f} USD for {evaluation.n_calls_charged} calls; paid "
+        f"{evaluation.paid_usd:.6f} USD for "
         f"{evaluation.n_calls_paid} ({result.session_paid_usd:.6f} USD in this session, {evaluation.wall_s:.1f} s)"
     )
     if evaluation.leaks is not None:
         leaks = evaluation.leaks
         print(
-            f"leakage: of {leaks.n_train} training questions {leaks.n_same} are among the test problems and {leaks.n_near} nearly so"
+            f"leakage: of {leaks.n_train} training questions {leaks.n_same} are among the test problems and "
+            f"{leaks.n_near} nearly so"
         )
     if is_kept:
         print(result.lake / "_evaluations" / evaluation.evaluation_id / "summary.json")
@@ -192,10 +212,13 @@ def comparison_table(evaluation: "Evaluation", comparison: "Comparison") -> Tabl
     chosen = {row.name: row for row in evaluation.rows}
     n_seeds = max((m.n_seeds for m in comparison.methods), default=1)
     table = Table(
-        title=f"{evaluation.evaluation_id}: {comparison.n_problems} test problems, {n_seeds} seed{'s' * (n_seeds > 1)}; points chosen on "
+        title=f"{evaluation.evaluation_id}: {comparison.n_problems} test problems, {n_seeds} "
+        f"seed{'s' * (n_seeds > 1)}; points chosen on "
         f"{evaluation.n_dev} dev problems; brackets: 95 % intervals",
-        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1),
-    )  # fmt: skip
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
     for heading in ("row", "point"):
         table.add_column(heading, no_wrap=True)
     for heading in ("accuracy", "USD per 1k", "saved*", "calls", "p50 s", "p95 s", "router", "top model"):
@@ -205,12 +228,16 @@ def comparison_table(evaluation: "Evaluation", comparison: "Comparison") -> Tabl
         table.add_row(
             ("> " if m.label == comparison.subject else "") + m.label,
             "" if row.value is None else f"{_KNOB_SIGNS.get(row.knob, row.knob)}{row.value:g}",
-            f"{m.accuracy.value:.1%} {_spread(m.accuracy, percent=True)}", f"{m.usd_per_1k.value:.4g} {_spread(m.usd_per_1k, percent=False)}",
-            f"{m.cost_saved.value:.1%}" if m.cost_saved else "-", f"{m.calls_per_problem:.1f}", f"{m.latency_p50_s:.2f}",
-            f"{m.latency_p95_s:.2f}", "-" if m.router_share is None else f"{m.router_share:.0%}",
+            f"{m.accuracy.value:.1%} {_spread(m.accuracy, percent=True)}",
+            f"{m.usd_per_1k.value:.4g} {_spread(m.usd_per_1k, percent=False)}",
+            f"{m.cost_saved.value:.1%}" if m.cost_saved else "-",
+            f"{m.calls_per_problem:.1f}",
+            f"{m.latency_p50_s:.2f}",
+            f"{m.latency_p95_s:.2f}",
+            "-" if m.router_share is None else f"{m.router_share:.0%}",
             "-" if m.top_model is None else f"{m.top_model} {m.top_model_share:.0%}",
             style="bold" if m.label == comparison.subject else "",
-        )  # fmt: skip
+        )
     if comparison.oracle_accuracy is not None and comparison.oracle_usd_per_1k is not None:
         table.add_row(
             "oracle", "hindsight", f"{comparison.oracle_accuracy:.1%}", f"{comparison.oracle_usd_per_1k:.4g}", *[""] * 6

@@ -1,4 +1,5 @@
-"""`r2 grpo`: policies in, better policies out, in alternating rounds. Results on stdout, progress and errors on stderr."""
+"""`r2 grpo`: policies in, better policies out, in alternating rounds. Results on stdout, progress
+and errors on stderr."""
 
 import sys
 from pathlib import Path
@@ -63,15 +64,33 @@ def grpo(
         bool, typer.Option("--dry-run", help="Print rounds, rollouts, calls and USD at most, and stop.")
     ] = False,
 ) -> None:
-    """Train the router by GRPO: one policy learns, the other is frozen, then the reverse. The same command goes on where it stopped."""
+    """Train the router by GRPO: one policy learns, the other is frozen, then the reverse. The same command goes on
+    where it stopped."""
     from r2.training.grpo.settings import load_grpo_settings
 
     given: dict[str, Any] = {
-        "problems": problems, "rounds": rounds, "decomposer": decomposer, "allocator": allocator, "pool": pool, "limit": limit, "mode": mode,
-        "first": first, "steps": steps, "group_size": group_size, "lam": lam, "learning_rate": lr, "n_held_out": held_out,
-        "test_share": test_share, "policies_dir": policies, "lake": lake, "seed": seed, "threads": threads, "max_cost_usd": max_cost_usd,
-        "data_dir": data_dir, "models_dir": models_dir,
-    }  # fmt: skip
+        "problems": problems,
+        "rounds": rounds,
+        "decomposer": decomposer,
+        "allocator": allocator,
+        "pool": pool,
+        "limit": limit,
+        "mode": mode,
+        "first": first,
+        "steps": steps,
+        "group_size": group_size,
+        "lam": lam,
+        "learning_rate": lr,
+        "n_held_out": held_out,
+        "test_share": test_share,
+        "policies_dir": policies,
+        "lake": lake,
+        "seed": seed,
+        "threads": threads,
+        "max_cost_usd": max_cost_usd,
+        "data_dir": data_dir,
+        "models_dir": models_dir,
+    }
     settings = load_grpo_settings(config, given)
     if dry_run:
         _print_estimate(settings)
@@ -117,10 +136,12 @@ def _print_estimate(settings: Any) -> None:
     n_calls = (n_training + n_pilot) * SUBTASKS_PER_QUESTION
     usd = n_calls * cost_usd(dearest.price, worst_case_usage([("user", "x" * 800)], 64))
     print(
-        f"{n_rounds} rounds of {settings.steps} steps: {n_training} rollouts, {n_pilot} in pilots, about {n_calls:.0f} pool calls at most"
+        f"{n_rounds} rounds of {settings.steps} steps: {n_training} rollouts, {n_pilot} in pilots, about "
+        f"{n_calls:.0f} pool calls at most"
     )
     print(
-        f"at most {usd:.4f} USD if all went to {dearest.name}; equal calls are paid once. --max-cost-usd sets a hard cap."
+        f"at most {usd:.4f} USD if all went to {dearest.name}; equal calls are paid once. --max-cost-usd sets a hard "
+        "cap."
     )
 
 

@@ -60,12 +60,23 @@ def label(
     settings = load_label_settings(
         config,
         {
-            "problems": problems, "limit": limit, "pool": pool, "lake": lake, "out": out, "seed": seed, "split_seed": split_seed,
-            "test_share": test_share, "max_cost_usd": max_cost_usd, "shard_size": shard_size, "max_in_flight": max_in_flight,
-            "data_dir": data_dir, "models_dir": models_dir, "evaluation": tuple(evaluation) if evaluation else None,
+            "problems": problems,
+            "limit": limit,
+            "pool": pool,
+            "lake": lake,
+            "out": out,
+            "seed": seed,
+            "split_seed": split_seed,
+            "test_share": test_share,
+            "max_cost_usd": max_cost_usd,
+            "shard_size": shard_size,
+            "max_in_flight": max_in_flight,
+            "data_dir": data_dir,
+            "models_dir": models_dir,
+            "evaluation": tuple(evaluation) if evaluation else None,
             "labelling": {"teacher": teacher, "m_eval": m_eval, "judge": judge, "n_candidates": candidates},
         },
-    )  # fmt: skip
+    )
     if dry_run:
         _print_estimate(settings)
         return
@@ -103,7 +114,8 @@ def _print_estimate(settings: LabelSettings) -> None:
     print(f"{len(rows)} problems of {settings.problems}")
     print_calls(pool, estimate_labelling(router, prices, len(rows), n_bytes))
     print(
-        "Assumed: half of the teacher's plans are distinct, and six allocations are tried. --max-cost-usd sets a hard cap."
+        "Assumed: half of the teacher's plans are distinct, and six allocations are tried. --max-cost-usd sets a "
+        "hard cap."
     )
 
 
@@ -139,7 +151,8 @@ def _print_result(result: Any) -> int:
     if progress.n_deferred:
         why = "Stopped at a money budget" if progress.stop_reason == "budget" else "Some calls could not be made"
         sys.stderr.write(
-            f"{why}; {progress.n_deferred} problems are deferred, and the sets hold what is labelled so far. The same command goes on.\n"
+            f"{why}; {progress.n_deferred} problems are deferred, and the sets hold what is labelled so far. The "
+            "same command goes on.\n"
         )
         return 1
     return 0

@@ -34,7 +34,8 @@ def sql_command(
     format: Annotated[str, typer.Option("--format", "-f", help="table, csv, json or parquet.")] = "table",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write to a file instead of stdout.")] = None,
 ) -> None:
-    """Ask the lake in SQL, read-only. Tables: runs, trajectories, subtasks, calls, candidates; docs/data_dictionary.md has every column."""
+    """Ask the lake in SQL, read-only. Tables: runs, trajectories, subtasks, calls, candidates; docs/data_dictionary.md
+    has every column."""
     if (query is None) == (view is None):
         raise ConfigError(f"expected either a query or --view NAME. Views: {', '.join(shipped_views())}.")
     sql = query if query is not None else f"from {_known_view(view or '')}"

@@ -38,7 +38,8 @@ def plans(
         "models"
     ),
 ) -> None:
-    """Compare a decomposer's plans with gold plans: step count, coverage, order, coherence. Plans paid for once are not paid again."""
+    """Compare a decomposer's plans with gold plans: step count, coverage, order, coherence. Plans paid for once are not
+    paid again."""
     from r2.labelling.gold_comparison import GoldComparison, Mean, compare
     from r2.pool.file.config import load_pool
     from r2.problems.source import parse_source

@@ -1,4 +1,5 @@
-"""`r2 policy ...`: the trained policies, their cards, and which version each name means; `sweep` is flows/cli/sweep.py."""
+"""`r2 policy ...`: the trained policies, their cards, and which version each name means; `sweep` is
+flows/cli/sweep.py."""
 
 from pathlib import Path
 from typing import Annotated
@@ -42,9 +43,17 @@ def list_policies(policies_dir: FolderOption = DEFAULT_FOLDER) -> None:
             policy = registry.load(f"{name}@{version}")
             card = policy.card
             table.add_row(
-                name, version, "promoted" if version == current else "", card.kind, card.base, _weights(policy), card.parent or "-",
-                card.created_at, f"{card.cost_usd:.6f}", f"{card.wall_s / 3600:.2f}",
-            )  # fmt: skip
+                name,
+                version,
+                "promoted" if version == current else "",
+                card.kind,
+                card.base,
+                _weights(policy),
+                card.parent or "-",
+                card.created_at,
+                f"{card.cost_usd:.6f}",
+                f"{card.wall_s / 3600:.2f}",
+            )
     if not table.row_count:
         typer.echo(f"{policies_dir} holds no policy yet. Train one: r2 sft", err=True)
         return
@@ -73,9 +82,13 @@ def show(
             moves.add_column(heading, overflow="fold")
         for entry in history:
             moves.add_row(
-                entry["at"], entry["action"], entry["version"], entry["previous"] or "-", entry["reason"],
+                entry["at"],
+                entry["action"],
+                entry["version"],
+                entry["previous"] or "-",
+                entry["reason"],
                 orjson.dumps(entry["decision"]).decode() if entry["decision"] else "-",
-            )  # fmt: skip
+            )
         results().print(moves)
 
 

@@ -1,4 +1,5 @@
-"""`r2 pool ...`: fetch weights, check that every model answers, measure profiles, add an entry, serve simulated models."""
+"""`r2 pool ...`: fetch weights, check that every model answers, measure profiles, add an entry,
+serve simulated models."""
 
 import asyncio
 from collections.abc import Sequence
@@ -56,7 +57,8 @@ def local_names(pool: PoolConfig) -> list[str]:
 
 
 def fetch_all(names: list[str], models_dir: Path, *, allow_unpinned: bool = False) -> list[str]:
-    """Fetches one after the other with a progress bar on stderr; returns what went wrong, so that one that is gone does not stop the rest."""
+    """Fetches one after the other with a progress bar on stderr; returns what went wrong, so that one that is gone does
+    not stop the rest."""
     from r2.pool.servers.fetch import fetch as fetch_one
     from r2.pool.servers.fetch import find_weights, is_fetched
 
@@ -98,10 +100,17 @@ def check(pool: PoolOption = DEFAULT_POOL, models_dir: ModelsOption = DEFAULT_MO
     for ping in pings:
         price, (_, limits) = config.price(ping.model), config.limits_of(ping.model)
         table.add_row(
-            ping.model, config.models[ping.model].tier, "yes" if ping.error is None else "NO", ping.response_model, f"{ping.latency_s:.2f}",
-            f"{price.input:g}", f"{price.output:g}", f"{limits.max_requests_per_minute or '-'}", f"{limits.max_tokens_per_minute or '-'}",
+            ping.model,
+            config.models[ping.model].tier,
+            "yes" if ping.error is None else "NO",
+            ping.response_model,
+            f"{ping.latency_s:.2f}",
+            f"{price.input:g}",
+            f"{price.output:g}",
+            f"{limits.max_requests_per_minute or '-'}",
+            f"{limits.max_tokens_per_minute or '-'}",
             str(limits.max_in_flight),
-        )  # fmt: skip
+        )
     results().print(table)
     failed = [ping for ping in pings if ping.error is not None]
     for ping in failed:
@@ -162,9 +171,15 @@ def _print_measured(title: str, measured: "Sequence[Measured]", n: int, core_hou
     for m in measured:
         price_in, price_out = m.core_hour_price(core_hour_usd)
         table.add_row(
-            m.model, *(f"{right}/{n}" for right in m.right_by_skill.values()), f"{m.seconds_per_call:.2f}", f"{m.input_tokens_per_s:.0f}",
-            f"{m.output_tokens_per_s:.1f}", f"{price_in:.3f}", f"{price_out:.3f}", f"{m.cost_usd:.6f}",
-        )  # fmt: skip
+            m.model,
+            *(f"{right}/{n}" for right in m.right_by_skill.values()),
+            f"{m.seconds_per_call:.2f}",
+            f"{m.input_tokens_per_s:.0f}",
+            f"{m.output_tokens_per_s:.1f}",
+            f"{price_in:.3f}",
+            f"{price_out:.3f}",
+            f"{m.cost_usd:.6f}",
+        )
     results().print(table)
 
 
@@ -205,7 +220,8 @@ def add(
         "policies"
     ),
 ) -> None:
-    """Write a new entry into a pool file, with its price and profile. Comments stay; a file that would not be good is not written."""
+    """Write a new entry into a pool file, with its price and profile. Comments stay; a file that would not be good is
+    not written."""
     from r2.policies.registry import Registry
     from r2.pool.calibrate import SERVED_HERE, calibrate_pool, write_profiles
     from r2.pool.file.new_entry import adding
@@ -216,7 +232,10 @@ def add(
     is_priced = price_input is not None and price_output is not None
     if not is_priced and not (measure and kind in SERVED_HERE):
         raise ConfigError(
-            f"{name}: a model without a price would make every total wrong. Give --price-input and --price-output (USD per million tokens)"
+            (
+                f"{name}: a model without a price would make every total wrong. Give --price-input and --price-output "
+                "(USD per million tokens)"
+            )
             + (
                 ", or --measure."
                 if kind in SERVED_HERE
@@ -229,14 +248,23 @@ def add(
         prompt_mode = prompt_mode or policy.card.prompt_mode
         is_embedded = policy.is_adapter
     entry: dict[str, Any] = {
-        "endpoint": endpoint, "served_model": served_model, "tier": tier, "prompt_mode": prompt_mode or "direct",
+        "endpoint": endpoint,
+        "served_model": served_model,
+        "tier": tier,
+        "prompt_mode": prompt_mode or "direct",
         "price_usd_per_mtok": {
-            "input": price_input or 0.0, "output": price_output or 0.0, "date": date.today().isoformat(), "source": price_source,
+            "input": price_input or 0.0,
+            "output": price_output or 0.0,
+            "date": date.today().isoformat(),
+            "source": price_source,
         },
-        "api_key_env": api_key_env, "context_tokens": context_tokens,
-        "max_in_flight": max_in_flight or (SLOTS if is_embedded else 64), "logprobs": kind in SERVED_HERE,
-        "solver": not router_only, "profile": given,
-    }  # fmt: skip
+        "api_key_env": api_key_env,
+        "context_tokens": context_tokens,
+        "max_in_flight": max_in_flight or (SLOTS if is_embedded else 64),
+        "logprobs": kind in SERVED_HERE,
+        "solver": not router_only,
+        "profile": given,
+    }
     kept = {
         key: value for key, value in entry.items() if value not in ("", None, {}) and (key, value) != ("solver", True)
     }
@@ -299,5 +327,8 @@ def fetch_for_pool(pool: str, models_dir: Path) -> None:
     if failed := fetch_all(local_names(load_pool(pool)), models_dir):
         raise ModelFetchError(
             "\n".join(failed)
-            + "\nsmollm2-135m-instruct can stand alone: copy the pool file, keep its entries only, and give it with --pool."
+            + (
+                "\nsmollm2-135m-instruct can stand alone: copy the pool file, keep its entries only, and give it with "
+                "--pool."
+            )
         )

@@ -21,7 +21,8 @@ def report(
         Path | None, typer.Option("--out", "-o", help="File to write. [default: LAKE/_reports/ID.html]")
     ] = None,
 ) -> None:
-    """Write a report as one HTML file that opens offline: verdict, charts, cautions, and the worst cases with all their calls."""
+    """Write a report as one HTML file that opens offline: verdict, charts, cautions, and the worst cases with all their
+    calls."""
     from storage.report import write_report
 
     print(write_report(lake, run, out))

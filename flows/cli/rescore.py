@@ -26,7 +26,8 @@ def rescore(
     lambda_usd: Annotated[float, typer.Option(help="What a USD takes off the utility of a problem.")] = 0.0,
     lambda_s: Annotated[float, typer.Option(help="What a second takes off it.")] = 0.0,
 ) -> None:
-    """Score stored answers again: costs under another price table, answers by today's parser and check. Old rows stay as they are."""
+    """Score stored answers again: costs under another price table, answers by today's parser and check. Old rows stay
+    as they are."""
     from r2.pool.file.config import load_pool
     from r2.problems.checks import extract_answer
     from storage.evaluations.rescore import rescore as score_again
@@ -36,9 +37,13 @@ def rescore(
         raise ConfigError(f"{lake}: no lake there. Name its folder with --lake.")
     pool = None if prices is None else load_pool(prices)
     done = score_again(
-        Lake(lake), name, prices=None if pool is None else {model: pool.price(model) for model in pool.models},
-        parser=extract_answer if parser else None, lambda_usd=lambda_usd, lambda_s=lambda_s,
-    )  # fmt: skip
+        Lake(lake),
+        name,
+        prices=None if pool is None else {model: pool.price(model) for model in pool.models},
+        parser=extract_answer if parser else None,
+        lambda_usd=lambda_usd,
+        lambda_s=lambda_s,
+    )
     if not done.rows:
         raise ConfigError(f"{name}: no settled problem to score again in {lake}.")
     results().print(_totals(name, done.rows))
@@ -54,9 +59,12 @@ def rescore(
         for old in done.old.methods:
             new = done.new[old.label]
             table.add_row(
-                old.label, f"{old.accuracy.value:.1%}", f"{new.accuracy.value:.1%}", f"{old.usd_per_1k.value:.4g}",
+                old.label,
+                f"{old.accuracy.value:.1%}",
+                f"{new.accuracy.value:.1%}",
+                f"{old.usd_per_1k.value:.4g}",
                 f"{new.usd_per_1k.value:.4g}",
-            )  # fmt: skip
+            )
         results().print(table)
         if done.new.subject is not None:
             print(verdict(done.new))

@@ -52,7 +52,8 @@ def sweep(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
 ) -> None:
-    """Answer the same problems once per b: the accuracy-cost curve, and the b for a budget or an accuracy. The same command goes on."""
+    """Answer the same problems once per b: the accuracy-cost curve, and the b for a budget or an accuracy. The same
+    command goes on."""
     from flows.cli.evaluate import _numbers
     from r2.evaluation.sweep import SweepSettings
     from r2.pool.file.config import load_pool
@@ -62,12 +63,24 @@ def sweep(
         SweepSettings,
         config,
         {
-            "problems": tuple(problems) if problems else None, "pool": pool, "limit": limit, "b": _numbers(b),
-            "budget_usd_per_1k": budget_usd_per_1k, "min_accuracy_share": min_accuracy_share, "reference": reference,
-            "decomposer": decomposer, "allocator": allocator, "held_out": held_out, "seed": seed, "lake": lake,
-            "max_cost_usd": max_cost_usd, "max_in_flight": max_in_flight, "data_dir": data_dir, "models_dir": models_dir,
+            "problems": tuple(problems) if problems else None,
+            "pool": pool,
+            "limit": limit,
+            "b": _numbers(b),
+            "budget_usd_per_1k": budget_usd_per_1k,
+            "min_accuracy_share": min_accuracy_share,
+            "reference": reference,
+            "decomposer": decomposer,
+            "allocator": allocator,
+            "held_out": held_out,
+            "seed": seed,
+            "lake": lake,
+            "max_cost_usd": max_cost_usd,
+            "max_in_flight": max_in_flight,
+            "data_dir": data_dir,
+            "models_dir": models_dir,
         },
-    )  # fmt: skip
+    )
     # Here and not above: importing the flow imports Prefect, seconds that --help need not wait for.
     from flows.support.embedded_api import embedded_api
     from flows.sweep_b import checked, sweep_b
@@ -88,27 +101,33 @@ def print_sweep(sweep: "Sweep", lake: Path) -> int:
     worth = {point.b for point in curve([one.point for one in sweep.points])}
     points = Table(
         title=f"{sweep.sweep_id}: {sweep.n_problems} problems; brackets: 95 % intervals; * worth choosing",
-        title_justify="left", box=SIMPLE_HEAD,
-    )  # fmt: skip
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
     for heading in ("b", "accuracy", "USD per 1k", "calls", "top model"):
         points.add_column(heading, justify="right", no_wrap=True)
     for p in sweep.points:
         points.add_row(
-            f"{p.b:g}{'*' if p.b in worth else ' '}", f"{p.accuracy:.1%} \\[{100 * p.accuracy_low:.0f}, {100 * p.accuracy_high:.0f}]",
-            f"{p.usd_per_1k:.4g} \\[{p.usd_per_1k_low:.3g}, {p.usd_per_1k_high:.3g}]", f"{p.calls_per_problem:.1f}",
+            f"{p.b:g}{'*' if p.b in worth else ' '}",
+            f"{p.accuracy:.1%} \\[{100 * p.accuracy_low:.0f}, {100 * p.accuracy_high:.0f}]",
+            f"{p.usd_per_1k:.4g} \\[{p.usd_per_1k_low:.3g}, {p.usd_per_1k_high:.3g}]",
+            f"{p.calls_per_problem:.1f}",
             f"{p.top_model} {p.top_model_share:.0%}",
-        )  # fmt: skip
+        )
     results().print(points)
     rows = Table(
         title=f"which b (reference accuracy {sweep.reference_accuracy:.1%}: {sweep.reference})",
-        title_justify="left", box=SIMPLE_HEAD,
-    )  # fmt: skip
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
     for heading in ("asked for", "b", "accuracy", "USD per 1k"):
         rows.add_column(heading, justify="right", no_wrap=True)
     for row in sweep.table:
         asked = (
-            f"at most {row.usd_per_1k:.4g} USD per 1k" if row.usd_per_1k is not None else f"at least {row.share:.0%} of the reference"
-        )  # fmt: skip
+            f"at most {row.usd_per_1k:.4g} USD per 1k"
+            if row.usd_per_1k is not None
+            else f"at least {row.share:.0%} of the reference"
+        )
         point = row.advice.point
         if row.advice.is_reached:
             rows.add_row(asked, f"{point.b:g}", f"{point.accuracy:.1%}", f"{point.usd_per_1k:.4g}")

@@ -1,4 +1,5 @@
-"""`r2 sft`: label sets or generated subtasks in, a policy in the registry out. Results on stdout, progress and errors on stderr."""
+"""`r2 sft`: label sets or generated subtasks in, a policy in the registry out. Results on stdout, progress and errors
+on stderr."""
 
 import sys
 from pathlib import Path
@@ -25,7 +26,10 @@ def sft(
     problems: Annotated[
         str | None,
         typer.Option(
-            help="A specialist is trained on the subtasks of these (scan, arithmetic); with --pool, a router is executed on these."
+            help=(
+                "A specialist is trained on the subtasks of these (scan, arithmetic); with --pool, a router is "
+                "executed on these."
+            )
         ),
     ] = None,
     name: Annotated[
@@ -70,18 +74,37 @@ def sft(
     config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print rows, tokens, steps and time, and stop.")] = False,
 ) -> None:
-    """Train a decomposer and an allocator on label sets, or a specialist on subtasks; the same command goes on where it stopped."""
+    """Train a decomposer and an allocator on label sets, or a specialist on subtasks; the same command goes on where it
+    stopped."""
     from r2.training.sft.settings import load_sft_settings
 
     settings = load_sft_settings(
         config,
         {
-            "policy": policy, "labels": labels, "problems": problems, "name": name, "base": base, "start": start, "weights": weights, "steps": steps,
-            "batch_size": batch_size, "learning_rate": lr, "pool": pool, "out": out, "lake": lake, "seed": seed, "split_seed": split_seed,
-            "test_share": test_share, "n_held_out": held_out, "n_executed": executed, "threads": threads, "promote": promote,
-            "data_dir": data_dir, "models_dir": models_dir,
+            "policy": policy,
+            "labels": labels,
+            "problems": problems,
+            "name": name,
+            "base": base,
+            "start": start,
+            "weights": weights,
+            "steps": steps,
+            "batch_size": batch_size,
+            "learning_rate": lr,
+            "pool": pool,
+            "out": out,
+            "lake": lake,
+            "seed": seed,
+            "split_seed": split_seed,
+            "test_share": test_share,
+            "n_held_out": held_out,
+            "n_executed": executed,
+            "threads": threads,
+            "promote": promote,
+            "data_dir": data_dir,
+            "models_dir": models_dir,
         },
-    )  # fmt: skip
+    )
     if dry_run:
         _print_estimate(settings)
         return
@@ -106,9 +129,16 @@ def _print_estimate(settings: Any) -> None:
         rows = training_rows(settings, kind)
         e = estimate_sft(rows.train, settings)
         table.add_row(
-            settings.policy_name(kind), settings.base, "full" if settings.is_full else f"adapter, rank {settings.lora_rank}", str(len(rows.train)),
-            str(len(rows.held_out)), str(settings.steps), f"{e.tokens_per_row:.0f}", str(e.tokens), f"{e.minutes:.1f}",
-        )  # fmt: skip
+            settings.policy_name(kind),
+            settings.base,
+            "full" if settings.is_full else f"adapter, rank {settings.lora_rank}",
+            str(len(rows.train)),
+            str(len(rows.held_out)),
+            str(settings.steps),
+            f"{e.tokens_per_row:.0f}",
+            str(e.tokens),
+            f"{e.minutes:.1f}",
+        )
     results().print(table)
     print("Minutes: without examination, by speeds measured on two CPU cores; other work on the machine adds to them.")
 

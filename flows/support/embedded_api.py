@@ -1,7 +1,8 @@
 """Prefect's API for runs without a server: started beside the run, and gone when the run is gone, even after `kill -9`.
 
-Prefect starts such a server by itself, but one whose flow was killed lives on as an orphan. This one ends with its parent.
-With PREFECT_API_URL set (a server or Prefect Cloud), nothing is started. As a script it is the server's own process.
+Prefect starts such a server by itself, but one whose flow was killed lives on as an orphan. This one ends with its
+parent. With PREFECT_API_URL set (a server or Prefect Cloud), nothing is started. As a script it is the server's own
+process.
 """
 
 import argparse
@@ -27,7 +28,8 @@ _NEEDLESS_SERVICES = (
     "SCHEDULER",
     "TRIGGERS",
 )
-"""Loops of a server that schedules for workers. They poll its database; an API that lives as long as one run needs none of them."""
+"""Loops of a server that schedules for workers. They poll its database; an API that lives as long as one run needs none
+of them."""
 
 
 @contextmanager
@@ -57,7 +59,8 @@ def embedded_api() -> Iterator[None]:
 
 @contextmanager
 def _events_sent() -> Iterator[None]:
-    """Prefect sends events from a thread; those still waiting when the API or this process goes would be lost, and complained of."""
+    """Prefect sends events from a thread; those still waiting when the API or this process goes would be lost, and
+    complained of."""
     from prefect.events.worker import EventsWorker
 
     try:
@@ -72,7 +75,8 @@ def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise EndpointError(
-                f"Prefect's embedded API ended at start with code {server.returncode}. Run `prefect server start` to see why."
+                f"Prefect's embedded API ended at start with code {server.returncode}. Run `prefect server start` to "
+                "see why."
             )
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=2) as reply:
@@ -81,7 +85,8 @@ def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.1)
     raise EndpointError(
-        f"Prefect's embedded API did not answer within {timeout_s:g} s. Set PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS "
+        f"Prefect's embedded API did not answer within {timeout_s:g} s. Set "
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS "
         "higher, or start a server (`prefect server start`) and set PREFECT_API_URL."
     )
 

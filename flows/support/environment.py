@@ -1,7 +1,7 @@
 """Prefect's settings for this application, put in place before Prefect is imported (flows/__init__.py sees to it).
 
-Only defaults: a variable that the user has set stands. Telemetry and analytics are off, the embedded API gets time to start on
-slow machines, and Prefect's own log lines stay below warnings (the run's progress is ours to show).
+Only defaults: a variable that the user has set stands. Telemetry and analytics are off, the embedded API gets time to
+start on slow machines, and Prefect's own log lines stay below warnings (the run's progress is ours to show).
 """
 
 import os

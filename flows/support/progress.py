@@ -1,4 +1,5 @@
-"""What a run shows while it goes: a live table on a terminal, one JSON line every ten seconds elsewhere, a Prefect artifact.
+"""What a run shows while it goes: a live table on a terminal, one JSON line every ten seconds elsewhere, a Prefect
+artifact.
 
 Everything goes to stderr; results belong to stdout. Reads the session's counters, never the lake.
 """
@@ -86,12 +87,18 @@ def _facts(session: RunSession) -> dict[str, object]:
         "usd_projected": round(projected_usd(session), 6),
         "models": {
             gauge.name: {
-                "in_flight": gauge.in_flight, "calls": gauge.calls, "per_s": round(gauge.rate_per_s, 2), "429": gauge.rate_limited,
-                "errors": gauge.errors, "p50_s": round(gauge.p50_s, 3), "p95_s": round(gauge.p95_s, 3), "usd": round(gauge.cost_usd, 6),
+                "in_flight": gauge.in_flight,
+                "calls": gauge.calls,
+                "per_s": round(gauge.rate_per_s, 2),
+                "429": gauge.rate_limited,
+                "errors": gauge.errors,
+                "p50_s": round(gauge.p50_s, 3),
+                "p95_s": round(gauge.p95_s, 3),
+                "usd": round(gauge.cost_usd, 6),
             }
             for gauge in session.client.gauges()
         },
-    }  # fmt: skip
+    }
 
 
 def _rate(session: RunSession) -> float:
@@ -106,9 +113,17 @@ def _picture(session: RunSession) -> Group:
         table.add_column(heading, justify="right")
     for g in session.client.gauges():
         table.add_row(
-            g.name, str(g.in_flight), str(g.limit), str(g.calls), f"{g.rate_per_s:.1f}", str(g.rate_limited), str(g.errors),
-            f"{g.p50_s:.2f}", f"{g.p95_s:.2f}", f"{g.cost_usd:.6f}",
-        )  # fmt: skip
+            g.name,
+            str(g.in_flight),
+            str(g.limit),
+            str(g.calls),
+            f"{g.rate_per_s:.1f}",
+            str(g.rate_limited),
+            str(g.errors),
+            f"{g.p50_s:.2f}",
+            f"{g.p95_s:.2f}",
+            f"{g.cost_usd:.6f}",
+        )
     head = Text(
         f"{session.plan.run_id}  {progress.n_answered} answered, {progress.n_failed} failed of {progress.n_requested}"
         f"  {_rate(session):.1f}/s  USD {progress.settled_cost_usd:.6f} so far, {projected_usd(session):.6f} projected"

@@ -13,8 +13,9 @@ from prefect.client.orchestration import get_client
 
 
 async def tag_run(*tags: str) -> None:
-    """Says on the flow run what it runs. Not by `prefect.tags`, which tags the tasks instead: each tagged task asks the API for a place
-    under its tags' concurrency limits before it starts, half a second to two in all shards at once (`benchmarks/bench_flow.py prefect`).
+    """Says on the flow run what it runs. Not by `prefect.tags`, which tags the tasks instead: each tagged task asks the
+    API for a place under its tags' concurrency limits before it starts, half a second to two in all shards at once
+    (`benchmarks/bench_flow.py prefect`).
     """
     async with get_client() as client:
         await client.update_flow_run(runtime.flow_run.id, tags=sorted({*runtime.flow_run.tags, *tags}))
@@ -29,7 +30,8 @@ class Stoppable(Protocol):
 
 @contextmanager
 def stopped_by_signals(session: Stoppable) -> Iterator[None]:
-    """The first Ctrl-C (or a worker's SIGTERM) ends the run cleanly; a second one ends it at once. Both can be gone on from."""
+    """The first Ctrl-C (or a worker's SIGTERM) ends the run cleanly; a second one ends it at once. Both can be gone on
+    from."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -37,7 +39,8 @@ def stopped_by_signals(session: Stoppable) -> Iterator[None]:
 
     def on_signal(number: int) -> None:
         sys.stderr.write(
-            "\nStopping: calls in flight finish, nothing new is sent. Again to stop at once. The same command goes on.\n"
+            "\nStopping: calls in flight finish, nothing new is sent. Again to stop at once. The same command goes "
+            "on.\n"
         )
         session.stop("interrupted")
         loop.remove_signal_handler(number)

@@ -1,8 +1,8 @@
 """The allocation: which pool model gets each subtask, read from the allocator's text.
 
 The format is strict (JSON, one object per subtask, models as letters); what small models really write is repaired where
-the meaning is plain, and is `AllocationParseError` otherwise. Where the server gave log-probabilities, the choice can be
-shifted towards cheaper models with the cost knob `b`.
+the meaning is plain, and is `AllocationParseError` otherwise. Where the server gave log-probabilities, the choice can
+be shifted towards cheaper models with the cost knob `b`.
 """
 
 import math
@@ -69,8 +69,9 @@ def parse_allocation(text: str, n_subtasks: int, models: Sequence[ModelCard]) ->
 def choose(completion: Completion, n_subtasks: int, models: Sequence[ModelCard], b: float) -> list[Choice]:
     """The allocator's choices under the cost knob.
 
-    Ours (METHOD: user knob): per subtask argmax of log p(m) - b * ln(price of m), price in USD per million tokens. With b = 0, or
-    without log-probabilities, the model that was written stands. Raises AllocationParseError as `parse_allocation`.
+    Ours (METHOD: user knob): per subtask argmax of log p(m) - b * ln(price of m), price in USD per million tokens. With
+    b = 0, or without log-probabilities, the model that was written stands. Raises AllocationParseError as
+    `parse_allocation`.
     """
     names = parse_allocation(completion.text, n_subtasks, models)
     scores = _letter_scores(completion.token_logprobs, n_subtasks, models)

@@ -18,7 +18,8 @@ def with_logprobs(call: Call, roster: Roster) -> Call:
 def token_confidence(completion: Completion, alpha: float) -> float | None:
     """The alpha-quantile of the generated tokens' probabilities, position by position; None without log-probabilities.
 
-    Linear interpolation between order statistics; tokens of white space alone are left out, they are certain everywhere.
+    Linear interpolation between order statistics; tokens of white space alone are left out, they are certain
+    everywhere.
     """
     probabilities = sorted(math.exp(t.logprob) for t in completion.token_logprobs if t.token.strip())
     if not probabilities:

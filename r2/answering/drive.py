@@ -1,6 +1,7 @@
 """Driving the reasoning: a generator of waves on one side, something that completes calls on the other.
 
-`drive` answers one problem, `drive_all` many with a bounded number in flight, from an iterator and without a task per row.
+`drive` answers one problem, `drive_all` many with a bounded number in flight, from an iterator and without a task per
+row.
 """
 
 import asyncio
@@ -37,10 +38,11 @@ async def drive_all(
     slots: asyncio.Semaphore,
     max_workers: int,
 ) -> None:
-    """Calls `answer` for each problem, at most `max_workers` here and as many as `slots` allows over all callers that share it.
+    """Calls `answer` for each problem, at most `max_workers` here and as many as `slots` allows over all callers that
+    share it.
 
-    `problems` is read only as workers become free, so memory does not grow with the input. The first exception (a bug or a
-    full disk; failed calls are data) cancels the rest and is raised.
+    `problems` is read only as workers become free, so memory does not grow with the input. The first exception (a bug
+    or a full disk; failed calls are data) cancels the rest and is raised.
     """
     pending = iter(problems)
 

@@ -1,9 +1,11 @@
-"""The cheap check of a plan (ours): slips that show without asking anybody, so that another model can plan again before a step is paid.
+"""The cheap check of a plan (ours): slips that show without asking anybody, so that another model can plan again before
+a step is paid.
 
-A step's result is checked by its form (r2/problems/benchmark.py `failed_check`); a plan is checked against its question. Small decomposers copy: a digit
-that went wrong on the way is a number that the question does not have, and one it has that no step uses. A plan that stops short leaves results
-that no later step reads. None of this proves a plan wrong (100 is a fair number where the question says per cent), so a failed check asks for
-a second plan and refuses nothing.
+A step's result is checked by its form (r2/problems/benchmark.py `failed_check`); a plan is checked against its
+question. Small decomposers copy: a digit that went wrong on the way is a number that the question does not have, and
+one it has that no step uses. A plan that stops short leaves results that no later step reads. None of this proves a
+plan wrong (100 is a fair number where the question says per cent), so a failed check asks for a second plan and refuses
+nothing.
 """
 
 import re
@@ -20,11 +22,13 @@ _QUOTED = re.compile(r"(?<!\w)'([^'\n]+)'(?!\w)|\"([^\"\n]+)\"")
 def plan_defect(problem: Problem, plan: Plan, *, is_last_step_answer: bool) -> str | None:
     """None if the plan may stand, else the first that shows of
 
-    - `plan_invents`: a step has a number of two digits or more, or a quoted phrase, that neither question, context nor choices have;
+    - `plan_invents`: a step has a number of two digits or more, or a quoted phrase, that neither question, context nor
+      choices have;
     - `plan_forgets`: a number of the question is in no step, or in fewer places than in the question;
     - `plan_wastes`: a result but the last is needed by no later step, where the last step's result is the answer.
 
-    Numbers of one digit may be invented: "twice" and "half of" are written in words. A direct plan has nothing to check.
+    Numbers of one digit may be invented: "twice" and "half of" are written in words. A direct plan has nothing to
+    check.
     """
     if plan.is_direct:
         return None

@@ -44,7 +44,8 @@ ALLOCATE_SYSTEM = """Choose the cheapest model that will get each step right. Re
 JUDGE_SYSTEM = """You judge plans. Does the last step follow from the question and the steps before it, and use them?
 Reply with only a number from 0 (not at all) to 1 (fully)."""
 
-VERIFY_SYSTEM = f"""You check answers. Is the proposed answer to the question correct? Reply with only one word: correct or incorrect.
+VERIFY_SYSTEM = f"""You check answers. Is the proposed answer to the question correct? \
+Reply with only one word: correct or incorrect.
 
 {QUESTION_MARK}What is 17 + 25?
 {PROPOSED_MARK}42
@@ -61,8 +62,8 @@ RATE_SYSTEM = """You judge thoughts. How surely does the last thought lead to th
 Reply with only a number from 0 (surely not) to 1 (surely)."""
 
 BARE_SYSTEM = {"decompose": "plan", "allocate": "allocate", "solve": "solve"}
-"""System texts of entries with the prompt mode `bare` (ours): a model fine-tuned on a job needs only its name, and the prompt a tenth of
-the tokens."""
+"""System texts of entries with the prompt mode `bare` (ours): a model fine-tuned on a job needs only its name, and the
+prompt a tenth of the tokens."""
 SOLVE_SYSTEM: dict[PromptMode, str] = {
     "direct": "Reply with only the result, nothing else.",
     "cot": f"Think step by step in a few short lines. Then end with a line '{ANSWER_MARK} <result>'.",
@@ -79,8 +80,8 @@ def decompose_messages(problem: Problem, mode: PromptMode = "direct") -> tuple[M
 
 
 def teach_messages(problem: Problem, example: str) -> tuple[Message, ...]:
-    """Asks a teacher for a plan: the decomposer's prompt with the benchmark's own worked example, which the decomposer learns to do
-    without (ours)."""
+    """Asks a teacher for a plan: the decomposer's prompt with the benchmark's own worked example, which the decomposer
+    learns to do without (ours)."""
     system = f"{DECOMPOSE_SYSTEM}\n\n{example}" if example else DECOMPOSE_SYSTEM
     return (("system", system), ("user", _question_block(problem)))
 
@@ -106,9 +107,10 @@ def solve_messages(
     """Asks for one subtask's result, or with `task` None for the answer to the whole question.
 
     `results` maps 1-based step numbers to the earlier results this subtask needs, and only those (ours: shorter
-    prompts). `wording` is the benchmark's own instruction, such as SCAN's grammar; a bare prompt does without. Nor does a bare
-    prompt for a subtask repeat the question, and "the result of step 1" is replaced by that result: a specialist is trained on subtasks
-    that say all they need, and a small model copies what stands where it is needed, but does not look up what is listed elsewhere.
+    prompts). `wording` is the benchmark's own instruction, such as SCAN's grammar; a bare prompt does without. Nor does
+    a bare prompt for a subtask repeat the question, and "the result of step 1" is replaced by that result: a specialist
+    is trained on subtasks that say all they need, and a small model copies what stands where it is needed, but does not
+    look up what is listed elsewhere.
     """
     system = f"{wording}\n{SOLVE_SYSTEM[mode]}" if wording and mode != "bare" else SOLVE_SYSTEM[mode]
     alone = mode == "bare" and task is not None and task != FINAL_TASK
@@ -129,7 +131,8 @@ def _filled_in(task: str, results: Mapping[int, str]) -> tuple[str, dict[int, st
 
 
 def judge_messages(problem: Problem, plan: Plan, index: int) -> tuple[Message, ...]:
-    """Asks whether subtask `index` follows from the question and the subtasks before it (paper: Coe, undefined; wording ours)."""
+    """Asks whether subtask `index` follows from the question and the subtasks before it (paper: Coe, undefined; wording
+    ours)."""
     steps = [f"{number}. {subtask.text}" for number, subtask in enumerate(plan.subtasks[: index + 1], start=1)]
     return (("system", JUDGE_SYSTEM), ("user", "\n".join([_question_block(problem), STEPS_MARK, *steps])))
 
@@ -149,7 +152,8 @@ def think_messages(problem: Problem, thoughts: Sequence[str], wording: str = "")
 
 
 def rate_messages(problem: Problem, thoughts: Sequence[str], wording: str = "") -> tuple[Message, ...]:
-    """Asks how surely the last of `thoughts` leads to the right answer (tree of thoughts: value prompt; wording ours)."""
+    """Asks how surely the last of `thoughts` leads to the right answer (tree of thoughts: value
+    prompt; wording ours)."""
     system = f"{wording}\n{RATE_SYSTEM}" if wording else RATE_SYSTEM
     return (("system", system), ("user", "\n".join([_question_block(problem), *_thought_lines(thoughts)])))
 
@@ -177,7 +181,8 @@ def _question_block(problem: Problem) -> str:
 
 
 def _profile(card: ModelCard) -> str:
-    """One line a model can be chosen by: tier, price, measured skills. Never its name: names teach nothing new pools have."""
+    """One line a model can be chosen by: tier, price, measured skills. Never its name: names teach nothing new pools
+    have."""
     skills = ", ".join(f"{skill} {accuracy:.0%}" for skill, accuracy in sorted(card.skills.items()))
     mode = ", thinks step by step" if card.prompt_mode == "cot" else ""
     return f"{card.tier}, {card.blended_price:.3g} USD{mode}" + (f"; {skills}" if skills else "")

@@ -1,4 +1,5 @@
-"""What every way to answer shares: waves of calls, steps, outcome, trajectory, the router, and the question's budget. No I/O."""
+"""What every way to answer shares: waves of calls, steps, outcome, trajectory, the router, and the question's budget.
+No I/O."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,9 +22,9 @@ TrialKind = Literal["plan", "allocation"]
 class Trial:
     """What was tried for one problem.
 
-    A plan that was not executed (no plan in the teacher's text, or the same as an earlier candidate's) has `error_type` set
-    and no scores. `models` names the pool entry of each subtask; `cost_usd` is what its execution costs by itself, also
-    where its calls had been made by an earlier trial and were not paid again.
+    A plan that was not executed (no plan in the teacher's text, or the same as an earlier candidate's) has `error_type`
+    set and no scores. `models` names the pool entry of each subtask; `cost_usd` is what its execution costs by itself,
+    also where its calls had been made by an earlier trial and were not paid again.
     """
 
     kind: TrialKind
@@ -112,7 +113,8 @@ class Router:
     settings: Reasoning
     query_router: QueryRouter | None = None
     second_decomposer: str | None = None
-    """Who plans again where the first plan fails its check (r2/answering/plan_check.py); None: nobody, and plans are not checked."""
+    """Who plans again where the first plan fails its check (r2/answering/plan_check.py); None: nobody, and plans are
+    not checked."""
 
 
 class Stop(Exception):
@@ -144,7 +146,8 @@ class Purse:
         self.spent_usd = 0.0
 
     def affordable(self, wave: Wave) -> Wave:
-        """The wave with calls that could pass the cap sent to the strongest cheaper solver that cannot. `Stop` if there is none."""
+        """The wave with calls that could pass the cap sent to the strongest cheaper solver that cannot. `Stop` if there
+        is none."""
         if self.cap_usd is None:
             return wave
         left = self.cap_usd - self.spent_usd
@@ -164,7 +167,8 @@ class Purse:
                 return replace(call, model=name), cost
         raise Stop(
             "question_budget",
-            f"the next {call.purpose} call could pass the question's cap of {self.cap_usd} USD ({self.spent_usd:.6f} spent); "
+            f"the next {call.purpose} call could pass the question's cap of {self.cap_usd} USD ({self.spent_usd:.6f} "
+            "spent); "
             "raise --max-cost-per-question-usd or add a cheaper model",
         )
 
@@ -173,7 +177,8 @@ class Purse:
 
 
 def ask(wave: Wave, purse: Purse) -> Generator[Wave, list[Completion], list[tuple[Call, Completion]]]:
-    """Sends a wave within the purse; a completion that says nothing about the question (`DEFERRING_ERROR_TYPES`) ends the problem."""
+    """Sends a wave within the purse; a completion that says nothing about the question (`DEFERRING_ERROR_TYPES`) ends
+    the problem."""
     wave = purse.affordable(wave)
     completions = yield wave
     purse.pay(completions)

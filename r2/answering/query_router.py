@@ -1,9 +1,11 @@
-"""A query-level router that was learned: per model the calibrated probability that it answers a question right, from the question's words.
+"""A query-level router that was learned: per model the calibrated probability that it answers a question right, from
+the question's words.
 
-The artefact is JSON, numbers only: loading it runs no code. Predicting is plain Python over a few hundred features, so that it needs
-neither scikit-learn nor a model. After RouteLLM (arXiv:2406.18665), which chooses between two models; ours: any number of models,
-calibrated apart, so that a threshold means the same for each. Fitted by r2/training/fit_query_router.py, used by
-r2/methods/query_router.py. Left out: embeddings, which would need a model of their own at every question.
+The artefact is JSON, numbers only: loading it runs no code. Predicting is plain Python over a few hundred features, so
+that it needs neither scikit-learn nor a model. After RouteLLM (arXiv:2406.18665), which chooses between two models;
+ours: any number of models, calibrated apart, so that a threshold means the same for each. Fitted by
+r2/training/fit_query_router.py, used by r2/methods/query_router.py. Left out: embeddings, which would need a model of
+their own at every question.
 """
 
 import math
@@ -31,8 +33,8 @@ _TOKEN = re.compile(r"[^\W\d_]+|\d+|[-+*/^=%]")
 def features(problem: Problem) -> dict[int, float]:
     """Feature index -> value; absent ones are 0. The n-grams' part has length 1 (L2).
 
-    Hashed: words, operators and numbers (a number counts as its number of digits) alone and in pairs and threes, character trigrams, the
-    benchmark's name.
+    Hashed: words, operators and numbers (a number counts as its number of digits) alone and in pairs and threes,
+    character trigrams, the benchmark's name.
     """
     tokens = _TOKEN.findall(f"{problem.context} {problem.question} {' '.join(problem.choices)}".casefold())
     digits = [len(token) for token in tokens if token.isdigit()]
@@ -53,7 +55,8 @@ def features(problem: Problem) -> dict[int, float]:
 class ModelCurve:
     """One model's probability of being right: sigmoid(slope * score + offset), score = bias + sum of weight * feature.
 
-    `slope` and `offset` are Platt's calibration, fitted on questions the weights had not seen. `cost_usd` is its mean cost per question.
+    `slope` and `offset` are Platt's calibration, fitted on questions the weights had not seen. `cost_usd` is its mean
+    cost per question.
     """
 
     weights: Mapping[int, float]
@@ -80,7 +83,8 @@ class QueryRouter:
         return {name: curve.p_right(found) for name, curve in self.models.items()}
 
     def pick(self, problem: Problem, threshold: float) -> str:
-        """The cheapest model whose probability reaches the threshold, else the most probable one (of equals, the cheapest)."""
+        """The cheapest model whose probability reaches the threshold, else the most probable one (of equals, the
+        cheapest)."""
         return pick(self.p_right(problem), threshold)
 
     def to_json(self) -> str:
@@ -94,12 +98,15 @@ class QueryRouter:
                 "models": {
                     name: {
                         "weights": {str(i): float(f"{w:.6g}") for i, w in sorted(curve.weights.items()) if w},
-                        "bias": curve.bias, "slope": curve.slope, "offset": curve.offset, "cost_usd": curve.cost_usd,
+                        "bias": curve.bias,
+                        "slope": curve.slope,
+                        "offset": curve.offset,
+                        "cost_usd": curve.cost_usd,
                     }
                     for name, curve in self.models.items()
                 },
             }
-        ).decode()  # fmt: skip
+        ).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes, place: str = "query router") -> "QueryRouter":
@@ -115,12 +122,14 @@ class QueryRouter:
             return cls(_cheapest_first(curves), int(stored["n_questions"]))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ConfigError(
-                f"{place}: not a query router of this version: {error!r}. Fit it again (r2/training/fit_query_router.py)."
+                f"{place}: not a query router of this version: {error!r}. Fit it again "
+                "(r2/training/fit_query_router.py)."
             ) from None
 
 
 def pick(p_right: Mapping[str, float], threshold: float) -> str:
-    """The first model that reaches the threshold, else the most probable. `p_right` comes cheapest first and is not empty."""
+    """The first model that reaches the threshold, else the most probable. `p_right` comes cheapest first and is not
+    empty."""
     return next((name for name, p in p_right.items() if p >= threshold), max(p_right, key=lambda name: p_right[name]))
 
 

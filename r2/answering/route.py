@@ -1,8 +1,9 @@
 """Answering one problem with the router: decompose, allocate, solve in waves, check, escalate. A generator without I/O.
 
 `solve` yields waves (lists of `Call`s that may run at the same time) and receives their `Completion`s in order; whoever
-drives it decides what a call is. Beyond the paper (ours): direct plans, parallel waves, prompts that show only the needed
-results, the cheap check with escalation, hard budgets. Left out: the paper's procedural review, which is for training.
+drives it decides what a call is. Beyond the paper (ours): direct plans, parallel waves, prompts that show only the
+needed results, the cheap check with escalation, hard budgets. Left out: the paper's procedural review, which is for
+training.
 """
 
 import random
@@ -47,8 +48,8 @@ def decompose(
 ) -> Generator[Wave, list[Completion], Plan]:
     """The plan; DIRECT where no decomposer gave one, and the trajectory says so.
 
-    Ours: a second decomposer is asked where the first one's text has no plan, or one that fails the cheap check. Its plan stands, checked or
-    not: it is the stronger of the two.
+    Ours: a second decomposer is asked where the first one's text has no plan, or one that fails the cheap check. Its
+    plan stands, checked or not: it is the stronger of the two.
     """
     plan, failed = yield from _plan_by(router.decomposer, problem, router, purse)
     if router.second_decomposer is not None:
@@ -70,9 +71,13 @@ def _plan_by(
 ) -> Generator[Wave, list[Completion], tuple[Plan, str | None]]:
     """One decomposer's plan, and why there is none: then it is DIRECT."""
     call = Call(
-        decomposer, decompose_messages(problem, router.roster[decomposer].prompt_mode), "decompose", router.settings.plan_tokens,
-        temperature=router.settings.temperature, seed=router.settings.seed or None,
-    )  # fmt: skip
+        decomposer,
+        decompose_messages(problem, router.roster[decomposer].prompt_mode),
+        "decompose",
+        router.settings.plan_tokens,
+        temperature=router.settings.temperature,
+        seed=router.settings.seed or None,
+    )
     [(_, completion)] = yield from ask([call], purse)
     if not completion.is_ok:
         return DIRECT, f"decompose_{completion.error_type}"
@@ -85,16 +90,21 @@ def _plan_by(
 def _allocate(
     problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse
 ) -> Generator[Wave, list[Completion], list[Step]]:
-    """One step per subtask (one for a direct plan) with its model. The pool's middle solver stands in for a missing allocation."""
+    """One step per subtask (one for a direct plan) with its model. The pool's middle solver stands in for a missing
+    allocation."""
     subtasks = plan.subtasks or (Subtask(DIRECT_STEP),)
     shown = shown_models(problem, router)
     mode = router.roster[router.allocator].prompt_mode
     call = Call(
-        router.allocator, allocate_messages(problem, plan, shown, mode), "allocate", 16 + 20 * len(subtasks),
-        temperature=router.settings.temperature, seed=router.settings.seed or None,
+        router.allocator,
+        allocate_messages(problem, plan, shown, mode),
+        "allocate",
+        16 + 20 * len(subtasks),
+        temperature=router.settings.temperature,
+        seed=router.settings.seed or None,
         top_logprobs=min(20, len(shown)) if router.roster[router.allocator].has_logprobs else 0,
         json_schema=allocation_schema(len(subtasks), len(shown)) if router.roster[router.allocator].guided else None,
-    )  # fmt: skip
+    )
     choices: list[Choice] | None = None
     if len(shown) == 1:
         choices = [Choice(shown[0].name, {})] * len(subtasks)
@@ -113,7 +123,8 @@ def _allocate(
 
 
 def shown_models(problem: Problem, router: Router) -> tuple[ModelCard, ...]:
-    """The solvers as the allocator is shown them: in the roster's order, or (ours) in one drawn for the question, to see what order does."""
+    """The solvers as the allocator is shown them: in the roster's order, or (ours) in one drawn for the question, to
+    see what order does."""
     solvers, seed = router.roster.solvers[: len(MODEL_LETTERS)], router.settings.order_seed
     if seed is None:
         return solvers
@@ -123,8 +134,9 @@ def shown_models(problem: Problem, router: Router) -> tuple[ModelCard, ...]:
 def execute_steps(
     problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse, *, max_escalations: int
 ) -> Generator[Wave, list[Completion], None]:
-    """Runs the steps wave by wave; a step whose check fails is asked again of the next stronger model, within the bound. So is one whose model is
-    not sure of its result (`min_confidence`): that result stands if nobody is left to ask."""
+    """Runs the steps wave by wave; a step whose check fails is asked again of the next stronger model, within the
+    bound. So is one whose model is not sure of its result (`min_confidence`): that result stands if nobody is left to
+    ask."""
     limit = router.settings.min_confidence if max_escalations else 0.0
     for wave in plan.waves() or [[0]]:
         open_steps = wave
@@ -164,7 +176,8 @@ def _is_unsure(completion: Completion, limit: float, router: Router) -> bool:
 
 
 def accept(problem: Problem, step: Step, completion: Completion) -> str | None:
-    """Stores the result on the step and names the failed check, if any. A doubtful text stays: it may be all there is."""
+    """Stores the result on the step and names the failed check, if any. A doubtful text stays: it
+    may be all there is."""
     if not completion.is_ok:
         step.error_type = completion.error_type
         return f"solve_{completion.error_type}"
@@ -190,7 +203,8 @@ def step_call(problem: Problem, plan: Plan, index: int, router: Router, steps: l
 def finalize(
     problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse
 ) -> Generator[Wave, list[Completion], str]:
-    """The last step's result, or the finalizer's reading of all of them (paper: a final call). Direct plans need neither."""
+    """The last step's result, or the finalizer's reading of all of them (paper: a final call). Direct plans need
+    neither."""
     if plan.is_direct or router.finalizer is None:
         return outcome.steps[-1].text or ""
     results = {i + 1: step.text or "" for i, step in enumerate(outcome.steps)}

@@ -1,10 +1,11 @@
 """Does the router earn its keep? Everything a report says about a set of methods, computed from their outcomes. Pure.
 
-`compare` turns outcomes on the same problems into one `Comparison`: accuracy and cost with paired intervals, cost saved at
-equal accuracy against the best constant model, what random mixing and hindsight would have reached, where the calls went, and
-the curves of the set. `verdict` (r2/evaluation/verdict.py) says it in one sentence, losses first. The evaluation flow stores `to_json`; the report reads
-`from_json`. Formulas name their source: RouteLLM (arXiv:2406.18665), RouterBench (arXiv:2403.12031), LLMRouterBench; the rest is
-ours. What cannot be defined (a gap of zero, a reference that costs nothing) is None, never infinite.
+`compare` turns outcomes on the same problems into one `Comparison`: accuracy and cost with paired intervals, cost saved
+at equal accuracy against the best constant model, what random mixing and hindsight would have reached, where the calls
+went, and the curves of the set. `verdict` (r2/evaluation/verdict.py) says it in one sentence, losses first. The
+evaluation flow stores `to_json`; the report reads `from_json`. Formulas name their source: RouteLLM (arXiv:2406.18665),
+RouterBench (arXiv:2403.12031), LLMRouterBench; the rest is ours. What cannot be defined (a gap of zero, a reference
+that costs nothing) is None, never infinite.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,9 +30,21 @@ from r2.evaluation.summaries import Setting
 from r2.evaluation.verdict import verdict
 
 __all__ = [
-    "MARGIN", "AccuracyVerdict", "Comparison", "CostSaved", "Curve", "Estimate", "Interval", "MethodOutcomes", "MethodSummary",
-    "Versus", "compare", "from_json", "to_json", "verdict",
-]  # fmt: skip
+    "MARGIN",
+    "AccuracyVerdict",
+    "Comparison",
+    "CostSaved",
+    "Curve",
+    "Estimate",
+    "Interval",
+    "MethodOutcomes",
+    "MethodSummary",
+    "Versus",
+    "compare",
+    "from_json",
+    "to_json",
+    "verdict",
+]
 
 MARGIN = 0.02
 """Accuracy that may be lost and still be called no worse; ours."""
@@ -50,9 +63,10 @@ def compare(
 ) -> Comparison:
     """Compares methods that answered the same problems.
 
-    `constants` are labels of methods that ask one model always; `subject` is the label of the router to be judged. `cost_weight`
-    is the accuracy one USD per problem is worth in the headroom's utility. All intervals use the same resamples of the problems.
-    Raises ConfigError for no methods, no problems, a label used twice or unknown, and methods whose problems differ.
+    `constants` are labels of methods that ask one model always; `subject` is the label of the router to be judged.
+    `cost_weight` is the accuracy one USD per problem is worth in the headroom's utility. All intervals use the same
+    resamples of the problems. Raises ConfigError for no methods, no problems, a label used twice or unknown, and
+    methods whose problems differ.
     """
     _check(outcomes, constants, subject)
     columns = [one.is_correct for one in outcomes] + [one.cost_usd for one in outcomes]

@@ -1,7 +1,7 @@
 """What a comparison of methods says, as records: stored as JSON by the evaluation flow, drawn by the report.
 
-Built by `compare` in `r2/evaluation/compare.py`. What cannot be defined (a gap of zero, a reference that costs nothing) is None, never
-infinite.
+Built by `compare` in `r2/evaluation/compare.py`. What cannot be defined (a gap of zero, a reference that costs nothing)
+is None, never infinite.
 """
 
 from collections.abc import Mapping
@@ -27,10 +27,12 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class CostSaved:
-    """CS(tau) = 1 - min{C : Q >= tau * Q_ref} / C_ref over a method's operating points (LLMRouterBench CostSave at tau = 1).
+    """CS(tau) = 1 - min{C : Q >= tau * Q_ref} / C_ref over a method's operating points (LLMRouterBench CostSave at tau
+    = 1).
 
-    `operating_point` is the label of the cheapest that reaches the accuracy; point and reference are chosen once, on all problems.
-    The interval is of 1 - C / C_ref; `reached_share` is the share of resamples in which the accuracy is reached too.
+    `operating_point` is the label of the cheapest that reaches the accuracy; point and reference are chosen once, on
+    all problems. The interval is of 1 - C / C_ref; `reached_share` is the share of resamples in which the accuracy is
+    reached too.
     """
 
     tau: float
@@ -43,7 +45,8 @@ class CostSaved:
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """The subject against this method: accuracy it gains (subject - method) and cost it saves, 1 - C_subject / C_method.
+    """The subject against this method: accuracy it gains (subject - method) and cost it saves, 1 - C_subject /
+    C_method.
 
     `cost_saved` is None where the method costs nothing.
     """
@@ -108,20 +111,23 @@ class MethodSummary:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What a set of operating points reaches over the comparison's range of cost. See `r2/evaluation/curves.py` for each."""
+    """What a set of operating points reaches over the comparison's range of cost. See `r2/evaluation/curves.py` for
+    each."""
 
     name: str
     labels: tuple[str, ...]
     aiq: float | None
     aiq_with_constants: float | None
-    """AIQ of the points and the constants together; what it has above the curve `constants` is what the method adds to the pool."""
+    """AIQ of the points and the constants together; what it has above the curve `constants` is what the method adds to
+    the pool."""
     area: float | None
     apgr: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Methods on the same problems. `methods` is in the order given; costs of `random` and `oracle` rows are in the summaries."""
+    """Methods on the same problems. `methods` is in the order given; costs of `random` and `oracle` rows are in the
+    summaries."""
 
     n_problems: int
     n_by_difficulty: Mapping[str, int]

@@ -1,8 +1,9 @@
-"""From a sweep of the cost knob `b` to the value to use: the accuracy-cost curve, and the table from a budget or an accuracy to b. Pure.
+"""From a sweep of the cost knob `b` to the value to use: the accuracy-cost curve, and the table from a budget or an
+accuracy to b. Pure.
 
-METHOD 3 (ours): an allocator that gives log-probabilities chooses argmax of log p - b * ln price, so each b is an operating point. Points are measured
-on a calibration set and need not be monotone in b: a dearer point that is no more accurate is never worth choosing, which the running maximum of
-the curve takes care of. Called by tasks/sweep_b.py.
+METHOD 3 (ours): an allocator that gives log-probabilities chooses argmax of log p - b * ln price, so each b is an
+operating point. Points are measured on a calibration set and need not be monotone in b: a dearer point that is no more
+accurate is never worth choosing, which the running maximum of the curve takes care of. Called by tasks/sweep_b.py.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ ACCURACY_SHARES = (0.80, 0.90, 0.95, 0.98, 1.00)
 
 @dataclass(frozen=True, slots=True)
 class SweepPoint:
-    """What one b came to on the calibration set. `usd_per_1k` is USD per thousand problems, the router's own calls included."""
+    """What one b came to on the calibration set. `usd_per_1k` is USD per thousand problems, the router's own calls
+    included."""
 
     b: float
     accuracy: float
@@ -25,7 +27,8 @@ class SweepPoint:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """A chosen point, and whether it does what was asked; where it does not, it is the nearest there is and `reason` says so."""
+    """A chosen point, and whether it does what was asked; where it does not, it is the nearest there is and `reason`
+    says so."""
 
     point: SweepPoint
     is_reached: bool
@@ -34,7 +37,8 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A line of the table: what is asked for, and the advice. `share` is None in rows of a budget, `usd_per_1k` in rows of an accuracy."""
+    """A line of the table: what is asked for, and the advice. `share` is None in rows of a budget, `usd_per_1k` in rows
+    of an accuracy."""
 
     usd_per_1k: float | None
     share: float | None
@@ -42,7 +46,8 @@ class TableRow:
 
 
 def checked_values(values: Sequence[float], allocator: str, has_logprobs: bool) -> tuple[float, ...]:
-    """The values of b in ascending order, each once. ConfigError for none, for a negative one, and for an allocator without log-probabilities."""
+    """The values of b in ascending order, each once. ConfigError for none, for a negative one, and for an allocator
+    without log-probabilities."""
     found = tuple(sorted(set(values)))
     if not found:
         raise ConfigError("--b: give at least one value, such as 0,0.05,0.1,0.2.")
@@ -51,13 +56,15 @@ def checked_values(values: Sequence[float], allocator: str, has_logprobs: bool) 
     if not has_logprobs:
         raise ConfigError(
             f"--b: the cost knob needs the allocator's log-probabilities, and {allocator!r} has logprobs = false. "
-            "Set logprobs = true in its table if its endpoint returns them, or choose another allocator with --allocator."
+            "Set logprobs = true in its table if its endpoint returns them, or choose another allocator with "
+            "--allocator."
         )
     return found
 
 
 def curve(points: Sequence[SweepPoint]) -> list[SweepPoint]:
-    """The points worth choosing, cheapest first: each is more accurate than every cheaper one (the steps of the running maximum).
+    """The points worth choosing, cheapest first: each is more accurate than every cheaper one (the steps of the running
+    maximum).
 
     Of points with the same cost and accuracy the one with the smallest b stays.
     """
@@ -79,8 +86,11 @@ def within_budget(points: Sequence[SweepPoint], usd_per_1k: float) -> Advice:
         return Advice(chosen, True, f"the most accurate point at no more than {usd_per_1k:.4g} USD per 1k problems")
     cheapest = min(points, key=lambda p: (p.usd_per_1k, -p.accuracy, p.b))
     return Advice(
-        cheapest, False, f"no b costs so little: {usd_per_1k:.4g} USD per 1k is below the cheapest point's {cheapest.usd_per_1k:.4g} (b = {cheapest.b:g})",
-    )  # fmt: skip
+        cheapest,
+        False,
+        f"no b costs so little: {usd_per_1k:.4g} USD per 1k is below the cheapest point's {cheapest.usd_per_1k:.4g} "
+        f"(b = {cheapest.b:g})",
+    )
 
 
 def at_accuracy(points: Sequence[SweepPoint], accuracy: float) -> Advice:
@@ -96,13 +106,15 @@ def at_accuracy(points: Sequence[SweepPoint], accuracy: float) -> Advice:
             return Advice(point, True, f"the cheapest point with an accuracy of at least {accuracy:.1%}")
     best = worth[-1]
     return Advice(
-        best, False, f"no b is so accurate: {accuracy:.1%} is above the best point's {best.accuracy:.1%} (b = {best.b:g})"
-    )  # fmt: skip
+        best,
+        False,
+        f"no b is so accurate: {accuracy:.1%} is above the best point's {best.accuracy:.1%} (b = {best.b:g})",
+    )
 
 
 def table(points: Sequence[SweepPoint], reference_accuracy: float) -> list[TableRow]:
-    """The calibrated table: for each point worth choosing the budget from which it is the choice, then for each share of the reference
-    accuracy the cheapest point that reaches it."""
+    """The calibrated table: for each point worth choosing the budget from which it is the choice, then for each share
+    of the reference accuracy the cheapest point that reaches it."""
     budgets = [TableRow(p.usd_per_1k, None, within_budget(points, p.usd_per_1k)) for p in curve(points)]
     shares = [TableRow(None, share, at_accuracy(points, share * reference_accuracy)) for share in ACCURACY_SHARES]
     return budgets + shares

@@ -1,7 +1,8 @@
 """Curves in the accuracy-cost plane: frontier, hull, and the areas that summarise a set of operating points. Pure.
 
-A point is (cost, accuracy); cost in any unit, the same for all. Definitions: RouterBench (arXiv:2403.12031) for the hull and
-AIQ, RouteLLM (arXiv:2406.18665) for PGR and APGR. Where a formula is undefined the result is None, never infinite.
+A point is (cost, accuracy); cost in any unit, the same for all. Definitions: RouterBench (arXiv:2403.12031) for the
+hull and AIQ, RouteLLM (arXiv:2406.18665) for PGR and APGR. Where a formula is undefined the result is None, never
+infinite.
 """
 
 from collections.abc import Sequence
@@ -27,8 +28,8 @@ def frontier(points: Sequence[Point]) -> list[bool]:
 def hull(points: Sequence[Point]) -> list[Point]:
     """Corners of the non-decreasing upper convex hull, cheapest first: what random mixtures of the points can reach.
 
-    From the cheapest point (of equally cheap ones the most accurate) to the most accurate (of those the cheapest); dearer points
-    that are no more accurate are not on it.
+    From the cheapest point (of equally cheap ones the most accurate) to the most accurate (of those the cheapest);
+    dearer points that are no more accurate are not on it.
     """
     corners: list[Point] = []
     for cost, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
@@ -48,8 +49,9 @@ def _is_below(left: Point, middle: Point, right: Point) -> bool:
 def best_mixture(points: Sequence[Point], cost: float) -> list[float]:
     """Probabilities, one per point, of the most accurate problem-blind mixture whose expected cost is at most `cost`.
 
-    The hull's point at that cost (RouterBench's Zero router): at most two points are mixed. Below the cheapest point nothing can be
-    mixed and the cheapest gets all; above the most accurate, that one does. Raises ValueError without points.
+    The hull's point at that cost (RouterBench's Zero router): at most two points are mixed. Below the cheapest point
+    nothing can be mixed and the cheapest gets all; above the most accurate, that one does. Raises ValueError without
+    points.
     """
     corners = hull(points)
     if not corners:
@@ -69,10 +71,10 @@ def best_mixture(points: Sequence[Point], cost: float) -> list[float]:
 def aiq(points: Sequence[Point], c_min: float | None = None, c_max: float | None = None) -> float | None:
     """Average improvement in quality: area under the hull from c_min to c_max, divided by c_max - c_min (RouterBench).
 
-    The bounds default to the points' cheapest and dearest; give common ones to compare sets. Right of its end the hull goes
-    on flat; left of its beginning it is 0 (ours): for so little money the set answers nothing, and a set is never below a part of
-    it. RouterBench's code divides by c_max; this is the paper's definition. Where c_min == c_max it is the height there. None
-    without points.
+    The bounds default to the points' cheapest and dearest; give common ones to compare sets. Right of its end the hull
+    goes on flat; left of its beginning it is 0 (ours): for so little money the set answers nothing, and a set is never
+    below a part of it. RouterBench's code divides by c_max; this is the paper's definition. Where c_min == c_max it is
+    the height there. None without points.
     """
     corners = hull(points)
     if not corners:
@@ -83,7 +85,8 @@ def aiq(points: Sequence[Point], c_min: float | None = None, c_max: float | None
 
 
 def area_under_curve(points: Sequence[Point], c_min: float | None = None, c_max: float | None = None) -> float | None:
-    """Mean accuracy over cost from c_min to c_max, of the line through the points made non-decreasing by a running maximum.
+    """Mean accuracy over cost from c_min to c_max, of the line through the points made non-decreasing by a running
+    maximum.
 
     Unlike AIQ it shows what the operating points themselves reach, without mixing. Of equally dear points the most
     accurate counts. Bounds, ends and None as in `aiq`.
@@ -95,15 +98,17 @@ def area_under_curve(points: Sequence[Point], c_min: float | None = None, c_max:
 
 
 def performance_gap_recovered(accuracy: float, weak: float, strong: float) -> float | None:
-    """PGR = (accuracy - weak) / (strong - weak) (RouteLLM); None where strong is no better than weak: there is no gap."""
+    """PGR = (accuracy - weak) / (strong - weak) (RouteLLM); None where strong is no better than
+    weak: there is no gap."""
     return (accuracy - weak) / (strong - weak) if strong > weak else None
 
 
 def average_pgr(points: Sequence[Point], weak: Point, strong: Point) -> float | None:
-    """APGR: mean PGR over the cost from always-weak to always-strong (RouteLLM, whose share of strong calls is here, ours, the cost).
+    """APGR: mean PGR over the cost from always-weak to always-strong (RouteLLM, whose share of strong calls is here,
+    ours, the cost).
 
-    The curve is the running best through weak, the points and strong, since any router can be turned to always one of the two.
-    Random mixing of the two gives 0.5. None where strong is not dearer, or not better, than weak.
+    The curve is the running best through weak, the points and strong, since any router can be turned to always one of
+    the two. Random mixing of the two gives 0.5. None where strong is not dearer, or not better, than weak.
     """
     if strong[0] <= weak[0] or strong[1] <= weak[1]:
         return None
@@ -129,7 +134,8 @@ def _running_best(points: Sequence[Point]) -> list[Point]:
 
 
 def _mean_height(line: Sequence[Point], low: float, high: float) -> float:
-    """Mean over [low, high] of the piecewise linear line, 0 left of it and flat right of it; its height at `low` if low == high."""
+    """Mean over [low, high] of the piecewise linear line, 0 left of it and flat right of it; its height at `low` if low
+    == high."""
     costs, heights = np.array([c for c, _ in line]), np.array([q for _, q in line])
     if high <= low:
         return float(np.interp(low, costs, heights, left=0.0))

@@ -1,4 +1,5 @@
-"""What an evaluation may cost at most, before it begins: every row at every point, as if no call were shared. For `--dry-run`."""
+"""What an evaluation may cost at most, before it begins: every row at every point, as if no call were shared. For
+`--dry-run`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,9 +40,11 @@ def estimate_evaluation(
 def _calls(variant: Variant, router: Router, problems: Sequence[Problem], n_runs: int) -> list[CallEstimate]:
     reasoning = variant.reasoning
     mine = replace(
-        router, settings=reasoning, decomposer=reasoning.decomposer or router.decomposer,
+        router,
+        settings=reasoning,
+        decomposer=reasoning.decomposer or router.decomposer,
         allocator=reasoning.allocator or router.allocator,
-    )  # fmt: skip
+    )
     n_bytes = sum(len((problem.question + problem.context).encode()) for problem in problems)
     prices = {name: card.price for name, card in router.roster.by_name.items()}
     return estimate_calls(mine, prices, n_runs * len(problems), n_runs * n_bytes)
@@ -49,6 +52,9 @@ def _calls(variant: Variant, router: Router, problems: Sequence[Problem], n_runs
 
 def _sum(one: CallEstimate, other: CallEstimate) -> CallEstimate:
     return replace(
-        one, n_calls=one.n_calls + other.n_calls, input_tokens=one.input_tokens + other.input_tokens,
-        output_tokens=one.output_tokens + other.output_tokens, cost_usd=one.cost_usd + other.cost_usd,
-    )  # fmt: skip
+        one,
+        n_calls=one.n_calls + other.n_calls,
+        input_tokens=one.input_tokens + other.input_tokens,
+        output_tokens=one.output_tokens + other.output_tokens,
+        cost_usd=one.cost_usd + other.cost_usd,
+    )

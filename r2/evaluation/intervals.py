@@ -1,7 +1,9 @@
-"""Bootstrap intervals over problems, paired: every method sees the same resamples, so differences keep what methods share.
+"""Bootstrap intervals over problems, paired: every method sees the same resamples, so differences keep what methods
+share.
 
-Percentile intervals (Efron and Tibshirani 1993, ch. 13) from `n` problems drawn with replacement. A resample is a row of
-counts divided by n; means of any number of columns under it are one matrix product, made in chunks so that memory stays small.
+Percentile intervals (Efron and Tibshirani 1993, ch. 13) from `n` problems drawn with replacement. A resample is a row
+of counts divided by n; means of any number of columns under it are one matrix product, made in chunks so that memory
+stays small.
 """
 
 import math

@@ -1,7 +1,8 @@
-"""Logged trajectories with the probabilities their allocations were drawn from, and whether they support an estimate. Pure.
+"""Logged trajectories with the probabilities their allocations were drawn from, and whether they support an estimate.
+Pure.
 
-A trajectory's weight under a candidate allocator is the product over its subtasks of candidate probability / logged probability.
-`r2/evaluation/offpolicy.py` turns weights into values; `storage/runs/offpolicy_logs.py` reads the logs.
+A trajectory's weight under a candidate allocator is the product over its subtasks of candidate probability / logged
+probability. `r2/evaluation/offpolicy.py` turns weights into values; `storage/runs/offpolicy_logs.py` reads the logs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,8 @@ Distribution = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class LoggedStep:
-    """A subtask: the model the allocator chose, the probabilities it drew from, and the kind of work it is ("" for unknown)."""
+    """A subtask: the model the allocator chose, the probabilities it drew from, and the kind of work it is ("" for
+    unknown)."""
 
     model: str
     propensities: Distribution
@@ -27,7 +29,8 @@ class LoggedStep:
 
 @dataclass(frozen=True, slots=True)
 class LoggedTrajectory:
-    """A plan executed once. `is_correct` is 0 or 1; `cost_usd` is all of it, escalations and the router's calls included."""
+    """A plan executed once. `is_correct` is 0 or 1; `cost_usd` is all of it, escalations and the router's calls
+    included."""
 
     problem_id: str
     steps: tuple[LoggedStep, ...]
@@ -36,7 +39,8 @@ class LoggedTrajectory:
 
 
 Target = Callable[[LoggedTrajectory], Sequence[Distribution]]
-"""The candidate allocator: for a logged plan, its distribution over models at each subtask. It must not look at outcomes."""
+"""The candidate allocator: for a logged plan, its distribution over models at each subtask. It must not look at
+outcomes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ class Support:
     n: int
     n_problems: int
     ess: float
-    """Effective sample size (sum w)^2 / sum w^2: as many trajectories drawn from the target itself would say as much."""
+    """Effective sample size (sum w)^2 / sum w^2: as many trajectories drawn from the target itself would say as much.
+    """
     unsupported_mass: float
     """Mean probability that the target takes, in a trajectory, a choice the logging allocator never takes there."""
     unsupported_decisions: float
@@ -74,7 +79,8 @@ def support_of(
             propensity = step.propensities.get(step.model, 0.0)
             if propensity <= 0:
                 raise SupportError(
-                    f"problem {logged.problem_id!r}: {step.model!r} was chosen with probability {propensity:g}; the logged "
+                    f"problem {logged.problem_id!r}: {step.model!r} was chosen with probability {propensity:g}; the "
+                    "logged "
                     "probabilities are not those the choice was drawn from. Leave such trajectories out."
                 )
             weights[i] *= wanted.get(step.model, 0.0) / propensity
@@ -101,12 +107,15 @@ def check_support(support: Support, min_ess: float, max_unsupported: float) -> N
     found = f"{support.n} logged trajectories, effective sample size {support.ess:.1f}"
     if support.unsupported_mass > max_unsupported:
         raise SupportError(
-            f"off-policy estimate refused: {found}; {support.unsupported_mass:.1%} of the candidate's trajectories take a choice that "
-            f"the logging allocator never takes (at most {max_unsupported:.1%} allowed). Log with an allocator that samples "
+            f"off-policy estimate refused: {found}; {support.unsupported_mass:.1%} of the candidate's trajectories "
+            "take a choice that "
+            f"the logging allocator never takes (at most {max_unsupported:.1%} allowed). Log with an allocator that "
+            "samples "
             "(temperature above 0, cost knob 0), or evaluate the candidate by running it."
         )
     if support.ess < min_ess:
         raise SupportError(
-            f"off-policy estimate refused: {found}, at least {min_ess:g} needed; the logs hold too little of what the candidate does. "
+            f"off-policy estimate refused: {found}, at least {min_ess:g} needed; the logs hold too little of what "
+            "the candidate does. "
             "Log more trajectories, take a candidate nearer to the logging allocator, or evaluate it by running it."
         )

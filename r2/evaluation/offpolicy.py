@@ -1,13 +1,13 @@
 """What another allocator would have reached, estimated from logged trajectories without a call. Pure.
 
 The logging allocator drew each subtask's model with known probabilities; a trajectory's weight is the product over its
-subtasks of target probability / logging probability. From the weights: IPS (Horvitz and Thompson), SNIPS (normalised weights;
-Swaminathan and Joachims 2015) and a doubly robust value, right in expectation if either the probabilities or the outcome model are
-(Dudik et al. 2011). The plan is part of the context: both allocators get the logged one.
+subtasks of target probability / logging probability. From the weights: IPS (Horvitz and Thompson), SNIPS (normalised
+weights; Swaminathan and Joachims 2015) and a doubly robust value, right in expectation if either the probabilities or
+the outcome model are (Dudik et al. 2011). The plan is part of the context: both allocators get the logged one.
 
-Left out: a target decomposer, and logs of a deterministic allocator, which say nothing about choices it never makes. Where the
-logs cannot carry an estimate, `SupportError` says so; averaging the logged outcomes instead answers another question. Logs come
-from `storage/runs/offpolicy_logs.py`.
+Left out: a target decomposer, and logs of a deterministic allocator, which say nothing about choices it never makes.
+Where the logs cannot carry an estimate, `SupportError` says so; averaging the logged outcomes instead answers another
+question. Logs come from `storage/runs/offpolicy_logs.py`.
 """
 
 import math
@@ -23,8 +23,17 @@ from r2.evaluation.logged import Distribution, LoggedStep, LoggedTrajectory, Sup
 from r2.evaluation.outcomes import FloatArray
 
 __all__ = [
-    "LoggedStep", "LoggedTrajectory", "OffPolicyValues", "Support", "Value", "accuracy", "cost_usd", "estimate_value", "fit_additive", "utility",
-]  # fmt: skip
+    "LoggedStep",
+    "LoggedTrajectory",
+    "OffPolicyValues",
+    "Support",
+    "Value",
+    "accuracy",
+    "cost_usd",
+    "estimate_value",
+    "fit_additive",
+    "utility",
+]
 
 IntArray = NDArray[np.intp]
 _Z = 1.959964
@@ -84,9 +93,10 @@ def estimate_value(
 ) -> OffPolicyValues:
     """The target's value on problems like the logged ones.
 
-    `fit` makes the outcome model from logs it is not applied to (`cross_fitted`); None takes `fit_additive`. `max_weight` cuts
-    larger weights. Trajectories of one problem stay together in folds, standard errors and resamples. The bounds `min_ess` and
-    `max_unsupported` are ours. Raises SupportError where they are broken, for weights before they are cut.
+    `fit` makes the outcome model from logs it is not applied to (`cross_fitted`); None takes `fit_additive`.
+    `max_weight` cuts larger weights. Trajectories of one problem stay together in folds, standard errors and resamples.
+    The bounds `min_ess` and `max_unsupported` are ours. Raises SupportError where they are broken, for weights before
+    they are cut.
     """
     support, weights = support_of(logs, target, max_weight)
     check_support(support, min_ess, max_unsupported)
@@ -114,8 +124,8 @@ def cross_fitted(
 ) -> tuple[FloatArray, FloatArray]:
     """The outcome model's expectation for each trajectory under the target, and for the choices that were logged.
 
-    Each from a model that was fitted without any trajectory of that problem, so that its errors do not follow the outcomes'. With one
-    problem only there is nothing to fit on, and both are 0.
+    Each from a model that was fitted without any trajectory of that problem, so that its errors do not follow the
+    outcomes'. With one problem only there is nothing to fit on, and both are 0.
     """
     groups = _groups(logs)
     n_groups = int(groups.max()) + 1
@@ -133,10 +143,11 @@ def cross_fitted(
 
 
 def fit_additive(logs: Sequence[LoggedTrajectory], outcomes: FloatArray, ridge: float = 1.0) -> OutcomeModel:
-    """An outcome model: a table of effects by (skill, model), summed over a plan's subtasks, by ridge regression (ours).
+    """An outcome model: a table of effects by (skill, model), summed over a plan's subtasks, by ridge regression
+    (ours).
 
-    Linear, so its expectation under any distribution is exact; rough where outcomes multiply, which the doubly robust value
-    forgives. An unseen (skill, model) has no effect.
+    Linear, so its expectation under any distribution is exact; rough where outcomes multiply, which the doubly robust
+    value forgives. An unseen (skill, model) has no effect.
     """
     columns: dict[tuple[str, str], int] = {}
     for one in logs:
@@ -164,7 +175,8 @@ def fit_additive(logs: Sequence[LoggedTrajectory], outcomes: FloatArray, ridge: 
 
 
 def _groups(logs: Sequence[LoggedTrajectory]) -> IntArray:
-    """Each trajectory's problem, numbered from 0 in order of first appearance: the clusters of errors, folds and resamples."""
+    """Each trajectory's problem, numbered from 0 in order of first appearance: the clusters of errors, folds and
+    resamples."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(one.problem_id, len(numbers)) for one in logs], np.intp)
 
@@ -176,9 +188,10 @@ def _by_group(values: FloatArray, groups: IntArray) -> FloatArray:
 def _normal_value(numerator: FloatArray, denominator: FloatArray, groups: IntArray) -> Value:
     """Ratio of the sums with a normal interval, corrected for weighted outcomes being skewed and heavy-tailed.
 
-    The spread is the jackknife's over problems; Student's quantile has the degrees of freedom that the kurtosis leaves (Satterthwaite);
-    the whole is moved by the first Edgeworth term of the skewness (Hall 1983). Plain, it lies too high where mistakes are rare, and
-    covers 92 of 100; corrected 94 to 95 (600 simulated logs of 400 and of 800 trajectories).
+    The spread is the jackknife's over problems; Student's quantile has the degrees of freedom that the kurtosis leaves
+    (Satterthwaite); the whole is moved by the first Edgeworth term of the skewness (Hall 1983). Plain, it lies too high
+    where mistakes are rare, and covers 92 of 100; corrected 94 to 95 (600 simulated logs of 400 and of 800
+    trajectories).
     """
     tops, bottoms = _by_group(numerator, groups), _by_group(denominator, groups)
     total = float(bottoms.sum())
@@ -200,7 +213,8 @@ def _normal_value(numerator: FloatArray, denominator: FloatArray, groups: IntArr
 
 
 def _student(freedom: float) -> float:
-    """Student's 97.5 % quantile, by its expansion around the normal one (Abramowitz and Stegun 26.7.5); within 0.03 from 3 degrees on."""
+    """Student's 97.5 % quantile, by its expansion around the normal one (Abramowitz and Stegun 26.7.5); within 0.03
+    from 3 degrees on."""
     z = _Z
     return (
         z

@@ -1,7 +1,8 @@
 """The rows of an evaluation's table, their knobs, and the rule by which dev problems set them. Pure.
 
-A `Variant` is a method with everything but its operating point; `choose_point` takes the points that were tried on dev problems and
-the constants on the same problems. Constants (one model for everything) are the line any router has to beat.
+A `Variant` is a method with everything but its operating point; `choose_point` takes the points that were tried on dev
+problems and the constants on the same problems. Constants (one model for everything) are the line any router has to
+beat.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ KNOBS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "dot": ("threshold", (0.0, 0.5, 0.8, 0.95, 1.0)),
     "query_router": ("threshold", (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)),
 }
-"""Method -> the field of `Reasoning` that sets its operating point, and the values tried on dev problems (r2's: `EvaluateSettings.b`)."""
+"""Method -> the field of `Reasoning` that sets its operating point, and the values tried on dev problems (r2's:
+`EvaluateSettings.b`)."""
 METHODS_BY_NAME = (
     "cot",
     "direct",
@@ -37,7 +39,8 @@ METHODS_BY_NAME = (
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A row of the table before its operating point is known. `values` is what `knob` is tried at; () where there is nothing to choose."""
+    """A row of the table before its operating point is known. `values` is what `knob` is tried at; () where there is
+    nothing to choose."""
 
     name: str
     kind: str
@@ -55,8 +58,9 @@ class Variant:
 def constants_of(settings: EvaluateSettings, roster: Roster, weights: Mapping[str, str]) -> list[Variant]:
     """The constants: `direct NAME` asks an entry in its own prompt mode, `cot NAME` lets it think step by step.
 
-    `cot`, `direct`, `cot:NAME` and `direct:NAME` of `methods` say which; without any of them it is all. A model that was fine-tuned to be
-    asked without instructions has no `cot`; two entries of the same `weights` (entry -> what answers) and price share one.
+    `cot`, `direct`, `cot:NAME` and `direct:NAME` of `methods` say which; without any of them it is all. A model that
+    was fine-tuned to be asked without instructions has no `cot`; two entries of the same `weights` (entry -> what
+    answers) and price share one.
     """
     wanted = [m for m in settings.methods if m.partition(":")[0] in ("cot", "direct")] or ["direct", "cot"]
     found: dict[str, Variant] = {}
@@ -73,7 +77,8 @@ def constants_of(settings: EvaluateSettings, roster: Roster, weights: Mapping[st
 
 
 def own_mode(settings: EvaluateSettings, card: ModelCard) -> Variant:
-    """One call to an entry as its prompt mode says, which is how routers ask it for a whole question: a draw from one model."""
+    """One call to an entry as its prompt mode says, which is how routers ask it for a whole question: a draw from one
+    model."""
     if card.prompt_mode == "cot":
         return _cot(settings, card)
     return Variant(f"direct {card.name}", "direct", _with(settings, method="random", mix={card.name: 1.0}))
@@ -92,7 +97,8 @@ def _is_told_by_another(method: str, card: ModelCard, roster: Roster, weights: M
 
 
 def variants_of(settings: EvaluateSettings, roster: Roster, decomposer: str, allocator: str) -> list[Variant]:
-    """The other rows, in the order asked for; `decomposer` and `allocator` are the pool file's. ConfigError for an unknown method or entry."""
+    """The other rows, in the order asked for; `decomposer` and `allocator` are the pool file's. ConfigError for an
+    unknown method or entry."""
     found: list[Variant] = []
     for method in dict.fromkeys(settings.methods):
         if method.partition(":")[0] in ("cot", "direct"):
@@ -144,10 +150,12 @@ class Chosen:
 def choose_point(
     points: Sequence[OperatingPoint], constants: Sequence[OperatingPoint], *, margin: float, cost_weight: float
 ) -> Chosen:
-    """The cheapest point whose accuracy is at most `margin` below the best constant's; else the one of the highest utility (ours).
+    """The cheapest point whose accuracy is at most `margin` below the best constant's; else the one of the highest
+    utility (ours).
 
-    utility = accuracy - cost_weight * cost / cost of the dearest constant. Ties take the more accurate, then the earlier point.
-    `constants` are the constants on the same dev problems. Raises ValueError without points or without constants.
+    utility = accuracy - cost_weight * cost / cost of the dearest constant. Ties take the more accurate, then the
+    earlier point. `constants` are the constants on the same dev problems. Raises ValueError without points or without
+    constants.
     """
     best = max(point.accuracy for point in constants)
     dearest = max(point.cost_usd for point in constants) or 1.0

@@ -1,8 +1,8 @@
 """How a method did on a set of problems, as arrays in one common problem order: what every metric is computed from.
 
-`MethodOutcomes` holds one method at one operating point. `mix_of` and `oracle_of` make the outcomes of two policies nobody ran
-(a random mixture of constant methods, and the best choice in hindsight) from stored ones, without a call. Built by the
-evaluation flow and by `storage/sources/outcome_tables.py`; read by `r2/evaluation/compare.py`.
+`MethodOutcomes` holds one method at one operating point. `mix_of` and `oracle_of` make the outcomes of two policies
+nobody ran (a random mixture of constant methods, and the best choice in hindsight) from stored ones, without a call.
+Built by the evaluation flow and by `storage/sources/outcome_tables.py`; read by `r2/evaluation/compare.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,11 @@ _ARRAYS = ("is_correct", "cost_usd", "latency_s", "n_calls", "n_tokens", "router
 class MethodOutcomes:
     """One method at one operating point; each array has one entry per problem, in the order of `problem_ids`.
 
-    Over several seeds each entry is the problem's mean over them (`from_seeds`), so `is_correct` is in 0..1 and the problem
-    stays the unit that is resampled. `label` is unique in a comparison ("cot sim-8b"), `method` is its kind ("cot", "r2").
-    Operating points of one method (thresholds, cost knobs) share `sweep`; "" stands alone. `difficulty` is each problem's
-    label. `model_calls` counts calls by pool entry, the router's own left out, summed over problems and seeds.
+    Over several seeds each entry is the problem's mean over them (`from_seeds`), so `is_correct` is in 0..1 and the
+    problem stays the unit that is resampled. `label` is unique in a comparison ("cot sim-8b"), `method` is its kind
+    ("cot", "r2"). Operating points of one method (thresholds, cost knobs) share `sweep`; "" stands alone. `difficulty`
+    is each problem's label. `model_calls` counts calls by pool entry, the router's own left out, summed over problems
+    and seeds.
     """
 
     label: str
@@ -55,7 +56,8 @@ class MethodOutcomes:
             if not np.isfinite(array).all() or (array < 0).any():
                 at = int(np.flatnonzero(~np.isfinite(array) | (array < 0))[0])
                 raise ConfigError(
-                    f"method {self.label!r}, {name}, problem {self.problem_ids[at]!r}: {array[at]}; expected a number >= 0"
+                    f"method {self.label!r}, {name}, problem {self.problem_ids[at]!r}: {array[at]}; expected a "
+                    "number >= 0"
                 )
             object.__setattr__(self, name, array)
         if n and self.is_correct.max() > 1:
@@ -102,14 +104,21 @@ def from_seeds(
             raise ConfigError(f"method {label!r}, {name}: shape {array.shape}, expected problems x seeds as the others")
     means = {name: array.mean(axis=1) for name, array in zip(_ARRAYS, arrays, strict=True)}
     return MethodOutcomes(
-        label=label, method=method, problem_ids=tuple(problem_ids), difficulty=tuple(difficulty), **means,
-        model_calls=model_calls or {}, model_calls_by_difficulty=model_calls_by_difficulty or {},
-        n_seeds=arrays[0].shape[1], sweep=sweep,
-    )  # fmt: skip
+        label=label,
+        method=method,
+        problem_ids=tuple(problem_ids),
+        difficulty=tuple(difficulty),
+        **means,
+        model_calls=model_calls or {},
+        model_calls_by_difficulty=model_calls_by_difficulty or {},
+        n_seeds=arrays[0].shape[1],
+        sweep=sweep,
+    )
 
 
 def mix_of(label: str, outcomes: Sequence[MethodOutcomes], shares: Sequence[float]) -> MethodOutcomes:
-    """Expected outcomes of choosing one of `outcomes` at random, blind to the problem, with these probabilities. Exact."""
+    """Expected outcomes of choosing one of `outcomes` at random, blind to the problem, with these
+    probabilities. Exact."""
     first = outcomes[0]
     arrays = [
         np.sum([share * getattr(one, name) for one, share in zip(outcomes, shares, strict=True)], axis=0)
@@ -120,10 +129,11 @@ def mix_of(label: str, outcomes: Sequence[MethodOutcomes], shares: Sequence[floa
 
 
 def oracle_of(outcomes: Sequence[MethodOutcomes], label: str = "oracle") -> MethodOutcomes:
-    """For each problem the outcome most often right, of them the cheapest; where none is ever right the cheapest of all.
+    """For each problem the outcome most often right, of them the cheapest; where none is ever right the cheapest of
+    all.
 
-    With 0/1 correctness that is the cheapest right one (RouterBench's oracle, arXiv:2403.12031). Hindsight: no router can
-    know it. Ties in cost take the earlier in the sequence.
+    With 0/1 correctness that is the cheapest right one (RouterBench's oracle, arXiv:2403.12031). Hindsight: no router
+    can know it. Ties in cost take the earlier in the sequence.
     """
     first = outcomes[0]
     correct_MP = np.array([one.is_correct for one in outcomes])

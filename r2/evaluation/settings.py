@@ -1,8 +1,9 @@
-"""An evaluation: which problems, which methods, which pool; the split of the problems, and how hard each of them is. Pure.
+"""An evaluation: which problems, which methods, which pool; the split of the problems, and how hard each of them is.
+Pure.
 
 Problems are split into dev and test by a hash of the question (ours). Dev problems choose each method's operating point
-(r2/evaluation/operating_points.py) and fit the query router; test problems give the table and have no part in any choice.
-`flows/evaluate_methods.py` runs what is declared here.
+(r2/evaluation/operating_points.py) and fit the query router; test problems give the table and have no part in any
+choice. `flows/evaluate_methods.py` runs what is declared here.
 """
 
 import hashlib
@@ -35,8 +36,8 @@ class EvaluateSettings(Frozen):
     seed: int = 0
     """Of generated problems."""
     held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Only questions on the test side of the training split with this test share (r2/problems/split.py); None: all. With it, what a policy
-    or a specialist was trained on cannot be among them."""
+    """Only questions on the test side of the training split with this test share (r2/problems/split.py); None: all.
+    With it, what a policy or a specialist was trained on cannot be among them."""
     split_seed: int = 0
     """Of the split into train and test that `held_out` refers to, and of the one into dev and test."""
     dev_share: float = Field(default=0.3, gt=0, lt=1)
@@ -44,10 +45,20 @@ class EvaluateSettings(Frozen):
     pool: str = "pools/local.toml"
     lake: str = "lake"
     methods: tuple[str, ...] = (
-        "direct", "cot", "tot", "decompose_one", "datashunt", "automix", "dot", "query_router", "random", "r2",
-    )  # fmt: skip
-    """`cot` and `direct` are a row for every solver of the pool, asked to think step by step or as the entry's prompt mode says;
-    `cot:NAME` and `direct:NAME` for one. They are what everything is compared with, so without any of them all are run."""
+        "direct",
+        "cot",
+        "tot",
+        "decompose_one",
+        "datashunt",
+        "automix",
+        "dot",
+        "query_router",
+        "random",
+        "r2",
+    )
+    """`cot` and `direct` are a row for every solver of the pool, asked to think step by step or as the entry's prompt
+    mode says; `cot:NAME` and `direct:NAME` for one. They are what everything is compared with, so without any of them
+    all are run."""
     seeds: int = Field(default=1, ge=1)
     """Repetitions, with seeds 0, 1, ... for the models' sampling and for the methods' own draws."""
     subject: str | None = None
@@ -55,7 +66,8 @@ class EvaluateSettings(Frozen):
     routers: tuple[str, ...] = ()
     """`NAME=DECOMPOSER:ALLOCATOR`, each a row of method r2; none: one row with the pool file's router."""
     b: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4)
-    """Values of r2's cost knob that are tried on dev problems; only 0 where the allocator gives no log-probabilities."""
+    """Values of r2's cost knob that are tried on dev problems; only 0 where the allocator gives no log-probabilities.
+    """
     margin: float = Field(default=0.02, ge=0, le=1)
     """An operating point is as good as the best constant if its dev accuracy is at most so much lower."""
     cost_weight: float = Field(default=0.1, ge=0)
@@ -83,13 +95,19 @@ class EvaluateSettings(Frozen):
     def answering(self, input_path: str, reasoning: Reasoning) -> AnswerSettings:
         """One of its runs: a method at an operating point over the dev or the test problems."""
         return AnswerSettings(
-            input=input_path, pool=self.pool, lake=self.lake, reasoning=reasoning, max_cost_usd=self.max_cost_usd,
-            shard_size=self.shard_size, max_in_flight=self.max_in_flight, models_dir=self.models_dir,
-        )  # fmt: skip
+            input=input_path,
+            pool=self.pool,
+            lake=self.lake,
+            reasoning=reasoning,
+            max_cost_usd=self.max_cost_usd,
+            shard_size=self.shard_size,
+            max_in_flight=self.max_in_flight,
+            models_dir=self.models_dir,
+        )
 
     def evaluation_id(self, problems_digest: str, pool_digest: str) -> str:
-        """Identity: problems with their split, pool, and what all methods share. Methods are not in it, so that one can be added and
-        pays only for calls that nobody made before."""
+        """Identity: problems with their split, pool, and what all methods share. Methods are not in it, so that one can
+        be added and pays only for calls that nobody made before."""
         shared = [problems_digest, pool_digest, self.split_seed, self.dev_share, self.seeds, self.reasoning.identity()]
         return f"evaluation-{hashlib.sha256(orjson.dumps(shared)).hexdigest()[:12]}"
 
@@ -104,13 +122,15 @@ def parse_router(text: str) -> tuple[str, str, str]:
 
 
 def is_dev(question: str, split_seed: int, dev_share: float) -> bool:
-    """The side of a question, by a hash of its words. The salt keeps it independent of r2/problems/split.py's train and test."""
+    """The side of a question, by a hash of its words. The salt keeps it independent of r2/problems/split.py's train and
+    test."""
     key = f"dev:{split_seed}:{normalised(question)}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64 < dev_share
 
 
 def gold_steps(problem: Problem) -> int | None:
-    """Steps of the problem's gold plan, 0 where it is to be answered directly; None where no gold plan follows from the question.
+    """Steps of the problem's gold plan, 0 where it is to be answered directly; None where no gold plan follows from the
+    question.
 
     For published benchmarks the plan is in the row: `band` of its length.
     """
@@ -137,7 +157,8 @@ def band_of(plan: Plan) -> Difficulty:
 
 
 def terciles(right_share: Mapping[str, float]) -> dict[str, Difficulty]:
-    """Difficulty where there is no gold plan: problem -> share of the constants that are right, cut into thirds of equal size.
+    """Difficulty where there is no gold plan: problem -> share of the constants that are right, cut into thirds of
+    equal size.
 
     Equal shares are equally hard: a whole group of them goes where its middle falls.
     """
@@ -158,7 +179,8 @@ def split(problems: Iterable[Problem], split_seed: int, dev_share: float) -> tup
     if not all(sides):
         n = len(sides[0]) + len(sides[1])
         raise ConfigError(
-            f"{n} problems with a dev share of {dev_share}: one side of the split is empty. Give more problems (--limit)."
+            f"{n} problems with a dev share of {dev_share}: one side of the split is empty. Give more problems "
+            "(--limit)."
         )
     return sides
 

@@ -1,4 +1,5 @@
-"""The figures of one method within a comparison, and the curves of the set: what `compare` in r2/evaluation/compare.py is made of. Pure."""
+"""The figures of one method within a comparison, and the curves of the set: what `compare` in r2/evaluation/compare.py
+is made of. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

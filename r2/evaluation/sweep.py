@@ -1,6 +1,8 @@
-"""A sweep of the cost knob: what is asked for, what it came to, and the b it advises. Pure; the choice itself is r2/evaluation/cost_knob.py.
+"""A sweep of the cost knob: what is asked for, what it came to, and the b it advises. Pure; the choice itself is
+r2/evaluation/cost_knob.py.
 
-`r2 policy sweep` answers the same problems once per b. `flows/sweep_b.py` runs it, `storage/evaluations/sweeps.py` keeps it.
+`r2 policy sweep` answers the same problems once per b. `flows/sweep_b.py` runs it, `storage/evaluations/sweeps.py`
+keeps it.
 """
 
 import hashlib
@@ -28,7 +30,8 @@ class SweepSettings(EvaluateSettings):
     """None: as the pool file's [router] says. The same for the allocator."""
     allocator: str | None = None
     reference: str | None = None
-    """Solver whose accuracy on the same problems is what shares of accuracy refer to; None: the best point of the sweep."""
+    """Solver whose accuracy on the same problems is what shares of accuracy refer to; None: the best point of the
+    sweep."""
     budget_usd_per_1k: Positive | None = None
     """Advise the most accurate b that costs at most so much per thousand problems."""
     min_accuracy_share: float | None = Field(default=None, gt=0, le=1)
@@ -40,7 +43,8 @@ class SweepSettings(EvaluateSettings):
         return Reasoning.model_validate(self.reasoning.model_dump() | fields)
 
     def sweep_id(self, problems_digest: str, pool_digest: str) -> str:
-        """Identity: problems, pool, router and what all points share; values of b are not in it, so that more can be added."""
+        """Identity: problems, pool, router and what all points share; values of b are not in it, so that more can be
+        added."""
         shared = [problems_digest, pool_digest, self.decomposer, self.allocator, self.reasoning.identity()]
         return f"sweep-{hashlib.sha256(orjson.dumps(shared)).hexdigest()[:12]}"
 
@@ -92,11 +96,19 @@ def points_of(comparison: Comparison, runs: Mapping[float, str]) -> tuple[Measur
         accuracy, usd = m.accuracy.interval, m.usd_per_1k.interval
         points.append(
             MeasuredPoint(
-                b, run_id, m.accuracy.value, accuracy.low if accuracy else m.accuracy.value, accuracy.high if accuracy else m.accuracy.value,
-                m.usd_per_1k.value, usd.low if usd else m.usd_per_1k.value, usd.high if usd else m.usd_per_1k.value, m.calls_per_problem,
-                m.top_model or "", m.top_model_share or 0.0,
+                b,
+                run_id,
+                m.accuracy.value,
+                accuracy.low if accuracy else m.accuracy.value,
+                accuracy.high if accuracy else m.accuracy.value,
+                m.usd_per_1k.value,
+                usd.low if usd else m.usd_per_1k.value,
+                usd.high if usd else m.usd_per_1k.value,
+                m.calls_per_problem,
+                m.top_model or "",
+                m.top_model_share or 0.0,
             )
-        )  # fmt: skip
+        )
     return tuple(points)
 
 
@@ -109,7 +121,8 @@ def concluded(
     reference_accuracy: float | None,
     paid_usd: float,
 ) -> Sweep:
-    """The table and the advice that follow from measured points; `reference_accuracy` None where no solver was asked beside them."""
+    """The table and the advice that follow from measured points; `reference_accuracy` None where no solver was asked
+    beside them."""
     plain = [one.point for one in points]
     best = max((p.accuracy for p in plain), default=0.0)
     reference = best if reference_accuracy is None else reference_accuracy
@@ -121,14 +134,25 @@ def concluded(
     notes = []
     if len(plain) > 1 and len({(p.accuracy, p.usd_per_1k) for p in plain}) == 1:
         notes.append(
-            "Every b came to the same: the allocator is so sure of its choices that these values do not move it, or its endpoint gave no "
+            "Every b came to the same: the allocator is so sure of its choices that these values do not move it, or "
+            "its endpoint gave no "
             "log-probabilities. Try larger ones."
         )
     if len(plain) > 1 and plain[0].accuracy < best - 1e-12:
         notes.append(
-            f"Accuracy is not highest at the smallest b ({plain[0].b:g}): cheaper models were also better here, or it is chance."
+            f"Accuracy is not highest at the smallest b ({plain[0].b:g}): cheaper models were also better here, or "
+            "it is chance."
         )
     return Sweep(
-        sweep_id, status, settings.model_dump(mode="json"), n_problems, settings.reference or "the best point of the sweep", reference,
-        tuple(points), tuple(table(plain, reference)) if plain else (), tuple(advice), tuple(notes), paid_usd,
-    )  # fmt: skip
+        sweep_id,
+        status,
+        settings.model_dump(mode="json"),
+        n_problems,
+        settings.reference or "the best point of the sweep",
+        reference,
+        tuple(points),
+        tuple(table(plain, reference)) if plain else (),
+        tuple(advice),
+        tuple(notes),
+        paid_usd,
+    )

@@ -6,8 +6,8 @@ from r2.evaluation.intervals import Interval
 
 
 def verdict(comparison: Comparison) -> str:
-    """One sentence about the subject: first where it loses to a simpler method (as accurate and cheaper), then where a cheaper simpler
-    one is not shown to be less accurate, else what it saves and at what accuracy.
+    """One sentence about the subject: first where it loses to a simpler method (as accurate and cheaper), then where a
+    cheaper simpler one is not shown to be less accurate, else what it saves and at what accuracy.
 
     A method is simpler if its kind (`method`) is not the subject's. ConfigError if the comparison judges nobody.
     """
@@ -29,11 +29,15 @@ def verdict(comparison: Comparison) -> str:
         assert versus is not None
         return (
             f"{mine.label} is not shown to be more accurate than {rival.label}, which is simpler and "
-            f"{1 - rival.usd_per_1k.value / mine.usd_per_1k.value:.1%} cheaper: accuracy {100 * versus.accuracy_gain.value:+.1f} points "
+            f"{1 - rival.usd_per_1k.value / mine.usd_per_1k.value:.1%} cheaper: accuracy "
+            f"{100 * versus.accuracy_gain.value:+.1f} points "
             f"({_points(versus.accuracy_gain.interval)}), n = {n}."
         )
     if comparison.best_constant is None or mine.accuracy_difference is None:
-        return f"{mine.label} answers {mine.accuracy.value:.1%} of {n} right at {mine.usd_per_1k.value:.4g} USD per 1,000; no constant model was compared."
+        return (
+            f"{mine.label} answers {mine.accuracy.value:.1%} of {n} right at {mine.usd_per_1k.value:.4g} USD per "
+            "1,000; no constant model was compared."
+        )
     difference = mine.accuracy_difference
     points = f"{100 * difference.value:+.1f} points ({_points(difference.interval)})"
     claim = {
@@ -44,11 +48,17 @@ def verdict(comparison: Comparison) -> str:
     if mine.cheaper_by is None:
         saving = f"{mine.label} has nothing to save against {comparison.best_constant}, which costs nothing,"
     elif mine.cheaper_by.value < 0:
-        saving = f"{mine.label} costs {1 - mine.cheaper_by.value:.2f} times what {comparison.best_constant}, the best constant model, costs"
+        saving = (
+            f"{mine.label} costs {1 - mine.cheaper_by.value:.2f} times what {comparison.best_constant}, the "
+            "best constant model, costs"
+        )
     else:
         interval = mine.cheaper_by.interval
         spread = f" (95 % interval {interval.low:.1%} to {interval.high:.1%})" if interval else ""
-        saving = f"{mine.label} saves {mine.cheaper_by.value:.1%}{spread} of the cost of {comparison.best_constant}, the best constant model,"
+        saving = (
+            f"{mine.label} saves {mine.cheaper_by.value:.1%}{spread} of the cost of {comparison.best_constant}, "
+            "the best constant model,"
+        )
     return f"{saving} {claim}: accuracy {points}, n = {n}."
 
 

@@ -1,8 +1,9 @@
-"""Executing a plan with given models, and remembering what was asked: the ground under candidate plans and allocation search.
+"""Executing a plan with given models, and remembering what was asked: the ground under candidate plans and allocation
+search.
 
-A generator of waves like `r2/answering/route.py`, without allocator, checks and escalation: what is measured is the plan with just these
-models. Nothing here asks a request twice for one problem (`Memory`), so that an execution that differs from an earlier one in
-one subtask pays for that subtask and for what its new result changes.
+A generator of waves like `r2/answering/route.py`, without allocator, checks and escalation: what is measured is the
+plan with just these models. Nothing here asks a request twice for one problem (`Memory`), so that an execution that
+differs from an earlier one in one subtask pays for that subtask and for what its new result changes.
 """
 
 from collections.abc import Generator, Sequence
@@ -21,7 +22,8 @@ from r2.problems.checks import extract_answer
 
 @dataclass(slots=True)
 class Execution:
-    """One run of a plan. `calls` and `completions` are the steps' in plan order; `answer` is None where a step got no result."""
+    """One run of a plan. `calls` and `completions` are the steps' in plan order; `answer` is None where a step got no
+    result."""
 
     models: tuple[str, ...]
     calls: list[Call] = field(default_factory=list)
@@ -41,7 +43,8 @@ class Memory:
         self._known: dict[str, Completion] = {}
 
     def ask(self, wave: Wave) -> Generator[Wave, list[Completion], list[Completion]]:
-        """Asks what is not known yet. `Stop` where a completion says nothing about the question (`DEFERRING_ERROR_TYPES`)."""
+        """Asks what is not known yet. `Stop` where a completion says nothing about the question
+        (`DEFERRING_ERROR_TYPES`)."""
         keys = [_request(call) for call in wave]
         new = {key: call for key, call in zip(keys, wave, strict=True) if key not in self._known}
         if new:

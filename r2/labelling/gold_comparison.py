@@ -23,7 +23,8 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class GoldComparison:
-    """Means over the questions whose text held a plan; `round_trip` over all gold plans: parsed from their canonical text unchanged."""
+    """Means over the questions whose text held a plan; `round_trip` over all gold plans: parsed from their canonical
+    text unchanged."""
 
     n: int
     n_parsed: int
@@ -40,7 +41,8 @@ class GoldComparison:
 
 
 def compare(rows: Sequence[tuple[Problem, Plan, str]]) -> GoldComparison:
-    """`rows`: problem, its gold plan, and the decomposer's text. Coherence is the lexical one, 1 - mean Coe, lower is better."""
+    """`rows`: problem, its gold plan, and the decomposer's text. Coherence is the lexical one, 1 - mean Coe, lower is
+    better."""
     round_trips = [_survives(gold) for _, gold, _ in rows]
     parsed = [(problem, gold, plan) for problem, gold, text in rows if (plan := _parsed(text)) is not None]
     matches = [match_plan(problem.question, plan, gold) for problem, gold, plan in parsed]

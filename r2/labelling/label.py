@@ -1,7 +1,9 @@
-"""Labelling one problem: candidate plans from a teacher, scored and executed, then the cheapest right allocation of the best one.
+"""Labelling one problem: candidate plans from a teacher, scored and executed, then the cheapest right allocation of the
+best one.
 
-A generator of waves with the signature of every method (paper: dataset flow; METHOD 2.1 and 3.1), so it runs on the same driver,
-journal, budgets and lake. Its answer is that of the target allocation; a problem without one is failed, with the reason.
+A generator of waves with the signature of every method (paper: dataset flow; METHOD 2.1 and 3.1), so it runs on the
+same driver, journal, budgets and lake. Its answer is that of the target allocation; a problem without one is failed,
+with the reason.
 """
 
 from collections.abc import Generator, Sequence
@@ -30,7 +32,8 @@ LEXICAL = "lexical"
 
 
 def label(problem: Problem, router: Router) -> Solving:
-    """One labelled problem. Whatever the models write, it ends with an Outcome whose `trials` are all that was tried."""
+    """One labelled problem. Whatever the models write, it ends with an Outcome whose `trials` are
+    all that was tried."""
     outcome = Outcome()
     try:
         yield from _label(problem, router, router.settings.labelling or Labelling(), outcome)
@@ -78,15 +81,21 @@ def _label(
 def _candidates(
     problem: Problem, router: Router, settings: Labelling, memory: Memory, outcome: Outcome
 ) -> Generator[Wave, list[Completion], list[tuple[Trial, Plan]]]:
-    """The teacher's distinct plans. Every text it wrote becomes a trial; texts without a plan and repeats end there, unpaid."""
+    """The teacher's distinct plans. Every text it wrote becomes a trial; texts without a plan and repeats end there,
+    unpaid."""
     first_seed = 1 + router.settings.seed * settings.n_candidates
     calls = [
         Call(
-            settings.teacher or router.roster.strongest, teach_messages(problem, benchmark_of(problem).plan_example), "teach", router.settings.plan_tokens,
-            temperature=settings.temperature, seed=first_seed, sample_index=k,
+            settings.teacher or router.roster.strongest,
+            teach_messages(problem, benchmark_of(problem).plan_example),
+            "teach",
+            router.settings.plan_tokens,
+            temperature=settings.temperature,
+            seed=first_seed,
+            sample_index=k,
         )
         for k in range(settings.n_candidates)
-    ]  # fmt: skip
+    ]
     plans: list[tuple[Trial, Plan]] = []
     seen: set[str] = set()
     for index, completion in enumerate((yield from memory.ask(calls))):
@@ -112,7 +121,8 @@ def _candidates(
 def _coherence(
     problem: Problem, plans: Sequence[Plan], router: Router, settings: Labelling, memory: Memory
 ) -> Generator[Wave, list[Completion], list[tuple[float, str]]]:
-    """Mean Coe of each plan, and who judged. A plan for which the judge gave no number somewhere is judged by its words."""
+    """Mean Coe of each plan, and who judged. A plan for which the judge gave no number somewhere is judged by its
+    words."""
     judged: list[list[float | None]] = [[None] * (len(plan.subtasks) - 1) for plan in plans]
     if settings.judge != LEXICAL:
         pairs = [(i, at) for i, plan in enumerate(plans) for at in range(1, len(plan.subtasks))]
@@ -134,9 +144,11 @@ def _score(
     trials: Sequence[Trial], runs: Sequence[Execution], coherence: Sequence[tuple[float, str]], settings: Labelling
 ) -> None:
     scores = score_plans(
-        [max(1, trial.n_subtasks) for trial in trials], [run.total_tokens for run in runs],
-        [coe for coe, _ in coherence], settings.weights,
-    )  # fmt: skip
+        [max(1, trial.n_subtasks) for trial in trials],
+        [run.total_tokens for run in runs],
+        [coe for coe, _ in coherence],
+        settings.weights,
+    )
     for trial, run, (_, judge), scored in zip(trials, runs, coherence, scores, strict=True):
         trial.conciseness, trial.practicality = scored.conciseness, scored.practicality
         trial.coherence, trial.score, trial.judge = scored.coherence, scored.score, judge

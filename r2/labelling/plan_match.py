@@ -1,4 +1,5 @@
-"""How near a plan is to a gold plan of the same question: number of steps, what it covers, and in which order (ours). Pure."""
+"""How near a plan is to a gold plan of the same question: number of steps, what it covers, and in which order (ours).
+Pure."""
 
 import itertools
 import re
@@ -16,8 +17,9 @@ _WORD = re.compile(r"[a-z0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class PlanMatch:
-    """`step_error` is steps minus gold steps. `coverage` is the mean over gold steps of the best token F1 with a step of the plan, 0..1.
-    `order` is the share of pairs of found gold steps that stand in the same order, None where fewer than two were found.
+    """`step_error` is steps minus gold steps. `coverage` is the mean over gold steps of the best token F1 with a step
+    of the plan, 0..1. `order` is the share of pairs of found gold steps that stand in the same order, None where fewer
+    than two were found.
     """
 
     step_error: int
@@ -37,7 +39,8 @@ def match_plan(question: str, plan: Plan, gold: Plan) -> PlanMatch:
 
 
 def _places(scores: Sequence[Sequence[float]]) -> list[int]:
-    """Where the gold steps are found in the plan, in gold order: the best pairs first, each step once, near places before far ones."""
+    """Where the gold steps are found in the plan, in gold order: the best pairs first, each step once, near places
+    before far ones."""
     pairs = [
         (-score, abs(i - j), i, j) for i, row in enumerate(scores) for j, score in enumerate(row) if score >= SAME_STEP
     ]

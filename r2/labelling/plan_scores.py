@@ -1,6 +1,8 @@
-"""The three scores of a candidate plan (paper Eq. 1), lower is better. Pure; what is scored is measured by `r2/labelling/label.py`.
+"""The three scores of a candidate plan (paper Eq. 1), lower is better. Pure; what is scored is measured by
+`r2/labelling/label.py`.
 
-Conciseness and practicality are divided by the largest among a problem's candidates, so they compare plans of one problem only.
+Conciseness and practicality are divided by the largest among a problem's candidates, so they compare plans of one
+problem only.
 """
 
 import re
@@ -10,11 +12,49 @@ from dataclasses import dataclass
 from r2.plan import Plan
 
 _WORD = re.compile(r"[a-z0-9]+")
-_FUNCTION_WORDS = frozenset((
-    "a", "an", "and", "are", "as", "at", "by", "do", "does", "for", "from", "get", "has", "have", "how", "in",
-    "into", "is", "it", "its", "of", "on", "or", "result", "results", "step", "steps", "that", "the", "then",
-    "this", "to", "was", "what", "when", "which", "who", "will", "with",
-))  # fmt: skip
+_FUNCTION_WORDS = frozenset(
+    (
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "by",
+        "do",
+        "does",
+        "for",
+        "from",
+        "get",
+        "has",
+        "have",
+        "how",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "or",
+        "result",
+        "results",
+        "step",
+        "steps",
+        "that",
+        "the",
+        "then",
+        "this",
+        "to",
+        "was",
+        "what",
+        "when",
+        "which",
+        "who",
+        "will",
+        "with",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +92,8 @@ def mean_coherence(pairs: Sequence[float]) -> float:
 
 
 def lexical_coherence(question: str, plan: Plan) -> list[float]:
-    """Coe of each adjacent pair without a judge (ours): 1 where a step uses the one before, else the share of its content words
-    that the question or earlier steps bring."""
+    """Coe of each adjacent pair without a judge (ours): 1 where a step uses the one before, else the share of its
+    content words that the question or earlier steps bring."""
     known = _content_words(question)
     pairs = []
     for index, subtask in enumerate(plan.subtasks):

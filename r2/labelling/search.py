@@ -1,9 +1,11 @@
-"""Grouped search for the cheapest right allocation of a plan (paper, allocation data; METHOD 3.1). A generator of waves.
+"""Grouped search for the cheapest right allocation of a plan (paper, allocation data; METHOD 3.1). A generator of
+waves.
 
-Confidence in each subtask decides the tier it starts in; from there the search goes down while the answer stays right, or up
-until it becomes right. Ours: M_eval's own right execution counts as one that was tried, and ends the search if it was the cheapest model's;
-misses are counted per subtask, not over the plan, so that one hard subtask does not keep the others dear; a climb is followed by a descent; a
-subtask also steps past a model that is right but no cheaper in this plan.
+Confidence in each subtask decides the tier it starts in; from there the search goes down while the answer stays right,
+or up until it becomes right. Ours: M_eval's own right execution counts as one that was tried, and ends the search if it
+was the cheapest model's; misses are counted per subtask, not over the plan, so that one hard subtask does not keep the
+others dear; a climb is followed by a descent; a subtask also steps past a model that is right but no cheaper in this
+plan.
 """
 
 from collections.abc import Generator, Sequence
@@ -44,8 +46,8 @@ def search_allocation(
 ) -> Searching:
     """Every execution that was tried, in order; the target is the cheapest right one (`cheapest_right`).
 
-    `known` is M_eval's execution of the plan: paid already, it comes last and is where a climb that failed goes down from. Right and the cheapest
-    model's, nothing else is tried.
+    `known` is M_eval's execution of the plan: paid already, it comes last and is where a climb that failed goes down
+    from. Right and the cheapest model's, nothing else is tried.
     """
     names = [card.name for card in router.roster.solvers]
     known = known if known is not None and set(known.models) <= set(names) else None
@@ -98,7 +100,8 @@ def cheapest_right(tried: Sequence[Execution]) -> int | None:
 def probe(
     run: Execution, router: Router, settings: Labelling, memory: Memory
 ) -> Generator[Wave, list[Completion], tuple[tuple[float, ...], str]]:
-    """Confidence in each subtask from M_eval's execution, and where it comes from: `logprobs`, or `agreement` over further answers."""
+    """Confidence in each subtask from M_eval's execution, and where it comes from: `logprobs`, or `agreement` over
+    further answers."""
     listed = [token_confidence(completion, settings.alpha) for completion in run.completions]
     known = tuple(confidence for confidence in listed if confidence is not None)
     if len(known) == len(listed):

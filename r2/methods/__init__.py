@@ -1,7 +1,8 @@
-"""Ways to answer a problem, all of one signature: `METHODS[name](problem, router)` is a generator of waves (r2/answering/route.py).
+"""Ways to answer a problem, all of one signature: `METHODS[name](problem, router)` is a generator of waves
+(r2/answering/route.py).
 
-Under equal conditions: the same pool, the same wording and answer extraction, one try each, never a look at the gold answer. What each
-method reads of the settings is in its module's docstring.
+Under equal conditions: the same pool, the same wording and answer extraction, one try each, never a look at the gold
+answer. What each method reads of the settings is in its module's docstring.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,10 @@
-"""AutoMix-style cascade: a model answers and verifies its own answer; below the threshold the next model of the chain answers instead.
+"""AutoMix-style cascade: a model answers and verifies its own answer; below the threshold the next model of the chain
+answers instead.
 
-Published (Aggarwal et al., arXiv:2310.12963): few-shot self-verification, sampled several times, over two or three models; the share of
-"correct" verdicts goes through a meta-verifier (a threshold, or a POMDP). Ours: the threshold. Left out: the POMDP, and the context as
-the verifier's only source (our problems rarely have one). Settings: `chain`, or `small_model` and `large_model`; `threshold`,
-`n_samples`, `sample_temperature`.
+Published (Aggarwal et al., arXiv:2310.12963): few-shot self-verification, sampled several times, over two or three
+models; the share of "correct" verdicts goes through a meta-verifier (a threshold, or a POMDP). Ours: the threshold.
+Left out: the POMDP, and the context as the verifier's only source (our problems rarely have one). Settings: `chain`, or
+`small_model` and `large_model`; `threshold`, `n_samples`, `sample_temperature`.
 """
 
 import re
@@ -27,7 +28,8 @@ _VERDICT = re.compile(r"\b(correct|right|incorrect|wrong|not (?:correct|right))\
 
 
 def automix(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
-    """Climbs the chain until an answer's verified share reaches the threshold; the last model's answer is not verified."""
+    """Climbs the chain until an answer's verified share reaches the threshold; the last model's
+    answer is not verified."""
     models = chain(router)
     step = open_step(outcome, Choice(models[0], {}))
     for place, model in enumerate(models):
@@ -58,11 +60,17 @@ def _verified_share(
     messages = verify_messages(problem, answer, benchmark_of(problem).wording)
     calls = [
         Call(
-            model, messages, "verify", VERDICT_TOKENS, temperature=settings.sample_temperature, seed=1 + settings.seed,
-            subtask_index=0, sample_index=n,
+            model,
+            messages,
+            "verify",
+            VERDICT_TOKENS,
+            temperature=settings.sample_temperature,
+            seed=1 + settings.seed,
+            subtask_index=0,
+            sample_index=n,
         )
         for n in range(settings.n_samples)
-    ]  # fmt: skip
+    ]
     answered = yield from ask(calls, purse)
     return sum(says_correct(completion.text) for _, completion in answered) / len(calls)
 

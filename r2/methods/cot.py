@@ -15,8 +15,8 @@ from r2.problems.benchmark import benchmark_of
 
 
 def chain_of_thought(problem: Problem, router: Router, model: str | None = None) -> Solving:
-    """One call to `model` (None: the settings', else the strongest), thinking step by step whatever the entry's own prompt mode; one
-    try, no escalation."""
+    """One call to `model` (None: the settings', else the strongest), thinking step by step whatever the entry's own
+    prompt mode; one try, no escalation."""
 
     def answering(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
         name = model or one_model(router)
@@ -24,8 +24,9 @@ def chain_of_thought(problem: Problem, router: Router, model: str | None = None)
         call = replace(
             solver_call(problem, router, name, None, {}, "solve"),
             messages=solve_messages(problem, None, {}, "cot", benchmark.wording),
-            max_output_tokens=max(router.settings.cot_tokens, benchmark.answer_tokens), subtask_index=0,
-        )  # fmt: skip
+            max_output_tokens=max(router.settings.cot_tokens, benchmark.answer_tokens),
+            subtask_index=0,
+        )
         return (yield from answer_once(problem, call, Choice(name, {}), outcome, purse))
 
     return concluded(answering, problem, router)

@@ -1,9 +1,10 @@
 """DataShunt: the small model answers with its confidence; an unsure answer is replaced by the large model's.
 
-Published (Chen et al., "Data Shunt: Collaboration of Small and Large Models for Lower Costs and Better Performance", AAAI 2024): the
-confidence is the small classifier's highest class probability. Ours: an answer has no classes, so it is a quantile of the answer's token
-probabilities, or agreement (r2/methods/measured_confidence.py). Left out: the small model's result as a hint in the large model's prompt and
-training the small one on the large one's answers; every method has the same prompts here. Settings: those of r2/methods/shunt.py.
+Published (Chen et al., "Data Shunt: Collaboration of Small and Large Models for Lower Costs and Better Performance",
+AAAI 2024): the confidence is the small classifier's highest class probability. Ours: an answer has no classes, so it is
+a quantile of the answer's token probabilities, or agreement (r2/methods/measured_confidence.py). Left out: the small
+model's result as a hint in the large model's prompt and training the small one on the large one's answers; every method
+has the same prompts here. Settings: those of r2/methods/shunt.py.
 """
 
 from r2.answering.protocol import Answering, Outcome, Purse, Router

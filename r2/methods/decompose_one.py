@@ -1,7 +1,7 @@
 """The decomposer's plan with every subtask on one model: what decomposing brings without routing (METHOD: baselines).
 
-No allocator and no escalation: an escalation would be routing. Where the pool has a finalizer, the one model does that too. Settings:
-`model`, `decomposer`.
+No allocator and no escalation: an escalation would be routing. Where the pool has a finalizer, the one model does that
+too. Settings: `model`, `decomposer`.
 """
 
 from dataclasses import replace

@@ -1,6 +1,7 @@
 """Answering the whole question in one step: the part that all query-level ways to answer share.
 
-Their plan is the direct one. Its single step keeps who was meant to answer (`choice`), who did (`model`) and what with (`text`).
+Their plan is the direct one. Its single step keeps who was meant to answer (`choice`), who did (`model`) and what with
+(`text`).
 """
 
 from collections.abc import Generator
@@ -24,7 +25,8 @@ def open_step(outcome: Outcome, choice: Choice) -> Step:
 def ask_step(
     problem: Problem, call: Call, outcome: Outcome, purse: Purse
 ) -> Generator[Wave, list[Completion], Completion]:
-    """Asks for the outcome's only step; result, failed check or error are kept on it. An earlier result stays where none came."""
+    """Asks for the outcome's only step; result, failed check or error are kept on it. An earlier result stays where
+    none came."""
     [step] = outcome.steps
     [(sent, completion)] = yield from ask([call], purse)
     step.n_asks += 1
@@ -35,7 +37,8 @@ def ask_step(
 
 
 def result_of(step: Step, completion: Completion) -> str:
-    """The step's result; `Stop` with its error type where there is none. `completion` is the last one that was had for it."""
+    """The step's result; `Stop` with its error type where there is none. `completion` is the last one that was had for
+    it."""
     if step.text is None:
         raise Stop(step.error_type or "empty", completion.error_message or f"{step.model} returned no text")
     return step.text

@@ -1,7 +1,8 @@
 """What a run would ask for, before anything is paid: calls, tokens, USD and the time the limits allow. Ours.
 
-Stated assumptions stand in for what only the models know: subtasks per plan, tokens per reply, which model a subtask goes to. The
-estimate is an order of magnitude for a first run, and says so; a cap (`--max-cost-usd`) is what is certain.
+Stated assumptions stand in for what only the models know: subtasks per plan, tokens per reply, which model a subtask
+goes to. The estimate is an order of magnitude for a first run, and says so; a cap (`--max-cost-usd`) is what is
+certain.
 """
 
 from collections.abc import Callable, Mapping
@@ -57,7 +58,8 @@ class CallEstimate:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Calls of one purpose to one model: how many per question, with which prompt around it, and how long the reply is."""
+    """Calls of one purpose to one model: how many per question, with which prompt around it, and
+    how long the reply is."""
 
     purpose: Purpose
     model: str
@@ -197,8 +199,8 @@ def _random(router: Router) -> list[_Part]:
 
 
 def _label(router: Router) -> list[_Part]:
-    """The teacher's calls, M_eval's over the distinct plans, the judge's, and the search's on the middle solver, one new call per
-    allocation tried."""
+    """The teacher's calls, M_eval's over the distinct plans, the judge's, and the search's on the middle solver, one
+    new call per allocation tried."""
     chosen, roster = router.settings.labelling or Labelling(), router.roster
     n_plans = max(1.0, chosen.n_candidates * DISTINCT_SHARE)
     teacher = chosen.teacher or roster.strongest
@@ -214,13 +216,24 @@ def _label(router: Router) -> list[_Part]:
 
 
 _PARTS: dict[str, Callable[[Router], list[_Part]]] = {
-    "r2": _r2, "cot": _cot, "tot": _tot, "decompose_one": _decompose_one, "datashunt": _datashunt, "automix": _automix, "dot": _dot,
-    "query_router": _query_router, "random": _random, "label": _label,
-}  # fmt: skip
+    "r2": _r2,
+    "cot": _cot,
+    "tot": _tot,
+    "decompose_one": _decompose_one,
+    "datashunt": _datashunt,
+    "automix": _automix,
+    "dot": _dot,
+    "query_router": _query_router,
+    "random": _random,
+    "label": _label,
+}
 
 _STEPS = f"{SUBTASKS_PER_QUESTION} subtasks a question"
 ASSUMED = {
-    "r2": f"{_STEPS} on the pool's middle model; with --min-confidence {UNSURE_SHARE:.0%} of them asked again of the next stronger one",
+    "r2": (
+        f"{_STEPS} on the pool's middle model; with --min-confidence {UNSURE_SHARE:.0%} of them asked again of the "
+        "next stronger one"
+    ),
     "decompose_one": _STEPS,
     "datashunt": f"the small model is unsure of {UNSURE_SHARE:.0%} of its answers",
     "dot": f"{_STEPS}, the small model is unsure of {UNSURE_SHARE:.0%} of its results",

@@ -13,8 +13,8 @@ def confidences(
 ) -> Generator[Wave, list[Completion], list[float]]:
     """Confidence in each answer, 0..1; 0 for one that failed.
 
-    The `confidence_quantile` of its token probabilities. Where none came with it, the share of the most frequent answer among it and
-    `n_samples` further ones, which are asked for here, of the model that answered, in one wave.
+    The `confidence_quantile` of its token probabilities. Where none came with it, the share of the most frequent answer
+    among it and `n_samples` further ones, which are asked for here, of the model that answered, in one wave.
     """
     settings = router.settings
     known = [
@@ -24,12 +24,16 @@ def confidences(
     unknown = [index for index, confidence in enumerate(known) if confidence is None]
     samples = [
         replace(
-            answered[index][0], model=answered[index][1].model or answered[index][0].model, top_logprobs=0,
-            temperature=settings.sample_temperature, seed=1 + settings.seed, sample_index=n,
+            answered[index][0],
+            model=answered[index][1].model or answered[index][0].model,
+            top_logprobs=0,
+            temperature=settings.sample_temperature,
+            seed=1 + settings.seed,
+            sample_index=n,
         )
         for index in unknown
         for n in range(1, settings.n_samples + 1)
-    ]  # fmt: skip
+    ]
     if samples:
         texts = [completion.text for _, completion in (yield from ask(samples, purse))]
         for place, index in enumerate(unknown):

@@ -1,7 +1,8 @@
-"""The learned query-level router: the question as a whole goes to the cheapest model that is probable enough to answer it right.
+"""The learned query-level router: the question as a whole goes to the cheapest model that is probable enough to answer
+it right.
 
-RouteLLM-style (arXiv:2406.18665) with any number of models; what is learned and how it predicts is in r2/answering/query_router.py. Settings:
-`query_router` (the fitted file), `threshold`.
+RouteLLM-style (arXiv:2406.18665) with any number of models; what is learned and how it predicts is in
+r2/answering/query_router.py. Settings: `query_router` (the fitted file), `threshold`.
 """
 
 from dataclasses import replace

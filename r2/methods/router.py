@@ -13,7 +13,8 @@ from r2.settings import AnswerSettings, Labelling, Reasoning
 
 
 def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
-    """The pool's roster with the router parts that settings or the pool file name. ConfigError names what does not fit."""
+    """The pool's roster with the router parts that settings or the pool file name. ConfigError
+    names what does not fit."""
     roster, chosen = pool.roster(), settings.reasoning
     decomposer = chosen.decomposer or pool.router.decomposer
     allocator = chosen.allocator or pool.router.allocator
@@ -31,17 +32,20 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         roster[name]
     if chosen.b and chosen.method == "r2" and not roster[allocator].has_logprobs:
         raise ConfigError(
-            f"--b {chosen.b}: the cost knob needs the allocator's log-probabilities, and {allocator!r} in {pool.path} has "
+            f"--b {chosen.b}: the cost knob needs the allocator's log-probabilities, and {allocator!r} in "
+            f"{pool.path} has "
             "logprobs = false. Choose another allocator with --allocator, or drop --b."
         )
     if chosen.min_confidence and chosen.method == "r2" and not any(card.has_logprobs for card in roster.solvers):
         raise ConfigError(
-            f"--min-confidence {chosen.min_confidence}: no solver of {pool.path} gives log-probabilities (logprobs = true), so nobody would be "
+            f"--min-confidence {chosen.min_confidence}: no solver of {pool.path} gives log-probabilities (logprobs = "
+            "true), so nobody would be "
             "asked again. Say so for the endpoints that have them, or drop --min-confidence."
         )
     if chosen.min_confidence and chosen.method == "r2" and not chosen.max_escalations:
         raise ConfigError(
-            f"--min-confidence {chosen.min_confidence} with --max-escalations 0: nobody would be asked again. Allow some, or drop "
+            f"--min-confidence {chosen.min_confidence} with --max-escalations 0: nobody would be asked again. Allow "
+            "some, or drop "
             "--min-confidence."
         )
     if chosen.method == "random":
@@ -58,7 +62,8 @@ def _models_named(chosen: Reasoning) -> list[str]:
 
 
 def _load_query_router(chosen: Reasoning, roster: Roster) -> QueryRouter:
-    """The fitted router that the settings name. ConfigError if there is none, or if it was fitted for models the pool does not have."""
+    """The fitted router that the settings name. ConfigError if there is none, or if it was fitted for models the pool
+    does not have."""
     if chosen.query_router is None:
         raise ConfigError("--method query_router needs a fitted router: name its JSON file with --query-router.")
     try:

@@ -1,4 +1,5 @@
-"""Small model first, large model where the small one is not sure: the rule that DataShunt uses for a question, DoT for a subtask.
+"""Small model first, large model where the small one is not sure: the rule that DataShunt uses for a question, DoT for
+a subtask.
 
 Both answers are paid for. Settings: `small_model`, `large_model`, `threshold`, `confidence_quantile`, `n_samples`,
 `sample_temperature`.
@@ -33,8 +34,8 @@ def open_steps(plan: Plan, model: str) -> list[Step]:
 def execute_shunted(
     problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse
 ) -> Generator[Wave, list[Completion], None]:
-    """Runs every level of the plan, the deepest included (the published DoT runner stops before it). `Stop` where a step ends without
-    a result."""
+    """Runs every level of the plan, the deepest included (the published DoT runner stops before it). `Stop` where a
+    step ends without a result."""
     for level in plan.waves() or [[0]]:
         yield from _shunt(problem, plan, level, router, outcome, purse)
 
@@ -42,7 +43,8 @@ def execute_shunted(
 def _shunt(
     problem: Problem, plan: Plan, level: Sequence[int], router: Router, outcome: Outcome, purse: Purse
 ) -> Generator[Wave, list[Completion], None]:
-    """Asks the small model for each step of a level, and the large one for those below the threshold or without a result."""
+    """Asks the small model for each step of a level, and the large one for those below the threshold or without a
+    result."""
     calls = [with_logprobs(step_call(problem, plan, index, router, outcome.steps), router.roster) for index in level]
     answered = yield from ask(calls, purse)
     sure = yield from confidences(answered, router, purse)

@@ -1,9 +1,10 @@
-"""ToT, tree of thoughts with N = 2: at each level one model writes two next thoughts, scores them itself, and the better one is kept.
+"""ToT, tree of thoughts with N = 2: at each level one model writes two next thoughts, scores them itself, and the
+better one is kept.
 
-Published (Yao et al., arXiv:2305.10601): breadth-first search with a generator and a value prompt; the baseline of R2-Reasoner and DoT is
-N = 2. Mended: their runner sorts the wrong way and keeps the worst thought. Ours: a beam of one, `depth` levels, then the question is
-answered from the kept thoughts with the same wording as everywhere; equal thoughts are not scored. Settings: `model`, `n_thoughts`,
-`depth`, `sample_temperature`.
+Published (Yao et al., arXiv:2305.10601): breadth-first search with a generator and a value prompt; the baseline of
+R2-Reasoner and DoT is N = 2. Mended: their runner sorts the wrong way and keeps the worst thought. Ours: a beam of one,
+`depth` levels, then the question is answered from the kept thoughts with the same wording as everywhere; equal thoughts
+are not scored. Settings: `model`, `n_thoughts`, `depth`, `sample_temperature`.
 """
 
 from collections.abc import Generator, Sequence
@@ -47,19 +48,30 @@ def _think(
     settings, benchmark = router.settings, benchmark_of(problem)
     calls = [
         Call(
-            model, think_messages(problem, kept, benchmark.wording), "solve", THOUGHT_TOKENS + benchmark.answer_tokens,
-            temperature=settings.sample_temperature, seed=1 + settings.seed, subtask_index=0, sample_index=n,
+            model,
+            think_messages(problem, kept, benchmark.wording),
+            "solve",
+            THOUGHT_TOKENS + benchmark.answer_tokens,
+            temperature=settings.sample_temperature,
+            seed=1 + settings.seed,
+            subtask_index=0,
+            sample_index=n,
         )
         for n in range(settings.n_thoughts)
-    ]  # fmt: skip
+    ]
     answered = yield from ask(calls, purse)
     return list(dict.fromkeys(text for _, completion in answered if (text := completion.text.strip())))
 
 
 def _best(
-    problem: Problem, model: str, kept: Sequence[str], thoughts: Sequence[str], router: Router,
-    outcome: Outcome, purse: Purse,
-) -> Generator[Wave, list[Completion], str]:  # fmt: skip
+    problem: Problem,
+    model: str,
+    kept: Sequence[str],
+    thoughts: Sequence[str],
+    router: Router,
+    outcome: Outcome,
+    purse: Purse,
+) -> Generator[Wave, list[Completion], str]:
     """The thought with the highest score, of equals the first; one without a readable score counts as 0."""
     if len(thoughts) == 1:
         return thoughts[0]

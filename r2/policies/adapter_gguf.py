@@ -1,9 +1,10 @@
-"""A PEFT LoRA adapter as the GGUF file that llama.cpp loads beside its base, so that the embedded server can serve a trained policy.
+"""A PEFT LoRA adapter as the GGUF file that llama.cpp loads beside its base, so that the embedded server can serve a
+trained policy.
 
-llama.cpp's own converter needs torch and a checkout; this is the part of it that LoRA on attention and feed-forward projections of
-the llama and qwen2 architectures takes, in numpy. What cannot be carried over faithfully is refused, never dropped. The format is
-that of llama.cpp's `convert_lora_to_gguf.py`: for a base tensor W (out x in) `W.lora_a` is A (rank x in) and `W.lora_b` is B
-(out x rank), and W + alpha / rank * B A is applied.
+llama.cpp's own converter needs torch and a checkout; this is the part of it that LoRA on attention and feed-forward
+projections of the llama and qwen2 architectures takes, in numpy. What cannot be carried over faithfully is refused,
+never dropped. The format is that of llama.cpp's `convert_lora_to_gguf.py`: for a base tensor W (out x in) `W.lora_a` is
+A (rank x in) and `W.lora_b` is B (out x rank), and W + alpha / rank * B A is applied.
 """
 
 import math
@@ -26,9 +27,14 @@ from r2.errors import ConfigError
 Matrix = npt.NDArray[np.float32]
 CACHED = "adapter.gguf"
 _TENSOR = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 _FORMS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _KEY = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.(.+)\.lora_([AB])\.weight")
@@ -54,7 +60,8 @@ class BaseShape:
 
 
 def _header(path: Path) -> dict[str, str | int | float]:
-    """The scalar keys of a GGUF file. By hand, because the package's reader takes seconds over the vocabulary, which comes with it."""
+    """The scalar keys of a GGUF file. By hand, because the package's reader takes seconds over the vocabulary, which
+    comes with it."""
     with path.open("rb") as file:
 
         def number(form: str) -> Any:
@@ -93,7 +100,8 @@ def cached_gguf(adapter: Path, base_gguf: Path) -> Path:
 
 
 def convert(adapter: Path, base: BaseShape, out: Path) -> None:
-    """Writes `out` from the folder `adapter` (PEFT's two files). ConfigError for anything llama.cpp would apply in another way."""
+    """Writes `out` from the folder `adapter` (PEFT's two files). ConfigError for anything llama.cpp would apply in
+    another way."""
     config = _read_config(adapter)
     rank, alpha = int(config["r"]), float(config["lora_alpha"])
     if config.get("use_rslora"):  # there the factor is alpha / sqrt(rank)
@@ -116,8 +124,8 @@ def convert(adapter: Path, base: BaseShape, out: Path) -> None:
 def permute_rows(matrix: Matrix, n_heads: int) -> Matrix:
     """Rows of a query or key projection from Hugging Face's order into llama.cpp's.
 
-    Within a head Hugging Face keeps the two halves of the rotary pairs apart (0, 1, 2, ..., then their partners), llama.cpp
-    puts partners next to each other. Source: `LlamaModel.permute` in llama.cpp's `convert_hf_to_gguf.py`.
+    Within a head Hugging Face keeps the two halves of the rotary pairs apart (0, 1, 2, ..., then their partners),
+    llama.cpp puts partners next to each other. Source: `LlamaModel.permute` in llama.cpp's `convert_hf_to_gguf.py`.
     """
     rows, columns = matrix.shape
     return np.ascontiguousarray(

@@ -5,7 +5,8 @@
     policies/<name>/history.jsonl  every promotion and rollback with time, reason and the decision behind it
 
 A version is written once and never changed: it appears whole, by one rename, or not at all. Light on purpose: the pool
-(`r2/pool/file/config.py`) reads cards to know what a `policy:` endpoint serves. Trainers write here; `r2 policy` shows it.
+(`r2/pool/file/config.py`) reads cards to know what a `policy:` endpoint serves. Trainers write here; `r2 policy` shows
+it.
 """
 
 import hashlib
@@ -36,7 +37,8 @@ _NOT_WEIGHTS = {CARD, "adapter.gguf", "README.md"}
 
 
 class PolicyCard(Frozen):
-    """What a policy is and where it comes from. The last three fields are filled in by `Registry.create` where they are empty."""
+    """What a policy is and where it comes from. The last three fields are filled in by `Registry.create` where they are
+    empty."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     kind: Literal["decomposer", "allocator", "specialist"]
@@ -115,10 +117,12 @@ class Registry:
         return f"v{max(taken, default=0) + 1}"
 
     def create(self, name: str, card: PolicyCard, write: Callable[[Path], None]) -> Policy:
-        """A new version: `write` fills a temporary folder, which gets its card and is renamed once all of it is on disk.
+        """A new version: `write` fills a temporary folder, which gets its card and is renamed once all of it is on
+        disk.
 
-        `card.version` "" takes the next free one, also when another process takes one meanwhile; a version that is there
-        already is a ConfigError. A kill leaves at most a folder whose name begins with a dot, which nothing reads.
+        `card.version` "" takes the next free one, also when another process takes one meanwhile; a version that is
+        there already is a ConfigError. A kill leaves at most a folder whose name begins with a dot, which nothing
+        reads.
         """
         if card.name != name:
             raise ConfigError(f"policy {name!r}: its card names {card.name!r}; give both the same name.")
@@ -164,7 +168,8 @@ class Registry:
             return Policy(target, numbered)
 
     def load(self, ref: str | Path) -> Policy:
-        """`NAME` (promoted), `NAME@v3`, or the path of a version's folder. ConfigError if there is none, saying what there is."""
+        """`NAME` (promoted), `NAME@v3`, or the path of a version's folder. ConfigError if there is none, saying what
+        there is."""
         text = str(ref)
         name, _, version = text.partition("@")
         if isinstance(ref, Path) or "/" in text or not _NAME.fullmatch(name):
@@ -173,7 +178,8 @@ class Registry:
         if not known:
             there = ", ".join(self.names()) or "nothing"
             raise ConfigError(
-                f"policy {name!r}: not in {self.root} (there: {there}). Train it (r2 sft), or give another folder with --policies-dir or $R2_POLICIES_DIR."
+                f"policy {name!r}: not in {self.root} (there: {there}). Train it (r2 sft), or give another folder "
+                "with --policies-dir or $R2_POLICIES_DIR."
             )
         if version and version not in known:
             raise ConfigError(f"policy {text}: no such version in {self.root}. Versions: {', '.join(known)}.")
@@ -181,7 +187,8 @@ class Registry:
             version = self.current(name) or ""
         if not version:
             raise ConfigError(
-                f"policy {name!r}: no version is promoted. Versions: {', '.join(known)}. Run: r2 policy promote {name} {known[-1]} --reason TEXT, or name one: {name}@{known[-1]}."
+                f"policy {name!r}: no version is promoted. Versions: {', '.join(known)}. Run: r2 policy promote "
+                f"{name} {known[-1]} --reason TEXT, or name one: {name}@{known[-1]}."
             )
         return _read(self.root / name / version, f"policy {name}@{version}")
 
@@ -212,14 +219,16 @@ class Registry:
         return policy
 
     def rollback(self, name: str, reason: str = "") -> Policy:
-        """Back to the version that was promoted before the present one; again, to the one before that. ConfigError if there is none."""
+        """Back to the version that was promoted before the present one; again, to the one before that. ConfigError if
+        there is none."""
         present = self.current(name)
         stack = self._promoted(name)
         while stack and stack[-1] != present:  # entries of a promotion that a kill kept from taking effect
             stack.pop()
         if present is None or len(stack) < 2:
             raise ConfigError(
-                f"policy {name!r}: nothing was promoted before {present or 'anything'}; r2 policy show {name} lists its history."
+                f"policy {name!r}: nothing was promoted before {present or 'anything'}; r2 policy show {name} lists "
+                "its history."
             )
         policy = self.load(f"{name}@{stack[-2]}")
         self._move(name, "rollback", stack[-2], reason, {})
@@ -237,12 +246,17 @@ class Registry:
         return stack
 
     def _move(self, name: str, action: str, version: str, reason: str, decision: Mapping[str, Any]) -> None:
-        """History first: a kill in between leaves a decision that was not carried out, never one that was not recorded."""
+        """History first: a kill in between leaves a decision that was not carried out, never one
+        that was not recorded."""
         folder = self.root / name
         entry = {
-            "at": datetime.now(UTC).isoformat(timespec="seconds"), "action": action, "version": version,
-            "previous": self.current(name), "reason": reason, "decision": dict(decision),
-        }  # fmt: skip
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "action": action,
+            "version": version,
+            "previous": self.current(name),
+            "reason": reason,
+            "decision": dict(decision),
+        }
         with (folder / "history.jsonl").open("ab") as file:
             file.write(
                 b"\n" * _is_torn(folder / "history.jsonl") + orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
@@ -261,8 +275,11 @@ def git_commit() -> str:
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-            capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parent,
+        )
     except OSError:
         return ""
     return described.stdout.strip()

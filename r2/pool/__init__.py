@@ -1,1 +1,2 @@
-"""The model pool: its file, its prices and limits, and everything that talks to an endpoint. Knows nothing of Prefect or tables."""
+"""The model pool: its file, its prices and limits, and everything that talks to an endpoint. Knows nothing of Prefect
+or tables."""

@@ -1,8 +1,10 @@
-"""How Python's cycle collector is set for bulk work. A process-wide switch, so it is thrown by whoever owns the process, once.
+"""How Python's cycle collector is set for bulk work. A process-wide switch, so it is thrown by whoever owns the
+process, once.
 
-With calls in flight by the dozen, every collection of the default kind (each 700 new objects) walks the same living frames
-again, and the full ones walk every imported module: a tenth of the client's time, and pauses of tens of milliseconds
-(`benchmarks/bench_client.py`). Reference counts free nearly everything we make; cycles are few, and wait a little longer.
+With calls in flight by the dozen, every collection of the default kind (each 700 new objects) walks the same living
+frames again, and the full ones walk every imported module: a tenth of the client's time, and pauses of tens of
+milliseconds (`benchmarks/bench_client.py`). Reference counts free nearly everything we make; cycles are few, and wait a
+little longer.
 """
 
 import gc
@@ -13,7 +15,8 @@ NEW_OBJECTS_PER_COLLECTION: Final = 10_000
 
 
 def collect_seldom() -> None:
-    """Leaves what is loaded by now out of all collections, and makes those of the rest seldom. Calling it again is harmless."""
+    """Leaves what is loaded by now out of all collections, and makes those of the rest seldom. Calling it again is
+    harmless."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(NEW_OBJECTS_PER_COLLECTION)

@@ -147,10 +147,12 @@ def gold_plan(expression: Expression) -> tuple[Plan, list[str]]:
 
 
 def worked(operation: Operation) -> str:
-    """One operation on two integers worked out digit by digit, as a small model can learn to write it (ours), ended by "Answer: ...".
+    """One operation on two integers worked out digit by digit, as a small model can learn to write it (ours), ended by
+    "Answer: ...".
 
-    The first line has signs settled; then come digits in reverse, units first, so that carries go the way the text does, and filled up to one width, so
-    that digits that belong together are always as far apart. A product is a line for each digit of its shorter side, and their sum.
+    The first line has signs settled; then come digits in reverse, units first, so that carries go the way the text
+    does, and filled up to one width, so that digits that belong together are always as far apart. A product is a line
+    for each digit of its shorter side, and their sum.
 
     >>> print(worked(Operation("*", -47, 83)))
     -(47*83)

@@ -1,7 +1,7 @@
 """What a benchmark brings to answering: its wording, its check, and what a well-formed result looks like.
 
-Problems name their benchmark by a string; `benchmark_of` finds it. An unknown or empty name gets the default: no wording,
-and the check that fits the target (choice letter, number or text).
+Problems name their benchmark by a string; `benchmark_of` finds it. An unknown or empty name gets the default: no
+wording, and the check that fits the target (choice letter, number or text).
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from r2.problems.checks import default_check, is_refusal, last_number
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """`is_correct(problem, answer)` is its check, None for the default one; `malformed(text)` names what is wrong with a result's form,
-    or None; `answer_tokens` bounds a direct result;
-    `wording` goes before every solver's instruction, `plan_example` (a question with its plan) into the teacher's prompt."""
+    """`is_correct(problem, answer)` is its check, None for the default one; `malformed(text)` names what is wrong with
+    a result's form, or None; `answer_tokens` bounds a direct result; `wording` goes before every solver's instruction,
+    `plan_example` (a question with its plan) into the teacher's prompt."""
 
     name: str
     is_correct: Callable[[Problem, str], bool] | None = None

@@ -1,6 +1,7 @@
 """From a model's text to an answer, and from an answer to right or wrong. Total: any text gives some answer.
 
-The checks are the plain ones that many benchmarks share; a benchmark with a check of its own brings it in `r2/problems/`.
+The checks are the plain ones that many benchmarks share; a benchmark with a check of its own brings it in
+`r2/problems/`.
 """
 
 import re
@@ -18,7 +19,8 @@ _REFUSAL = re.compile(
 
 
 def extract_answer(text: str) -> str:
-    """What a text answers: the last \\boxed{...}, else what follows the last "Answer:", else the last line that is not empty."""
+    """What a text answers: the last \\boxed{...}, else what follows the last "Answer:", else the last line that is not
+    empty."""
     if boxed := _BOXED.findall(text):
         return str(boxed[-1]).strip()
     marks = list(_ANSWER.finditer(text))
@@ -49,13 +51,15 @@ def same_number(answer: str, target: str) -> bool:
 
 
 def same_choice(answer: str, target: str, choices: tuple[str, ...]) -> bool:
-    """True if the answer names the target's letter, or repeats its text. `target` may be a letter or a choice's text."""
+    """True if the answer names the target's letter, or repeats its text. `target` may be a letter
+    or a choice's text."""
     target_letter = _choice_letter(target, choices)
     return target_letter is not None and _choice_letter(answer, choices) == target_letter
 
 
 def same_text(answer: str, target: str) -> bool:
-    """True if both are equal after NFKC, case folding and dropping of articles, punctuation and spare spaces (SQuAD's rule)."""
+    """True if both are equal after NFKC, case folding and dropping of articles, punctuation and spare spaces (SQuAD's
+    rule)."""
     return _normalised(answer) == _normalised(target)
 
 
@@ -83,7 +87,8 @@ def yes_or_no(text: str) -> str | None:
 
 
 def default_check(answer: str, target: str, choices: tuple[str, ...] = ()) -> bool:
-    """Check of questions that name no benchmark: choice letter if there are choices, number if the target is one, else text."""
+    """Check of questions that name no benchmark: choice letter if there are choices, number if the target is one, else
+    text."""
     if choices:
         return same_choice(answer, target, choices)
     if _NUMBER.fullmatch(target.strip()):

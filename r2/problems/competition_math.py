@@ -1,7 +1,9 @@
-"""MATH (Hendrycks et al., arXiv:2103.03874) and CHAMP (Mao et al., arXiv:2401.06961): answers that are numbers or expressions.
+"""MATH (Hendrycks et al., arXiv:2103.03874) and CHAMP (Mao et al., arXiv:2401.06961): answers that are numbers or
+expressions.
 
-Published MATH rows: {problem, solution, level, type}, the answer in the solution's last \\boxed{...}. Answers are compared by
-`math-verify`; texts are short and without towers of powers when they reach it, because they come from models.
+Published MATH rows: {problem, solution, level, type}, the answer in the solution's last \\boxed{...}. Answers are
+compared by `math-verify`; texts are short and without towers of powers when they reach it, because they come from
+models.
 """
 
 import logging
@@ -57,7 +59,8 @@ def last_boxed(text: str) -> str | None:
 
 
 def is_correct(problem: Problem, answer: str) -> bool:
-    """Equal as texts, yes-or-no answers or numbers, else equal by math-verify; a target that offers several forms accepts each."""
+    """Equal as texts, yes-or-no answers or numbers, else equal by math-verify; a target that offers several forms
+    accepts each."""
     target = problem.target or ""
     found = last_boxed(answer) or answer
     return _without_space(found) == _without_space(target) or any(_equal(found, form) for form in _forms(target))
@@ -87,7 +90,8 @@ def _verified(answer: str, target: str) -> bool:
         from math_verify import parse, verify
     except ImportError as error:
         raise ConfigError(
-            f"math and champ are checked with math-verify: {error}. Install it: pip install math-verify (extra `problems`)."
+            f"math and champ are checked with math-verify: {error}. Install it: pip install math-verify (extra "
+            "`problems`)."
         ) from error
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     # Its time limits are signals, which only the main thread may set; elsewhere the bounds above are what there is.

@@ -1,4 +1,5 @@
-"""CommonsenseQA, five choices (Talmor et al., arXiv:1811.00937). Published rows: {question: {stem, choices: [{label, text}]}, answerKey}."""
+"""CommonsenseQA, five choices (Talmor et al., arXiv:1811.00937). Published rows: {question: {stem, choices: [{label,
+text}]}, answerKey}."""
 
 from r2.problem import Problem
 from r2.problems.checks import same_choice

@@ -1,6 +1,7 @@
 """Gold decompositions of published rows as plans: MuSiQue, GSM8K socratic, StrategyQA; SCAN's follow from its grammar.
 
-A step refers to an earlier one as "#1" (MuSiQue, StrategyQA), names it in `depends_on`, or computes with its value (GSM8K).
+A step refers to an earlier one as "#1" (MuSiQue, StrategyQA), names it in `depends_on`, or computes with its value
+(GSM8K).
 """
 
 import re
@@ -16,7 +17,8 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def gold_plan(row: Row) -> Plan | None:
-    """The row's decomposition; None where it has none. A single step is a direct plan. FieldError for one that cannot be read."""
+    """The row's decomposition; None where it has none. A single step is a direct plan. FieldError for one that cannot
+    be read."""
     steps = _steps(row)
     if not steps:
         return None

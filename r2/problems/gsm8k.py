@@ -1,4 +1,5 @@
-"""GSM8K, grade-school word problems (Cobbe et al., arXiv:2110.14168). Published rows: {question, answer: "reasoning #### 18"}."""
+"""GSM8K, grade-school word problems (Cobbe et al., arXiv:2110.14168). Published rows: {question, answer: "reasoning
+#### 18"}."""
 
 from r2.problem import Problem
 from r2.problems.checks import last_number, same_number

@@ -1,7 +1,8 @@
 """Questions of a training set that are also in an evaluation set: the same, or nearly (ours). Pure.
 
-Same: equal after case folding, punctuation and white space. Nearly: the Jaccard index of their word bigrams is at least a threshold.
-The near-duplicate join is exact; prefix filtering (Chaudhuri et al. 2006) keeps it from comparing all pairs.
+Same: equal after case folding, punctuation and white space. Nearly: the Jaccard index of their word bigrams is at least
+a threshold. The near-duplicate join is exact; prefix filtering (Chaudhuri et al. 2006) keeps it from comparing all
+pairs.
 """
 
 import itertools

@@ -1,5 +1,5 @@
-"""MuSiQue, questions of two to four hops (Trivedi et al., arXiv:2108.00573). Published rows: {question, answer, answer_aliases,
-paragraphs: [{title, paragraph_text, is_supporting}], question_decomposition}."""
+"""MuSiQue, questions of two to four hops (Trivedi et al., arXiv:2108.00573). Published rows: {question, answer,
+answer_aliases, paragraphs: [{title, paragraph_text, is_supporting}], question_decomposition}."""
 
 from r2.problem import Problem
 from r2.problems.checks import exact_match, token_f1
@@ -16,9 +16,14 @@ def problem(row: Row, index: int) -> Problem:
     """A published or flat row, with its paragraphs as context and its aliases."""
     aliases = tuple(str(alias) for field in ("answer_aliases", "aliases") for alias in list_of(row, field))
     return Problem(
-        id_of(row, "musique", index), text_of(row, "question"), index, text_of(row, "answer"), "musique",
-        context=_context(row), aliases=aliases,
-    )  # fmt: skip
+        id_of(row, "musique", index),
+        text_of(row, "question"),
+        index,
+        text_of(row, "answer"),
+        "musique",
+        context=_context(row),
+        aliases=aliases,
+    )
 
 
 def is_correct(problem: Problem, answer: str) -> bool:

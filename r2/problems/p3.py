@@ -1,4 +1,5 @@
-"""P3, Python programming puzzles (Schuster et al., arXiv:2106.05784): find a value on which `sat` is True; checked in the sandbox.
+"""P3, Python programming puzzles (Schuster et al., arXiv:2106.05784): find a value on which `sat` is True; checked in
+the sandbox.
 
 Published: one JSON list of {name, sat, sol_header, sol_bodies, ...}.
 """
@@ -15,7 +16,8 @@ WORDING = (
 
 
 def problem(row: Row, index: int) -> Problem:
-    """A published or flat row. The target is the reference solution's code where there is one; any other value that solves is as right."""
+    """A published or flat row. The target is the reference solution's code where there is one; any other value that
+    solves is as right."""
     bodies = list_of(row, "sol_bodies") or ([row["answer"]] if row.get("answer") else [])
     target = f"{row.get('sol_header') or 'def sol():'}\n{bodies[0]}" if bodies else "any value on which sat is True"
     problem_id = str(row["name"]) if "name" in row else id_of(row, "p3", index)

@@ -1,9 +1,10 @@
 """Python puzzles checked where they can do no harm: a process that may compute, and nothing else. Linux only.
 
-The child (`sandbox_child.py`) has a seccomp filter that denies by default: no file, socket, process or signal; limits on memory, CPU
-seconds and file size; an empty environment; a session of its own that is killed when it ends, and a death signal should we end
-first. The filter is made by libseccomp. What an answer's code is worth and whether it solves the puzzle are found in two processes, so
-that no answer can write its own verdict. This is one of the three places of `r2` that touch the outside (with pool/ and training/).
+The child (`sandbox_child.py`) has a seccomp filter that denies by default: no file, socket, process or signal; limits
+on memory, CPU seconds and file size; an empty environment; a session of its own that is killed when it ends, and a
+death signal should we end first. The filter is made by libseccomp. What an answer's code is worth and whether it solves
+the puzzle are found in two processes, so that no answer can write its own verdict. This is one of the three places of
+`r2` that touch the outside (with pool/ and training/).
 """
 
 import contextlib
@@ -25,18 +26,37 @@ import orjson
 from r2.errors import ConfigError
 
 ALLOWED_CALLS = (
-    "brk", "clock_gettime", "close", "exit", "exit_group", "fstat", "futex", "getrandom", "gettimeofday", "lseek", "madvise",
-    "mmap", "mprotect", "mremap", "munmap", "read", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sched_yield",
-    "sigaltstack", "write",
-)  # fmt: skip
+    "brk",
+    "clock_gettime",
+    "close",
+    "exit",
+    "exit_group",
+    "fstat",
+    "futex",
+    "getrandom",
+    "gettimeofday",
+    "lseek",
+    "madvise",
+    "mmap",
+    "mprotect",
+    "mremap",
+    "munmap",
+    "read",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "sched_yield",
+    "sigaltstack",
+    "write",
+)
 """What the interpreter needs to compute and to write its result on the pipe it was given."""
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of one child. Computing is bounded by `cpu_s`; `wall_s` only ends a child that waits, so it is wide enough for a busy machine, where
-    five seconds of computing can take a minute."""
+    """Of one child. Computing is bounded by `cpu_s`; `wall_s` only ends a child that waits, so it is wide enough for a
+    busy machine, where five seconds of computing can take a minute."""
 
     cpu_s: int = 5
     wall_s: float = 60.0
@@ -53,7 +73,8 @@ class Ran:
 
 
 def solves(puzzle: str, answer: str, limits: Limits = Limits()) -> bool:
-    """True if `sat` of the puzzle's source is True on what the answer is worth: a literal, an expression, or code that defines `sol`.
+    """True if `sat` of the puzzle's source is True on what the answer is worth: a literal, an expression, or code that
+    defines `sol`.
 
     Raises ConfigError where there is no sandbox: nothing of a model is ever run outside it.
     """
@@ -72,16 +93,29 @@ def run(mode: Literal["evaluate", "verify"], code: str, argument: str = "", limi
     """Runs one child to its end, within the limits, and kills whatever is left of it."""
     mark = secrets.token_hex(16)
     job = {
-        "bpf": _filter().hex(), "mode": mode, "code": _clean(code), "argument": _clean(argument), "mark": mark,
+        "bpf": _filter().hex(),
+        "mode": mode,
+        "code": _clean(code),
+        "argument": _clean(argument),
+        "mark": mark,
         "limits": {
-            "RLIMIT_AS": limits.memory_bytes, "RLIMIT_CPU": limits.cpu_s, "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": 16,
-            "RLIMIT_NPROC": 0, "RLIMIT_CORE": 0,
+            "RLIMIT_AS": limits.memory_bytes,
+            "RLIMIT_CPU": limits.cpu_s,
+            "RLIMIT_FSIZE": 0,
+            "RLIMIT_NOFILE": 16,
+            "RLIMIT_NPROC": 0,
+            "RLIMIT_CORE": 0,
         },
-    }  # fmt: skip
+    }
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-X", "utf8", str(_CHILD)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={}, cwd="/", start_new_session=True,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={},
+        cwd="/",
+        start_new_session=True,
+    )
     try:
         written, ended = _exchange(process, orjson.dumps(job) + b"\n", limits)
     finally:

@@ -1,8 +1,8 @@
 """The child of `r2/problems/sandbox.py`: limits itself, then runs what it was handed. Never imported by anything.
 
-Reads one JSON line on stdin: {"bpf", "code", "mode", "argument", "limits"}. Modes: `evaluate` writes the repr of what the code is
-worth (the value of an expression, or of its function `sol`); `verify` calls `sat` of the code on a literal and writes the verdict.
-Everything is imported before the filter: afterwards no file can be opened.
+Reads one JSON line on stdin: {"bpf", "code", "mode", "argument", "limits"}. Modes: `evaluate` writes the repr of what
+the code is worth (the value of an expression, or of its function `sol`); `verify` calls `sat` of the code on a literal
+and writes the verdict. Everything is imported before the filter: afterwards no file can be opened.
 """
 
 import ast

@@ -1,10 +1,12 @@
-"""SCAN: commands of a small language and the actions they stand for (Lake & Baroni, arXiv:1711.00350; the grammar is public).
+"""SCAN: commands of a small language and the actions they stand for (Lake & Baroni, arXiv:1711.00350; the grammar is
+public).
 
     command  ->  phrase | phrase and phrase | phrase after phrase          "x after y" runs y first
     phrase   ->  verb | verb twice | verb thrice                           binds tighter than and / after
     verb     ->  U | U D | U opposite D | U around D                       U: walk look run jump turn; D: left right
 
-"turn" adds no action of its own: "turn left" is I_TURN_LEFT, "turn around left" is four of them. A bare "turn" is no verb.
+"turn" adds no action of its own: "turn left" is I_TURN_LEFT, "turn around left" is four of them. A bare "turn" is no
+verb.
 """
 
 import itertools
@@ -43,12 +45,13 @@ Question: turn opposite right and look around left thrice
 Question: turn right thrice
 1. Translate 'turn right'
 2. Repeat the result of step 1 3 times (needs: 1)"""
-"""A teacher is shown it; the plans are `gold_plan`'s. The second keeps "opposite" and "around" with their verb, where a small teacher
-cuts them off."""
+"""A teacher is shown it; the plans are `gold_plan`'s. The second keeps "opposite" and "around" with their verb, where a
+small teacher cuts them off."""
 
 
 def interpret(command: str) -> str:
-    """The action sequence of a command, actions separated by one space. Raises ValueError for anything the grammar does not have."""
+    """The action sequence of a command, actions separated by one space. Raises ValueError for anything the grammar does
+    not have."""
     words = command.split()
     for joiner in ("and", "after"):
         if joiner in words:
@@ -73,7 +76,8 @@ def is_correct(problem: Problem, answer: str) -> bool:
 
 
 def gold_plan(command: str) -> tuple[Plan, list[str]]:
-    """A plan with small steps and the right result of each: translate every verb phrase, repeat it, join. DIRECT for a single verb phrase."""
+    """A plan with small steps and the right result of each: translate every verb phrase, repeat it, join. DIRECT for a
+    single verb phrase."""
     words = command.split()
     joiner = next((w for w in ("and", "after") if w in words), None)
     at = words.index(joiner) if joiner else len(words)
@@ -111,8 +115,9 @@ def commands() -> list[str]:
 
 
 def commands_of(split: str) -> list[str]:
-    """Commands of a split: `simple` all; `length` those of more than 22 actions; `addjump` those with "jump" in a longer command, which
-    training sees alone (Lake & Baroni's test sets, of which theirs are these). Raises ConfigError for another name.
+    """Commands of a split: `simple` all; `length` those of more than 22 actions; `addjump` those with "jump" in a
+    longer command, which training sees alone (Lake & Baroni's test sets, of which theirs are these). Raises ConfigError
+    for another name.
     """
     if split == "simple":
         return commands()
@@ -134,7 +139,8 @@ def generate(n: int, seed: int, split: str = "simple") -> list[Problem]:
 
 
 def problem(row: Row, index: int) -> Problem:
-    """A row of a published file (`IN: command OUT: actions`) or a flat one. FieldError for actions the grammar does not give."""
+    """A row of a published file (`IN: command OUT: actions`) or a flat one. FieldError for actions the grammar does not
+    give."""
     command, actions = text_of(row, "question"), text_of(row, "answer")
     try:
         expected = interpret(command)

@@ -1,4 +1,5 @@
-"""Where problems come from, written in one word: `scan?split=length`, `gsm8k`, `gsm8k:my.jsonl`, `rg:chain_sum?min_terms=3`, `file:q.csv`."""
+"""Where problems come from, written in one word: `scan?split=length`, `gsm8k`, `gsm8k:my.jsonl`,
+`rg:chain_sum?min_terms=3`, `file:q.csv`."""
 
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl

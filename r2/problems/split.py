@@ -1,7 +1,7 @@
 """Which side of the train / test split a question is on: one rule for label sets, specialists and evaluations. Pure.
 
-The side depends on the question's words alone, so a problem generated under another seed, or read from another file, still falls where it
-fell before: nothing that is trained on `train` has seen a question of `test`.
+The side depends on the question's words alone, so a problem generated under another seed, or read from another file,
+still falls where it fell before: nothing that is trained on `train` has seen a question of `test`.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
-"""StrategyQA, yes or no by implicit reasoning (Geva et al., arXiv:2101.02235). Published: one JSON list of {qid, question, answer: bool}."""
+"""StrategyQA, yes or no by implicit reasoning (Geva et al., arXiv:2101.02235). Published: one JSON list of {qid,
+question, answer: bool}."""
 
 from r2.problem import Problem
 from r2.problems.checks import yes_or_no

@@ -1,7 +1,7 @@
 """Word problems of one or two steps, made from templates by seed, with their gold plans.
 
-The templates can also be read backwards: `expression_of` finds the numbers and the expression in a story, which is how the
-simulated models (r2/pool/simulated/mind.py) understand one.
+The templates can also be read backwards: `expression_of` finds the numbers and the expression in a story, which is how
+the simulated models (r2/pool/simulated/mind.py) understand one.
 """
 
 import random

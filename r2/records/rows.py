@@ -64,26 +64,64 @@ def candidate_rows(run_id: str, trajectory: Trajectory, roster: Roster, rollout:
     trials = sorted(trajectory.outcome.trials, key=lambda trial: (trial.kind, trial.index))
     return [
         CandidateRow(
-            run_id=run_id, problem_id=problem.problem_id, rollout=rollout, kind=trial.kind, trial_index=trial.index,
-            benchmark=problem.benchmark, plan=trial.plan, n_subtasks=trial.n_subtasks, models=trial.models, tiers=tuple(roster[model].tier for model in trial.models),
-            confidences=trial.confidences, confidence_source=trial.confidence_source, conciseness=trial.conciseness,
-            practicality=trial.practicality, coherence=trial.coherence, score=trial.score, judge=trial.judge,
-            output_tokens=trial.output_tokens, answer=trial.answer, is_correct=trial.is_correct, cost_usd=trial.cost_usd,
-            is_target=trial.is_target, error_type=trial.error_type,
+            run_id=run_id,
+            problem_id=problem.problem_id,
+            rollout=rollout,
+            kind=trial.kind,
+            trial_index=trial.index,
+            benchmark=problem.benchmark,
+            plan=trial.plan,
+            n_subtasks=trial.n_subtasks,
+            models=trial.models,
+            tiers=tuple(roster[model].tier for model in trial.models),
+            confidences=trial.confidences,
+            confidence_source=trial.confidence_source,
+            conciseness=trial.conciseness,
+            practicality=trial.practicality,
+            coherence=trial.coherence,
+            score=trial.score,
+            judge=trial.judge,
+            output_tokens=trial.output_tokens,
+            answer=trial.answer,
+            is_correct=trial.is_correct,
+            cost_usd=trial.cost_usd,
+            is_target=trial.is_target,
+            error_type=trial.error_type,
         )
         for trial in trials
-    ]  # fmt: skip
+    ]
 
 
 def bad_row(run_id: str, method: str, problem: Problem, error_type: str, message: str, read_at: float) -> TrajectoryRow:
     """The failed row of an input line that could not become a problem: nothing was called, nothing was paid."""
     return TrajectoryRow(
-        run_id=run_id, problem_id=problem.problem_id, rollout=0, input_index=problem.input_index, method=method,
-        benchmark=problem.benchmark, status="failed", input=problem.question, target=problem.target, answer=None,
-        is_correct=None, plan="", n_subtasks=0, n_calls=0, n_attempts=0, n_escalations=0, input_tokens=0,
-        cached_input_tokens=0, output_tokens=0, cost_usd=0.0, router_cost_usd=0.0, latency_s=0.0, failed_checks="",
-        error_type=error_type, error_message=message, started_at=read_at,
-    )  # fmt: skip
+        run_id=run_id,
+        problem_id=problem.problem_id,
+        rollout=0,
+        input_index=problem.input_index,
+        method=method,
+        benchmark=problem.benchmark,
+        status="failed",
+        input=problem.question,
+        target=problem.target,
+        answer=None,
+        is_correct=None,
+        plan="",
+        n_subtasks=0,
+        n_calls=0,
+        n_attempts=0,
+        n_escalations=0,
+        input_tokens=0,
+        cached_input_tokens=0,
+        output_tokens=0,
+        cost_usd=0.0,
+        router_cost_usd=0.0,
+        latency_s=0.0,
+        failed_checks="",
+        error_type=error_type,
+        error_message=message,
+        started_at=read_at,
+    )
 
 
 def _elapsed_s(completion: Completion) -> float:

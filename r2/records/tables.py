@@ -1,9 +1,10 @@
-"""What is stored, declared once. `storage/lake/schema.py` derives the Arrow schema, the views' columns and docs/data_dictionary.md.
+"""What is stored, declared once. `storage/lake/schema.py` derives the Arrow schema, the views' columns and
+docs/data_dictionary.md.
 
 Flat tables, one dataclass a table, joined on (run_id, problem_id, rollout). Column names are the last words of the
-OpenTelemetry GenAI name plus a unit; `otel` in a field's metadata gives the full name. Facts are stored (tokens, prices,
-seeds, versions); what can be derived is a view in `storage/sql/`. Add columns only, never rename or retype: a change of
-meaning is a new `SCHEMA_VERSION`.
+OpenTelemetry GenAI name plus a unit; `otel` in a field's metadata gives the full name. Facts are stored (tokens,
+prices, seeds, versions); what can be derived is a view in `storage/sql/`. Add columns only, never rename or retype: a
+change of meaning is a new `SCHEMA_VERSION`.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +20,8 @@ def col(doc: str, unit: str = "", otel: str = "", label: bool = False, kind: str
 
 
 STATUSES = ("answered", "failed", "deferred")
-"""requested = answered + failed + deferred, always. A deferred row was not settled and is tried again by the next run."""
+"""requested = answered + failed + deferred, always. A deferred row was not settled and is tried again by the next run.
+"""
 
 
 @dataclass(frozen=True, slots=True)

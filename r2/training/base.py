@@ -1,7 +1,8 @@
 """Base models by name: what a policy is trained from, as a Hugging Face folder in float32.
 
-A catalogue name (`smollm2` for short) is dequantised once from its GGUF file into `<models_dir>/<name>/hf`; a path or a hub id is used as it
-is. `tiny` and `tiny:WIDTHxLAYERS` are made from scratch in r2/training/tiny.py, because its words are those of its rows.
+A catalogue name (`smollm2` for short) is dequantised once from its GGUF file into `<models_dir>/<name>/hf`; a path or a
+hub id is used as it is. `tiny` and `tiny:WIDTHxLAYERS` are made from scratch in r2/training/tiny.py, because its words
+are those of its rows.
 """
 
 import os
@@ -17,7 +18,8 @@ from r2.training.tiny import make_model, make_tokenizer, tiny_size
 
 
 def base_folder(base: str, models_dir: Path) -> str:
-    """Folder (or hub id) of the base's float32 weights; made first where it is a catalogue name. ConfigError if its file is not fetched."""
+    """Folder (or hub id) of the base's float32 weights; made first where it is a catalogue name. ConfigError if its
+    file is not fetched."""
     name = CATALOGUE_NAME.get(base, base)
     if name not in catalogue():
         return base
@@ -63,7 +65,8 @@ def load_policy_weights(folder: Path, base: str, models_dir: Path) -> tuple[Any,
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:
-    """Written under another name and moved into place whole. transformers keeps GGUF weights quantised unless told, and then cannot save."""
+    """Written under another name and moved into place whole. transformers keeps GGUF weights quantised unless told, and
+    then cannot save."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

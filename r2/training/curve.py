@@ -1,4 +1,5 @@
-"""A training's metrics as they come: one JSON line per (step, metric), on disk at once, so that a kill loses none and a resumed run repeats none.
+"""A training's metrics as they come: one JSON line per (step, metric), on disk at once, so that a kill loses none and a
+resumed run repeats none.
 
 The trainer writes here; `tasks/` turns the points into rows of the lake's table `curves`.
 """
@@ -39,7 +40,8 @@ class Curve:
             file.write(b"".join(orjson.dumps(asdict(point), option=orjson.OPT_APPEND_NEWLINE) for point in points))
 
     def points(self) -> list[Point]:
-        """Every point, by step; of a step that was run twice the later. A line torn by a kill is passed over: its step is run again."""
+        """Every point, by step; of a step that was run twice the later. A line torn by a kill is passed over: its step
+        is run again."""
         found: dict[tuple[int, str], Point] = {}
         for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
             try:

@@ -1,6 +1,8 @@
-"""Rows to train on: prompt-completion chat rows, their bare form, and the order they are seen in. Pure; no heavy package.
+"""Rows to train on: prompt-completion chat rows, their bare form, and the order they are seen in. Pure; no heavy
+package.
 
-A row is `{"prompt": [{role, content}, ...], "completion": [{role, content}]}`, TRL's conversational format: TRL masks the prompt by itself.
+A row is `{"prompt": [{role, content}, ...], "completion": [{role, content}]}`, TRL's conversational format: TRL masks
+the prompt by itself.
 """
 
 import random
@@ -11,8 +13,10 @@ from r2.answering.prompts import BARE_SYSTEM
 from r2.call import Message
 
 _ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {
-    "system": "system", "user": "user", "assistant": "assistant"
-}  # fmt: skip
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
 
 
 class Said(TypedDict):
@@ -41,25 +45,27 @@ def messages_of(row: ChatRow) -> tuple[Message, ...]:
 
 
 def bare_row(row: Mapping[str, Sequence[Said]], job: str) -> ChatRow:
-    """The row with its system message's text replaced by the job's bare word (`plan`, `allocate`, `solve`): a model that is fine-tuned on the
-    job needs no instructions. `job` is a key of `BARE_SYSTEM`."""
+    """The row with its system message's text replaced by the job's bare word (`plan`, `allocate`, `solve`): a model
+    that is fine-tuned on the job needs no instructions. `job` is a key of `BARE_SYSTEM`."""
     prompt = [
-        Said(role="system", content=BARE_SYSTEM[job]) if said["role"] == "system" else Said(role=said["role"], content=said["content"])
+        Said(role="system", content=BARE_SYSTEM[job])
+        if said["role"] == "system"
+        else Said(role=said["role"], content=said["content"])
         for said in row["prompt"]
-    ]  # fmt: skip
+    ]
     return ChatRow(prompt=prompt, completion=[Said(role=s["role"], content=s["content"]) for s in row["completion"]])
 
 
 def training_order(
     lengths: Sequence[int], batch_size: int, n_steps: int, seed: int, *, by_length: bool = True
 ) -> list[int]:
-    """Row indices of `n_steps` batches, one after the other: each pass over the rows in a new order, with `by_length` rows of like length
-    together.
+    """Row indices of `n_steps` batches, one after the other: each pass over the rows in a new order, with `by_length`
+    rows of like length together.
 
-    Batches of like length hardly pad, which halves the time where lengths differ widely. But a batch's loss is the mean over its tokens: two
-    tokens of DIRECT among their like weigh as much as forty of a plan, and a decomposer so trained hardly plans at all (measured). Router
-    policies are therefore trained on mixed batches. The order depends on the arguments alone, so a trainer that reads it in sequence goes on
-    after a stop exactly where it was.
+    Batches of like length hardly pad, which halves the time where lengths differ widely. But a batch's loss is the mean
+    over its tokens: two tokens of DIRECT among their like weigh as much as forty of a plan, and a decomposer so trained
+    hardly plans at all (measured). Router policies are therefore trained on mixed batches. The order depends on the
+    arguments alone, so a trainer that reads it in sequence goes on after a stop exactly where it was.
     """
     if not lengths:
         raise ValueError("no rows to order")

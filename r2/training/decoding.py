@@ -1,8 +1,10 @@
-"""Many prompts answered at once by one model: a decoding loop with its own rule per row, which `generate()` does not have.
+"""Many prompts answered at once by one model: a decoding loop with its own rule per row, which `generate()` does not
+have.
 
-Rows of one batch may differ in length, limit, temperature and seed. A row's text does not depend on its neighbours (but for the last
-bits of floating-point sums): greedy rows take the likeliest token, sampled rows draw from a generator of their own. Everything per
-token is one tensor operation over the batch; Python sees a row only when it ends. Called by `server.py`.
+Rows of one batch may differ in length, limit, temperature and seed. A row's text does not depend on its neighbours (but
+for the last bits of floating-point sums): greedy rows take the likeliest token, sampled rows draw from a generator of
+their own. Everything per token is one tensor operation over the batch; Python sees a row only when it ends. Called by
+`server.py`.
 """
 
 import inspect
@@ -15,7 +17,8 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids to go on from, and how. `temperature` 0 is greedy. `n_top` None: no log-probabilities; else so many alternatives a token."""
+    """Token ids to go on from, and how. `temperature` 0 is greedy. `n_top` None: no log-probabilities; else so many
+    alternatives a token."""
 
     ids: Sequence[int]
     max_new_tokens: int
@@ -28,7 +31,8 @@ class Prompt:
 class Reply:
     """Generated ids, the end mark left out of them. `n_generated` counts it; `is_cut`: the limit came first.
 
-    `logprobs` are natural, of the model at temperature 1; `alternatives` are (id, logprob), best first. Both are empty unless asked for.
+    `logprobs` are natural, of the model at temperature 1; `alternatives` are (id, logprob), best first. Both are empty
+    unless asked for.
     """
 
     ids: list[int]
@@ -47,7 +51,8 @@ def decode(
 
 
 class _Batch:
-    """The state of one batch. `rows` are the indices of the prompts still running; what has ended leaves the cache at once."""
+    """The state of one batch. `rows` are the indices of the prompts still running; what has ended leaves the cache at
+    once."""
 
     def __init__(
         self, model: Any, prompts: Sequence[Prompt], end_ids: Sequence[int], on_reply: Callable[[int, Reply], None]
@@ -78,9 +83,18 @@ class _Batch:
         cached = {"cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values": cache}
         step = 0
         while True:
-            logits = self.model(
-                input_ids=inputs, attention_mask=seen, position_ids=positions, use_cache=True, logits_to_keep=1, **cached
-            ).logits[:, -1].float()  # fmt: skip
+            logits = (
+                self.model(
+                    input_ids=inputs,
+                    attention_mask=seen,
+                    position_ids=positions,
+                    use_cache=True,
+                    logits_to_keep=1,
+                    **cached,
+                )
+                .logits[:, -1]
+                .float()
+            )
             chosen = self._choose(logits, step)
             self._note(logits, chosen, step)
             goes_on = ~torch.isin(chosen, self.ends) & (step + 1 < self.limits[self.rows])
@@ -97,7 +111,8 @@ class _Batch:
             step += 1
 
     def _choose(self, logits: torch.Tensor, step: int) -> torch.Tensor:
-        """The likeliest token, or for rows with a temperature the one their draw falls on, by inverting the distribution function."""
+        """The likeliest token, or for rows with a temperature the one their draw falls on, by inverting the
+        distribution function."""
         chosen = logits.argmax(-1)
         if self.draws is None:
             return chosen

@@ -1,7 +1,9 @@
-"""A policy in the router's place, executed on a pool for held-out problems: what its plans and allocations are worth, and what they cost.
+"""A policy in the router's place, executed on a pool for held-out problems: what its plans and allocations are worth,
+and what they cost.
 
-`solve` itself answers, as it does for users; only the calls to the policy's entries are completed by the model in this process. Those entries
-stand in the router under names of their own, at the price of the pool's cheapest solver, which is what a small policy is served at.
+`solve` itself answers, as it does for users; only the calls to the policy's entries are completed by the model in this
+process. Those entries stand in the router under names of their own, at the price of the pool's cheapest solver, which
+is what a small policy is served at.
 """
 
 import asyncio
@@ -29,7 +31,8 @@ ENTRY: Mapping[Purpose, str] = {"decompose": DECOMPOSER_ENTRY, "allocate": ALLOC
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """Held-out problems answered with a policy. Shares are of all problems, an unanswered one is wrong; USD are per question."""
+    """Held-out problems answered with a policy. Shares are of all problems, an unanswered one is wrong; USD are per
+    question."""
 
     n_problems: int
     accuracy: float
@@ -42,20 +45,25 @@ class Executed:
     def metrics(self) -> dict[str, float]:
         """As points of a curve."""
         return {
-            "executed_accuracy": self.accuracy, "executed_cost_usd": self.cost_usd, "executed_router_cost_usd": self.router_cost_usd,
-            "executed_calls": self.calls, "executed_problems": self.n_problems,
-        }  # fmt: skip
+            "executed_accuracy": self.accuracy,
+            "executed_cost_usd": self.cost_usd,
+            "executed_router_cost_usd": self.router_cost_usd,
+            "executed_calls": self.calls,
+            "executed_problems": self.n_problems,
+        }
 
 
 def router_with_policies(router: Router, purposes: Sequence[Purpose], mode: PromptMode) -> Router:
-    """The router with policy entries for `decompose`, `allocate` or both; they are asked by name and never allocated."""
+    """The router with policy entries for `decompose`, `allocate` or both; they are asked by name
+    and never allocated."""
     cheapest = min(router.roster.solvers, key=lambda card: card.blended_price)
     cards = [ModelCard(ENTRY[p], "small", cheapest.price, prompt_mode=mode, is_solver=False) for p in purposes]
     return replace(
-        router, roster=Roster([*router.roster.by_name.values(), *cards]),
+        router,
+        roster=Roster([*router.roster.by_name.values(), *cards]),
         decomposer=ENTRY["decompose"] if "decompose" in purposes else router.decomposer,
         allocator=ENTRY["allocate"] if "allocate" in purposes else router.allocator,
-    )  # fmt: skip
+    )
 
 
 async def execute(
@@ -95,10 +103,12 @@ def summed(trajectories: Sequence[Trajectory], paid_usd: float) -> Executed:
     """Means over the trajectories."""
     n = max(1, len(trajectories))
     pairs = [pair for t in trajectories for wave in t.waves for pair in wave]
-    n_right = sum(
-        t.outcome.answer is not None and judge(t.problem, t.outcome.answer) is True for t in trajectories
-    )  # fmt: skip
+    n_right = sum(t.outcome.answer is not None and judge(t.problem, t.outcome.answer) is True for t in trajectories)
     return Executed(
-        len(trajectories), n_right / n, sum(c.cost_usd for _, c in pairs) / n,
-        sum(c.cost_usd for call, c in pairs if call.purpose in ROUTER_PURPOSES) / n, len(pairs) / n, paid_usd,
-    )  # fmt: skip
+        len(trajectories),
+        n_right / n,
+        sum(c.cost_usd for _, c in pairs) / n,
+        sum(c.cost_usd for call, c in pairs if call.purpose in ROUTER_PURPOSES) / n,
+        len(pairs) / n,
+        paid_usd,
+    )

@@ -1,8 +1,9 @@
-"""Fitting the learned query-level router: per pool model a logistic regression on the question's features, then its calibration.
+"""Fitting the learned query-level router: per pool model a logistic regression on the question's features, then its
+calibration.
 
-Whoever has asked every model the same questions (an evaluation's dev problems, a recorded outcome table) hands over who was right and
-what it cost. Strength of regularisation and calibration (Platt's sigmoid) are both fitted on scores of questions the weights had not
-seen, by cross-validation. The result is a value; writing its JSON is the caller's.
+Whoever has asked every model the same questions (an evaluation's dev problems, a recorded outcome table) hands over who
+was right and what it cost. Strength of regularisation and calibration (Platt's sigmoid) are both fitted on scores of
+questions the weights had not seen, by cross-validation. The result is a value; writing its JSON is the caller's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,11 +33,13 @@ def fit_query_router(
     *,
     seed: int = 0,
 ) -> QueryRouter:
-    """A router over the models of `outcomes`: model -> whether it was right, and in `costs_usd` what it cost, in the order of `questions`.
+    """A router over the models of `outcomes`: model -> whether it was right, and in `costs_usd` what it cost, in the
+    order of `questions`.
 
-    A model that was right, or wrong, fewer than `N_FOLDS` times gives nothing to tell questions apart by: it gets its rate of being
-    right, (right + 1) / (questions + 2), for every question; so does one whose scores do not rise with being right. `seed` is that of
-    the folds. Raises ConfigError where there are no questions or models, or where they do not fit together.
+    A model that was right, or wrong, fewer than `N_FOLDS` times gives nothing to tell questions apart by: it gets its
+    rate of being right, (right + 1) / (questions + 2), for every question; so does one whose scores do not rise with
+    being right. `seed` is that of the folds. Raises ConfigError where there are no questions or models, or where they
+    do not fit together.
     """
     if not questions or not outcomes:
         raise ConfigError(f"a query router cannot be fitted to {len(questions)} questions and {len(outcomes)} models")
@@ -44,7 +47,8 @@ def fit_query_router(
         n_costs = len(costs_usd.get(model, ()))
         if not len(were_right) == n_costs == len(questions):
             raise ConfigError(
-                f"{model}: {len(were_right)} outcomes and {n_costs} costs for {len(questions)} questions; every model needs one of each "
+                f"{model}: {len(were_right)} outcomes and {n_costs} costs for {len(questions)} questions; every "
+                "model needs one of each "
                 "per question"
             )
     rows = _matrix(questions)
@@ -90,7 +94,8 @@ def _curve(rows: csr_matrix, is_right: NDArray[np.bool_], cost_usd: float, seed:
 
 
 def _regression(strength: float) -> LogisticRegression:
-    """liblinear: several times as fast as the default solver on so few rows; its intercept is regularised, little at this scaling."""
+    """liblinear: several times as fast as the default solver on so few rows; its intercept is regularised, little at
+    this scaling."""
     return LogisticRegression(  # type: ignore[no-untyped-call, unused-ignore]
         C=strength, solver="liblinear", intercept_scaling=10.0, max_iter=2000, random_state=0
     )

@@ -1,8 +1,9 @@
-"""How the process (or processes) of a training are started: plain Python, or through `accelerate launch` with a configuration file.
+"""How the process (or processes) of a training are started: plain Python, or through `accelerate launch` with a
+configuration file.
 
-`training_command` builds the command; the flow does not know more than that. Run as a module, this file stands between the flow and the launcher: it
-ties itself to the flow and the ranks to itself, and becomes the launcher. On further machines the same accelerate command is run by hand
-(docs/gpu.md).
+`training_command` builds the command; the flow does not know more than that. Run as a module, this file stands between
+the flow and the launcher: it ties itself to the flow and the ranks to itself, and becomes the launcher. On further
+machines the same accelerate command is run by hand (docs/gpu.md).
 """
 
 import os
@@ -22,8 +23,9 @@ def training_command(
 ) -> list[str]:
     """The command that runs `python -m module spec`, once or once per GPU.
 
-    `launcher` is put before `-m` (torchrun with its options); else `accelerate_config` names a file for `accelerate launch`; else this Python
-    runs it alone. Launchers must start the ranks as their own children. ConfigError where the file is missing, or both are given.
+    `launcher` is put before `-m` (torchrun with its options); else `accelerate_config` names a file for `accelerate
+    launch`; else this Python runs it alone. Launchers must start the ranks as their own children. ConfigError where the
+    file is missing, or both are given.
     """
     if launcher and accelerate_config:
         raise ConfigError("launcher and accelerate_config are two ways to start a training; give one of them.")
@@ -33,9 +35,15 @@ def training_command(
         return [sys.executable, "-m", module, str(spec)]
     if not Path(accelerate_config).is_file():
         raise ConfigError(
-            f"accelerate_config {accelerate_config}: no such file. Shipped ones are in configs/accelerate, docs/gpu.md says which is for what."
+            f"accelerate_config {accelerate_config}: no such file. Shipped ones are in configs/accelerate, "
+            "docs/gpu.md says which is for what."
         )
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *accelerate_arguments(accelerate_config, module, str(spec))]  # fmt: skip
+    accelerate = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *accelerate_arguments(accelerate_config, module, str(spec)),
+    ]
     return [sys.executable, "-m", "r2.training.launch", *accelerate]
 
 

@@ -1,7 +1,8 @@
 """Which of a training's processes this is: on several GPUs each runs the same module, and one of them alone writes.
 
-`accelerate launch` (and torchrun under it) tells a process its place in the environment. The writer is rank 0: lake units, curves, the registry and
-result files are its own. What all ranks need and one makes (plans, the pilot) they wait for as a file, which has no time limit as collectives have.
+`accelerate launch` (and torchrun under it) tells a process its place in the environment. The writer is rank 0: lake
+units, curves, the registry and result files are its own. What all ranks need and one makes (plans, the pilot) they wait
+for as a file, which has no time limit as collectives have.
 """
 
 import os
@@ -29,18 +30,21 @@ def is_writer(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def suffixed(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """A file of this process's own: `calls.journal` for the writer, `calls-rank1.journal` for the next. For files that one process locks."""
+    """A file of this process's own: `calls.journal` for the writer, `calls-rank1.journal` for the next. For files that
+    one process locks."""
     return path if is_writer(environ) else path.with_name(f"{path.stem}-rank{rank(environ)}{path.suffix}")
 
 
 def wait_for(path: Path, poll_s: float = 1.0) -> None:
-    """Returns once the writer has made the file (writers move files into place whole). If the writer fails, the launcher ends this process."""
+    """Returns once the writer has made the file (writers move files into place whole). If the writer fails, the
+    launcher ends this process."""
     while not path.exists():
         time.sleep(poll_s)
 
 
 def gathered(values: Sequence[T]) -> list[T]:
-    """Everybody's values, in order of rank, on every rank; with one process the same list. Every rank must call it equally often."""
+    """Everybody's values, in order of rank, on every rank; with one process the same list. Every rank must call it
+    equally often."""
     if n_processes() == 1:
         return list(values)
     from accelerate.utils.operations import gather_object

@@ -23,7 +23,14 @@ def completion_of(sampled: Sampled, call: Call, roster: Roster) -> Completion:
     price, usage = roster[call.model].price, Usage(sampled.input_tokens, 0, sampled.output_tokens)
     reason = "length" if sampled.is_cut else "stop"
     attempt = Attempt(
-        call.model, 0, 200, time.time(), usage=usage, cost_usd=cost_usd(price, usage), price_version=price.version, response_model=call.model,
+        call.model,
+        0,
+        200,
+        time.time(),
+        usage=usage,
+        cost_usd=cost_usd(price, usage),
+        price_version=price.version,
+        response_model=call.model,
         finish_reason=reason,
-    )  # fmt: skip
+    )
     return Completion(sampled.text, call.model, (attempt,), reason)

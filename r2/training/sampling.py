@@ -1,7 +1,8 @@
-"""A policy loaded into this process, and sampled in batches: the frozen partner of a round, and both policies in its evaluations.
+"""A policy loaded into this process, and sampled in batches: the frozen partner of a round, and both policies in its
+evaluations.
 
-`LocalPolicy` writes texts for many prompts at once; `Partner` gathers single calls of the reasoning into such batches, so that to
-`r2.answering.route` a policy is one more model that completes calls.
+`LocalPolicy` writes texts for many prompts at once; `Partner` gathers single calls of the reasoning into such batches,
+so that to `r2.answering.route` a policy is one more model that completes calls.
 """
 
 import asyncio
@@ -49,7 +50,8 @@ class LocalPolicy:
     def write(
         self, prompts: Sequence[Sequence[Message]], max_new_tokens: int, *, temperature: float = 0.0, seed: int = 0
     ) -> list[Sampled]:
-        """One text per prompt, in order. Temperature 0 is greedy; else the texts depend on the seed and on the prompts together.
+        """One text per prompt, in order. Temperature 0 is greedy; else the texts depend on the seed and on the prompts
+        together.
 
         The caller's random state is left as it was, so that a trainer's own samples do not change.
         """
@@ -100,7 +102,8 @@ class LocalPolicy:
 
 
 class Partner:
-    """Completes single calls with a policy at temperature 0, in batches; an equal prompt is answered once. One per event loop."""
+    """Completes single calls with a policy at temperature 0, in batches; an equal prompt is answered once. One per
+    event loop."""
 
     def __init__(self, policy: LocalPolicy, roster: Roster) -> None:
         self._policy = policy

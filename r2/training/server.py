@@ -1,8 +1,10 @@
-"""A trained policy with full weights as an OpenAI-compatible server, in a process of its own: `python -m r2.training.server --policy DIR`.
+"""A trained policy with full weights as an OpenAI-compatible server, in a process of its own: `python -m
+r2.training.server --policy DIR`.
 
-Requests that wait are answered as one batch (`decoding.py`); each is sent the moment its own text ends. A seed that is not given
-counts as 0, so the same request has the same answer. One torch thread unless told: small models lose time to a second one.
-The pool starts it for `policy:` entries (`r2/pool/servers/endpoints.py`); adapters on catalogue weights go to llama.cpp instead.
+Requests that wait are answered as one batch (`decoding.py`); each is sent the moment its own text ends. A seed that is
+not given counts as 0, so the same request has the same answer. One torch thread unless told: small models lose time to
+a second one. The pool starts it for `policy:` entries (`r2/pool/servers/endpoints.py`); adapters on catalogue weights
+go to llama.cpp instead.
 """
 
 import argparse
@@ -35,7 +37,8 @@ class BadRequest(Exception):
 
 
 class PolicyServer:
-    """The handlers and the queue. `model` and `tokenizer` are transformers'; `name` is what the policy is called in replies."""
+    """The handlers and the queue. `model` and `tokenizer` are transformers'; `name` is what the policy is called in
+    replies."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         if not tokenizer.chat_template:
@@ -117,12 +120,15 @@ class PolicyServer:
             choice["logprobs"] = {
                 "content": [
                     {
-                        "token": self.token_text(token), "logprob": logprob,
-                        "top_logprobs": [{"token": self.token_text(other), "logprob": value} for other, value in listed],
+                        "token": self.token_text(token),
+                        "logprob": logprob,
+                        "top_logprobs": [
+                            {"token": self.token_text(other), "logprob": value} for other, value in listed
+                        ],
                     }
                     for token, logprob, listed in zip(reply.ids, reply.logprobs, reply.alternatives, strict=True)
                 ]
-            }  # fmt: skip
+            }
         return {
             "id": f"policy-{uuid.uuid4().hex[:16]}",
             "object": "chat.completion",
@@ -196,7 +202,8 @@ async def run(server: PolicyServer, host: str, port: int) -> None:
 
 
 def load_server(folder: Path, models_dir: Path) -> PolicyServer:
-    """From a version's folder, or any folder of Hugging Face weights with a chat template. ConfigError if it holds neither."""
+    """From a version's folder, or any folder of Hugging Face weights with a chat template. ConfigError if it holds
+    neither."""
     from r2.training.base import load_policy_weights
 
     policy = Registry(folder.parent).load(folder) if (folder / CARD).exists() else None

@@ -1,8 +1,10 @@
-"""The base `tiny`: a word-level tokenizer and a small Llama, made in code, for closed little languages, tests and the proof that training learns.
+"""The base `tiny`: a word-level tokenizer and a small Llama, made in code, for closed little languages, tests and the
+proof that training learns.
 
-Nothing is downloaded and nothing is pretrained. The tokenizer knows the words of the texts it is given and nothing else; the
-model has two layers of width 64, a tenth of a million parameters, unless its name says more (`tiny:128x4`), and learns to plan and allocate
-a small family of problems in minutes of one CPU core. Both are saved as ordinary Hugging Face files, so SFT, GRPO and the policy server treat them like any other base.
+Nothing is downloaded and nothing is pretrained. The tokenizer knows the words of the texts it is given and nothing
+else; the model has two layers of width 64, a tenth of a million parameters, unless its name says more (`tiny:128x4`),
+and learns to plan and allocate a small family of problems in minutes of one CPU core. Both are saved as ordinary
+Hugging Face files, so SFT, GRPO and the policy server treat them like any other base.
 """
 
 import re
@@ -19,8 +21,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 _WORD = r" ?\d| ?[^\W\d]+| ?[^\w\s]+|\s"
-"""A token: a digit, a word or a run of marks, each with the space before it, or other white space. Joined, tokens are the text. Numbers are read digit
-by digit, so that those which no row had can be read and computed with."""
+"""A token: a digit, a word or a run of marks, each with the space before it, or other white space. Joined, tokens are
+the text. Numbers are read digit by digit, so that those which no row had can be read and computed with."""
 
 
 _BASE = re.compile(r"tiny(?::(\d{2,4})x(\d{1,2}))?")
@@ -28,7 +30,8 @@ _HEADS = 4
 
 
 def tiny_size(base: str) -> dict[str, int] | None:
-    """Width and layers of a base named `tiny` or `tiny:WIDTHxLAYERS`; None if it is another base. ValueError for a width its heads do not divide."""
+    """Width and layers of a base named `tiny` or `tiny:WIDTHxLAYERS`; None if it is another base. ValueError for a
+    width its heads do not divide."""
     named = _BASE.fullmatch(base)
     if named is None:
         return None
@@ -39,7 +42,8 @@ def tiny_size(base: str) -> dict[str, int] | None:
 
 
 def make_tokenizer(texts: Iterable[str]) -> Any:
-    """A fast tokenizer (transformers) whose words are those of `texts`; others become `<unk>`. The same texts give the same ids."""
+    """A fast tokenizer (transformers) whose words are those of `texts`; others become `<unk>`. The same texts give the
+    same ids."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -53,9 +57,14 @@ def make_tokenizer(texts: Iterable[str]) -> Any:
     core.add_special_tokens(special)
     make: Any = PreTrainedTokenizerFast
     tokenizer = make(
-        tokenizer_object=core, unk_token=UNKNOWN, eos_token=END, pad_token=END, additional_special_tokens=list(ROLES),
-        padding_side="left", clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=core,
+        unk_token=UNKNOWN,
+        eos_token=END,
+        pad_token=END,
+        additional_special_tokens=list(ROLES),
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
@@ -63,17 +72,26 @@ def make_tokenizer(texts: Iterable[str]) -> Any:
 def make_model(tokenizer: Any, seed: int, *, hidden: int = 64, layers: int = 2, heads: int = _HEADS) -> Any:
     """A Llama with random weights, the same for the same seed.
 
-    `initializer_range` is 0.1: with the usual 0.02 a model this narrow forms no attention to its prompt within hundreds of steps
-    (measured; ours).
+    `initializer_range` is 0.1: with the usual 0.02 a model this narrow forms no attention to its prompt within hundreds
+    of steps (measured; ours).
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=heads, max_position_embeddings=1024, initializer_range=0.1, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=1024,
+        initializer_range=0.1,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)

@@ -18,7 +18,8 @@ def outcomes_of(
     difficulty: Mapping[str, str],
     sweep: str = "",
 ) -> MethodOutcomes | None:
-    """How the runs (one per seed) did on these problems, in this order; None where one of them has not settled them all.
+    """How the runs (one per seed) did on these problems, in this order; None where one of them has not settled them
+    all.
 
     A failed problem is wrong. A connection of `storage.sql.query.connect`.
     """
@@ -39,15 +40,22 @@ def outcomes_of(
         of_band[model] = of_band.get(model, 0) + n
     arrays: dict[str, Any] = {name: list(zip(*seeds, strict=True)) for name, seeds in columns.items()}
     return from_seeds(
-        label, method, problem_ids, [difficulty[problem_id] for problem_id in problem_ids], **arrays,
-        model_calls=calls, model_calls_by_difficulty=by_difficulty, sweep=sweep,
-    )  # fmt: skip
+        label,
+        method,
+        problem_ids,
+        [difficulty[problem_id] for problem_id in problem_ids],
+        **arrays,
+        model_calls=calls,
+        model_calls_by_difficulty=by_difficulty,
+        sweep=sweep,
+    )
 
 
 def charged(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> tuple[float, int]:
     """(USD, calls) that the runs' problems were charged; calls that several of them share count for each."""
     [(usd, n)] = db.execute(
-        "select coalesce(sum(cost_usd), 0), coalesce(sum(n_calls), 0)::bigint from trajectories where list_contains(?, run_id)",
+        "select coalesce(sum(cost_usd), 0), coalesce(sum(n_calls), 0)::bigint from trajectories where "
+        "list_contains(?, run_id)",
         [list(run_ids)],
     ).fetchall()
     return float(usd), int(n)
@@ -57,7 +65,8 @@ _ARRAYS = ("is_correct_PS", "cost_usd_PS", "latency_s_PS", "n_calls_PS", "n_toke
 
 
 _OUTCOMES = """
-    select problem_id, coalesce(is_correct, false)::int, cost_usd, latency_s, n_calls, input_tokens + output_tokens, router_cost_usd
+    select problem_id, coalesce(is_correct, false)::int, cost_usd, latency_s, n_calls,
+           input_tokens + output_tokens, router_cost_usd
     from trajectories where run_id = ?
 """
 

@@ -1,6 +1,8 @@
-"""The problems of an evaluation: gathered from their sources, each with its difficulty, split into dev and test, written once.
+"""The problems of an evaluation: gathered from their sources, each with its difficulty, split into dev and test,
+written once.
 
-Called at the start of `flows/evaluate_methods.py`. For the recording of an evaluation the problems are those that were recorded.
+Called at the start of `flows/evaluate_methods.py`. For the recording of an evaluation the problems are those that were
+recorded.
 """
 
 import hashlib
@@ -47,7 +49,8 @@ class EvaluatedProblems:
 
 
 def evaluated_problems(settings: EvaluateSettings) -> EvaluatedProblems:
-    """ConfigError or InputFileError for a source that cannot be read, an id used twice, a problem without an answer, an empty side."""
+    """ConfigError or InputFileError for a source that cannot be read, an id used twice, a problem without an answer, an
+    empty side."""
     if settings.pool.startswith("recording:"):
         recorded = recorded_evaluation(Path(settings.pool.partition(":")[2]))
         if recorded is not None and _same_problems(settings, EvaluateSettings.model_validate(recorded["settings"])):
@@ -83,8 +86,13 @@ def evaluated_problems(settings: EvaluateSettings) -> EvaluatedProblems:
 def _same_problems(mine: EvaluateSettings, recorded: EvaluateSettings) -> bool:
     def what(settings: EvaluateSettings) -> tuple[object, ...]:
         return (
-            settings.problems, settings.limit, settings.seed, settings.held_out, settings.split_seed, settings.dev_share
-        )  # fmt: skip
+            settings.problems,
+            settings.limit,
+            settings.seed,
+            settings.held_out,
+            settings.split_seed,
+            settings.dev_share,
+        )
 
     return what(mine) == what(recorded)
 
@@ -119,9 +127,16 @@ def _from_json(stored: dict[str, Any]) -> EvaluatedProblems:
 def _problem(row: dict[str, Any], index: int) -> Problem:
     named = {"id", "question", "answer", "benchmark", "choices", "aliases", "context"}
     return Problem(
-        row["id"], row["question"], index, row["answer"], row["benchmark"], tuple(row.get("choices", ())), row.get("context", ""),
-        tuple(row.get("aliases", ())), {key: value for key, value in row.items() if key not in named},
-    )  # fmt: skip
+        row["id"],
+        row["question"],
+        index,
+        row["answer"],
+        row["benchmark"],
+        tuple(row.get("choices", ())),
+        row.get("context", ""),
+        tuple(row.get("aliases", ())),
+        {key: value for key, value in row.items() if key not in named},
+    )
 
 
 def train_questions(labels: Path) -> list[str]:

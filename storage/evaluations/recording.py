@@ -1,7 +1,8 @@
-"""An evaluation as a recording: every call of its runs once, its problems and what it was asked, in a file small enough to ship.
+"""An evaluation as a recording: every call of its runs once, its problems and what it was asked, in a file small enough
+to ship.
 
-`r2 lake record EVALUATION` writes it, `r2 evaluate --pool recording:FILE` replays it without a model. Response bodies are left out: what
-was read from them is there, and so is the comparison, for the replay to be held against.
+`r2 lake record EVALUATION` writes it, `r2 evaluate --pool recording:FILE` replays it without a model. Response bodies
+are left out: what was read from them is there, and so is the comparison, for the replay to be held against.
 """
 
 import dataclasses
@@ -24,7 +25,8 @@ _OF_A_PLACE = ("pool", "lake", "data_dir", "models_dir", "train_labels", "max_co
 
 
 def record_evaluation(lake: Lake, evaluation_id: str, out: Path) -> int:
-    """Writes the recording (gzipped if `out` ends in `.gz`) and returns how many calls it has. LakeError for one without finished runs."""
+    """Writes the recording (gzipped if `out` ends in `.gz`) and returns how many calls it has. LakeError for one
+    without finished runs."""
     evaluation = read_evaluation(lake.root, evaluation_id)
     if not evaluation.runs():
         raise LakeError(f"{evaluation_id}: has no runs yet; finish it with the same `r2 evaluate` command.")

@@ -1,7 +1,9 @@
-"""Stored runs scored again without a call: costs under another price table, answers read by today's parser, judged by today's checks.
+"""Stored runs scored again without a call: costs under another price table, answers read by today's parser, judged by
+today's checks.
 
-Usage and texts are facts and stay; what follows from them is computed anew and set beside the old values. Old rows are never changed:
-the result is a Parquet file in `<lake>/_rescored/`, and for an evaluation its comparison too. Called by `r2 rescore`.
+Usage and texts are facts and stay; what follows from them is computed anew and set beside the old values. Old rows are
+never changed: the result is a Parquet file in `<lake>/_rescored/`, and for an evaluation its comparison too. Called by
+`r2 rescore`.
 """
 
 import dataclasses
@@ -37,9 +39,20 @@ from storage.runs.plan import read_plan, run_dir_of
 Parser = Callable[[str], str]
 
 _CALLS = (
-    "problem_id", "rollout", "call_index", "attempt", "purpose", "request_model", "input_tokens", "cached_input_tokens", "output_tokens",
-    "cost_usd", "error_type", "output_text", "raw_body",
-)  # fmt: skip
+    "problem_id",
+    "rollout",
+    "call_index",
+    "attempt",
+    "purpose",
+    "request_model",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "cost_usd",
+    "error_type",
+    "output_text",
+    "raw_body",
+)
 _TRAJECTORIES = (
     "problem_id",
     "rollout",
@@ -55,7 +68,8 @@ _ANSWERING = ("solve", "final")
 
 @dataclass(frozen=True, slots=True)
 class RescoredRow:
-    """One trajectory, old and new. `utility` is right - lambda_usd * USD - lambda_s * seconds (METHOD: objective, ours)."""
+    """One trajectory, old and new. `utility` is right - lambda_usd * USD - lambda_s * seconds (METHOD: objective,
+    ours)."""
 
     run_id: str
     problem_id: str
@@ -100,7 +114,8 @@ def rescore_run(
     lambda_usd: float = 0.0,
     lambda_s: float = 0.0,
 ) -> Iterator[RescoredRow]:
-    """A run's trajectories in input order. `prices` None: as stored; `parser` None: answers as stored, and only judged again.
+    """A run's trajectories in input order. `prices` None: as stored; `parser` None: answers as stored, and only judged
+    again.
 
     Raises ConfigError for a run that the lake does not have, or a model that `prices` lacks.
     """
@@ -182,7 +197,8 @@ def _cost_usd(call: Mapping[str, Any], prices: Mapping[str, Price] | None) -> fl
 
 
 def _answer(old_answer: str | None, calls: Sequence[Mapping[str, Any]], parser: Parser) -> str | None:
-    """What the parser reads in the text that gave the stored answer: the last text that has it in it, else the last one of all."""
+    """What the parser reads in the text that gave the stored answer: the last text that has it in it, else the last one
+    of all."""
     texts = [text for call in calls if call["purpose"] in _ANSWERING and (text := _text(call)) is not None]
     having = [text for text in texts if old_answer is not None and old_answer in text]
     for text in reversed(having or texts):
@@ -207,7 +223,8 @@ def rescore(
     lambda_usd: float = 0.0,
     lambda_s: float = 0.0,
 ) -> Rescored:
-    """A run, or all test runs of an evaluation with its comparison anew; written to `<lake>/_rescored/<name>-<digest>.parquet`."""
+    """A run, or all test runs of an evaluation with its comparison anew; written to
+    `<lake>/_rescored/<name>-<digest>.parquet`."""
     evaluation = read_evaluation(lake.root, name) if is_evaluation(lake.root, name) else None
     run_ids = [name] if evaluation is None else [run for row in evaluation.rows for run in row.test_runs]
     rows = tuple(

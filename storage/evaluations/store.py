@@ -1,12 +1,15 @@
-"""What an evaluation leaves in the lake, beside its runs: problems of both sides, what was chosen and why, and the comparison.
+"""What an evaluation leaves in the lake, beside its runs: problems of both sides, what was chosen and why, and the
+comparison.
 
     <lake>/_evaluations/<evaluation_id>/dev.jsonl, test.jsonl    the problems, as question files
-                                        plan.json                `Evaluation`: settings, rows with their runs and operating points, money
-                                        summary.json             the comparison on test problems (r2/evaluation/compare.py `from_json`)
-                                        dev.json                 the same on dev problems, every operating point a method
-                                        query_router-*.json      the query router that was fitted on dev problems
+                                        plan.json                `Evaluation`: settings, rows with their runs and
+                                        operating points, money summary.json             the comparison on test problems
+                                        (r2/evaluation/compare.py `from_json`) dev.json                 the same on dev
+                                        problems, every operating point a method query_router-*.json      the query
+                                        router that was fitted on dev problems
 
-Its runs are ordinary runs of the lake, of kind `evaluate`. Written by `flows/evaluate_methods.py`, read by the report and `r2 rescore`.
+Its runs are ordinary runs of the lake, of kind `evaluate`. Written by `flows/evaluate_methods.py`, read by the report
+and `r2 rescore`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,9 +33,11 @@ CALLS = "calls.journal"
 
 @dataclass(frozen=True, slots=True)
 class PointRun:
-    """A run over the dev problems at one value of a method's knob (None: it has none), and how it did. `cost_usd` is per problem.
+    """A run over the dev problems at one value of a method's knob (None: it has none), and how it did. `cost_usd` is
+    per problem.
 
-    `run_id` is "" where the point followed from other runs' answers: a query router asks one model, and every model was asked.
+    `run_id` is "" where the point followed from other runs' answers: a query router asks one model, and every model was
+    asked.
     """
 
     value: float | None
@@ -43,7 +48,8 @@ class PointRun:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedRow:
-    """A row of the table. `value` is the operating point that `rule` chose among `dev`; `test_runs` has one run per seed."""
+    """A row of the table. `value` is the operating point that `rule` chose among `dev`; `test_runs` has one run per
+    seed."""
 
     name: str
     method: str
@@ -72,7 +78,8 @@ class Leaks:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """plan.json. Money is USD over all sessions: `charged_usd` is what the methods' calls cost each of them, `paid_usd` what was sent."""
+    """plan.json. Money is USD over all sessions: `charged_usd` is what the methods' calls cost each of them, `paid_usd`
+    what was sent."""
 
     evaluation_id: str
     status: str

@@ -1,6 +1,8 @@
-"""From an evaluation's runs to its comparison: outcomes from the lake, difficulty where no gold plan gives it, the judged row.
+"""From an evaluation's runs to its comparison: outcomes from the lake, difficulty where no gold plan gives it, the
+judged row.
 
-Used by the last task of `r2 evaluate` and by `r2 rescore`, which compares the same runs under other prices or another parser.
+Used by the last task of `r2 evaluate` and by `r2 rescore`, which compares the same runs under other prices or another
+parser.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,8 @@ UNKNOWN = "unknown"
 
 
 def difficulty_of(known: Mapping[str, str], constants: Sequence[MethodOutcomes]) -> tuple[dict[str, str], str]:
-    """Every problem's difficulty, and where it is from: problems without a gold plan go by the share of constants that are right."""
+    """Every problem's difficulty, and where it is from: problems without a gold plan go by the share of constants that
+    are right."""
     unknown = [name for name, band in known.items() if band == UNKNOWN]
     if not unknown:
         return dict(known), "steps of the gold plan"

@@ -1,8 +1,8 @@
 """Compaction: a run's many small parts rewritten as one file per table, beside queries and commits that go on.
 
 The new files become the run at the instant their entry is linked; the old ones stay for readers that hold them, until
-`Lake.vacuum`. A crash at any step leaves the old state, and of two compactions at the same time one is dropped, because both
-carry the same generation number. Memory is bounded by a row group per table, whatever the size of the run.
+`Lake.vacuum`. A crash at any step leaves the old state, and of two compactions at the same time one is dropped, because
+both carry the same generation number. Memory is bounded by a row group per table, whatever the size of the run.
 """
 
 from r2.errors import LakeError
@@ -39,7 +39,8 @@ def compact_run(manifest: Manifest, run_id: str) -> UnitEntry | None:
         for name, n_rows in expected.items():
             if writer.n_rows(name) != n_rows:
                 raise LakeError(
-                    f"run {run_id}, table {name}: {writer.n_rows(name)} rows read, {n_rows} in the manifest; nothing was changed. "
+                    f"run {run_id}, table {name}: {writer.n_rows(name)} rows read, {n_rows} in the manifest; nothing "
+                    "was changed. "
                     "Run `r2 lake verify` to find the part that is wrong."
                 )
         replaced = {entry.unit for entry in live}.union(*(entry.replaces for entry in live))

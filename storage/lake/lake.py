@@ -4,10 +4,10 @@
     <root>/<table>/_schema.parquet                                                 empty, for readers of an empty table
     <root>/_manifest/<run_id>/<unit>.json                                          the truth: which parts count
 
-A commit writes and syncs the parts first and links the manifest entry last, so a reader sees all tables of a unit or none
-of it, and a retried unit is dropped. A unit is complete: its subtasks and calls belong to its trajectories, and only settled
-trajectories (answered, failed) are stored, each once; deferred ones are counted in `runs` and committed when settled.
-Everything here blocks; from a coroutine call it in a thread.
+A commit writes and syncs the parts first and links the manifest entry last, so a reader sees all tables of a unit or
+none of it, and a retried unit is dropped. A unit is complete: its subtasks and calls belong to its trajectories, and
+only settled trajectories (answered, failed) are stored, each once; deferred ones are counted in `runs` and committed
+when settled. Everything here blocks; from a coroutine call it in a thread.
 """
 
 import contextlib
@@ -47,10 +47,11 @@ class Lake:
     def commit(
         self, run_id: str, unit: str, tables: Mapping[str, Sequence[Row]], meta: Mapping[str, Any] | None = None
     ) -> bool:
-        """Adds a unit to the lake, in all its tables at one instant, durably. False if it is there already; ours is dropped.
+        """Adds a unit to the lake, in all its tables at one instant, durably. False if it is there already; ours is
+        dropped.
 
-        Rows may come in any order and are stored by (input index, rollout, ...). Raises LakeError, and adds nothing, for
-        rows that do not fit the schema, a deferred trajectory, or a child row whose trajectory is not in the unit.
+        Rows may come in any order and are stored by (input index, rollout, ...). Raises LakeError, and adds nothing,
+        for rows that do not fit the schema, a deferred trajectory, or a child row whose trajectory is not in the unit.
         """
         if unit.startswith(COMPACTION):
             raise LakeError(f"unit {unit!r}: names that start with {COMPACTION!r} are for compactions")
@@ -73,14 +74,17 @@ class Lake:
         return {entry.unit: entry for entry in self.manifest.entries(run_id) if not entry.is_compaction}
 
     def files(self, table: str, run_id: str | None = None) -> list[Path]:
-        """The live files of a table in input order: what a query may read. Superseded and unfinished ones are not among them."""
+        """The live files of a table in input order: what a query may read. Superseded and unfinished ones are not among
+        them."""
         live = (entry for run in self._runs(run_id) for entry in self.manifest.live(run))
         return [self.root / entry.parts[table].path for entry in live if table in entry.parts]
 
     def settled_ids(self, run_id: str, unit_prefix: str) -> set[str]:
-        """problem_id of every trajectory stored within the input ranges of the units whose name starts with `unit_prefix`.
+        """problem_id of every trajectory stored within the input ranges of the units whose name starts with
+        `unit_prefix`.
 
-        Stored means settled (see `commit`). It holds after a compaction too: the units' ranges are looked up in its file.
+        Stored means settled (see `commit`). It holds after a compaction too: the units' ranges are looked up in its
+        file.
         """
         ranges = [(e.first_input_index, e.last_input_index) for e in self.manifest.entries(run_id, unit_prefix)]
         found: set[str] = set()
@@ -115,14 +119,15 @@ class Lake:
             yield from rows.combine_chunks().to_batches(batch_size)
 
     def compact(self, run_id: str) -> UnitEntry | None:
-        """Rewrites a run's parts as one file per table; None if there is nothing to gain. See `storage.lake.compaction`."""
+        """Rewrites a run's parts as one file per table; None if there is nothing to gain. See
+        `storage.lake.compaction`."""
         return compact_run(self.manifest, run_id)
 
     def vacuum(self, older_than_hours: float = 24.0) -> list[Path]:
         """Deletes our files that no live entry names and that are older than given, and returns them.
 
-        The age leaves running queries their files. Runs that are being worked on are passed over: their newest files may not
-        be named yet. Files with other names are not ours to delete; `verify` names them.
+        The age leaves running queries their files. Runs that are being worked on are passed over: their newest files
+        may not be named yet. Files with other names are not ours to delete; `verify` names them.
         """
         oldest = time.time() - older_than_hours * 3600
         deleted = []
@@ -195,7 +200,8 @@ def _in_input_order(unit: str, tables: Mapping[str, Sequence[Row]]) -> dict[str,
     for row in trajectories:
         if row.status == "deferred":
             raise LakeError(
-                f"unit {unit}, problem {row.problem_id}: deferred; commit it once it is answered or failed, and count it in runs"
+                f"unit {unit}, problem {row.problem_id}: deferred; commit it once it is answered or failed, and "
+                "count it in runs"
             )
     place = {(row.problem_id, row.rollout): i for i, row in enumerate(trajectories)}
     ordered: dict[str, list[Any]] = {}

@@ -1,9 +1,10 @@
-"""The manifest: which files are the lake. One small JSON entry per committed unit, create-if-absent, never changed or removed.
+"""The manifest: which files are the lake. One small JSON entry per committed unit, create-if-absent, never changed or
+removed.
 
 `<root>/_manifest/<run_id>/<unit>.json` names a unit's part of every table, so a unit appears in all tables at the one
-instant its entry is linked. A file that no live entry names is not data: it is left over from a crash or superseded, and
-`Lake.vacuum` deletes it. A compaction is an entry too; it names the units it `replaces`, all of them back to the first,
-so that reading the newest compaction and what came after it is enough.
+instant its entry is linked. A file that no live entry names is not data: it is left over from a crash or superseded,
+and `Lake.vacuum` deletes it. A compaction is an entry too; it names the units it `replaces`, all of them back to the
+first, so that reading the newest compaction and what came after it is enough.
 """
 
 import os
@@ -58,7 +59,8 @@ class UnitEntry:
 
 
 class Manifest:
-    """The entries under one lake root. Reading needs no lock: every entry is complete from the moment it can be seen."""
+    """The entries under one lake root. Reading needs no lock: every entry is complete from the
+    moment it can be seen."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -73,12 +75,14 @@ class Manifest:
         return self._path(run_id, unit).exists()
 
     def run_date(self, run_id: str) -> str | None:
-        """UTC day of the run's first commit, which names its folders; None before that. A run of many days stays in one."""
+        """UTC day of the run's first commit, which names its folders; None before that. A run of many days stays in
+        one."""
         units = self._units(run_id)
         return self._read(run_id, units[0]).run_date if units else None
 
     def link(self, entry: UnitEntry) -> bool:
-        """Makes the unit part of the lake at one instant. False, and nothing changed, if it already is. `sync` makes it last."""
+        """Makes the unit part of the lake at one instant. False, and nothing changed, if it already is. `sync` makes it
+        last."""
         path = self._path(entry.run_id, entry.unit)
         make_folder(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -141,7 +145,8 @@ def _parse_entry(path: Path) -> UnitEntry:
         stored = orjson.loads(path.read_bytes())
         if stored["schema_version"] > SCHEMA_VERSION:
             raise LakeError(
-                f"{path}: schema version {stored['schema_version']}; this program knows up to {SCHEMA_VERSION}. Upgrade it."
+                f"{path}: schema version {stored['schema_version']}; this program knows up to {SCHEMA_VERSION}. "
+                "Upgrade it."
             )
         stored["parts"] = {table: Part(**part) for table, part in stored["parts"].items()}
         stored["replaces"] = tuple(stored["replaces"])

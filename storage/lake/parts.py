@@ -1,4 +1,5 @@
-"""One Parquet file of the lake: written durably under a temporary name, hashed on the way, read back with its checksums.
+"""One Parquet file of the lake: written durably under a temporary name, hashed on the way, read back with its
+checksums.
 
 zstd 3, dictionaries on label columns only, row groups of at most 122,880 rows (DuckDB's own size), a CRC on every page.
 DuckDB does not check these CRCs and returns flipped bits as data; `check_part` does, through pyarrow.
@@ -21,7 +22,8 @@ from storage.lake.schema import StoredTable, conform
 
 GROUP_ROWS = 122_880
 GROUP_BYTES = 16 << 20
-"""A row group also ends here: rows of `calls` can carry long bodies, and a group is held in memory while it is written."""
+"""A row group also ends here: rows of `calls` can carry long bodies, and a group is held in memory while it is written.
+"""
 
 
 class _Hashing:
@@ -50,10 +52,11 @@ class _Hashing:
 
 
 class PartWriter:
-    """Streams tables into one part, a context manager: `finish` makes the file durable, and only `keep` lets it outlive the block.
+    """Streams tables into one part, a context manager: `finish` makes the file durable, and only `keep` lets it outlive
+    the block.
 
-    `place` is the folder within the table's. `bloom_rows` is the number of distinct problems expected in a row group: with
-    it, look-ups by problem_id skip the groups that do not hold it. 0 for none, which is right for small parts.
+    `place` is the folder within the table's. `bloom_rows` is the number of distinct problems expected in a row group:
+    with it, look-ups by problem_id skip the groups that do not hold it. 0 for none, which is right for small parts.
     """
 
     def __init__(self, root: Path, table: StoredTable, place: Path, unit: str, bloom_rows: int = 0) -> None:
@@ -128,7 +131,8 @@ class PartWriter:
 
 
 def read_batches(path: Path, schema: pa.Schema, columns: Sequence[str], batch_rows: int = 16_384) -> Iterator[pa.Table]:
-    """The rows of a part in file order, a few at a time, page checksums verified; columns it was written without are null.
+    """The rows of a part in file order, a few at a time, page checksums verified; columns it was written without are
+    null.
 
     Raises LakeError, naming the file, if it is missing, torn or damaged.
     """

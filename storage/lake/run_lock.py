@@ -1,4 +1,5 @@
-"""At most one process works on a run: an advisory lock that the kernel lets go when its holder dies, however it dies."""
+"""At most one process works on a run: an advisory lock that the kernel lets go when its holder
+dies, however it dies."""
 
 import contextlib
 import fcntl

@@ -1,7 +1,8 @@
-"""The Arrow side of `r2/records/tables.py`: schemas derived from its dataclasses, and tables built from their instances.
+"""The Arrow side of `r2/records/tables.py`: schemas derived from its dataclasses, and tables built from their
+instances.
 
-Nothing is declared twice: a column, its type, unit, meaning and OpenTelemetry name come from the dataclass field, and rows
-come only from the dataclass, so no key can be dropped silently. `storage/lake/lake.py` writes what is built here;
+Nothing is declared twice: a column, its type, unit, meaning and OpenTelemetry name come from the dataclass field, and
+rows come only from the dataclass, so no key can be dropped silently. `storage/lake/lake.py` writes what is built here;
 `storage/sql/dictionary.py` renders the same metadata for readers.
 """
 

@@ -15,7 +15,8 @@ from storage.lake.schema import TABLES, schema_digest
 
 
 class UnitWriter:
-    """Writes a unit's tables; `publish` makes them count. Left without that, or after a lost race, nothing stays behind."""
+    """Writes a unit's tables; `publish` makes them count. Left without that, or after a lost race, nothing stays
+    behind."""
 
     def __init__(self, manifest: Manifest, run_id: str, unit: str, bloom_rows: Mapping[str, int] | None = None) -> None:
         self._manifest = manifest

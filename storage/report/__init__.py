@@ -1,4 +1,5 @@
-"""`r2 report`: an evaluation or a run as one HTML file, without a network. `write_report` is the way in; content.py says what is in it."""
+"""`r2 report`: an evaluation or a run as one HTML file, without a network. `write_report` is the way in; content.py
+says what is in it."""
 
 from pathlib import Path
 
@@ -14,8 +15,8 @@ N_LISTED = 10
 def write_report(lake: Path, name: str | None = None, out: Path | None = None) -> Path:
     """Writes the report of `name`, an id or an unambiguous beginning of one; without a name, of the newest evaluation.
 
-    Without `out` it goes beside the data, `<lake>/_reports/<id>.html`. Raises ConfigError, with the newest ids, where nothing or
-    more than one thing has that name, and LakeError where there is no lake.
+    Without `out` it goes beside the data, `<lake>/_reports/<id>.html`. Raises ConfigError, with the newest ids, where
+    nothing or more than one thing has that name, and LakeError where there is no lake.
     """
     from storage.report.evaluation import report_of_evaluation
     from storage.report.page import page_of

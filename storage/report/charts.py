@@ -1,7 +1,9 @@
-"""The charts of a report as Vega-Lite specifications, each with a sentence that describes it and a table of its numbers.
+"""The charts of a report as Vega-Lite specifications, each with a sentence that describes it and a table of its
+numbers.
 
 Colours are names (`@ours`, `@model-3`) that the page replaces by what its style sheet says for light and for dark, so a
-method or a model has one colour everywhere. Charts are as wide as their place on the page: a phone gets the same drawing, narrower.
+method or a model has one colour everywhere. Charts are as wide as their place on the page: a phone gets the same
+drawing, narrower.
 """
 
 import itertools
@@ -43,14 +45,20 @@ class Chart:
 def charts_of(report: Report) -> dict[str, list[Chart]]:
     """The charts that the report has numbers for, by section of the page."""
     makers: dict[str, Callable[[Report], list[Chart]]] = {
-        "plane": plane, "saved": saved, "shares": shares, "money": money, "escalations": escalations, "latency": latency,
+        "plane": plane,
+        "saved": saved,
+        "shares": shares,
+        "money": money,
+        "escalations": escalations,
+        "latency": latency,
         "curves": curves,
-    }  # fmt: skip
+    }
     return {section: make(report) for section, make in makers.items()}
 
 
 def plane(report: Report) -> list[Chart]:
-    """Accuracy against cost, with intervals in both and the frontier. A method that costs nothing has no place on a log axis."""
+    """Accuracy against cost, with intervals in both and the frontier. A method that costs nothing has no place on a log
+    axis."""
     drawn = [m for m in report.methods if m.accuracy is not None and m.usd_per_1k.value > 0]
     if not drawn:
         return []
@@ -59,10 +67,11 @@ def plane(report: Report) -> list[Chart]:
     low, high = math.log10(min(costs)), math.log10(max(costs))
     margin = max(0.08 * (high - low), 0.1)
     x = alt.X(
-        "cost:Q", title="USD per 1,000 problems (logarithmic)",
+        "cost:Q",
+        title="USD per 1,000 problems (logarithmic)",
         scale=alt.Scale(type="log", domain=[10 ** (low - margin), 10 ** (high + margin)], nice=False),
         axis=alt.Axis(values=_log_ticks(low - margin, high + margin), format="~g", labelOverlap="greedy"),
-    )  # fmt: skip
+    )
     bottom, top = max(0.0, min(heights) - 0.03), max(heights) + 0.04
     y = alt.Y(
         "accuracy:Q",
@@ -113,12 +122,17 @@ def plane(report: Report) -> list[Chart]:
     )
     best = max(drawn, key=lambda m: m.accuracy.value if m.accuracy else 0.0)
     description = (
-        f"Accuracy against cost of {len(drawn)} methods. {best.name} is the most accurate with {wording.share(best.accuracy)}; "
-        f"the cheapest is {_by_cost(drawn)[0].name} at {wording.usd(_by_cost(drawn)[0].usd_per_1k)} USD per 1,000 problems."
+        f"Accuracy against cost of {len(drawn)} methods. {best.name} is the most accurate with "
+        f"{wording.share(best.accuracy)}; "
+        f"the cheapest is {_by_cost(drawn)[0].name} at {wording.usd(_by_cost(drawn)[0].usd_per_1k)} USD per 1,000 "
+        "problems."
     )
     free = [m.name for m in report.methods if m.accuracy is not None and m.usd_per_1k.value <= 0]
     note = (
-        "Bars are 95% intervals. The dashed line is the frontier: what the best mixtures of methods reach. Names that have no room are in the table."
+        (
+            "Bars are 95% intervals. The dashed line is the frontier: what the best mixtures of methods reach. Names "
+            "that have no room are in the table."
+        )
         if corners
         else ""
     )
@@ -148,20 +162,31 @@ def saved(report: Report) -> list[Chart]:
     floor = max(-1.0, min(0.0, *(v for _, share in drawn for v in _bounds(share))))
     rows = [
         {
-            "name": m.name, "family": FAMILIES[m.family], "saved": max(share.value, floor), "low": max(_bounds(share)[0], floor),
-            "high": max(_bounds(share)[1], floor), "text": wording.share(share), "is_equal": m.saved is not None,
+            "name": m.name,
+            "family": FAMILIES[m.family],
+            "saved": max(share.value, floor),
+            "low": max(_bounds(share)[0], floor),
+            "high": max(_bounds(share)[1], floor),
+            "text": wording.share(share),
+            "is_equal": m.saved is not None,
             "gained": wording.points(m.accuracy_gained) if m.accuracy_gained else wording.ABSENT,
         }
         for m, share in drawn
-    ]  # fmt: skip
+    ]
     y = alt.Y("name:N", sort=[m.name for m, _ in drawn], title=None)
-    x = alt.X("saved:Q", title="share of the cost saved", axis=alt.Axis(format=".0%", tickCount=5, values=[-1, -0.5, 0, 0.25, 0.5, 0.75, 1]),
-              scale=alt.Scale(domain=[floor - 0.03, 1.02], nice=False))  # fmt: skip
+    x = alt.X(
+        "saved:Q",
+        title="share of the cost saved",
+        axis=alt.Axis(format=".0%", tickCount=5, values=[-1, -0.5, 0, 0.25, 0.5, 0.75, 1]),
+        scale=alt.Scale(domain=[floor - 0.03, 1.02], nice=False),
+    )
     base = alt.Chart(alt.InlineData(values=rows))
     colour = _family_colour([m.family for m, _ in drawn])
     tip = [
-        alt.Tooltip("name:N", title="method"), alt.Tooltip("text:N", title="saved"), alt.Tooltip("gained:N", title="accuracy, points"),
-    ]  # fmt: skip
+        alt.Tooltip("name:N", title="method"),
+        alt.Tooltip("text:N", title="saved"),
+        alt.Tooltip("gained:N", title="accuracy, points"),
+    ]
     spec = alt.layer(
         alt.Chart(alt.InlineData(values=[{"saved": 0}])).mark_rule(color="@muted").encode(x=x),
         base.mark_rule(strokeWidth=2, opacity=0.5).encode(y=y, x=alt.X("low:Q"), x2="high:Q", color=colour),
@@ -183,7 +208,10 @@ def saved(report: Report) -> list[Chart]:
         if reached
         else "Nobody reaches its accuracy."
     )
-    note = f"Filled: at least as accurate as {report.reference} on these problems. Hollow: cheaper or dearer, and less accurate; the table says by how much."
+    note = (
+        f"Filled: at least as accurate as {report.reference} on these problems. Hollow: cheaper or dearer, and "
+        "less accurate; the table says by how much."
+    )
     if any(_bounds(share)[0] < floor for _, share in drawn):
         note += " Cut at −100%; the table has the numbers."
     return [
@@ -207,34 +235,55 @@ def shares(report: Report) -> list[Chart]:
         totals = {s.difficulty: s.n for s in mine}
         models = [m for m in report.models if any(s.model == m for s in mine)]
         rows = [
-            {"level": s.difficulty, "model": s.model, "share": s.share, "text": wording.percent(s.share),
-             "order": models.index(s.model)}
+            {
+                "level": s.difficulty,
+                "model": s.model,
+                "share": s.share,
+                "text": wording.percent(s.share),
+                "order": models.index(s.model),
+            }
             for s in mine
-        ]  # fmt: skip
+        ]
         spec = (
             alt.Chart(alt.InlineData(values=rows))
             .mark_bar(stroke="@paper", strokeWidth=1, height=20)
             .encode(
                 y=alt.Y("level:N", sort=levels, title=None),
-                x=alt.X("share:Q", stack="zero", title="share of the calls", axis=alt.Axis(format=".0%", tickCount=5),
-                        scale=alt.Scale(domain=[0, 1])),
-                color=_model_colour(models, report.models), order=alt.Order("order:Q"),
+                x=alt.X(
+                    "share:Q",
+                    stack="zero",
+                    title="share of the calls",
+                    axis=alt.Axis(format=".0%", tickCount=5),
+                    scale=alt.Scale(domain=[0, 1]),
+                ),
+                color=_model_colour(models, report.models),
+                order=alt.Order("order:Q"),
                 tooltip=["model:N", "level:N", alt.Tooltip("text:N", title="share")],
             )
             .properties(width="container", height=(_ROW + 6) * len(levels))
-        )  # fmt: skip
+        )
         table = Table(
             f"Share of each model by difficulty, {method}",
             ("difficulty", "problems", *models),
             tuple(
-                (level, str(totals[level]),
-                 *(wording.percent(next((s.share for s in mine if s.difficulty == level and s.model == m), 0.0)) for m in models))
+                (
+                    level,
+                    str(totals[level]),
+                    *(
+                        wording.percent(next((s.share for s in mine if s.difficulty == level and s.model == m), 0.0))
+                        for m in models
+                    ),
+                )
                 for level in levels
             ),
-        )  # fmt: skip
-        description = f"Stacked bars of {method}: the share of each of {len(models)} models at {len(levels)} levels of difficulty. " + " ".join(
-            f"{level}: mostly {max((s for s in mine if s.difficulty == level), key=lambda s: s.share).model}." for level in levels
-        )  # fmt: skip
+        )
+        description = (
+            f"Stacked bars of {method}: the share of each of {len(models)} models at {len(levels)} levels of "
+            "difficulty. "
+        ) + " ".join(
+            f"{level}: mostly {max((s for s in mine if s.difficulty == level), key=lambda s: s.share).model}."
+            for level in levels
+        )
         charts.append(Chart(f"shares-{number}", method, description, _spec(spec, models, levels), table))
     return charts
 
@@ -250,36 +299,55 @@ def money(report: Report) -> list[Chart]:
         purposes = [f"{purpose} (router)" if not answers else purpose for answers, _, purpose in ordered]
         models = [m for m in report.models if any(s.model == m for s in mine)]
         rows = [
-            {"purpose": f"{s.purpose} (router)" if s.is_router else s.purpose, "model": s.model, "usd": s.cost_usd * per,
-             "text": f"{wording.number(s.cost_usd * per)} USD per 1,000", "order": models.index(s.model)}
+            {
+                "purpose": f"{s.purpose} (router)" if s.is_router else s.purpose,
+                "model": s.model,
+                "usd": s.cost_usd * per,
+                "text": f"{wording.number(s.cost_usd * per)} USD per 1,000",
+                "order": models.index(s.model),
+            }
             for s in mine
-        ]  # fmt: skip
+        ]
         spec = (
             alt.Chart(alt.InlineData(values=rows))
             .mark_bar(stroke="@paper", strokeWidth=1, height=20)
             .encode(
                 y=alt.Y("purpose:N", sort=purposes, title=None),
                 x=alt.X("usd:Q", stack="zero", title="USD per 1,000 problems", axis=alt.Axis(format="~g", tickCount=5)),
-                color=_model_colour(models, report.models), order=alt.Order("order:Q"),
+                color=_model_colour(models, report.models),
+                order=alt.Order("order:Q"),
                 tooltip=["purpose:N", "model:N", alt.Tooltip("text:N", title="cost")],
             )
             .properties(width="container", height=(_ROW + 6) * len(purposes))
-        )  # fmt: skip
+        )
         router_usd = sum(s.cost_usd for s in mine if s.is_router)
         table = Table(
             f"Cost by purpose and model, {method}",
             ("purpose", "model", "calls", "USD", "USD per 1,000", "share"),
             tuple(
-                (f"{s.purpose} (router)" if s.is_router else s.purpose, s.model, str(s.n_calls), wording.number(s.cost_usd),
-                 wording.number(s.cost_usd * per), wording.percent(s.cost_usd / total) if total else "")
+                (
+                    f"{s.purpose} (router)" if s.is_router else s.purpose,
+                    s.model,
+                    str(s.n_calls),
+                    wording.number(s.cost_usd),
+                    wording.number(s.cost_usd * per),
+                    wording.percent(s.cost_usd / total) if total else "",
+                )
                 for s in sorted(mine, key=lambda s: (not s.is_router, _PURPOSES.get(s.purpose, 9), -s.cost_usd))
             ),
-        )  # fmt: skip
+        )
         router_share = wording.percent(router_usd / total) if total else "0%"
         description = f"Cost of {method} by purpose and model; the router's own calls are {router_share} of it."
         charts.append(
-            Chart(f"money-{number}", method, description, _spec(spec, models, purposes), table, f"The router's own calls take {router_share}.")
-        )  # fmt: skip
+            Chart(
+                f"money-{number}",
+                method,
+                description,
+                _spec(spec, models, purposes),
+                table,
+                f"The router's own calls take {router_share}.",
+            )
+        )
     return charts
 
 
@@ -303,12 +371,16 @@ def escalations(report: Report) -> list[Chart]:
             .encode(
                 y=alt.Y("route:N", sort=routes, title=None, axis=alt.Axis(labelLimit=190)),
                 x=alt.X("n:Q", stack="zero", title="subtasks", axis=alt.Axis(format="d", tickMinStep=1, tickCount=5)),
-                color=alt.Color("kind:N", title=None, legend=_LEGEND,
-                                scale=alt.Scale(domain=["a check failed", "not available"], range=["@ours", "@constant"])),
+                color=alt.Color(
+                    "kind:N",
+                    title=None,
+                    legend=_LEGEND,
+                    scale=alt.Scale(domain=["a check failed", "not available"], range=["@ours", "@constant"]),
+                ),
                 tooltip=["route:N", "kind:N", "n:Q"],
             )
             .properties(width="container", height=_ROW * len(routes))
-        )  # fmt: skip
+        )
         table = Table(
             f"Subtasks passed on, {method}",
             ("from", "to", "a check failed", "not available", "USD"),
@@ -319,9 +391,14 @@ def escalations(report: Report) -> list[Chart]:
         )
         n = sum(e.n_escalated + e.n_fallbacks for e in mine)
         charts.append(
-            Chart(f"escalations-{number}", method, f"{n} subtasks of {method} were passed on, most often {routes[0]}.",
-                  _spec(spec, ["a check failed", "not available"], routes), table)
-        )  # fmt: skip
+            Chart(
+                f"escalations-{number}",
+                method,
+                f"{n} subtasks of {method} were passed on, most often {routes[0]}.",
+                _spec(spec, ["a check failed", "not available"], routes),
+                table,
+            )
+        )
     return charts
 
 
@@ -331,9 +408,15 @@ def latency(report: Report) -> list[Chart]:
         return []
     family = {m.name: m.family for m in report.methods}
     rows = [
-        {"name": name, "p50": p50, "p95": p95, "family": FAMILIES[family.get(name, "constant")], "text": f"p50 {wording.seconds(p50)}, p95 {wording.seconds(p95)}"}
+        {
+            "name": name,
+            "p50": p50,
+            "p95": p95,
+            "family": FAMILIES[family.get(name, "constant")],
+            "text": f"p50 {wording.seconds(p50)}, p95 {wording.seconds(p95)}",
+        }
         for name, p50, p95, _ in sorted(report.latencies, key=lambda row: row[1])
-    ]  # fmt: skip
+    ]
     names = [str(row["name"]) for row in rows]
     spread = [v for _, p50, p95, _ in report.latencies for v in (p50, p95) if v > 0]
     is_log = bool(spread) and max(spread) > 40 * min(spread) and all(p50 > 0 for _, p50, _, _ in report.latencies)
@@ -386,12 +469,16 @@ def curves(report: Report) -> list[Chart]:
             .encode(
                 x=alt.X("at:Q", title="step", axis=alt.Axis(format="d", tickMinStep=1, tickCount=5)),
                 y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(format="~g", tickCount=4)),
-                color=alt.Color("series:N", title=None, legend=_LINES,
-                                scale=alt.Scale(domain=series, range=[f"@line-{i % 4}" for i in range(len(series))])),
+                color=alt.Color(
+                    "series:N",
+                    title=None,
+                    legend=_LINES,
+                    scale=alt.Scale(domain=series, range=[f"@line-{i % 4}" for i in range(len(series))]),
+                ),
                 tooltip=["series:N", alt.Tooltip("at:Q", title="step"), alt.Tooltip("value:Q", format=".4~g")],
             )
             .properties(width="container", height=170)
-        )  # fmt: skip
+        )
         summary = []
         for one in series:
             mine = [p.value for p in points if f"{p.policy} {p.phase}" == one]
@@ -417,11 +504,18 @@ def _plane_row(method: Method, report: Report) -> dict[str, Any]:
     accuracy = method.accuracy or Interval(0.0)
     (low, high), (cheap, dear) = _bounds(accuracy), _bounds(method.usd_per_1k)
     return {
-        "name": method.name, "family": FAMILIES[method.family], "accuracy": accuracy.value, "low": low, "high": high,
-        "cost": method.usd_per_1k.value, "cheap": cheap if cheap > 0 else method.usd_per_1k.value, "dear": dear,
-        "accuracy_text": wording.share(method.accuracy), "cost_text": f"{wording.usd(method.usd_per_1k)} USD per 1,000",
+        "name": method.name,
+        "family": FAMILIES[method.family],
+        "accuracy": accuracy.value,
+        "low": low,
+        "high": high,
+        "cost": method.usd_per_1k.value,
+        "cheap": cheap if cheap > 0 else method.usd_per_1k.value,
+        "dear": dear,
+        "accuracy_text": wording.share(method.accuracy),
+        "cost_text": f"{wording.usd(method.usd_per_1k)} USD per 1,000",
         "is_strong": method.name == report.subject,
-    }  # fmt: skip
+    }
 
 
 def _label_rank(method: Method, report: Report) -> tuple[int, float]:
@@ -448,7 +542,8 @@ def _bounds(interval: Interval | None) -> tuple[float, float]:
 
 
 def _sampled(corners: Sequence[tuple[float, float]], n: int = 16) -> list[tuple[float, float]]:
-    """Points along the straight lines between the corners, which are bent on a logarithmic axis. Corners at no cost are left out."""
+    """Points along the straight lines between the corners, which are bent on a logarithmic axis. Corners at no cost are
+    left out."""
     paid = [(cost, accuracy) for cost, accuracy in corners if cost > 0]
     points = paid[:1]
     for (c0, a0), (c1, a1) in itertools.pairwise(paid):
@@ -493,7 +588,8 @@ def _family_shapes(families: Sequence[Family]) -> alt.Scale:
 
 
 def _model_colour(models: Sequence[str], everyone: Sequence[str]) -> alt.Color:
-    """Colours along one ramp, from the cheapest to the dearest model of the report, spread over it where there are few."""
+    """Colours along one ramp, from the cheapest to the dearest model of the report, spread over it
+    where there are few."""
     last = max(1, len(everyone) - 1)
     places = [round(everyone.index(m) * (N_MODEL_COLOURS - 1) / last) for m in models]
     scale = alt.Scale(domain=list(models), range=[f"@model-{place}" for place in places])
@@ -501,7 +597,8 @@ def _model_colour(models: Sequence[str], everyone: Sequence[str]) -> alt.Color:
 
 
 def _spec(chart: Any, legend: Iterable[str] = (), left: Iterable[str] = ()) -> dict[str, Any]:
-    """The specification; the longest names in the legend and left of the bars tell the page how many columns the legend has room for."""
+    """The specification; the longest names in the legend and left of the bars tell the page how many columns the legend
+    has room for."""
     spec: dict[str, Any] = chart.to_dict(validate=True)
     spec.pop("config", None)  # altair's own; the page has one for all charts
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}

@@ -39,7 +39,8 @@ class Method:
     accuracy: Interval | None
     usd_per_1k: Interval
     saved: Interval | None = None
-    """Share of the reference's cost that is saved at the reference's accuracy; None where that accuracy is not reached."""
+    """Share of the reference's cost that is saved at the reference's accuracy; None where that accuracy is not reached.
+    """
     is_on_frontier: bool = False
     cheaper: Interval | None = None
     """Share of the reference's cost that is saved whatever the accuracy."""

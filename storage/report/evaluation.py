@@ -1,4 +1,5 @@
-"""The report of an evaluation: the stored comparison says every number, the lake adds money by purpose, passed-on work and cases.
+"""The report of an evaluation: the stored comparison says every number, the lake adds money by purpose, passed-on work
+and cases.
 
 Nothing is computed anew that the comparison holds, so the page and `summary.json` cannot differ.
 """
@@ -64,7 +65,10 @@ def report_of_evaluation(lake: Path, db: duckdb.DuckDBPyConnection, evaluation_i
         cases=found,
         cases_title="Worst regressions",
         cases_note=(
-            f"{n_found} problems that {comparison.best_constant} got right and {subject.label} got wrong, most expensive first"
+            (
+                f"{n_found} problems that {comparison.best_constant} got right and {subject.label} got wrong, most "
+                "expensive first"
+            )
             + (
                 f"; the first {len(found)} can be opened."
                 if n_found > len(found)
@@ -101,11 +105,16 @@ def _interval(estimate: Estimate) -> Interval:
 def _method(m: MethodSummary, n_problems: int) -> Method:
     saved = m.cost_saved
     return Method(
-        m.label, _family(m), n_problems, _interval(m.accuracy), _interval(m.usd_per_1k),
-        None if saved is None else _interval(Estimate(saved.value, saved.interval)), m.is_on_frontier,
+        m.label,
+        _family(m),
+        n_problems,
+        _interval(m.accuracy),
+        _interval(m.usd_per_1k),
+        None if saved is None else _interval(Estimate(saved.value, saved.interval)),
+        m.is_on_frontier,
         None if m.cheaper_by is None else _interval(m.cheaper_by),
         None if m.accuracy_difference is None else _interval(m.accuracy_difference),
-    )  # fmt: skip
+    )
 
 
 def _oracle(comparison: Comparison) -> tuple[Method, ...]:
@@ -127,7 +136,8 @@ def _oracle(comparison: Comparison) -> tuple[Method, ...]:
 
 
 def _models(db: duckdb.DuckDBPyConnection, plan: Evaluation, comparison: Comparison) -> tuple[str, ...]:
-    """Every model of the pool that was called, cheapest first; ones that only a baseline called go by their stored price."""
+    """Every model of the pool that was called, cheapest first; ones that only a baseline called go by their stored
+    price."""
     called = [model for model, _ in facts.models_by_price(db)]
     names = dict.fromkeys([*called, *(model for m in comparison.methods for model in m.model_shares)])
     return tuple(sorted(names, key=lambda model: (_output_price(plan.prices.get(model, "")), model)))
@@ -218,12 +228,13 @@ def _cautions(
     found += [
         Caution(
             "Collapse.",
-            f"{m.label} sends {wording.percent(m.top_model_share)} of its calls to {m.top_model}: it hardly routes. Effective models: {m.effective_models or 1:.2f}.",
+            f"{m.label} sends {wording.percent(m.top_model_share)} of its calls to {m.top_model}: it hardly routes. "
+            f"Effective models: {m.effective_models or 1:.2f}.",
             m.label == subject.label,
         )
         for m in comparison.methods
         if m.top_model_share is not None and m.top_model_share > COLLAPSED and m.method in ROUTING
-    ]  # fmt: skip
+    ]
     half = comparison.accuracy_half_width
     found.append(
         Caution(
@@ -246,7 +257,8 @@ def _cautions(
         found.append(
             Caution(
                 "No support for off-policy estimates.",
-                f"{n_blind} of {n_subtasks} allocations of {subject.label} have no probabilities, so other allocators cannot be judged from this log.",
+                f"{n_blind} of {n_subtasks} allocations of {subject.label} have no probabilities, so other "
+                "allocators cannot be judged from this log.",
                 False,
             )
         )
@@ -261,7 +273,8 @@ def _cautions(
         found.append(
             Caution(
                 "Charged is not paid.",
-                f"Each method is charged for every call it needed, {wording.number(plan.charged_usd)} USD for {plan.n_calls_charged:,} calls over all runs; calls "
+                f"Each method is charged for every call it needed, {wording.number(plan.charged_usd)} USD for "
+                f"{plan.n_calls_charged:,} calls over all runs; calls "
                 f"that several share were sent once, {wording.number(plan.paid_usd)} USD for {plan.n_calls_paid:,}.",
                 False,
             )
@@ -284,7 +297,8 @@ def _leakage(plan: Evaluation) -> list[Caution]:
     return [
         Caution(
             "Leakage.",
-            f"{leaks.n_same} of {leaks.n_train:,} training questions of {leaks.labels} are among the {leaks.n_evaluation:,} evaluated ones, {leaks.n_near} more nearly.",
+            f"{leaks.n_same} of {leaks.n_train:,} training questions of {leaks.labels} are among the "
+            f"{leaks.n_evaluation:,} evaluated ones, {leaks.n_near} more nearly.",
         )
     ]
 
@@ -328,24 +342,54 @@ def _tables(plan: Evaluation, comparison: Comparison) -> list[Table]:
 
     main = Table(
         f"Accuracy and cost on {comparison.n_problems:,} test problems, 95% intervals by paired bootstrap",
-        ("method", "accuracy", *(f"{d} (n = {comparison.n_by_difficulty[d]})" for d in levels), "USD per 1,000", "USD per right answer", "seeds"),
+        (
+            "method",
+            "accuracy",
+            *(f"{d} (n = {comparison.n_by_difficulty[d]})" for d in levels),
+            "USD per 1,000",
+            "USD per right answer",
+            "seeds",
+        ),
         tuple(
-            (m.label, share(m.accuracy), *(maybe(m.accuracy_by_difficulty.get(d)) for d in levels), wording.usd(_interval(m.usd_per_1k)),
-             wording.ABSENT if m.usd_per_solved is None else wording.number(m.usd_per_solved), str(m.n_seeds))
+            (
+                m.label,
+                share(m.accuracy),
+                *(maybe(m.accuracy_by_difficulty.get(d)) for d in levels),
+                wording.usd(_interval(m.usd_per_1k)),
+                wording.ABSENT if m.usd_per_solved is None else wording.number(m.usd_per_solved),
+                str(m.n_seeds),
+            )
             for m in methods
         ),
-    )  # fmt: skip
+    )
     against = Table(
         f"Against {best}",
-        ("method", "accuracy gained", "no worse?", "cheaper by", "saved at equal accuracy", "reached in", "gap recovered", "frontier", "beaten by"),
+        (
+            "method",
+            "accuracy gained",
+            "no worse?",
+            "cheaper by",
+            "saved at equal accuracy",
+            "reached in",
+            "gap recovered",
+            "frontier",
+            "beaten by",
+        ),
         tuple(
-            (m.label, points(m.accuracy_difference), m.accuracy_verdict or wording.ABSENT, share(m.cheaper_by),
-             "not reached" if m.cost_saved is None else share(Estimate(m.cost_saved.value, m.cost_saved.interval)),
-             wording.ABSENT if m.cost_saved is None else wording.percent(m.cost_saved.reached_share), maybe(m.performance_gap_recovered),
-             "yes" if m.is_on_frontier else "no", ", ".join(m.beaten_by) or wording.ABSENT)
+            (
+                m.label,
+                points(m.accuracy_difference),
+                m.accuracy_verdict or wording.ABSENT,
+                share(m.cheaper_by),
+                "not reached" if m.cost_saved is None else share(Estimate(m.cost_saved.value, m.cost_saved.interval)),
+                wording.ABSENT if m.cost_saved is None else wording.percent(m.cost_saved.reached_share),
+                maybe(m.performance_gap_recovered),
+                "yes" if m.is_on_frontier else "no",
+                ", ".join(m.beaten_by) or wording.ABSENT,
+            )
             for m in methods
         ),
-    )  # fmt: skip
+    )
     chance = Table(
         "Against chance and hindsight",
         ("method", "random at this cost", "gain over random", "headroom captured"),
@@ -355,14 +399,33 @@ def _tables(plan: Evaluation, comparison: Comparison) -> list[Table]:
     )
     work = Table(
         "Work and speed",
-        ("method", "calls", "tokens", "p50", "p95", "router's share of the cost", "most used model", "its share", "entropy, bits", "effective models"),
+        (
+            "method",
+            "calls",
+            "tokens",
+            "p50",
+            "p95",
+            "router's share of the cost",
+            "most used model",
+            "its share",
+            "entropy, bits",
+            "effective models",
+        ),
         tuple(
-            (m.label, wording.number(m.calls_per_problem), wording.number(m.tokens_per_problem), wording.seconds(m.latency_p50_s),
-             wording.seconds(m.latency_p95_s), maybe(m.router_share), m.top_model or wording.ABSENT, maybe(m.top_model_share),
-             *(wording.ABSENT if v is None else f"{v:.2f}" for v in (m.model_entropy_bits, m.effective_models)))
+            (
+                m.label,
+                wording.number(m.calls_per_problem),
+                wording.number(m.tokens_per_problem),
+                wording.seconds(m.latency_p50_s),
+                wording.seconds(m.latency_p95_s),
+                maybe(m.router_share),
+                m.top_model or wording.ABSENT,
+                maybe(m.top_model_share),
+                *(wording.ABSENT if v is None else f"{v:.2f}" for v in (m.model_entropy_bits, m.effective_models)),
+            )
             for m in methods
         ),
-    )  # fmt: skip
+    )
     tables = [main, against, chance, work]
     if judged := [(m.label, m.versus_subject) for m in methods if m.versus_subject is not None]:
         tables.append(
@@ -392,12 +455,19 @@ def _tables(plan: Evaluation, comparison: Comparison) -> list[Table]:
                 "Operating points tried on dev problems",
                 ("method", "knob", "value", "dev accuracy", "USD per 1,000", "chosen", "rule"),
                 tuple(
-                    (row.name, row.knob, f"{point.value:g}", wording.percent(point.accuracy), wording.number(1000 * point.cost_usd),
-                     "yes" if point.value == row.value else "", row.rule if point.value == row.value else "")
+                    (
+                        row.name,
+                        row.knob,
+                        f"{point.value:g}",
+                        wording.percent(point.accuracy),
+                        wording.number(1000 * point.cost_usd),
+                        "yes" if point.value == row.value else "",
+                        row.rule if point.value == row.value else "",
+                    )
                     for row, point in tried
                 ),
             )
-        )  # fmt: skip
+        )
     if plan.prices:
         tables.append(wording.prices(sorted(plan.prices.items(), key=lambda p: (_output_price(p[1]), p[0]))))
     return tables
@@ -411,23 +481,47 @@ def _measured(
     subject_seeds = int(settings.get("seeds", 1))
     sources = settings.get("problems") or ["those of the recording"]
     lines = [
-        ("problems", f"{', '.join(map(str, sources))}, limit {settings.get('limit') or 'none'}, seed {settings.get('seed', 0)}"),
-        ("split", f"{plan.n_dev:,} dev, {plan.n_test:,} test; dev share {settings.get('dev_share')}, split seed {settings.get('split_seed')}"
-                  + (f"; held out from training: {settings['held_out']}" if settings.get("held_out") else "")),
+        (
+            "problems",
+            f"{', '.join(map(str, sources))}, limit {settings.get('limit') or 'none'}, seed {settings.get('seed', 0)}",
+        ),
+        (
+            "split",
+            (
+                f"{plan.n_dev:,} dev, {plan.n_test:,} test; dev share {settings.get('dev_share')}, split seed "
+                f"{settings.get('split_seed')}"
+            )
+            + (f"; held out from training: {settings['held_out']}" if settings.get("held_out") else ""),
+        ),
         ("difficulty", plan.difficulty_source),
         ("repetitions", f"{subject_seeds} {'seed' if subject_seeds == 1 else 'seeds'} per method"),
         ("pool", f"{settings.get('pool', '')}, digest {plan.pool_digest}"),
-        ("thresholds", "; ".join(f"{row.name}: {row.knob} = {row.value:g} ({row.rule})" for row in plan.rows if row.value is not None and row.knob)
-                       or "none of the methods has one"),
+        (
+            "thresholds",
+            "; ".join(
+                f"{row.name}: {row.knob} = {row.value:g} ({row.rule})"
+                for row in plan.rows
+                if row.value is not None and row.knob
+            )
+            or "none of the methods has one",
+        ),
         ("router", "; ".join(f"{row.name}: {_parts(row.reasoning)}" for row in plan.rows if row.method == "r2")),
-        ("intervals", f"95%, percentile bootstrap over problems, {comparison.n_bootstrap:,} paired resamples, seed {comparison.seed}"),
+        (
+            "intervals",
+            f"95%, percentile bootstrap over problems, {comparison.n_bootstrap:,} paired resamples, seed "
+            f"{comparison.seed}",
+        ),
         ("no worse", f"the interval of the difference lies above -{100 * comparison.margin:g} points"),
-        ("paid", f"{wording.number(plan.paid_usd)} USD for {plan.n_calls_paid:,} calls; charged {wording.number(plan.charged_usd)} USD for {plan.n_calls_charged:,}"),
+        (
+            "paid",
+            f"{wording.number(plan.paid_usd)} USD for {plan.n_calls_paid:,} calls; charged "
+            f"{wording.number(plan.charged_usd)} USD for {plan.n_calls_charged:,}",
+        ),
         ("version", ", ".join(versions) or wording.ABSENT),
         ("ended", f"{_day(plan.ended_at)}, last session {plan.wall_s:.0f} s" if plan.ended_at else ""),
         ("training shown", ", ".join(trained_by)),
         ("settings", orjson.dumps(dict(settings)).decode()),
-    ]  # fmt: skip
+    ]
     return [(name, value) for name, value in lines if value]
 
 

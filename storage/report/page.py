@@ -1,8 +1,9 @@
 """A report as one HTML page that needs nothing else: style, script and charts are in it, and it may not load anything.
 
-The page's own policy (Content-Security-Policy) forbids every request and every script but the two that are written here, so text
-of models and questions can do nothing even if it got past the escaping. Whatever such text holds is escaped; JSON in scripts has
-no `<` left. Read in order: verdict, cautions, charts each with its table, cases to open, the full table, how it was measured.
+The page's own policy (Content-Security-Policy) forbids every request and every script but the two that are written
+here, so text of models and questions can do nothing even if it got past the escaping. Whatever such text holds is
+escaped; JSON in scripts has no `<` left. Read in order: verdict, cautions, charts each with its table, cases to open,
+the full table, how it was measured.
 """
 
 import base64
@@ -22,13 +23,21 @@ from storage.report.content import CallShown, Case, Caution, Report, Table
 
 _SECTIONS = (
     ("plane", "Accuracy and cost", "How right and how dear every method is. Up and to the left is better."),
-    ("saved", "Cost saved", "What each method saves of the bill of the best single model, and whether its accuracy is reached."),
-    ("shares", "Who does the work", "Which model answered, by difficulty. Dark colours are dear models; on a dark page, bright ones."),
+    (
+        "saved",
+        "Cost saved",
+        "What each method saves of the bill of the best single model, and whether its accuracy is reached.",
+    ),
+    (
+        "shares",
+        "Who does the work",
+        "Which model answered, by difficulty. Dark colours are dear models; on a dark page, bright ones.",
+    ),
     ("money", "Where the money goes", "Every call by purpose and model, the router's own apart."),
     ("escalations", "Passed on", "Work that a check, or a model that was not available, sent to another model."),
     ("latency", "Latency", "Time to an answer."),
     ("curves", "Training", "How the metrics went while the policies were trained."),
-)  # fmt: skip
+)
 
 
 def page_of(report: Report) -> str:
@@ -59,7 +68,10 @@ def page_of(report: Report) -> str:
         kind=_e(report.kind),
         subtitle=_e(report.subtitle),
         figures="".join(
-            f'<li><span class="name">{_e(n)}</span><span class="value">{_e(v)}</span><span class="remark">{_e(r)}</span></li>'
+            (
+                f'<li><span class="name">{_e(n)}</span><span class="value">{_e(v)}</span><span '
+                f'class="remark">{_e(r)}</span></li>'
+            )
             for n, v, r in report.figures
         ),
         cautions=_cautions(report.cautions),
@@ -124,7 +136,8 @@ def _figure(chart: Chart) -> str:
     return (
         f"<figure><figcaption>{_e(chart.title)}</figcaption>"
         f'<div class="chart" role="img" aria-label="{_e(chart.description)}" data-chart="{_e(chart.name)}"></div>{note}'
-        f'<details class="numbers"><summary>The numbers of this chart</summary>{_table(chart.table)}</details></figure>\n'
+        '<details class="numbers"><summary>The numbers of this '
+        f"chart</summary>{_table(chart.table)}</details></figure>\n"
     )
 
 
@@ -149,7 +162,8 @@ def _table(table: Table) -> str:
         for row in table.rows
     )
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{_e(table.caption)}"><table><caption>{_e(table.caption)}</caption>'
+        '<div class="scroll" role="region" tabindex="0" '
+        f'aria-label="{_e(table.caption)}"><table><caption>{_e(table.caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -174,7 +188,10 @@ def _cautions(cautions: Sequence[Caution]) -> str:
         f'<li class="{"serious" if c.is_serious else "mild"}"><strong>{_e(c.title)}</strong> {_e(c.text)}</li>'
         for c in cautions
     )
-    return f'<section class="cautions" aria-labelledby="cautions-title"><h2 id="cautions-title">Before you believe it</h2><ul>{lines}</ul></section>'
+    return (
+        '<section class="cautions" aria-labelledby="cautions-title"><h2 id="cautions-title">Before you believe '
+        f"it</h2><ul>{lines}</ul></section>"
+    )
 
 
 def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
@@ -182,10 +199,14 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def _glossary(report: Report) -> str:
-    return "<dl>" + "".join(
-        f"<div><dt>{_e(name)}</dt><dd>{f'<code>{_e(formula)}</code> ' if formula else ''}{_e(meaning)}</dd></div>"
-        for name, formula, meaning in report.glossary
-    ) + "</dl>"  # fmt: skip
+    return (
+        "<dl>"
+        + "".join(
+            f"<div><dt>{_e(name)}</dt><dd>{f'<code>{_e(formula)}</code> ' if formula else ''}{_e(meaning)}</dd></div>"
+            for name, formula, meaning in report.glossary
+        )
+        + "</dl>"
+    )
 
 
 def _cases(report: Report) -> str:
@@ -214,12 +235,18 @@ def _case(case: Case) -> str:
                 f"Subtasks of {case.problem_id}",
                 ("#", "subtask", "allocated to", "answered by", "result", "USD"),
                 tuple(
-                    (str(s.index + 1), s.text, s.allocated_model, s.model + (" (escalated)" if s.is_escalated else ""),
-                     s.error or s.output or "", wording.number(s.cost_usd))
+                    (
+                        str(s.index + 1),
+                        s.text,
+                        s.allocated_model,
+                        s.model + (" (escalated)" if s.is_escalated else ""),
+                        s.error or s.output or "",
+                        wording.number(s.cost_usd),
+                    )
                     for s in case.subtasks
                 ),
             )
-        )  # fmt: skip
+        )
     calls = "".join(_call(i, call) for i, call in enumerate(case.calls, 1))
     first_line = case.question.strip().splitlines()[0] if case.question.strip() else "(no question)"
     return (
@@ -245,6 +272,7 @@ def _call(number: int, call: CallShown) -> str:
     about = f"{call.input_tokens} tokens in, {call.output_tokens} out, status {call.status}, ended by {ended}{served}"
     return (
         f'<details class="call"><summary>{number}. {_e(call.purpose + place)}: {_e(call.request_model + again)} '
-        f'<span class="usd">{_e(wording.number(call.cost_usd))} USD, {_e(wording.seconds(call.latency_s))}</span></summary>'
+        f'<span class="usd">{_e(wording.number(call.cost_usd))} USD, '
+        f"{_e(wording.seconds(call.latency_s))}</span></summary>"
         f"<p>{_e(about)}</p>{texts}{answer}{error}</details>"
     )

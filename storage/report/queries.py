@@ -15,8 +15,10 @@ from storage.report.content import CallShown, Case, CurvePoint, Escalation, Shar
 
 N_CASES = 20
 _TEXT_BUDGET = 900_000
-"""Characters of prompts and answers that all cases of a page may hold together: it stays below 3 MB and opens on a phone."""
-_DIFFICULTY = """case when t.n_subtasks = 0 then 'direct' when t.n_subtasks = 2 then '2 subtasks' when t.n_subtasks <= 4 then '3-4 subtasks'
+"""Characters of prompts and answers that all cases of a page may hold together: it stays below 3 MB and opens on a
+phone."""
+_DIFFICULTY = """case when t.n_subtasks = 0 then 'direct' when t.n_subtasks = 2 then '2 subtasks'
+    when t.n_subtasks <= 4 then '3-4 subtasks'
     else '5 and more' end"""
 
 
@@ -43,7 +45,8 @@ def models_by_price(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
 
 
 def shares_by_difficulty(db: duckdb.DuckDBPyConnection) -> tuple[Share, ...]:
-    """Which model got the answering calls on problems whose plan has so many subtasks: the stand-in for difficulty of an ordinary run."""
+    """Which model got the answering calls on problems whose plan has so many subtasks: the stand-in for difficulty of
+    an ordinary run."""
     rows = db.execute(
         f"""
         with levels as (
@@ -52,8 +55,10 @@ def shares_by_difficulty(db: duckdb.DuckDBPyConnection) -> tuple[Share, ...]:
         ), counted as (
             select run_id, difficulty, count(*) as n, min(n_subtasks) as place from levels group by all
         )
-        select name, difficulty, request_model, any_value(n), count(*) / sum(count(*)) over (partition by name, difficulty)
-        from calls join levels using (run_id, problem_id, rollout) join counted using (run_id, difficulty) join chosen using (run_id)
+        select name, difficulty, request_model, any_value(n),
+               count(*) / sum(count(*)) over (partition by name, difficulty)
+        from calls join levels using (run_id, problem_id, rollout) join counted using (run_id, difficulty)
+        join chosen using (run_id)
         where error_type is null and not list_contains(?, purpose)
         group by 1, 2, 3 order by 1, any_value(place), 3
         """,
@@ -87,14 +92,16 @@ def escalations(db: duckdb.DuckDBPyConnection) -> tuple[Escalation, ...]:
 
 
 def curves(db: duckdb.DuckDBPyConnection, run_id: str | None = None) -> tuple[tuple[CurvePoint, ...], tuple[str, ...]]:
-    """Metrics of training over steps counted through all rounds, and the runs they are of: the one named, else the newest of each policy."""
+    """Metrics of training over steps counted through all rounds, and the runs they are of: the one named, else the
+    newest of each policy."""
     rows = db.execute(
         """
         with newest as (
             select policy, phase, arg_max(run_id, logged_at) as run_id from curves
             where ?::varchar is null or run_id = ? group by 1, 2
         )
-        select policy, phase, metric, dense_rank() over (partition by policy, phase, metric order by round, step) - 1 as place,
+        select policy, phase, metric,
+               dense_rank() over (partition by policy, phase, metric order by round, step) - 1 as place,
                avg(value), any_value(run_id)
         from curves join newest using (policy, phase, run_id) where isfinite(value)
         group by policy, phase, metric, round, step order by metric, policy, phase, place
@@ -115,7 +122,8 @@ def latencies_by_model(db: duckdb.DuckDBPyConnection) -> list[tuple[str, float, 
 
 
 def top_model(db: duckdb.DuckDBPyConnection, name: str) -> tuple[str, float, int] | None:
-    """(model, share, calls) of the model that got most of the answering calls; the router's own calls are not counted."""
+    """(model, share, calls) of the model that got most of the answering calls; the router's own
+    calls are not counted."""
     rows = db.execute(
         """
         select request_model, count(*) / sum(count(*)) over (), sum(count(*)) over ()::bigint
@@ -131,7 +139,8 @@ def top_model(db: duckdb.DuckDBPyConnection, name: str) -> tuple[str, float, int
 def failed(db: duckdb.DuckDBPyConnection, name: str) -> tuple[int, int]:
     """(problems without an answer, problems) of a method."""
     [(n_failed, n)] = db.execute(
-        "select count(*) filter (status = 'failed'), count(*) from trajectories join chosen using (run_id) where name = ?",
+        "select count(*) filter (status = 'failed'), count(*) from trajectories join chosen using (run_id) where "
+        "name = ?",
         [name],
     ).fetchall()
     return n_failed, n
@@ -141,7 +150,9 @@ def without_propensity(db: duckdb.DuckDBPyConnection, name: str) -> tuple[int, i
     """(subtasks whose choice has no probability, subtasks) of a method."""
     [(n_blind, n)] = db.execute(
         """
-        select count(*) filter (len(list_filter(candidates, lambda c: c.model = allocated_model and c.propensity is not null)) = 0), count(*)
+        select count(*) filter (len(list_filter(
+                   candidates, lambda c: c.model = allocated_model and c.propensity is not null
+               )) = 0), count(*)
         from subtasks join chosen using (run_id) where name = ?
         """,
         [name],
@@ -204,7 +215,8 @@ def cases(
     db.executemany("insert into shown values (?, ?, ?, ?)", [(i, *key) for i, key in enumerate(wanted)])
     trajectories = db.execute(
         """
-        select t.run_id, problem_id, t.rollout, benchmark, input, target, answer, is_correct, cost_usd, plan, failed_checks,
+        select t.run_id, problem_id, t.rollout, benchmark, input, target, answer, is_correct, cost_usd, plan,
+               failed_checks,
                coalesce(error_type || ': ' || coalesce(error_message, ''), '')
         from trajectories t join shown using (run_id, problem_id, rollout) order by place
         """
@@ -212,7 +224,8 @@ def cases(
     subtasks: dict[tuple[str, str, int], list[SubtaskShown]] = {}
     for *key, index, text, output, allocated, model, is_escalated, cost_usd, error in db.execute(
         """
-        select s.run_id, problem_id, rollout, subtask_index, subtask_text, output_text, allocated_model, model, is_escalated,
+        select s.run_id, problem_id, rollout, subtask_index, subtask_text, output_text, allocated_model, model,
+               is_escalated,
                cost_usd, coalesce(error_type, '')
         from subtasks s join shown using (run_id, problem_id, rollout) order by subtask_index
         """
@@ -221,7 +234,8 @@ def cases(
         subtasks.setdefault((key[0], key[1], key[2]), []).append(line)
     rows = db.execute(
         """
-        select c.run_id, problem_id, rollout, purpose, subtask_index, attempt, request_model, response_model, status, finish_reason,
+        select c.run_id, problem_id, rollout, purpose, subtask_index, attempt, request_model, response_model, status,
+               finish_reason,
                input_tokens, output_tokens, cost_usd, latency_s, input_messages, output_text,
                coalesce(error_type || ': ' || coalesce(error_message, ''), '')
         from calls c join shown using (run_id, problem_id, rollout) order by place, call_index, attempt
@@ -236,13 +250,36 @@ def cases(
         calls.setdefault(row[:3], []).append(CallShown(*fields))
     return tuple(
         Case(
-            problem_id, benchmark, name, _cut(question, limit), target, None if answer is None else _cut(answer, limit), is_correct,
-            cost_usd, plan, failed_checks, error, tuple(subtasks.get((run_id, problem_id, rollout), ())),
-            tuple(calls.get((run_id, problem_id, rollout), ())), others.get(problem_id, ""),
+            problem_id,
+            benchmark,
+            name,
+            _cut(question, limit),
+            target,
+            None if answer is None else _cut(answer, limit),
+            is_correct,
+            cost_usd,
+            plan,
+            failed_checks,
+            error,
+            tuple(subtasks.get((run_id, problem_id, rollout), ())),
+            tuple(calls.get((run_id, problem_id, rollout), ())),
+            others.get(problem_id, ""),
         )
-        for run_id, problem_id, rollout, benchmark, question, target, answer, is_correct, cost_usd, plan, failed_checks, error
-        in trajectories
-    )  # fmt: skip
+        for (
+            run_id,
+            problem_id,
+            rollout,
+            benchmark,
+            question,
+            target,
+            answer,
+            is_correct,
+            cost_usd,
+            plan,
+            failed_checks,
+            error,
+        ) in trajectories
+    )
 
 
 def _text_limit(lengths: list[int]) -> int:

@@ -1,4 +1,5 @@
-"""The report of any run that is no evaluation: what it answered, labelled or learnt, and what that cost. Shorter, by what there is."""
+"""The report of any run that is no evaluation: what it answered, labelled or learnt, and what that cost. Shorter, by
+what there is."""
 
 import time
 from pathlib import Path
@@ -59,7 +60,8 @@ def report_of_run(lake: Path, db: duckdb.DuckDBPyConnection, run_id: str) -> Rep
 def _about(db: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:
     """The newest session's row, as text; empty where no session has ended yet."""
     cursor = db.execute(
-        "select * exclude (started_at, ended_at), started_at::varchar as started, ended_at::varchar as ended from runs_latest where run_id = ?",
+        "select * exclude (started_at, ended_at), started_at::varchar as started, ended_at::varchar as ended from "
+        "runs_latest where run_id = ?",
         [run_id],
     )
     names = [column[0] for column in cursor.description]
@@ -109,7 +111,8 @@ def _tiles(summary: RunSummary, db: duckdb.DuckDBPyConnection, run_id: str) -> t
             (
                 "accuracy",
                 wording.percent(accuracy.value),
-                f"{wording.percent(accuracy.low or 0.0)} to {wording.percent(accuracy.high or 0.0)}, n = {summary.n_judged:,}",
+                f"{wording.percent(accuracy.low or 0.0)} to {wording.percent(accuracy.high or 0.0)}, n = "
+                f"{summary.n_judged:,}",
             )
         )
     if summary.n_settled:
@@ -132,7 +135,8 @@ def _tiles(summary: RunSummary, db: duckdb.DuckDBPyConnection, run_id: str) -> t
 
 def _latency(db: duckdb.DuckDBPyConnection, run_id: str) -> tuple[float, float] | None:
     row = db.execute(
-        "select quantile_cont(latency_s, 0.5), quantile_cont(latency_s, 0.95) from trajectories where run_id = ? and n_calls > 0",
+        "select quantile_cont(latency_s, 0.5), quantile_cont(latency_s, 0.95) from trajectories where run_id = ? and "
+        "n_calls > 0",
         [run_id],
     ).fetchone()
     return None if row is None or row[0] is None else (row[0], row[1])
@@ -142,7 +146,8 @@ def _methods(summary: RunSummary, method: str, db: duckdb.DuckDBPyConnection, ru
     """The run as a point of the plane, beside the other runs over the same input."""
     rows = db.execute(
         """
-        select run_id, method, n_problems, n_judged, accuracy, accuracy_low, accuracy_high, usd_per_1k, on_frontier from cost_accuracy
+        select run_id, method, n_problems, n_judged, accuracy, accuracy_low, accuracy_high, usd_per_1k, on_frontier
+        from cost_accuracy
         where accuracy is not null and usd_per_1k > 0 and (run_id = ? or run_id in (
             select other.run_id from runs_latest mine join runs_latest other using (input_path)
             where mine.run_id = ? and mine.kind = 'answer' and other.kind = 'answer'))
@@ -153,10 +158,17 @@ def _methods(summary: RunSummary, method: str, db: duckdb.DuckDBPyConnection, ru
     if len(rows) < 2:
         return ()
     return tuple(
-        Method(method if other == run_id else f"{name} {other[-6:]}", "ours" if other == run_id or name == "r2" else "constant" if name == "cot" else "router",
-               n_judged, Interval(accuracy, low, high), Interval(usd), None, bool(is_on_frontier))
+        Method(
+            method if other == run_id else f"{name} {other[-6:]}",
+            "ours" if other == run_id or name == "r2" else "constant" if name == "cot" else "router",
+            n_judged,
+            Interval(accuracy, low, high),
+            Interval(usd),
+            None,
+            bool(is_on_frontier),
+        )
         for other, name, _, n_judged, accuracy, low, high, usd, is_on_frontier in rows
-    )  # fmt: skip
+    )
 
 
 def _cautions(db: duckdb.DuckDBPyConnection, about: dict[str, str], summary: RunSummary, method: str) -> list[Caution]:
@@ -165,7 +177,8 @@ def _cautions(db: duckdb.DuckDBPyConnection, about: dict[str, str], summary: Run
         found.append(
             Caution(
                 "Not finished.",
-                f"The run is {about.get('status', 'still going on, or was killed').replace('_', ' ')}; the same command goes on.",
+                f"The run is {about.get('status', 'still going on, or was killed').replace('_', ' ')}; the same "
+                "command goes on.",
             )
         )
     if n_deferred := int(about.get("n_deferred", 0)):
@@ -174,7 +187,8 @@ def _cautions(db: duckdb.DuckDBPyConnection, about: dict[str, str], summary: Run
         found.append(
             Caution(
                 "Failed rows.",
-                f"{summary.n_failed} of {summary.n_settled} problems got no answer; those with a known answer count as wrong.",
+                f"{summary.n_failed} of {summary.n_settled} problems got no answer; those with a known answer count "
+                "as wrong.",
             )
         )
     top = facts.top_model(db, method)
@@ -214,7 +228,8 @@ def _cases(db: duckdb.DuckDBPyConnection, run_id: str, method: str) -> tuple[tup
     if not n:
         [(n,)] = db.execute("select count(*) from trajectories where run_id = ?", [run_id]).fetchall()
     keys = db.execute(
-        f"select run_id, problem_id, rollout from trajectories where {where} order by cost_usd desc, input_index, rollout limit ?",
+        f"select run_id, problem_id, rollout from trajectories where {where} order by cost_usd desc, input_index, "
+        "rollout limit ?",
         [run_id, facts.N_CASES],
     ).fetchall()
     return facts.cases(db, method, keys, {}), n, title
@@ -228,7 +243,8 @@ def _tables(
         by_benchmark = db.execute(
             """
             select benchmark, count(*), count(*) filter (status = 'failed'), count(*) filter (target is not null),
-                   count(*) filter (is_correct), 1000 * avg(cost_usd), avg(n_calls), quantile_cont(latency_s, 0.5), quantile_cont(latency_s, 0.95)
+                   count(*) filter (is_correct), 1000 * avg(cost_usd), avg(n_calls), quantile_cont(latency_s, 0.5),
+                   quantile_cont(latency_s, 0.95)
             from trajectories where run_id = ? group by 1 order by 1
             """,
             [run_id],
@@ -238,14 +254,24 @@ def _tables(
                 "By benchmark",
                 ("benchmark", "problems", "failed", "judged", "accuracy", "USD per 1,000", "calls", "p50", "p95"),
                 tuple(
-                    (name or "(none)", str(n), str(n_failed), str(n_judged), wording.percent(n_right / n_judged) if n_judged else wording.ABSENT,
-                     wording.number(usd), f"{calls:.2f}", wording.seconds(p50), wording.seconds(p95))
+                    (
+                        name or "(none)",
+                        str(n),
+                        str(n_failed),
+                        str(n_judged),
+                        wording.percent(n_right / n_judged) if n_judged else wording.ABSENT,
+                        wording.number(usd),
+                        f"{calls:.2f}",
+                        wording.seconds(p50),
+                        wording.seconds(p95),
+                    )
                     for name, n, n_failed, n_judged, n_right, usd, calls, p50, p95 in by_benchmark
                 ),
             )
-        )  # fmt: skip
+        )
     if errors := db.execute(
-        "select level, error_type, coalesce(request_model, ''), sum(n)::bigint, coalesce(min(example_message), '') from errors where run_id = ? group by 1, 2, 3 order by 4 desc",
+        "select level, error_type, coalesce(request_model, ''), sum(n)::bigint, coalesce(min(example_message), '') "
+        "from errors where run_id = ? group by 1, 2, 3 order by 4 desc",
         [run_id],
     ).fetchall():
         tables.append(
@@ -270,13 +296,25 @@ def _tables(
             )
         )
     if rewards := db.execute(
-        "select term, any_value(weight), avg(value), min(value), max(value), count(value) from rewards where run_id = ? group by 1 order by 1",
+        "select term, any_value(weight), avg(value), min(value), max(value), count(value) from rewards where run_id "
+        "= ? group by 1 order by 1",
         [run_id],
     ).fetchall():
         tables.append(
-            Table("Rewards", ("term", "weight", "mean", "lowest", "highest", "rollouts"),
-                  tuple((t, f"{w:g}", *(wording.ABSENT if v is None else wording.number(v) for v in (mean, low, high)), str(n)) for t, w, mean, low, high, n in rewards))
-        )  # fmt: skip
+            Table(
+                "Rewards",
+                ("term", "weight", "mean", "lowest", "highest", "rollouts"),
+                tuple(
+                    (
+                        t,
+                        f"{w:g}",
+                        *(wording.ABSENT if v is None else wording.number(v) for v in (mean, low, high)),
+                        str(n),
+                    )
+                    for t, w, mean, low, high, n in rewards
+                ),
+            )
+        )
     if priced:
         tables.append(wording.prices(priced))
     return tables
@@ -292,5 +330,5 @@ def _measured(about: dict[str, str], summary: RunSummary) -> list[tuple[str, str
         ("time", f"{about['started'][:19]} to {about['ended'][:19]} UTC, newest session" if about else ""),
         ("settings", about.get("config", "")),
         ("written", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
-    ]  # fmt: skip
+    ]
     return [(name, value) for name, value in lines if value]

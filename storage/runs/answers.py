@@ -1,7 +1,7 @@
 """The answers of a run as a file in input order: JSONL, CSV or Parquet, or OpenAI Batch output with its error file.
 
-Reads the frozen shards and the lake side by side, one shard at a time, so memory does not grow with the run. A run that ended
-early gives the rows it settled; the rest come with status `deferred`.
+Reads the frozen shards and the lake side by side, one shard at a time, so memory does not grow with the run. A run that
+ended early gives the rows it settled; the rest come with status `deferred`.
 """
 
 import csv
@@ -20,8 +20,19 @@ from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan
 
 ANSWER_COLUMNS = ("status", "answer", "target", "is_correct", "cost_usd", "n_calls", "error_type", "error_message")
-_READ = ["problem_id", "input_index", "status", "answer", "is_correct", "cost_usd", "n_calls", "input_tokens", "output_tokens",
-         "error_type", "error_message"]  # fmt: skip
+_READ = [
+    "problem_id",
+    "input_index",
+    "status",
+    "answer",
+    "is_correct",
+    "cost_usd",
+    "n_calls",
+    "input_tokens",
+    "output_tokens",
+    "error_type",
+    "error_message",
+]
 
 
 def default_out(settings_input: str) -> Path:
@@ -44,7 +55,8 @@ def write_answers(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
 
 
 def _settled_rows(plan: RunPlan, lake: Lake) -> Iterator[tuple[Problem, dict[str, Any] | None]]:
-    """Every row of the input with its trajectory, None where the run has not settled it. Both sides are in input order."""
+    """Every row of the input with its trajectory, None where the run has not settled it. Both sides
+    are in input order."""
     stored = (row for batch in lake.iter_rows("trajectories", plan.run_id, _READ) for row in batch.to_pylist())
     ahead = next(stored, None)
     for shard in plan.shards:
@@ -72,7 +84,8 @@ def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Columns are those of the first good row: a CSV input has the same ones throughout; other extras go in as JSON text."""
+    """Columns are those of the first good row: a CSV input has the same ones throughout; other extras go in as JSON
+    text."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         columns: list[str] = []
@@ -91,10 +104,20 @@ def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Fixed columns; the user's other columns together as JSON text in `extra`."""
     schema = pa.schema(
-        [("id", pa.string()), ("question", pa.string()), ("status", pa.string()), ("answer", pa.string()), ("target", pa.string()),
-         ("is_correct", pa.bool_()), ("cost_usd", pa.float64()), ("n_calls", pa.int32()), ("error_type", pa.string()),
-         ("error_message", pa.string()), ("extra", pa.string())]
-    )  # fmt: skip
+        [
+            ("id", pa.string()),
+            ("question", pa.string()),
+            ("status", pa.string()),
+            ("answer", pa.string()),
+            ("target", pa.string()),
+            ("is_correct", pa.bool_()),
+            ("cost_usd", pa.float64()),
+            ("n_calls", pa.int32()),
+            ("error_type", pa.string()),
+            ("error_message", pa.string()),
+            ("extra", pa.string()),
+        ]
+    )
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         batch: list[dict[str, Any]] = []
         for row in rows:

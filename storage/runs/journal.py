@@ -1,12 +1,14 @@
 """The call journal: every completion is on disk before it is used, so that a killed run pays for no call twice.
 
 One append-only file. A call is noted when it is about to be sent (`begin`, not synced) and stored when it was answered
-(`commit`, returns after fsync; concurrent commits share one write and one sync). Opening replays the file: answered calls can be found again,
-and calls that were begun and never stored are known. Bodies stay on disk; memory holds a key and an offset per call.
+(`commit`, returns after fsync; concurrent commits share one write and one sync). Opening replays the file: answered
+calls can be found again, and calls that were begun and never stored are known. Bodies stay on disk; memory holds a key
+and an offset per call.
 
-A record is `MAGIC, crc32, kind, key length, body length, durable, key, body`, with `durable` the length of the file known to
-be synced when the record was written. It settles the one hard question after a crash: a bad record beyond every `durable` that
-follows it was never acknowledged and is cut off with what comes after; a bad record before one was, and that is corruption.
+A record is `MAGIC, crc32, kind, key length, body length, durable, key, body`, with `durable` the length of the file
+known to be synced when the record was written. It settles the one hard question after a crash: a bad record beyond
+every `durable` that follows it was never acknowledged and is cut off with what comes after; a bad record before one
+was, and that is corruption.
 """
 
 import asyncio
@@ -59,16 +61,18 @@ class Journal:
         self._syncer = _Syncer(descriptor)
         self._broken: LakeError | None = None
         self.in_flight_at_open: list[tuple[str, float]] = []
-        """(key, cost estimate in USD) of calls that earlier sessions began and never stored: they may have been paid."""
+        """(key, cost estimate in USD) of calls that earlier sessions began and never stored: they may have been paid.
+        """
         self.n_lost_at_open = 0
-        """How often a call was begun by earlier sessions and its answer lost; a call lost twice and then stored counts twice."""
+        """How often a call was begun by earlier sessions and its answer lost; a call lost twice and then stored counts
+        twice."""
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
         """Opens or creates the journal and replays it; a torn end is cut off.
 
-        Raises LakeError, naming the offset, for a record that was acknowledged and is damaged, and for a file that is no
-        journal; RunLockedError while another process has it open.
+        Raises LakeError, naming the offset, for a record that was acknowledged and is damaged, and for a file that is
+        no journal; RunLockedError while another process has it open.
         """
         path = Path(path)
         make_folder(path.parent)
@@ -104,7 +108,8 @@ class Journal:
         record = _parse(memoryview(head)[:size])
         if record is None:
             raise LakeError(
-                f"{self.path}: the record at byte {offset} changed since it was written. The disk or another program is at fault."
+                f"{self.path}: the record at byte {offset} changed since it was written. The disk or another program "
+                "is at fault."
             )
         return record.body
 
@@ -124,8 +129,8 @@ class Journal:
     async def commit(self, key: str, record: bytes) -> None:
         """Returns once the record is on disk. Callers that come while a sync is running share the next one.
 
-        Raises LakeError if the disk refuses; after a failed sync the journal takes nothing more, because what the kernel
-        still holds of it is not known.
+        Raises LakeError if the disk refuses; after a failed sync the journal takes nothing more, because what the
+        kernel still holds of it is not known.
         """
         offset = self._append(_COMMITTED, key, record)
         loop = asyncio.get_running_loop()
@@ -173,7 +178,8 @@ class Journal:
         return offset
 
     def _write(self) -> None:
-        """Writes what waits, in one call. If the disk refuses, nothing of it stays, and everybody who waits for it is told."""
+        """Writes what waits, in one call. If the disk refuses, nothing of it stays, and everybody who waits for it is
+        told."""
         self._is_write_due = False
         if not self._unwritten:
             return
@@ -198,7 +204,8 @@ class Journal:
         return refusal
 
     def _begin_sync(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Writes what waits and has it synced. From here until `_end_sync` is called, commits gather for the next one."""
+        """Writes what waits and has it synced. From here until `_end_sync` is called, commits
+        gather for the next one."""
         self._write()
         self._in_sync, self._waiting = self._waiting, []
         if not self._in_sync:
@@ -258,15 +265,17 @@ class Journal:
             later = _parse(view[at:])
             if later is not None and later.durable > self._end:
                 raise LakeError(
-                    f"{self.path}: the record at byte {self._end} is damaged, though it was safely on disk before. Calls after it "
-                    "were paid for, so nothing is cut off. Restore the file from a backup, or move it away and pay for them again."
+                    f"{self.path}: the record at byte {self._end} is damaged, though it was safely on disk before. "
+                    "Calls after it "
+                    "were paid for, so nothing is cut off. Restore the file from a backup, or move it away and pay "
+                    "for them again."
                 )
             at = stored.find(MAGIC, at + 1)
 
 
 class _Syncer:
-    """A thread that syncs one file when asked. Question and answer are bytes in pipes: an executor's hand-over, with its futures and
-    callbacks under the interpreter's lock, took a sixth of the client's time."""
+    """A thread that syncs one file when asked. Question and answer are bytes in pipes: an executor's hand-over, with
+    its futures and callbacks under the interpreter's lock, took a sixth of the client's time."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -302,7 +311,8 @@ class _Syncer:
 
 
 def keep_only(path: Path, keys: Set[str]) -> None:
-    """Rewrites a closed journal with the stored calls of `keys` alone, atomically: what a run that ended cleanly still needs.
+    """Rewrites a closed journal with the stored calls of `keys` alone, atomically: what a run that ended cleanly still
+    needs.
 
     No call was lost in a clean end, so notes of begun calls are dropped.
     """

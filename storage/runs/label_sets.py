@@ -1,7 +1,8 @@
 """The two supervised sets of a labelling run, in TRL's conversational prompt-completion format, with their card.
 
-`decomposer.parquet` and `allocator.parquet` have `prompt` and `completion` (lists of {role, content}), `problem_id`, `split`. The
-prompts are the very ones the router will be asked with. Reads frozen shards and stored candidates side by side, in input order.
+`decomposer.parquet` and `allocator.parquet` have `prompt` and `completion` (lists of {role, content}), `problem_id`,
+`split`. The prompts are the very ones the router will be asked with. Reads frozen shards and stored candidates side by
+side, in input order.
 """
 
 import itertools
@@ -50,7 +51,8 @@ class LabelSets:
 def write_label_sets(
     plan: RunPlan, lake: Lake, roster: Roster, out: Path, *, split_seed: int, test_share: float
 ) -> LabelSets:
-    """Writes both sets, each in one move. A problem has a decomposer row if a plan was right, an allocator row if an allocation was."""
+    """Writes both sets, each in one move. A problem has a decomposer row if a plan was right, an allocator row if an
+    allocation was."""
     out.mkdir(parents=True, exist_ok=True)
     sets = LabelSets(out)
     shown = roster.solvers[: len(MODEL_LETTERS)]
@@ -121,7 +123,8 @@ class _RowFile:
 
 @dataclass(frozen=True, slots=True)
 class LabelSummary:
-    """What a labelling run came to over all its sessions. Executions count those of candidate plans and of the search."""
+    """What a labelling run came to over all its sessions. Executions count those of candidate plans
+    and of the search."""
 
     run_id: str
     n_problems: int
@@ -152,14 +155,17 @@ def summarize_labels(lake: Path, run_id: str) -> LabelSummary:
             return db.execute(sql, [run_id]).fetchall()
 
         n_problems, n_kept, cost = rows(
-            "select count(*), count(*) filter (status = 'answered'), coalesce(sum(cost_usd), 0) from trajectories where run_id = ?"
+            "select count(*), count(*) filter (status = 'answered'), coalesce(sum(cost_usd), 0) from trajectories "
+            "where run_id = ?"
         )[0]
         dropped = rows(
-            "select error_type, count(*) from trajectories where run_id = ? and status = 'failed' group by 1 order by 2 desc, 1"
+            "select error_type, count(*) from trajectories where run_id = ? and status = 'failed' group by 1 order "
+            "by 2 desc, 1"
         )
         counts = rows(
             "select count(*) filter (kind = 'plan'), count(*) filter (kind = 'plan' and is_correct is not null), "
-            "count(*) filter (kind = 'allocation'), count(distinct problem_id) filter (kind = 'allocation') from candidates where run_id = ?"
+            "count(*) filter (kind = 'allocation'), count(distinct problem_id) filter (kind = 'allocation') from "
+            "candidates where run_id = ?"
         )[0]
         purposes = rows("select purpose, sum(cost_usd) from calls where run_id = ? group by 1 order by 2 desc, 1")
         quantiles = {}
@@ -171,9 +177,19 @@ def summarize_labels(lake: Path, run_id: str) -> LabelSummary:
                 quantiles[score] = tuple(found)
     n_candidates, n_distinct, n_allocations, n_searched = counts
     return LabelSummary(
-        run_id, n_problems, n_kept, dict(dropped), n_candidates, n_distinct, n_distinct, n_allocations, n_searched, cost,
-        dict(purposes), quantiles,
-    )  # fmt: skip
+        run_id,
+        n_problems,
+        n_kept,
+        dict(dropped),
+        n_candidates,
+        n_distinct,
+        n_distinct,
+        n_allocations,
+        n_searched,
+        cost,
+        dict(purposes),
+        quantiles,
+    )
 
 
 def write_card(
@@ -185,7 +201,8 @@ def write_card(
     prices: Mapping[str, str],
     leaks: Mapping[str, Leakage],
 ) -> Path:
-    """README.md of the folder, as dataset hubs show it. `facts` are lines of the table, `leaks` evaluation source -> what was found."""
+    """README.md of the folder, as dataset hubs show it. `facts` are lines of the table, `leaks` evaluation source ->
+    what was found."""
     reasons = ", ".join(f"{reason} {n}" for reason, n in summary.dropped.items()) or "none"
     table = {
         "problems": source,
@@ -208,7 +225,8 @@ def write_card(
         "---",
         "# Router training data",
         "",
-        "Prompts and completions of a decomposer and an allocator, in the conversational prompt-completion format; column `split` says which side of",
+        "Prompts and completions of a decomposer and an allocator, in the conversational prompt-completion format; "
+        "column `split` says which side of",
         "the split a problem is on.",
         "",
         "| what | value |",
@@ -223,7 +241,8 @@ def write_card(
         "",
         "## Leakage",
         "",
-        "Training questions that are also in an evaluation set, word for word or nearly (Jaccard index of word bigrams at least 0.8).",
+        "Training questions that are also in an evaluation set, word for word or nearly (Jaccard index of word "
+        "bigrams at least 0.8).",
         "",
         "| evaluation set | its questions | training questions | the same | nearly the same |",
         "|---|---|---|---|---|",
@@ -258,12 +277,14 @@ def _cell(text: object) -> str:
 
 
 def read_label_rows(path: Path, split: str) -> list[dict[str, Any]]:
-    """Rows of one side of a label set, in its order: `prompt`, `completion`, `problem_id`. InputFileError if it is not such a file."""
+    """Rows of one side of a label set, in its order: `prompt`, `completion`, `problem_id`. InputFileError if it is not
+    such a file."""
     try:
         table = pq.read_table(path, schema=SCHEMA, filters=pc.field("split") == split)
     except (OSError, pa.ArrowException) as error:
         raise InputFileError(
-            f"{path}: not a label set: {error}. Expected decomposer.parquet or allocator.parquet as r2 label writes them."
+            f"{path}: not a label set: {error}. Expected decomposer.parquet or allocator.parquet as r2 label writes "
+            "them."
         ) from error
     rows: list[dict[str, Any]] = table.drop_columns(["split"]).to_pylist()
     return rows

@@ -1,9 +1,10 @@
-"""Logged trajectories of a run, with the probabilities their models were drawn from: what `r2/evaluation/offpolicy.py` estimates from.
+"""Logged trajectories of a run, with the probabilities their models were drawn from: what `r2/evaluation/offpolicy.py`
+estimates from.
 
-Stored propensities are the allocator's probabilities at temperature 1. A choice was drawn from them only if the allocator sampled:
-at temperature T the probabilities are p ** (1 / T), normalised; at temperature 0, or with a cost knob, the choice was certain, and is
-logged as such, so that an estimate which would need other choices is refused. Left out: servers that cut the distribution (top_p,
-top_k) before they draw.
+Stored propensities are the allocator's probabilities at temperature 1. A choice was drawn from them only if the
+allocator sampled: at temperature T the probabilities are p ** (1 / T), normalised; at temperature 0, or with a cost
+knob, the choice was certain, and is logged as such, so that an estimate which would need other choices is refused. Left
+out: servers that cut the distribution (top_p, top_k) before they draw.
 """
 
 from collections import Counter
@@ -40,8 +41,9 @@ def read_offpolicy_logs(
 ) -> OffPolicyLogs:
     """The run's trajectories of `method` that an off-policy estimate can use.
 
-    `skill_of` names the kind of work from a subtask's text and benchmark. Left out, and counted: rows that were not judged, rows
-    without subtasks, and rows whose allocator gave no probability for its choice. Raises LakeError for a run without trajectories.
+    `skill_of` names the kind of work from a subtask's text and benchmark. Left out, and counted: rows that were not
+    judged, rows without subtasks, and rows whose allocator gave no probability for its choice. Raises LakeError for a
+    run without trajectories.
     """
     rows = [row for row in _rows(lake, "trajectories", run_id, _TRAJECTORY) if row["method"] == method]
     if not rows:

@@ -1,7 +1,9 @@
-"""The plan of a run: its problems cut into shards and frozen on disk, so that nothing that changes later can change a resume.
+"""The plan of a run: its problems cut into shards and frozen on disk, so that nothing that changes later can change a
+resume.
 
 `<lake>/_runs/<run_id>/shards/00042.jsonl` holds one shard's rows (bad ones too), `manifest.json` the counts and the
-settings, `pool.toml` the pool file as it was. The manifest is written last: its existence means the plan is complete. Reading it never looks at the input again.
+settings, `pool.toml` the pool file as it was. The manifest is written last: its existence means the plan is complete.
+Reading it never looks at the input again.
 """
 
 import random
@@ -68,7 +70,8 @@ def run_dir_of(lake: Path, run_id: str) -> Path:
 def plan_run(settings: AnswerSettings, pool_digest: str, pool_text: str | None = None) -> RunPlan:
     """The plan of this run: read back if it was made before, else made now by one streaming pass over the input.
 
-    Settings that are not part of the run's identity (budgets, concurrency) are today's; the shards are those of the first plan.
+    Settings that are not part of the run's identity (budgets, concurrency) are today's; the shards are those of the
+    first plan.
     """
     source = Path(settings.input)
     input_digest = file_digest(source)
@@ -97,9 +100,17 @@ def plan_run(settings: AnswerSettings, pool_digest: str, pool_text: str | None =
     if batch:
         close_shard()
     plan = RunPlan(
-        run_id, run_dir, settings, detect_format(source), input_digest, pool_digest,
-        sum(s.n_rows for s in shards), sum(s.n_bad for s in shards), tuple(shards), time.time(),
-    )  # fmt: skip
+        run_id,
+        run_dir,
+        settings,
+        detect_format(source),
+        input_digest,
+        pool_digest,
+        sum(s.n_rows for s in shards),
+        sum(s.n_bad for s in shards),
+        tuple(shards),
+        time.time(),
+    )
     if pool_text is not None:
         write_atomically(run_dir / "pool.toml", pool_text.encode())
     write_atomically(run_dir / "manifest.json", _manifest(plan))

@@ -14,10 +14,31 @@ from storage.lake.lake import Lake
 from storage.runs.plan import run_dir_of
 
 _COLUMNS = (
-    "problem_id", "rollout", "call_index", "attempt", "request_sha", "request_model", "response_model", "response_id", "status",
-    "finish_reason", "input_tokens", "cached_input_tokens", "output_tokens", "usage_source", "cost_usd", "price_version",
-    "latency_s", "queue_s", "retry_after_s", "error_type", "error_message", "output_text", "raw_body", "started_at",
-)  # fmt: skip
+    "problem_id",
+    "rollout",
+    "call_index",
+    "attempt",
+    "request_sha",
+    "request_model",
+    "response_model",
+    "response_id",
+    "status",
+    "finish_reason",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "usage_source",
+    "cost_usd",
+    "price_version",
+    "latency_s",
+    "queue_s",
+    "retry_after_s",
+    "error_type",
+    "error_message",
+    "output_text",
+    "raw_body",
+    "started_at",
+)
 
 
 def record_run(lake: Lake, run_id: str, out: Path) -> int:
@@ -35,7 +56,8 @@ def record_run(lake: Lake, run_id: str, out: Path) -> int:
 
 
 def recorded_calls(lake: Lake, run_id: str) -> Iterator[tuple[str, Completion]]:
-    """(request_sha, completion) of every settled call, in the order of the input; calls that only deferred a question are left out."""
+    """(request_sha, completion) of every settled call, in the order of the input; calls that only deferred a question
+    are left out."""
     rows = (row for batch in lake.iter_rows("calls", run_id, _COLUMNS) for row in batch.to_pylist())
     for _, attempts in groupby(rows, key=lambda row: (row["problem_id"], row["rollout"], row["call_index"])):
         call = sorted(attempts, key=lambda row: row["attempt"])

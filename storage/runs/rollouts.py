@@ -1,7 +1,7 @@
 """A training's rows in the lake: rollouts with their reward terms, curves, and what held-out problems came to.
 
-Written by the process of a round (tasks/training/grpo_process.py), one unit per checkpoint. A unit that is there already is not written again: a step that is
-done twice after a kill has the same rollouts.
+Written by the process of a round (tasks/training/grpo_process.py), one unit per checkpoint. A unit that is there
+already is not written again: a step that is done twice after a kill has the same rollouts.
 """
 
 import time
@@ -32,7 +32,8 @@ def commit_rollouts(
     number: int,
     policy: str,
 ) -> None:
-    """One unit with the rollouts of some steps. Those whose problem was deferred (a budget, a stop) are left out: nothing was settled."""
+    """One unit with the rollouts of some steps. Those whose problem was deferred (a budget, a stop) are left out:
+    nothing was settled."""
     tables: dict[str, list[Row]] = {"trajectories": [], "subtasks": [], "calls": [], "rewards": []}
     for one in rolled:
         if one.scored.trajectory.outcome.status == "deferred":
@@ -64,8 +65,8 @@ def commit_curve(lake: Lake, run_id: str, role: str, number: int, path: Path) ->
 
 
 def close_rollouts(lake: Lake, run_id: str, config: Mapping[str, Any], session_cost_usd: float, wall_s: float) -> None:
-    """The session of a round in the table `runs`. `cost_usd` is what its rollouts are charged; `session_cost_usd` what was paid: equal calls
-    are charged to each rollout and paid once."""
+    """The session of a round in the table `runs`. `cost_usd` is what its rollouts are charged; `session_cost_usd` what
+    was paid: equal calls are charged to each rollout and paid once."""
     counts = {"answered": 0, "failed": 0}
     charged_usd = 0.0
     for batch in lake.iter_rows("trajectories", run_id, ["status", "cost_usd"]):
@@ -74,20 +75,44 @@ def close_rollouts(lake: Lake, run_id: str, config: Mapping[str, Any], session_c
             charged_usd += cost
     session = sum(name.startswith("session-") for name in lake.units(run_id))
     row = RunRow(
-        run_id=run_id, session=session, flow_run_id="", kind="grpo", method="r2", input_path=str(config["problems"]),
-        pool_path=str(config["pool"]), config=orjson.dumps(dict(config)).decode(), code_version=version("r2-reasoner"),
-        status="completed_with_errors" if counts["failed"] else "completed", n_requested=sum(counts.values()), n_answered=counts["answered"],
-        n_failed=counts["failed"], n_deferred=0, n_calls_lost=0, cost_usd=charged_usd, session_cost_usd=session_cost_usd, wall_s=wall_s,
-        started_at=time.time() - wall_s, ended_at=time.time(),
-    )  # fmt: skip
+        run_id=run_id,
+        session=session,
+        flow_run_id="",
+        kind="grpo",
+        method="r2",
+        input_path=str(config["problems"]),
+        pool_path=str(config["pool"]),
+        config=orjson.dumps(dict(config)).decode(),
+        code_version=version("r2-reasoner"),
+        status="completed_with_errors" if counts["failed"] else "completed",
+        n_requested=sum(counts.values()),
+        n_answered=counts["answered"],
+        n_failed=counts["failed"],
+        n_deferred=0,
+        n_calls_lost=0,
+        cost_usd=charged_usd,
+        session_cost_usd=session_cost_usd,
+        wall_s=wall_s,
+        started_at=time.time() - wall_s,
+        ended_at=time.time(),
+    )
     lake.commit(run_id, f"session-{session:04d}", {"runs": [row]})
 
 
 def commit_held_out(
-    lake: Lake, run_id: str, number: int, before: Mapping[str, float], after: Mapping[str, float], old: Sequence[Trajectory],
-    new: Sequence[Trajectory], roster: Roster, old_name: str, new_name: str,
-) -> None:  # fmt: skip
-    """Held-out trajectories of a round: rollout 0 with the versions before it, rollout 1 with those after; and their means as curve points."""
+    lake: Lake,
+    run_id: str,
+    number: int,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    old: Sequence[Trajectory],
+    new: Sequence[Trajectory],
+    roster: Roster,
+    old_name: str,
+    new_name: str,
+) -> None:
+    """Held-out trajectories of a round: rollout 0 with the versions before it, rollout 1 with those after; and their
+    means as curve points."""
     tables: dict[str, list[Row]] = {"trajectories": [], "subtasks": [], "calls": [], "curves": []}
     sides = [(0, old_name, old, before)] if new is old else [(0, old_name, old, before), (1, new_name, new, after)]
     for rollout, name, trajectories, summary in sides:

@@ -1,4 +1,5 @@
-"""What a run came to: counts by status, accuracy with its interval, cost, calls and model shares, read from the lake."""
+"""What a run came to: counts by status, accuracy with its interval, cost, calls and model shares,
+read from the lake."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from storage.sql.query import connect
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """Facts of one run over all its sessions. `accuracy` and its Wilson 95 % interval are None where no row had a target."""
+    """Facts of one run over all its sessions. `accuracy` and its Wilson 95 % interval are None where no row had a
+    target."""
 
     run_id: str
     method: str
@@ -51,9 +53,18 @@ class RunSummary:
 
 
 _TOTALS = (
-    "method", "n_answered", "n_failed", "n_judged", "n_correct", "cost_usd", "router_cost_usd", "n_calls", "n_escalations",
-    "input_tokens", "output_tokens",
-)  # fmt: skip
+    "method",
+    "n_answered",
+    "n_failed",
+    "n_judged",
+    "n_correct",
+    "cost_usd",
+    "router_cost_usd",
+    "n_calls",
+    "n_escalations",
+    "input_tokens",
+    "output_tokens",
+)
 
 
 def summarize(lake: Path, run_id: str) -> RunSummary:
@@ -61,9 +72,11 @@ def summarize(lake: Path, run_id: str) -> RunSummary:
     with connect(lake) as db:
         totals = db.execute(
             """
-            select coalesce(any_value(method), ''), count(*) filter (status = 'answered'), count(*) filter (status = 'failed'),
+            select coalesce(any_value(method), ''), count(*) filter (status = 'answered'),
+                   count(*) filter (status = 'failed'),
                    count(*) filter (target is not null), count(*) filter (is_correct), coalesce(sum(cost_usd), 0),
-                   coalesce(sum(router_cost_usd), 0), coalesce(sum(n_calls), 0)::bigint, coalesce(sum(n_escalations), 0)::bigint,
+                   coalesce(sum(router_cost_usd), 0), coalesce(sum(n_calls), 0)::bigint,
+                   coalesce(sum(n_escalations), 0)::bigint,
                    coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint
             from trajectories where run_id = ?
             """,

@@ -1,13 +1,15 @@
-"""Recorded outcome tables: what each model answered to each question, right or wrong, and its cost; read without a call.
+"""Recorded outcome tables: what each model answered to each question, right or wrong, and its cost; read without a
+call.
 
 So that query-level routers can be compared on published data a user has. CSV, JSONL or Parquet, one of two shapes:
 
-    wide, as RouterBench publishes:   prompt, <model>, <model>|total_cost, ... (sample_id, eval_name; other columns are ignored)
-    long:                             question, model, correct, cost           (id, benchmark)
+    wide, as RouterBench publishes:   prompt, <model>, <model>|total_cost, ... (sample_id, eval_name; other columns are
+    ignored) long:                             question, model, correct, cost           (id, benchmark)
 
-Correctness is 0/1, true/false, or a score in 0..1; cost is in USD. Bad rows are reported with line and column and left out; a
-question that lacks a model is left out too, because a router could not have chosen freely. Left out: plans and subtasks, which such tables
-do not have; pickles, because reading one runs its code; latencies and tokens, which count as 0.
+Correctness is 0/1, true/false, or a score in 0..1; cost is in USD. Bad rows are reported with line and column and left
+out; a question that lacks a model is left out too, because a router could not have chosen freely. Left out: plans and
+subtasks, which such tables do not have; pickles, because reading one runs its code; latencies and tokens, which count
+as 0.
 """
 
 import math
@@ -74,14 +76,24 @@ class OutcomeTable:
             calls.setdefault(group, {})
             calls[group][model] = calls[group].get(model, 0.0) + 1
         return MethodOutcomes(
-            label, method, tuple(problem.problem_id for problem in self.problems), groups,
-            self.is_correct_MP[rows, at], self.cost_usd_MP[rows, at], zeros, ones, zeros, zeros,
+            label,
+            method,
+            tuple(problem.problem_id for problem in self.problems),
+            groups,
+            self.is_correct_MP[rows, at],
+            self.cost_usd_MP[rows, at],
+            zeros,
+            ones,
+            zeros,
+            zeros,
             model_calls={model: float(list(models).count(model)) for model in dict.fromkeys(models)},
-            model_calls_by_difficulty=calls, sweep=sweep,
-        )  # fmt: skip
+            model_calls_by_difficulty=calls,
+            sweep=sweep,
+        )
 
     def outcomes_by_model(self) -> tuple[dict[str, list[bool]], dict[str, list[float]]]:
-        """Model -> right or not, and model -> USD, as a query-level router is fitted; a score counts as right from one half."""
+        """Model -> right or not, and model -> USD, as a query-level router is fitted; a score counts as right from one
+        half."""
         right = {m: [bool(v >= 0.5) for v in row] for m, row in zip(self.models, self.is_correct_MP, strict=True)}
         return right, {m: row.tolist() for m, row in zip(self.models, self.cost_usd_MP, strict=True)}
 
@@ -93,7 +105,8 @@ class _Bad(Exception):
 
 
 def read_outcome_table(path: Path) -> OutcomeTable:
-    """The table. Raises InputFileError, with file, line and column, where the file is neither shape or no question is whole."""
+    """The table. Raises InputFileError, with file, line and column, where the file is neither shape or no question is
+    whole."""
     if path.suffix.lower() in (".pkl", ".pickle"):
         raise InputFileError(
             f"{path}: a pickle runs code when it is read. Where you trust it, convert it with "
@@ -118,7 +131,8 @@ def read_outcome_table(path: Path) -> OutcomeTable:
         models, found = _long(rows, question, model, correct, cost, bad)
     else:
         raise InputFileError(
-            f"{path}: neither shape of outcome table. Expected columns <model> and <model>{COST_SUFFIX}, or question, model, correct, "
+            f"{path}: neither shape of outcome table. Expected columns <model> and <model>{COST_SUFFIX}, or "
+            "question, model, correct, "
             f"cost; found {', '.join(columns[:12])}."
         )
     if not found:

@@ -1,7 +1,8 @@
-"""Problems by source: generated, or read from benchmark files, and written once as a question file that a run can freeze.
+"""Problems by source: generated, or read from benchmark files, and written once as a question file that a run can
+freeze.
 
-`problems_of` is lazy; `question_file` writes `<lake>/_problems/<digest>.jsonl`, whose name follows from its content, so that the
-same source gives the same run.
+`problems_of` is lazy; `question_file` writes `<lake>/_problems/<digest>.jsonl`, whose name follows from its content, so
+that the same source gives the same run.
 """
 
 import hashlib
@@ -96,8 +97,8 @@ GENERATED: dict[str, Callable[[Source, int, int], Iterator[Problem]]] = {
 
 
 def problems_of(source: Source, limit: int | None, seed: int, data_dir: Path | None = None) -> Iterator[Problem]:
-    """The source's problems, at most `limit`. ConfigError for a source that does not exist, InputFileError, with file, line and field,
-    for a file that is not in its published format.
+    """The source's problems, at most `limit`. ConfigError for a source that does not exist, InputFileError, with file,
+    line and field, for a file that is not in its published format.
     """
     if source.name in GENERATED and not source.place:
         return GENERATED[source.name](source, limit or DEFAULT_COUNT, seed)
@@ -128,7 +129,8 @@ def gold_plans_of(
 
 
 def _users_own(source: Source, limit: int | None) -> Iterator[Problem]:
-    """The questions of a user's file. InputFileError for a row that is none: what is compared or trained on has no place for failed rows."""
+    """The questions of a user's file. InputFileError for a row that is none: what is compared or trained on has no
+    place for failed rows."""
     source.only("check")
     path = Path(source.place)
     check_readable(path)
@@ -157,8 +159,8 @@ def _rows_of(source: Source, data_dir: Path | None) -> Iterator[tuple[Problem, R
 
 
 def benchmark_file(source: Source, data_dir: Path | None) -> Path | None:
-    """The file a source names (`gsm8k:test.jsonl`, in the data folder or not), or the one file of the benchmark's folder in the data
-    folder; None where there is no data folder. ConfigError where it is not there or not one.
+    """The file a source names (`gsm8k:test.jsonl`, in the data folder or not), or the one file of the benchmark's
+    folder in the data folder; None where there is no data folder. ConfigError where it is not there or not one.
     """
     if source.place:
         places = [Path(source.place), *([data_dir / source.place] if data_dir else [])]
@@ -173,13 +175,15 @@ def benchmark_file(source: Source, data_dir: Path | None) -> Path | None:
     if len(found) != 1:
         names = ", ".join(str(path.relative_to(data_dir)) for path in found) or "none"
         raise ConfigError(
-            f"--problems {source}: expected one file of {source.name} in {data_dir}, found {names}. Name it: {source.name}:FILE."
+            f"--problems {source}: expected one file of {source.name} in {data_dir}, found {names}. Name it: "
+            f"{source.name}:FILE."
         )
     return found[0]
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) of a benchmark file: .jsonl, .parquet, .csv, a .json list or object of objects (line: place in it), SCAN's .txt."""
+    """(line, row) of a benchmark file: .jsonl, .parquet, .csv, a .json list or object of objects (line: place in it),
+    SCAN's .txt."""
     if path.suffix == ".json":
         yield from _whole_json(path)
         return
@@ -216,13 +220,15 @@ def _from_hub(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
     hub = HUBS.get(source.name)
     if hub is None:
         raise ConfigError(
-            f"--problems {source}: no file named and none on the hub. Name a file, {source.name}:FILE, or a folder of files with --data-dir."
+            f"--problems {source}: no file named and none on the hub. Name a file, {source.name}:FILE, or a folder "
+            "of files with --data-dir."
         )
     try:
         from datasets import load_dataset  # type: ignore[attr-defined, unused-ignore]
     except ImportError as error:
         raise ConfigError(
-            f"--problems {source}: {error}. Name a file, {source.name}:FILE, or a folder of files with --data-dir; the hub needs "
+            f"--problems {source}: {error}. Name a file, {source.name}:FILE, or a folder of files with --data-dir; "
+            "the hub needs "
             "pip install datasets."
         ) from error
     try:
@@ -235,7 +241,8 @@ def _from_hub(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def question_file(text: str, limit: int | None, seed: int, data_dir: Path | None, lake: Path) -> tuple[Path, str]:
-    """(file of the source's problems, default benchmark of its rows). A `file:` source is the user's own file, untouched."""
+    """(file of the source's problems, default benchmark of its rows). A `file:` source is the user's own file,
+    untouched."""
     source = parse_source(text)
     if source.name == "file":
         source.only("check")

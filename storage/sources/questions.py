@@ -1,7 +1,7 @@
 """Reading question files: JSONL, CSV, Parquet and OpenAI Batch JSONL, one row at a time, in bounded memory.
 
-A row that cannot become a problem is a `BadRow` with its line and its reason; it never stops the rows after it. Only a file
-that cannot be read as a whole raises InputFileError. Called by `storage/runs/plan.py`, once per run.
+A row that cannot become a problem is a `BadRow` with its line and its reason; it never stops the rows after it. Only a
+file that cannot be read as a whole raises InputFileError. Called by `storage/runs/plan.py`, once per run.
 """
 
 import csv
@@ -49,7 +49,8 @@ RawRow = tuple[int, dict[str, Any] | _Bad]
 
 
 def detect_format(path: Path) -> InputFormat:
-    """By file ending; a JSONL file whose first row has `custom_id` and `body` is OpenAI Batch. InputFileError if unknown."""
+    """By file ending; a JSONL file whose first row has `custom_id` and `body` is OpenAI Batch. InputFileError if
+    unknown."""
     suffixes = [s for s in path.suffixes if s != ".gz"]
     suffix = suffixes[-1].lower() if suffixes else ""
     if suffix == ".parquet":
@@ -76,7 +77,8 @@ def file_digest(path: Path) -> str:
 
 
 def check_readable(path: Path) -> None:
-    """InputFileError, with what to do, if the file is not there or its format is unknown; before anything is started."""
+    """InputFileError, with what to do, if the file is not there or its format is unknown; before
+    anything is started."""
     if not path.is_file():
         raise InputFileError(
             f"{path}: no such file. Give the path of a .jsonl, .csv, .tsv or .parquet file of questions."
@@ -91,7 +93,8 @@ def read_questions(
     limit: int | None = None,
     wanted: Container[int] | None = None,
 ) -> Iterator[Problem | BadRow]:
-    """Rows in input order, numbered by `input_index` from 0: the first `limit`, and of them those in `wanted` (None: all).
+    """Rows in input order, numbered by `input_index` from 0: the first `limit`, and of them those in `wanted` (None:
+    all).
 
     Blank lines are not rows. An id seen before makes the later row bad (answers could not be told apart).
     """
@@ -174,7 +177,8 @@ def _column_problem(row: dict[str, Any], line: int, index: int, columns: Columns
 
 
 def _batch_problem(row: dict[str, Any], line: int, index: int, columns: Columns, default_benchmark: str) -> Problem:
-    """The last user message is the question, what stands before it the context; `body.model` is kept but the pool answers."""
+    """The last user message is the question, what stands before it the context; `body.model` is kept but the pool
+    answers."""
     custom_id, body = row.get("custom_id"), row.get("body")
     if not isinstance(custom_id, str) or not custom_id:
         raise _Bad("bad_id", "custom_id must be a non-empty text")
@@ -335,7 +339,8 @@ def _parquet_rows(path: Path) -> Iterator[RawRow]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | _Bad]]:
-    """(1-based number, line without its end), or a `_Bad` for a line over the limit, which is skipped without being held."""
+    """(1-based number, line without its end), or a `_Bad` for a line over the limit, which is skipped without being
+    held."""
     try:
         with closing(_open(path)) as file:
             number = 0

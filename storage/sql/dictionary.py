@@ -1,4 +1,5 @@
-"""docs/data_dictionary.md, rendered from the stored schema and the views, so that it cannot say anything else than they do.
+"""docs/data_dictionary.md, rendered from the stored schema and the views, so that it cannot say anything else than they
+do.
 
 python -m storage.sql.dictionary            writes the file
 python -m storage.sql.dictionary --check    exits 1 if it is out of date
@@ -18,11 +19,14 @@ PATH = Path(__file__).parent.parent.parent / "docs" / "data_dictionary.md"
 _INTRODUCTION = f"""# Data dictionary
 
 Rendered by `python -m storage.sql.dictionary` from `r2/records/tables.py` and `storage/sql/`; do not edit it by hand.
-Schema version {SCHEMA_VERSION}. Tables are joined on (`run_id`, `problem_id`, `rollout`). Times are UTC; costs are USD at the price
-of the day of the call; units end the names. OTel gives the name in the OpenTelemetry conventions for generative AI.
+Schema version {SCHEMA_VERSION}. Tables are joined on
+(`run_id`, `problem_id`, `rollout`). Times are UTC; costs are USD at the
+price of the day of the call; units end the names. OTel gives the name
+in the OpenTelemetry conventions for generative AI.
 
-A trajectory is stored once it is settled (answered or failed), in one unit with all its subtasks and calls; deferred problems
-are only counted in `runs`. The views that start with `reconcile_` are empty unless something is wrong.
+A trajectory is stored once it is settled (answered or failed), in one unit with all its subtasks and calls;
+deferred problems are only counted in `runs`. The views that start with `reconcile_` are empty
+unless something is wrong.
 """
 
 
@@ -68,7 +72,8 @@ def _views() -> Iterator[str]:
             [(doc,)] = connection.execute("select comment from duckdb_views() where view_name = ?", [view]).fetchall()
             yield f"### {view}\n\n{doc}\n\n| column | type | meaning |\n|---|---|---|"
             columns = connection.execute(
-                "select column_name, lower(data_type), comment from duckdb_columns() where table_name = ? order by column_index",
+                "select column_name, lower(data_type), comment from duckdb_columns() where table_name = ? order by "
+                "column_index",
                 [view],
             )
             for name, kind, comment in columns.fetchall():

@@ -1,4 +1,5 @@
-"""A query's result as text for people (table), spreadsheets (csv), programs (json) or other engines (parquet), streamed."""
+"""A query's result as text for people (table), spreadsheets (csv), programs (json) or other engines (parquet),
+streamed."""
 
 import csv
 import io
@@ -18,7 +19,8 @@ _CELL = 60
 
 
 def write_table(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) -> int:
-    """Aligned columns, numbers to the right, at most `TABLE_ROWS` rows and a line that says so. Returns the rows shown."""
+    """Aligned columns, numbers to the right, at most `TABLE_ROWS` rows and a line that says so.
+    Returns the rows shown."""
     result, names = _run(connection, sql)
     rows = result.fetchmany(TABLE_ROWS + 1)
     shown = rows[:TABLE_ROWS]
@@ -33,7 +35,9 @@ def write_table(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) 
     out.write((line(names) + line(["-" * w for w in widths]) + "".join(map(line, cells))).encode("utf-8", "replace"))
     if len(rows) > TABLE_ROWS:
         out.write(
-            f"... the first {TABLE_ROWS} rows; add a LIMIT, or take them all with --format csv, json or parquet\n".encode()
+            (
+                f"... the first {TABLE_ROWS} rows; add a LIMIT, or take them all with --format csv, json or parquet\n"
+            ).encode()
         )
     return len(shown)
 

@@ -1,7 +1,8 @@
-"""DuckDB over the lake: the tables as views of the manifest's live files, the shipped views of `storage/sql/`, and ad-hoc SQL.
+"""DuckDB over the lake: the tables as views of the manifest's live files, the shipped views of `storage/sql/`, and
+ad-hoc SQL.
 
-`connect` is for programs; `write_database` leaves `lake.duckdb` and `lake.sql` for people and other tools, both disposable;
-`run_sql` answers `r2 sql` and refuses whatever could write, read outside the lake or change a setting.
+`connect` is for programs; `write_database` leaves `lake.duckdb` and `lake.sql` for people and other tools, both
+disposable; `run_sql` answers `r2 sql` and refuses whatever could write, read outside the lake or change a setting.
 """
 
 import functools
@@ -29,7 +30,8 @@ _LATEST_DOC = "The newest session of each run; its counts and its cost are over 
 def connect(
     lake_root: Path | str, *, memory_limit: str | None = None, threads: int | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the lake's tables and views as of now, time zone UTC. An empty lake gives empty tables.
+    """An in-memory database with the lake's tables and views as of now, time zone UTC. An empty lake gives empty
+    tables.
 
     `memory_limit` ("2GB") and `threads` default to DuckDB's own. Raises LakeError if there is no such folder, or if the
     manifest cannot be read.
@@ -96,7 +98,8 @@ def write_database(lake_root: Path | str) -> Path:
     """Writes `lake.duckdb` (views, macros and comments; no data) and `lake.sql` (the same, for `duckdb -init`) anew.
 
     They name the files of this moment with absolute paths: write them again after a run, a compaction or a vacuum. The
-    storage version lets older DuckDB programs open the file. Both are replaced atomically; returns the path of the first.
+    storage version lets older DuckDB programs open the file. Both are replaced atomically; returns the path of the
+    first.
     """
     root = Path(lake_root)
     sql = "".join(statements(root))
@@ -138,8 +141,8 @@ def _lock_in(connection: duckdb.DuckDBPyConnection, lake_root: Path) -> None:
 def _refuse_writing(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     """ConfigError unless `sql` is one statement that only reads.
 
-    The parser decides, not a list of words. EXPLAIN is refused too, because EXPLAIN ANALYZE executes what it explains; an
-    INSERT inside a WITH passes for a SELECT and does no harm, all there is to insert into is this process's memory.
+    The parser decides, not a list of words. EXPLAIN is refused too, because EXPLAIN ANALYZE executes what it explains;
+    an INSERT inside a WITH passes for a SELECT and does no harm, all there is to insert into is this process's memory.
     """
     parsed = connection.extract_statements(sql)
     if len(parsed) != 1:
@@ -147,7 +150,8 @@ def _refuse_writing(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     if parsed[0].type != duckdb.StatementType.SELECT:
         kind = parsed[0].type.name
         raise ConfigError(
-            f"{kind} refused: `r2 sql` only reads (SELECT, FROM, WITH, DESCRIBE, SUMMARIZE). For more, open lake.duckdb with duckdb"
+            f"{kind} refused: `r2 sql` only reads (SELECT, FROM, WITH, DESCRIBE, SUMMARIZE). For more, open "
+            "lake.duckdb with duckdb"
         )
 
 

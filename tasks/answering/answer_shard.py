@@ -1,4 +1,5 @@
-"""One shard answered and committed: the unit of Prefect's retries. What an earlier session settled or paid is not done again."""
+"""One shard answered and committed: the unit of Prefect's retries. What an earlier session settled or paid is not done
+again."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ from tasks.retry import may_help
     persist_result=False,
 )
 async def answer_shard(run_dir: str, shard: int) -> dict[str, int]:
-    """Answers what is left of a shard. Returns counts: n_rows, n_settled, n_deferred; n_rows = n_settled + n_deferred."""
+    """Answers what is left of a shard. Returns counts: n_rows, n_settled, n_deferred; n_rows =
+    n_settled + n_deferred."""
     async with session_of(Path(run_dir)) as session:
         return await answer_rows(session, shard)
 
@@ -98,7 +100,8 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
     n_settled = len(settled) + len(trajectories)
     if n_rows != n_settled + n_deferred + n_untaken:
         raise LakeError(
-            f"shard {shard} of run {plan.run_id}: {n_rows} rows, but {n_settled} settled and {n_deferred + n_untaken} deferred. "
+            f"shard {shard} of run {plan.run_id}: {n_rows} rows, but {n_settled} settled and "
+            f"{n_deferred + n_untaken} deferred. "
             "This is a bug; the journal is kept, please report it."
         )
     if n_deferred + n_untaken == 0:

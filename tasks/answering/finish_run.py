@@ -1,4 +1,5 @@
-"""The last task of a run's session: accounts checked, session recorded, lake compacted, views refreshed, answers exported."""
+"""The last task of a run's session: accounts checked, session recorded, lake compacted, views refreshed, answers
+exported."""
 
 import time
 from importlib.metadata import version
@@ -38,9 +39,13 @@ def close_session(run_dir: Path, progress: Progress) -> RunSummary:
     summary = summarize(root, plan.run_id)
     check_accounts(plan.n_requested, summary, progress.n_deferred)
     record_session(
-        plan, progress, kind="label" if plan.settings.reasoning.method == "label" else "answer",
-        n_answered=summary.n_answered, n_failed=summary.n_failed, cost_usd=summary.cost_usd,
-    )  # fmt: skip
+        plan,
+        progress,
+        kind="label" if plan.settings.reasoning.method == "label" else "answer",
+        n_answered=summary.n_answered,
+        n_failed=summary.n_failed,
+        cost_usd=summary.cost_usd,
+    )
     write_database(root)
     return summary
 
@@ -77,10 +82,12 @@ def record_session(
 
 
 def check_accounts(n_requested: int, summary: RunSummary, n_deferred: int) -> None:
-    """requested = answered + failed + deferred, from three independent counts: the plan, the lake, the shards. LakeError if not."""
+    """requested = answered + failed + deferred, from three independent counts: the plan, the lake, the shards.
+    LakeError if not."""
     if n_requested != summary.n_answered + summary.n_failed + n_deferred:
         raise LakeError(
-            f"run {summary.run_id}: {n_requested} requested, but {summary.n_answered} answered + {summary.n_failed} failed + "
+            f"run {summary.run_id}: {n_requested} requested, but {summary.n_answered} answered + {summary.n_failed} "
+            "failed + "
             f"{n_deferred} deferred. Check the lake with `r2 lake verify`; the run's journal and shards are kept."
         )
 

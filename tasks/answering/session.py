@@ -1,7 +1,8 @@
-"""A run's open resources in this process: endpoints, the pool client, the lake. One per run and process, shared by its shards.
+"""A run's open resources in this process: endpoints, the pool client, the lake. One per run and process, shared by its
+shards.
 
-Prefect tasks take paths only (a live client cannot be a task's parameter), so they find the session here by run folder. A task
-that runs in a process of its own (a Dask or Ray task runner) opens one for itself.
+Prefect tasks take paths only (a live client cannot be a task's parameter), so they find the session here by run folder.
+A task that runs in a process of its own (a Dask or Ray task runner) opens one for itself.
 """
 
 import asyncio
@@ -99,10 +100,14 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         )
         client = await stack.enter_async_context(
             PoolClient(
-                pool, addresses, state_dir=state_dir(), run_account=f"run:{plan.run_id}", max_cost_usd=settings.max_cost_usd,
+                pool,
+                addresses,
+                state_dir=state_dir(),
+                run_account=f"run:{plan.run_id}",
+                max_cost_usd=settings.max_cost_usd,
                 already_spent_usd=already_spent_usd,
             )
-        )  # fmt: skip
+        )
         session = RunSession(plan, pool, router, client, lake, asyncio.Semaphore(settings.max_in_flight), progress)
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)
@@ -113,7 +118,8 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
 
 
 def _journaled_usd(plan: RunPlan, lake: Lake) -> Iterator[float]:
-    """What earlier sessions paid for problems they did not settle. A journal left beside a finished shard is removed."""
+    """What earlier sessions paid for problems they did not settle. A journal left beside a finished
+    shard is removed."""
     units = lake.units(plan.run_id)
     for shard in plan.shards:
         path = plan.journal_file(shard.index)

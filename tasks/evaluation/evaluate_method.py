@@ -1,7 +1,8 @@
-"""One run of an evaluation: a method at one operating point over the dev or the test problems. The unit of Prefect's retries.
+"""One run of an evaluation: a method at one operating point over the dev or the test problems. The unit of Prefect's
+retries.
 
-The runs of an evaluation share endpoints, client and answered calls, opened once by `open_evaluation`; each is otherwise an ordinary
-run with its own plan, shards and rows, so that what was answered stays answered.
+The runs of an evaluation share endpoints, client and answered calls, opened once by `open_evaluation`; each is
+otherwise an ordinary run with its own plan, shards and rows, so that what was answered stays answered.
 """
 
 import asyncio
@@ -79,10 +80,14 @@ class OpenEvaluation:
                 )
                 client = await self.resources.enter_async_context(
                     PoolClient(
-                        self.pool, addresses, state_dir=state_dir(), run_account=f"evaluation:{root.resolve()}:{self.evaluation_id}",
-                        max_cost_usd=settings.max_cost_usd, already_spent_usd=self.paid_before_usd,
+                        self.pool,
+                        addresses,
+                        state_dir=state_dir(),
+                        run_account=f"evaluation:{root.resolve()}:{self.evaluation_id}",
+                        max_cost_usd=settings.max_cost_usd,
+                        already_spent_usd=self.paid_before_usd,
                     )
-                )  # fmt: skip
+                )
                 self.calls = SharedCalls(client, self.pool, self.journal, self.evaluation_id)
             return self.calls
 
@@ -101,15 +106,24 @@ _open_evaluations: dict[Path, OpenEvaluation] = {}
 async def open_evaluation(
     evaluation_id: str, settings: EvaluateSettings, pool: PoolConfig
 ) -> AsyncIterator[OpenEvaluation]:
-    """While open, `evaluate_method` finds it by its lake. RunLockedError while another process evaluates in this lake."""
+    """While open, `evaluate_method` finds it by its lake. RunLockedError while another process
+    evaluates in this lake."""
     collect_seldom()
     root = Path(settings.lake)
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(Journal.open(root / FOLDER / CALLS))
         before_usd, n_before = paid(journal, evaluation_id)
         opened = OpenEvaluation(
-            evaluation_id, settings, pool, Lake(root), journal, asyncio.Semaphore(settings.max_in_flight), before_usd, n_before, stack
-        )  # fmt: skip
+            evaluation_id,
+            settings,
+            pool,
+            Lake(root),
+            journal,
+            asyncio.Semaphore(settings.max_in_flight),
+            before_usd,
+            n_before,
+            stack,
+        )
         _open_evaluations[root] = opened
         stack.callback(_open_evaluations.pop, root)
         yield opened
@@ -127,9 +141,14 @@ def is_settled(plan: RunPlan) -> bool:
 
 
 @task(
-    name="evaluate-method", task_run_name="{label}", retries=2, retry_delay_seconds=[30, 300],
-    retry_condition_fn=may_help, cache_policy=NO_CACHE, persist_result=False,
-)  # fmt: skip
+    name="evaluate-method",
+    task_run_name="{label}",
+    retries=2,
+    retry_delay_seconds=[30, 300],
+    retry_condition_fn=may_help,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 async def evaluate_method(run_dir: str, label: str) -> bool:
     """Answers what is left of a run; True once every problem is settled. `label` names it in Prefect's UI."""
     opened = _open_evaluations.get(Path(run_dir).parent.parent)
@@ -169,10 +188,15 @@ async def answer_run(opened: OpenEvaluation, plan: RunPlan) -> bool:
 
 
 def close_run(plan: RunPlan, progress: Progress) -> None:
-    """The session's row, and one file per table where the run is complete. Its cost is what its calls cost, whoever paid first."""
+    """The session's row, and one file per table where the run is complete. Its cost is what its calls cost, whoever
+    paid first."""
     if progress.n_deferred == 0:
         Lake(plan.run_dir.parent.parent).compact(plan.run_id)
     record_session(
-        plan, progress, kind="evaluate", n_answered=progress.n_answered, n_failed=progress.n_failed,
+        plan,
+        progress,
+        kind="evaluate",
+        n_answered=progress.n_answered,
+        n_failed=progress.n_failed,
         cost_usd=progress.settled_cost_usd,
-    )  # fmt: skip
+    )

@@ -1,4 +1,5 @@
-"""The last task of an evaluation's session: outcomes read from the lake, compared, judged, and written beside the problems."""
+"""The last task of an evaluation's session: outcomes read from the lake, compared, judged, and written beside the
+problems."""
 
 import dataclasses
 import time

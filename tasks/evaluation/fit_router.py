@@ -1,8 +1,9 @@
-"""The query router of an evaluation, fitted on what each model answered to the dev problems; and its operating points, without a call.
+"""The query router of an evaluation, fitted on what each model answered to the dev problems; and its operating points,
+without a call.
 
-A threshold that is tried on the very problems the router was fitted on looks better than it is. So for choosing one, each part of the dev
-problems is routed by a router that was fitted on the others; what the picked model answered is known. The router that is kept, and
-asked on test problems, is fitted on all of them.
+A threshold that is tried on the very problems the router was fitted on looks better than it is. So for choosing one,
+each part of the dev problems is routed by a router that was fitted on the others; what the picked model answered is
+known. The router that is kept, and asked on test problems, is fitted on all of them.
 """
 
 import hashlib
@@ -27,7 +28,8 @@ N_PARTS = 4
 
 @dataclass(frozen=True, slots=True)
 class FittedRouter:
-    """The artefact, each dev problem's probabilities by a router that had not seen it, and what every model answered."""
+    """The artefact, each dev problem's probabilities by a router that had not seen it, and what
+    every model answered."""
 
     path: Path
     p_right: tuple[dict[str, float], ...]
@@ -64,7 +66,8 @@ def fit_router(
 
 
 def _fit(problems: Sequence[Problem], outcomes: Mapping[str, MethodOutcomes], among: Sequence[int]) -> QueryRouter:
-    # Here and not above: scikit-learn takes seconds to import, and an evaluation without a query router need not have it.
+    # Here and not above: scikit-learn takes seconds to import, and an evaluation without a query router need not have
+    # it.
     from r2.training.fit_query_router import fit_query_router
 
     right = {model: [bool(one.is_correct[i] > 0.5) for i in among] for model, one in outcomes.items()}

@@ -1,7 +1,9 @@
-"""Identical calls answered once for all methods of an evaluation: kept by what was asked, of which entry; shared while on their way.
+"""Identical calls answered once for all methods of an evaluation: kept by what was asked, of which entry; shared while
+on their way.
 
-A method is charged what its calls cost, whoever asked first; paid is what was sent. The answers of a lake's evaluations are in one
-journal, `<lake>/_evaluations/calls.journal`, so an evaluation with one more method, or with one more pool entry, pays for what is new.
+A method is charged what its calls cost, whoever asked first; paid is what was sent. The answers of a lake's evaluations
+are in one journal, `<lake>/_evaluations/calls.journal`, so an evaluation with one more method, or with one more pool
+entry, pays for what is new.
 """
 
 import asyncio
@@ -22,7 +24,8 @@ _NO_JOURNAL = NoJournal()
 
 
 class SharedCalls:
-    """Stands where a `PoolClient` would, for every run of an evaluation. Their journals stay empty: this one has the calls."""
+    """Stands where a `PoolClient` would, for every run of an evaluation. Their journals stay empty: this one has the
+    calls."""
 
     def __init__(self, client: PoolClient, pool: PoolConfig, journal: Journal, payer: str) -> None:
         self._client = client
@@ -96,14 +99,23 @@ class _Slot:
 
 
 def entry_digest(pool: PoolConfig, name: str) -> str:
-    """Identifies what decides an entry's answers and their cost: endpoint, weights of a policy, price and options, not limits or profile."""
+    """Identifies what decides an entry's answers and their cost: endpoint, weights of a policy, price and options, not
+    limits or profile."""
     table = pool.models[name].model_dump(
         mode="json",
         exclude={
-            "max_requests_per_minute", "max_tokens_per_minute", "max_in_flight", "timeout_s", "deadline_s", "quota", "api_key_env",
-            "tier", "profile", "solver",
+            "max_requests_per_minute",
+            "max_tokens_per_minute",
+            "max_in_flight",
+            "timeout_s",
+            "deadline_s",
+            "quota",
+            "api_key_env",
+            "tier",
+            "profile",
+            "solver",
         },
-    )  # fmt: skip
+    )
     policy = pool.policies.get(name)
     weights = policy.card.weights_sha256 if policy is not None else None
     return hashlib.sha256(orjson.dumps([name, table, weights], option=orjson.OPT_SORT_KEYS)).hexdigest()

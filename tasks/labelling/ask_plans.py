@@ -1,4 +1,5 @@
-"""Plans of a decomposer for questions that have gold plans: a journalled pass over the pool, so that the same command pays once."""
+"""Plans of a decomposer for questions that have gold plans: a journalled pass over the pool, so that the same command
+pays once."""
 
 import asyncio
 import hashlib
@@ -28,8 +29,8 @@ async def ask_plans(
     plan_tokens: int,
     max_cost_usd: float | None,
 ) -> tuple[list[tuple[Problem, Plan, str]], float, int]:
-    """(problem, gold plan, the decomposer's text) in order, what it cost over all sessions, and how many calls gave no text. The
-    journal in `folder` is kept: it is what makes the next pass free.
+    """(problem, gold plan, the decomposer's text) in order, what it cost over all sessions, and how many calls gave no
+    text. The journal in `folder` is kept: it is what makes the next pass free.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mode = pool.models[decomposer].prompt_mode

@@ -46,7 +46,10 @@ def finish_labels(run_dir: Path, progress: Progress, settings: LabelSettings) ->
     chosen = settings.labelling
     facts = {
         "pool": Path(settings.pool).name,
-        "teacher": f"{chosen.teacher or router.roster.strongest}, {chosen.n_candidates} candidates at temperature {chosen.temperature}",
+        "teacher": (
+            f"{chosen.teacher or router.roster.strongest}, {chosen.n_candidates} candidates at temperature "
+            f"{chosen.temperature}"
+        ),
         "M_eval": chosen.m_eval or router.roster.middle,
         "judge of coherence": chosen.judge,
         "weights (conciseness, practicality, coherence)": str(chosen.weights),

@@ -1,8 +1,10 @@
-"""One round of GRPO in a process of its own: pilot, training, comparison on held-out problems. `python -m tasks.training.grpo_process SPEC.json`.
+"""One round of GRPO in a process of its own: pilot, training, comparison on held-out problems. `python -m
+tasks.training.grpo_process SPEC.json`.
 
-A fresh process frees the memory of the round before and isolates crashes. Every stage leaves a file and is not done again: `plans.json` (the frozen
-decomposer's, for an allocator's round), `pilot.json` (which problems are trained on), checkpoints, `candidate.json`, and last `result.json`.
-Rollouts go to the lake as run `<run_id>-r<round>-<role>`, one unit per checkpoint; pool calls are journalled over all rounds.
+A fresh process frees the memory of the round before and isolates crashes. Every stage leaves a file and is not done
+again: `plans.json` (the frozen decomposer's, for an allocator's round), `pilot.json` (which problems are trained on),
+checkpoints, `candidate.json`, and last `result.json`. Rollouts go to the lake as run `<run_id>-r<round>-<role>`, one
+unit per checkpoint; pool calls are journalled over all rounds.
 """
 
 import sys
@@ -86,19 +88,35 @@ def run(round_: Round) -> None:
     after = evaluate(round_, after_parts) if candidates else before
     digests = {ref: (digest, round_.loaded[ref].digest()) for ref, digest in frozen.items()}
     check_frozen(round_.number, digests)
-    commit_held_out(_lake_of(round_), f"{round_.spec['run_id']}-r{round_.number}", round_.number, before[0].summary(round_.settings.price_of_cost),
-                    after[0].summary(round_.settings.price_of_cost), before[1], after[1], round_.parts.router.roster,
-                    _pair_name(round_.parts), _pair_name(after_parts))  # fmt: skip
+    commit_held_out(
+        _lake_of(round_),
+        f"{round_.spec['run_id']}-r{round_.number}",
+        round_.number,
+        before[0].summary(round_.settings.price_of_cost),
+        after[0].summary(round_.settings.price_of_cost),
+        before[1],
+        after[1],
+        round_.parts.router.roster,
+        _pair_name(round_.parts),
+        _pair_name(after_parts),
+    )
     result = Result(
-        {role: policy.ref for role, policy in candidates.items()}, before[0], after[0], digests, tuple(alarms), round_.rollouts.spent_usd,
-        time.monotonic() - started, facts,
-    )  # fmt: skip
+        {role: policy.ref for role, policy in candidates.items()},
+        before[0],
+        after[0],
+        digests,
+        tuple(alarms),
+        round_.rollouts.spent_usd,
+        time.monotonic() - started,
+        facts,
+    )
     write_atomically(round_.folder / "result.json", asdict(result))
 
 
 def follow(round_: Round) -> None:
-    """What a rank that does not write does: it reads the plans and the pilot that the writer made, and trains with it on its own part of each
-    batch, with its own calls to the pool. The comparison on held-out problems is the writer's."""
+    """What a rank that does not write does: it reads the plans and the pilot that the writer made, and trains with it
+    on its own part of each batch, with its own calls to the pool. The comparison on held-out problems is the writer's.
+    """
     for role in round_.spec["roles"]:
         folder = round_.folder / role
         if (folder / "candidate.json").exists():
@@ -125,8 +143,10 @@ def _candidate(round_: Round, role: Role) -> tuple[Policy, dict[str, Any]]:
     chosen = [prompts[place] for place in pilot["places"]]
     if len(chosen) < round_.settings.prompts_per_step:
         raise TrainingError(
-            f"round {round_.number}: {len(chosen)} of {len(prompts)} problems can teach the {role}, fewer than one step needs "
-            f"({round_.settings.prompts_per_step}). Widen the filter (filter.by, filter.low, filter.high), or bring more problems."
+            f"round {round_.number}: {len(chosen)} of {len(prompts)} problems can teach the {role}, fewer than one "
+            "step needs "
+            f"({round_.settings.prompts_per_step}). Widen the filter (filter.by, filter.low, filter.high), or bring "
+            "more problems."
         )
     started = time.monotonic()
     trained = _learn(round_, role, chosen, plans)
@@ -138,11 +158,22 @@ def _candidate(round_: Round, role: Role) -> tuple[Policy, dict[str, Any]]:
         round_.folder / role / "curve.jsonl",
     )
     card = PolicyCard(
-        name=parent.card.name, kind=role, base=parent.card.base, prompt_mode=parent.card.prompt_mode, parent=parent.ref,
-        data_sha256={round_.settings.problems: file_sha256(_problem_file(round_.folder))}, seed=round_.settings.seed,
-        config={**round_.settings.model_dump(mode="json", exclude=_OF_A_PLACE), "run_id": round_.spec["run_id"], "round": round_.number},
-        metrics=curve, cost_usd=round_.rollouts.spent_usd, wall_s=time.monotonic() - started,
-    )  # fmt: skip
+        name=parent.card.name,
+        kind=role,
+        base=parent.card.base,
+        prompt_mode=parent.card.prompt_mode,
+        parent=parent.ref,
+        data_sha256={round_.settings.problems: file_sha256(_problem_file(round_.folder))},
+        seed=round_.settings.seed,
+        config={
+            **round_.settings.model_dump(mode="json", exclude=_OF_A_PLACE),
+            "run_id": round_.spec["run_id"],
+            "round": round_.number,
+        },
+        metrics=curve,
+        cost_usd=round_.rollouts.spent_usd,
+        wall_s=time.monotonic() - started,
+    )
     policy = _known(registry, card) or registry.create(card.name, card, lambda folder: save(trained, folder))
     noted = {
         "alarms": list(trained.alarms),
@@ -192,9 +223,16 @@ def _learn(round_: Round, role: Role, chosen: Sequence[Prompt], plans: Mapping[i
     else:
         limit = settings.reasoning.plan_tokens if role == "decomposer" else 16 + 20 * most_steps(plans)
         trained = train(
-            chosen, model, tokenizer, work_dir, settings, seed=settings.seed + 1000 * round_.number, max_completion_tokens=limit, score=score,
+            chosen,
+            model,
+            tokenizer,
+            work_dir,
+            settings,
+            seed=settings.seed + 1000 * round_.number,
+            max_completion_tokens=limit,
+            score=score,
             keep=keep,
-        )  # fmt: skip
+        )
     if ranks.is_writer():
         close_rollouts(
             _lake_of(round_), run_id, settings.model_dump(mode="json"), round_.rollouts.spent_usd, trained.wall_s
@@ -243,10 +281,18 @@ def _opened(spec_path: Path) -> Iterator[Round]:
     with Journal.open(ranks.suffixed(folder.parent / "calls.journal")) as journal:
         already = sum(Completion.from_bytes(record).cost_usd for _, record in journal.records())
         with open_rollouts(
-            pool, parts.router, journal, reviewer=reviewer, max_in_flight=settings.max_in_flight, state_dir=state_dir(),
-            run_account=f"run:{spec['run_id']}", max_cost_usd=settings.max_cost_usd, already_spent_usd=already,
-            models_dir=Path(settings.models_dir), log_dir=ranks.suffixed(folder / "logs"),
-        ) as rollouts:  # fmt: skip
+            pool,
+            parts.router,
+            journal,
+            reviewer=reviewer,
+            max_in_flight=settings.max_in_flight,
+            state_dir=state_dir(),
+            run_account=f"run:{spec['run_id']}",
+            max_cost_usd=settings.max_cost_usd,
+            already_spent_usd=already,
+            models_dir=Path(settings.models_dir),
+            log_dir=ranks.suffixed(folder / "logs"),
+        ) as rollouts:
             yield Round(spec, folder, settings, pool, parts, train_problems, held_out, rollouts, {})
 
 

@@ -1,7 +1,8 @@
-"""Prefect's task around the training of one policy: starts the process, waits, stores the curve, registers the new version.
+"""Prefect's task around the training of one policy: starts the process, waits, stores the curve, registers the new
+version.
 
-Each step is done once however often the task is run: the process goes on at its checkpoint, the lake drops a unit it has, and a version that
-was registered for the run already is found again.
+Each step is done once however often the task is run: the process goes on at its checkpoint, the lake drops a unit it
+has, and a version that was registered for the run already is found again.
 """
 
 import shutil
@@ -37,7 +38,8 @@ class TrainedPolicy:
 
 @task(name="sft-policy", task_run_name="sft-{spec.kind}", cache_policy=NO_CACHE, persist_result=False)
 def sft_policy(spec: PolicySpec, data_sha256: dict[str, str]) -> TrainedPolicy:
-    """Trains, stores, registers. TrainingError if the process ends badly: the same command goes on at its last checkpoint."""
+    """Trains, stores, registers. TrainingError if the process ends badly: the same command goes on at its last
+    checkpoint."""
     result = read_result(spec.work_dir) or _run(spec)
     name = spec.settings.policy_name(spec.kind)
     points = Curve(spec.work_dir / "curve.jsonl").points()
@@ -55,7 +57,8 @@ def sft_policy(spec: PolicySpec, data_sha256: dict[str, str]) -> TrainedPolicy:
 def curve_rows(
     run_id: str, policy: str, points: Sequence[Point], result: PolicyResult, last_step: int
 ) -> list[CurveRow]:
-    """The curve's points as rows of phase `sft`, and the held-out metrics as rows of phase `held_out` at the last step."""
+    """The curve's points as rows of phase `sft`, and the held-out metrics as rows of phase
+    `held_out` at the last step."""
     rows = [CurveRow(run_id, "sft", policy, 0, p.step, p.metric, p.value, p.logged_at) for p in points]
     at = max((p.logged_at for p in points), default=time.time())
     return rows + [
@@ -79,27 +82,60 @@ def register(spec: PolicySpec, result: PolicyResult, points: Sequence[Point], da
         metrics["last_loss"] = sum(losses[-10:]) / len(losses[-10:])
     parent = registry.load(settings.start).ref if settings.start else ""
     card = PolicyCard(
-        name=name, kind=spec.kind, base=settings.base, prompt_mode=settings.prompt_mode, parent=parent, data_sha256=data_sha256, seed=settings.seed,
-        config={"run_id": spec.run_id, **settings.identity(), "learning_rate": settings.rate}, metrics=metrics,
-        git_commit=git_commit(), cost_usd=result.paid_usd, wall_s=trained_s,
-    )  # fmt: skip
+        name=name,
+        kind=spec.kind,
+        base=settings.base,
+        prompt_mode=settings.prompt_mode,
+        parent=parent,
+        data_sha256=data_sha256,
+        seed=settings.seed,
+        config={"run_id": spec.run_id, **settings.identity(), "learning_rate": settings.rate},
+        metrics=metrics,
+        git_commit=git_commit(),
+        cost_usd=result.paid_usd,
+        wall_s=trained_s,
+    )
     return registry.create(name, card, lambda folder: _copy(spec.weights, folder))
 
 
 def record_training(
-    run_id: str, kind: str, settings: SftSettings, *, n_rows: int, cost_usd: float, session_cost_usd: float, status: str, started_at: float
-) -> None:  # fmt: skip
-    """Adds the session's row to `runs`; the rows trained on count as requested, and as answered once training is done."""
+    run_id: str,
+    kind: str,
+    settings: SftSettings,
+    *,
+    n_rows: int,
+    cost_usd: float,
+    session_cost_usd: float,
+    status: str,
+    started_at: float,
+) -> None:
+    """Adds the session's row to `runs`; the rows trained on count as requested, and as answered
+    once training is done."""
     lake = Lake(settings.lake)
     n_earlier = sum(name.startswith("session-") for name in lake.units(run_id))
     n_done = n_rows if status == "completed" else 0
     row = RunRow(
-        run_id=run_id, session=n_earlier, flow_run_id=str(runtime.flow_run.id or ""), kind=kind, method=kind,
-        input_path=settings.problems or settings.labels if settings.policy == "specialist" else settings.labels, pool_path=settings.pool or "",
-        config=orjson.dumps(settings.model_dump(mode="json")).decode(), code_version=version("r2-reasoner"), status=status,
-        n_requested=n_rows, n_answered=n_done, n_failed=0, n_deferred=n_rows - n_done, n_calls_lost=0, cost_usd=cost_usd,
-        session_cost_usd=session_cost_usd, wall_s=time.time() - started_at, started_at=started_at, ended_at=time.time(),
-    )  # fmt: skip
+        run_id=run_id,
+        session=n_earlier,
+        flow_run_id=str(runtime.flow_run.id or ""),
+        kind=kind,
+        method=kind,
+        input_path=settings.problems or settings.labels if settings.policy == "specialist" else settings.labels,
+        pool_path=settings.pool or "",
+        config=orjson.dumps(settings.model_dump(mode="json")).decode(),
+        code_version=version("r2-reasoner"),
+        status=status,
+        n_requested=n_rows,
+        n_answered=n_done,
+        n_failed=0,
+        n_deferred=n_rows - n_done,
+        n_calls_lost=0,
+        cost_usd=cost_usd,
+        session_cost_usd=session_cost_usd,
+        wall_s=time.time() - started_at,
+        started_at=started_at,
+        ended_at=time.time(),
+    )
     lake.commit(run_id, f"session-{n_earlier:04d}", {"runs": [row]})
 
 

@@ -1,8 +1,9 @@
-"""One policy trained and examined, in a process of its own: `python -m tasks.training.sft_process SPEC.json`. Memory goes with the process, and a crash
-takes nothing else along.
+"""One policy trained and examined, in a process of its own: `python -m tasks.training.sft_process SPEC.json`. Memory
+goes with the process, and a crash takes nothing else along.
 
-Reads the spec, writes into its work folder: checkpoints, `curve.jsonl`, `weights/` once training is done, `result.json` last. Started again it
-does what is left. Progress on stderr, the trainer's own chatter in `trainer.log`. Knows neither Prefect nor the lake.
+Reads the spec, writes into its work folder: checkpoints, `curve.jsonl`, `weights/` once training is done, `result.json`
+last. Started again it does what is left. Progress on stderr, the trainer's own chatter in `trainer.log`. Knows neither
+Prefect nor the lake.
 """
 
 import asyncio
@@ -39,7 +40,8 @@ SLACK_TOKENS = 8
 
 
 class PolicySpec(Frozen):
-    """What the process is told. `partners`: policies of the same run that were trained before, whose parts they play when this one is executed."""
+    """What the process is told. `partners`: policies of the same run that were trained before, whose parts they play
+    when this one is executed."""
 
     settings: SftSettings
     kind: PolicyKind
@@ -72,8 +74,8 @@ def read_result(work_dir: Path) -> PolicyResult | None:
 
 
 def train_policy(spec: PolicySpec) -> PolicyResult | None:
-    """Trains unless the weights are there, examines, and leaves the result. Of several processes that train together, only the first does more
-    than train."""
+    """Trains unless the weights are there, examines, and leaves the result. Of several processes that train together,
+    only the first does more than train."""
     from r2.training.base import load_base
     from r2.training.sampling import load_trainable
     from r2.training.sft.trainer import save, train
@@ -112,7 +114,8 @@ def starting_policy(settings: SftSettings) -> Policy:
     policy = Registry(settings.out).load(settings.start or "")
     if policy.card.base != settings.base:
         raise ConfigError(
-            f"start {policy.ref}: it was trained from base {policy.card.base!r}, not {settings.base!r}. Give --base {policy.card.base}."
+            f"start {policy.ref}: it was trained from base {policy.card.base!r}, not {settings.base!r}. Give --base "
+            f"{policy.card.base}."
         )
     return policy
 
@@ -141,8 +144,8 @@ def examine(spec: PolicySpec, rows: TrainingRows) -> tuple[dict[str, float], flo
 
 
 def greedy_texts(policy: "LocalPolicy", rows: Sequence[ChatRow]) -> list[str]:
-    """The policy's reply to each row, in order. Rows of like labels are answered together, with a few tokens more than the label has: what is
-    longer is wrong anyway, and is not waited for."""
+    """The policy's reply to each row, in order. Rows of like labels are answered together, with a few tokens more than
+    the label has: what is longer is wrong anyway, and is not waited for."""
     from r2.training.sft.trainer import row_tokens
 
     sizes = row_tokens([ChatRow(prompt=[], completion=row["completion"]) for row in rows], policy.tokenizer)
@@ -171,10 +174,16 @@ def _executed(
     problems = held_out_problems(settings)
     done = asyncio.run(
         execute(
-            problems, policies, settings.prompt_mode, pool, router, models_dir=Path(settings.models_dir), state_dir=state_dir(),
+            problems,
+            policies,
+            settings.prompt_mode,
+            pool,
+            router,
+            models_dir=Path(settings.models_dir),
+            state_dir=state_dir(),
             log_dir=spec.work_dir / "logs",
         )
-    )  # fmt: skip
+    )
     return metrics | done.metrics(), done.paid_usd
 
 
@@ -195,10 +204,14 @@ def _progress(spec: PolicySpec) -> Callable[[int, int, dict[str, float]], None]:
             return
         shown_at = now
         facts = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "run_id": spec.run_id, "policy": spec.settings.policy_name(spec.kind),
-            "step": step, "steps": n_steps, "loss": round(metrics.get("loss", 0.0), 4),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "run_id": spec.run_id,
+            "policy": spec.settings.policy_name(spec.kind),
+            "step": step,
+            "steps": n_steps,
+            "loss": round(metrics.get("loss", 0.0), 4),
             "minutes_left": round((now - began) / n_seen * (n_steps - step) / 60, 1),
-        }  # fmt: skip
+        }
         sys.stderr.write(orjson.dumps(facts).decode() + "\n")
         sys.stderr.flush()
 

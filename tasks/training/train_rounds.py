@@ -1,7 +1,8 @@
-"""A whole training of alternating rounds: its problems frozen in the run's folder, then one round after the other until all are settled.
+"""A whole training of alternating rounds: its problems frozen in the run's folder, then one round after the other until
+all are settled.
 
-How a round is run is the caller's: `run_in_process` starts a fresh process for it; the flow wraps that in a Prefect task. The same settings go on
-with what is there.
+How a round is run is the caller's: `run_in_process` starts a fresh process for it; the flow wraps that in a Prefect
+task. The same settings go on with what is there.
 """
 
 import os
@@ -31,9 +32,13 @@ from storage.sources.questions import read_questions
 
 REPORT_S = 10.0
 SHOWN = {
-    "reward": "reward", "entropy": "entropy", "pool/cost_usd": "usd_per_rollout", "pool/valid_share": "valid", "pool/top_model_share": "top_model",
+    "reward": "reward",
+    "entropy": "entropy",
+    "pool/cost_usd": "usd_per_rollout",
+    "pool/valid_share": "valid",
+    "pool/top_model_share": "top_model",
     "step_s": "step_s",
-}  # fmt: skip
+}
 """Metrics of a step that are shown while a round runs -> as what."""
 
 RunRound = Callable[[Path], None]
@@ -41,7 +46,8 @@ RunRound = Callable[[Path], None]
 
 
 def open_rounds(settings: GrpoSettings) -> Rounds:
-    """Finds or begins the training that these settings describe. ConfigError for what is wrong in them, before anything is paid."""
+    """Finds or begins the training that these settings describe. ConfigError for what is wrong in them, before anything
+    is paid."""
     pool = load_pool(settings.pool, settings.policies_dir)
     pool.check_keys()
     data_dir = Path(settings.data_dir) if settings.data_dir else None
@@ -69,7 +75,8 @@ def open_rounds(settings: GrpoSettings) -> Rounds:
         ours |= {record["candidates"].get(role, "") for record in rounds.state.settled}
         if rounds.is_done and version not in ours:
             raise ConfigError(
-                f"training {run_id} is done, and since then {version} was promoted. To train on from it, name it: --{role} {version}."
+                f"training {run_id} is done, and since then {version} was promoted. To train on from it, name it: "
+                f"--{role} {version}."
             )
     return rounds
 
@@ -100,8 +107,8 @@ def run_in_process(spec: Path) -> None:
 
 
 def run_command(command: list[str], log: Path, threads: int | None = None) -> None:
-    """Runs a command to its end, its output in `log`. TrainingError with the log's last lines if it fails, transient unless the
-    process said that it refuses."""
+    """Runs a command to its end, its output in `log`. TrainingError with the log's last lines if it fails, transient
+    unless the process said that it refuses."""
     environment = dict(os.environ) if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
     process = spawn(command, log=log, env=environment)
     try:

@@ -1,4 +1,5 @@
-"""What a policy is trained and examined on: label sets or generated subtasks, split into train and test. Light: no torch, for dry runs too."""
+"""What a policy is trained and examined on: label sets or generated subtasks, split into train and test. Light: no
+torch, for dry runs too."""
 
 import hashlib
 from collections.abc import Sequence
@@ -34,11 +35,13 @@ class TrainingRows:
 
 
 def training_rows(settings: SftSettings, kind: PolicyKind) -> TrainingRows:
-    """Both sides of the split. ConfigError or InputFileError where the data is not there or not of its format, or one side is empty."""
+    """Both sides of the split. ConfigError or InputFileError where the data is not there or not of its format, or one
+    side is empty."""
     found = _subtask_rows(settings) if kind == "specialist" else _label_rows(settings, kind)
     if not found.train:
         raise ConfigError(
-            f"{', '.join(found.data_sha256)}: no rows on the train side to train {settings.policy_name(kind)} on. Label more problems, or lower test_share."
+            f"{', '.join(found.data_sha256)}: no rows on the train side to train {settings.policy_name(kind)} on. "
+            "Label more problems, or lower test_share."
         )
     return found
 
@@ -79,9 +82,13 @@ def _subtask_rows(settings: SftSettings) -> TrainingRows:
 
     def side(name: str, n: int) -> list[SolvedSubtask]:
         subtasks = generated_subtasks(
-            source, settings.n_problems, settings.seed, side="test" if name == "test" else "train",
-            split_seed=settings.split_seed, test_share=settings.test_share,
-        )  # fmt: skip
+            source,
+            settings.n_problems,
+            settings.seed,
+            side="test" if name == "test" else "train",
+            split_seed=settings.split_seed,
+            test_share=settings.test_share,
+        )
         return balanced(subtasks, n, settings.seed)
 
     train = [solved.row() for solved in side("train", settings.steps * settings.batch_size)]

@@ -1,4 +1,5 @@
-"""Evaluations: dev problems choose and test problems decide, identical calls are paid once, and a recording gives the same table."""
+"""Evaluations: dev problems choose and test problems decide, identical calls are paid once, and a recording gives the
+same table."""
 
 import asyncio
 import json
@@ -217,9 +218,14 @@ def write_problems(path: Path, n: int, wrong: frozenset[str] = frozenset()) -> l
 
 def run(folder: Path, pool: Path | str, **settings: object) -> EvaluationResult:
     chosen = {
-        "problems": [f"file:{folder / 'q.jsonl'}"], "pool": str(pool), "lake": str(folder / "lake"), "methods": METHODS, "dev_share": 0.4,
-        "b": (0.0, 0.4), **settings,
-    }  # fmt: skip
+        "problems": [f"file:{folder / 'q.jsonl'}"],
+        "pool": str(pool),
+        "lake": str(folder / "lake"),
+        "methods": METHODS,
+        "dev_share": 0.4,
+        "b": (0.0, 0.4),
+        **settings,
+    }
     return asyncio.run(evaluate_methods(EvaluateSettings.model_validate(chosen)))
 
 
@@ -246,8 +252,15 @@ def test_all_methods_are_compared_on_the_same_test_problems(evaluated: tuple[Pat
     assert comparison is not None
     assert evaluation.status == "completed"
     assert [m.label for m in comparison.methods] == [
-        "direct sim-0.6b", "direct sim-8b", "direct sim-400b", "cot sim-4b", "datashunt", "query_router", "random", "r2",
-    ]  # fmt: skip
+        "direct sim-0.6b",
+        "direct sim-8b",
+        "direct sim-400b",
+        "cot sim-4b",
+        "datashunt",
+        "query_router",
+        "random",
+        "r2",
+    ]
     assert comparison.subject == "r2"
     assert evaluation.n_dev + evaluation.n_test == 30
     assert comparison.n_problems == evaluation.n_test
@@ -277,7 +290,8 @@ def test_every_method_is_charged_its_calls_and_what_was_paid_is_counted_once(eva
         assert db.execute("select distinct kind, status from runs").fetchall() == [("evaluate", "completed")]
         # A request that two methods made has the same price, and the same answer, in the rows of both.
         assert db.execute(
-            "select count(*) from (select request_sha from calls group by 1 having count(distinct (cost_usd, output_text)) > 1)"
+            "select count(*) from (select request_sha from calls group by 1 having count(distinct (cost_usd, "
+            "output_text)) > 1)"
         ).fetchall() == [(0,)]
 
 
@@ -338,7 +352,18 @@ def test_a_recording_gives_the_same_table_without_a_call(evaluated: tuple[Path, 
     n_calls = record_evaluation(Lake(folder / "lake"), result.evaluation.evaluation_id, recording)
     assert n_calls >= result.evaluation.n_calls_paid
     assert recording.stat().st_size < 100_000
-    outcome = CliRunner().invoke(app, ["evaluate", "--pool", f"recording:{recording}", "--lake", str(tmp_path / "lake"), "--methods", ",".join(METHODS)])  # fmt: skip
+    outcome = CliRunner().invoke(
+        app,
+        [
+            "evaluate",
+            "--pool",
+            f"recording:{recording}",
+            "--lake",
+            str(tmp_path / "lake"),
+            "--methods",
+            ",".join(METHODS),
+        ],
+    )
     assert outcome.exit_code == 0, outcome.output
     assert "paid 0.000000 USD for 0" in outcome.output
     [replayed] = (tmp_path / "lake" / "_evaluations").glob("evaluation-*")
@@ -386,8 +411,17 @@ def test_a_dry_run_says_what_it_would_cost_at_most_and_asks_nobody(swift_pool: P
     write_problems(tmp_path / "q.jsonl", 10)
     outcome = CliRunner().invoke(
         app,
-        ["evaluate", "--dry-run", "--problems", f"file:{tmp_path / 'q.jsonl'}", "--pool", str(swift_pool), "--lake", str(tmp_path / "lake")],
-    )  # fmt: skip
+        [
+            "evaluate",
+            "--dry-run",
+            "--problems",
+            f"file:{tmp_path / 'q.jsonl'}",
+            "--pool",
+            str(swift_pool),
+            "--lake",
+            str(tmp_path / "lake"),
+        ],
+    )
     assert outcome.exit_code == 0, outcome.output
     assert "r2: 5 runs on dev, 1 on test problems" in outcome.output
     assert "upper estimate" in outcome.output

@@ -134,7 +134,8 @@ def test_the_flow_run_says_what_it_runs_and_its_tasks_carry_no_tags_to_ask_the_a
 
 
 def test_a_cron_schedule_makes_runs_with_the_installed_versions_of_prefect_and_its_database_library():
-    """Prefect's scheduler calls the same insert; with a library it does not fit, it fails in a log that nobody reads."""
+    """Prefect's scheduler calls the same insert; with a library it does not fit, it fails in a log
+    that nobody reads."""
     schedule = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 2 * * *", timezone="UTC"), active=True)
     with get_client(sync_client=True) as client:
         flow_id = client.create_flow_from_name("answer-questions")
@@ -233,7 +234,10 @@ def test_a_batch_file_comes_back_as_batch_output_with_an_error_file(tmp_path: Pa
 def test_two_processes_cannot_work_on_one_run(tmp_path: Path):
     write_questions(tmp_path / "q.jsonl", 3)
     run_id = run(tmp_path).summary.run_id
-    code = f"from storage.lake.lake import Lake; import time\nwith Lake({str(tmp_path / 'lake')!r}).run_lock({run_id!r}):\n print('held', flush=True); time.sleep(60)"
+    code = (
+        "from storage.lake.lake import Lake; import time\nwith "
+        f"Lake({str(tmp_path / 'lake')!r}).run_lock({run_id!r}):\n print('held', flush=True); time.sleep(60)"
+    )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
     assert holder.stdout is not None
     try:
@@ -292,8 +296,21 @@ def test_a_dry_run_prints_calls_tokens_and_money_and_leaves_nothing(tmp_path: Pa
 
 def test_ctrl_c_stops_cleanly_leaves_no_process_and_the_same_command_goes_on(tmp_path: Path):
     write_questions(tmp_path / "q.jsonl", 600)
-    command = [sys.executable, "-m", "flows.cli", "answer", str(tmp_path / "q.jsonl"), "--pool", SIMULATED, "--lake", str(tmp_path / "lake"),
-               "--shard-size", "100", "--out", str(tmp_path / "a.jsonl")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "answer",
+        str(tmp_path / "q.jsonl"),
+        "--pool",
+        SIMULATED,
+        "--lake",
+        str(tmp_path / "lake"),
+        "--shard-size",
+        "100",
+        "--out",
+        str(tmp_path / "a.jsonl"),
+    ]
     env = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     manifest = tmp_path / "lake" / "_manifest"

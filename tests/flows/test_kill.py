@@ -1,4 +1,5 @@
-"""kill -9 at random moments of the real command, against a simulated server that outlives it and counts what it was paid for."""
+"""kill -9 at random moments of the real command, against a simulated server that outlives it and counts what it was
+paid for."""
 
 import contextlib
 import json
@@ -27,8 +28,12 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """A simulated server in a process of its own, and a pool file whose entries reach it over plain HTTP."""
     process = subprocess.Popen(
         [*R2, "pool", "serve", "--pool", str(ROOT / "pools/simulated.toml"), "--port", "0"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.PIPE, text=True, cwd=ROOT,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
     assert process.stdout is not None
     base_url = next(word for word in process.stdout.readline().split() if word.startswith("http"))
     text = (ROOT / "pools/simulated.toml").read_text("utf-8")
@@ -63,26 +68,57 @@ def write_questions(path: Path, n: int) -> None:
 
 
 def command(tmp_path: Path, lake: str, pool: Path) -> list[str]:
-    return [*R2, "answer", str(tmp_path / "q.jsonl"), "--pool", str(pool), "--lake", str(tmp_path / lake), "--out", str(tmp_path / f"{lake}.jsonl"),
-            "--shard-size", "200"]  # fmt: skip
+    return [
+        *R2,
+        "answer",
+        str(tmp_path / "q.jsonl"),
+        "--pool",
+        str(pool),
+        "--lake",
+        str(tmp_path / lake),
+        "--out",
+        str(tmp_path / f"{lake}.jsonl"),
+        "--shard-size",
+        "200",
+    ]
 
 
 def settled(lake: Path) -> list[tuple[object, ...]]:
     """What must not depend on how often the run was killed."""
     with duckdb.connect(lake / "lake.duckdb", read_only=True) as db:
         return db.execute(
-            "select problem_id, rollout, status, answer, is_correct, plan, n_calls, input_tokens, output_tokens, round(cost_usd, 12) "
+            "select problem_id, rollout, status, answer, is_correct, plan, n_calls, input_tokens, output_tokens, "
+            "round(cost_usd, 12) "
             "from trajectories order by input_index"
         ).fetchall()
 
 
 def label_command(tmp_path: Path, lake: str, pool: Path, n_problems: int) -> list[str]:
-    return [*R2, "label", "--problems", "scan", "--limit", str(n_problems), "--pool", str(pool), "--lake", str(tmp_path / lake),
-            "--out", str(tmp_path / f"{lake}-sets"), "--shard-size", "20", "--judge", "sim-8b", "--candidates", "4"]  # fmt: skip
+    return [
+        *R2,
+        "label",
+        "--problems",
+        "scan",
+        "--limit",
+        str(n_problems),
+        "--pool",
+        str(pool),
+        "--lake",
+        str(tmp_path / lake),
+        "--out",
+        str(tmp_path / f"{lake}-sets"),
+        "--shard-size",
+        "20",
+        "--judge",
+        "sim-8b",
+        "--candidates",
+        "4",
+    ]
 
 
 def kill_and_go_on(tmp_path: Path, command: Callable[[str, Path], list[str]], n_rows: int, n_kills: int) -> None:
-    """Runs the command unbroken into the lake `unbroken`, and killed at random moments into `broken`; both must have come to the same."""
+    """Runs the command unbroken into the lake `unbroken`, and killed at random moments into `broken`; both must have
+    come to the same."""
     env = {**os.environ, "R2_STATE_DIR": str(tmp_path / "state"), "PREFECT_HOME": str(tmp_path / "prefect")}
     with server(tmp_path) as (base_url, pool):
         began = time.monotonic()

@@ -41,9 +41,15 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def run(tmp_path: Path, **settings: object) -> LabelResult:
     chosen = {
-        "problems": "scan", "limit": 40, "pool": str(SIMULATED), "lake": str(tmp_path / "lake"), "out": str(tmp_path / "sets"),
-        "labelling": {"n_candidates": 3}, "test_share": 0.25, **settings,
-    }  # fmt: skip
+        "problems": "scan",
+        "limit": 40,
+        "pool": str(SIMULATED),
+        "lake": str(tmp_path / "lake"),
+        "out": str(tmp_path / "sets"),
+        "labelling": {"n_candidates": 3},
+        "test_share": 0.25,
+        **settings,
+    }
     return asyncio.run(label_plans(LabelSettings.model_validate(chosen)))
 
 
@@ -53,7 +59,10 @@ def rows(tmp_path: Path, sql: str) -> list[tuple[object, ...]]:
 
 
 def sets(folder: Path) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    return tuple(pq.read_table(folder / f"{name}.parquet").to_pylist() for name in ("decomposer", "allocator"))  # type: ignore[return-value]
+    decomposer, allocator = (
+        pq.read_table(folder / f"{name}.parquet").to_pylist() for name in ("decomposer", "allocator")
+    )
+    return decomposer, allocator
 
 
 def pool_without(tmp_path: Path, *changes: tuple[str, str]) -> str:
@@ -222,9 +231,10 @@ def test_the_command_prints_what_was_kept_and_where_the_sets_are(tmp_path: Path)
 def test_a_part_that_is_not_in_the_pool_is_named_before_anything_is_paid(tmp_path: Path, flag: str):
     with pytest.raises(ConfigError, match="'nobody' is not in the pool"):
         CliRunner().invoke(
-            app, ["label", "--problems", "scan", "--pool", str(SIMULATED), "--lake", str(tmp_path), flag, "nobody"],
+            app,
+            ["label", "--problems", "scan", "--pool", str(SIMULATED), "--lake", str(tmp_path), flag, "nobody"],
             catch_exceptions=False,
-        )  # fmt: skip
+        )
 
 
 def test_plans_are_compared_with_gold_plans_and_paid_for_once(tmp_path: Path):

@@ -1,4 +1,5 @@
-"""`r2 pool add`: a new entry in a pool file, or the file as it was; and `r2 policy`, which says what a policy's name means."""
+"""`r2 pool add`: a new entry in a pool file, or the file as it was; and `r2 policy`, which says what a policy's name
+means."""
 
 import os
 import subprocess
@@ -47,8 +48,26 @@ def r2(*args: str | Path) -> str:
 
 def test_an_entry_is_added_and_all_else_stays(pool: Path, policies: Path):
     before = pool.read_text("utf-8")
-    r2("pool", "add", pool, "scan-135m", "--endpoint", "policy:scan-specialist", "--tier", "small", "--policies-dir", policies,
-       "--price-input", "0.05", "--price-output", "0.2", "--skill", "scan_phrase=0.98", "--skill", "add=0")  # fmt: skip
+    r2(
+        "pool",
+        "add",
+        pool,
+        "scan-135m",
+        "--endpoint",
+        "policy:scan-specialist",
+        "--tier",
+        "small",
+        "--policies-dir",
+        policies,
+        "--price-input",
+        "0.05",
+        "--price-output",
+        "0.2",
+        "--skill",
+        "scan_phrase=0.98",
+        "--skill",
+        "add=0",
+    )
     after = pool.read_text("utf-8")
     added = [line for line in after.splitlines() if line not in before.splitlines()]
     assert [line for line in before.splitlines() if line not in after.splitlines()] == []
@@ -68,10 +87,13 @@ def test_an_entry_is_added_and_all_else_stays(pool: Path, policies: Path):
         (["new", "--endpoint", "policy:nobody", "--prompt-mode", "bare"], "policy 'nobody': not in"),
         (["new", "--endpoint", "policy:scan-specialist", "--prompt-mode", "cot"], "was trained on 'bare' prompts"),
         (["new", "--endpoint", "ftp://x"], "expected http"),
-        (["new", "--endpoint", "http://x/v1", "--skill", "add=1.5"], r"pool.toml:\d+: models.new.profile.add(.|\n)*left as it was"),
+        (
+            ["new", "--endpoint", "http://x/v1", "--skill", "add=1.5"],
+            r"pool.toml:\d+: models.new.profile.add(.|\n)*left as it was",
+        ),
         (["new", "--endpoint", "http://x/v1", "--skill", "add"], "expected NAME=ACCURACY"),
     ],
-)  # fmt: skip
+)
 def test_an_entry_that_would_not_be_good_changes_nothing(pool: Path, policies: Path, args: list[str], message: str):
     before = pool.read_bytes()
     prices = ["--price-input", "1", "--price-output", "2"]
@@ -101,7 +123,20 @@ def test_an_entry_needs_a_price_or_a_way_to_measure_it(pool: Path, policies: Pat
 
 def test_a_missing_pool_file_is_named(tmp_path: Path):
     with pytest.raises(PoolFileError, match="no such pool file"):
-        r2("pool", "add", tmp_path / "no.toml", "new", "--endpoint", "http://x/v1", "--tier", "small", "--price-input", "1", "--price-output", "2")  # fmt: skip
+        r2(
+            "pool",
+            "add",
+            tmp_path / "no.toml",
+            "new",
+            "--endpoint",
+            "http://x/v1",
+            "--tier",
+            "small",
+            "--price-input",
+            "1",
+            "--price-output",
+            "2",
+        )
 
 
 def test_policies_are_listed_shown_promoted_and_rolled_back(policies: Path):
@@ -121,9 +156,13 @@ def test_policies_are_listed_shown_promoted_and_rolled_back(policies: Path):
 
 def test_an_error_is_one_message_and_exit_code_2(tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "policy", "show", "nobody"], capture_output=True, text=True, check=False, cwd=ROOT,
+        [sys.executable, "-m", "flows.cli", "policy", "show", "nobody"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
         env={**os.environ, "R2_POLICIES_DIR": str(tmp_path)},
-    )  # fmt: skip
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("r2: policy 'nobody': not in")
     assert "Traceback" not in done.stderr
@@ -136,8 +175,23 @@ def test_a_full_policy_is_served_measured_and_priced(tmp_path: Path, pool: Path)
     words = ["Question: jump left twice Task: Translate 'jump left' I_JUMP I_TURN_LEFT solve"]
     card = PolicyCard(name="speck", kind="specialist", base="tiny")
     registry.create("speck", card, lambda folder: tiny.save_tiny(folder, words, seed=0))
-    r2("pool", "add", pool, "speck", "--endpoint", "policy:speck@v1", "--tier", "small", "--policies-dir", registry.root,
-       "--measure", "--n", "2", "--skill", "scan_phrase")  # fmt: skip
+    r2(
+        "pool",
+        "add",
+        pool,
+        "speck",
+        "--endpoint",
+        "policy:speck@v1",
+        "--tier",
+        "small",
+        "--policies-dir",
+        registry.root,
+        "--measure",
+        "--n",
+        "2",
+        "--skill",
+        "scan_phrase",
+    )
     config = load_pool(pool, registry.root)
     price = config.price("speck")
     assert price.output > 0

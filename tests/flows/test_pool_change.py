@@ -1,4 +1,5 @@
-"""A changed pool under a router that stays as it is: the changed files, the figures, and a small run on simulated models."""
+"""A changed pool under a router that stays as it is: the changed files, the figures, and a small run on simulated
+models."""
 
 import asyncio
 import re

@@ -1,4 +1,5 @@
-"""Scoring stored answers again: prices, parser and checks change what follows from the stored facts, and never the facts."""
+"""Scoring stored answers again: prices, parser and checks change what follows from the stored facts, and never the
+facts."""
 
 import asyncio
 import json
@@ -28,12 +29,16 @@ QUESTIONS = [
     {"id": "void", "question": "Say nothing.", "answer": "something"},
 ]
 REPLIES = {"sum": "4 + 5 is\nAnswer: 9", "word": "It is blue\nThe colour: Blue.", "void": ""}
-DOUBLE = {name: Price(2 * c.price.input, 2 * c.price.cached_input, 2 * c.price.output, "2026-11-02", "doubled") for name, c in ROSTER.by_name.items()}  # fmt: skip
+DOUBLE = {
+    name: Price(2 * c.price.input, 2 * c.price.cached_input, 2 * c.price.output, "2026-11-02", "doubled")
+    for name, c in ROSTER.by_name.items()
+}
 
 
 @pytest.fixture
 def answered(tmp_path: Path) -> tuple[Lake, str]:
-    """Three questions answered by the model `large` in the lake: one right, one wrong for want of a mark, one without any text."""
+    """Three questions answered by the model `large` in the lake: one right, one wrong for want of a mark, one without
+    any text."""
     source = tmp_path / "q.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS), "utf-8")
     settings = AnswerSettings.model_validate(

@@ -29,7 +29,8 @@ def measured(b: float, accuracy: float, usd: float) -> MeasuredPoint:
 def outcomes(label: str, correct: list[float], usd: list[float]) -> MethodOutcomes:
     ids = tuple(str(i) for i in range(len(correct)))
     ones = [1.0] * len(correct)
-    return MethodOutcomes(label, "r2", ids, ("",) * len(ids), correct, usd, ones, ones, ones, ones)  # type: ignore[arg-type]
+    rest = (ones, ones, ones, ones)
+    return MethodOutcomes(label, "r2", ids, ("",) * len(ids), correct, usd, *rest)  # type: ignore[arg-type]
 
 
 def test_points_carry_means_and_intervals_in_the_order_of_b():
@@ -77,7 +78,8 @@ def costs(lake: Path) -> tuple[float, float]:
     """USD of the distinct calls, and of all."""
     with connect(lake) as db:
         [(usd, charged)] = db.execute(
-            "select sum(cost_usd) filter (nth = 1), sum(cost_usd) from (select cost_usd, row_number() over (partition by request_sha) as nth from calls)"
+            "select sum(cost_usd) filter (nth = 1), sum(cost_usd) from (select cost_usd, row_number() over "
+            "(partition by request_sha) as nth from calls)"
         ).fetchall()
     return float(usd), float(charged)
 

@@ -36,8 +36,24 @@ def test_the_worst_case_counts_bytes_templates_and_the_whole_output_limit():
 
 @given(st.text(max_size=50), st.text(max_size=20), st.binary(max_size=50), st.floats(0, 1e6), st.booleans())
 def test_a_completion_survives_its_stored_form(text: str, token: str, body: bytes, latency: float, failed: bool):
-    attempt = Attempt("m", 1, 200, 5.0, latency, 0.1, Usage(1, 0, 2, "estimated"), 0.5, "v", "served", "id", "stop", "timeout" if failed else None,
-                      "late" if failed else None, 1.5, body)  # fmt: skip
+    attempt = Attempt(
+        "m",
+        1,
+        200,
+        5.0,
+        latency,
+        0.1,
+        Usage(1, 0, 2, "estimated"),
+        0.5,
+        "v",
+        "served",
+        "id",
+        "stop",
+        "timeout" if failed else None,
+        "late" if failed else None,
+        1.5,
+        body,
+    )
     before = Completion(
         text,
         "m",
@@ -49,8 +65,12 @@ def test_a_completion_survives_its_stored_form(text: str, token: str, body: byte
     after = Completion.from_bytes(before.to_bytes())
     assert after.is_replayed
     assert (after.text, after.cost_usd, after.usage, after.token_logprobs, after.error_type) == (
-        before.text, before.cost_usd, before.usage, before.token_logprobs, before.error_type,
-    )  # fmt: skip
+        before.text,
+        before.cost_usd,
+        before.usage,
+        before.token_logprobs,
+        before.error_type,
+    )
     assert after.attempts[0].latency_s == latency
 
 

@@ -284,7 +284,8 @@ def test_after_kill_9_everything_acknowledged_is_found_again(tmp_path: Path) -> 
 
 
 def test_noting_and_storing_a_call_costs_little(tmp_path: Path) -> None:
-    """64 in flight, as the pool client does. The bound is five times what one core of 2026 needs, to spare loaded machines."""
+    """64 in flight, as the pool client does. The bound is five times what one core of 2026 needs, to spare loaded
+    machines."""
 
     async def session() -> float:
         with Journal.open(tmp_path / "j") as journal:

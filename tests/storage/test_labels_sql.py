@@ -16,9 +16,17 @@ def lake(tmp_path: Path) -> Path:
     tables = labelled(unit_of([0, 1, 2]))
     third = tables["trajectories"][2].problem_id
     tables["trajectories"] = [
-        replace(t, method="label", **({"status": "failed", "answer": None, "is_correct": False, "error_type": "label_no_right_plan"} if t.problem_id == third else {}))
+        replace(
+            t,
+            method="label",
+            **(
+                {"status": "failed", "answer": None, "is_correct": False, "error_type": "label_no_right_plan"}
+                if t.problem_id == third
+                else {}
+            ),
+        )
         for t in tables["trajectories"]
-    ]  # fmt: skip
+    ]
     tables["candidates"] = [c for c in tables["candidates"] if c.problem_id != third or c.kind == "plan"]
     tables["candidates"] = [
         replace(c, is_correct=False, is_target=False) if c.problem_id == third else c for c in tables["candidates"]

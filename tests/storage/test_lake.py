@@ -1,4 +1,5 @@
-"""The lake through crashes, races, retries and compactions: every unit once, in every table, in the order of the input."""
+"""The lake through crashes, races, retries and compactions: every unit once, in every table, in the
+order of the input."""
 
 import contextlib
 import functools
@@ -73,7 +74,8 @@ def count_steps(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def run_until(step: int, work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Runs `work` with the power going off before its `step`-th system call of STEPS; returns the calls that were tried."""
+    """Runs `work` with the power going off before its `step`-th system call of STEPS; returns the calls that were
+    tried."""
     n = 0
     with monkeypatch.context() as patched:
         for name in STEPS:

@@ -13,7 +13,8 @@ from r2.evaluation.compare import compare
 from r2.training.fit_query_router import fit_query_router
 from storage.sources.outcome_tables import read_outcome_table
 
-WIDE = """sample_id,prompt,eval_name,weak,weak|model_response,weak|total_cost,strong,strong|total_cost,oracle_model_to_route_to
+WIDE = """\
+sample_id,prompt,eval_name,weak,weak|model_response,weak|total_cost,strong,strong|total_cost,oracle_model_to_route_to
 a,2+2?,math,1.0,4,0.001,1.0,0.01,weak
 b,17*23?,math,0.0,40,0.002,1.0,0.02,strong
 c,Capital of France?,trivia,0.5,Paris?,0.001,1.0,0.01,strong
@@ -21,9 +22,12 @@ c,Capital of France?,trivia,0.5,Paris?,0.001,1.0,0.01,strong
 LONG = [
     {"question": q, "model": m, "correct": right, "cost": cost}
     for q, m, right, cost in [
-        ("2+2?", "weak", True, 0.001), ("2+2?", "strong", True, 0.01), ("17*23?", "weak", False, 0.002), ("17*23?", "strong", True, 0.02),
+        ("2+2?", "weak", True, 0.001),
+        ("2+2?", "strong", True, 0.01),
+        ("17*23?", "weak", False, 0.002),
+        ("17*23?", "strong", True, 0.02),
     ]
-]  # fmt: skip
+]
 
 
 def written(tmp_path: Path, text: str, name: str = "table.csv") -> Path:
@@ -156,13 +160,22 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 
 def test_a_query_level_router_is_fitted_on_one_part_and_compared_on_the_other(tmp_path: Path):
-    """The weak model is right on sums and wrong on capitals: a router that reads the question is as right as the strong one, cheaper."""
+    """The weak model is right on sums and wrong on capitals: a router that reads the question is as right as the strong
+    one, cheaper."""
     rows = [
-        {"question": question, "model": model, "correct": model == "strong" or "sum" in question, "cost": 0.01 if model == "strong" else 0.001}
+        {
+            "question": question,
+            "model": model,
+            "correct": model == "strong" or "sum" in question,
+            "cost": 0.01 if model == "strong" else 0.001,
+        }
         for i in range(60)
-        for question in (f"What is the sum of {i} and {i + 1}?", f"Which town is the capital of country {chr(97 + i % 26)}{i}?")
+        for question in (
+            f"What is the sum of {i} and {i + 1}?",
+            f"Which town is the capital of country {chr(97 + i % 26)}{i}?",
+        )
         for model in ("weak", "strong")
-    ]  # fmt: skip
+    ]
     table = read_outcome_table(jsonl(tmp_path, rows))
     fit, test = table.part(range(60)), table.part(range(60, 120))
     router = fit_query_router(fit.problems, *fit.outcomes_by_model())

@@ -54,9 +54,11 @@ DAY = datetime.date(2026, 5, 28)
                 ("run-a", "large", 2, 0, 200, 40, 20, APPROX(0.002), APPROX(5 / 6), 0.0),
             ],
         ),
-        # a: 1 of 2 judged right, 0.0024 USD for 3 problems. b is right and dearer. c is wrong and dearer than a: off the frontier
+        # a: 1 of 2 judged right, 0.0024 USD for 3 problems. b is right and dearer. c is wrong and dearer than a: off
+        # the frontier
         (
-            "select run_id, n_problems, n_answered, n_judged, n_correct, accuracy, accuracy_low, accuracy_high, usd_per_1k, "
+            "select run_id, n_problems, n_answered, n_judged, n_correct, accuracy, accuracy_low, accuracy_high, "
+            "usd_per_1k, "
             "calls_per_problem, mean_latency_s, on_frontier from cost_accuracy order by run_id",
             [
                 (
@@ -81,7 +83,8 @@ DAY = datetime.date(2026, 5, 28)
             "from spend_by_day where run_id = 'run-a' order by request_model",
             [(DAY, "run-a", "large", 2, 200, 20, APPROX(0.002)), (DAY, "run-a", "small", 5, 400, 40, APPROX(0.0004))],
         ),
-        # 480 fresh, 120 cached and 60 generated tokens; a third of them the router's. small: 480*1 + 120*0.5 + 60*2 = 660 per 1e6
+        # 480 fresh, 120 cached and 60 generated tokens; a third of them the router's. small: 480*1 + 120*0.5 + 60*2 =
+        # 660 per 1e6
         (
             "from single_model_cost where run_id = 'run-a' order by all_calls_usd",
             [

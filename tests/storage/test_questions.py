@@ -37,9 +37,15 @@ def test_each_malformed_row_is_named_by_line_and_the_rest_is_read(tmp_path: Path
     rows = read(path)
     assert rows[0] == Problem("a", "1 + 1?", 0, "2", extra={"shade": "kept"})
     assert [(r.line, r.error_type) for r in rows if isinstance(r, BadRow)] == [
-        (2, "bad_json"), (4, "duplicate_id"), (5, "nul_character"), (6, "bad_encoding"), (7, "bad_encoding"),
-        (8, "line_too_long"), (9, "missing_question"), (10, "bad_json"),
-    ]  # fmt: skip
+        (2, "bad_json"),
+        (4, "duplicate_id"),
+        (5, "nul_character"),
+        (6, "bad_encoding"),
+        (7, "bad_encoding"),
+        (8, "line_too_long"),
+        (9, "missing_question"),
+        (10, "bad_json"),
+    ]
     assert rows[-1] == Problem("5", "last", 9)
     assert "already used on line 1" in rows[2].message  # type: ignore[union-attr]
 
@@ -144,7 +150,10 @@ def test_other_questions_another_pool_or_another_method_is_another_run(tmp_path:
         plan_run(base, "pool").run_id,
         plan_run(base, "other pool").run_id,
         plan_run(base.model_copy(update={"limit": 2}), "pool").run_id,
-        plan_run(AnswerSettings(input=str(source), lake=base.lake, reasoning={"method": "cot"}), "pool").run_id,  # type: ignore[arg-type]
+        plan_run(
+            AnswerSettings(input=str(source), lake=base.lake, reasoning={"method": "cot"}),  # type: ignore[arg-type]
+            "pool",
+        ).run_id,
     }
     assert len(run_ids) == 4
 

@@ -52,8 +52,15 @@ def evaluated(root: Path, **changes: Any) -> tuple[Path, Comparison]:
         for i in range(6):
             is_right = label == "cot large" or (i not in WRONG_OF_R2 if label == "r2" else i == 0)
             cost_usd = WRONG_OF_R2.get(i, 0.001) if label == "r2" else 0.01 if label == "cot large" else 0.0002
-            tables = problem(i, run_of(label), method=method, is_correct=is_right, cost_usd=cost_usd, answer=EVIL if i == 3 else "9",
-                             input=f"{EVIL} {i}")  # fmt: skip
+            tables = problem(
+                i,
+                run_of(label),
+                method=method,
+                is_correct=is_right,
+                cost_usd=cost_usd,
+                answer=EVIL if i == 3 else "9",
+                input=f"{EVIL} {i}",
+            )
             tables["calls"] = [
                 replace(call, output_text=EVIL, input_messages='[["user","' + EVIL.replace('"', '\\"') + '"]]')
                 for call in tables["calls"]
@@ -70,12 +77,29 @@ def evaluated(root: Path, **changes: Any) -> tuple[Path, Comparison]:
         found = [outcomes_of(db, label, method, [run_of(label)], IDS, difficulty) for label, method in ROWS.items()]
     comparison = compare([one for one in found if one], constants=["cot large", "cot small"], subject="r2")
     known: dict[str, Any] = {
-        "evaluation_id": "evaluation-0123456789ab", "status": "completed", "settings": {"problems": ["arithmetic"], "seeds": 1},
-        "pool_digest": "d1", "n_dev": 3, "n_test": 6, "difficulty": difficulty, "difficulty_source": "gold plans", "gold_difficulty": difficulty,
-        "rows": tuple(EvaluatedRow(label, method, method == "cot", "", None, "", {}, (), (run_of(label),), True) for label, method in ROWS.items()),
-        "subject": "r2", "verdict": verdict(comparison), "charged_usd": 0.5, "paid_usd": 0.25, "n_calls_charged": 40, "n_calls_paid": 20,
-        "prices": {"small": "2026-11-01:1/0.5/2", "large": "2026-11-01:10/5/20"}, "ended_at": time.time(), **changes,
-    }  # fmt: skip
+        "evaluation_id": "evaluation-0123456789ab",
+        "status": "completed",
+        "settings": {"problems": ["arithmetic"], "seeds": 1},
+        "pool_digest": "d1",
+        "n_dev": 3,
+        "n_test": 6,
+        "difficulty": difficulty,
+        "difficulty_source": "gold plans",
+        "gold_difficulty": difficulty,
+        "rows": tuple(
+            EvaluatedRow(label, method, method == "cot", "", None, "", {}, (), (run_of(label),), True)
+            for label, method in ROWS.items()
+        ),
+        "subject": "r2",
+        "verdict": verdict(comparison),
+        "charged_usd": 0.5,
+        "paid_usd": 0.25,
+        "n_calls_charged": 40,
+        "n_calls_paid": 20,
+        "prices": {"small": "2026-11-01:1/0.5/2", "large": "2026-11-01:10/5/20"},
+        "ended_at": time.time(),
+        **changes,
+    }
     evaluation = Evaluation(
         **{name: value for name, value in known.items() if name in {f.name for f in fields(Evaluation)}}
     )
@@ -173,8 +197,10 @@ def test_each_chart_is_described_and_has_its_numbers_in_a_table(made: tuple[Path
         ["hard", "3", "50.0%", "50.0%"],
     ]
     assert [row[:3] for row in page.tables["Cost by purpose and model, r2"][1:]] == [
-        ["decompose (router)", "small", "6"], ["solve", "large", "6"], ["solve", "small", "6"],
-    ]  # fmt: skip
+        ["decompose (router)", "small", "6"],
+        ["solve", "large", "6"],
+        ["solve", "small", "6"],
+    ]
     assert page.tables["Subtasks passed on, r2"][1][:3] == ["small", "large", "6"]
     assert page.tables["loss during training"][1][1:] == ["4", "2.00", "0.500", "2.00", "0.500"]
 
@@ -184,7 +210,8 @@ def test_regressions_are_those_the_best_constant_had_right_most_expensive_first_
 ):
     html = made[0].read_text("utf-8")
     cases = html.split('<details class="case">')[1:]
-    assert [re.search('class="id">(p\\d)<', case).group(1) for case in cases] == ["p3", "p1", "p5"]  # type: ignore[union-attr]
+    found = [re.search('class="id">(p\\d)<', case) for case in cases]
+    assert [match and match.group(1) for match in found] == ["p3", "p1", "p5"]
     assert [re.search('class="usd">([0-9.]+) USD', case).group(1) for case in cases] == [
         "0.00900",
         "0.00400",
@@ -323,18 +350,31 @@ def test_very_long_texts_are_cut_and_say_so(tmp_path: Path):
 
 
 DRAWN = "document.documentElement?.dataset.drawn !== undefined"
-UNDRAWN = "[...document.querySelectorAll('[data-chart]')].filter(c => !c.querySelector('svg path, svg text')).map(c => c.dataset.chart)"
+UNDRAWN = (
+    "[...document.querySelectorAll('[data-chart]')].filter(c => !c.querySelector('svg path, svg text')).map(c "
+    "=> c.dataset.chart)"
+)
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
 def test_in_a_browser_every_chart_is_drawn_without_an_error_or_a_request(made: tuple[Path, Comparison]):
     seen = visit(
-        made[0], UNDRAWN, OVERFLOW, "document.title", "getComputedStyle(document.body).backgroundColor", "TAB", "document.activeElement.className",
-        "document.querySelector('#cases summary').focus()", "ENTER", "document.querySelector('#cases details').open",
-        "document.documentElement.lang + document.querySelectorAll('h1').length + document.querySelectorAll('thead th:not([scope])').length",
-        "[...document.querySelectorAll('.chart svg text')].filter(t => t.textContent === 'r2').length > 0", ready=DRAWN,
-    )  # fmt: skip
+        made[0],
+        UNDRAWN,
+        OVERFLOW,
+        "document.title",
+        "getComputedStyle(document.body).backgroundColor",
+        "TAB",
+        "document.activeElement.className",
+        "document.querySelector('#cases summary').focus()",
+        "ENTER",
+        "document.querySelector('#cases details').open",
+        "document.documentElement.lang + document.querySelectorAll('h1').length + document.querySelectorAll('thead "
+        "th:not([scope])').length",
+        "[...document.querySelectorAll('.chart svg text')].filter(t => t.textContent === 'r2').length > 0",
+        ready=DRAWN,
+    )
     undrawn, overflow, title, light, *_ = seen.values
     assert (seen.errors, seen.requests, undrawn, overflow) == ([], [], [], 0)
     assert "pwned" not in title

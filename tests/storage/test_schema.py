@@ -18,30 +18,45 @@ from tests.support.lake_rows import CALL, NOON, RUN, SUBTASK, TRAJECTORY
 
 UTC = datetime.UTC
 COLUMNS = {
-    "runs": "run_id string, session int16, flow_run_id string, kind string, method string, input_path string, pool_path string, "
-    "config string, code_version string, status string, n_requested int64, n_answered int64, n_failed int64, n_deferred int64, "
+    "runs": "run_id string, session int16, flow_run_id string, kind string, method string, input_path string, "
+    "pool_path string, "
+    "config string, code_version string, status string, n_requested int64, n_answered int64, n_failed int64, "
+    "n_deferred int64, "
     "n_calls_lost int64, cost_usd double, session_cost_usd double, wall_s double, started_at timestamp[us, tz=UTC], "
     "ended_at timestamp[us, tz=UTC]",
-    "trajectories": "run_id string, problem_id string, rollout int16, input_index int64, method string, benchmark string, status string, "
-    "input string, target string?, answer string?, is_correct bool?, plan string, n_subtasks int16, n_calls int16, n_attempts int16, "
-    "n_escalations int16, input_tokens int64, cached_input_tokens int64, output_tokens int64, cost_usd double, router_cost_usd double, "
-    "latency_s double, failed_checks string, error_type string?, error_message string?, started_at timestamp[us, tz=UTC], "
+    "trajectories": "run_id string, problem_id string, rollout int16, input_index int64, method string, benchmark "
+    "string, status string, "
+    "input string, target string?, answer string?, is_correct bool?, plan string, n_subtasks int16, n_calls int16, "
+    "n_attempts int16, "
+    "n_escalations int16, input_tokens int64, cached_input_tokens int64, output_tokens int64, cost_usd double, "
+    "router_cost_usd double, "
+    "latency_s double, failed_checks string, error_type string?, error_message string?, started_at timestamp[us, "
+    "tz=UTC], "
     "phase string?, round int16?, step int32?, policy string?",
-    "subtasks": "run_id string, problem_id string, rollout int16, subtask_index int16, benchmark string, depends_on list<item: int16>, "
-    "subtask_text string, output_text string?, allocated_model string, model string, tier string, candidates list<item: struct<model: "
-    "string not null, score: double, propensity: double, expected_cost_usd: double not null>>, is_escalated bool, is_fallback bool, "
-    "input_tokens int64, output_tokens int64, cost_usd double, latency_s double, error_type string?, started_at timestamp[us, tz=UTC]",
-    "calls": "run_id string, problem_id string, rollout int16, call_index int16, attempt int16, subtask_index int16?, benchmark string, "
-    "purpose string, request_sha string, request_model string, response_model string, response_id string, status int16, "
+    "subtasks": "run_id string, problem_id string, rollout int16, subtask_index int16, benchmark string, depends_on "
+    "list<item: int16>, "
+    "subtask_text string, output_text string?, allocated_model string, model string, tier string, candidates "
+    "list<item: struct<model: "
+    "string not null, score: double, propensity: double, expected_cost_usd: double not null>>, is_escalated bool, "
+    "is_fallback bool, "
+    "input_tokens int64, output_tokens int64, cost_usd double, latency_s double, error_type string?, started_at "
+    "timestamp[us, tz=UTC]",
+    "calls": "run_id string, problem_id string, rollout int16, call_index int16, attempt int16, subtask_index "
+    "int16?, benchmark string, "
+    "purpose string, request_sha string, request_model string, response_model string, response_id string, status "
+    "int16, "
     "finish_reason string, temperature double, max_output_tokens int32, input_tokens int64, cached_input_tokens int64, "
-    "output_tokens int64, usage_source string, cost_usd double, price_version string, latency_s double, queue_s double, "
-    "retry_after_s double?, is_replayed bool, error_type string?, error_message string?, input_messages string, output_text string?, "
+    "output_tokens int64, usage_source string, cost_usd double, price_version string, latency_s double, queue_s "
+    "double, "
+    "retry_after_s double?, is_replayed bool, error_type string?, error_message string?, input_messages string, "
+    "output_text string?, "
     "raw_body binary, started_at timestamp[us, tz=UTC]",
     "rewards": "run_id string, problem_id string, rollout int16, term string, weight double, value double?",
     "curves": "run_id string, phase string, policy string, round int16, step int32, metric string, value double, "
     "logged_at timestamp[us, tz=UTC]",
 }
-"""The stored columns spelled out, `?` for nullable. Only ever add to it: a rename or a new type breaks every lake there is."""
+"""The stored columns spelled out, `?` for nullable. Only ever add to it: a rename or a new type breaks every lake there
+is."""
 
 
 @pytest.mark.parametrize("table", COLUMNS)
@@ -71,7 +86,8 @@ def test_every_column_comes_back_as_it_went_in(table: str, row: Any, tmp_path: P
 
 
 def as_stored(name: str, value: Any) -> Any:
-    """What Arrow gives back for a dataclass value: UTC datetimes for epoch seconds, lists for tuples, dicts for candidates."""
+    """What Arrow gives back for a dataclass value: UTC datetimes for epoch seconds, lists for tuples, dicts for
+    candidates."""
     if name in ("started_at", "ended_at"):
         return datetime.datetime.fromtimestamp(value, UTC)
     if name == "candidates":
@@ -86,9 +102,28 @@ int16 = st.integers(-(2**15), 2**15 - 1)
 int64 = st.integers(-(2**63), 2**63 - 1)
 candidates = st.lists(st.builds(Candidate, text, st.none() | finite, st.none() | finite, finite), max_size=3).map(tuple)
 subtask_rows = st.builds(
-    SubtaskRow, text, text, int16, int16, text, st.lists(int16, max_size=3).map(tuple), text, maybe, text, text, text, candidates,
-    st.booleans(), st.booleans(), int64, int64, finite, finite, maybe, st.just(NOON),
-)  # fmt: skip
+    SubtaskRow,
+    text,
+    text,
+    int16,
+    int16,
+    text,
+    st.lists(int16, max_size=3).map(tuple),
+    text,
+    maybe,
+    text,
+    text,
+    text,
+    candidates,
+    st.booleans(),
+    st.booleans(),
+    int64,
+    int64,
+    finite,
+    finite,
+    maybe,
+    st.just(NOON),
+)
 
 
 @given(st.lists(subtask_rows, max_size=5))

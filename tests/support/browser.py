@@ -1,4 +1,5 @@
-"""A headless Chromium that opens a local page and tells what happened: spoken to over its DevTools protocol, without a driver."""
+"""A headless Chromium that opens a local page and tells what happened: spoken to over its DevTools protocol, without a
+driver."""
 
 import asyncio
 import base64

@@ -1,4 +1,5 @@
-"""One rank of a GRPO training on several processes; tests/r2/training/test_launch.py starts two. `python -m tests.support.grpo_ranks FOLDER` under torchrun."""
+"""One rank of a GRPO training on several processes; tests/r2/training/test_launch.py starts two. `python -m
+tests.support.grpo_ranks FOLDER` under torchrun."""
 
 import json
 import sys

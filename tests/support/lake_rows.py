@@ -1,4 +1,5 @@
-"""Rows for the storage tests: a problem with two subtasks and three calls whose sums agree, units of them, and a small whole lake."""
+"""Rows for the storage tests: a problem with two subtasks and three calls whose sums agree, units of them, and a small
+whole lake."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -14,33 +15,114 @@ NOON = 1_780_000_200.0
 """2026-05-28 20:30:00 UTC, in epoch seconds."""
 
 RUN = RunRow(
-    run_id="run-a", session=0, flow_run_id="", kind="answer", method="r2", input_path="questions.jsonl", pool_path="pool.toml",
-    config="{}", code_version="0.1.0", status="completed", n_requested=2, n_answered=2, n_failed=0, n_deferred=0, n_calls_lost=0,
-    cost_usd=0.0, session_cost_usd=0.0, wall_s=1.0, started_at=NOON, ended_at=NOON + 1,
-)  # fmt: skip
+    run_id="run-a",
+    session=0,
+    flow_run_id="",
+    kind="answer",
+    method="r2",
+    input_path="questions.jsonl",
+    pool_path="pool.toml",
+    config="{}",
+    code_version="0.1.0",
+    status="completed",
+    n_requested=2,
+    n_answered=2,
+    n_failed=0,
+    n_deferred=0,
+    n_calls_lost=0,
+    cost_usd=0.0,
+    session_cost_usd=0.0,
+    wall_s=1.0,
+    started_at=NOON,
+    ended_at=NOON + 1,
+)
 
 CALL = CallRow(
-    run_id="run-a", problem_id="p0", rollout=0, call_index=0, attempt=0, subtask_index=None, benchmark="arithmetic",
-    purpose="decompose", request_sha="0" * 64, request_model="small", response_model="small-q4", response_id="r-0", status=200,
-    finish_reason="stop", temperature=0.0, max_output_tokens=64, input_tokens=100, cached_input_tokens=20, output_tokens=10,
-    usage_source="provider", cost_usd=0.0001, price_version="2026-11-01:1/0.5/2", latency_s=0.5, queue_s=0.1, retry_after_s=None,
-    is_replayed=False, error_type=None, error_message=None, input_messages='[["user","2+3"]]', output_text="5", raw_body=b"{}",
+    run_id="run-a",
+    problem_id="p0",
+    rollout=0,
+    call_index=0,
+    attempt=0,
+    subtask_index=None,
+    benchmark="arithmetic",
+    purpose="decompose",
+    request_sha="0" * 64,
+    request_model="small",
+    response_model="small-q4",
+    response_id="r-0",
+    status=200,
+    finish_reason="stop",
+    temperature=0.0,
+    max_output_tokens=64,
+    input_tokens=100,
+    cached_input_tokens=20,
+    output_tokens=10,
+    usage_source="provider",
+    cost_usd=0.0001,
+    price_version="2026-11-01:1/0.5/2",
+    latency_s=0.5,
+    queue_s=0.1,
+    retry_after_s=None,
+    is_replayed=False,
+    error_type=None,
+    error_message=None,
+    input_messages='[["user","2+3"]]',
+    output_text="5",
+    raw_body=b"{}",
     started_at=NOON,
-)  # fmt: skip
+)
 
 SUBTASK = SubtaskRow(
-    run_id="run-a", problem_id="p0", rollout=0, subtask_index=0, benchmark="arithmetic", depends_on=(), subtask_text="2+3",
-    output_text="5", allocated_model="small", model="small", tier="small",
-    candidates=(Candidate("small", -0.1, 0.9, 0.0001), Candidate("large", None, None, 0.001)), is_escalated=False, is_fallback=False,
-    input_tokens=100, output_tokens=10, cost_usd=0.0001, latency_s=0.6, error_type=None, started_at=NOON,
-)  # fmt: skip
+    run_id="run-a",
+    problem_id="p0",
+    rollout=0,
+    subtask_index=0,
+    benchmark="arithmetic",
+    depends_on=(),
+    subtask_text="2+3",
+    output_text="5",
+    allocated_model="small",
+    model="small",
+    tier="small",
+    candidates=(Candidate("small", -0.1, 0.9, 0.0001), Candidate("large", None, None, 0.001)),
+    is_escalated=False,
+    is_fallback=False,
+    input_tokens=100,
+    output_tokens=10,
+    cost_usd=0.0001,
+    latency_s=0.6,
+    error_type=None,
+    started_at=NOON,
+)
 
 TRAJECTORY = TrajectoryRow(
-    run_id="run-a", problem_id="p0", rollout=0, input_index=0, method="r2", benchmark="arithmetic", status="answered", input="2+3+4",
-    target="9", answer="9", is_correct=True, plan="1. 2+3\n2. add 4", n_subtasks=2, n_calls=3, n_attempts=3, n_escalations=0,
-    input_tokens=300, cached_input_tokens=60, output_tokens=30, cost_usd=0.0012, router_cost_usd=0.0001, latency_s=1.8,
-    failed_checks="", error_type=None, error_message=None, started_at=NOON,
-)  # fmt: skip
+    run_id="run-a",
+    problem_id="p0",
+    rollout=0,
+    input_index=0,
+    method="r2",
+    benchmark="arithmetic",
+    status="answered",
+    input="2+3+4",
+    target="9",
+    answer="9",
+    is_correct=True,
+    plan="1. 2+3\n2. add 4",
+    n_subtasks=2,
+    n_calls=3,
+    n_attempts=3,
+    n_escalations=0,
+    input_tokens=300,
+    cached_input_tokens=60,
+    output_tokens=30,
+    cost_usd=0.0012,
+    router_cost_usd=0.0001,
+    latency_s=1.8,
+    failed_checks="",
+    error_type=None,
+    error_message=None,
+    started_at=NOON,
+)
 
 CURVE = CurveRow("run-a", "sft", "decomposer", 0, 0, "loss", 2.5, NOON)
 
@@ -48,40 +130,79 @@ Tables = dict[str, list[Any]]
 
 
 def problem(index: int, run_id: str = "run-a", rollout: int = 0, **changes: Any) -> Tables:
-    """Problem `p<index>`: decomposed by small for 0.0001 USD, subtask 0 by small for 0.0001, subtask 1 by large for 0.001."""
+    """Problem `p<index>`: decomposed by small for 0.0001 USD, subtask 0 by small for 0.0001, subtask 1 by large for
+    0.001."""
     key: Any = {"run_id": run_id, "problem_id": f"p{index}", "rollout": rollout, "started_at": NOON + index}
     trajectory = replace(TRAJECTORY, **key, input_index=index, **changes)
     subtasks = [
         replace(SUBTASK, **key),
-        replace(SUBTASK, **key, subtask_index=1, depends_on=(0,), allocated_model="small", model="large", tier="large", cost_usd=0.001,
-                is_escalated=True),
-    ]  # fmt: skip
+        replace(
+            SUBTASK,
+            **key,
+            subtask_index=1,
+            depends_on=(0,),
+            allocated_model="small",
+            model="large",
+            tier="large",
+            cost_usd=0.001,
+            is_escalated=True,
+        ),
+    ]
     calls = [
         replace(CALL, **key),
         replace(CALL, **key, call_index=1, subtask_index=0, purpose="solve"),
-        replace(CALL, **key, call_index=2, subtask_index=1, purpose="solve", request_model="large", cost_usd=0.001,
-                price_version="2026-11-01:10/5/20", latency_s=1.5),
-    ]  # fmt: skip
+        replace(
+            CALL,
+            **key,
+            call_index=2,
+            subtask_index=1,
+            purpose="solve",
+            request_model="large",
+            cost_usd=0.001,
+            price_version="2026-11-01:10/5/20",
+            latency_s=1.5,
+        ),
+    ]
     return {"trajectories": [trajectory], "subtasks": subtasks, "calls": calls}
 
 
 def labelled(tables: Tables) -> Tables:
-    """The same problems as labelling stores them: two candidate plans, the second the target, and two allocations, the first the target."""
+    """The same problems as labelling stores them: two candidate plans, the second the target, and two allocations, the
+    first the target."""
     rows = [
         CandidateRow(
-            run_id=t.run_id, problem_id=t.problem_id, rollout=t.rollout, kind=kind, trial_index=index, benchmark=t.benchmark, plan=t.plan,
-            n_subtasks=2, models=("small", model), tiers=("small", tier), confidences=(0.95, 0.4) if kind == "allocation" else (),
-            confidence_source="logprobs" if kind == "allocation" else None, conciseness=1.0 if kind == "plan" else None,
-            practicality=0.5 if kind == "plan" else None, coherence=0.25 if kind == "plan" else None,
-            score=0.5 + 0.1 * index if kind == "plan" else None, judge="lexical" if kind == "plan" else None, output_tokens=10,
-            answer="9", is_correct=is_right, cost_usd=0.001, is_target=is_target, error_type=None,
+            run_id=t.run_id,
+            problem_id=t.problem_id,
+            rollout=t.rollout,
+            kind=kind,
+            trial_index=index,
+            benchmark=t.benchmark,
+            plan=t.plan,
+            n_subtasks=2,
+            models=("small", model),
+            tiers=("small", tier),
+            confidences=(0.95, 0.4) if kind == "allocation" else (),
+            confidence_source="logprobs" if kind == "allocation" else None,
+            conciseness=1.0 if kind == "plan" else None,
+            practicality=0.5 if kind == "plan" else None,
+            coherence=0.25 if kind == "plan" else None,
+            score=0.5 + 0.1 * index if kind == "plan" else None,
+            judge="lexical" if kind == "plan" else None,
+            output_tokens=10,
+            answer="9",
+            is_correct=is_right,
+            cost_usd=0.001,
+            is_target=is_target,
+            error_type=None,
         )
         for t in tables["trajectories"]
         for kind, index, model, tier, is_right, is_target in (
-            ("allocation", 0, "large", "large", True, True), ("allocation", 1, "small", "small", False, False),
-            ("plan", 0, "large", "large", False, False), ("plan", 1, "large", "large", True, True),
+            ("allocation", 0, "large", "large", True, True),
+            ("allocation", 1, "small", "small", False, False),
+            ("plan", 0, "large", "large", False, False),
+            ("plan", 1, "large", "large", True, True),
         )
-    ]  # fmt: skip
+    ]
     return {**tables, "candidates": rows}
 
 
@@ -99,10 +220,26 @@ def rewarded(tables: Tables) -> Tables:
 def bad_row(index: int, run_id: str = "run-a") -> Tables:
     """An input row that could not be read: failed before anything was called."""
     tables = problem(
-        index, run_id, 0, status="failed", answer=None, is_correct=None, target=None, plan="", n_subtasks=0, n_calls=0, n_attempts=0,
-        input_tokens=0, cached_input_tokens=0, output_tokens=0, cost_usd=0.0, router_cost_usd=0.0, latency_s=0.0,
-        error_type="bad_row", error_message=f"line {index + 1}: no question",
-    )  # fmt: skip
+        index,
+        run_id,
+        0,
+        status="failed",
+        answer=None,
+        is_correct=None,
+        target=None,
+        plan="",
+        n_subtasks=0,
+        n_calls=0,
+        n_attempts=0,
+        input_tokens=0,
+        cached_input_tokens=0,
+        output_tokens=0,
+        cost_usd=0.0,
+        router_cost_usd=0.0,
+        latency_s=0.0,
+        error_type="bad_row",
+        error_message=f"line {index + 1}: no question",
+    )
     return {"trajectories": tables["trajectories"], "subtasks": [], "calls": []}
 
 
@@ -119,13 +256,26 @@ def together(*parts: Tables) -> Tables:
 
 
 def worked_lake(root: Path) -> Path:
-    """Run a: p0 right, p1 wrong, p2 a bad row, one failed attempt. Runs b and c: one problem each over the same input."""
+    """Run a: p0 right, p1 wrong, p2 a bad row, one failed attempt. Runs b and c: one problem each
+    over the same input."""
     lake = Lake(root)
     p0, p1 = problem(0), problem(1, is_correct=False, answer="8")
     failed = replace(
-        CALL, problem_id="p1", call_index=1, attempt=1, subtask_index=0, purpose="solve", status=500, error_type="server_error",
-        error_message="status 500", input_tokens=0, cached_input_tokens=0, output_tokens=0, cost_usd=0.0, output_text=None,
-    )  # fmt: skip
+        CALL,
+        problem_id="p1",
+        call_index=1,
+        attempt=1,
+        subtask_index=0,
+        purpose="solve",
+        status=500,
+        error_type="server_error",
+        error_message="status 500",
+        input_tokens=0,
+        cached_input_tokens=0,
+        output_tokens=0,
+        cost_usd=0.0,
+        output_text=None,
+    )
     p1["trajectories"] = [replace(p1["trajectories"][0], n_attempts=4)]
     p1["calls"].append(failed)
     lake.commit("run-a", "00000-0", together(p0, p1))

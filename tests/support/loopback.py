@@ -89,7 +89,8 @@ def hangs_up() -> Behaviour:
 
 @dataclass
 class Loopback:
-    """Takes `script` one behaviour per request, then `after` for good. `max_together` is the most requests it held at once."""
+    """Takes `script` one behaviour per request, then `after` for good. `max_together` is the most requests it held at
+    once."""
 
     script: list[Behaviour] = field(default_factory=list)
     after: Behaviour = field(default_factory=answers)
@@ -125,7 +126,8 @@ class Loopback:
 
 
 def write_pool(folder: Path, models: Mapping[str, str], extra: str = "") -> PoolConfig:
-    """A pool file of `models`: name -> further TOML lines of its table. Tier small, 1 USD in and 2 USD out per million, unless said."""
+    """A pool file of `models`: name -> further TOML lines of its table. Tier small, 1 USD in and 2 USD out per million,
+    unless said."""
     text = f'[router]\ndecomposer = "{next(iter(models))}"\nallocator = "{next(iter(models))}"\n{extra}\n'
     for name, lines in models.items():
         text += f"[models.{name}]\n"

@@ -34,9 +34,18 @@ def completion(
     """10 prompt tokens and 5 generated ones, at the model's price; failed ones cost nothing."""
     usage = Usage() if error_type else Usage(10, 0, 5)
     attempt = Attempt(
-        model, 0, 0 if error_type else 200, 1000.0, latency_s=0.5, queue_s=0.1, usage=usage, cost_usd=cost_usd(ROSTER[model].price, usage),
-        price_version=ROSTER[model].price.version, finish_reason=finish_reason, error_type=error_type,
-    )  # fmt: skip
+        model,
+        0,
+        0 if error_type else 200,
+        1000.0,
+        latency_s=0.5,
+        queue_s=0.1,
+        usage=usage,
+        cost_usd=cost_usd(ROSTER[model].price, usage),
+        price_version=ROSTER[model].price.version,
+        finish_reason=finish_reason,
+        error_type=error_type,
+    )
     return Completion(text if error_type is None else "", model, (attempt,), finish_reason, error_type=error_type)
 
 
@@ -46,7 +55,8 @@ def sure(text: str, probability: float, model: str = "small") -> Completion:
 
 
 def replay(solving: Solving, replies: Sequence[str | Completion]) -> tuple[list[list[Call]], Outcome]:
-    """Drives a generator with replies in order of asking; returns the waves it asked for and its outcome. All replies must be used."""
+    """Drives a generator with replies in order of asking; returns the waves it asked for and its outcome. All replies
+    must be used."""
     waves, left = [], list(replies)
     try:
         wave = next(solving)

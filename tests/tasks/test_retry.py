@@ -54,7 +54,8 @@ def test_an_evaluation_says_a_wrong_setting_at_once(tmp_path: Path):
     pool = ROOT / "pools" / "simulated.toml"
     config = tmp_path / "e.toml"
     config.write_text(
-        f'problems = ["scan"]\nlimit = 20\npool = "{pool}"\nlake = "{tmp_path}/lake"\n[reasoning]\nsecond_decomposer = "zz"\n'
+        f'problems = ["scan"]\nlimit = 20\npool = "{pool}"\nlake = "{tmp_path}/lake"\n[reasoning]\nsecond_decomposer '
+        '= "zz"\n'
     )
     out = CliRunner().invoke(app, ["evaluate", "--config", str(config)])
     assert isinstance(out.exception, ConfigError)

@@ -23,9 +23,13 @@ from r2.pool.limits.gate import GateClosedError, Slot, Verdict
 from r2.pool.limits.shares import Purse
 
 _VERDICTS: Final[Mapping[str | None, Verdict]] = {
-    None: "answered", "bad_body": "understood", "rate_limited": "refused", "auth": "bad_key", "context_length": "understood",
+    None: "answered",
+    "bad_body": "understood",
+    "rate_limited": "refused",
+    "auth": "bad_key",
+    "context_length": "understood",
     "bad_request": "understood",
-}  # fmt: skip
+}
 """How the gate sees each error; every other one is "failed"."""
 
 

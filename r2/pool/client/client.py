@@ -1,7 +1,7 @@
 """The pool client: one call in, one settled `Completion` out, whatever the providers do in between.
 
-A call goes journal -> budget -> gate -> one POST -> ledger -> journal (`attempt.py` has the middle). Retried is here and
-nowhere else:
+A call goes journal -> budget -> gate -> one POST -> ledger -> journal (`attempt.py` has the middle). Retried is here
+and nowhere else:
 
     429, 503                       the gate pauses everybody; not counted, bounded by the call's deadline
     408, 5xx, timeout, cut answer, 200 that is no completion
@@ -105,8 +105,8 @@ class PoolClient:
     ) -> Completion:
         """The settled outcome of a call: from the journal if it was paid for before, else from the model or a fallback.
 
-        Durable in `journal` when returned, except for errors that only defer the question. Never raises for what a provider
-        does; an error of the journal (a full disk) comes through, because going on would lose paid answers.
+        Durable in `journal` when returned, except for errors that only defer the question. Never raises for what a
+        provider does; an error of the journal (a full disk) comes through, because going on would lose paid answers.
         """
         recording = self._open.recordings.get(call.model)
         if recording is not None:
@@ -156,7 +156,8 @@ class PoolClient:
         return _failure(asked.call, last.row, asked.attempts)
 
     def _route(self, model: str) -> Iterator[Entry]:
-        """The entry that was asked for, then its fallbacks: solvers of its tier, then of those above, cheapest first."""
+        """The entry that was asked for, then its fallbacks: solvers of its tier, then of those
+        above, cheapest first."""
         entries = self._open.entries
         yield entries[model]
         is_reached = False

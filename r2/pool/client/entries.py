@@ -44,7 +44,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """The run's cap in USD: `account` names the run to all its processes, `spent_usd` is what its journals have paid."""
+    """The run's cap in USD: `account` names the run to all its processes, `spent_usd` is what its
+    journals have paid."""
 
     account: str | None = None
     cap_usd: float | None = None
@@ -100,7 +101,8 @@ class OpenPool:
                 continue
             if name not in addresses:
                 raise PoolFileError(
-                    f"{self._pool.path}: model {name!r} has no address. Open the pool's endpoints first (open_endpoints)."
+                    f"{self._pool.path}: model {name!r} has no address. Open the pool's endpoints first "
+                    "(open_endpoints)."
                 )
             try:
                 orjson.dumps(table.extra_body)

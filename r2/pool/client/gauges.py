@@ -1,4 +1,5 @@
-"""What a run shows of each model while it goes: counts, rate, latency, cost. Bounded memory, cheap enough for every call."""
+"""What a run shows of each model while it goes: counts, rate, latency, cost. Bounded memory, cheap enough for every
+call."""
 
 from collections import deque
 from collections.abc import Callable
@@ -10,10 +11,11 @@ _LATENCIES_KEPT = 512
 
 @dataclass(frozen=True, slots=True)
 class ModelGauge:
-    """One pool entry at a glance. `limit` and `rate_limited` (429s and 503s) are its quota owner's, which entries may share.
+    """One pool entry at a glance. `limit` and `rate_limited` (429s and 503s) are its quota owner's, which entries may
+    share.
 
-    `in_flight`, `calls` (answered) and `errors` (failed attempts other than those) are the entry's own; `rate_per_s` is over the last 10 s;
-    latencies are of the last 512 answers, 0 where there is none.
+    `in_flight`, `calls` (answered) and `errors` (failed attempts other than those) are the entry's own; `rate_per_s` is
+    over the last 10 s; latencies are of the last 512 answers, 0 where there is none.
     """
 
     name: str

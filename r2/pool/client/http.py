@@ -1,7 +1,8 @@
-"""One POST to a model's endpoint and what came of it, as a value. No retries and no limits here: those are the caller's.
+"""One POST to a model's endpoint and what came of it, as a value. No retries and no limits here: those are the
+caller's.
 
-The API key is read by name when a request is sent, lives in that request's Authorization header and nowhere else, and is
-struck from everything that comes back before anybody sees it.
+The API key is read by name when a request is sent, lives in that request's Authorization header and nowhere else, and
+is struck from everything that comes back before anybody sees it.
 """
 
 import asyncio
@@ -25,7 +26,8 @@ _LARGE_BODY = (
 
 @dataclass(slots=True)  # not frozen: freezing costs more than the rest of making one, and there is one per call
 class Reply:
-    """What came of one POST. `status` is 0 if no answer began; `error_type` None only for a 2xx, whose body has yet to be parsed.
+    """What came of one POST. `status` is 0 if no answer began; `error_type` None only for a 2xx, whose body has yet to
+    be parsed.
 
     `was_sent` is False where no connection came about: nothing can have been billed. `is_stale` marks a connection that
     ended before any byte of the answer, as idle ones do: the caller may try once more at no charge.

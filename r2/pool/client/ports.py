@@ -1,7 +1,7 @@
 """What the pool client meets at its edges: the journal that makes calls durable, and the address a model answers at.
 
-`storage/runs/journal.py` implements `CallJournal`; `NoJournal` is for pings, calibration and tests. `r2/pool/servers/endpoints.py`
-starts or finds the servers and gives one `Address` per pool entry.
+`storage/runs/journal.py` implements `CallJournal`; `NoJournal` is for pings, calibration and tests.
+`r2/pool/servers/endpoints.py` starts or finds the servers and gives one `Address` per pool entry.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where one pool entry answers: `base_url` ends before `/chat/completions`, `served_model` is the body's `model`."""
+    """Where one pool entry answers: `base_url` ends before `/chat/completions`, `served_model` is
+    the body's `model`."""
 
     base_url: str
     served_model: str

@@ -1,4 +1,5 @@
-"""How many tokens a text has, without its tokenizer: for reserves made before a call and for providers that report no usage.
+"""How many tokens a text has, without its tokenizer: for reserves made before a call and for providers that report no
+usage.
 
 The rule is bytes: a token per 2.5 UTF-8 bytes, the rule of `r2.ledger.worst_case_usage`, until a model has reported the
 usage of real prompts; from then on its own ratio. Ours.

@@ -48,10 +48,10 @@ class BadBody:
 def request_body(call: Call, table: ModelTable, served_model: str) -> bytes:
     """The JSON body of a chat completion request.
 
-    Log-probabilities and schemas are asked for only where the entry says its server has them. A seed is sent when the call
-    or its sample index has one, so that repeated asks of one request differ and a rerun does not. `extra_body` wins over
-    our fields, but for `stream`, which would change the form of the reply. Lone surrogates become "?".
-    Raises TypeError if `extra_body` holds what JSON cannot.
+    Log-probabilities and schemas are asked for only where the entry says its server has them. A seed is sent when the
+    call or its sample index has one, so that repeated asks of one request differ and a rerun does not. `extra_body`
+    wins over our fields, but for `stream`, which would change the form of the reply. Lone surrogates become "?". Raises
+    TypeError if `extra_body` holds what JSON cannot.
     """
     body: dict[str, Any] = {
         "model": served_model,
@@ -78,7 +78,8 @@ def request_body(call: Call, table: ModelTable, served_model: str) -> bytes:
 
 
 def parse_body(body: bytes) -> ParsedReply | BadBody:
-    """What a 200 says. Text that a server cannot have meant (lone surrogates, logprobs of minus infinity) is repaired."""
+    """What a 200 says. Text that a server cannot have meant (lone surrogates, logprobs of minus
+    infinity) is repaired."""
     document = _loads(body)
     if not isinstance(document, dict):
         return BadBody(f"not a JSON object: {_clip(body)}")
@@ -148,8 +149,8 @@ def provider_message(body: bytes) -> str:
 def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds the server asks us to wait, 0..3600, None if it does not say. `now` is in epoch seconds.
 
-    Looked for in order: `retry-after-ms`, `Retry-After` (seconds or an HTTP date), and the longest of `x-ratelimit-reset-*`
-    (`6m0s`, `120ms`, seconds, or an epoch) among the limits that have nothing remaining.
+    Looked for in order: `retry-after-ms`, `Retry-After` (seconds or an HTTP date), and the longest of
+    `x-ratelimit-reset-*` (`6m0s`, `120ms`, seconds, or an epoch) among the limits that have nothing remaining.
     """
     lowered = {name.lower(): value for name, value in headers.items()}
     milliseconds = _number(lowered.get("retry-after-ms"))

@@ -1,7 +1,7 @@
 """The pool file: one TOML table per model, checked before anything is called.
 
-Errors name the file, the line, the key and the next move. Secrets are named by their environment variable and never held
-here. `load_pool` is the one way in; `PoolConfig.roster()` is what the reasoning gets to see of it.
+Errors name the file, the line, the key and the next move. Secrets are named by their environment variable and never
+held here. `load_pool` is the one way in; `PoolConfig.roster()` is what the reasoning gets to see of it.
 """
 
 import difflib
@@ -54,16 +54,16 @@ class Limits(_Table):
 
 class ModelTable(Limits):
     endpoint: str
-    """`http(s)://host/v1` (any OpenAI-compatible URL), `local:CATALOGUE-NAME` or `local:FILE.gguf` (embedded llama.cpp),
-    `policy:NAME` (the promoted version of a trained policy), `policy:NAME@v2` or `policy:FOLDER`,
+    """`http(s)://host/v1` (any OpenAI-compatible URL), `local:CATALOGUE-NAME` or `local:FILE.gguf` (embedded
+    llama.cpp), `policy:NAME` (the promoted version of a trained policy), `policy:NAME@v2` or `policy:FOLDER`,
     `simulated:NAME` (our own server with a simulated model), or `recording:FILE`."""
     served_model: str = ""
     """The `model` field sent to the endpoint; "" for the entry's own name."""
     tier: Tier
     price_usd_per_mtok: PriceTable
     prompt_mode: PromptMode = "direct"
-    """`direct` asks for the result alone, `cot` for steps and then the result: same weights, two entries. `bare` leaves every
-    instruction out, for a model that was fine-tuned on the job."""
+    """`direct` asks for the result alone, `cot` for steps and then the result: same weights, two entries. `bare` leaves
+    every instruction out, for a model that was fine-tuned on the job."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; None for endpoints without keys."""
     quota: str | None = None
@@ -93,7 +93,8 @@ class RouterTable(_Table):
     allocator: str
     """Pool entry that names one model per subtask."""
     second_decomposer: str | None = None
-    """Pool entry that plans again where the decomposer's plan fails its cheap check (r2/answering/plan_check.py); None: nobody."""
+    """Pool entry that plans again where the decomposer's plan fails its cheap check (r2/answering/plan_check.py); None:
+    nobody."""
     finalizer: str = "last_step"
     """`last_step` takes the last subtask's result as the answer (no call); else the pool entry that writes the answer
     from all results (paper: a final call)."""
@@ -130,8 +131,8 @@ class PoolTables(_Table):
 class PoolConfig:
     """A checked pool file. `digest` identifies what can change answers or costs: everything but limits and time-outs.
 
-    `policies` says which version each `policy:` entry meant when the file was read; their weights are part of the digest, so that a
-    promotion makes other runs of the same pool file.
+    `policies` says which version each `policy:` entry meant when the file was read; their weights are part of the
+    digest, so that a promotion makes other runs of the same pool file.
     """
 
     def __init__(
@@ -151,13 +152,22 @@ class PoolConfig:
         self.router = tables.router
         answers = tables.model_dump(
             exclude={
-                "quotas": True, "budget": True, "simulated_faults": True,
+                "quotas": True,
+                "budget": True,
+                "simulated_faults": True,
                 "models": {
-                    "__all__": {"max_requests_per_minute", "max_tokens_per_minute", "max_in_flight", "timeout_s",
-                                "deadline_s", "quota", "api_key_env"}
+                    "__all__": {
+                        "max_requests_per_minute",
+                        "max_tokens_per_minute",
+                        "max_in_flight",
+                        "timeout_s",
+                        "deadline_s",
+                        "quota",
+                        "api_key_env",
+                    }
                 },
             }
-        )  # fmt: skip
+        )
         if self.router.second_decomposer is None:
             del answers["router"]["second_decomposer"]  # it came later: pool files without it keep their digest
         identity = repr(sorted(answers.items()))
@@ -215,8 +225,8 @@ class PoolConfig:
 def load_pool(path: Path | str, policies_dir: Path | str | None = None) -> PoolConfig:
     """Reads and checks a pool file, or for `recording:FILE` the pool of a recorded run, every entry of it replayed.
 
-    `policies_dir` is where `policy:NAME` is looked up; None: $R2_POLICIES_DIR, else `policies` beside the current directory.
-    Raises PoolFileError with file, line, key and what to change.
+    `policies_dir` is where `policy:NAME` is looked up; None: $R2_POLICIES_DIR, else `policies` beside the current
+    directory. Raises PoolFileError with file, line, key and what to change.
     """
     kind, _, recording = str(path).partition(":")
     if kind == "recording":
@@ -236,7 +246,8 @@ def load_pool(path: Path | str, policies_dir: Path | str | None = None) -> PoolC
 
 
 def _policies(path: Path, text: str, tables: PoolTables, registry: Registry) -> dict[str, Policy]:
-    """What each `policy:` entry means now. PoolFileError if there is none, or if the entry asks it in words it was not trained on."""
+    """What each `policy:` entry means now. PoolFileError if there is none, or if the entry asks it in words it was not
+    trained on."""
     policies: dict[str, Policy] = {}
     for name, table in tables.models.items():
         if not table.endpoint.startswith("policy:"):
@@ -294,15 +305,19 @@ def _explain(path: Path, text: str, error: dict[str, Any]) -> str:
 
 def _known_keys(location: tuple[str, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
-        "models": ModelTable, "quotas": Limits, "router": RouterTable, "budget": BudgetTable,
-    }  # fmt: skip
+        "models": ModelTable,
+        "quotas": Limits,
+        "router": RouterTable,
+        "budget": BudgetTable,
+    }
     if "price_usd_per_mtok" in location:
         return list(PriceTable.model_fields)
     return list(tables.get(location[0], PoolTables).model_fields if len(location) > 1 else PoolTables.model_fields)
 
 
 def _line_of(text: str, location: tuple[str, ...]) -> int:
-    """1-based line of the deepest part of `location` that the text has; tomllib keeps no positions, so we look for them."""
+    """1-based line of the deepest part of `location` that the text has; tomllib keeps no positions, so we look for
+    them."""
     lines = text.splitlines()
     best, start = 1, 0
     for depth in range(1, len(location) + 1):
@@ -329,8 +344,13 @@ def endpoint_kind(endpoint: str) -> Endpoint:
     """Which of the kinds an `endpoint` value is. Raises PoolFileError for anything else."""
     scheme = endpoint.split(":", 1)[0]
     kinds: dict[str, Endpoint] = {
-        "http": "http", "https": "http", "local": "local", "policy": "policy", "simulated": "simulated", "recording": "recording",
-    }  # fmt: skip
+        "http": "http",
+        "https": "http",
+        "local": "local",
+        "policy": "policy",
+        "simulated": "simulated",
+        "recording": "recording",
+    }
     if scheme not in kinds:
         raise PoolFileError(
             f"endpoint {endpoint!r}: expected http(s)://..., local:NAME, policy:NAME, simulated:NAME or recording:FILE"

@@ -1,4 +1,5 @@
-"""A new entry in a pool file: `r2 pool add`. Comments and order stay, and the file changes only if the whole of it is good."""
+"""A new entry in a pool file: `r2 pool add`. Comments and order stay, and the file changes only if the whole of it is
+good."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ from r2.pool.file.config import PoolConfig, load_pool
 def adding(path: Path, name: str, entry: Mapping[str, Any], policies_dir: Path | None) -> Iterator[PoolConfig]:
     """The pool with the entry, in a file beside the old one that takes its place when the block ends well.
 
-    Inside the block the new file may be measured and changed (`write_profiles`). PoolFileError if the name is taken, or the pool with
-    it would not be good; then, and if the block raises, the old file is as it was.
+    Inside the block the new file may be measured and changed (`write_profiles`). PoolFileError if the name is taken, or
+    the pool with it would not be good; then, and if the block raises, the old file is as it was.
     """
     draft = path.with_name(f".{path.name}.adding")
     try:

@@ -1,8 +1,9 @@
-"""Recorded completions: a run replayed without a model. `--pool recording:FILE`, or one pool entry with `endpoint = "recording:FILE"`.
+"""Recorded completions: a run replayed without a model. `--pool recording:FILE`, or one pool entry with `endpoint =
+"recording:FILE"`.
 
-JSON lines, gzipped where the name ends in `.gz`: `{"pool": ...}` with the text of the run's pool file (prices and profiles,
-names of key variables but no keys), then `{"request_sha": ..., "completion": {...}}` for each call. Keyed by what was asked
-(`Call.request_sha`), so a changed prompt is a request that was never recorded, and says so.
+JSON lines, gzipped where the name ends in `.gz`: `{"pool": ...}` with the text of the run's pool file (prices and
+profiles, names of key variables but no keys), then `{"request_sha": ..., "completion": {...}}` for each call. Keyed by
+what was asked (`Call.request_sha`), so a changed prompt is a request that was never recorded, and says so.
 """
 
 import gzip
@@ -25,7 +26,8 @@ class Recording:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Raises PoolFileError with the line of the first record that is not one. Of records with one key the first counts."""
+        """Raises PoolFileError with the line of the first record that is not one. Of records with one key the first
+        counts."""
         completions: dict[str, bytes] = {}
         n_read = 0
         try:
@@ -44,7 +46,8 @@ class Recording:
             ) from error
         except (EOFError, ValueError, KeyError, TypeError, IndexError) as error:
             raise PoolFileError(
-                f'{path}:{n_read}: expected {{"request_sha": ..., "completion": {{...}}}}, got something else ({error!r}). '
+                f'{path}:{n_read}: expected {{"request_sha": ..., "completion": {{...}}}}, got something else '
+                f"({error!r}). "
                 "Record the run again, or drop the line."
             ) from error
         return cls(path, completions)
@@ -64,7 +67,8 @@ def recorded_pool(path: Path) -> str:
 
 
 def recorded_evaluation(path: Path) -> dict[str, Any] | None:
-    """Settings and problems of the evaluation that was recorded; None for the recording of a single run. Errors as `recorded_pool`."""
+    """Settings and problems of the evaluation that was recorded; None for the recording of a single run. Errors as
+    `recorded_pool`."""
     return _header(path)[1]
 
 
@@ -77,7 +81,8 @@ def _header(path: Path) -> tuple[str, dict[str, Any] | None]:
         raise PoolFileError(f"{path}: the recording cannot be read: {error}. `r2 lake record` makes one.") from error
     except (EOFError, ValueError, KeyError, TypeError) as error:
         raise PoolFileError(
-            f"{path}:1: expected the pool file of the recorded run ({error!r}). Record the run with `r2 lake record`, or name the "
+            f"{path}:1: expected the pool file of the recorded run ({error!r}). Record the run with `r2 lake "
+            "record`, or name the "
             "recording in the entries of a pool file of yours."
         ) from error
 
@@ -88,8 +93,8 @@ def write_recording(
     pool_text: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> int:
-    """Writes the pool file, what an evaluation was asked to do, and (request_sha, completion) pairs, replacing the file; returns how
-    many pairs."""
+    """Writes the pool file, what an evaluation was asked to do, and (request_sha, completion) pairs, replacing the
+    file; returns how many pairs."""
     n_written = 0
     partial = path.with_name(f".{path.name}.partial")
     with _opened(partial, "wb", is_gzipped=path.suffix == ".gz") as file:

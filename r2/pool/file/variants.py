@@ -1,6 +1,8 @@
-"""A pool changed as pools change in practice: a model taken out, one put in with its profile alone. Text in, text out; for measurements.
+"""A pool changed as pools change in practice: a model taken out, one put in with its profile alone. Text in, text out;
+for measurements.
 
-Used by benchmarks/bench_pool_change.py, which asks a trained router about pools it was not trained on. Comments and order of the file stay.
+Used by benchmarks/bench_pool_change.py, which asks a trained router about pools it was not trained on. Comments and
+order of the file stay.
 """
 
 from collections.abc import Collection

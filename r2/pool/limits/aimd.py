@@ -1,16 +1,18 @@
 """How many calls one quota owner should have in flight, when it must be left alone, and when it counts as down. Pure.
 
-The controller (ours, from simulation: pacing at the known rate plus this reaches 99 % of a quota with almost no refusals):
+The controller (ours, from simulation: pacing at the known rate plus this reaches 99 % of a quota with almost no
+refusals):
 - slow start from 16, doubling below 0.6 of the last limit that was refused, then +5 % a round; a round is as many
   first-attempt successes as the limit, and only a round that used 80 % of the limit raises it;
-- a refusal (429, 503) pauses everybody until the time the server named, and cuts the limit to 0.85 of itself, once in 5 s
-  and only after a success since the last cut. Later refusals never extend that time, or the limit would freeze for good;
+- a refusal (429, 503) pauses everybody until the time the server named, and cuts the limit to 0.85 of itself, once in 5
+  s and only after a success since the last cut. Later refusals never extend that time, or the limit would freeze for
+  good;
 - other failures (5xx, timeouts, cut connections) cut nothing and stop growth for their round;
 - a breaker opens when there was nothing but refusals for 120 s (or three times what the server asked for), nothing but
   failures for 30 s, or at once when the key is refused; every 60 s one call may probe, and its answer closes it.
 
-Left out: a self-hosted vLLM queues instead of refusing, so for it the limit grows to `max_in_flight`; set that to what the
-server batches, or start it with `--max-num-queued-reqs`.
+Left out: a self-hosted vLLM queues instead of refusing, so for it the limit grows to `max_in_flight`; set that to what
+the server batches, or start it with `--max-num-queued-reqs`.
 """
 
 import random

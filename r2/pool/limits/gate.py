@@ -1,9 +1,10 @@
 """The one door to a quota owner: who may send now, in order of asking. Everything that limits sending meets here.
 
-In order: the breaker, the shared pause after a refusal, the adaptive number in flight (`r2/pool/limits/aimd.py`), the pace of
-requests (asyncio-throttle) and of tokens (a bucket), and last the host-wide window (`r2/pool/limits/shares.py`), so that a grant
-is used the moment it is given. The door is a FIFO lock: only the call at its head waits for any of these, which gives
-asyncio-throttle, whose waiters poll, at most one of them, and costs a call that need not wait no trip through the loop.
+In order: the breaker, the shared pause after a refusal, the adaptive number in flight (`r2/pool/limits/aimd.py`), the
+pace of requests (asyncio-throttle) and of tokens (a bucket), and last the host-wide window
+(`r2/pool/limits/shares.py`), so that a grant is used the moment it is given. The door is a FIFO lock: only the call at
+its head waits for any of these, which gives asyncio-throttle, whose waiters poll, at most one of them, and costs a call
+that need not wait no trip through the loop.
 
 Nothing below this layer may retry a 429, or the controller would not see it. `leave` is told how each call went.
 """
@@ -23,8 +24,8 @@ from r2.pool.limits.lease import Wait
 from r2.pool.limits.shares import RateShare
 
 Verdict = Literal["answered", "refused", "failed", "bad_key", "understood", "abandoned"]
-"""How a call went, as the gate needs to know it: answered; 429 or 503; 5xx, timeout or cut; 401 to 403; any other refusal of
-this one request; cancelled."""
+"""How a call went, as the gate needs to know it: answered; 429 or 503; 5xx, timeout or cut; 401 to 403; any other
+refusal of this one request; cancelled."""
 
 _STOPPED = "the run was asked to stop before the call was sent"
 _LONGEST_NAP_S = 0.25  # tokens come back from other processes without a signal
@@ -61,7 +62,8 @@ class GateGauge:
 
 
 class TokenBucket:
-    """Paces tokens: `per_minute`, with 5 s worth of burst. One request above the burst passes when the bucket is full."""
+    """Paces tokens: `per_minute`, with 5 s worth of burst. One request above the burst passes when
+    the bucket is full."""
 
     def __init__(self, per_minute: float, now: float) -> None:
         self._per_s = per_minute / 60
@@ -124,8 +126,8 @@ class Gate:
     async def enter(self, tokens: float, deadline: float | None = None) -> Slot:
         """Waits for its turn and takes a slot that must be given back with `leave`. `tokens`: prompt plus output limit.
 
-        Raises TimeoutError at `deadline` (the event loop's seconds; None: never), and GateClosedError once the breaker is open or `stop`
-        was called, also for those already waiting.
+        Raises TimeoutError at `deadline` (the event loop's seconds; None: never), and GateClosedError once the breaker
+        is open or `stop` was called, also for those already waiting.
         """
         slot = self.enter_now(tokens)
         if slot is not None:

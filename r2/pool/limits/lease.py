@@ -1,17 +1,17 @@
 """What the processes of one host may spend together: requests and tokens per minute, and money. One SQLite file.
 
 Rates are a sliding log in buckets: every grant is added to the bucket of its moment, and a grant is given only if all
-buckets that may still touch the window leave room for it. Counted are the window, a margin for the way to the server and
-the whole of the oldest bucket, so that any window as the *server* sees it stays within the limit, at the price of 4 % of
-the rate. Tokens are granted by estimate and settled by usage in the bucket they were granted in.
+buckets that may still touch the window leave room for it. Counted are the window, a margin for the way to the server
+and the whole of the oldest bucket, so that any window as the *server* sees it stays within the limit, at the price of 4
+% of the rate. Tokens are granted by estimate and settled by usage in the bucket they were granted in.
 
-Money is accounts with a cap. A process *holds* an amount on an account before it spends; cap >= spent + all holds, always.
-Holds of dead processes are dropped, what they had booked stays.
+Money is accounts with a cap. A process *holds* an amount on an account before it spends; cap >= spent + all holds,
+always. Holds of dead processes are dropped, what they had booked stays.
 
-Each grant is one `BEGIN IMMEDIATE` transaction of about 40 us that blocks the caller's event loop, so callers take slices
-ahead of need (`r2/pool/limits/shares.py`). Time is the host's monotonic clock, which all its processes share and nobody sets;
-rows from before a reboot lie in its future and are dropped. WAL with `synchronous=NORMAL`: commits cost no fsync, and a
-power cut loses the last commits but not the file.
+Each grant is one `BEGIN IMMEDIATE` transaction of about 40 us that blocks the caller's event loop, so callers take
+slices ahead of need (`r2/pool/limits/shares.py`). Time is the host's monotonic clock, which all its processes share and
+nobody sets; rows from before a reboot lie in its future and are dropped. WAL with `synchronous=NORMAL`: commits cost no
+fsync, and a power cut loses the last commits but not the file.
 """
 
 import os
@@ -27,8 +27,12 @@ from r2.errors import ConfigError
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rates (owner TEXT, start_us INTEGER, requests REAL NOT NULL, tokens REAL NOT NULL,
     PRIMARY KEY (owner, start_us)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS accounts (name TEXT PRIMARY KEY, cap_usd REAL NOT NULL, spent_usd REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS holds (account TEXT, holder TEXT, usd REAL NOT NULL, PRIMARY KEY (account, holder)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS accounts (
+    name TEXT PRIMARY KEY, cap_usd REAL NOT NULL, spent_usd REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS holds (
+    account TEXT, holder TEXT, usd REAL NOT NULL, PRIMARY KEY (account, holder)
+) WITHOUT ROWID;
 """
 _TOLERANCE_USD = 1e-12  # sums of floats; no price is this small
 
@@ -37,7 +41,8 @@ _TOLERANCE_USD = 1e-12  # sums of floats; no price is this small
 class RateLimits:
     """Limits of one quota owner. `requests` and `tokens` are per `window_s`; None: no limit of this kind.
 
-    `margin_s` is how much later than another a request may reach the server, measured from its grant (default window / 30).
+    `margin_s` is how much later than another a request may reach the server, measured from its grant (default window /
+    30).
     """
 
     requests: float | None
@@ -57,7 +62,8 @@ class RateLimits:
 
 @dataclass(frozen=True, slots=True)
 class RateGrant:
-    """Permission to send `requests` with `tokens` in all, from the bucket `start_us`, at the monotonic second `granted_at`."""
+    """Permission to send `requests` with `tokens` in all, from the bucket `start_us`, at the monotonic second
+    `granted_at`."""
 
     start_us: int
     requests: float
@@ -94,7 +100,8 @@ class Lease:
         except sqlite3.DatabaseError as error:
             raise ConfigError(
                 f"{path}: limits and budgets shared by this host's processes cannot be opened ({error}). If no run is "
-                "active, delete the file (budgets of today start again from zero), or set R2_STATE_DIR to a local folder."
+                "active, delete the file (budgets of today start again from zero), or set R2_STATE_DIR to a local "
+                "folder."
             ) from error
 
     def close(self) -> None:
@@ -108,7 +115,8 @@ class Lease:
         want: tuple[float, float],
         corrections: Corrections,
     ) -> RateGrant | Wait:
-        """Applies `corrections`, then grants up to `want` (requests, tokens) and at least `need`, or says when to ask again.
+        """Applies `corrections`, then grants up to `want` (requests, tokens) and at least `need`, or says when to ask
+        again.
 
         A need above the whole limit is met when the window is empty: the provider, not we, has to refuse such a call.
         """
@@ -149,8 +157,8 @@ class Lease:
     def open_account(self, name: str, cap_usd: float, *, spent_usd: float | None = None) -> None:
         """Makes the account, or gives it a new cap. `spent_usd` is what a run's journal says it has paid.
 
-        That sets the balance where no other process holds money on the account, and else only raises it: the others have
-        booked what is not in the journal yet.
+        That sets the balance where no other process holds money on the account, and else only raises it: the others
+        have booked what is not in the journal yet.
         """
         with self._transaction():
             self._db.execute(
@@ -168,9 +176,11 @@ class Lease:
     def exchange(
         self, accounts: Sequence[str], holder: str, *, keep_usd: float, want_usd: float, spent_usd: float
     ) -> bool:
-        """Books `spent_usd` on every account and sets `holder`'s hold on each: to `want_usd` if all caps allow, else to `keep_usd`.
+        """Books `spent_usd` on every account and sets `holder`'s hold on each: to `want_usd` if all caps allow, else to
+        `keep_usd`.
 
-        All or nothing over the accounts. `keep_usd` must be covered by the earlier hold less `spent_usd`. True if `want_usd`.
+        All or nothing over the accounts. `keep_usd` must be covered by the earlier hold less `spent_usd`. True if
+        `want_usd`.
         """
         with self._transaction():
             if spent_usd:
@@ -198,7 +208,8 @@ class Lease:
     def balance(self, name: str) -> tuple[float, float, float]:
         """(cap, spent, held) in USD. Raises KeyError if there is no such account."""
         row = self._db.execute(
-            "SELECT cap_usd, spent_usd, (SELECT coalesce(sum(usd), 0) FROM holds WHERE account = name) FROM accounts WHERE name = ?",
+            "SELECT cap_usd, spent_usd, (SELECT coalesce(sum(usd), 0) FROM holds WHERE account = name) FROM accounts "
+            "WHERE name = ?",
             (name,),
         ).fetchone()
         if row is None:
@@ -217,7 +228,8 @@ class Lease:
 
     def _correct(self, owner: str, corrections: Corrections) -> None:
         self._db.executemany(
-            "UPDATE rates SET requests = max(0, requests + ?), tokens = max(0, tokens + ?) WHERE owner = ? AND start_us = ?",
+            "UPDATE rates SET requests = max(0, requests + ?), tokens = max(0, tokens + ?) WHERE owner = ? AND "
+            "start_us = ?",
             [(requests, tokens, owner, start_us) for start_us, (requests, tokens) in corrections.items()],
         )
 
@@ -238,7 +250,8 @@ class Lease:
     def _fits(self, accounts: Sequence[str], holder: str, want_usd: float) -> bool:
         for name in accounts:
             room_usd = self._db.execute(
-                "SELECT cap_usd - spent_usd - (SELECT coalesce(sum(usd), 0) FROM holds WHERE account = name AND holder <> ?) "
+                "SELECT cap_usd - spent_usd - (SELECT coalesce(sum(usd), 0) FROM holds WHERE account = name AND "
+                "holder <> ?) "
                 "FROM accounts WHERE name = ?",
                 (holder, name),
             ).fetchone()[0]
@@ -265,7 +278,8 @@ def _is_alive(holder: str) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot; None if there is no such process, "?" where the system does not tell."""
+    """Start time of a process in clock ticks since boot; None if there is no such process, "?" where the system does
+    not tell."""
     try:
         return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rsplit(")", 1)[1].split()[19]
     except OSError:

@@ -1,8 +1,9 @@
-"""This process's share of what its host may spend: slices taken from the lease ahead of need, so that a call seldom asks.
+"""This process's share of what its host may spend: slices taken from the lease ahead of need, so that a call seldom
+asks.
 
 `RateShare` is the share of one quota owner's requests and tokens, `Purse` that of the money accounts. Both are exact
-towards the lease: what they hand out was granted or held before. A slice of rate lives for 100 ms, and its unused rest is
-given back with the next one.
+towards the lease: what they hand out was granted or held before. A slice of rate lives for 100 ms, and its unused rest
+is given back with the next one.
 """
 
 import asyncio
@@ -54,7 +55,8 @@ class RateShare:
         return self._slice.start_us
 
     def settle(self, bucket: int, taken: float, used: float) -> None:
-        """Replaces the estimate `taken` by the tokens `used`, in the bucket of the grant. Written within 100 ms of traffic."""
+        """Replaces the estimate `taken` by the tokens `used`, in the bucket of the grant. Written within 100 ms of
+        traffic."""
         if self._limits.tokens is None:
             return
         self._correct(bucket, 0.0, used - min(taken, self._limits.tokens))
@@ -84,10 +86,12 @@ class RateShare:
 
 
 class Purse:
-    """This process's money for one run. `accounts` names those that every dollar counts on, and may change (a new UTC day).
+    """This process's money for one run. `accounts` names those that every dollar counts on, and may change (a new UTC
+    day).
 
-    Held at the lease at any time: what is free here, what calls have reserved, and what they spent since it was last booked.
-    The free part is at most 1 % of the smallest cap, so near a cap a process may be refused what another does not need.
+    Held at the lease at any time: what is free here, what calls have reserved, and what they spent since it was last
+    booked. The free part is at most 1 % of the smallest cap, so near a cap a process may be refused what another does
+    not need.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """A model server in a process of its own: started, waited for until it is healthy, ended with the block that opened it.
 
-The child prints `listening <address>` once it can be called and answers `/health`; it calls `die_with_parent` first thing.
-Used for the embedded llama.cpp servers (`local.py`) and for trained policies (`r2/training/server.py`).
+The child prints `listening <address>` once it can be called and answers `/health`; it calls `die_with_parent` first
+thing. Used for the embedded llama.cpp servers (`local.py`) and for trained policies (`r2/training/server.py`).
 """
 
 import asyncio
@@ -22,7 +22,8 @@ START_TIMEOUT_S = 180.0
 
 @asynccontextmanager
 async def child_server(args: Sequence[str], what: str, log_dir: Path) -> AsyncIterator[str]:
-    """The address the child printed. `what` names the endpoint in errors and its log file. EndpointError if it does not come up."""
+    """The address the child printed. `what` names the endpoint in errors and its log file. EndpointError if it does not
+    come up."""
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / f"{re.sub(r'[^A-Za-z0-9._@-]+', '_', what.partition(':')[2])}.log"
     read_end, write_end = os.pipe()

@@ -1,4 +1,5 @@
-"""Addresses for a pool's entries: URLs as they are; servers started for `local:`, `policy:` and `simulated:` entries, ended with the block."""
+"""Addresses for a pool's entries: URLs as they are; servers started for `local:`, `policy:` and `simulated:` entries,
+ended with the block."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -16,7 +17,8 @@ from r2.pool.simulated.process import start_simulated
 
 @asynccontextmanager
 async def open_endpoints(pool: PoolConfig, *, models_dir: Path, log_dir: Path) -> AsyncIterator[dict[str, Address]]:
-    """Entry name -> where it answers. Entries with the same weights share one server; `recording:` entries need no address.
+    """Entry name -> where it answers. Entries with the same weights share one server; `recording:` entries need no
+    address.
 
     PoolFileError (weights not fetched, memory too small) or EndpointError (a server does not come up), before any call.
     """
@@ -50,9 +52,11 @@ async def open_endpoints(pool: PoolConfig, *, models_dir: Path, log_dir: Path) -
 def open_policy(
     policy: Policy, *, models_dir: Path, log_dir: Path, context_tokens: int
 ) -> AbstractAsyncContextManager[str]:
-    """The base URL of a server for one version: llama.cpp where it is an adapter on catalogue weights, else transformers.
+    """The base URL of a server for one version: llama.cpp where it is an adapter on catalogue weights, else
+    transformers.
 
-    ConfigError or PoolFileError if the base's weights are missing or the adapter cannot be converted; EndpointError as `open_local`.
+    ConfigError or PoolFileError if the base's weights are missing or the adapter cannot be converted; EndpointError as
+    `open_local`.
     """
     what = f"policy:{policy.ref}"
     if policy.is_adapter and policy.catalogue_name in catalogue():
@@ -61,7 +65,12 @@ def open_policy(
 
         lora = cached_gguf(policy.path, weights_path(policy.catalogue_name, models_dir, what))
         return open_local(
-            policy.catalogue_name, models_dir=models_dir, log_dir=log_dir, context_tokens=context_tokens, lora=lora, what=what
-        )  # fmt: skip
+            policy.catalogue_name,
+            models_dir=models_dir,
+            log_dir=log_dir,
+            context_tokens=context_tokens,
+            lora=lora,
+            what=what,
+        )
     args = [sys.executable, "-m", "r2.training.server", "--policy", str(policy.path), "--models-dir", str(models_dir)]
     return child_server(args, what, log_dir)

@@ -1,7 +1,7 @@
 """Weights for `local:` models: from the catalogue to a checked file, resumably, and never a second time.
 
-A file counts as fetched when its bytes have the catalogue's sha256. The check is remembered beside it (`<file>.sha256`, with size
-and time), so that a second run reads nothing. A killed download goes on with the next part.
+A file counts as fetched when its bytes have the catalogue's sha256. The check is remembered beside it (`<file>.sha256`,
+with size and time), so that a second run reads nothing. A killed download goes on with the next part.
 """
 
 import hashlib
@@ -91,7 +91,8 @@ def fetch(
     except ModelFetchError as error:
         tried.append(str(error))
     raise ModelFetchError(
-        f"{weights.name}: could not be fetched. Tried: {'; '.join(tried)}. Put a GGUF of your own behind any OpenAI-compatible server and give its URL "
+        f"{weights.name}: could not be fetched. Tried: {'; '.join(tried)}. Put a GGUF of your own behind any "
+        "OpenAI-compatible server and give its URL "
         "as the endpoint, or take the model out of the pool file."
     )
 
@@ -101,7 +102,8 @@ def _check_room(weights: Weights, folder: Path) -> None:
     need = weights.bytes + 200_000_000  # the file, and one downloaded part beside it
     if have < need:
         raise ModelFetchError(
-            f"{weights.name}: needs {need / 1e6:.0f} MB in {folder}, {have / 1e6:.0f} MB are free. Make room or choose --models-dir."
+            f"{weights.name}: needs {need / 1e6:.0f} MB in {folder}, {have / 1e6:.0f} MB are free. Make room or "
+            "choose --models-dir."
         )
 
 

@@ -1,8 +1,9 @@
-"""Embedded llama.cpp servers for `local:` models, one process per set of weights and adapter, from the `xllamacpp` wheel.
+"""Embedded llama.cpp servers for `local:` models, one process per set of weights and adapter, from the `xllamacpp`
+wheel.
 
-Each speaks llama.cpp's OpenAI-compatible API on a loopback port, with continuous batching and a prompt cache: prompts that begin alike
-are read once. One thread each by default: on shared cores llama.cpp's threads wait for each other, and two are slower than one.
-As a script this module is the server's own process; it ends with its parent.
+Each speaks llama.cpp's OpenAI-compatible API on a loopback port, with continuous batching and a prompt cache: prompts
+that begin alike are read once. One thread each by default: on shared cores llama.cpp's threads wait for each other, and
+two are slower than one. As a script this module is the server's own process; it ends with its parent.
 """
 
 import argparse
@@ -33,7 +34,8 @@ async def open_local(
     lora: Path | None = None,
     what: str = "",
 ) -> AsyncIterator[str]:
-    """The base URL of a running server for `name`, a catalogue name or the path of a .gguf file; it ends with the block.
+    """The base URL of a running server for `name`, a catalogue name or the path of a .gguf file; it ends with the
+    block.
 
     `lora` is a GGUF adapter to apply; `what` names the endpoint in errors and logs where it is not `local:name`.
     PoolFileError if the weights are not there or memory does not suffice, EndpointError if the server does not come up.
@@ -41,8 +43,19 @@ async def open_local(
     what = what or f"local:{name}"
     path = weights_path(name, models_dir, what)
     _check_memory(what, path.stat().st_size)
-    args = [sys.executable, "-m", "r2.pool.servers.local", "--model", str(path), "--alias", what.partition(":")[2],
-            "--context", str(context_tokens * SLOTS), "--threads", str(threads)]  # fmt: skip
+    args = [
+        sys.executable,
+        "-m",
+        "r2.pool.servers.local",
+        "--model",
+        str(path),
+        "--alias",
+        what.partition(":")[2],
+        "--context",
+        str(context_tokens * SLOTS),
+        "--threads",
+        str(threads),
+    ]
     if lora is not None:
         args += ["--lora", str(lora)]
     async with child_server(args, what, log_dir) as base_url:
@@ -50,7 +63,8 @@ async def open_local(
 
 
 def weights_path(name: str, models_dir: Path, what: str) -> Path:
-    """The GGUF file behind a catalogue name, or behind a path that ends with .gguf. PoolFileError if it is not there."""
+    """The GGUF file behind a catalogue name, or behind a path that ends with .gguf. PoolFileError
+    if it is not there."""
     if is_weights_file(name):
         if not Path(name).is_file():
             raise PoolFileError(f"{what}: no such file: {name}. Give a GGUF file that is there, or a catalogue name.")
@@ -69,12 +83,14 @@ def is_weights_file(name: str) -> bool:
 
 
 def _check_memory(what: str, file_bytes: int) -> None:
-    """llama.cpp repacks the weights beside the mapped file; measured: 1.6 times the file, and a few hundred MB of caches."""
+    """llama.cpp repacks the weights beside the mapped file; measured: 1.6 times the file, and a few hundred MB of
+    caches."""
     need = 1.6 * file_bytes + 400e6
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _reclaimable_bytes()
     if available < need:
         raise PoolFileError(
-            f"{what}: needs about {need / 1e6:.0f} MB of memory, {available / 1e6:.0f} MB are available. Take the model out of the pool file."
+            f"{what}: needs about {need / 1e6:.0f} MB of memory, {available / 1e6:.0f} MB are available. Take the "
+            "model out of the pool file."
         )
 
 
@@ -103,7 +119,8 @@ def _serve() -> None:
     params.model.path = chosen.model
     params.model_alias = {chosen.alias}
     if chosen.lora is not None:
-        params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(chosen.lora, 1.0)]  # type: ignore[attr-defined,unused-ignore]
+        adapter = xllamacpp.CommonAdapterLoraInfo(chosen.lora, 1.0)  # type: ignore[attr-defined,unused-ignore]
+        params.lora_adapters = [adapter]
     params.hostnames = ["127.0.0.1"]
     params.port = chosen.port
     params.n_parallel = SLOTS

@@ -1,7 +1,9 @@
-"""What goes wrong on purpose at the simulated server: which fault a request meets, how refusals look, and limits per minute.
+"""What goes wrong on purpose at the simulated server: which fault a request meets, how refusals look, and limits per
+minute.
 
-A pool file's [simulated_faults] table (or a flag of the server) gives the share of requests that meet each fault of `FAULTS`.
-The draw is keyed by the request and by how often it was seen, so that a run can be repeated and a retry draws anew.
+A pool file's [simulated_faults] table (or a flag of the server) gives the share of requests that meet each fault of
+`FAULTS`. The draw is keyed by the request and by how often it was seen, so that a run can be repeated and a retry draws
+anew.
 """
 
 import random
@@ -34,7 +36,8 @@ _STATUS = {"server_error": 500, "auth": 401}
 
 
 def check_faults(faults: Mapping[str, float], place: str) -> None:
-    """Raises ConfigError, naming `place`, for a fault we do not know, a share outside 0..1, or shares that sum to more than 1."""
+    """Raises ConfigError, naming `place`, for a fault we do not know, a share outside 0..1, or shares that sum to more
+    than 1."""
     for name, share in faults.items():
         if name not in FAULTS:
             raise ConfigError(f"{place}: unknown fault {name!r}. Known: {', '.join(FAULTS)}.")
@@ -73,7 +76,8 @@ def refusal(fault: str, wait_s: float = 1.0) -> tuple[int, dict[str, str]] | Non
 
 
 class MinuteWindow:
-    """A limit per sliding minute, as a provider counts it: what was admitted in the last 60 s may not pass the limit."""
+    """A limit per sliding minute, as a provider counts it: what was admitted in the last 60 s may
+    not pass the limit."""
 
     def __init__(self, limit: float | None) -> None:
         self.limit = limit
@@ -83,7 +87,8 @@ class MinuteWindow:
     def wait_s(self, now: float, amount: float) -> float:
         """Seconds until `amount` fits, 0 if it does now. What is more than the whole limit fits an empty window.
 
-        A minute ends a microsecond early, so that who waited as long as told is let in whatever the sums of floats round to.
+        A minute ends a microsecond early, so that who waited as long as told is let in whatever the sums of floats
+        round to.
         """
         if self.limit is None:
             return 0.0

@@ -1,10 +1,10 @@
 """What a simulated model answers: it reads the prompt, really computes, and errs as an item-response model does. Pure.
 
-P(right) = sigmoid(SLOPE * (ability - difficulty)), the logistic model of item-response theory (ours, as are all constants
-here). Ability belongs to the model; difficulty to what it is asked to do at once: digits and operations of an expression,
-length of a SCAN command, steps of a plan. Every draw is keyed by (simulation seed, model, messages, request seed), so the
-same request has the same answer wherever and whenever it is asked. What these models show about routing holds for
-simulated models; a claim about real ones needs real ones. `r2/pool/simulated/process.py` serves them.
+P(right) = sigmoid(SLOPE * (ability - difficulty)), the logistic model of item-response theory (ours, as are all
+constants here). Ability belongs to the model; difficulty to what it is asked to do at once: digits and operations of an
+expression, length of a SCAN command, steps of a plan. Every draw is keyed by (simulation seed, model, messages, request
+seed), so the same request has the same answer wherever and whenever it is asked. What these models show about routing
+holds for simulated models; a claim about real ones needs real ones. `r2/pool/simulated/process.py` serves them.
 """
 
 import hashlib
@@ -52,11 +52,13 @@ PROMISED_ENOUGH = 0.99
 STEP_UP = 0.012
 """Promised accuracy that is worth the next dearer model to an allocator."""
 CERTAINTY_NOISE = 0.5
-"""Standard deviation of how hard a model thinks its job is, around how hard it is: its token probabilities are informative, not exact."""
+"""Standard deviation of how hard a model thinks its job is, around how hard it is: its token probabilities are
+informative, not exact."""
 THOUGHT_BONUS = 0.5
 """Ability gained by writing one thought first."""
 SECOND_THOUGHTS = 0.15
-"""Share of sampled verdicts that differ from what the model believes: samples of one belief, so that many of them do not make it true."""
+"""Share of sampled verdicts that differ from what the model believes: samples of one belief, so that many of them do
+not make it true."""
 UNSURE = "I do not know."
 TIER_GUESS: dict[Tier, float] = {"small": 0.6, "medium": 0.85, "large": 0.97}
 """Accuracy an allocator expects where a model's line does not speak of the skill."""
@@ -87,7 +89,8 @@ _JOIN = re.compile(r"Join (.*steps? .*)")
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """A reply: its text; for an allocation the probability of each letter at each subtask; how probable every other token was."""
+    """A reply: its text; for an allocation the probability of each letter at each subtask; how probable every other
+    token was."""
 
     text: str
     letter_probabilities: tuple[Mapping[str, float], ...] = ()
@@ -166,7 +169,8 @@ def read_job(user: str) -> Job | None:
 
 
 def gold_steps(question: str) -> tuple[Plan, list[str]]:
-    """The gold plan of a question these models know, with its steps' results; DIRECT and no results for any other text."""
+    """The gold plan of a question these models know, with its steps' results; DIRECT and no results
+    for any other text."""
     if scan.is_command(question):
         return scan.gold_plan(question)
     try:
@@ -176,7 +180,8 @@ def gold_steps(question: str) -> tuple[Plan, list[str]]:
 
 
 def expected_skills(ability: float) -> dict[str, float]:
-    """Skill -> expected accuracy on generated questions and their gold steps: the truth a profile in a pool file states."""
+    """Skill -> expected accuracy on generated questions and their gold steps: the truth a profile in a pool file
+    states."""
     return {skill: fmean(p_right(ability, d) for d in ds) for skill, ds in sorted(_difficulties_by_skill().items())}
 
 
@@ -241,7 +246,8 @@ def _operation_difficulty(step: arithmetic.Operation) -> float:
 
 
 def _arithmetic_step(task: str, results: Mapping[int, str]) -> Job | None:
-    """Steps as people and gold plans write them: "Compute 3 * the result of step 1", "Subtract 9 from the result of step 1"."""
+    """Steps as people and gold plans write them: "Compute 3 * the result of step 1", "Subtract 9 from the result of
+    step 1"."""
     text = _REFERENCE.sub(lambda match: f"({results.get(int(match[1]), '?')})", task).strip().rstrip(".")
     for pattern, form in _STEP_FORMS:
         if match := pattern.fullmatch(text):
@@ -274,8 +280,8 @@ def _spoilt(right: str, chance: random.Random) -> str:
 
 
 def _plan(user: str, ability: float, chance: random.Random, *, is_sampled: bool) -> str:
-    """The gold plan, or where the draw says wrong one that stops a step short, or chatter without a plan. Where the request is sampled
-    (temperature > 0), now and then a sound plan is written as DIRECT or with a step too many.
+    """The gold plan, or where the draw says wrong one that stops a step short, or chatter without a plan. Where the
+    request is sampled (temperature > 0), now and then a sound plan is written as DIRECT or with a step too many.
     """
     plan, _ = gold_steps(_after(user, QUESTION_MARK) or "")
     difficulty = PLAN_DIFFICULTY + 0.25 * max(0, len(plan.subtasks) - 2)
@@ -324,7 +330,8 @@ def _believes(user: str, ability: float, belief: random.Random) -> bool:
 def _allocate(user: str, ability: float, chance: random.Random) -> Thought:
     """For each step the cheapest model whose line promises enough, with noise that falls with ability.
 
-    The letters' probabilities are the softmax of what each would lose: 30 per unit of accuracy missing, `STEP_UP` per rank in price.
+    The letters' probabilities are the softmax of what each would lose: 30 per unit of accuracy missing, `STEP_UP` per
+    rank in price.
     """
     head, _, steps = user.partition(STEPS_MARK)
     question = _after(user, QUESTION_MARK) or ""
@@ -352,7 +359,8 @@ def _allocate(user: str, ability: float, chance: random.Random) -> Thought:
 
 
 def _skill_of(text: str) -> str:
-    """The profile entry that speaks about a step or question; "" if none does. Earlier results, not known yet, count as 55."""
+    """The profile entry that speaks about a step or question; "" if none does. Earlier results, not known yet, count as
+    55."""
     job = _arithmetic_step(_REFERENCE.sub("55", text), {}) or _scan_step(text, {}) or _question_job(text)
     return "" if job is None else job.skill
 

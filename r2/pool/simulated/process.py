@@ -1,8 +1,9 @@
-"""Simulated models in a process of their own: `start_simulated` for a run's `simulated:` entries, `serve` for `r2 pool serve`.
+"""Simulated models in a process of their own: `start_simulated` for a run's `simulated:` entries, `serve` for `r2 pool
+serve`.
 
-An entry's `simulated` table: `ability` (required), `ttft_s` (seconds to the first token), `tokens_per_s` (0: tokens take no
-time). Faults come from the pool file's [simulated_faults]. As a script this module is the server's process (`--help` lists its
-flags); started by `start_simulated`, it ends with its parent, even one killed with -9.
+An entry's `simulated` table: `ability` (required), `ttft_s` (seconds to the first token), `tokens_per_s` (0: tokens
+take no time). Faults come from the pool file's [simulated_faults]. As a script this module is the server's process
+(`--help` lists its flags); started by `start_simulated`, it ends with its parent, even one killed with -9.
 """
 
 import argparse
@@ -70,7 +71,8 @@ def serve(
 async def start_simulated(
     pool: PoolConfig, *, conditions: Conditions | None = None, log_path: Path | None = None
 ) -> AsyncIterator[str]:
-    """The base URL of a server in a process of its own, which ends with the block and, whatever happens, with this process.
+    """The base URL of a server in a process of its own, which ends with the block and, whatever happens, with this
+    process.
 
     Raises PoolFileError or ConfigError for what it cannot serve, EndpointError if it does not come up.
     """

@@ -1,7 +1,8 @@
-"""The HTTP side of the simulated models: an OpenAI-compatible server with latency, faults, counts and a log of all it was asked.
+"""The HTTP side of the simulated models: an OpenAI-compatible server with latency, faults, counts and a log of all it
+was asked.
 
-One server serves every `simulated:NAME` entry of a pool file, chosen by the request's `model`. What is answered is decided in
-`simulated_mind`, what goes wrong in `simulated_faults`; `simulated` runs the server in a process of its own.
+One server serves every `simulated:NAME` entry of a pool file, chosen by the request's `model`. What is answered is
+decided in `simulated_mind`, what goes wrong in `simulated_faults`; `simulated` runs the server in a process of its own.
 """
 
 import asyncio
@@ -31,8 +32,8 @@ _SLOW_BYTES_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class SimulatedModel:
-    """An entry's `simulated` table. `ability` is on the scale of `simulated_mind`, `ttft_s` the time to the first token;
-    with `tokens_per_s` 0, tokens take no time."""
+    """An entry's `simulated` table. `ability` is on the scale of `simulated_mind`, `ttft_s` the time to the first
+    token; with `tokens_per_s` 0, tokens take no time."""
 
     ability: float
     ttft_s: float = 0.0
@@ -46,8 +47,9 @@ class SimulatedModel:
 class Conditions:
     """Under what the models are served.
 
-    `seed` is that of answers and faults. `time_scale` stretches every delay: 0 answers as fast as it can. `faults` replaces the
-    pool file's [simulated_faults]; None keeps them. The limits are enforced with 429 for each model, over any 60 seconds.
+    `seed` is that of answers and faults. `time_scale` stretches every delay: 0 answers as fast as it can. `faults`
+    replaces the pool file's [simulated_faults]; None keeps them. The limits are enforced with 429 for each model, over
+    any 60 seconds.
     """
 
     seed: int = 0
@@ -73,10 +75,16 @@ class Exchange:
 
     def line(self) -> bytes:
         entry = {
-            "time": self.arrived_at, "monotonic": self.arrived_monotonic, "model": self.model, "key": self.key.hex(),
-            "status": self.status, "fault": self.fault, "completed": self.is_completed,
-            "input_tokens": self.input_tokens, "output_tokens": self.output_tokens,
-        }  # fmt: skip
+            "time": self.arrived_at,
+            "monotonic": self.arrived_monotonic,
+            "model": self.model,
+            "key": self.key.hex(),
+            "status": self.status,
+            "fault": self.fault,
+            "completed": self.is_completed,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+        }
         return orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)
 
 
@@ -112,8 +120,8 @@ class SimulatedServer:
         return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
 
     async def stats(self, request: web.Request) -> web.Response:
-        """Counts by model and in total: requests, completed (usable answers handed over whole), duplicates (completed again for
-        an equal request), and each fault that was met."""
+        """Counts by model and in total: requests, completed (usable answers handed over whole), duplicates (completed
+        again for an equal request), and each fault that was met."""
         total = {name: sum(c[name] for c in self.counts.values()) for counts in self.counts.values() for name in counts}
         return web.json_response({"total": total, "by_model": self.counts})
 
@@ -130,7 +138,8 @@ class SimulatedServer:
                 self.log.write(exchange.line())
 
     def complete(self, body: Mapping[str, Any]) -> tuple[Exchange, dict[str, Any]]:
-        """The reply to a request, without latency and faults. Raises ValueError, KeyError or TypeError for what is no request to us."""
+        """The reply to a request, without latency and faults. Raises ValueError, KeyError or TypeError for what is no
+        request to us."""
         messages = [(str(message["role"]), message["content"]) for message in body["messages"]]
         ability = self.models[body["model"]].ability
         seed, limit = int(body.get("seed") or 0), int(body.get("max_tokens") or 0)
@@ -251,8 +260,8 @@ def _cut(text: str, n_tokens: int) -> str:
 
 
 def _logprobs(text: str, thought: Thought, n_top: int) -> list[dict[str, Any]]:
-    """Tokens with log-probabilities: an allocation's letters bring their best `n_top` alternatives; every other token is as probable
-    as the thought says.
+    """Tokens with log-probabilities: an allocation's letters bring their best `n_top` alternatives; every other token
+    is as probable as the thought says.
     """
     plain = math.log(max(thought.token_probability, 1e-12))
     entries: list[dict[str, Any]] = []
@@ -274,7 +283,8 @@ def _error(status: int, message: str, headers: Mapping[str, str] | None = None) 
 
 
 def simulated_models(pool: PoolConfig) -> dict[str, SimulatedModel]:
-    """NAME of each `simulated:NAME` entry -> its parameters, which entries that share a NAME must agree on. Raises PoolFileError."""
+    """NAME of each `simulated:NAME` entry -> its parameters, which entries that share a NAME must agree on. Raises
+    PoolFileError."""
     models: dict[str, SimulatedModel] = {}
     for name, table in pool.models.items():
         if endpoint_kind(table.endpoint) != "simulated":

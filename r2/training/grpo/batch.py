@@ -1,6 +1,7 @@
 """What one step of GRPO samples, and what tells how it went. Pure; no heavy package.
 
-A step draws G texts for each of a few prompts; each draw is executed as a rollout and scored (r2/training/grpo/reward.py).
+A step draws G texts for each of a few prompts; each draw is executed as a rollout and scored
+(r2/training/grpo/reward.py).
 """
 
 import math
@@ -46,10 +47,11 @@ class Rolled:
 
 
 def batch_metrics(scored: Sequence[Scored], group_size: int, weights: Mapping[str, float]) -> dict[str, float]:
-    """What tells how a batch of rollouts went: shares of valid texts, outages, groups that teach nothing, reviews, and of each model.
+    """What tells how a batch of rollouts went: shares of valid texts, outages, groups that teach nothing, reviews, and
+    of each model.
 
-    `zero_variance_share` counts groups whose rewards are all equal; `top_model_share` the allocations to the most used model, and
-    `model_entropy` their entropy in nats; `cost_usd` is a rollout's mean.
+    `zero_variance_share` counts groups whose rewards are all equal; `top_model_share` the allocations to the most used
+    model, and `model_entropy` their entropy in nats; `cost_usd` is a rollout's mean.
     """
     n = len(scored)
     rewards = [weighted(one.terms, weights) for one in scored]

@@ -1,4 +1,5 @@
-"""The router with policies in its parts: which pool entry or which policy decomposes and allocates, at what price and in which prompt mode."""
+"""The router with policies in its parts: which pool entry or which policy decomposes and allocates, at what price and
+in which prompt mode."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +25,8 @@ class Parts:
 
 
 def parts_of(versions: Mapping[Role, str], pool: PoolConfig, settings: GrpoSettings) -> Parts:
-    """Finds each version: NAME@VERSION in the registry, a bare name in the pool. ConfigError names what is not there."""
+    """Finds each version: NAME@VERSION in the registry, a bare name in the pool. ConfigError names
+    what is not there."""
     registry, roster = Registry(settings.policies_dir), pool.roster()
     policies = {role: registry.load(versions[role]) for role in ROLES if "@" in versions[role]}
     price = policy_price(pool, settings)
@@ -44,8 +46,8 @@ def with_policy(parts: Parts, role: Role, policy: Policy) -> Parts:
 
 
 def versions_of(settings: GrpoSettings, pool: PoolConfig) -> dict[Role, str]:
-    """The two names of the settings with their versions: what they mean now. A pool entry that serves a policy means that policy.
-    ConfigError for a name that neither registry nor pool has."""
+    """The two names of the settings with their versions: what they mean now. A pool entry that serves a policy means
+    that policy. ConfigError for a name that neither registry nor pool has."""
     found: dict[Role, str] = {}
     named: dict[Role, str] = {"decomposer": settings.decomposer, "allocator": settings.allocator}
     for role, name in named.items():
@@ -57,8 +59,8 @@ def versions_of(settings: GrpoSettings, pool: PoolConfig) -> dict[Role, str]:
 
 
 def untrained_digest(pool: PoolConfig, versions: Mapping[Role, str]) -> str:
-    """Identity of the pool without the entries that serve the policies of `versions`: a round that promotes one does not make another
-    training of the rest."""
+    """Identity of the pool without the entries that serve the policies of `versions`: a round that promotes one does
+    not make another training of the rest."""
     trained = {version.partition("@")[0] for version in versions.values() if "@" in version}
     served = {name for name, policy in pool.policies.items() if policy.card.name in trained}
     return pool.only([name for name in pool.models if name not in served]).digest

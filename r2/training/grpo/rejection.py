@@ -1,6 +1,8 @@
-"""Rejection-sampling fine-tuning, the plain alternative to GRPO that it is held against: learn to write the best of your own texts.
+"""Rejection-sampling fine-tuning, the plain alternative to GRPO that it is held against: learn to write the best of
+your own texts.
 
-Ours, as an ablation (METHOD 5): per problem G texts are sampled and executed; the best-rewarded right one becomes a supervised row.
+Ours, as an ablation (METHOD 5): per problem G texts are sampled and executed; the best-rewarded right one becomes a
+supervised row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +13,8 @@ from r2.training.grpo.reward import weighted
 
 
 def best_rows(rolled: Sequence[Rolled], weights: Mapping[str, float]) -> list[ChatRow]:
-    """One row per problem that was answered right at least once: its right text with the highest reward, the earlier of equal ones."""
+    """One row per problem that was answered right at least once: its right text with the highest reward, the earlier of
+    equal ones."""
     best: dict[int, tuple[float, ChatRow]] = {}
     for one in rolled:
         reward = weighted(one.scored.terms, weights)

@@ -1,7 +1,9 @@
-"""Procedural review: while a policy is trained, a strong model corrects a step's result, so that one weak step does not zero the chain.
+"""Procedural review: while a policy is trained, a strong model corrects a step's result, so that one weak step does not
+zero the chain.
 
-Paper: every result is reviewed. Ours: in training only, and only where the cheap check of the benchmark fails; the review is a call like
-any other, so its rate and cost are in the trajectory and in the reward. Left out: review of results that pass the check.
+Paper: every result is reviewed. Ours: in training only, and only where the cheap check of the benchmark fails; the
+review is a call like any other, so its rate and cost are in the trajectory and in the reward. Left out: review of
+results that pass the check.
 """
 
 from dataclasses import replace
@@ -47,9 +49,14 @@ def review_call(call: Call, completion: Completion, router: Router, reviewer: st
     proposed = PROPOSED_MARK + (extract_answer(completion.text) or "(none)")
     body = f"{head}{proposed}\n{mark}{task}" if mark else f"{shown}\n{proposed}"
     return Call(
-        reviewer, (("system", REVIEW_SYSTEM), ("user", body)), "review", call.max_output_tokens, temperature=router.settings.temperature,
-        seed=router.settings.seed or None, sample_index=call.sample_index,
-    )  # fmt: skip
+        reviewer,
+        (("system", REVIEW_SYSTEM), ("user", body)),
+        "review",
+        call.max_output_tokens,
+        temperature=router.settings.temperature,
+        seed=router.settings.seed or None,
+        sample_index=call.sample_index,
+    )
 
 
 def _is_doubtful(problem: Problem, call: Call, completion: Completion) -> bool:

@@ -1,11 +1,14 @@
-"""The reward: a sampled plan or allocation executed by the router's real code, and the terms it earns. No trainer in sight.
+"""The reward: a sampled plan or allocation executed by the router's real code, and the terms it earns. No trainer in
+sight.
 
-`rollout` drives `r2.answering.route.solve`: the calls whose texts were sampled are answered from them, at the policy's price and with its token
-counts, all others by the pool. So the reward charges the router's own calls as answering does. Terms (METHOD 5; lambda 0 is the paper's):
+`rollout` drives `r2.answering.route.solve`: the calls whose texts were sampled are answered from them, at the policy's
+price and with its token counts, all others by the pool. So the reward charges the router's own calls as answering does.
+Terms (METHOD 5; lambda 0 is the paper's):
 
     R = right - lambda * cost_usd / cost_ref + 0.1 * well_formed
 
-`cost_ref` is what the same problem costs on the largest model alone, thinking step by step. Pure but for the calls that `complete` makes.
+`cost_ref` is what the same problem costs on the largest model alone, thinking step by step. Pure but for the calls that
+`complete` makes.
 """
 
 import hashlib
@@ -25,9 +28,19 @@ from r2.training.grpo.settings import Role
 from r2.training.sampled import Sampled, completion_of
 
 OUTAGES: Final = frozenset(
-    {"rate_limited", "server_error", "timeout", "disconnected", "bad_body", "auth", "circuit_open", "budget_exhausted", "stopped",
-     "not_recorded"}
-)  # fmt: skip
+    {
+        "rate_limited",
+        "server_error",
+        "timeout",
+        "disconnected",
+        "bad_body",
+        "auth",
+        "circuit_open",
+        "budget_exhausted",
+        "stopped",
+        "not_recorded",
+    }
+)
 """Errors that say something of the pool's infrastructure and nothing of the policy: such a rollout teaches nothing."""
 PURPOSE_OF: Final[Mapping[Role, Purpose]] = {"decomposer": "decompose", "allocator": "allocate"}
 UNREAD: Final[Mapping[Role, str]] = {"decomposer": "plan_parse", "allocator": "allocation_parse"}
@@ -36,7 +49,8 @@ UNREAD: Final[Mapping[Role, str]] = {"decomposer": "plan_parse", "allocator": "a
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The terms of one rollout. All None where the pool failed: the rollout leaves its group's baseline and has no advantage."""
+    """The terms of one rollout. All None where the pool failed: the rollout leaves its group's baseline and has no
+    advantage."""
 
     right: float | None
     cost: float | None
@@ -72,7 +86,8 @@ async def rollout(
     *,
     reviewer: str | None = None,
 ) -> Trajectory:
-    """The problem answered with the sampled texts. `reviewer` names the pool entry of procedural review; None: no review."""
+    """The problem answered with the sampled texts. `reviewer` names the pool entry of procedural review; None: no
+    review."""
 
     async def answered(call: Call) -> Completion:
         sampled = texts.get(call.purpose)
@@ -87,8 +102,8 @@ async def rollout(
 def score(trajectory: Trajectory, role: Role, sampled: Sampled, cost_ref_usd: float) -> Scored:
     """The terms of a rollout in which `role`'s text was `sampled`.
 
-    `right`: 1 for a right answer, 0 for a wrong one or none. `cost`: the trajectory's USD, router and review included, over `cost_ref_usd`.
-    `well_formed`: 1 if the text was read as a plan or an allocation and was not cut.
+    `right`: 1 for a right answer, 0 for a wrong one or none. `cost`: the trajectory's USD, router and review included,
+    over `cost_ref_usd`. `well_formed`: 1 if the text was read as a plan or an allocation and was not cut.
     """
     pairs = [pair for wave in trajectory.waves for pair in wave]
     n_reviews = sum(call.purpose == "review" for call, _ in pairs)
@@ -102,12 +117,14 @@ def score(trajectory: Trajectory, role: Role, sampled: Sampled, cost_ref_usd: fl
 
 
 def all_read(trajectory: Trajectory) -> bool:
-    """True if no fallback stood in for a plan or an allocation that could not be read. A text that was cut and is read all the same counts."""
+    """True if no fallback stood in for a plan or an allocation that could not be read. A text that was cut and is read
+    all the same counts."""
     return not set(UNREAD.values()) & set(trajectory.outcome.failed_checks)
 
 
 async def reference_cost_usd(problem: Problem, router: Router, complete: Complete) -> float | None:
-    """USD of the problem on the largest model alone, thinking step by step (METHOD: cost_ref); None where the pool failed."""
+    """USD of the problem on the largest model alone, thinking step by step (METHOD: cost_ref); None where the pool
+    failed."""
     trajectory = await drive(problem, chain_of_thought(problem, router, router.roster.strongest), complete)
     if trajectory.outcome.error_type in OUTAGES:
         return None
@@ -116,6 +133,7 @@ async def reference_cost_usd(problem: Problem, router: Router, complete: Complet
 
 
 def rollout_seed(seed: int, number: int, step: int, problem_id: str, index: int) -> int:
-    """Seed of the pool's samples for one rollout, positive and below 2**31: the same place in a training draws the same again."""
+    """Seed of the pool's samples for one rollout, positive and below 2**31: the same place in a training draws the same
+    again."""
     key = f"{seed}:{number}:{step}:{problem_id}:{index}".encode("utf-8", "surrogatepass")
     return 1 + int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) % (2**31 - 2)

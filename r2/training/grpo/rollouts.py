@@ -1,7 +1,9 @@
-"""Rollouts made in numbers: the pool and the frozen policies behind one event loop, for trainers that are not asynchronous.
+"""Rollouts made in numbers: the pool and the frozen policies behind one event loop, for trainers that are not
+asynchronous.
 
-`open_rollouts` starts endpoints and client in a thread of its own. Equal calls in flight are made once, finished ones are answered from the journal:
-G rollouts of one problem share most of their calls, and a step that is done again after a kill pays nothing.
+`open_rollouts` starts endpoints and client in a thread of its own. Equal calls in flight are made once, finished ones
+are answered from the journal: G rollouts of one problem share most of their calls, and a step that is done again after
+a kill pays nothing.
 """
 
 import asyncio
@@ -42,9 +44,15 @@ class Rollouts:
     """Makes rollouts for a trainer. Its methods block; all work is done in the loop's thread."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, client: PoolClient, journal: CallJournal, router: Router, *, reviewer: str | None,
+        self,
+        loop: asyncio.AbstractEventLoop,
+        client: PoolClient,
+        journal: CallJournal,
+        router: Router,
+        *,
+        reviewer: str | None,
         max_in_flight: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.router = router
         self.reviewer = reviewer
         self.partners: dict[str, Partner] = {}
@@ -136,10 +144,21 @@ def _plan_alone(problem: Problem, router: Router, outcome: Outcome, purse: Purse
 
 @contextmanager
 def open_rollouts(
-    pool: PoolConfig, router: Router, journal: CallJournal, *, reviewer: str | None, max_in_flight: int, state_dir: Path, run_account: str,
-    max_cost_usd: float | None, already_spent_usd: float, models_dir: Path, log_dir: Path,
-) -> Iterator[Rollouts]:  # fmt: skip
-    """Endpoints, client and their loop, in a thread that ends with the block. ConfigError or EndpointError before the first paid call."""
+    pool: PoolConfig,
+    router: Router,
+    journal: CallJournal,
+    *,
+    reviewer: str | None,
+    max_in_flight: int,
+    state_dir: Path,
+    run_account: str,
+    max_cost_usd: float | None,
+    already_spent_usd: float,
+    models_dir: Path,
+    log_dir: Path,
+) -> Iterator[Rollouts]:
+    """Endpoints, client and their loop, in a thread that ends with the block. ConfigError or EndpointError before the
+    first paid call."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rollouts", daemon=True)
     thread.start()
@@ -149,10 +168,14 @@ def open_rollouts(
         addresses = await stack.enter_async_context(open_endpoints(pool, models_dir=models_dir, log_dir=log_dir))
         client = await stack.enter_async_context(
             PoolClient(
-                pool, addresses, state_dir=state_dir, run_account=run_account, max_cost_usd=max_cost_usd,
+                pool,
+                addresses,
+                state_dir=state_dir,
+                run_account=run_account,
+                max_cost_usd=max_cost_usd,
                 already_spent_usd=already_spent_usd,
             )
-        )  # fmt: skip
+        )
         return Rollouts(loop, client, journal, router, reviewer=reviewer, max_in_flight=max_in_flight)
 
     try:

@@ -1,12 +1,13 @@
-"""The rounds of a training: who learns next, from which versions, and whether what was learned is kept. State in one file, replaced whole.
+"""The rounds of a training: who learns next, from which versions, and whether what was learned is kept. State in one
+file, replaced whole.
 
     <run_dir>/state.json             versions now, and every settled round with its decision
     <run_dir>/round-00/spec.json     what the round is to do, written before it starts and never changed
     <run_dir>/round-00/result.json   what it came to, written last by the round itself
 
-A kill at any moment leaves the last settled round in state.json; the same call goes on with the round after it, which finds its own
-checkpoints. A round's candidate is promoted only after a paired comparison on held-out problems (METHOD 5); the decision, with its interval, is
-kept here, in the registry's history and in the lake.
+A kill at any moment leaves the last settled round in state.json; the same call goes on with the round after it, which
+finds its own checkpoints. A round's candidate is promoted only after a paired comparison on held-out problems (METHOD
+5); the decision, with its interval, is kept here, in the registry's history and in the lake.
 """
 
 import os
@@ -37,7 +38,8 @@ class HeldOut:
     cost_share: tuple[float, ...]
     """cost_usd over what the same problem costs on the largest model alone."""
     is_read: tuple[float, ...] = ()
-    """1 where plan and allocation were read, 0 where a fallback stood in for one of them; empty in results written before this was measured."""
+    """1 where plan and allocation were read, 0 where a fallback stood in for one of them; empty in results written
+    before this was measured."""
 
     @property
     def readable(self) -> float:
@@ -52,9 +54,12 @@ class HeldOut:
         """Means over the problems."""
         n = max(1, len(self.problem_ids))
         return {
-            "utility": sum(self.utilities(lam)) / n, "accuracy": sum(self.is_correct) / n, "cost_usd": sum(self.cost_usd) / n,
-            "cost_share": sum(self.cost_share) / n, "readable": self.readable,
-        }  # fmt: skip
+            "utility": sum(self.utilities(lam)) / n,
+            "accuracy": sum(self.is_correct) / n,
+            "cost_usd": sum(self.cost_usd) / n,
+            "cost_share": sum(self.cost_share) / n,
+            "readable": self.readable,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +108,9 @@ class State:
 def decide(
     before: HeldOut, after: HeldOut, lam: float, margin: float, seed: int = 0, *, readable_loss: float = 0.05
 ) -> Decision:
-    """Promotes where utility is higher and, by a paired bootstrap over problems, not worse by more than `margin`, and the share of problems whose
-    plan and allocation can be read is not lower by more than `readable_loss`: else the fallbacks earned the utility, not the version.
+    """Promotes where utility is higher and, by a paired bootstrap over problems, not worse by more than `margin`, and
+    the share of problems whose plan and allocation can be read is not lower by more than `readable_loss`: else the
+    fallbacks earned the utility, not the version.
 
     Raises ValueError if the two are not over the same problems.
     """
@@ -145,7 +151,8 @@ class Rounds:
 
     @classmethod
     def open(cls, run_dir: Path, settings: GrpoSettings, run_id: str, start: Versions) -> "Rounds":
-        """Goes on with the state that is there, else begins with `start`. ConfigError if the folder belongs to another training."""
+        """Goes on with the state that is there, else begins with `start`. ConfigError if the folder belongs to another
+        training."""
         path = run_dir / "state.json"
         if path.exists():
             state = State(**orjson.loads(path.read_bytes()))
@@ -172,28 +179,44 @@ class Rounds:
             roles: Sequence[Role] = () if self.settings.mode == "sft_only" else self.settings.roles_of(number)
             if fixed := [role for role in roles if "@" not in self.state.current[role]]:
                 raise ConfigError(
-                    f"round {number}: the {fixed[0]} {self.state.current[fixed[0]]!r} is a pool entry, which cannot be trained. "
-                    "Name a policy of the registry, or choose rounds so that only the other one learns (--rounds 1, --first)."
+                    f"round {number}: the {fixed[0]} {self.state.current[fixed[0]]!r} is a pool entry, which cannot "
+                    "be trained. "
+                    "Name a policy of the registry, or choose rounds so that only the other one learns (--rounds 1, "
+                    "--first)."
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
             spec = {
-                "run_id": self.state.run_id, "number": number, "roles": roles, "versions": self.state.current,
+                "run_id": self.state.run_id,
+                "number": number,
+                "roles": roles,
+                "versions": self.state.current,
                 "settings": self.settings.model_dump(mode="json"),
-            }  # fmt: skip
+            }
             write_atomically(path, spec)
         return path
 
     def settle(self) -> Decision:
-        """Reads the round's result, promotes its candidates or keeps what there was, and moves on. Done twice, it is done once."""
+        """Reads the round's result, promotes its candidates or keeps what there was, and moves on. Done twice, it is
+        done once."""
         number, settings = self.state.number, self.settings
         result = read_result(self.run_dir / f"round-{number:02d}" / "result.json")
         decision = decide(
-            result.before, result.after, settings.price_of_cost, settings.margin, settings.seed, readable_loss=settings.readable_loss
-        )  # fmt: skip
+            result.before,
+            result.after,
+            settings.price_of_cost,
+            settings.margin,
+            settings.seed,
+            readable_loss=settings.readable_loss,
+        )
         record = {
-            "number": number, "candidates": dict(result.candidates), "decision": asdict(decision), "alarms": list(result.alarms),
-            "cost_usd": result.cost_usd, "wall_s": result.wall_s, "facts": dict(result.facts),
-        }  # fmt: skip
+            "number": number,
+            "candidates": dict(result.candidates),
+            "decision": asdict(decision),
+            "alarms": list(result.alarms),
+            "cost_usd": result.cost_usd,
+            "wall_s": result.wall_s,
+            "facts": dict(result.facts),
+        }
         registry = Registry(settings.policies_dir)
         if decision.is_promoted:
             for role, ref in result.candidates.items():

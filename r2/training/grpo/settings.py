@@ -1,6 +1,8 @@
-"""Every switch of a GRPO training, in one frozen model: the parameter of the flow `train_grpo`, its TOML file and the test fixture.
+"""Every switch of a GRPO training, in one frozen model: the parameter of the flow `train_grpo`, its TOML file and the
+test fixture.
 
-Light: nothing here loads torch. What TRL has a name for is passed on as it is (`grpo`), so its documentation is the reference.
+Light: nothing here loads torch. What TRL has a name for is passed on as it is (`grpo`), so its documentation is the
+reference.
 """
 
 import hashlib
@@ -19,7 +21,8 @@ TERMS = ("right", "cost", "well_formed")
 
 
 class Review(Frozen):
-    """Procedural review (paper; ours: in training only, and only where the cheap check fails). Charged, and logged with its rate."""
+    """Procedural review (paper; ours: in training only, and only where the cheap check fails). Charged, and logged with
+    its rate."""
 
     model: str | None = None
     """Pool entry that corrects a step's result; None: the strongest solver."""
@@ -29,8 +32,9 @@ class PromptFilter(Frozen):
     """Which problems are trained on: those whose pilot rollouts can teach (METHOD: dynamic sampling)."""
 
     by: Literal["success", "reward", "nothing"] = "reward"
-    """`success`: the share of right pilot rollouts lies within `low` and `high`. `reward`: so it does, or the pilot's rewards differ, because
-    with a price in the reward a group that is right throughout still teaches cost (ours). `nothing`: all, and no pilot is run."""
+    """`success`: the share of right pilot rollouts lies within `low` and `high`. `reward`: so it does, or the pilot's
+    rewards differ, because with a price in the reward a group that is right throughout still teaches cost (ours).
+    `nothing`: all, and no pilot is run."""
     low: float = Field(default=0.1, ge=0, le=1)
     high: float = Field(default=0.9, ge=0, le=1)
     n_rollouts: int = Field(default=4, ge=2)
@@ -57,14 +61,16 @@ class GrpoSettings(Frozen):
     seed: int = 0
     split_seed: int = 0
     test_share: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the problems that is held out, by a hash of the question (r2/problems/split.py): never trained on, compared on after each round. With
-    the share and seed of the label sets, what is held out here was not shown in SFT either."""
+    """Share of the problems that is held out, by a hash of the question (r2/problems/split.py): never trained on,
+    compared on after each round. With the share and seed of the label sets, what is held out here was not shown in SFT
+    either."""
     n_held_out: int | None = Field(default=None, ge=1)
     """At most so many held-out problems; None: all."""
     mode: Mode = "alternating"
-    """`alternating` (paper). `joint`: both learn in the same round, each beside the other's version of the round's start, and are promoted
-    together or not at all. `rejection`: rejection-sampling fine-tuning instead of GRPO, rounds alternating. `sft_only`: no round, the
-    policies as they are are compared with themselves. The ablations of METHOD 5."""
+    """`alternating` (paper). `joint`: both learn in the same round, each beside the other's version of the round's
+    start, and are promoted together or not at all. `rejection`: rejection-sampling fine-tuning instead of GRPO, rounds
+    alternating. `sft_only`: no round, the policies as they are are compared with themselves. The ablations of METHOD 5.
+    """
     rounds: int = Field(default=2, ge=0)
     first: Role = "allocator"
     """Who learns in round 0."""
@@ -74,8 +80,8 @@ class GrpoSettings(Frozen):
     """G, rollouts of one problem that share a baseline (paper: 4)."""
     prompts_per_step: int = Field(default=8, ge=1)
     lam: float = 0.3
-    """Weight of cost_usd / cost_ref in the reward, where cost_ref is what the same problem costs on the largest model alone. 0: the paper's
-    reward."""
+    """Weight of cost_usd / cost_ref in the reward, where cost_ref is what the same problem costs on the largest model
+    alone. 0: the paper's reward."""
     utility_lam: float | None = None
     """The same weight in the held-out utility that decides on promotion; None: `lam`."""
     well_formed_weight: float = 0.1
@@ -91,31 +97,34 @@ class GrpoSettings(Frozen):
     temperature: Positive = 1.0
     """Of the policy's own samples."""
     plan_temperature: float | None = Field(default=None, ge=0)
-    """Of the frozen decomposer's plans that an allocator is trained on; None: as `temperature`. 0 where `temperature` is high because SFT left
-    the allocator so sure that no two samples of it differ."""
+    """Of the frozen decomposer's plans that an allocator is trained on; None: as `temperature`. 0 where `temperature`
+    is high because SFT left the allocator so sure that no two samples of it differ."""
     grpo: dict[str, Any] = Field(default_factory=dict)
     """Further fields of TRL's GRPOConfig; they win over ours."""
     reasoning: Reasoning = Reasoning()
-    """How sampled plans and allocations are executed: escalations, finalizer, the solvers' temperature. At temperature 0 equal calls of a
-    round are made once."""
+    """How sampled plans and allocations are executed: escalations, finalizer, the solvers' temperature. At temperature
+    0 equal calls of a round are made once."""
     policy_price_usd_per_mtok: PriceTable | None = None
     """Price of the two policies' own tokens; None: that of the pool's cheapest solver."""
     save_steps: int = Field(default=10, ge=1)
     """Steps between checkpoints, at which rollouts are committed to the lake."""
     margin: float = Field(default=0.01, ge=0)
-    """A new version is promoted if its held-out utility is higher and the 95 % interval of the difference does not reach below minus this."""
+    """A new version is promoted if its held-out utility is higher and the 95 % interval of the difference does not
+    reach below minus this."""
     readable_loss: float = Field(default=0.05, ge=0, le=1)
-    """Nor is it promoted if its plans and allocations can be read for a smaller share of the held-out problems than those before it, by more than
-    this: what answers then is a fallback, whatever its utility."""
+    """Nor is it promoted if its plans and allocations can be read for a smaller share of the held-out problems than
+    those before it, by more than this: what answers then is a fallback, whatever its utility."""
     threads: int | None = Field(default=None, ge=1)
     """torch threads; None: its own choice. Part of what makes a resumed run equal."""
     max_cost_usd: Positive | None = None
     """Hard cap of what the pool may be paid over all rounds and sessions."""
     max_in_flight: int = Field(default=64, ge=1)
     accelerate_config: str | None = None
-    """File for `accelerate launch` (configs/accelerate): several GPUs or machines, FSDP, DeepSpeed. None: one process."""
+    """File for `accelerate launch` (configs/accelerate): several GPUs or machines, FSDP, DeepSpeed. None: one process.
+    """
     launcher: tuple[str, ...] = ()
-    """Another command that starts Python modules on several devices, put before `-m`: ("torchrun", "--nproc_per_node", "4")."""
+    """Another command that starts Python modules on several devices, put before `-m`: ("torchrun", "--nproc_per_node",
+    "4")."""
 
     @model_validator(mode="after")
     def _rounds_fit(self) -> "GrpoSettings":
@@ -127,7 +136,8 @@ class GrpoSettings(Frozen):
     def _plans_are_the_policys(self) -> "GrpoSettings":
         if self.reasoning.second_decomposer not in (None, "none"):
             raise ValueError(
-                "reasoning.second_decomposer has no part in training: a policy learns from its own plans, and an allocation is sampled for the plan "
+                "reasoning.second_decomposer has no part in training: a policy learns from its own plans, and an "
+                "allocation is sampled for the plan "
                 "it is shown. Leave it out; the pool file's is not asked either"
             )
         return self
@@ -150,8 +160,8 @@ class GrpoSettings(Frozen):
         return (self.first if number % 2 == 0 else other,)
 
     def run_id(self, pool_digest: str, problems_digest: str) -> str:
-        """Identity of the training: what decides its result. More rounds, budgets and paths are not in it, so that a training can be gone on
-        with."""
+        """Identity of the training: what decides its result. More rounds, budgets and paths are not in it, so that a
+        training can be gone on with."""
         free = {
             "pool",
             "lake",

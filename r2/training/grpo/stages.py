@@ -1,4 +1,5 @@
-"""The stages of one GRPO round: plans, prompts, pilot, samples, the comparison on held-out problems. What is written stays written."""
+"""The stages of one GRPO round: plans, prompts, pilot, samples, the comparison on held-out problems. What is written
+stays written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -65,13 +66,15 @@ def check_frozen(number: int, digests: Mapping[str, tuple[str, str]]) -> None:
     for ref, (first, last) in digests.items():
         if first != last:
             raise TrainingError(
-                f"round {number}: the frozen policy {ref} changed while its partner was trained ({first[:12]} became {last[:12]}). Nothing of the "
+                f"round {number}: the frozen policy {ref} changed while its partner was trained ({first[:12]} became "
+                f"{last[:12]}). Nothing of the "
                 "round is promoted; this is a bug, please report it."
             )
 
 
 def evaluate(round_: Round, parts: Parts) -> tuple[HeldOut, list[Any]]:
-    """Every held-out problem answered greedily by `solve` with these versions, as a served router would; no review, no sampling."""
+    """Every held-out problem answered greedily by `solve` with these versions, as a served router would; no review, no
+    sampling."""
     round_.seat(parts)
     problems = round_.held_out
     references = round_.rollouts.reference_costs(problems)
@@ -82,7 +85,8 @@ def evaluate(round_: Round, parts: Parts) -> tuple[HeldOut, list[Any]]:
     cost = [sum(c.cost_usd for wave in t.waves for _, c in wave) for t in trajectories]
     if any(ref is None for ref in references):
         raise TrainingError(
-            f"round {round_.number}: the pool failed for {sum(r is None for r in references)} of {len(references)} held-out problems' reference "
+            f"round {round_.number}: the pool failed for {sum(r is None for r in references)} of {len(references)} "
+            "held-out problems' reference "
             "cost. Run the same command again when it is up; what was paid is kept."
         )
     share = [usd / (ref or 1.0) for usd, ref in zip(cost, references, strict=True)]
@@ -126,9 +130,15 @@ def fine_tune(
         )
     # "full": all that can be trained of what is given, which for an adapter is the adapter that is on it already.
     fields = SftSettings(
-        steps=settings.steps, batch_size=min(32, len(rows)), learning_rate=settings.learning_rate, seed=settings.seed, threads=settings.threads,
-        save_every=settings.save_steps, weights="full", trainer={"train_sampling_strategy": "random"},
-    )  # fmt: skip
+        steps=settings.steps,
+        batch_size=min(32, len(rows)),
+        learning_rate=settings.learning_rate,
+        seed=settings.seed,
+        threads=settings.threads,
+        save_every=settings.save_steps,
+        weights="full",
+        trainer={"train_sampling_strategy": "random"},
+    )
     done = sft.train(rows, model, tokenizer, round_.folder / role, fields)
     return TrainedRound(done.model, done.tokenizer, done.first_step, done.wall_s, ())
 
@@ -145,9 +155,11 @@ def plans_of(round_: Round) -> dict[int, Sampled]:
             settings = round_.settings
             temperature = settings.temperature if settings.plan_temperature is None else settings.plan_temperature
             written = round_.local(policy).write(
-                messages, settings.reasoning.plan_tokens, temperature=temperature,
+                messages,
+                settings.reasoning.plan_tokens,
+                temperature=temperature,
                 seed=round_.settings.seed + 1000 * round_.number,
-            )  # fmt: skip
+            )
         write_atomically(path, [asdict(sampled) for sampled in written])
     return dict(enumerate(Sampled(**fields) for fields in orjson.loads(path.read_bytes())))
 
@@ -214,7 +226,8 @@ def _sample(
 
 
 def pilot_of(round_: Round, role: Role, prompts: Sequence[Prompt], plans: Mapping[int, Sampled]) -> dict[str, Any]:
-    """Which problems can teach (METHOD: dynamic sampling): a few rollouts of each, kept by success rate or spread of reward. Written once."""
+    """Which problems can teach (METHOD: dynamic sampling): a few rollouts of each, kept by success rate or spread of
+    reward. Written once."""
     path, rule = round_.folder / role / "pilot.json", round_.settings.filter
     if path.exists():
         return dict(orjson.loads(path.read_bytes()))
@@ -236,8 +249,11 @@ def pilot_of(round_: Round, role: Role, prompts: Sequence[Prompt], plans: Mappin
             places.append(prompt.place)
     valid = [one.scored.terms.well_formed for one in rolled if one.scored.terms.well_formed is not None]
     pilot = {
-        "places": places, "n_looked_at": len(prompts), "n_kept": len(places), "success": fmean(success) if success else 0.0,
+        "places": places,
+        "n_looked_at": len(prompts),
+        "n_kept": len(places),
+        "success": fmean(success) if success else 0.0,
         "valid_share": fmean(valid) if valid else 0.0,
-    }  # fmt: skip
+    }
     write_atomically(path, pilot)
     return pilot

@@ -1,8 +1,10 @@
-"""One GRPO round with TRL's GRPOTrainer: one policy learns from the rewards of its rollouts, everything else stands still.
+"""One GRPO round with TRL's GRPOTrainer: one policy learns from the rewards of its rollouts, everything else stands
+still.
 
-Who calls it (tasks/training/grpo_process.py) brings the prompts, the scoring of rollouts and a place for them; here is only the training. Left to TRL:
-advantages, losses, clipping, KL. Ours: the terms as separately logged reward functions over one execution of each rollout, metrics of collapse
-with alarms, and a hook before each checkpoint, so that rollouts are stored before the training counts as having gone past them.
+Who calls it (tasks/training/grpo_process.py) brings the prompts, the scoring of rollouts and a place for them; here is
+only the training. Left to TRL: advantages, losses, clipping, KL. Ours: the terms as separately logged reward functions
+over one execution of each rollout, metrics of collapse with alarms, and a hook before each checkpoint, so that rollouts
+are stored before the training counts as having gone past them.
 """
 
 import random
@@ -32,8 +34,8 @@ class RoundMemory:
 
 @dataclass(frozen=True, slots=True)
 class TrainedRound:
-    """A finished round of training. `first_step` is the checkpoint it went on from, 0 for none. `weights` are the model's where several
-    processes share it, None where this one has all of them."""
+    """A finished round of training. `first_step` is the checkpoint it went on from, 0 for none. `weights` are the
+    model's where several processes share it, None where this one has all of them."""
 
     model: Any
     tokenizer: Any
@@ -57,7 +59,8 @@ def train(
 ) -> TrainedRound:
     """Trains `settings.steps` steps, from the newest checkpoint in `work_dir` if there is one.
 
-    `keep` gets the rollouts since the checkpoint before, just before the next one is written: those of all ranks, on every rank. Metrics go to `work_dir/curve.jsonl`.
+    `keep` gets the rollouts since the checkpoint before, just before the next one is written: those of all ranks, on
+    every rank. Metrics go to `work_dir/curve.jsonl`.
     """
     from datasets.arrow_dataset import Dataset
     from trl.trainer.grpo_trainer import GRPOTrainer
@@ -84,15 +87,21 @@ def train(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     accelerator: Any = trainer.accelerator
     return TrainedRound(
-        accelerator.unwrap_model(trainer.model), tokenizer, first_step, time.monotonic() - started, tuple(memory.alarms),
+        accelerator.unwrap_model(trainer.model),
+        tokenizer,
+        first_step,
+        time.monotonic() - started,
+        tuple(memory.alarms),
         accelerator.get_state_dict(trainer.model) if ranks.n_processes() > 1 else None,
-    )  # fmt: skip
+    )
 
 
 def in_order(prompts: Sequence[Prompt], settings: GrpoSettings, seed: int) -> list[tuple[Prompt, int]]:
-    """The prompts of every step, one after the other, each with how often it came before. Every pass over the prompts has a new seeded order.
+    """The prompts of every step, one after the other, each with how often it came before. Every pass over the prompts
+    has a new seeded order.
 
-    Laid out beforehand, because TRL's own shuffling does not survive a resume past its first epoch: the order after it would be another.
+    Laid out beforehand, because TRL's own shuffling does not survive a resume past its first epoch: the order after it
+    would be another.
     """
     n_wanted = settings.steps * settings.prompts_per_step * ranks.n_processes()
     order: list[tuple[Prompt, int]] = []
@@ -110,20 +119,37 @@ def _config(work_dir: Path, settings: GrpoSettings, seed: int, max_completion_to
 
     weights = settings.weights
     fields: dict[str, Any] = {
-        "max_steps": settings.steps, "per_device_train_batch_size": settings.prompts_per_step * settings.group_size,
-        "gradient_accumulation_steps": 1, "num_generations": settings.group_size, "max_completion_length": max_completion_tokens,
-        "learning_rate": settings.learning_rate, "lr_scheduler_type": "constant", "beta": settings.beta, "epsilon": settings.clip,
-        "loss_type": settings.loss_type, "entropy_coef": settings.entropy_coef, "temperature": settings.temperature,
-        "reward_weights": [weights[term] for term in TERMS], "logging_steps": 1, "logging_strategy": "steps",
-        "save_steps": settings.save_steps, "save_strategy": "steps", "save_total_limit": 2, "report_to": "none", "seed": seed,
+        "max_steps": settings.steps,
+        "per_device_train_batch_size": settings.prompts_per_step * settings.group_size,
+        "gradient_accumulation_steps": 1,
+        "num_generations": settings.group_size,
+        "max_completion_length": max_completion_tokens,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": "constant",
+        "beta": settings.beta,
+        "epsilon": settings.clip,
+        "loss_type": settings.loss_type,
+        "entropy_coef": settings.entropy_coef,
+        "temperature": settings.temperature,
+        "reward_weights": [weights[term] for term in TERMS],
+        "logging_steps": 1,
+        "logging_strategy": "steps",
+        "save_steps": settings.save_steps,
+        "save_strategy": "steps",
+        "save_total_limit": 2,
+        "report_to": "none",
+        "seed": seed,
         "shuffle_dataset": False,
-        "disable_tqdm": True, "log_completions": False, **device.trainer_fields(),
-    }  # fmt: skip
+        "disable_tqdm": True,
+        "log_completions": False,
+        **device.trainer_fields(),
+    }
     return GRPOConfig(output_dir=str(work_dir), **{**fields, **settings.grpo})
 
 
 class _Rewards:
-    """TRL asks each reward function for the whole batch; the rollouts are executed for the first and remembered for the others."""
+    """TRL asks each reward function for the whole batch; the rollouts are executed for the first and remembered for the
+    others."""
 
     def __init__(
         self,
@@ -167,7 +193,8 @@ class _Rewards:
         return self._last[1]
 
     def _draws(self, step: int, batch: Mapping[str, Any]) -> list[Draw]:
-        """The batch holds the rollouts of one problem side by side; `visit` counts the problem's earlier groups in this round."""
+        """The batch holds the rollouts of one problem side by side; `visit` counts the problem's earlier groups in this
+        round."""
         seen: Counter[tuple[int, int]] = Counter()
         draws = []
         columns = (batch["place"], batch["visit"], batch["completions"], batch["completion_ids"])

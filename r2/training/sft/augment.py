@@ -1,8 +1,10 @@
-"""Allocator rows shown again with the models in another order and some of them left out. Pure; called by tasks/training/training_rows.py.
+"""Allocator rows shown again with the models in another order and some of them left out. Pure; called by
+tasks/training/training_rows.py.
 
-An allocator that has seen one pool in one order learns letters; one that has seen many orders and part pools must read the profiles, and then a
-changed pool needs a profile and no retraining (METHOD 3, ours: the paper's router degrades when its pool changes). A model is left out only
-where the row's answer does not use it, so the answer stays the cheapest right one of those that are shown.
+An allocator that has seen one pool in one order learns letters; one that has seen many orders and part pools must read
+the profiles, and then a changed pool needs a profile and no retraining (METHOD 3, ours: the paper's router degrades
+when its pool changes). A model is left out only where the row's answer does not use it, so the answer stays the
+cheapest right one of those that are shown.
 """
 
 import random
@@ -47,7 +49,8 @@ class Shown:
 
 
 def reordered(row: ChatRow, order: Sequence[int]) -> ChatRow:
-    """The row with only these models, in this order; `order` holds places in the old list. Letters in the answer follow their models.
+    """The row with only these models, in this order; `order` holds places in the old list. Letters in the answer follow
+    their models.
 
     ValueError if the answer uses a model that is left out, or a letter the prompt does not have.
     """
@@ -71,7 +74,8 @@ def used_models(row: ChatRow) -> set[int]:
 
 
 def drawn_order(n_models: int, used: set[int], chance: random.Random, drop_share: float) -> list[int]:
-    """Places in a random order, each unused one left out with probability `drop_share`; at least two stay where there are two."""
+    """Places in a random order, each unused one left out with probability `drop_share`; at least two stay where there
+    are two."""
     order = chance.sample(range(n_models), n_models)
     kept = [place for place in order if place in used or chance.random() >= drop_share]
     if len(kept) < min(2, n_models):

@@ -1,4 +1,5 @@
-"""What a supervised training will take, before anything is loaded: tokens by the bytes of its rows, minutes by measured speed. Light."""
+"""What a supervised training will take, before anything is loaded: tokens by the bytes of its rows, minutes by measured
+speed. Light."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +9,13 @@ from r2.training.sft.settings import SftSettings
 from r2.training.tiny import tiny_size
 
 BYTES_PER_TOKEN = 2.3
-"""Of prompts and results as ours are, short of running the tokenizer: SCAN's actions, the densest; plans have more bytes a token."""
+"""Of prompts and results as ours are, short of running the tokenizer: SCAN's actions, the densest; plans have more
+bytes a token."""
 TOKENS_PER_MESSAGE = 5
 """Chat templates' marks around each message."""
 TINY_TOKENS_PER_S, TOKENS_PER_S = 20_000.0, 120.0
-"""Trained tokens per second of `tiny` (64x2) and of `smollm2` on two cores of a server CPU (AVX2), in float32: measured."""
+"""Trained tokens per second of `tiny` (64x2) and of `smollm2` on two cores of a server CPU (AVX2), in float32:
+measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,8 @@ class SftEstimate:
 
 
 def estimate_sft(rows: Sequence[ChatRow], settings: SftSettings) -> SftEstimate:
-    """For a base of another name, the speed of `smollm2`, and for a wider `tiny` that of `tiny` over its weights: larger ones take longer in
-    proportion to their size."""
+    """For a base of another name, the speed of `smollm2`, and for a wider `tiny` that of `tiny` over its weights:
+    larger ones take longer in proportion to their size."""
     sizes = [_tokens(row) for row in rows]
     mean = sum(sizes) / max(1, len(sizes))
     tokens = round(mean * settings.steps * settings.batch_size)

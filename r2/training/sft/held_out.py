@@ -1,7 +1,8 @@
 """What a policy can do on held-out rows: its greedy replies against the labelled ones, as numbers with names.
 
-Plans: share that parse, share equal to the label. Allocations: share that name a model for every step, share equal to the label, share that cost
-the same. Specialists: share of exactly right results, over all and by kind of subtask. Paper has none of these; all are ours.
+Plans: share that parse, share equal to the label. Allocations: share that name a model for every step, share equal to
+the label, share that cost the same. Specialists: share of exactly right results, over all and by kind of subtask. Paper
+has none of these; all are ours.
 """
 
 from collections import defaultdict
@@ -39,7 +40,8 @@ def plan_scores(texts: Sequence[str], rows: Sequence[ChatRow]) -> dict[str, floa
 
 
 def allocation_scores(texts: Sequence[str], rows: Sequence[ChatRow]) -> dict[str, float]:
-    """`valid_allocation`, `exact_allocation`, `cost_equivalent` as shares, and `price_ratio`: summed prices of the valid ones over their labels'."""
+    """`valid_allocation`, `exact_allocation`, `cost_equivalent` as shares, and `price_ratio`: summed prices of the
+    valid ones over their labels'."""
     valid, exact, equivalent = 0, 0, 0
     mine_usd = label_usd = 0.0
     for text, row in zip(texts, rows, strict=True):
@@ -83,7 +85,8 @@ def _shares(n: int, **counts: int) -> dict[str, float]:
 
 
 def _shown_models(prompt: str) -> list[ModelCard]:
-    """The models as an allocator's prompt lists them ("B: medium, 0.2 USD; ..."), with their blended prices; letters are their names."""
+    """The models as an allocator's prompt lists them ("B: medium, 0.2 USD; ..."), with their blended prices; letters
+    are their names."""
     lines = prompt.partition(MODELS_MARK)[2].strip().splitlines()
     cards = []
     for letter, line in zip(MODEL_LETTERS, lines, strict=False):

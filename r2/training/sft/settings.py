@@ -1,4 +1,5 @@
-"""Every switch of a supervised training, in one frozen model: the flow's parameter, the TOML file and the test fixture are this class."""
+"""Every switch of a supervised training, in one frozen model: the flow's parameter, the TOML file and the test fixture
+are this class."""
 
 import hashlib
 from pathlib import Path
@@ -21,11 +22,13 @@ class SftSettings(Frozen):
     labels: str = "labels"
     """Folder that `r2 label` wrote, or several with commas between; for decomposer and allocator."""
     problems: str | None = None
-    """Source of problems (r2/problems/source.py): a specialist is trained on their subtasks; a router is evaluated on those of its `test` side."""
+    """Source of problems (r2/problems/source.py): a specialist is trained on their subtasks; a router is evaluated on
+    those of its `test` side."""
     name: str | None = None
     """Name in the registry; None: decomposer, allocator, or <problems>-specialist."""
     base: str = "smollm2"
-    """`smollm2` or another catalogue name, `tiny` or `tiny:WIDTHxLAYERS` (made from scratch), or a path or hub id of Hugging Face weights."""
+    """`smollm2` or another catalogue name, `tiny` or `tiny:WIDTHxLAYERS` (made from scratch), or a path or hub id of
+    Hugging Face weights."""
     start: str | None = None
     """Policy of the registry to go on from, NAME or NAME@VERSION, of the same base; None: the base itself."""
     weights: Literal["auto", "adapter", "full"] = "auto"
@@ -41,10 +44,11 @@ class SftSettings(Frozen):
     max_tokens: int = Field(default=1024, ge=32)
     """Longer rows are cut at the end."""
     prompt_mode: Literal["bare", "direct"] = "bare"
-    """`bare`: the system message is one word, and pool entries of the policy need `prompt_mode = "bare"`; `direct`: the prompts as labelled."""
+    """`bare`: the system message is one word, and pool entries of the policy need `prompt_mode = "bare"`; `direct`: the
+    prompts as labelled."""
     augment: int = Field(default=4, ge=0)
-    """Views of each allocator row: as labelled, then with the models in other orders and some unused ones left out, so that the allocator
-    learns to read profiles (r2/training/sft/augment.py). 0 or 1: as labelled alone."""
+    """Views of each allocator row: as labelled, then with the models in other orders and some unused ones left out, so
+    that the allocator learns to read profiles (r2/training/sft/augment.py). 0 or 1: as labelled alone."""
     seed: int = 0
     split_seed: int = 0
     """Of the split into train and test (r2/problems/split.py); as in the label sets."""
@@ -54,18 +58,22 @@ class SftSettings(Frozen):
     n_held_out: int = Field(default=60, ge=0)
     """Held-out rows that are answered greedily after training."""
     pool: str | None = None
-    """Pool file: the policy's plans or allocations are executed on it for `n_executed` held-out problems. None: not executed."""
+    """Pool file: the policy's plans or allocations are executed on it for `n_executed` held-out problems. None: not
+    executed."""
     n_executed: int = Field(default=40, ge=0)
     save_every: int = Field(default=25, ge=1)
     """Steps between checkpoints: what a kill can cost."""
     threads: int | None = Field(default=None, ge=1)
-    """Of torch; None: its own choice. On a machine that is busy with other work, 1 is the fastest: threads wait for each other (measured)."""
+    """Of torch; None: its own choice. On a machine that is busy with other work, 1 is the fastest: threads wait for
+    each other (measured)."""
     trainer: dict[str, Any] = Field(default_factory=dict)
     """Further fields of TRL's `SFTConfig`, as they are."""
     accelerate_config: str | None = None
-    """File for `accelerate launch` (configs/accelerate): several GPUs or machines, FSDP, DeepSpeed. None: one process."""
+    """File for `accelerate launch` (configs/accelerate): several GPUs or machines, FSDP, DeepSpeed. None: one process.
+    """
     launcher: tuple[str, ...] = ()
-    """Another command that starts Python modules on several devices, put before `-m`: ("torchrun", "--nproc_per_node", "4")."""
+    """Another command that starts Python modules on several devices, put before `-m`: ("torchrun", "--nproc_per_node",
+    "4")."""
     lake: str = "lake"
     out: str = "policies"
     """The registry."""
@@ -126,13 +134,30 @@ class SftSettings(Frozen):
         return self.model_dump(
             mode="json",
             include={
-                "policy", "problems", "base", "start", "weights", "steps", "batch_size", "learning_rate", "lora_rank", "lora_alpha", "max_tokens",
-                "prompt_mode", "seed", "split_seed", "test_share", "n_problems", "trainer", *({"augment"} if is_augmented else ()),
+                "policy",
+                "problems",
+                "base",
+                "start",
+                "weights",
+                "steps",
+                "batch_size",
+                "learning_rate",
+                "lora_rank",
+                "lora_alpha",
+                "max_tokens",
+                "prompt_mode",
+                "seed",
+                "split_seed",
+                "test_share",
+                "n_problems",
+                "trainer",
+                *({"augment"} if is_augmented else ()),
             },
-        )  # fmt: skip
+        )
 
     def run_id(self, data_sha256: dict[str, str]) -> str:
-        """Identity of the job: the same data, base and settings go on where they stopped; anything else is another run."""
+        """Identity of the job: the same data, base and settings go on where they stopped; anything
+        else is another run."""
         identity = [sorted(data_sha256.items()), self.identity()]
         return f"sft-{hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]}"
 

@@ -1,8 +1,9 @@
 """Rows for a specialist: a small model trained on the subtasks of one kind of problem (ours).
 
-Problems are generated with their gold plans; each subtask with its right result is a row, asked with the very prompt that a `bare` pool
-entry is asked with. Only questions on the `train` side of the split are used (`r2/problems/split.py`); those of the `test` side are never seen. For SCAN there are
-coarser steps besides (`phrase`, `command`): small models translate whole phrases well, and miscount when they repeat or join long ones.
+Problems are generated with their gold plans; each subtask with its right result is a row, asked with the very prompt
+that a `bare` pool entry is asked with. Only questions on the `train` side of the split are used
+(`r2/problems/split.py`); those of the `test` side are never seen. For SCAN there are coarser steps besides (`phrase`,
+`command`): small models translate whole phrases well, and miscount when they repeat or join long ones.
 `scan?kinds=translate,phrase` trains on some kinds only.
 """
 
@@ -28,9 +29,9 @@ _OPERATION = {"+": "add", "-": "subtract", "*": "multiply"}
 
 @dataclass(frozen=True, slots=True)
 class SolvedSubtask:
-    """One subtask with its right result. `task` is None for the question of a direct plan; `results` are those of the steps it needs, by
-    1-based number. `kind` is the task's first word in lower case, or `direct`; of arithmetic it is the operation. `worked` is what a specialist writes to
-    get there, ended by the answer; None: the answer alone."""
+    """One subtask with its right result. `task` is None for the question of a direct plan; `results` are those of the
+    steps it needs, by 1-based number. `kind` is the task's first word in lower case, or `direct`; of arithmetic it is
+    the operation. `worked` is what a specialist writes to get there, ended by the answer; None: the answer alone."""
 
     kind: str
     problem: Problem
@@ -53,17 +54,21 @@ def solved_subtasks(problem: Problem, plan: Plan, results: Sequence[str]) -> lis
         return [SolvedSubtask(DIRECT_KIND, problem, None, {}, results[0])]
     return [
         SolvedSubtask(
-            subtask.text.split()[0].lower(), problem, subtask.text, {need + 1: results[need] for need in subtask.needs}, result
+            subtask.text.split()[0].lower(),
+            problem,
+            subtask.text,
+            {need + 1: results[need] for need in subtask.needs},
+            result,
         )
         for subtask, result in zip(plan.subtasks, results, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def generated_subtasks(
     source: str, limit: int, seed: int, *, side: Side, split_seed: int = 0, test_share: float = 0.1
 ) -> list[SolvedSubtask]:
-    """Subtasks of up to `limit` generated problems (before the split) whose question is on `side`. ConfigError for a source without gold
-    plans."""
+    """Subtasks of up to `limit` generated problems (before the split) whose question is on `side`. ConfigError for a
+    source without gold plans."""
     problems, steps = _generated(source, limit, seed)
     named = parse_source(source).options.get("kinds")
     made = [
@@ -94,9 +99,9 @@ def coarser_subtasks(problem: Problem) -> list[SolvedSubtask]:
 
 
 def balanced(subtasks: Iterable[SolvedSubtask], n: int, seed: int) -> list[SolvedSubtask]:
-    """`n` subtasks, as many of each kind (ours: as they come, joins drown the few phrases whose translations must be learned by heart; by
-    equal text, the phrases drown the repeats, in which a small model must learn to count). A kind with fewer different prompts than its
-    share has them several times."""
+    """`n` subtasks, as many of each kind (ours: as they come, joins drown the few phrases whose translations must be
+    learned by heart; by equal text, the phrases drown the repeats, in which a small model must learn to count). A kind
+    with fewer different prompts than its share has them several times."""
     by_kind: dict[str, dict[tuple[Message, ...], SolvedSubtask]] = defaultdict(dict)
     for solved in subtasks:
         by_kind[solved.kind].setdefault(solved.messages(), solved)
@@ -125,9 +130,12 @@ def _generated(
     if source.name == "arithmetic":
         source.only("kinds", "min_operations", "max_operations", "max_number")
         problems = arithmetic.generate(
-            limit, seed, min_operations=source.number("min_operations", 1), max_operations=source.number("max_operations", 4),
+            limit,
+            seed,
+            min_operations=source.number("min_operations", 1),
+            max_operations=source.number("max_operations", 4),
             max_number=source.number("max_number", 99),
-        )  # fmt: skip
+        )
         return problems, _arithmetic_steps
     raise ConfigError(
         f"--problems {source}: no gold plans with results to train a specialist on. Known: scan, arithmetic."

@@ -1,7 +1,9 @@
-"""Supervised training of one policy on chat rows, with TRL's SFTTrainer: completion-only loss, LoRA adapter or all weights, resumable.
+"""Supervised training of one policy on chat rows, with TRL's SFTTrainer: completion-only loss, LoRA adapter or all
+weights, resumable.
 
-Who calls it says where rows come from and where the weights go (tasks/training/sft_process.py); here is only the training. The order of rows is fixed
-beforehand (`training_order`), so a run that goes on from a checkpoint sees what an unbroken one would have seen.
+Who calls it says where rows come from and where the weights go (tasks/training/sft_process.py); here is only the
+training. The order of rows is fixed beforehand (`training_order`), so a run that goes on from a checkpoint sees what an
+unbroken one would have seen.
 """
 
 import time
@@ -23,8 +25,8 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished training. `first_step` is the checkpoint it went on from, 0 for none; times and tokens are of this process. `weights` are the
-    model's where several processes share it, None where this one has all of them."""
+    """A finished training. `first_step` is the checkpoint it went on from, 0 for none; times and tokens are of this
+    process. `weights` are the model's where several processes share it, None where this one has all of them."""
 
     model: Any
     tokenizer: Any
@@ -37,9 +39,13 @@ class Trained:
 def row_tokens(rows: Sequence[ChatRow], tokenizer: Any) -> list[int]:
     """Tokens of each row with its chat template."""
     return [
-        len(tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=True, return_dict=True)["input_ids"])
+        len(
+            tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=True, return_dict=True)[
+                "input_ids"
+            ]
+        )
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def train(
@@ -50,7 +56,8 @@ def train(
     settings: SftSettings,
     report: Report = lambda step, steps, metrics: None,
 ) -> Trained:
-    """Trains to `settings.steps`, from the newest checkpoint in `work_dir` if there is one. Metrics go to `work_dir/curve.jsonl`."""
+    """Trains to `settings.steps`, from the newest checkpoint in `work_dir` if there is one. Metrics go to
+    `work_dir/curve.jsonl`."""
     started = time.monotonic()
     checkpoint = newest_checkpoint(work_dir)
     first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
@@ -62,9 +69,13 @@ def train(
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     n_tokens = sum(lengths[first_step * len(lengths) // settings.steps :])
     return Trained(
-        trainer.accelerator.unwrap_model(trainer.model), tokenizer, first_step, time.monotonic() - started, n_tokens,
+        trainer.accelerator.unwrap_model(trainer.model),
+        tokenizer,
+        first_step,
+        time.monotonic() - started,
+        n_tokens,
         trainer.accelerator.get_state_dict(trainer.model) if ranks.n_processes() > 1 else None,
-    )  # fmt: skip
+    )
 
 
 def make_trainer(
@@ -78,8 +89,12 @@ def make_trainer(
     lengths = [min(n, settings.max_tokens) for n in row_tokens(rows, tokenizer)]
     batches_per_step = ranks.n_processes() * int(settings.trainer.get("gradient_accumulation_steps", 1))
     order = training_order(
-        lengths, settings.batch_size, settings.steps * batches_per_step, settings.seed, by_length=settings.policy == "specialist"
-    )  # fmt: skip
+        lengths,
+        settings.batch_size,
+        settings.steps * batches_per_step,
+        settings.seed,
+        by_length=settings.policy == "specialist",
+    )
     trainer = SFTTrainer(
         model=model,
         args=_config(work_dir, settings),
@@ -105,7 +120,8 @@ def _is_json(path: Path) -> bool:
 
 
 def save(trained: Trained, folder: Path) -> None:
-    """The adapter in half precision (its size is what is committed and shipped), or all weights in float32 with their tokenizer."""
+    """The adapter in half precision (its size is what is committed and shipped), or all weights in float32 with their
+    tokenizer."""
     import torch
 
     model = trained.model
@@ -123,12 +139,23 @@ def _config(work_dir: Path, settings: SftSettings) -> Any:
     from trl.trainer.sft_config import SFTConfig
 
     fields: dict[str, Any] = {
-        "max_steps": settings.steps, "per_device_train_batch_size": settings.batch_size, "learning_rate": settings.rate,
-        "lr_scheduler_type": "cosine", "warmup_steps": min(10, settings.steps // 10), "logging_steps": 1, "logging_strategy": "steps",
-        "save_steps": settings.save_every, "save_total_limit": 2, "report_to": "none", "seed": settings.seed,
-        "train_sampling_strategy": "sequential", "completion_only_loss": True, "max_length": settings.max_tokens, "disable_tqdm": True,
+        "max_steps": settings.steps,
+        "per_device_train_batch_size": settings.batch_size,
+        "learning_rate": settings.rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": min(10, settings.steps // 10),
+        "logging_steps": 1,
+        "logging_strategy": "steps",
+        "save_steps": settings.save_every,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "seed": settings.seed,
+        "train_sampling_strategy": "sequential",
+        "completion_only_loss": True,
+        "max_length": settings.max_tokens,
+        "disable_tqdm": True,
         **device.trainer_fields(),
-    }  # fmt: skip
+    }
     return SFTConfig(output_dir=str(work_dir), **{**fields, **settings.trainer})
 
 
@@ -136,8 +163,12 @@ def _lora(settings: SftSettings) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
-        r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-    )  # fmt: skip
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 def _reporter(curve: Curve, n_steps: int, report: Report) -> Any:

@@ -93,8 +93,10 @@ def test_a_second_decomposer_plans_again_where_the_check_fails():
     second = router(second_decomposer="large")
     waves, outcome = replay(solve(PROBLEM, second), [PLAN.replace("12", "13"), PLAN, BY_NAME, "48", "39"])
     assert [(c.purpose, c.model) for wave in waves[:3] for c in wave] == [
-        ("decompose", "small"), ("decompose", "large"), ("allocate", "small"),
-    ]  # fmt: skip
+        ("decompose", "small"),
+        ("decompose", "large"),
+        ("allocate", "small"),
+    ]
     assert (outcome.answer, outcome.failed_checks, outcome.n_escalations) == ("39", ["plan_invents"], 0)
 
 

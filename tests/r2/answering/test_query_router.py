@@ -64,20 +64,27 @@ def test_json_keeps_the_router_and_the_order_of_its_models():
 @pytest.mark.parametrize(
     "broken",
     [
-        "", "[]", "{}", "null", "not json",
+        "",
+        "[]",
+        "{}",
+        "null",
+        "not json",
         json.dumps({"format": "r2-query-router-0"}),
         make_query_router(CURVES, 1).to_json().replace('"bias":2.0', '"bias":"2"'),
         make_query_router(CURVES, 1).to_json().replace('"n_buckets":1024', '"n_buckets":512'),
         make_query_router({}, 1).to_json(),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_no_router_is_named(broken: str):
     with pytest.raises(ConfigError, match=r"router\.json: not a query router"):
         QueryRouter.from_json(broken, "router.json")
 
 
 def test_predicting_loads_neither_scikit_learn_nor_numpy():
-    code = "import sys, r2.answering.query_router, r2.methods; print(*sorted({'sklearn', 'numpy', 'scipy'} & set(sys.modules)))"
+    code = (
+        "import sys, r2.answering.query_router, r2.methods; print(*sorted({'sklearn', 'numpy', 'scipy'} & "
+        "set(sys.modules)))"
+    )
     root = ROOT
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert out.stdout.strip() == ""

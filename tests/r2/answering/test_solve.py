@@ -22,8 +22,11 @@ BY_NAME = '[{"subtask": 1, "model": "small"}, {"subtask": 2, "model": "middle"}]
 def test_a_problem_is_decomposed_allocated_and_solved_in_order():
     waves, outcome = replay(solve(PROBLEM, router()), [PLAN, BY_NAME, "48", "39"])
     assert [[(c.purpose, c.model) for c in wave] for wave in waves] == [
-        [("decompose", "small")], [("allocate", "small")], [("solve", "small")], [("solve", "middle")],
-    ]  # fmt: skip
+        [("decompose", "small")],
+        [("allocate", "small")],
+        [("solve", "small")],
+        [("solve", "middle")],
+    ]
     assert outcome.answer == "39"
     assert outcome.status == "answered"
 

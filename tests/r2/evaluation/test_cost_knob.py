@@ -5,7 +5,8 @@ import pytest
 from r2.errors import ConfigError
 from r2.evaluation.cost_knob import SweepPoint, at_accuracy, checked_values, curve, table, within_budget
 
-# b falls in cost but not in accuracy: 0.1 is dearer than 0.2 and less accurate, 0.4 has the accuracy of 0.8 at a higher price.
+# b falls in cost but not in accuracy: 0.1 is dearer than 0.2 and less accurate, 0.4 has the accuracy of 0.8 at a higher
+# price.
 POINTS = [
     SweepPoint(0.0, 0.90, 10.0),
     SweepPoint(0.1, 0.80, 6.0),
@@ -53,9 +54,15 @@ def test_the_table_has_a_row_for_each_step_and_each_share_of_the_reference():
     # Shares of 0.9: 0.72, 0.81, 0.855, 0.882, 0.9.
     rows = table(POINTS, 0.90)
     assert [(row.usd_per_1k, row.share, row.advice.point.b) for row in rows] == [
-        (1.0, None, 0.8), (4.0, None, 0.2), (10.0, None, 0.0),
-        (None, 0.80, 0.2), (None, 0.90, 0.2), (None, 0.95, 0.0), (None, 0.98, 0.0), (None, 1.00, 0.0),
-    ]  # fmt: skip
+        (1.0, None, 0.8),
+        (4.0, None, 0.2),
+        (10.0, None, 0.0),
+        (None, 0.80, 0.2),
+        (None, 0.90, 0.2),
+        (None, 0.95, 0.0),
+        (None, 0.98, 0.0),
+        (None, 1.00, 0.0),
+    ]
     assert all(row.advice.is_reached for row in rows)
     assert [row.advice.is_reached for row in table(POINTS, 1.0)][-5:] == [True, True, False, False, False]
 

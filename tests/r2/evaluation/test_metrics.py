@@ -1,4 +1,5 @@
-"""Every figure of a comparison, worked by hand, against scipy and scikit-learn where they have it, and as properties."""
+"""Every figure of a comparison, worked by hand, against scipy and scikit-learn where they have it,
+and as properties."""
 
 from dataclasses import replace
 
@@ -30,19 +31,35 @@ def outcomes(label: str, right: list[float], cost: list[float], method: str = "c
     n = len(right)
     zeros = np.zeros(n)
     one = MethodOutcomes(
-        label, method, tuple(f"p{i}" for i in range(n)), ("all",) * n, np.array(right), np.array(cost), zeros, zeros, zeros, zeros
-    )  # fmt: skip
+        label,
+        method,
+        tuple(f"p{i}" for i in range(n)),
+        ("all",) * n,
+        np.array(right),
+        np.array(cost),
+        zeros,
+        zeros,
+        zeros,
+        zeros,
+    )
     return replace(one, **changes)
 
 
 WEAK = outcomes("weak", [1, 0, 0, 0], [1, 1, 1, 1])
 STRONG = outcomes("strong", [1, 1, 1, 0], [10, 10, 10, 10])
 ROUTER = outcomes(
-    "router", [1, 1, 0, 1], [1, 4, 1, 2], "r2",
-    difficulty=("easy", "easy", "hard", "hard"), router_cost_usd=np.array([0.5, 0.5, 0.5, 0.5]), n_calls=np.array([2, 3, 2, 3]),
-    n_tokens=np.array([10, 20, 30, 40]), latency_s=np.array([1, 2, 3, 4]), model_calls={"strong": 2, "weak": 6},
+    "router",
+    [1, 1, 0, 1],
+    [1, 4, 1, 2],
+    "r2",
+    difficulty=("easy", "easy", "hard", "hard"),
+    router_cost_usd=np.array([0.5, 0.5, 0.5, 0.5]),
+    n_calls=np.array([2, 3, 2, 3]),
+    n_tokens=np.array([10, 20, 30, 40]),
+    latency_s=np.array([1, 2, 3, 4]),
+    model_calls={"strong": 2, "weak": 6},
     model_calls_by_difficulty={"easy": {"weak": 4}, "hard": {"weak": 2, "strong": 2}},
-)  # fmt: skip
+)
 
 
 def compared(*more: MethodOutcomes, **options):
@@ -161,13 +178,15 @@ def test_the_frontier_by_hand():
 
 
 def test_the_hull_by_hand():
-    """(2, 0.3) lies below the line from (1, 0.2) to (3, 0.8); (4, 0.7) is dearer and worse; (1, 0.1) is as dear and worse."""
+    """(2, 0.3) lies below the line from (1, 0.2) to (3, 0.8); (4, 0.7) is dearer and worse; (1, 0.1) is as dear and
+    worse."""
     assert hull([(2, 0.3), (1, 0.2), (4, 0.7), (3, 0.8), (1, 0.1)]) == [(1, 0.2), (3, 0.8)]
     assert hull([]) == []
 
 
 def test_aiq_by_hand():
-    """Line from (1, 0.2) to (3, 0.8): mean 0.5. Up to cost 5 flat at 0.8: (1.0 + 1.6) / 4. From 0: nothing there, (1.0) / 3."""
+    """Line from (1, 0.2) to (3, 0.8): mean 0.5. Up to cost 5 flat at 0.8: (1.0 + 1.6) / 4. From 0: nothing there, (1.0)
+    / 3."""
     points = [(1, 0.2), (2, 0.3), (3, 0.8)]
     assert aiq(points) == pytest.approx(0.5)
     assert aiq(points, 1, 5) == pytest.approx(2.6 / 4)
@@ -221,7 +240,8 @@ def test_a_mixture_outside_the_constants_costs_is_the_nearest_constant():
 
 
 def test_curves_of_a_comparison_share_one_range_of_cost():
-    """Costs 1 to 10. Constants: 0.25 to 0.75 on a line. Router: 0.75 from 2 on. Together: up to 0.75 at 2, then flat."""
+    """Costs 1 to 10. Constants: 0.25 to 0.75 on a line. Router: 0.75 from 2 on. Together: up to
+    0.75 at 2, then flat."""
     curves = {curve.name: curve for curve in compared().curves}
     assert list(curves) == ["constants", "router", "all"]
     assert curves["constants"].aiq == pytest.approx(0.5)
@@ -234,9 +254,14 @@ def test_intervals_agree_with_scipys_bootstrap():
     chance = np.random.default_rng(5)
     ours, theirs = (chance.random(60) < 0.8).astype(float), (chance.random(60) < 0.6).astype(float)
     reference = stats.bootstrap(
-        (ours, theirs), lambda a, b, axis: a.mean(axis) - b.mean(axis), paired=True, vectorized=True, n_resamples=20000,
-        method="percentile", rng=np.random.default_rng(1),
-    ).confidence_interval  # fmt: skip
+        (ours, theirs),
+        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=20000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
     interval = paired_interval(ours, theirs, 20000, 2)
     assert interval.low == pytest.approx(reference.low, abs=0.02)
     assert interval.high == pytest.approx(reference.high, abs=0.02)
@@ -266,9 +291,17 @@ def test_an_undefined_resample_leaves_no_interval():
 
 def test_seeds_are_averaged_within_a_problem():
     one = from_seeds(
-        "r", "r2", ["a", "b"], ["all"] * 2, is_correct_PS=[[1, 0], [1, 1]], cost_usd_PS=[[1, 3], [2, 2]], latency_s_PS=np.zeros((2, 2)),
-        n_calls_PS=np.ones((2, 2)), n_tokens_PS=np.ones((2, 2)), router_cost_usd_PS=np.zeros((2, 2)),
-    )  # fmt: skip
+        "r",
+        "r2",
+        ["a", "b"],
+        ["all"] * 2,
+        is_correct_PS=[[1, 0], [1, 1]],
+        cost_usd_PS=[[1, 3], [2, 2]],
+        latency_s_PS=np.zeros((2, 2)),
+        n_calls_PS=np.ones((2, 2)),
+        n_tokens_PS=np.ones((2, 2)),
+        router_cost_usd_PS=np.zeros((2, 2)),
+    )
     assert (one.is_correct.tolist(), one.cost_usd.tolist(), one.n_seeds) == ([0.5, 1.0], [2.0, 2.0], 2)
 
 
@@ -319,7 +352,8 @@ def test_without_constants_nothing_is_held_against_them():
 
 
 def many(label: str, accuracy: float, cost: float, method: str = "cot", n: int = 400) -> MethodOutcomes:
-    """The first share of the problems right, each at the same cost: a better method is right wherever a worse one is."""
+    """The first share of the problems right, each at the same cost: a better method is right
+    wherever a worse one is."""
     return outcomes(label, [float(i < accuracy * n) for i in range(n)], [cost] * n, method)
 
 
@@ -417,9 +451,11 @@ def test_the_hull_is_the_upper_left_part_of_scipys(drawn):
     assert {corner for corner in ours if corner not in vertices} == set()
     start, end = ours[0], ours[-1]
     above = {
-        v for v in vertices
-        if start[0] < v[0] < end[0] and (v[1] - start[1]) * (end[0] - start[0]) > (end[1] - start[1]) * (v[0] - start[0])
-    }  # fmt: skip
+        v
+        for v in vertices
+        if start[0] < v[0] < end[0]
+        and (v[1] - start[1]) * (end[0] - start[0]) > (end[1] - start[1]) * (v[0] - start[0])
+    }
     assert above <= set(ours)
 
 

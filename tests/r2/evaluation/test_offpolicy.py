@@ -93,7 +93,8 @@ def test_students_quantile_agrees_with_scipy():
 
 
 def test_the_interval_of_a_mean_by_hand():
-    """Outcomes 0, 1, 1, 0: standard error of the mean with n - 1 is 0.28868; no skewness; kurtosis 1, so the normal quantile all but stands."""
+    """Outcomes 0, 1, 1, 0: standard error of the mean with n - 1 is 0.28868; no skewness; kurtosis 1, so the normal
+    quantile all but stands."""
     interval = worked().logged.interval
     error = np.std([0, 1, 1, 0], ddof=1) / 2
     assert interval.high - 0.5 == pytest.approx(0.5 - interval.low)

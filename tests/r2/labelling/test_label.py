@@ -1,4 +1,5 @@
-"""Labelling one problem with scripted models: what is asked, what is kept, what is paid for, and how each fault ends."""
+"""Labelling one problem with scripted models: what is asked, what is kept, what is paid for, and
+how each fault ends."""
 
 import math
 from collections.abc import Callable
@@ -21,10 +22,15 @@ WRONG = "1. Compute 2 + 3\n2. Add 4 to the result of step 1"
 
 
 def run(
-    teacher: list[str | Completion], solve: Callable[[Call], str | Completion] | None = None, problem: Problem = PROBLEM,
-    roster: Roster = ROSTER, judge: str | None = None, **labelling: object,
-) -> tuple[Outcome, list[Call]]:  # fmt: skip
-    """The outcome, and every call; the teacher's k-th candidate is `teacher[k]`, solvers compute unless `solve` says otherwise."""
+    teacher: list[str | Completion],
+    solve: Callable[[Call], str | Completion] | None = None,
+    problem: Problem = PROBLEM,
+    roster: Roster = ROSTER,
+    judge: str | None = None,
+    **labelling: object,
+) -> tuple[Outcome, list[Call]]:
+    """The outcome, and every call; the teacher's k-th candidate is `teacher[k]`, solvers compute unless `solve` says
+    otherwise."""
     chosen = {"n_candidates": len(teacher), **({"judge": "middle"} if judge is not None else {}), **labelling}
     asked: list[Call] = []
 

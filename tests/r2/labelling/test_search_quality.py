@@ -1,4 +1,5 @@
-"""Searched allocations against exhaustive search where every answer is known; `benchmarks/bench_search.py` does it on 200 plans."""
+"""Searched allocations against exhaustive search where every answer is known; `benchmarks/bench_search.py` does it on
+200 plans."""
 
 from benchmarks.bench_search import InProcess, cheapest_by_exhaustion, plans, searched
 from r2.answering.protocol import Router

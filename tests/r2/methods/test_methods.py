@@ -1,4 +1,5 @@
-"""The ways to answer that r2 is held against: who is asked, how often, what is charged, and that published defects are absent."""
+"""The ways to answer that r2 is held against: who is asked, how often, what is charged, and that published defects are
+absent."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -58,7 +59,8 @@ def run(method: str, chosen: Router, replies: Sequence[str | Completion]) -> tup
 
 
 def charged(waves: list[list[Call]], outcome: Outcome) -> float:
-    """Cost of the trajectory's row, where every call used 10 prompt tokens and 5 generated ones; its steps' rows are checked to add up."""
+    """Cost of the trajectory's row, where every call used 10 prompt tokens and 5 generated ones; its steps' rows are
+    checked to add up."""
     pairs = tuple(tuple((call, completion("x", call.model)) for call in wave) for wave in waves)
     row, subtasks, calls = to_rows("run", "any", Trajectory(PROBLEM, outcome, pairs), ROSTER)
     unstepped = sum(c.cost_usd for c in calls if c.subtask_index is None)
@@ -67,15 +69,20 @@ def charged(waves: list[list[Call]], outcome: Outcome) -> float:
     return row.cost_usd
 
 
-# One call costs, in millionths of a USD: small 10 * 1 + 5 * 2 = 20, middle 10 * 3 + 5 * 6 = 60, large 10 * 10 + 5 * 20 = 200.
+# One call costs, in millionths of a USD: small 10 * 1 + 5 * 2 = 20, middle 10 * 3 + 5 * 6 = 60, large 10 * 10 + 5 * 20
+# = 200.
 
 
 def test_tree_of_thoughts_keeps_the_better_thought_at_each_level():
     replies = ["48 pens", "16 pens", "0.9", "0.2", "48 - 9 = 38", "48 - 9 = 39", "0.3", "0.8", "39"]
     waves, outcome = run("tot", router(model="middle"), replies)
     assert asked(waves) == [
-        [("solve", "middle")] * 2, [("judge", "middle")] * 2, [("solve", "middle")] * 2, [("judge", "middle")] * 2, [("solve", "middle")],
-    ]  # fmt: skip
+        [("solve", "middle")] * 2,
+        [("judge", "middle")] * 2,
+        [("solve", "middle")] * 2,
+        [("judge", "middle")] * 2,
+        [("solve", "middle")],
+    ]
     assert waves[4][0].messages[-1][1].endswith("\nThought 1: 48 pens\nThought 2: 48 - 9 = 39")
     assert "16 pens" not in waves[2][0].messages[-1][1]
     assert outcome.answer == "39"
@@ -153,7 +160,7 @@ def test_without_log_probabilities_the_confidence_is_how_far_samples_agree():
     assert (asked(waves)[-1], outcome.answer) == ([("solve", "large")], "40")
 
 
-def test_a_small_model_that_fails_is_replaced_by_the_large_one_and_a_large_one_that_fails_leaves_the_small_ones_answer():
+def test_a_failed_small_model_is_replaced_by_the_large_one_and_a_failed_large_one_leaves_the_small_ones_answer():
     broken = completion("", error_type="server_error")
     _, outcome = run("datashunt", with_logprobs(), [broken, "Answer: 39"])
     assert (outcome.status, outcome.answer) == ("answered", "39")
@@ -167,8 +174,11 @@ def test_division_of_thoughts_runs_every_level_of_the_graph_the_deepest_included
     replies = [PLAN, sure("48", 0.9), sure("8", 0.3), "Answer: 9", sure("39", 0.95)]
     waves, outcome = run("dot", with_logprobs(), replies)
     assert asked(waves) == [
-        [("decompose", "small")], [("solve", "small")] * 2, [("solve", "large")], [("solve", "small")],
-    ]  # fmt: skip
+        [("decompose", "small")],
+        [("solve", "small")] * 2,
+        [("solve", "large")],
+        [("solve", "small")],
+    ]
     assert "Subtract" in waves[-1][0].messages[-1][1]
     assert "Result of step 1: 48\nResult of step 2: 9" in waves[-1][0].messages[-1][1]
     assert [(step.model, step.text) for step in outcome.steps] == [("small", "48"), ("large", "9"), ("small", "39")]
@@ -196,8 +206,12 @@ def test_automix_climbs_its_chain_and_does_not_verify_the_last_model():
     chosen = router(chain=("small", "middle", "large"), n_samples=1)
     waves, outcome = run("automix", chosen, ["37", "incorrect", "38", "wrong", "Answer: 39"])
     assert asked(waves) == [
-        [("solve", "small")], [("verify", "small")], [("solve", "middle")], [("verify", "middle")], [("solve", "large")],
-    ]  # fmt: skip
+        [("solve", "small")],
+        [("verify", "small")],
+        [("solve", "middle")],
+        [("verify", "middle")],
+        [("solve", "large")],
+    ]
     assert (outcome.answer, outcome.n_escalations, outcome.steps[0].model) == ("39", 2, "large")
     assert charged(waves, outcome) == pytest.approx((2 * 20 + 2 * 60 + 200) * 1e-6)
 
@@ -210,8 +224,15 @@ def test_automix_does_not_verify_an_answer_that_did_not_come():
 
 @pytest.mark.parametrize(
     ("text", "verdict"),
-    [("correct", True), ("Incorrect", False), ("It is not correct", False), ("Right!", True), ("wrong", False), ("?", False)],
-)  # fmt: skip
+    [
+        ("correct", True),
+        ("Incorrect", False),
+        ("It is not correct", False),
+        ("Right!", True),
+        ("wrong", False),
+        ("?", False),
+    ],
+)
 def test_a_verdict_is_read_and_no_verdict_is_no_vote_for_the_answer(text: str, verdict: bool):
     assert says_correct(text) is verdict
 
@@ -305,8 +326,10 @@ def test_no_method_sees_the_gold_answer(method: str):
 
 TEXTS = st.one_of(
     st.text(max_size=40),
-    st.sampled_from(["DIRECT", PLAN, "39", "0.7", "correct", "incorrect", "I cannot", "Answer:", "1. a\n2. b (needs: 1)"]),
-)  # fmt: skip
+    st.sampled_from(
+        ["DIRECT", PLAN, "39", "0.7", "correct", "incorrect", "I cannot", "Answer:", "1. a\n2. b (needs: 1)"]
+    ),
+)
 
 
 @pytest.mark.parametrize("method", BASELINES)
@@ -333,13 +356,24 @@ def test_whatever_the_models_write_a_method_ends_with_an_outcome_that_can_be_sto
 
 def test_settings_that_came_later_leave_the_identity_of_earlier_runs_alone():
     assert Reasoning().identity() == {
-        "method": "r2", "model": None, "decomposer": None, "allocator": None, "finalizer": None, "b": 0.0, "max_escalations": 2,
-        "max_cost_per_question_usd": None, "temperature": 0.0, "seed": 0, "plan_tokens": 200, "cot_tokens": 320,
-    }  # fmt: skip
+        "method": "r2",
+        "model": None,
+        "decomposer": None,
+        "allocator": None,
+        "finalizer": None,
+        "b": 0.0,
+        "max_escalations": 2,
+        "max_cost_per_question_usd": None,
+        "temperature": 0.0,
+        "seed": 0,
+        "plan_tokens": 200,
+        "cot_tokens": 320,
+    }
     chosen = Reasoning(method="automix", threshold=0.5, chain=("small", "large"))
     assert {name: value for name, value in chosen.identity().items() if name not in Reasoning().identity()} == {
-        "threshold": 0.5, "chain": ["small", "large"],
-    }  # fmt: skip
+        "threshold": 0.5,
+        "chain": ["small", "large"],
+    }
 
 
 SIMULATED = load_pool(ROOT / "pools" / "simulated.toml")
@@ -436,8 +470,10 @@ def test_estimates_count_what_each_method_asks():
     assert ("solve", "large") not in n_calls("r2")
     # One plan in ten is written again.
     assert n_calls("decompose_one", model="middle", second_decomposer="large") == {
-        ("decompose", "small"): 100, ("decompose", "large"): 10, ("solve", "middle"): 250,
-    }  # fmt: skip
+        ("decompose", "small"): 100,
+        ("decompose", "large"): 10,
+        ("solve", "middle"): 250,
+    }
     assert n_calls("random", mix={"small": 3, "large": 1}) == {("solve", "small"): 75, ("solve", "large"): 25}
 
 

@@ -1,4 +1,5 @@
-"""LoRA adapters for the embedded server: rows in llama.cpp's order, scale and shapes as it expects, and the same text from it."""
+"""LoRA adapters for the embedded server: rows in llama.cpp's order, scale and shapes as it expects, and the same text
+from it."""
 
 import asyncio
 import json

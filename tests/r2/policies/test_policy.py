@@ -119,7 +119,12 @@ def test_rollbacks_go_back_one_promotion_each(tmp_path: Path):
     registry.promote("decomposer", "v3", "after all")
     assert registry.rollback("decomposer", "no").card.version == "v1"
     assert registry.current("decomposer") == "v1"
-    assert [e["action"] for e in registry.history("decomposer")] == [*["promote"] * 3, *["rollback"] * 2, "promote", "rollback"]  # fmt: skip
+    assert [e["action"] for e in registry.history("decomposer")] == [
+        *["promote"] * 3,
+        *["rollback"] * 2,
+        "promote",
+        "rollback",
+    ]
 
 
 def test_a_promotion_killed_half_way_is_not_rolled_back_to(tmp_path: Path):
@@ -187,13 +192,17 @@ def test_a_promotion_makes_another_pool_of_the_same_file(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("policy:decomposer", "policy:planner", r"pool.toml:11: models.plans.endpoint: policy 'planner': not in .*r2 sft"),
+        (
+            "policy:decomposer",
+            "policy:planner",
+            r"pool.toml:11: models.plans.endpoint: policy 'planner': not in .*r2 sft",
+        ),
         ("policy:decomposer", "policy:decomposer@v9", r"no such version"),
         ("policy:decomposer", "policy:./x/v1", r"holds no card.json"),
         ("policy:decomposer", "policy:decomposer", r"no version is promoted.*r2 policy promote decomposer v1"),
         ('"bare"', '"direct"', r"pool.toml:13: models.plans.prompt_mode = 'direct', but decomposer@v1"),
     ],
-)  # fmt: skip
+)
 def test_a_pool_names_the_policy_it_lacks(tmp_path: Path, old: str, new: str, message: str):
     registry = with_versions(tmp_path, 1)
     if new == '"direct"':

@@ -105,9 +105,11 @@ def test_a_simulated_pool_is_pinged_and_calibrated_and_its_file_keeps_its_commen
 def test_an_endpoint_that_is_not_there_is_a_ping_with_an_error(tmp_path: Path):
     path = tmp_path / "pool.toml"
     path.write_text(
-        '[router]\ndecomposer = "a"\nallocator = "a"\n[models.a]\nendpoint = "http://127.0.0.1:9/v1"\ntier = "small"\ndeadline_s = 3\n'
-        'price_usd_per_mtok = {input = 1.0, output = 1.0, date = "2026-11-24", source = "made up"}\n', "utf-8",
-    )  # fmt: skip
+        '[router]\ndecomposer = "a"\nallocator = "a"\n[models.a]\nendpoint = "http://127.0.0.1:9/v1"\ntier = '
+        '"small"\ndeadline_s = 3\n'
+        'price_usd_per_mtok = {input = 1.0, output = 1.0, date = "2026-11-24", source = "made up"}\n',
+        "utf-8",
+    )
     [ping] = asyncio.run(ping_pool(load_pool(path), tmp_path, tmp_path))
     assert ping.error is not None
     assert "127.0.0.1:9" in ping.error

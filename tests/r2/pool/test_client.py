@@ -103,9 +103,14 @@ def test_an_answer_without_usage_is_charged_by_estimate_and_says_so(tmp_path: Pa
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("status", "body", "error_type"), [
-    (400, "This model's maximum context length is 4096 tokens", "context_length"), (400, "no such field", "bad_request"), (404, "", "bad_request"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "body", "error_type"),
+    [
+        (400, "This model's maximum context length is 4096 tokens", "context_length"),
+        (400, "no such field", "bad_request"),
+        (404, "", "bad_request"),
+    ],
+)
 def test_a_request_that_is_wrong_is_not_sent_again(tmp_path: Path, status: int, body: str, error_type: str):
     async def scenario() -> None:
         async with Loopback(after=says(status, {"error": {"message": body}})) as server:
@@ -254,9 +259,11 @@ from r2.pool.file.config import load_pool
 from r2.pool.client.ports import Address
 async def main(pool, url, state, window_s, seconds, me):
     window_s, seconds = float(window_s), float(seconds)
-    async with PoolClient(load_pool(pool), {"a": Address(url, "a")}, state_dir=Path(state), rate_window_s=window_s) as client:
+    addresses = {"a": Address(url, "a")}
+    async with PoolClient(load_pool(pool), addresses, state_dir=Path(state), rate_window_s=window_s) as client:
         async with asyncio.timeout(seconds):
-            await asyncio.gather(*(client.complete(Call("a", (("user", f"{me} {i}"),), "solve", 16), problem_id=f"{me}{i}") for i in range(int(10 * seconds))))
+            calls = [Call("a", (("user", f"{me} {i}"),), "solve", 16) for i in range(int(10 * seconds))]
+            await asyncio.gather(*(client.complete(c, problem_id=f"{me}{i}") for i, c in enumerate(calls)))
 try:
     asyncio.run(main(*sys.argv[1:]))
 except TimeoutError:

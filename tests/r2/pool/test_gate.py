@@ -1,4 +1,5 @@
-"""What limits sending, each part on a clock of its own: controller, bucket, door, the host's lease, this process's shares."""
+"""What limits sending, each part on a clock of its own: controller, bucket, door, the host's lease, this process's
+shares."""
 
 import asyncio
 import math

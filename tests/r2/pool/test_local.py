@@ -48,8 +48,14 @@ def test_a_child_ends_with_its_parent_whatever_kills_it(number: signal.Signals):
 
 
 def test_a_module_started_by_hand_is_nobodys_child():
-    done = subprocess.run([sys.executable, "-c", "from r2.lifeline import die_with_parent; die_with_parent(); print('alone')"],
-                          capture_output=True, text=True, check=True, cwd=ROOT, stdin=subprocess.DEVNULL)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", "from r2.lifeline import die_with_parent; die_with_parent(); print('alone')"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
     assert done.stdout == "alone\n"
 
 
@@ -68,9 +74,15 @@ def test_missing_weights_name_the_command_that_fetches_them(tmp_path: Path):
 )
 def test_an_embedded_server_answers_with_usage_logprobs_and_a_prefix_cache(tmp_path: Path):
     body = {
-        "messages": [{"role": "system", "content": "Reply with one word. " * 20}, {"role": "user", "content": "Say yes."}],
-        "max_tokens": 4, "temperature": 0, "logprobs": True, "top_logprobs": 3,
-    }  # fmt: skip
+        "messages": [
+            {"role": "system", "content": "Reply with one word. " * 20},
+            {"role": "user", "content": "Say yes."},
+        ],
+        "max_tokens": 4,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": 3,
+    }
 
     async def ask_twice() -> list[dict]:
         name = "smollm2-135m-instruct"

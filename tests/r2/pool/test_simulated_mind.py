@@ -54,7 +54,7 @@ def asked(
         ("Solve for x: 4 * x + 7 = 31", "6"),
         ("jump left twice after walk", "I_WALK I_TURN_LEFT I_JUMP I_TURN_LEFT I_JUMP"),
     ],
-)  # fmt: skip
+)
 def test_an_able_model_answers_each_kind_of_question(question: str, answer: str):
     assert think("m", GENIUS, asked(question), 0).text == answer
     assert think("m", DUNCE, asked(question), 0).text != answer

@@ -1,4 +1,5 @@
-"""A real vLLM server behind our client: one chat completion with log-probabilities. Only where `.venv-vllm` is there (docs/gpu.md makes it)."""
+"""A real vLLM server behind our client: one chat completion with log-probabilities. Only where `.venv-vllm` is there
+(docs/gpu.md makes it)."""
 
 import asyncio
 import os
@@ -50,9 +51,25 @@ def test_vllm_answers_our_client_with_log_probabilities(tmp_path: Path):
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     command = [
-        str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(WEIGHTS), "--served-model-name", "smollm2", "--dtype", "float32",
-        "--enforce-eager", "--max-model-len", "2048", "--max-num-seqs", "16", "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
+        str(PYTHON),
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(WEIGHTS),
+        "--served-model-name",
+        "smollm2",
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-model-len",
+        "2048",
+        "--max-num-seqs",
+        "16",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     path = tmp_path / "pool.toml"
     path.write_text(ENTRY.format(endpoint=f"http://127.0.0.1:{port}/v1"), "utf-8")

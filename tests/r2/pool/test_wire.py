@@ -1,4 +1,5 @@
-"""Words of OpenAI-compatible servers, as values: nothing a server sends may crash the client or be taken for what it is not."""
+"""Words of OpenAI-compatible servers, as values: nothing a server sends may crash the client or be taken for what it is
+not."""
 
 import json
 from email.utils import formatdate
@@ -119,7 +120,18 @@ def test_alternatives_come_likeliest_first_and_minus_infinity_is_a_number():
     assert token.alternatives == (("A", -0.5), ("B", -9999.0))
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"<html>", b'{"choices": []}', b'{"choices": [{}]}', b'{"choices": [{"message": {"content": 4}}]}', b"[" * 100_000])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"<html>",
+        b'{"choices": []}',
+        b'{"choices": [{}]}',
+        b'{"choices": [{"message": {"content": 4}}]}',
+        b"[" * 100_000,
+    ],
+)
 def test_what_is_no_completion_is_a_bad_body_that_says_why(body: bytes):
     parsed = parse_body(body)
     assert isinstance(parsed, BadBody)

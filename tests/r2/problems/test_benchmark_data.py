@@ -1,4 +1,5 @@
-"""Every check against the gold of real benchmark files, where R2_DATA_DIR names a folder of them (one folder per benchmark)."""
+"""Every check against the gold of real benchmark files, where R2_DATA_DIR names a folder of them (one folder per
+benchmark)."""
 
 import os
 from pathlib import Path

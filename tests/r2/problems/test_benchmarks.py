@@ -48,11 +48,14 @@ def test_gsm8k_takes_the_number_behind_the_mark_and_drops_commas():
 @pytest.mark.parametrize(
     "row",
     [
-        {"question": {"stem": "Where?", "choices": [{"label": "A", "text": "bank"}, {"label": "B", "text": "mall"}]}, "answerKey": "B"},
+        {
+            "question": {"stem": "Where?", "choices": [{"label": "A", "text": "bank"}, {"label": "B", "text": "mall"}]},
+            "answerKey": "B",
+        },
         {"question": "Where?", "choices": {"label": ["A", "B"], "text": ["bank", "mall"]}, "answerKey": "B"},
         {"question": "Where?", "choices": {"A": "bank", "B": "mall"}, "answer": "B"},
     ],
-)  # fmt: skip
+)
 def test_csqa_reads_the_published_the_hub_and_the_flat_form(row: dict[str, object]):
     asked = csqa.problem(row, 0)
     assert (asked.question, asked.choices, asked.target) == ("Where?", ("bank", "mall"), "B")
@@ -174,10 +177,14 @@ def test_a_file_that_is_not_in_its_format_names_file_line_and_field(
     tmp_path: Path, source: str, row: dict[str, object], message: str
 ):
     good = {
-        "gsm8k": {"question": "q", "answer": "#### 1"}, "csqa": {"question": "q", "choices": {"A": "x"}, "answer": "A"}, "musique": HOP,
-        "strategyqa": {"question": "q", "answer": True}, "math": {"problem": "p", "solution": "\\boxed{1}"},
-        "scan": {"question": "jump", "answer": "I_JUMP"}, "p3": {"sat": "def sat(x): return x", "name": "n"},
-    }  # fmt: skip
+        "gsm8k": {"question": "q", "answer": "#### 1"},
+        "csqa": {"question": "q", "choices": {"A": "x"}, "answer": "A"},
+        "musique": HOP,
+        "strategyqa": {"question": "q", "answer": True},
+        "math": {"problem": "p", "solution": "\\boxed{1}"},
+        "scan": {"question": "jump", "answer": "I_JUMP"},
+        "p3": {"sat": "def sat(x): return x", "name": "n"},
+    }
     path = written(tmp_path / "rows.jsonl", good[source], row)
     with pytest.raises(InputFileError, match=message) as error:
         read(f"{source}:{path}")

@@ -56,8 +56,12 @@ ATTACKS = {
     "reading this file": f"open({__file__!r}).read()",
     "writing a file": "open('/tmp/r2-was-here', 'w').write('x')",
     "a socket": "def sol():\n    import _socket\n    return str(_socket.socket())",
-    "raising its own limits": "def sol():\n    import resource\n    resource.setrlimit(resource.RLIMIT_CPU, (99, 99))\n    return 1",
-    "leaving the filter": "def sol():\n    import ctypes\n    return ctypes.CDLL(None).prctl(22, 0, 0, 0, 0) == 0 or None.x",
+    "raising its own limits": (
+        "def sol():\n    import resource\n    resource.setrlimit(resource.RLIMIT_CPU, (99, 99))\n    return 1"
+    ),
+    "leaving the filter": (
+        "def sol():\n    import ctypes\n    return ctypes.CDLL(None).prctl(22, 0, 0, 0, 0) == 0 or None.x"
+    ),
     "a new session": "def sol():\n    import os\n    os.setsid()\n    return 1",
     "deep recursion": "(" * 100_000,
     "a code bomb": "def sol():\n    f = lambda: f()\n    import sys\n    sys.setrecursionlimit(10**9)\n    return f()",
@@ -86,7 +90,10 @@ def test_the_child_sees_no_environment():
 
 def test_the_child_dies_with_its_parent():
     # The death signal is asked for before the code runs; seen from outside as a process that is gone when we are.
-    code = "from r2.problems.sandbox import run, Limits; print('go', flush=True); run('evaluate', 'def sol():\\n    while True: pass', limits=Limits(cpu_s=60, wall_s=60))"
+    code = (
+        "from r2.problems.sandbox import run, Limits; print('go', flush=True); run('evaluate', 'def sol():\\n    "
+        "while True: pass', limits=Limits(cpu_s=60, wall_s=60))"
+    )
     parent = psutil.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1)
     deadline = time.monotonic() + 10
     while not (children := parent.children()) and time.monotonic() < deadline:

@@ -62,8 +62,14 @@ def test_the_training_of_the_page_starts_on_every_gpu_in_its_own_environment():
     settings = load_grpo_settings(ROOT / "configs/gpu.toml", {})
     command = training_command("tasks.training.grpo_process", Path("spec.json"), launcher=settings.launcher)
     assert command[3:] == [
-        ".venv-gpu/bin/accelerate", "launch", "--config_file", "configs/accelerate/ddp.yaml", "-m", "tasks.training.grpo_process", "spec.json",
-    ]  # fmt: skip
+        ".venv-gpu/bin/accelerate",
+        "launch",
+        "--config_file",
+        "configs/accelerate/ddp.yaml",
+        "-m",
+        "tasks.training.grpo_process",
+        "spec.json",
+    ]
     assert settings.rounds * settings.steps == 1024
     sft = load_sft_settings(ROOT / "configs/sft_gpu.toml", {})
     assert sft.accelerate_config is not None

@@ -1,4 +1,5 @@
-"""GRPO on a model small enough for a test: learning goes where the reward points, resumes exactly, and leaves its rows in the lake."""
+"""GRPO on a model small enough for a test: learning goes where the reward points, resumes exactly, and leaves its rows
+in the lake."""
 
 import random
 from collections.abc import Sequence
@@ -23,9 +24,13 @@ from r2.training.tiny import make_model, make_tokenizer, tiny_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 TEXTS = [
-    "plan", "Question: walk around left and jump", "1. Translate 'walk around left'\n2. Join the result of step 1 (needs: 1)", "DIRECT",
-    '[{"subtask":1,"model":"A"},{"subtask":2,"model":"B"}]', "Models:\nA: small, 0.175 USD; scan_join 99%\n\nSteps:",
-]  # fmt: skip
+    "plan",
+    "Question: walk around left and jump",
+    "1. Translate 'walk around left'\n2. Join the result of step 1 (needs: 1)",
+    "DIRECT",
+    '[{"subtask":1,"model":"A"},{"subtask":2,"model":"B"}]',
+    "Models:\nA: small, 0.175 USD; scan_join 99%\n\nSteps:",
+]
 PROMPTS = [
     Prompt(i, Problem(f"p{i}", "walk", i), [Said(role="user", content=text)])
     for i, text in enumerate(["walk", "jump", "left", "plan"])

@@ -1,4 +1,5 @@
-"""How trainings are started on several devices: the command by value, accelerate's own reading of every shipped configuration, and the ranks."""
+"""How trainings are started on several devices: the command by value, accelerate's own reading of every shipped
+configuration, and the ranks."""
 
 import json
 import subprocess
@@ -34,11 +35,25 @@ def test_without_a_configuration_a_training_is_one_process_of_this_python():
 def test_a_configuration_starts_accelerate_and_a_launcher_is_put_in_front():
     config, between = str(CONFIGS[0]), [sys.executable, "-m", "r2.training.launch"]
     assert training_command("tasks.training.grpo_process", SPEC, accelerate_config=config) == [
-        *between, sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", "tasks.training.grpo_process", "spec.json",
-    ]  # fmt: skip
+        *between,
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        config,
+        "-m",
+        "tasks.training.grpo_process",
+        "spec.json",
+    ]
     assert training_command("tasks.training.sft_process", SPEC, launcher=("torchrun", "--nproc_per_node", "4")) == [
-        *between, "torchrun", "--nproc_per_node", "4", "-m", "tasks.training.sft_process", "spec.json",
-    ]  # fmt: skip
+        *between,
+        "torchrun",
+        "--nproc_per_node",
+        "4",
+        "-m",
+        "tasks.training.sft_process",
+        "spec.json",
+    ]
 
 
 def test_a_missing_configuration_and_two_ways_at_once_are_refused():
@@ -60,7 +75,10 @@ def test_rank_0_writes_and_a_single_process_is_rank_0():
 
 def test_a_rank_waits_for_what_the_writer_makes(tmp_path: Path):
     made = tmp_path / "plans.json"
-    code = "import sys, pathlib; from r2.training.ranks import wait_for; wait_for(pathlib.Path(sys.argv[1]), 0.01); print('seen')"
+    code = (
+        "import sys, pathlib; from r2.training.ranks import wait_for; wait_for(pathlib.Path(sys.argv[1]), 0.01); "
+        "print('seen')"
+    )
     waiting = subprocess.Popen([sys.executable, "-c", code, str(made)], stdout=subprocess.PIPE, cwd=ROOT)
     with pytest.raises(subprocess.TimeoutExpired):
         waiting.wait(0.5)
@@ -133,10 +151,19 @@ def test_the_settings_of_deepspeed_are_read_as_their_stage(name: str, stage: int
 def test_two_processes_train_one_policy_and_one_of_them_writes(tmp_path: Path):
     spec = PolicySpec(
         settings=SftSettings(
-            policy="specialist", problems="arithmetic", base="tiny", steps=3, batch_size=4, n_problems=200, n_held_out=4, threads=1
+            policy="specialist",
+            problems="arithmetic",
+            base="tiny",
+            steps=3,
+            batch_size=4,
+            n_problems=200,
+            n_held_out=4,
+            threads=1,
         ),
-        kind="specialist", run_id="two", work_dir=tmp_path / "work",
-    )  # fmt: skip
+        kind="specialist",
+        run_id="two",
+        work_dir=tmp_path / "work",
+    )
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     command = training_command("tasks.training.sft_process", tmp_path / "spec.json", launcher=TWO_PROCESSES)
     process = spawn(command, log=tmp_path / "log")

@@ -1,4 +1,5 @@
-"""The proof that training learns, one seed, through the real client, rewards, rounds and promotion. Minutes on two cores."""
+"""The proof that training learns, one seed, through the real client, rewards, rounds and promotion. Minutes on two
+cores."""
 
 import functools
 import importlib.util

@@ -1,4 +1,5 @@
-"""The policy server over real HTTP: a small model made in code, batches that change nobody's text, seeds, usage, log-probabilities."""
+"""The policy server over real HTTP: a small model made in code, batches that change nobody's text, seeds, usage,
+log-probabilities."""
 
 import asyncio
 import math

@@ -1,4 +1,5 @@
-"""The reward's terms, worked by hand: 10 prompt and 5 generated tokens cost 20e-6 USD on `small`, 60e-6 on `middle`, 200e-6 on `large`."""
+"""The reward's terms, worked by hand: 10 prompt and 5 generated tokens cost 20e-6 USD on `small`, 60e-6 on `middle`,
+200e-6 on `large`."""
 
 import asyncio
 from collections.abc import Mapping

@@ -45,7 +45,15 @@ def lake(tmp_path: Path) -> Path:
     """Two steps of two rollouts, one of which met an outage; 34 + 70 + 20 units of 1e-6 USD each."""
     one = scored()
     out = Scored(one.trajectory, Terms(None, None, None))
-    commit_rollouts(Lake(tmp_path), "g-r0-allocator", [rolled(0, 0, one), rolled(0, 1, out), rolled(1, 2, one), rolled(1, 3, one)], ROSTER, WEIGHTS, 0, "allocator@v1")  # fmt: skip
+    commit_rollouts(
+        Lake(tmp_path),
+        "g-r0-allocator",
+        [rolled(0, 0, one), rolled(0, 1, out), rolled(1, 2, one), rolled(1, 3, one)],
+        ROSTER,
+        WEIGHTS,
+        0,
+        "allocator@v1",
+    )
     return tmp_path
 
 
@@ -71,7 +79,8 @@ def test_each_term_is_stored_with_its_weight_and_an_outage_with_none(lake: Path)
 def test_the_view_of_terms_averages_them_by_step(lake: Path):
     found = rows(
         lake,
-        "select step, n_rollouts, n_without, mean_value, mean_in_reward from reward_terms where term = 'cost' order by step",
+        "select step, n_rollouts, n_without, mean_value, mean_in_reward from reward_terms where term = 'cost' order "
+        "by step",
     )
     share = (34 + 70 + 20) / 320
     assert found == [

@@ -1,4 +1,5 @@
-"""Rounds as a state machine: who learns, when a candidate is promoted, and that a kill between any two steps loses and repeats nothing."""
+"""Rounds as a state machine: who learns, when a candidate is promoted, and that a kill between any two steps loses and
+repeats nothing."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,8 @@ IDS = tuple(f"p{i}" for i in range(40))
 
 
 def held_out(right: float, cost_share: float, n_read: int = 40) -> HeldOut:
-    """40 problems, the first `right` share of them right, all at one cost; the texts of the first `n_read` were read."""
+    """40 problems, the first `right` share of them right, all at one cost; the texts of the first
+    `n_read` were read."""
     n_right = round(right * len(IDS))
     read = (1.0,) * n_read + (0.0,) * (40 - n_read)
     return HeldOut(IDS, (1.0,) * n_right + (0.0,) * (40 - n_right), (cost_share * 1e-3,) * 40, (cost_share,) * 40, read)
@@ -84,7 +86,8 @@ def test_an_equal_version_and_one_whose_gain_is_doubtful_are_refused():
 
 
 def test_a_cheaper_version_whose_texts_cannot_be_read_is_refused_because_the_fallback_earned_it():
-    """Utility +0.12 throughout. 40 of 40 read before: 38 are 95 %, five points fewer, which is let pass; 37 are 92.5 %; 1 is 2.5 %."""
+    """Utility +0.12 throughout. 40 of 40 read before: 38 are 95 %, five points fewer, which is let pass; 37 are 92.5 %;
+    1 is 2.5 %."""
     before = held_out(0.9, 0.5)
     assert decide(before, held_out(0.9, 0.1, n_read=38), 0.3, 0.01).is_promoted
     assert not decide(before, held_out(0.9, 0.1, n_read=37), 0.3, 0.01).is_promoted

@@ -1,4 +1,5 @@
-"""Supervised training on a model made in code: what the loss is taken of, that a stop costs nothing, and what is left when it is done."""
+"""Supervised training on a model made in code: what the loss is taken of, that a stop costs nothing, and what is left
+when it is done."""
 
 import json
 import os
@@ -153,8 +154,11 @@ def test_allocations_are_scored_by_label_and_by_price():
         '[{"subtask":1,"model":"A"}]',
     ]
     assert allocation_scores(texts, rows) == {
-        "valid_allocation": 0.75, "exact_allocation": 0.25, "cost_equivalent": 0.5, "price_ratio": pytest.approx(10 / 9),
-    }  # fmt: skip
+        "valid_allocation": 0.75,
+        "exact_allocation": 0.25,
+        "cost_equivalent": 0.5,
+        "price_ratio": pytest.approx(10 / 9),
+    }
 
 
 def test_subtasks_are_scored_by_kind_with_the_check_of_their_benchmark():

@@ -1,4 +1,5 @@
-"""Rows to train on: their form, the bare prompt, the order they are seen in, the two sides of a label set, and what a curve keeps."""
+"""Rows to train on: their form, the bare prompt, the order they are seen in, the two sides of a label set, and what a
+curve keeps."""
 
 from pathlib import Path
 
