@@ -27,7 +27,7 @@ from r2.evaluation.settings import EvaluateSettings
 from r2.methods.router import make_router
 from r2.pool.file.config import load_pool
 from r2.settings import Reasoning, load
-from storage.evaluations.store import EvaluatedRow, Evaluation, PointRun
+from storage.evaluations.store import DevRun, EvaluatedRow, Evaluation
 from tasks.evaluation.evaluate_method import (
     OpenEvaluation,
     evaluate_method,
@@ -59,7 +59,7 @@ class _Row:
     reasoning: Reasoning | None
     value: float | None = None
     rule: str = ""
-    dev: tuple[PointRun, ...] = ()
+    dev: tuple[DevRun, ...] = ()
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class _Session:
     gate: asyncio.Semaphore
     dev_outcomes: dict[str, MethodOutcomes] = field(default_factory=dict)
     """By run id."""
-    line: list[PointRun] = field(default_factory=list)
+    line: list[DevRun] = field(default_factory=list)
     """The constants on dev problems."""
     fitted_on: list[str] = field(default_factory=list)
     """Runs on dev problems that the query router is fitted on."""
@@ -109,7 +109,7 @@ class _Session:
             tasks = [group.create_task(one(*what)) for what in wanted]
         return [task.result() for task in tasks]
 
-    async def on_dev(self, wanted: Wanted) -> list[PointRun | None]:
+    async def on_dev(self, wanted: Wanted) -> list[DevRun | None]:
         """The same on dev problems, and how each did; None for a run that is not finished."""
         runs = await self.run("dev", wanted)
         settled = [run for run in runs if run.is_settled]
@@ -129,9 +129,9 @@ class _Session:
         sys.stderr.write(orjson.dumps(facts).decode() + "\n")
         sys.stderr.flush()
 
-    def _point(self, run: _Run) -> PointRun:
+    def _point(self, run: _Run) -> DevRun:
         outcomes = self.dev_outcomes[run.run_id]
-        return PointRun(run.value, run.run_id, outcomes.accuracy, outcomes.mean_cost_usd)
+        return DevRun(run.value, run.run_id, outcomes.accuracy, outcomes.mean_cost_usd)
 
 
 def _point_label(run: _Run) -> str:

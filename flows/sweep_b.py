@@ -17,7 +17,7 @@ from flows.support.running import stopped_by_signals, tag_run
 from r2.evaluation.compare import compare
 from r2.evaluation.cost_knob import checked_values
 from r2.evaluation.operating_points import own_mode
-from r2.evaluation.sweep import MeasuredPoint, Sweep, SweepSettings, concluded, points_of
+from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, concluded, points_of
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.settings import Reasoning, load
 from storage.evaluations.problems import evaluated_problems
@@ -37,7 +37,7 @@ def checked(settings: SweepSettings, pool: PoolConfig) -> SweepSettings:
     decomposer = settings.decomposer or pool.router.decomposer
     allocator = settings.allocator or pool.router.allocator
     for name in (decomposer, allocator, *([settings.reference] if settings.reference else [])):
-        roster[name]
+        roster.require(name)
     values = checked_values(settings.b, allocator, roster[allocator].has_logprobs)
     return settings.model_copy(update={"decomposer": decomposer, "allocator": allocator, "b": values})
 
@@ -68,7 +68,7 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
         paid_usd, stop_reason = opened.paid_usd, opened.stop_reason
     ids = [problem.problem_id for problem in problems]
     outcomes = outcomes_on(root, ids, dict.fromkeys(ids, ""), {run: (run, "r2", "b") for run in runs.values()})
-    points: tuple[MeasuredPoint, ...] = ()
+    points: tuple[SweepMeasurement, ...] = ()
     reference: float | None = None
     if runs:
         comparison = compare([outcomes[run_id] for run_id in dict.fromkeys(runs.values())])

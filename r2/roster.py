@@ -59,6 +59,10 @@ class Roster:
             known = ", ".join(self.by_name)
             raise ConfigError(f"model {name!r} is not in the pool. Pool: {known}. Add it to the pool file.") from None
 
+    def require(self, name: str) -> None:
+        """Nothing if the pool has an entry called `name`; else the ConfigError of `roster[name]`."""
+        self[name]
+
     def stronger(self, name: str) -> str | None:
         """The next solver above `name`, or None at the top."""
         names = [card.name for card in self.solvers]

@@ -17,7 +17,7 @@ from r2.errors import ConfigError, ModelFetchError, PoolFileError
 from r2.pool.file.config import PoolConfig, endpoint_kind, load_pool
 
 if TYPE_CHECKING:
-    from r2.pool.calibrate import Measured
+    from r2.pool.calibrate import Calibration
 
 pool_app = typer.Typer(help="Know the pool: fetch, check, calibrate, add, serve.", no_args_is_help=True)
 PoolOption = Annotated[Path, typer.Option("--pool", help="Pool file.")]
@@ -155,7 +155,7 @@ def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
-def _print_measured(title: str, measured: "Sequence[Measured]", n: int, core_hour_usd: float) -> None:
+def _print_measured(title: str, measured: "Sequence[Calibration]", n: int, core_hour_usd: float) -> None:
     table = Table(title=title, title_justify="left")
     table.add_column("model")
     for heading in (

@@ -126,18 +126,18 @@ class Stop(Exception):
 
 
 def concluded(
-    answering: "Callable[[Problem, Router, Outcome, Purse], Answering]", problem: Problem, router: Router
+    answering: "Callable[[Problem, Router, Outcome, QuestionBudget], Answering]", problem: Problem, router: Router
 ) -> Solving:
     """A way to answer with its ending: the text it returns is the answer, a `Stop` below it is why there is none."""
     outcome = Outcome()
     try:
-        outcome.answer = yield from answering(problem, router, outcome, Purse(router))
+        outcome.answer = yield from answering(problem, router, outcome, QuestionBudget(router))
     except Stop as stop:
         outcome.error_type, outcome.error_message = stop.error_type, str(stop)
     return outcome
 
 
-class Purse:
+class QuestionBudget:
     """The per-question budget: what was spent, and which models a further call may still go to."""
 
     def __init__(self, router: Router) -> None:
@@ -176,12 +176,12 @@ class Purse:
         self.spent_usd += sum(completion.cost_usd for completion in completions)
 
 
-def ask(wave: Wave, purse: Purse) -> Generator[Wave, list[Completion], list[tuple[Call, Completion]]]:
-    """Sends a wave within the purse; a completion that says nothing about the question (`DEFERRING_ERROR_TYPES`) ends
+def ask(wave: Wave, budget: QuestionBudget) -> Generator[Wave, list[Completion], list[tuple[Call, Completion]]]:
+    """Sends a wave within the budget; a completion that says nothing about the question (`DEFERRING_ERROR_TYPES`) ends
     the problem."""
-    wave = purse.affordable(wave)
+    wave = budget.affordable(wave)
     completions = yield wave
-    purse.pay(completions)
+    budget.pay(completions)
     for completion in completions:
         if completion.error_type in DEFERRING_ERROR_TYPES:
             raise Stop(completion.error_type or "", completion.error_message or "")

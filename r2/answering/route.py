@@ -21,7 +21,7 @@ from r2.answering.prompts import (
     decompose_messages,
     solve_messages,
 )
-from r2.answering.protocol import Answering, Outcome, Purse, Router, Solving, Step, Stop, Wave, ask, concluded
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Solving, Step, Stop, Wave, ask, concluded
 from r2.call import Call, Completion, Message, Purpose
 from r2.errors import AllocationParseError, PlanParseError
 from r2.plan import DIRECT, Plan, Subtask, parse_plan
@@ -36,22 +36,22 @@ def solve(problem: Problem, router: Router) -> Solving:
     return concluded(_route, problem, router)
 
 
-def _route(problem: Problem, router: Router, outcome: Outcome, purse: "Purse") -> Answering:
-    outcome.plan = plan = yield from decompose(problem, router, outcome, purse)
-    outcome.steps = yield from _allocate(problem, plan, router, outcome, purse)
-    yield from execute_steps(problem, plan, router, outcome, purse, max_escalations=router.settings.max_escalations)
-    return (yield from finalize(problem, plan, router, outcome, purse))
+def _route(problem: Problem, router: Router, outcome: Outcome, budget: "QuestionBudget") -> Answering:
+    outcome.plan = plan = yield from decompose(problem, router, outcome, budget)
+    outcome.steps = yield from _allocate(problem, plan, router, outcome, budget)
+    yield from execute_steps(problem, plan, router, outcome, budget, max_escalations=router.settings.max_escalations)
+    return (yield from finalize(problem, plan, router, outcome, budget))
 
 
 def decompose(
-    problem: Problem, router: Router, outcome: Outcome, purse: Purse
+    problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], Plan]:
     """The plan; DIRECT where no decomposer gave one, and the trajectory says so.
 
     Ours: a second decomposer is asked where the first one's text has no plan, or one that fails the cheap check. Its
     plan stands, checked or not: it is the stronger of the two.
     """
-    plan, failed = yield from _plan_by(router.decomposer, problem, router, purse)
+    plan, failed = yield from _plan_by(router.decomposer, problem, router, budget)
     if router.second_decomposer is not None:
         failed = failed or plan_defect(problem, plan, is_last_step_answer=router.finalizer is None)
     if failed is None:
@@ -59,7 +59,7 @@ def decompose(
     outcome.failed_checks.append(failed)
     if router.second_decomposer is None:
         return plan
-    second, failed = yield from _plan_by(router.second_decomposer, problem, router, purse)
+    second, failed = yield from _plan_by(router.second_decomposer, problem, router, budget)
     if failed is None:
         return second
     outcome.failed_checks.append(failed)
@@ -67,7 +67,7 @@ def decompose(
 
 
 def _plan_by(
-    decomposer: str, problem: Problem, router: Router, purse: Purse
+    decomposer: str, problem: Problem, router: Router, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], tuple[Plan, str | None]]:
     """One decomposer's plan, and why there is none: then it is DIRECT."""
     call = Call(
@@ -78,7 +78,7 @@ def _plan_by(
         temperature=router.settings.temperature,
         seed=router.settings.seed or None,
     )
-    [(_, completion)] = yield from ask([call], purse)
+    [(_, completion)] = yield from ask([call], budget)
     if not completion.is_ok:
         return DIRECT, f"decompose_{completion.error_type}"
     try:
@@ -88,7 +88,7 @@ def _plan_by(
 
 
 def _allocate(
-    problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse
+    problem: Problem, plan: Plan, router: Router, outcome: Outcome, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], list[Step]]:
     """One step per subtask (one for a direct plan) with its model. The pool's middle solver stands in for a missing
     allocation."""
@@ -109,7 +109,7 @@ def _allocate(
     if len(shown) == 1:
         choices = [Choice(shown[0].name, {})] * len(subtasks)
     else:
-        [(_, completion)] = yield from ask([call], purse)
+        [(_, completion)] = yield from ask([call], budget)
         try:
             if completion.is_ok:
                 choices = choose(completion, len(subtasks), shown, router.settings.b)
@@ -132,7 +132,7 @@ def shown_models(problem: Problem, router: Router) -> tuple[ModelCard, ...]:
 
 
 def execute_steps(
-    problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse, *, max_escalations: int
+    problem: Problem, plan: Plan, router: Router, outcome: Outcome, budget: QuestionBudget, *, max_escalations: int
 ) -> Generator[Wave, list[Completion], None]:
     """Runs the steps wave by wave; a step whose check fails is asked again of the next stronger model, within the
     bound. So is one whose model is not sure of its result (`min_confidence`): that result stands if nobody is left to
@@ -144,7 +144,7 @@ def execute_steps(
             calls = [step_call(problem, plan, index, router, outcome.steps) for index in open_steps]
             if limit:
                 calls = [with_logprobs(call, router.roster) for call in calls]
-            answered = yield from ask(calls, purse)
+            answered = yield from ask(calls, budget)
             failing = []
             for index, (call, completion) in zip(open_steps, answered, strict=True):
                 step = outcome.steps[index]
@@ -201,7 +201,7 @@ def step_call(problem: Problem, plan: Plan, index: int, router: Router, steps: l
 
 
 def finalize(
-    problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse
+    problem: Problem, plan: Plan, router: Router, outcome: Outcome, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], str]:
     """The last step's result, or the finalizer's reading of all of them (paper: a final call). Direct plans need
     neither."""
@@ -209,7 +209,7 @@ def finalize(
         return outcome.steps[-1].text or ""
     results = {i + 1: step.text or "" for i, step in enumerate(outcome.steps)}
     [(_, completion)] = yield from ask(
-        [solver_call(problem, router, router.finalizer, FINAL_TASK, results, "final")], purse
+        [solver_call(problem, router, router.finalizer, FINAL_TASK, results, "final")], budget
     )
     if completion.is_ok and (text := extract_answer(completion.text)):
         return text

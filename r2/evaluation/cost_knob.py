@@ -16,7 +16,7 @@ ACCURACY_SHARES = (0.80, 0.90, 0.95, 0.98, 1.00)
 
 
 @dataclass(frozen=True, slots=True)
-class SweepPoint:
+class KnobResult:
     """What one b came to on the calibration set. `usd_per_1k` is USD per thousand problems, the router's own calls
     included."""
 
@@ -30,7 +30,7 @@ class Advice:
     """A chosen point, and whether it does what was asked; where it does not, it is the nearest there is and `reason`
     says so."""
 
-    point: SweepPoint
+    point: KnobResult
     is_reached: bool
     reason: str
 
@@ -62,20 +62,20 @@ def checked_values(values: Sequence[float], allocator: str, has_logprobs: bool) 
     return found
 
 
-def curve(points: Sequence[SweepPoint]) -> list[SweepPoint]:
+def curve(points: Sequence[KnobResult]) -> list[KnobResult]:
     """The points worth choosing, cheapest first: each is more accurate than every cheaper one (the steps of the running
     maximum).
 
     Of points with the same cost and accuracy the one with the smallest b stays.
     """
-    best: list[SweepPoint] = []
+    best: list[KnobResult] = []
     for point in sorted(points, key=lambda p: (p.usd_per_1k, -p.accuracy, p.b)):
         if not best or point.accuracy > best[-1].accuracy:
             best.append(point)
     return best
 
 
-def within_budget(points: Sequence[SweepPoint], usd_per_1k: float) -> Advice:
+def within_budget(points: Sequence[KnobResult], usd_per_1k: float) -> Advice:
     """The most accurate point that costs at most so much; of equally accurate ones the cheapest, then the smallest b.
 
     Where no point does, the cheapest of all. Raises ValueError without points.
@@ -93,7 +93,7 @@ def within_budget(points: Sequence[SweepPoint], usd_per_1k: float) -> Advice:
     )
 
 
-def at_accuracy(points: Sequence[SweepPoint], accuracy: float) -> Advice:
+def at_accuracy(points: Sequence[KnobResult], accuracy: float) -> Advice:
     """The cheapest point that is at least so accurate; of equally cheap ones the more accurate, then the smallest b.
 
     Where no point is, the most accurate of all. Raises ValueError without points.
@@ -112,7 +112,7 @@ def at_accuracy(points: Sequence[SweepPoint], accuracy: float) -> Advice:
     )
 
 
-def table(points: Sequence[SweepPoint], reference_accuracy: float) -> list[TableRow]:
+def table(points: Sequence[KnobResult], reference_accuracy: float) -> list[TableRow]:
     """The calibrated table: for each point worth choosing the budget from which it is the choice, then for each share
     of the reference accuracy the cheapest point that reaches it."""
     budgets = [TableRow(p.usd_per_1k, None, within_budget(points, p.usd_per_1k)) for p in curve(points)]

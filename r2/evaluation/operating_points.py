@@ -110,7 +110,7 @@ def variants_of(settings: EvaluateSettings, roster: Roster, decomposer: str, all
         if method == "r2":
             routers = [parse_router(text) for text in settings.routers] or [("r2", decomposer, allocator)]
             for name, its_decomposer, its_allocator in routers:
-                roster[its_decomposer]
+                roster.require(its_decomposer)
                 values = settings.b if roster[its_allocator].has_logprobs else (0.0,)
                 reasoning = _with(settings, method="r2", decomposer=its_decomposer, allocator=its_allocator)
                 found.append(Variant(name, "r2", reasoning, "b", values))
@@ -139,7 +139,7 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class ChosenPoint:
     """The operating point that dev problems chose, and all that were tried."""
 
     value: float
@@ -149,7 +149,7 @@ class Chosen:
 
 def choose_point(
     points: Sequence[OperatingPoint], constants: Sequence[OperatingPoint], *, margin: float, cost_weight: float
-) -> Chosen:
+) -> ChosenPoint:
     """The cheapest point whose accuracy is at most `margin` below the best constant's; else the one of the highest
     utility (ours).
 
@@ -162,6 +162,6 @@ def choose_point(
     good = [point for point in points if point.accuracy >= best - margin - 1e-12]
     if good:
         chosen = min(good, key=lambda point: (point.cost_usd, -point.accuracy))
-        return Chosen(chosen.value, "cheapest as good as the best constant", tuple(points))
+        return ChosenPoint(chosen.value, "cheapest as good as the best constant", tuple(points))
     chosen = max(points, key=lambda point: (point.accuracy - cost_weight * point.cost_usd / dearest, point.accuracy))
-    return Chosen(chosen.value, "highest utility", tuple(points))
+    return ChosenPoint(chosen.value, "highest utility", tuple(points))

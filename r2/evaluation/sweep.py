@@ -14,7 +14,7 @@ import orjson
 from pydantic import Field
 
 from r2.evaluation.comparison import Comparison
-from r2.evaluation.cost_knob import Advice, SweepPoint, TableRow, at_accuracy, table, within_budget
+from r2.evaluation.cost_knob import Advice, KnobResult, TableRow, at_accuracy, table, within_budget
 from r2.evaluation.settings import EvaluateSettings
 from r2.settings import Positive, Reasoning
 
@@ -50,7 +50,7 @@ class SweepSettings(EvaluateSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredPoint:
+class SweepMeasurement:
     """One b with the 95 % intervals of what it came to. `run_id` is its run in the lake."""
 
     b: float
@@ -66,8 +66,8 @@ class MeasuredPoint:
     top_model_share: float
 
     @property
-    def point(self) -> SweepPoint:
-        return SweepPoint(self.b, self.accuracy, self.usd_per_1k)
+    def point(self) -> KnobResult:
+        return KnobResult(self.b, self.accuracy, self.usd_per_1k)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Sweep:
     n_problems: int
     reference: str
     reference_accuracy: float
-    points: tuple[MeasuredPoint, ...]
+    points: tuple[SweepMeasurement, ...]
     table: tuple[TableRow, ...]
     advice: tuple[Advice, ...]
     """For the budget and the accuracy that were asked for, in this order."""
@@ -88,14 +88,14 @@ class Sweep:
     paid_usd: float
 
 
-def points_of(comparison: Comparison, runs: Mapping[float, str]) -> tuple[MeasuredPoint, ...]:
+def points_of(comparison: Comparison, runs: Mapping[float, str]) -> tuple[SweepMeasurement, ...]:
     """The measured points of a comparison whose labels are run ids, ascending in b."""
     points = []
     for b, run_id in sorted(runs.items()):
         m = comparison[run_id]
         accuracy, usd = m.accuracy.interval, m.usd_per_1k.interval
         points.append(
-            MeasuredPoint(
+            SweepMeasurement(
                 b,
                 run_id,
                 m.accuracy.value,
@@ -117,7 +117,7 @@ def concluded(
     status: str,
     settings: SweepSettings,
     n_problems: int,
-    points: Sequence[MeasuredPoint],
+    points: Sequence[SweepMeasurement],
     reference_accuracy: float | None,
     paid_usd: float,
 ) -> Sweep:

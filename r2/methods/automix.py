@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from r2.answering.allocation import Choice
 from r2.answering.prompts import verify_messages
-from r2.answering.protocol import Answering, Outcome, Purse, Router, Wave, ask
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Wave, ask
 from r2.answering.route import solver_call
 from r2.call import Call, Completion
 from r2.methods.direct_step import ask_step, open_step, result_of
@@ -27,7 +27,7 @@ VERDICT_TOKENS = 16
 _VERDICT = re.compile(r"\b(correct|right|incorrect|wrong|not (?:correct|right))\b", re.IGNORECASE)
 
 
-def automix(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+def automix(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
     """Climbs the chain until an answer's verified share reaches the threshold; the last model's
     answer is not verified."""
     models = chain(router)
@@ -37,11 +37,11 @@ def automix(problem: Problem, router: Router, outcome: Outcome, purse: Purse) ->
         call = replace(
             solver_call(problem, router, model, None, {}, "solve"), subtask_index=0, sample_index=step.n_asks
         )
-        completion = yield from ask_step(problem, call, outcome, purse)
+        completion = yield from ask_step(problem, call, outcome, budget)
         if place == len(models) - 1:
             break
         if text := extract_answer(completion.text):
-            share = yield from _verified_share(problem, step.model, text, router, purse)
+            share = yield from _verified_share(problem, step.model, text, router, budget)
             if share >= router.settings.threshold:
                 break
     return result_of(step, completion)
@@ -53,7 +53,7 @@ def chain(router: Router) -> Sequence[str]:
 
 
 def _verified_share(
-    problem: Problem, model: str, answer: str, router: Router, purse: Purse
+    problem: Problem, model: str, answer: str, router: Router, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], float]:
     """Share of `n_samples` verdicts that call the answer correct; a verdict that says neither counts against it."""
     settings = router.settings
@@ -71,7 +71,7 @@ def _verified_share(
         )
         for n in range(settings.n_samples)
     ]
-    answered = yield from ask(calls, purse)
+    answered = yield from ask(calls, budget)
     return sum(says_correct(completion.text) for _, completion in answered) / len(calls)
 
 

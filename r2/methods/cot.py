@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from r2.answering.allocation import Choice
 from r2.answering.prompts import solve_messages
-from r2.answering.protocol import Answering, Outcome, Purse, Router, Solving, concluded
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Solving, concluded
 from r2.answering.route import solver_call
 from r2.methods.direct_step import answer_once
 from r2.problem import Problem
@@ -18,7 +18,7 @@ def chain_of_thought(problem: Problem, router: Router, model: str | None = None)
     """One call to `model` (None: the settings', else the strongest), thinking step by step whatever the entry's own
     prompt mode; one try, no escalation."""
 
-    def answering(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+    def answering(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
         name = model or one_model(router)
         benchmark = benchmark_of(problem)
         call = replace(
@@ -27,7 +27,7 @@ def chain_of_thought(problem: Problem, router: Router, model: str | None = None)
             max_output_tokens=max(router.settings.cot_tokens, benchmark.answer_tokens),
             subtask_index=0,
         )
-        return (yield from answer_once(problem, call, Choice(name, {}), outcome, purse))
+        return (yield from answer_once(problem, call, Choice(name, {}), outcome, budget))
 
     return concluded(answering, problem, router)
 

@@ -7,14 +7,14 @@ model's result as a hint in the large model's prompt and training the small one 
 has the same prompts here. Settings: those of r2/methods/shunt.py.
 """
 
-from r2.answering.protocol import Answering, Outcome, Purse, Router
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router
 from r2.methods.shunt import execute_shunted, open_steps, small_model
 from r2.plan import DIRECT
 from r2.problem import Problem
 
 
-def datashunt(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+def datashunt(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
     """One call, or two (and the samples where the small model's endpoint gives no log-probabilities)."""
     outcome.plan, outcome.steps = DIRECT, open_steps(DIRECT, small_model(router))
-    yield from execute_shunted(problem, DIRECT, router, outcome, purse)
+    yield from execute_shunted(problem, DIRECT, router, outcome, budget)
     return outcome.steps[0].text or ""

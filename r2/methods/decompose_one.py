@@ -6,18 +6,18 @@ too. Settings: `model`, `decomposer`.
 
 from dataclasses import replace
 
-from r2.answering.protocol import Answering, Outcome, Purse, Router
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router
 from r2.answering.route import decompose, execute_steps, finalize
 from r2.methods.cot import one_model
 from r2.methods.shunt import open_steps
 from r2.problem import Problem
 
 
-def decompose_then_one_model(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+def decompose_then_one_model(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
     """A decompose call, then one call per subtask."""
     model = one_model(router)
-    outcome.plan = plan = yield from decompose(problem, router, outcome, purse)
+    outcome.plan = plan = yield from decompose(problem, router, outcome, budget)
     outcome.steps = open_steps(plan, model)
-    yield from execute_steps(problem, plan, router, outcome, purse, max_escalations=0)
+    yield from execute_steps(problem, plan, router, outcome, budget, max_escalations=0)
     finalizer = model if router.finalizer is not None else None
-    return (yield from finalize(problem, plan, replace(router, finalizer=finalizer), outcome, purse))
+    return (yield from finalize(problem, plan, replace(router, finalizer=finalizer), outcome, budget))

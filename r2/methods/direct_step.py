@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 from r2.answering.allocation import Choice
 from r2.answering.prompts import DIRECT_STEP
-from r2.answering.protocol import Answering, Outcome, Purse, Step, Stop, Wave, ask
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Step, Stop, Wave, ask
 from r2.answering.route import accept
 from r2.call import Call, Completion
 from r2.plan import DIRECT, Subtask
@@ -23,12 +23,12 @@ def open_step(outcome: Outcome, choice: Choice) -> Step:
 
 
 def ask_step(
-    problem: Problem, call: Call, outcome: Outcome, purse: Purse
+    problem: Problem, call: Call, outcome: Outcome, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], Completion]:
     """Asks for the outcome's only step; result, failed check or error are kept on it. An earlier result stays where
     none came."""
     [step] = outcome.steps
-    [(sent, completion)] = yield from ask([call], purse)
+    [(sent, completion)] = yield from ask([call], budget)
     step.n_asks += 1
     step.model = completion.model or sent.model
     if check := accept(problem, step, completion):
@@ -44,8 +44,8 @@ def result_of(step: Step, completion: Completion) -> str:
     return step.text
 
 
-def answer_once(problem: Problem, call: Call, choice: Choice, outcome: Outcome, purse: Purse) -> Answering:
+def answer_once(problem: Problem, call: Call, choice: Choice, outcome: Outcome, budget: QuestionBudget) -> Answering:
     """One call, one try."""
     step = open_step(outcome, choice)
-    completion = yield from ask_step(problem, call, outcome, purse)
+    completion = yield from ask_step(problem, call, outcome, budget)
     return result_of(step, completion)

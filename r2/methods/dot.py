@@ -8,15 +8,15 @@ of asking the small model first. Mended: the published runner skips the deepest 
 here, and no answer is tried again against the gold one. Settings: `decomposer` and those of r2/methods/shunt.py.
 """
 
-from r2.answering.protocol import Answering, Outcome, Purse, Router
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router
 from r2.answering.route import decompose, finalize
 from r2.methods.shunt import execute_shunted, open_steps, small_model
 from r2.problem import Problem
 
 
-def division_of_thoughts(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+def division_of_thoughts(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
     """Decomposes, then runs the graph; a direct plan goes the way of DataShunt."""
-    outcome.plan = plan = yield from decompose(problem, router, outcome, purse)
+    outcome.plan = plan = yield from decompose(problem, router, outcome, budget)
     outcome.steps = open_steps(plan, small_model(router))
-    yield from execute_shunted(problem, plan, router, outcome, purse)
-    return (yield from finalize(problem, plan, router, outcome, purse))
+    yield from execute_shunted(problem, plan, router, outcome, budget)
+    return (yield from finalize(problem, plan, router, outcome, budget))

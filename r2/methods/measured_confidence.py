@@ -4,12 +4,12 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from r2.answering.confidence import agreement, token_confidence
-from r2.answering.protocol import Purse, Router, Wave, ask
+from r2.answering.protocol import QuestionBudget, Router, Wave, ask
 from r2.call import Call, Completion
 
 
 def confidences(
-    answered: Sequence[tuple[Call, Completion]], router: Router, purse: Purse
+    answered: Sequence[tuple[Call, Completion]], router: Router, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], list[float]]:
     """Confidence in each answer, 0..1; 0 for one that failed.
 
@@ -35,7 +35,7 @@ def confidences(
         for n in range(1, settings.n_samples + 1)
     ]
     if samples:
-        texts = [completion.text for _, completion in (yield from ask(samples, purse))]
+        texts = [completion.text for _, completion in (yield from ask(samples, budget))]
         for place, index in enumerate(unknown):
             mine = texts[place * settings.n_samples : (place + 1) * settings.n_samples]
             known[index] = agreement([answered[index][1].text, *mine])

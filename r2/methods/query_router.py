@@ -8,17 +8,17 @@ r2/answering/query_router.py. Settings: `query_router` (the fitted file), `thres
 from dataclasses import replace
 
 from r2.answering.allocation import Choice
-from r2.answering.protocol import Answering, Outcome, Purse, Router
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router
 from r2.answering.route import solver_call
 from r2.errors import ConfigError
 from r2.methods.direct_step import answer_once
 from r2.problem import Problem
 
 
-def learned_query_router(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+def learned_query_router(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
     """One call. Routing costs nothing: no model is asked for it."""
     if router.query_router is None:
         raise ConfigError("method query_router: no fitted router is loaded; name its JSON file with --query-router.")
     model = router.query_router.pick(problem, router.settings.threshold)
     call = replace(solver_call(problem, router, model, None, {}, "solve"), subtask_index=0)
-    return (yield from answer_once(problem, call, Choice(model, {}), outcome, purse))
+    return (yield from answer_once(problem, call, Choice(model, {}), outcome, budget))

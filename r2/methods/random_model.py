@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from r2.answering.allocation import Choice
 from r2.answering.prompts import DIRECT_STEP
-from r2.answering.protocol import Answering, Outcome, Purse, Router, Step
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Step
 from r2.answering.route import decompose, execute_steps, finalize, solver_call
 from r2.errors import ConfigError
 from r2.methods.direct_step import answer_once
@@ -24,19 +24,19 @@ from r2.roster import Roster
 from r2.settings import Reasoning
 
 
-def random_model(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+def random_model(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
     """One call to the drawn model; at the level of subtasks a decompose call, then one per subtask. No escalation."""
     shares = probabilities(router.settings, router.roster)
     if router.settings.random_level == "query":
         choice = _draw(problem, 0, router.settings.seed, shares)
         call = replace(solver_call(problem, router, choice.model, None, {}, "solve"), subtask_index=0)
-        return (yield from answer_once(problem, call, choice, outcome, purse))
-    outcome.plan = plan = yield from decompose(problem, router, outcome, purse)
+        return (yield from answer_once(problem, call, choice, outcome, budget))
+    outcome.plan = plan = yield from decompose(problem, router, outcome, budget)
     for index, subtask in enumerate(plan.subtasks or (Subtask(DIRECT_STEP),)):
         choice = _draw(problem, index, router.settings.seed, shares)
         outcome.steps.append(Step(subtask, choice, choice.model))
-    yield from execute_steps(problem, plan, router, outcome, purse, max_escalations=0)
-    return (yield from finalize(problem, plan, router, outcome, purse))
+    yield from execute_steps(problem, plan, router, outcome, budget, max_escalations=0)
+    return (yield from finalize(problem, plan, router, outcome, budget))
 
 
 def probabilities(settings: Reasoning, roster: Roster) -> dict[str, float]:

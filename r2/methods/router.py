@@ -29,7 +29,7 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         *_models_named(chosen),
         *(_labellers(chosen.labelling) if chosen.labelling else []),
     ]:
-        roster[name]
+        roster.require(name)
     if chosen.b and chosen.method == "r2" and not roster[allocator].has_logprobs:
         raise ConfigError(
             f"--b {chosen.b}: the cost knob needs the allocator's log-probabilities, and {allocator!r} in "

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from r2.answering.allocation import Choice
 from r2.answering.confidence import with_logprobs
 from r2.answering.prompts import DIRECT_STEP
-from r2.answering.protocol import Outcome, Purse, Router, Step, Stop, Wave, ask
+from r2.answering.protocol import Outcome, QuestionBudget, Router, Step, Stop, Wave, ask
 from r2.answering.route import accept, step_call
 from r2.call import Completion
 from r2.methods.measured_confidence import confidences
@@ -32,22 +32,22 @@ def open_steps(plan: Plan, model: str) -> list[Step]:
 
 
 def execute_shunted(
-    problem: Problem, plan: Plan, router: Router, outcome: Outcome, purse: Purse
+    problem: Problem, plan: Plan, router: Router, outcome: Outcome, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], None]:
     """Runs every level of the plan, the deepest included (the published DoT runner stops before it). `Stop` where a
     step ends without a result."""
     for level in plan.waves() or [[0]]:
-        yield from _shunt(problem, plan, level, router, outcome, purse)
+        yield from _shunt(problem, plan, level, router, outcome, budget)
 
 
 def _shunt(
-    problem: Problem, plan: Plan, level: Sequence[int], router: Router, outcome: Outcome, purse: Purse
+    problem: Problem, plan: Plan, level: Sequence[int], router: Router, outcome: Outcome, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], None]:
     """Asks the small model for each step of a level, and the large one for those below the threshold or without a
     result."""
     calls = [with_logprobs(step_call(problem, plan, index, router, outcome.steps), router.roster) for index in level]
-    answered = yield from ask(calls, purse)
-    sure = yield from confidences(answered, router, purse)
+    answered = yield from ask(calls, budget)
+    sure = yield from confidences(answered, router, budget)
     last: dict[int, Completion] = {}
     doubtful = []
     for index, (call, completion), confidence in zip(level, answered, sure, strict=True):
@@ -60,7 +60,7 @@ def _shunt(
         outcome.steps[index].model = large_model(router)
     if doubtful:
         calls = [step_call(problem, plan, index, router, outcome.steps) for index in doubtful]
-        for index, (call, completion) in zip(doubtful, (yield from ask(calls, purse)), strict=True):
+        for index, (call, completion) in zip(doubtful, (yield from ask(calls, budget)), strict=True):
             last[index] = completion
             outcome.n_escalations += 1
             _keep(problem, outcome.steps[index], call.model, completion, outcome)

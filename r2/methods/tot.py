@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from r2.answering.allocation import Choice
 from r2.answering.prompts import rate_messages, think_messages, with_thoughts
-from r2.answering.protocol import Answering, Outcome, Purse, Router, Wave, ask
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Wave, ask
 from r2.answering.route import solver_call
 from r2.call import Call, Completion
 from r2.labelling.plan_scores import read_judgement
@@ -26,23 +26,23 @@ THOUGHT_TOKENS = 64
 RATING_TOKENS = 8
 
 
-def tree_of_thoughts(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
+def tree_of_thoughts(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
     """`depth` levels of `n_thoughts` thoughts and as many scores, then one answer."""
     model = one_model(router)
     kept: list[str] = []
     for _ in range(router.settings.depth):
-        thoughts = yield from _think(problem, model, kept, router, purse)
+        thoughts = yield from _think(problem, model, kept, router, budget)
         if not thoughts:
             outcome.failed_checks.append("no_thought")
             break
-        kept.append((yield from _best(problem, model, kept, thoughts, router, outcome, purse)))
+        kept.append((yield from _best(problem, model, kept, thoughts, router, outcome, budget)))
     call = solver_call(problem, router, model, None, {}, "solve")
     call = replace(call, messages=with_thoughts(call.messages, kept), subtask_index=0)
-    return (yield from answer_once(problem, call, Choice(model, {}), outcome, purse))
+    return (yield from answer_once(problem, call, Choice(model, {}), outcome, budget))
 
 
 def _think(
-    problem: Problem, model: str, kept: Sequence[str], router: Router, purse: Purse
+    problem: Problem, model: str, kept: Sequence[str], router: Router, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], list[str]]:
     """The level's distinct thoughts, in order of asking; those that failed or are empty are left out."""
     settings, benchmark = router.settings, benchmark_of(problem)
@@ -59,7 +59,7 @@ def _think(
         )
         for n in range(settings.n_thoughts)
     ]
-    answered = yield from ask(calls, purse)
+    answered = yield from ask(calls, budget)
     return list(dict.fromkeys(text for _, completion in answered if (text := completion.text.strip())))
 
 
@@ -70,7 +70,7 @@ def _best(
     thoughts: Sequence[str],
     router: Router,
     outcome: Outcome,
-    purse: Purse,
+    budget: QuestionBudget,
 ) -> Generator[Wave, list[Completion], str]:
     """The thought with the highest score, of equals the first; one without a readable score counts as 0."""
     if len(thoughts) == 1:
@@ -80,7 +80,7 @@ def _best(
         Call(model, rate_messages(problem, [*kept, thought], wording), "judge", RATING_TOKENS, subtask_index=0)
         for thought in thoughts
     ]
-    scores = [read_judgement(completion.text) for _, completion in (yield from ask(calls, purse))]
+    scores = [read_judgement(completion.text) for _, completion in (yield from ask(calls, budget))]
     if None in scores:
         outcome.failed_checks.append("thought_unrated")
     return max(zip(thoughts, scores, strict=True), key=lambda rated: rated[1] or 0.0)[0]

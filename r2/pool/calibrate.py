@@ -53,7 +53,7 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Calibration:
     """One entry on the skill set. Tokens per second are of the wire time of one call at a time, prompt and reply apart
     by least squares."""
 
@@ -151,7 +151,7 @@ async def calibrate_pool(
     seed: int,
     only: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
-) -> list[Measured]:
+) -> list[Calibration]:
     """Asks every entry every skill question (of the skills in `only`, where it names some). Models that this machine
     computes get one call at a time, so that the measured speed is a single request's. `report` is given a line for each
     entry and skill that is done."""
@@ -170,7 +170,7 @@ async def _measure(
     skills: dict[str, list[SkillQuestion]],
     n: int,
     report: Callable[[str], None],
-) -> Measured:
+) -> Calibration:
     table = pool.models[model]
     at_once = asyncio.Semaphore(1 if endpoint_kind(table.endpoint) in SERVED_HERE else 8)
 
@@ -193,7 +193,7 @@ async def _measure(
     input_rate, output_rate = speeds(
         [(c.usage.input_tokens - c.usage.cached_input_tokens, c.usage.output_tokens, c.latency_s) for c in completions]
     )
-    return Measured(
+    return Calibration(
         model,
         n,
         right_by_skill,
@@ -226,7 +226,7 @@ def speeds(observed: Sequence[tuple[int, int, float]]) -> tuple[float, float]:
 
 
 def write_profiles(
-    pool: PoolConfig, measured: Sequence[Measured], n: int, core_hour_usd: float, *, with_prices: bool = True
+    pool: PoolConfig, measured: Sequence[Calibration], n: int, core_hour_usd: float, *, with_prices: bool = True
 ) -> None:
     """Puts the measured profiles into the pool file, and for entries served here (unless told) the prices that follow
     from their speed.

@@ -54,7 +54,7 @@ _CHILD = Path(__file__).with_name("sandbox_child.py")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SandboxLimits:
     """Of one child. Computing is bounded by `cpu_s`; `wall_s` only ends a child that waits, so it is wide enough for a
     busy machine, where five seconds of computing can take a minute."""
 
@@ -65,14 +65,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class SandboxResult:
     """How a child ended. `value` is the repr of its result, None unless `ended` is "done"."""
 
     ended: Literal["done", "error", "timeout", "output"]
     value: str | None = None
 
 
-def solves(puzzle: str, answer: str, limits: Limits = Limits()) -> bool:
+def solves(puzzle: str, answer: str, limits: SandboxLimits = SandboxLimits()) -> bool:
     """True if `sat` of the puzzle's source is True on what the answer is worth: a literal, an expression, or code that
     defines `sol`.
 
@@ -82,14 +82,16 @@ def solves(puzzle: str, answer: str, limits: Limits = Limits()) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _solves(puzzle: str, answer: str, limits: Limits) -> bool:
+def _solves(puzzle: str, answer: str, limits: SandboxLimits) -> bool:
     worth = run("evaluate", answer, "", limits)
     if worth.value is None:
         return False
     return run("verify", puzzle, worth.value, limits).value == "True"
 
 
-def run(mode: Literal["evaluate", "verify"], code: str, argument: str = "", limits: Limits = Limits()) -> Ran:
+def run(
+    mode: Literal["evaluate", "verify"], code: str, argument: str = "", limits: SandboxLimits = SandboxLimits()
+) -> SandboxResult:
     """Runs one child to its end, within the limits, and kills whatever is left of it."""
     mark = secrets.token_hex(16)
     job = {
@@ -121,13 +123,13 @@ def run(mode: Literal["evaluate", "verify"], code: str, argument: str = "", limi
     finally:
         _kill_group(process)
     if ended is not None:
-        return Ran(ended)
+        return SandboxResult(ended)
     _, found, value = written.decode("utf-8", "replace").rpartition(f"\n{mark}")
-    return Ran("done", value) if found and process.returncode == 0 else Ran("error")
+    return SandboxResult("done", value) if found and process.returncode == 0 else SandboxResult("error")
 
 
 def _exchange(
-    process: "subprocess.Popen[bytes]", job: bytes, limits: Limits
+    process: "subprocess.Popen[bytes]", job: bytes, limits: SandboxLimits
 ) -> tuple[bytes, Literal["timeout", "output"] | None]:
     """What the child wrote, or which limit it passed."""
     assert process.stdin is not None and process.stdout is not None

@@ -13,7 +13,7 @@ import orjson
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class MetricValue:
     """One metric at one optimiser step. `logged_at` in epoch seconds."""
 
     step: int
@@ -22,7 +22,7 @@ class Point:
     logged_at: float
 
 
-class Curve:
+class MetricsFile:
     """The points of one training, in one file."""
 
     def __init__(self, path: Path) -> None:
@@ -32,20 +32,20 @@ class Curve:
         """Appends the numbers among `metrics`; texts and nested values are not points."""
         now = time.time()
         points = [
-            Point(step, name, float(value), now)
+            MetricValue(step, name, float(value), now)
             for name, value in metrics.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]
         with self.path.open("ab") as file:
             file.write(b"".join(orjson.dumps(asdict(point), option=orjson.OPT_APPEND_NEWLINE) for point in points))
 
-    def points(self) -> list[Point]:
+    def points(self) -> list[MetricValue]:
         """Every point, by step; of a step that was run twice the later. A line torn by a kill is passed over: its step
         is run again."""
-        found: dict[tuple[int, str], Point] = {}
+        found: dict[tuple[int, str], MetricValue] = {}
         for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
             try:
-                point = Point(**orjson.loads(line))
+                point = MetricValue(**orjson.loads(line))
             except (orjson.JSONDecodeError, TypeError):
                 continue
             found[point.step, point.metric] = point

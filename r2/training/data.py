@@ -19,7 +19,7 @@ _ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {
 }
 
 
-class Said(TypedDict):
+class ChatMessage(TypedDict):
     """One message as chat templates want it."""
 
     role: str
@@ -29,14 +29,14 @@ class Said(TypedDict):
 class ChatRow(TypedDict):
     """One example: what is asked, and the right reply."""
 
-    prompt: list[Said]
-    completion: list[Said]
+    prompt: list[ChatMessage]
+    completion: list[ChatMessage]
 
 
 def chat_row(messages: Sequence[Message], answer: str) -> ChatRow:
     """The row that teaches `answer` as the reply to `messages`."""
-    prompt = [Said(role=role, content=text) for role, text in messages]
-    return ChatRow(prompt=prompt, completion=[Said(role="assistant", content=answer)])
+    prompt = [ChatMessage(role=role, content=text) for role, text in messages]
+    return ChatRow(prompt=prompt, completion=[ChatMessage(role="assistant", content=answer)])
 
 
 def messages_of(row: ChatRow) -> tuple[Message, ...]:
@@ -44,16 +44,18 @@ def messages_of(row: ChatRow) -> tuple[Message, ...]:
     return tuple((_ROLES[said["role"]], said["content"]) for said in row["prompt"])
 
 
-def bare_row(row: Mapping[str, Sequence[Said]], job: str) -> ChatRow:
+def bare_row(row: Mapping[str, Sequence[ChatMessage]], job: str) -> ChatRow:
     """The row with its system message's text replaced by the job's bare word (`plan`, `allocate`, `solve`): a model
     that is fine-tuned on the job needs no instructions. `job` is a key of `BARE_SYSTEM`."""
     prompt = [
-        Said(role="system", content=BARE_SYSTEM[job])
+        ChatMessage(role="system", content=BARE_SYSTEM[job])
         if said["role"] == "system"
-        else Said(role=said["role"], content=said["content"])
+        else ChatMessage(role=said["role"], content=said["content"])
         for said in row["prompt"]
     ]
-    return ChatRow(prompt=prompt, completion=[Said(role=s["role"], content=s["content"]) for s in row["completion"]])
+    return ChatRow(
+        prompt=prompt, completion=[ChatMessage(role=s["role"], content=s["content"]) for s in row["completion"]]
+    )
 
 
 def training_order(

@@ -16,7 +16,7 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class GenerationRequest:
     """Token ids to go on from, and how. `temperature` 0 is greedy. `n_top` None: no log-probabilities; else so many
     alternatives a token."""
 
@@ -28,7 +28,7 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Generation:
     """Generated ids, the end mark left out of them. `n_generated` counts it; `is_cut`: the limit came first.
 
     `logprobs` are natural, of the model at temperature 1; `alternatives` are (id, logprob), best first. Both are empty
@@ -43,7 +43,10 @@ class Reply:
 
 
 def decode(
-    model: Any, prompts: Sequence[Prompt], end_ids: Sequence[int], on_reply: Callable[[int, Reply], None]
+    model: Any,
+    prompts: Sequence[GenerationRequest],
+    end_ids: Sequence[int],
+    on_reply: Callable[[int, Generation], None],
 ) -> None:
     """Answers all prompts; `on_reply(index, reply)` is called as soon as each has ended."""
     with torch.inference_mode():
@@ -55,7 +58,11 @@ class _Batch:
     once."""
 
     def __init__(
-        self, model: Any, prompts: Sequence[Prompt], end_ids: Sequence[int], on_reply: Callable[[int, Reply], None]
+        self,
+        model: Any,
+        prompts: Sequence[GenerationRequest],
+        end_ids: Sequence[int],
+        on_reply: Callable[[int, Generation], None],
     ) -> None:
         self.model, self.prompts, self.on_reply = model, prompts, on_reply
         n, longest = len(prompts), max(p.max_new_tokens for p in prompts)
@@ -135,20 +142,20 @@ class _Batch:
             self.top_logprobs[self.rows, step, : best.values.shape[1]] = best.values
             self.top_ids[self.rows, step, : best.values.shape[1]] = best.indices
 
-    def _reply(self, index: int, n_generated: int) -> Reply:
+    def _reply(self, index: int, n_generated: int) -> Generation:
         prompt = self.prompts[index]
         ids: list[int] = self.tokens[index, :n_generated].tolist()
         is_cut = ids[-1] not in self.ends.tolist()
         n = n_generated if is_cut else n_generated - 1
         if prompt.n_top is None:
-            return Reply(ids[:n], n_generated, is_cut, [], [])
+            return Generation(ids[:n], n_generated, is_cut, [], [])
         n_top = min(prompt.n_top, self.model.config.vocab_size)
         tops = zip(self.top_ids[index, :n, :n_top].tolist(), self.top_logprobs[index, :n, :n_top].tolist(), strict=True)
         alternatives = [list(zip(tokens, values, strict=True)) for tokens, values in tops]
-        return Reply(ids[:n], n_generated, is_cut, self.logprobs[index, :n].tolist(), alternatives)
+        return Generation(ids[:n], n_generated, is_cut, self.logprobs[index, :n].tolist(), alternatives)
 
 
-def _draws(prompts: Sequence[Prompt], longest: int) -> torch.Tensor | None:
+def _draws(prompts: Sequence[GenerationRequest], longest: int) -> torch.Tensor | None:
     """Uniform numbers in 0..1 for every row and step, each row's from its own seed; None if no row samples."""
     if not any(p.temperature > 0 for p in prompts):
         return None

@@ -30,7 +30,7 @@ ENTRY: Mapping[Purpose, str] = {"decompose": DECOMPOSER_ENTRY, "allocate": ALLOC
 
 
 @dataclass(frozen=True, slots=True)
-class Executed:
+class HeldOutAnswers:
     """Held-out problems answered with a policy. Shares are of all problems, an unanswered one is wrong; USD are per
     question."""
 
@@ -77,7 +77,7 @@ async def execute(
     state_dir: Path,
     log_dir: Path,
     max_in_flight: int = 32,
-) -> Executed:
+) -> HeldOutAnswers:
     """Answers every problem once. PoolFileError or EndpointError before the first call."""
     policed = router_with_policies(router, list(policies), mode)
     async with (
@@ -99,12 +99,12 @@ async def execute(
         return summed(finished, client.spent_usd)
 
 
-def summed(trajectories: Sequence[Trajectory], paid_usd: float) -> Executed:
+def summed(trajectories: Sequence[Trajectory], paid_usd: float) -> HeldOutAnswers:
     """Means over the trajectories."""
     n = max(1, len(trajectories))
     pairs = [pair for t in trajectories for wave in t.waves for pair in wave]
     n_right = sum(t.outcome.answer is not None and judge(t.problem, t.outcome.answer) is True for t in trajectories)
-    return Executed(
+    return HeldOutAnswers(
         len(trajectories),
         n_right / n,
         sum(c.cost_usd for _, c in pairs) / n,

@@ -9,7 +9,7 @@ from r2.roster import Roster
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
+class SampledText:
     """A text that a policy wrote, with the tokens it took. `is_cut`: it ran into its limit."""
 
     text: str
@@ -18,7 +18,7 @@ class Sampled:
     is_cut: bool = False
 
 
-def completion_of(sampled: Sampled, call: Call, roster: Roster) -> Completion:
+def completion_of(sampled: SampledText, call: Call, roster: Roster) -> Completion:
     """The sampled text as the completion of `call`, charged at the entry's price."""
     price, usage = roster[call.model].price, Usage(sampled.input_tokens, 0, sampled.output_tokens)
     reason = "length" if sampled.is_cut else "stop"

@@ -15,7 +15,7 @@ from r2.call import Call, Completion, Message
 from r2.policies.registry import Policy
 from r2.roster import Roster
 from r2.training.base import load_base, load_policy_weights, load_weights
-from r2.training.sampled import Sampled, completion_of
+from r2.training.sampled import SampledText, completion_of
 
 GATHER_S = 0.01
 """How long a call waits for others to share its batch."""
@@ -49,7 +49,7 @@ class LocalPolicy:
 
     def write(
         self, prompts: Sequence[Sequence[Message]], max_new_tokens: int, *, temperature: float = 0.0, seed: int = 0
-    ) -> list[Sampled]:
+    ) -> list[SampledText]:
         """One text per prompt, in order. Temperature 0 is greedy; else the texts depend on the seed and on the prompts
         together.
 
@@ -59,7 +59,7 @@ class LocalPolicy:
 
         ids = [self.prompt_ids(messages) for messages in prompts]
         order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), ids[i]))
-        written: dict[int, Sampled] = {}
+        written: dict[int, SampledText] = {}
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             for start in range(0, len(order), BATCH):
@@ -70,7 +70,7 @@ class LocalPolicy:
                     written[place] = sampled
         return [written[i] for i in range(len(ids))]
 
-    def _batch(self, ids: Sequence[Sequence[int]], max_new_tokens: int, temperature: float) -> list[Sampled]:
+    def _batch(self, ids: Sequence[Sequence[int]], max_new_tokens: int, temperature: float) -> list[SampledText]:
         import torch
 
         pad, end, width = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, max(map(len, ids))
@@ -91,12 +91,12 @@ class LocalPolicy:
         )
         return [self.sampled(row, reply[width:].tolist()) for row, reply in zip(ids, out, strict=True)]
 
-    def sampled(self, prompt_ids: Sequence[int], reply: Sequence[int]) -> Sampled:
+    def sampled(self, prompt_ids: Sequence[int], reply: Sequence[int]) -> SampledText:
         """The reply's text and tokens, its end mark counted, what follows it dropped."""
         end = self.tokenizer.eos_token_id
         ended = end in reply
         kept = list(reply[: reply.index(end) + 1]) if ended else list(reply)
-        return Sampled(
+        return SampledText(
             self.tokenizer.decode(kept, skip_special_tokens=True), len(prompt_ids), len(kept), is_cut=not ended
         )
 
@@ -108,7 +108,7 @@ class Partner:
     def __init__(self, policy: LocalPolicy, roster: Roster) -> None:
         self._policy = policy
         self._roster = roster
-        self._known: dict[tuple[Message, ...], asyncio.Future[Sampled]] = {}
+        self._known: dict[tuple[Message, ...], asyncio.Future[SampledText]] = {}
         self._waiting: list[Call] = []
 
     async def complete(self, call: Call) -> Completion:

@@ -84,7 +84,7 @@ class PolicyServer:
 
     def read(self, body: bytes) -> Any:
         """The request as a prompt to decode. BadRequest for what it does not say or this server does not do."""
-        from r2.training.decoding import Prompt
+        from r2.training.decoding import GenerationRequest
 
         try:
             asked = orjson.loads(body)
@@ -107,7 +107,7 @@ class PolicyServer:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) >= self.context_tokens:
             raise BadRequest(f"maximum context length is {self.context_tokens} tokens, the prompt has {len(ids)}")
-        return Prompt(ids, min(limit, self.context_tokens - len(ids)), temperature, seed % 2**63, n_top)
+        return GenerationRequest(ids, min(limit, self.context_tokens - len(ids)), temperature, seed % 2**63, n_top)
 
     def document(self, prompt: Any, reply: Any) -> dict[str, Any]:
         """The chat completion as OpenAI words it."""
@@ -168,13 +168,13 @@ class PolicyServer:
         return waiting[:size]
 
     def _decode(self, batch: list[tuple[Any, "asyncio.Future[Any]"]], loop: asyncio.AbstractEventLoop) -> None:
-        from r2.training.decoding import Reply, decode
+        from r2.training.decoding import Generation, decode
 
         def settle(answered: "asyncio.Future[Any]", reply: object) -> None:
             if not answered.done():
                 answered.set_exception(reply) if isinstance(reply, Exception) else answered.set_result(reply)
 
-        def on_reply(index: int, reply: Reply) -> None:
+        def on_reply(index: int, reply: Generation) -> None:
             loop.call_soon_threadsafe(settle, batch[index][1], reply)
 
         try:

@@ -92,7 +92,7 @@ class RescoredRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Rescored:
+class RescoreResult:
     """A run or an evaluation, scored again."""
 
     rows: tuple[RescoredRow, ...]
@@ -222,7 +222,7 @@ def rescore(
     parser: Parser | None = extract_answer,
     lambda_usd: float = 0.0,
     lambda_s: float = 0.0,
-) -> Rescored:
+) -> RescoreResult:
     """A run, or all test runs of an evaluation with its comparison anew; written to
     `<lake>/_rescored/<name>-<digest>.parquet`."""
     evaluation = read_evaluation(lake.root, name) if is_evaluation(lake.root, name) else None
@@ -234,7 +234,7 @@ def rescore(
     )
     path = _write(lake.root, name, rows)
     if evaluation is None:
-        return Rescored(rows, path)
+        return RescoreResult(rows, path)
     settings = EvaluateSettings.model_validate(evaluation.settings)
     old = read_comparison(lake.root, name)
     ids = _test_ids(lake.root, name)
@@ -250,7 +250,7 @@ def rescore(
     new = compared(settings, evaluation.rows, outcomes, evaluation.subject)
     if new is not None:
         write_atomically(path.with_suffix(".summary.json"), to_json(new))
-    return Rescored(rows, path, old, new)
+    return RescoreResult(rows, path, old, new)
 
 
 def _with_new(outcomes: MethodOutcomes, seeds: Sequence[Mapping[str, RescoredRow]]) -> MethodOutcomes:

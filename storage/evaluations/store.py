@@ -32,7 +32,7 @@ CALLS = "calls.journal"
 
 
 @dataclass(frozen=True, slots=True)
-class PointRun:
+class DevRun:
     """A run over the dev problems at one value of a method's knob (None: it has none), and how it did. `cost_usd` is
     per problem.
 
@@ -59,14 +59,14 @@ class EvaluatedRow:
     value: float | None
     rule: str
     reasoning: Mapping[str, Any]
-    dev: tuple[PointRun, ...]
+    dev: tuple[DevRun, ...]
     test_runs: tuple[str, ...]
     is_finished: bool
     """Every test problem is settled with every seed: it is in the comparison."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leaks:
+class LeakageReport:
     """Training questions that are also among the evaluated problems, the same or nearly (r2/problems/leakage.py)."""
 
     labels: str
@@ -98,7 +98,7 @@ class Evaluation:
     paid_usd: float
     n_calls_charged: int
     n_calls_paid: int
-    leaks: Leaks | None = None
+    leaks: LeakageReport | None = None
     fitted_on: tuple[str, ...] = ()
     """Runs of every model over the dev problems that the query router was fitted on."""
     wall_s: float = 0.0

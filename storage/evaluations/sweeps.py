@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from r2.errors import ConfigError
-from r2.evaluation.sweep import MeasuredPoint, Sweep
+from r2.evaluation.sweep import Sweep, SweepMeasurement
 from storage.lake.atomic import write_atomically
 
 FOLDER = "_sweeps"
@@ -25,7 +25,7 @@ def sweep_file(lake: Path, sweep_id: str, suffix: str) -> Path:
 def write_sweep(lake: Path, sweep: Sweep) -> Path:
     """Both files; the JSON last, and it is what is returned."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(MeasuredPoint)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(SweepMeasurement)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(point) for point in sweep.points)
     write_atomically(sweep_file(lake, sweep.sweep_id, ".csv"), text.getvalue().encode())

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import altair as alt
 
 from storage.report import wording
-from storage.report.content import Family, Interval, Method, Report, Table
+from storage.report.content import Family, Method, Report, Table, ValueWithInterval
 
 Size = Literal["wide", "small"]
 FAMILIES: dict[Family, str] = {
@@ -501,7 +501,7 @@ _LINES = alt.Legend(symbolType="stroke")
 
 
 def _plane_row(method: Method, report: Report) -> dict[str, Any]:
-    accuracy = method.accuracy or Interval(0.0)
+    accuracy = method.accuracy or ValueWithInterval(0.0)
     (low, high), (cheap, dear) = _bounds(accuracy), _bounds(method.usd_per_1k)
     return {
         "name": method.name,
@@ -533,7 +533,7 @@ def _by_cost(methods: Sequence[Method]) -> list[Method]:
     return sorted(methods, key=lambda m: m.usd_per_1k.value)
 
 
-def _bounds(interval: Interval | None) -> tuple[float, float]:
+def _bounds(interval: ValueWithInterval | None) -> tuple[float, float]:
     """The interval's bounds, or the value itself where there are none."""
     if interval is None:
         return (0.0, 0.0)

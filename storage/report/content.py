@@ -12,7 +12,7 @@ Family = Literal["ours", "constant", "router", "bound"]
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class ValueWithInterval:
     """A value with its 95 % interval; the bounds are None where none was computed."""
 
     value: float
@@ -36,15 +36,15 @@ class Method:
     name: str
     family: Family
     n: int
-    accuracy: Interval | None
-    usd_per_1k: Interval
-    saved: Interval | None = None
+    accuracy: ValueWithInterval | None
+    usd_per_1k: ValueWithInterval
+    saved: ValueWithInterval | None = None
     """Share of the reference's cost that is saved at the reference's accuracy; None where that accuracy is not reached.
     """
     is_on_frontier: bool = False
-    cheaper: Interval | None = None
+    cheaper: ValueWithInterval | None = None
     """Share of the reference's cost that is saved whatever the accuracy."""
-    accuracy_gained: Interval | None = None
+    accuracy_gained: ValueWithInterval | None = None
     """Accuracy minus the reference's."""
 
 
@@ -84,7 +84,7 @@ class Escalation:
 
 
 @dataclass(frozen=True, slots=True)
-class CurvePoint:
+class CurveSample:
     """One metric of training; `at` counts steps over all rounds."""
 
     policy: str
@@ -104,7 +104,7 @@ class Caution:
 
 
 @dataclass(frozen=True, slots=True)
-class CallShown:
+class ReportCall:
     """One attempt of one call, whole."""
 
     purpose: str
@@ -124,7 +124,7 @@ class CallShown:
 
 
 @dataclass(frozen=True, slots=True)
-class SubtaskShown:
+class ReportSubtask:
     """One line of an allocation, with what came of it."""
 
     index: int
@@ -152,8 +152,8 @@ class Case:
     plan: str
     failed_checks: str
     error: str
-    subtasks: tuple[SubtaskShown, ...]
-    calls: tuple[CallShown, ...]
+    subtasks: tuple[ReportSubtask, ...]
+    calls: tuple[ReportCall, ...]
     other: str = ""
 
 
@@ -185,7 +185,7 @@ class Report:
     latency_by: str = "method"
     latencies: tuple[tuple[str, float, float, int], ...] = ()
     """(method or model, p50, p95, how many)."""
-    curves: tuple[CurvePoint, ...] = ()
+    curves: tuple[CurveSample, ...] = ()
     cases: tuple[Case, ...] = ()
     cases_title: str = ""
     cases_note: str = ""

@@ -19,7 +19,18 @@ from r2.evaluation.verdict import verdict
 from storage.evaluations.store import EvaluatedRow, Evaluation, read_comparison, read_evaluation
 from storage.report import queries as facts
 from storage.report import wording
-from storage.report.content import COLLAPSED, ROUTING, Case, Caution, Family, Interval, Method, Report, Share, Table
+from storage.report.content import (
+    COLLAPSED,
+    ROUTING,
+    Case,
+    Caution,
+    Family,
+    Method,
+    Report,
+    Share,
+    Table,
+    ValueWithInterval,
+)
 from storage.report.wording import OF_AN_EVALUATION
 
 WIDE = 0.05
@@ -96,10 +107,10 @@ def _family(method: MethodSummary) -> Family:
     return "constant" if method.is_constant else _FAMILIES.get(method.method, "router")
 
 
-def _interval(estimate: Estimate) -> Interval:
+def _interval(estimate: Estimate) -> ValueWithInterval:
     if estimate.interval is None:
-        return Interval(estimate.value)
-    return Interval(estimate.value, estimate.interval.low, estimate.interval.high)
+        return ValueWithInterval(estimate.value)
+    return ValueWithInterval(estimate.value, estimate.interval.low, estimate.interval.high)
 
 
 def _method(m: MethodSummary, n_problems: int) -> Method:
@@ -129,8 +140,8 @@ def _oracle(comparison: Comparison) -> tuple[Method, ...]:
             "oracle",
             "bound",
             comparison.n_problems,
-            Interval(comparison.oracle_accuracy),
-            Interval(comparison.oracle_usd_per_1k),
+            ValueWithInterval(comparison.oracle_accuracy),
+            ValueWithInterval(comparison.oracle_usd_per_1k),
         ),
     )
 
@@ -202,7 +213,7 @@ def _tiles(comparison: Comparison, subject: MethodSummary) -> tuple[tuple[str, s
     return tuple(tiles)
 
 
-def _range(interval: Interval, signed: bool = False) -> str:
+def _range(interval: ValueWithInterval, signed: bool = False) -> str:
     if interval.low is None or interval.high is None:
         return "no interval"
     if signed:

@@ -19,7 +19,7 @@ import vl_convert
 
 from storage.report import wording
 from storage.report.charts import Chart, charts_of
-from storage.report.content import CallShown, Case, Caution, Report, Table
+from storage.report.content import Case, Caution, Report, ReportCall, Table
 
 _SECTIONS = (
     ("plane", "Accuracy and cost", "How right and how dear every method is. Up and to the left is better."),
@@ -257,7 +257,7 @@ def _case(case: Case) -> str:
     )
 
 
-def _call(number: int, call: CallShown) -> str:
+def _call(number: int, call: ReportCall) -> str:
     place = "" if call.subtask_index is None else f" subtask {call.subtask_index + 1}"
     again = f", attempt {call.attempt + 1}" if call.attempt else ""
     texts = "".join(f'<p class="role">{_e(role)}</p><pre>{_e(text)}</pre>' for role, text in call.messages)

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from r2.call import ROUTER_PURPOSES
-from storage.report.content import CallShown, Case, CurvePoint, Escalation, Share, Spend, SubtaskShown
+from storage.report.content import Case, CurveSample, Escalation, ReportCall, ReportSubtask, Share, Spend
 
 N_CASES = 20
 _TEXT_BUDGET = 900_000
@@ -91,7 +91,7 @@ def escalations(db: duckdb.DuckDBPyConnection) -> tuple[Escalation, ...]:
     return tuple(Escalation(*row) for row in rows)
 
 
-def curves(db: duckdb.DuckDBPyConnection, run_id: str | None = None) -> tuple[tuple[CurvePoint, ...], tuple[str, ...]]:
+def curves(db: duckdb.DuckDBPyConnection, run_id: str | None = None) -> tuple[tuple[CurveSample, ...], tuple[str, ...]]:
     """Metrics of training over steps counted through all rounds, and the runs they are of: the one named, else the
     newest of each policy."""
     rows = db.execute(
@@ -108,7 +108,7 @@ def curves(db: duckdb.DuckDBPyConnection, run_id: str | None = None) -> tuple[tu
         """,
         [run_id, run_id],
     ).fetchall()
-    return tuple(CurvePoint(*row[:5]) for row in rows), tuple(dict.fromkeys(row[5] for row in rows))
+    return tuple(CurveSample(*row[:5]) for row in rows), tuple(dict.fromkeys(row[5] for row in rows))
 
 
 def latencies_by_model(db: duckdb.DuckDBPyConnection) -> list[tuple[str, float, float, int]]:
@@ -221,7 +221,7 @@ def cases(
         from trajectories t join shown using (run_id, problem_id, rollout) order by place
         """
     ).fetchall()
-    subtasks: dict[tuple[str, str, int], list[SubtaskShown]] = {}
+    subtasks: dict[tuple[str, str, int], list[ReportSubtask]] = {}
     for *key, index, text, output, allocated, model, is_escalated, cost_usd, error in db.execute(
         """
         select s.run_id, problem_id, rollout, subtask_index, subtask_text, output_text, allocated_model, model,
@@ -230,7 +230,7 @@ def cases(
         from subtasks s join shown using (run_id, problem_id, rollout) order by subtask_index
         """
     ).fetchall():
-        line = SubtaskShown(index, text, output, allocated, model, is_escalated, cost_usd, error)
+        line = ReportSubtask(index, text, output, allocated, model, is_escalated, cost_usd, error)
         subtasks.setdefault((key[0], key[1], key[2]), []).append(line)
     rows = db.execute(
         """
@@ -242,12 +242,12 @@ def cases(
         """
     ).fetchall()
     limit = _text_limit([len(row[14]) + len(row[15] or "") for row in rows])
-    calls: dict[tuple[str, str, int], list[CallShown]] = {}
+    calls: dict[tuple[str, str, int], list[ReportCall]] = {}
     for row in rows:
         messages, output, error = row[14:]
         shown = tuple((role, _cut(text, limit)) for role, text in json.loads(messages))
         fields: tuple[Any, ...] = (*row[3:14], shown, None if output is None else _cut(output, limit), error)
-        calls.setdefault(row[:3], []).append(CallShown(*fields))
+        calls.setdefault(row[:3], []).append(ReportCall(*fields))
     return tuple(
         Case(
             problem_id,

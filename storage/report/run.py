@@ -8,7 +8,7 @@ import duckdb
 
 from storage.report import queries as facts
 from storage.report import wording
-from storage.report.content import COLLAPSED, ROUTING, Case, Caution, Interval, Method, Report, Table
+from storage.report.content import COLLAPSED, ROUTING, Case, Caution, Method, Report, Table, ValueWithInterval
 from storage.report.wording import OF_A_RUN
 from storage.runs.summary import RunSummary, summarize
 
@@ -69,10 +69,10 @@ def _about(db: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:
     return {name: str(value) for name, value in zip(names, row, strict=True)} if row else {}
 
 
-def _accuracy(summary: RunSummary) -> Interval | None:
+def _accuracy(summary: RunSummary) -> ValueWithInterval | None:
     if summary.accuracy is None or summary.accuracy_interval is None:
         return None
-    return Interval(summary.accuracy, *summary.accuracy_interval)
+    return ValueWithInterval(summary.accuracy, *summary.accuracy_interval)
 
 
 def _verdict(summary: RunSummary, kind: str, method: str, n_points: int) -> str:
@@ -162,8 +162,8 @@ def _methods(summary: RunSummary, method: str, db: duckdb.DuckDBPyConnection, ru
             method if other == run_id else f"{name} {other[-6:]}",
             "ours" if other == run_id or name == "r2" else "constant" if name == "cot" else "router",
             n_judged,
-            Interval(accuracy, low, high),
-            Interval(usd),
+            ValueWithInterval(accuracy, low, high),
+            ValueWithInterval(usd),
             None,
             bool(is_on_frontier),
         )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from storage.report.content import Interval, Table
+from storage.report.content import Table, ValueWithInterval
 
 ABSENT = "–"
 
@@ -13,7 +13,7 @@ def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f}%"
 
 
-def share(interval: Interval | None) -> str:
+def share(interval: ValueWithInterval | None) -> str:
     """A share with its interval: 87.4% (85.1 to 89.3)."""
     if interval is None:
         return ABSENT
@@ -32,7 +32,7 @@ def number(value: float) -> str:
     return f"{value:,.{max(0, 2 - size)}f}"
 
 
-def usd(interval: Interval) -> str:
+def usd(interval: ValueWithInterval) -> str:
     """An amount with its interval: 0.812 (0.790 to 0.836)."""
     if interval.low is None or interval.high is None:
         return number(interval.value)
@@ -44,14 +44,14 @@ def seconds(value: float) -> str:
     return f"{1000 * value:.0f} ms" if value < 0.1 else f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
 
 
-def points(interval: Interval) -> str:
+def points(interval: ValueWithInterval) -> str:
     """A difference of shares in percentage points: +1.2 (-0.3 to +2.6)."""
     if interval.low is None or interval.high is None:
         return f"{100 * interval.value:+.1f}"
     return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
 
 
-def between(interval: Interval) -> str:
+def between(interval: ValueWithInterval) -> str:
     """The bounds alone."""
     if interval.low is None or interval.high is None:
         return "no interval"

@@ -17,8 +17,8 @@ from r2.answering.protocol import Trajectory
 from r2.records.rows import to_rows
 from r2.records.tables import CurveRow, RewardRow, RunRow, TrajectoryRow
 from r2.roster import Roster
-from r2.training.curve import Curve
-from r2.training.grpo.batch import Rolled
+from r2.training.curve import MetricsFile
+from r2.training.grpo.batch import Rollout
 from storage.lake.lake import Lake
 from storage.lake.schema import Row
 
@@ -26,7 +26,7 @@ from storage.lake.schema import Row
 def commit_rollouts(
     lake: Lake,
     run_id: str,
-    rolled: Sequence[Rolled],
+    rolled: Sequence[Rollout],
     roster: Roster,
     weights: Mapping[str, float],
     number: int,
@@ -53,7 +53,7 @@ def commit_rollouts(
 
 def commit_curve(lake: Lake, run_id: str, role: str, number: int, path: Path) -> dict[str, float]:
     """The metrics of every step as rows; returns those of the last one."""
-    points = Curve(path).points()
+    points = MetricsFile(path).points()
     rows = [
         CurveRow(run_id, "grpo", role, number, max(0, point.step - 1), point.metric, point.value, point.logged_at)
         for point in points

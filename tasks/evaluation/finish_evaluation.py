@@ -16,7 +16,7 @@ from r2.evaluation.verdict import verdict
 from r2.problems.leakage import leakage
 from storage.evaluations.outcomes import charged, outcomes_of
 from storage.evaluations.problems import train_questions
-from storage.evaluations.store import EvaluatedRow, Evaluation, Leaks, write_comparison, write_evaluation
+from storage.evaluations.store import EvaluatedRow, Evaluation, LeakageReport, write_comparison, write_evaluation
 from storage.evaluations.summary import compared, difficulty_of, outcomes_of_rows, subject_of
 from storage.sql.query import connect, write_database
 from tasks.evaluation.evaluate_method import OpenEvaluation
@@ -111,11 +111,11 @@ def _status(opened: OpenEvaluation, rows: Sequence[EvaluatedRow]) -> str:
     return "completed" if all(row.is_finished for row in rows) else "incomplete"
 
 
-def _leaks(settings: EvaluateSettings, planned: PlannedEvaluation) -> Leaks | None:
+def _leaks(settings: EvaluateSettings, planned: PlannedEvaluation) -> LeakageReport | None:
     """Of the router's training questions, how many are among the test problems."""
     if settings.train_labels is None:
         return None
     found = leakage(
         train_questions(Path(settings.train_labels)), (problem.question for problem in planned.problems.test)
     )
-    return Leaks(settings.train_labels, found.n_train, found.n_evaluation, found.n_same, found.n_near)
+    return LeakageReport(settings.train_labels, found.n_train, found.n_evaluation, found.n_same, found.n_near)

@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from r2.answering.query_router import QueryRouter, pick
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.problem import Problem
-from storage.evaluations.store import PointRun
+from storage.evaluations.store import DevRun
 from storage.lake.atomic import write_atomically
 from tasks.evaluation.plan_evaluation import PlannedEvaluation
 
@@ -35,17 +35,17 @@ class FittedRouter:
     p_right: tuple[dict[str, float], ...]
     outcomes: Mapping[str, MethodOutcomes]
 
-    def point(self, threshold: float) -> PointRun:
+    def point(self, threshold: float) -> DevRun:
         """How routing the dev problems at this threshold does."""
         picked = [pick(probabilities, threshold) for probabilities in self.p_right]
         right = [self.outcomes[model].is_correct[i] for i, model in enumerate(picked)]
         cost_usd = [self.outcomes[model].cost_usd[i] for i, model in enumerate(picked)]
-        return PointRun(threshold, "", float(np.mean(right)), float(np.mean(cost_usd)))
+        return DevRun(threshold, "", float(np.mean(right)), float(np.mean(cost_usd)))
 
 
 @task(name="fit-query-router", cache_policy=NO_CACHE, persist_result=False)
 def fit_router(
-    planned: PlannedEvaluation, asked: Mapping[str, PointRun | None], dev_outcomes: Mapping[str, MethodOutcomes]
+    planned: PlannedEvaluation, asked: Mapping[str, DevRun | None], dev_outcomes: Mapping[str, MethodOutcomes]
 ) -> FittedRouter | None:
     """Fits and stores it. `asked` is each model's run over the dev problems; None if one of them is not finished."""
     outcomes = {model: dev_outcomes[point.run_id] for model, point in asked.items() if point is not None}

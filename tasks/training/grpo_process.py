@@ -26,7 +26,7 @@ from r2.pool.file.config import load_pool
 from r2.problems.split import split_of
 from r2.settings import Columns
 from r2.training import device, ranks
-from r2.training.grpo.batch import Draw, Prompt, Rolled
+from r2.training.grpo.batch import Draw, Rollout, TrainingPrompt
 from r2.training.grpo.partners import ENTRY, Parts, parts_of, with_policy
 from r2.training.grpo.rollouts import open_rollouts
 from r2.training.grpo.rounds import Result, write_atomically
@@ -45,7 +45,7 @@ from r2.training.grpo.stages import (
 )
 from r2.training.grpo.trainer import TrainedRound, train
 from r2.training.launch import REFUSED
-from r2.training.sampled import Sampled
+from r2.training.sampled import SampledText
 from r2.training.sampling import load_trainable
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
@@ -197,7 +197,9 @@ def _known(registry: Registry, card: PolicyCard) -> Policy | None:
     return None
 
 
-def _learn(round_: Round, role: Role, chosen: Sequence[Prompt], plans: Mapping[int, Sampled]) -> TrainedRound:
+def _learn(
+    round_: Round, role: Role, chosen: Sequence[TrainingPrompt], plans: Mapping[int, SampledText]
+) -> TrainedRound:
     """GRPO from the newest checkpoint, or the ablation in its place."""
     settings, work_dir = round_.settings, round_.folder / role
     run_id, policy = f"{round_.spec['run_id']}-r{round_.number}-{role}", round_.parts.policies[role]
@@ -206,7 +208,7 @@ def _learn(round_: Round, role: Role, chosen: Sequence[Prompt], plans: Mapping[i
     def score(step: int, draws: Sequence[Draw]) -> Sequence[Any]:
         return round_.rollouts.score([request_of(round_, role, draw, step, plans) for draw in draws], role)
 
-    def keep(rolled: Sequence[Rolled]) -> None:
+    def keep(rolled: Sequence[Rollout]) -> None:
         if ranks.is_writer():
             commit_rollouts(
                 _lake_of(round_),
@@ -277,7 +279,7 @@ def _opened(spec_path: Path) -> Iterator[Round]:
     reviewer = None
     if settings.review is not None:
         reviewer = settings.review.model or parts.router.roster.strongest
-        parts.router.roster[reviewer]
+        parts.router.roster.require(reviewer)
     with Journal.open(ranks.suffixed(folder.parent / "calls.journal")) as journal:
         already = sum(Completion.from_bytes(record).cost_usd for _, record in journal.records())
         with open_rollouts(

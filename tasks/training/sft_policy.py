@@ -20,7 +20,7 @@ from r2.errors import ConfigError, TrainingError
 from r2.lifeline import end, spawn
 from r2.policies.registry import Policy, PolicyCard, Registry, git_commit
 from r2.records.tables import CurveRow, RunRow
-from r2.training.curve import Curve, Point
+from r2.training.curve import MetricsFile, MetricValue
 from r2.training.launch import training_command
 from r2.training.sft.settings import SftSettings
 from storage.lake.lake import Lake
@@ -42,7 +42,7 @@ def sft_policy(spec: PolicySpec, data_sha256: dict[str, str]) -> TrainedPolicy:
     checkpoint."""
     result = read_result(spec.work_dir) or _run(spec)
     name = spec.settings.policy_name(spec.kind)
-    points = Curve(spec.work_dir / "curve.jsonl").points()
+    points = MetricsFile(spec.work_dir / "curve.jsonl").points()
     rows = curve_rows(spec.run_id, name, points, result, spec.settings.steps)
     Lake(spec.settings.lake).commit(spec.run_id, f"curve-{name}", {"curves": rows})
     policy = register(spec, result, points, data_sha256)
@@ -55,7 +55,7 @@ def sft_policy(spec: PolicySpec, data_sha256: dict[str, str]) -> TrainedPolicy:
 
 
 def curve_rows(
-    run_id: str, policy: str, points: Sequence[Point], result: PolicyResult, last_step: int
+    run_id: str, policy: str, points: Sequence[MetricValue], result: PolicyResult, last_step: int
 ) -> list[CurveRow]:
     """The curve's points as rows of phase `sft`, and the held-out metrics as rows of phase
     `held_out` at the last step."""
@@ -67,7 +67,9 @@ def curve_rows(
     ]
 
 
-def register(spec: PolicySpec, result: PolicyResult, points: Sequence[Point], data_sha256: dict[str, str]) -> Policy:
+def register(
+    spec: PolicySpec, result: PolicyResult, points: Sequence[MetricValue], data_sha256: dict[str, str]
+) -> Policy:
     """The version of this run: the one that is there, else a new one with its card."""
     settings, registry = spec.settings, Registry(spec.settings.out)
     name = settings.policy_name(spec.kind)

@@ -20,7 +20,7 @@ from r2.policies.registry import file_sha256
 from r2.pool.file.config import load_pool
 from r2.problem import Problem
 from r2.settings import Columns
-from r2.training.curve import Curve
+from r2.training.curve import MetricsFile
 from r2.training.grpo.partners import parts_of, untrained_digest, versions_of
 from r2.training.grpo.rounds import Decision, Rounds
 from r2.training.grpo.settings import GrpoSettings
@@ -139,7 +139,7 @@ def progress_of(folder: Path) -> dict[str, object]:
     """The newest step of each policy that the round in `folder` trains, by its curve; empty before the first step."""
     facts: dict[str, object] = {}
     for path in sorted(folder.glob("*/curve.jsonl")):
-        if points := Curve(path).points():
+        if points := MetricsFile(path).points():
             step = points[-1].step
             said = {p.metric: p.value for p in points if p.step == step and p.metric in SHOWN}
             facts[path.parent.name] = {"step": step, **{SHOWN[name]: round(value, 4) for name, value in said.items()}}

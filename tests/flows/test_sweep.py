@@ -12,7 +12,7 @@ from flows.cli import app
 from flows.support.embedded_api import embedded_api
 from r2.evaluation.compare import compare
 from r2.evaluation.outcomes import MethodOutcomes
-from r2.evaluation.sweep import MeasuredPoint, SweepSettings, concluded, points_of
+from r2.evaluation.sweep import SweepMeasurement, SweepSettings, concluded, points_of
 from storage.evaluations.sweeps import read_sweep
 from storage.sql.query import connect
 from tests.support.paths import ROOT
@@ -22,8 +22,8 @@ SIMULATED = ROOT / "pools/simulated.toml"
 pytestmark = LEAVES_SOCKETS
 
 
-def measured(b: float, accuracy: float, usd: float) -> MeasuredPoint:
-    return MeasuredPoint(b, f"run-{b}", accuracy, accuracy, accuracy, usd, usd, usd, 3.0, "small", 0.5)
+def measured(b: float, accuracy: float, usd: float) -> SweepMeasurement:
+    return SweepMeasurement(b, f"run-{b}", accuracy, accuracy, accuracy, usd, usd, usd, 3.0, "small", 0.5)
 
 
 def outcomes(label: str, correct: list[float], usd: list[float]) -> MethodOutcomes:

@@ -10,7 +10,7 @@ from flows.cli import app
 from r2.errors import InputFileError
 from r2.policies.registry import Registry
 from r2.problems.split import split_of
-from r2.training.curve import Point
+from r2.training.curve import MetricValue
 from storage.sql.query import connect
 from tasks.training.sft_policy import curve_rows
 from tasks.training.sft_process import PolicyResult
@@ -69,7 +69,9 @@ def test_a_dry_run_of_grpo_counts_its_problems_and_names_a_file_that_is_not_ther
 
 def test_held_out_metrics_are_points_at_the_last_step():
     result = PolicyResult({"right": 0.5}, n_rows=4, n_held_out=2, paid_usd=0.0, wall_s=1.0, first_step=0)
-    rows = curve_rows("run", "scan-specialist", [Point(1, "loss", 4.0, 100.0), Point(2, "loss", 3.0, 101.0)], result, 2)
+    rows = curve_rows(
+        "run", "scan-specialist", [MetricValue(1, "loss", 4.0, 100.0), MetricValue(2, "loss", 3.0, 101.0)], result, 2
+    )
     assert [(r.phase, r.policy, r.round, r.step, r.metric, r.value, r.logged_at) for r in rows] == [
         ("sft", "scan-specialist", 0, 1, "loss", 4.0, 100.0),
         ("sft", "scan-specialist", 0, 2, "loss", 3.0, 101.0),

@@ -21,7 +21,7 @@ from storage.evaluations.outcomes import outcomes_of
 from storage.evaluations.store import (
     EvaluatedRow,
     Evaluation,
-    Leaks,
+    LeakageReport,
     evaluation_dir,
     write_comparison,
     write_evaluation,
@@ -254,7 +254,7 @@ def test_the_page_refers_to_nothing_outside_and_its_policy_names_its_two_scripts
 
 
 def test_cautions_name_collapse_leakage_small_numbers_and_what_was_paid(tmp_path: Path):
-    lake, _ = evaluated(tmp_path / "lake", leaks=Leaks("labels", 100, 6, 2, 1), status="budget_stopped")
+    lake, _ = evaluated(tmp_path / "lake", leaks=LeakageReport("labels", 100, 6, 2, 1), status="budget_stopped")
     html = write_report(lake).read_text("utf-8")
     assert "2 of 100 training questions of labels are among the 6 evaluated ones, 1 more nearly" in html
     assert "The evaluation is budget stopped" in html

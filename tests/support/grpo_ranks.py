@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 from r2.training import ranks
-from r2.training.grpo.batch import Rolled
+from r2.training.grpo.batch import Rollout
 from r2.training.sampling import LocalPolicy
 from tests.r2.training.test_grpo import settings, trained
 
 
 def main(folder: Path) -> None:
     """Each rank leaves what it was given to keep, and the digest of its weights."""
-    kept: list[Rolled] = []
+    kept: list[Rollout] = []
     done = trained(folder / "work", settings(4), kept=kept)
     seen = [(one.step, one.draw.prompt.place, one.draw.rollout) for one in kept]
     left = {

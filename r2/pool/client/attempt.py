@@ -15,12 +15,12 @@ from typing import Final
 from r2.call import Attempt, Call
 from r2.ledger import Usage, cost_usd, worst_case_usage
 from r2.pool.client.entries import Entry
-from r2.pool.client.http import Exchange, Reply
+from r2.pool.client.http import HttpReply, HttpSession
 from r2.pool.client.ports import CallJournal
 from r2.pool.client.tokens import estimated_usage
 from r2.pool.client.wire import BadBody, ParsedReply, parse_body
 from r2.pool.limits.gate import GateClosedError, Slot, Verdict
-from r2.pool.limits.shares import Purse
+from r2.pool.limits.shares import MoneyShare
 
 _VERDICTS: Final[Mapping[str | None, Verdict]] = {
     None: "answered",
@@ -34,7 +34,7 @@ _VERDICTS: Final[Mapping[str | None, Verdict]] = {
 
 
 @dataclass(slots=True)
-class Asked:
+class CallState:
     """A call on its way through its attempts. `deadline` is in the event loop's seconds."""
 
     call: Call
@@ -45,10 +45,10 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Tried:
+class AttemptResult:
     """What came of an attempt: its row, and the reply if it succeeded.
 
-    `is_refusal`: it was not sent, and asking this entry again is no use. `is_stale`: see `Reply`.
+    `is_refusal`: it was not sent, and asking this entry again is no use. `is_stale`: see `HttpReply`.
     """
 
     row: Attempt
@@ -77,12 +77,12 @@ class _Way:
 class Attempts:
     """Makes attempts, and knows what they have cost this process so far."""
 
-    def __init__(self, exchange: Exchange, purse: Purse | None) -> None:
+    def __init__(self, exchange: HttpSession, money: MoneyShare | None) -> None:
         self.spent_usd = 0.0
         self._exchange = exchange
-        self._purse = purse
+        self._money = money
 
-    async def make(self, entry: Entry, asked: Asked, body: bytes, *, is_first: bool) -> Tried:
+    async def make(self, entry: Entry, asked: CallState, body: bytes, *, is_first: bool) -> AttemptResult:
         """Sends `body` to `entry` once. `is_first`: nothing that counts was sent to this entry for this call before."""
         worst = worst_case_usage(asked.call.messages, asked.call.max_output_tokens)
         way = _Way(worst, cost_usd(entry.price, worst), is_first, time.monotonic())
@@ -91,15 +91,15 @@ class Attempts:
         finally:
             self._settle(entry, way)
 
-    async def _go(self, entry: Entry, asked: Asked, body: bytes, way: _Way) -> Tried:
+    async def _go(self, entry: Entry, asked: CallState, body: bytes, way: _Way) -> AttemptResult:
         call = asked.call
         try:
-            if self._purse is not None:
-                way.is_reserved = self._purse.reserve_now(way.worst_usd) or await self._purse.reserve(
+            if self._money is not None:
+                way.is_reserved = self._money.reserve_now(way.worst_usd) or await self._money.reserve(
                     way.worst_usd, asked.deadline
                 )
                 if not way.is_reserved:
-                    caps = ", ".join(self._purse.accounts)
+                    caps = ", ".join(self._money.accounts)
                     message = f"USD {way.worst_usd:.6f} that this call may cost would pass the cap of {caps}"
                     return refused(entry, asked, "budget_exhausted", message, way.queued_at)
             tokens = entry.ratio.upper(len(body)) + call.max_output_tokens
@@ -149,13 +149,13 @@ class Attempts:
             retry_after_s=reply.retry_after_s,
             raw_body=reply.body,
         )
-        return Tried(row, answer, is_stale=reply.is_stale)
+        return AttemptResult(row, answer, is_stale=reply.is_stale)
 
     def _settle(self, entry: Entry, way: _Way) -> None:
         self.spent_usd += way.charge_usd
         entry.tally.cost_usd += way.charge_usd
-        if way.is_reserved and self._purse is not None:
-            self._purse.settle(way.worst_usd, way.charge_usd)
+        if way.is_reserved and self._money is not None:
+            self._money.settle(way.worst_usd, way.charge_usd)
         if way.slot is not None:
             entry.tally.in_flight -= 1
             entry.gate.leave(
@@ -168,7 +168,7 @@ class Attempts:
             )
 
 
-def refused(entry: Entry, asked: Asked, error_type: str, message: str, queued_at: float) -> Tried:
+def refused(entry: Entry, asked: CallState, error_type: str, message: str, queued_at: float) -> AttemptResult:
     """An attempt that was not sent."""
     row = Attempt(
         model=entry.name,
@@ -180,11 +180,11 @@ def refused(entry: Entry, asked: Asked, error_type: str, message: str, queued_at
         error_type=error_type,
         error_message=message,
     )
-    return Tried(row, is_refusal=True)
+    return AttemptResult(row, is_refusal=True)
 
 
 def _usage(
-    entry: Entry, call: Call, body: bytes, reply: Reply, parsed: ParsedReply | BadBody | None, way: _Way
+    entry: Entry, call: Call, body: bytes, reply: HttpReply, parsed: ParsedReply | BadBody | None, way: _Way
 ) -> Usage:
     """What to charge; also tells the gate what was used and the ratio what was learned."""
     was_begun = 200 <= reply.status < 300

@@ -25,10 +25,10 @@ from typing import Final, Self
 
 from r2.call import Attempt, Call, Completion
 from r2.errors import DEFERRING_ERROR_TYPES
-from r2.pool.client.attempt import Asked, Attempts, Tried
+from r2.pool.client.attempt import AttemptResult, Attempts, CallState
 from r2.pool.client.entries import Caps, Entry, OpenPool
 from r2.pool.client.gauges import ModelGauge
-from r2.pool.client.http import Exchange
+from r2.pool.client.http import HttpSession
 from r2.pool.client.ports import Address, CallJournal, NoJournal
 from r2.pool.client.wire import request_body
 from r2.pool.file.config import PoolConfig
@@ -72,7 +72,7 @@ class PoolClient:
         self._caps = Caps(run_account, max_cost_usd, already_spent_usd)
         self._times = times
         self._rate_window_s = rate_window_s
-        self._exchange = Exchange(environ)
+        self._exchange = HttpSession(environ)
         self._stopping = asyncio.Event()
         self._open: OpenPool
         self._attempts: Attempts
@@ -88,7 +88,7 @@ class PoolClient:
             rate_window_s=self._rate_window_s,
         )
         await self._exchange.__aenter__()
-        self._attempts = Attempts(self._exchange, self._open.purse)
+        self._attempts = Attempts(self._exchange, self._open.money)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -116,7 +116,7 @@ class PoolClient:
         if stored is not None:
             return Completion.from_bytes(stored)
         deadline = asyncio.get_running_loop().time() + self._pool.models[call.model].deadline_s
-        completion = await self._settle(Asked(call, key, journal, deadline, []))
+        completion = await self._settle(CallState(call, key, journal, deadline, []))
         if completion.error_type not in DEFERRING_ERROR_TYPES:
             await journal.commit(key, completion.to_bytes())
         return completion
@@ -138,7 +138,7 @@ class PoolClient:
         for entry in self._open.entries.values():
             entry.gate.stop()
 
-    async def _settle(self, asked: Asked) -> Completion:
+    async def _settle(self, asked: CallState) -> Completion:
         """Through the entries, until one answers or the error is one that all of them would have."""
         for entry in self._route(asked.call.model):
             if asked.attempts and asyncio.get_running_loop().time() >= asked.deadline:
@@ -166,7 +166,7 @@ class PoolClient:
             if is_reached and card.name != model and card.name in entries:
                 yield entries[card.name]
 
-    async def _ask(self, entry: Entry, asked: Asked) -> Tried:
+    async def _ask(self, entry: Entry, asked: CallState) -> AttemptResult:
         """One entry until it answers or is spent; the last attempt. Attempts that were sent are noted in `asked`."""
         body = request_body(asked.call, entry.table, entry.served_model)
         loop = asyncio.get_running_loop()

@@ -24,7 +24,7 @@ from r2.pool.file.recording import Recording
 from r2.pool.limits.aimd import Times
 from r2.pool.limits.gate import Gate
 from r2.pool.limits.lease import Lease, RateLimits
-from r2.pool.limits.shares import Purse, RateShare
+from r2.pool.limits.shares import MoneyShare, RateShare
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Caps:
 
 
 class OpenPool:
-    """Entries and recordings by name, and the purse if anything caps the spend. `close` gives back what is held."""
+    """Entries and recordings by name, and the money if anything caps the spend. `close` gives back what is held."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class OpenPool:
         """Raises PoolFileError for a missing address or recording, ConfigError if the shared state cannot be opened."""
         self.entries: dict[str, Entry] = {}
         self.recordings: dict[str, Recording] = {}
-        self.purse: Purse | None = None
+        self.money: MoneyShare | None = None
         self._pool = pool
         self._state_dir = state_dir
         self._times = times
@@ -81,7 +81,7 @@ class OpenPool:
         self._closing = ExitStack()
         try:
             self._open_entries(addresses)
-            self._open_purse(caps)
+            self._open_money(caps)
         except BaseException:
             self.close()
             raise
@@ -137,15 +137,15 @@ class OpenPool:
             self._closing.callback(rates.close)
         return Gate(owner, limits, rates, times=self._times)
 
-    def _open_purse(self, caps: Caps) -> None:
+    def _open_money(self, caps: Caps) -> None:
         cap_per_day_usd = self._pool.tables.budget.max_usd_per_day
         known_caps_usd = [cap for cap in (caps.cap_usd, cap_per_day_usd) if cap is not None]
         if not known_caps_usd:
             return
         for account in self._run_accounts:
             self._shared().open_account(account, known_caps_usd[0], spent_usd=caps.spent_usd)
-        self.purse = Purse(self._shared(), self._accounts, min(known_caps_usd))
-        self._closing.callback(self.purse.close)
+        self.money = MoneyShare(self._shared(), self._accounts, min(known_caps_usd))
+        self._closing.callback(self.money.close)
 
     def _accounts(self) -> tuple[str, ...]:
         """The accounts that every dollar counts on now: the run's, and the pool file's of this UTC day."""

@@ -25,7 +25,7 @@ _LARGE_BODY = (
 
 
 @dataclass(slots=True)  # not frozen: freezing costs more than the rest of making one, and there is one per call
-class Reply:
+class HttpReply:
     """What came of one POST. `status` is 0 if no answer began; `error_type` None only for a 2xx, whose body has yet to
     be parsed.
 
@@ -57,7 +57,7 @@ class Endpoint:
         return cls(url, _proxy_for(url), api_key_env, _time_limit(timeout_s))
 
 
-class Exchange:
+class HttpSession:
     """The HTTP session of this process: connections are kept and never limited here (the gate limits calls)."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -76,7 +76,7 @@ class Exchange:
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, endpoint: Endpoint, body: bytes, within_s: float = float("inf")) -> Reply:
+    async def post(self, endpoint: Endpoint, body: bytes, within_s: float = float("inf")) -> HttpReply:
         """Sends `body` and reads the whole answer, within the endpoint's time limit and `within_s`.
 
         Never raises for what a server does; cancellation passes through.
@@ -88,7 +88,7 @@ class Exchange:
             key = self._environ.get(endpoint.api_key_env, "").strip()
             if not key or not key.isascii() or not key.isprintable():
                 state = "is not set" if not key else "holds characters that no key has"
-                return Reply(
+                return HttpReply(
                     0, error_type="auth", error_message=f"${endpoint.api_key_env} {state}; set it.", was_sent=False
                 )
             headers = {"Authorization": f"Bearer {key}"}
@@ -109,22 +109,22 @@ class Exchange:
                 received = scrub(await response.read(), key)
                 error_type = classify(status, received)
                 if error_type is None:
-                    return Reply(status, received)
+                    return HttpReply(status, received)
                 message = f"HTTP {status}: {provider_message(received)}"
                 if error_type == "auth" and endpoint.api_key_env is not None:
                     message += f" (the key is read from ${endpoint.api_key_env})"
                 retry_after_s = parse_retry_after(response.headers, time.time())
-                return Reply(status, received, error_type, message, retry_after_s)
+                return HttpReply(status, received, error_type, message, retry_after_s)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
-            return Reply(0, error_type="disconnected", error_message=_said(error, key, endpoint), was_sent=False)
+            return HttpReply(0, error_type="disconnected", error_message=_said(error, key, endpoint), was_sent=False)
         except TimeoutError:
             message = f"no complete answer within {min(limit_s, within_s):g} s"
-            return Reply(status, error_type="timeout", error_message=message)
+            return HttpReply(status, error_type="timeout", error_message=message)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             message = _said(error, key, endpoint)
-            return Reply(status, error_type="disconnected", error_message=message, is_stale=status == 0)
+            return HttpReply(status, error_type="disconnected", error_message=message, is_stale=status == 0)
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
-            return Reply(status, error_type="disconnected", error_message=_said(error, key, endpoint))
+            return HttpReply(status, error_type="disconnected", error_message=_said(error, key, endpoint))
 
 
 def _time_limit(seconds: float) -> aiohttp.ClientTimeout:

@@ -43,7 +43,7 @@ class PriceTable(_Table):
     """Where it was read, or how it was measured."""
 
 
-class Limits(_Table):
+class EndpointLimits(_Table):
     max_requests_per_minute: Positive | None = None
     """None: no limit of this kind."""
     max_tokens_per_minute: Positive | None = None
@@ -52,7 +52,7 @@ class Limits(_Table):
     """Ceiling of the adaptive bound on simultaneous calls."""
 
 
-class ModelTable(Limits):
+class ModelTable(EndpointLimits):
     endpoint: str
     """`http(s)://host/v1` (any OpenAI-compatible URL), `local:CATALOGUE-NAME` or `local:FILE.gguf` (embedded
     llama.cpp), `policy:NAME` (the promoted version of a trained policy), `policy:NAME@v2` or `policy:FOLDER`,
@@ -108,7 +108,7 @@ class BudgetTable(_Table):
 class PoolTables(_Table):
     router: RouterTable
     models: dict[str, ModelTable] = Field(min_length=1)
-    quotas: dict[str, Limits] = Field(default_factory=dict)
+    quotas: dict[str, EndpointLimits] = Field(default_factory=dict)
     budget: BudgetTable = Field(default_factory=BudgetTable)
     simulated_faults: Mapping[str, float] = Field(default_factory=dict)
     """Fault name -> share of calls that meet it, on the `simulated:` endpoints; see r2/pool/simulated/process.py."""
@@ -204,7 +204,7 @@ class PoolConfig:
             for name, model in self.models.items()
         )
 
-    def limits_of(self, name: str) -> tuple[str, Limits]:
+    def limits_of(self, name: str) -> tuple[str, EndpointLimits]:
         """(quota owner, its limits): the shared quota where the model names one, else the model itself."""
         model = self.models[name]
         if model.quota is not None:
@@ -306,7 +306,7 @@ def _explain(path: Path, text: str, error: dict[str, Any]) -> str:
 def _known_keys(location: tuple[str, ...]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {
         "models": ModelTable,
-        "quotas": Limits,
+        "quotas": EndpointLimits,
         "router": RouterTable,
         "budget": BudgetTable,
     }

@@ -18,7 +18,7 @@ from typing import Literal
 
 from asyncio_throttle.throttler import Throttler
 
-from r2.pool.file.config import Limits
+from r2.pool.file.config import EndpointLimits
 from r2.pool.limits.aimd import Breaker, Controller, Times
 from r2.pool.limits.lease import Wait
 from r2.pool.limits.shares import RateShare
@@ -104,7 +104,7 @@ class Gate:
     def __init__(
         self,
         owner: str,
-        limits: Limits,
+        limits: EndpointLimits,
         rates: RateShare | None = None,
         *,
         times: Times | None = None,

@@ -1,7 +1,7 @@
 """This process's share of what its host may spend: slices taken from the lease ahead of need, so that a call seldom
 asks.
 
-`RateShare` is the share of one quota owner's requests and tokens, `Purse` that of the money accounts. Both are exact
+`RateShare` is the share of one quota owner's requests and tokens, `MoneyShare` that of the money accounts. Both are exact
 towards the lease: what they hand out was granted or held before. A slice of rate lives for 100 ms, and its unused rest
 is given back with the next one.
 """
@@ -85,7 +85,7 @@ class RateShare:
         self._corrections[bucket] = (before[0] + requests, before[1] + tokens)
 
 
-class Purse:
+class MoneyShare:
     """This process's money for one run. `accounts` names those that every dollar counts on, and may change (a new UTC
     day).
 

@@ -60,7 +60,7 @@ class Conditions:
 
 
 @dataclass(slots=True)
-class Exchange:
+class ServedRequest:
     """One request on its way: what the log will say of it. `status` 0: nothing was sent."""
 
     model: str
@@ -137,7 +137,7 @@ class SimulatedServer:
             if self.log is not None:
                 self.log.write(exchange.line())
 
-    def complete(self, body: Mapping[str, Any]) -> tuple[Exchange, dict[str, Any]]:
+    def complete(self, body: Mapping[str, Any]) -> tuple[ServedRequest, dict[str, Any]]:
         """The reply to a request, without latency and faults. Raises ValueError, KeyError or TypeError for what is no
         request to us."""
         messages = [(str(message["role"]), message["content"]) for message in body["messages"]]
@@ -146,10 +146,10 @@ class SimulatedServer:
         key = hashlib.blake2b(orjson.dumps([body["model"], messages, seed, limit]), digest_size=16).digest()
         is_sampled = float(body.get("temperature") or 0) > 0
         thought = think(body["model"], ability, messages, seed, self.conditions.seed, is_sampled=is_sampled)
-        exchange = Exchange(body["model"], key)
+        exchange = ServedRequest(body["model"], key)
         return exchange, _reply(exchange, messages, thought, body, limit)
 
-    async def _answer(self, request: web.Request, exchange: Exchange, reply: dict[str, Any]) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, exchange: ServedRequest, reply: dict[str, Any]) -> web.StreamResponse:
         counts = self.counts[exchange.model]
         counts["requests"] += 1
         wait_s = self._over_limit_s(exchange)
@@ -173,7 +173,7 @@ class SimulatedServer:
             self._completed.add(exchange.key)
         return response
 
-    def _over_limit_s(self, exchange: Exchange) -> float:
+    def _over_limit_s(self, exchange: ServedRequest) -> float:
         """Seconds until the model's limits let the request in; 0 if they do now, and then it is counted."""
         requests, tokens = self._windows[exchange.model]
         now, n_tokens = exchange.arrived_monotonic, exchange.input_tokens + exchange.output_tokens
@@ -224,7 +224,7 @@ def count_tokens(text: str) -> int:
 
 
 def _reply(
-    exchange: Exchange, messages: list[tuple[str, str]], thought: Thought, body: Mapping[str, Any], limit: int
+    exchange: ServedRequest, messages: list[tuple[str, str]], thought: Thought, body: Mapping[str, Any], limit: int
 ) -> dict[str, Any]:
     """The chat completion, cut at `limit` tokens (0: none), and its token counts noted on the exchange."""
     text, finish_reason = thought.text, "stop"

@@ -11,42 +11,44 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from r2.problem import Problem
-from r2.training.data import Said
-from r2.training.grpo.reward import Scored, weighted
-from r2.training.sampled import Sampled
+from r2.training.data import ChatMessage
+from r2.training.grpo.reward import ScoredTrajectory, weighted
+from r2.training.sampled import SampledText
 
-ScoreBatch = Callable[[int, Sequence["Draw"]], Sequence[Scored]]
+ScoreBatch = Callable[[int, Sequence["Draw"]], Sequence[ScoredTrajectory]]
 """(step, draws) -> what each earned, in order."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class TrainingPrompt:
     """One problem as the policy is asked about it. `place` is the problem's index among the round's problems."""
 
     place: int
     problem: Problem
-    messages: list[Said]
+    messages: list[ChatMessage]
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
     """One sampled text. `rollout` counts the problem's rollouts in this round, from 0."""
 
-    prompt: Prompt
+    prompt: TrainingPrompt
     rollout: int
-    sampled: Sampled
+    sampled: SampledText
 
 
 @dataclass(frozen=True, slots=True)
-class Rolled:
+class Rollout:
     """A rollout of the training as it is stored. `step` is 0-based."""
 
     step: int
     draw: Draw
-    scored: Scored
+    scored: ScoredTrajectory
 
 
-def batch_metrics(scored: Sequence[Scored], group_size: int, weights: Mapping[str, float]) -> dict[str, float]:
+def batch_metrics(
+    scored: Sequence[ScoredTrajectory], group_size: int, weights: Mapping[str, float]
+) -> dict[str, float]:
     """What tells how a batch of rollouts went: shares of valid texts, outages, groups that teach nothing, reviews, and
     of each model.
 

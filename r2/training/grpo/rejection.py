@@ -7,12 +7,12 @@ supervised row.
 
 from collections.abc import Mapping, Sequence
 
-from r2.training.data import ChatRow, Said
-from r2.training.grpo.batch import Rolled
+from r2.training.data import ChatMessage, ChatRow
+from r2.training.grpo.batch import Rollout
 from r2.training.grpo.reward import weighted
 
 
-def best_rows(rolled: Sequence[Rolled], weights: Mapping[str, float]) -> list[ChatRow]:
+def best_rows(rolled: Sequence[Rollout], weights: Mapping[str, float]) -> list[ChatRow]:
     """One row per problem that was answered right at least once: its right text with the highest reward, the earlier of
     equal ones."""
     best: dict[int, tuple[float, ChatRow]] = {}
@@ -22,6 +22,6 @@ def best_rows(rolled: Sequence[Rolled], weights: Mapping[str, float]) -> list[Ch
             continue
         place = one.draw.prompt.place
         if place not in best or reward > best[place][0]:
-            reply = Said(role="assistant", content=one.draw.sampled.text)
+            reply = ChatMessage(role="assistant", content=one.draw.sampled.text)
             best[place] = (reward, ChatRow(prompt=one.draw.prompt.messages, completion=[reply]))
     return [row for _, (_, row) in sorted(best.items())]

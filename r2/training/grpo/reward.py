@@ -25,7 +25,7 @@ from r2.problem import Problem
 from r2.problems.benchmark import judge
 from r2.training.grpo.review import reviewed
 from r2.training.grpo.settings import Role
-from r2.training.sampled import Sampled, completion_of
+from r2.training.sampled import SampledText, completion_of
 
 OUTAGES: Final = frozenset(
     {
@@ -62,7 +62,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredTrajectory:
     """A rollout with what it earned."""
 
     trajectory: Trajectory
@@ -80,7 +80,7 @@ def weighted(terms: Terms, weights: Mapping[str, float]) -> float | None:
 
 async def rollout(
     problem: Problem,
-    texts: Mapping[Purpose, Sampled],
+    texts: Mapping[Purpose, SampledText],
     router: Router,
     complete: Complete,
     *,
@@ -99,7 +99,7 @@ async def rollout(
     return await drive(problem, solving, answered)
 
 
-def score(trajectory: Trajectory, role: Role, sampled: Sampled, cost_ref_usd: float) -> Scored:
+def score(trajectory: Trajectory, role: Role, sampled: SampledText, cost_ref_usd: float) -> ScoredTrajectory:
     """The terms of a rollout in which `role`'s text was `sampled`.
 
     `right`: 1 for a right answer, 0 for a wrong one or none. `cost`: the trajectory's USD, router and review included,
@@ -108,12 +108,12 @@ def score(trajectory: Trajectory, role: Role, sampled: Sampled, cost_ref_usd: fl
     pairs = [pair for wave in trajectory.waves for pair in wave]
     n_reviews = sum(call.purpose == "review" for call, _ in pairs)
     if trajectory.outcome.error_type in OUTAGES or any(c.error_type in OUTAGES for _, c in pairs):
-        return Scored(trajectory, Terms(None, None, None), n_reviews)
+        return ScoredTrajectory(trajectory, Terms(None, None, None), n_reviews)
     answer = trajectory.outcome.answer
     is_right = answer is not None and judge(trajectory.problem, answer) is True
     is_read = UNREAD[role] not in trajectory.outcome.failed_checks and not sampled.is_cut
     spent_usd = sum(completion.cost_usd for _, completion in pairs)
-    return Scored(trajectory, Terms(float(is_right), spent_usd / cost_ref_usd, float(is_read)), n_reviews)
+    return ScoredTrajectory(trajectory, Terms(float(is_right), spent_usd / cost_ref_usd, float(is_read)), n_reviews)
 
 
 def all_read(trajectory: Trajectory) -> bool:

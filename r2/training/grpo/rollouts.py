@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from r2.answering.drive import drive
-from r2.answering.protocol import Answering, Outcome, Purse, Router, Trajectory, concluded
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Trajectory, concluded
 from r2.answering.route import decompose
 from r2.call import Call, Completion, Purpose
 from r2.pool.client.client import PoolClient
@@ -23,20 +23,20 @@ from r2.pool.client.ports import CallJournal
 from r2.pool.file.config import PoolConfig
 from r2.pool.servers.endpoints import open_endpoints
 from r2.problem import Problem
-from r2.training.grpo.reward import PURPOSE_OF, Scored, reference_cost_usd, rollout, score
+from r2.training.grpo.reward import PURPOSE_OF, ScoredTrajectory, reference_cost_usd, rollout, score
 from r2.training.grpo.settings import Role
-from r2.training.sampled import Sampled
+from r2.training.sampled import SampledText
 from r2.training.sampling import Partner
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RolloutRequest:
     """One rollout to be made: the problem, what was sampled for it, and the seed of the pool's own samples."""
 
     problem: Problem
-    texts: Mapping[Purpose, Sampled]
+    texts: Mapping[Purpose, SampledText]
     seed: int = 0
 
 
@@ -69,11 +69,11 @@ class Rollouts:
         """Paid to the pool by this session; calls answered again from the journal are not in it."""
         return self._client.spent_usd
 
-    def run(self, requests: Sequence[Request], *, with_review: bool = True) -> list[Trajectory]:
+    def run(self, requests: Sequence[RolloutRequest], *, with_review: bool = True) -> list[Trajectory]:
         """One trajectory per request, in order."""
         return self._wait(self._all([self._rollout(request, with_review) for request in requests]))
 
-    def score(self, requests: Sequence[Request], role: Role) -> list[Scored]:
+    def score(self, requests: Sequence[RolloutRequest], role: Role) -> list[ScoredTrajectory]:
         """The same, with what each rollout earned. The text of `role` must be among the sampled ones."""
         return self._wait(self._all([self._scored(request, role) for request in requests]))
 
@@ -87,7 +87,7 @@ class Rollouts:
         """USD of each problem on the largest model alone; None where the pool failed."""
         return self._wait(self._all([self._reference(problem) for problem in problems]))
 
-    async def _scored(self, request: Request, role: Role) -> Scored:
+    async def _scored(self, request: RolloutRequest, role: Role) -> ScoredTrajectory:
         reference = await self._reference(request.problem)
         trajectory = await self._rollout(request, True)
         scored = score(trajectory, role, request.texts[PURPOSE_OF[role]], reference or 1.0)
@@ -95,7 +95,7 @@ class Rollouts:
             return replace(scored, terms=replace(scored.terms, right=None, cost=None, well_formed=None))
         return scored
 
-    async def _rollout(self, request: Request, with_review: bool) -> Trajectory:
+    async def _rollout(self, request: RolloutRequest, with_review: bool) -> Trajectory:
         router = self.router
         if router.settings.temperature > 0:
             router = replace(router, settings=router.settings.model_copy(update={"seed": request.seed}))
@@ -137,8 +137,8 @@ class Rollouts:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
-def _plan_alone(problem: Problem, router: Router, outcome: Outcome, purse: Purse) -> Answering:
-    outcome.plan = yield from decompose(problem, router, outcome, purse)
+def _plan_alone(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
+    outcome.plan = yield from decompose(problem, router, outcome, budget)
     return ""
 
 

@@ -17,16 +17,16 @@ from r2.policies.registry import Policy
 from r2.pool.file.config import PoolConfig
 from r2.problem import Problem
 from r2.problems.benchmark import judge
-from r2.training.data import Said
-from r2.training.grpo.batch import Draw, Prompt, Rolled
+from r2.training.data import ChatMessage
+from r2.training.grpo.batch import Draw, Rollout, TrainingPrompt
 from r2.training.grpo.partners import ENTRY, Parts
 from r2.training.grpo.rejection import best_rows
 from r2.training.grpo.reward import PURPOSE_OF, all_read, rollout_seed, weighted
-from r2.training.grpo.rollouts import Request, Rollouts
+from r2.training.grpo.rollouts import RolloutRequest, Rollouts
 from r2.training.grpo.rounds import HeldOut, write_atomically
 from r2.training.grpo.settings import GrpoSettings, Role
 from r2.training.grpo.trainer import TrainedRound
-from r2.training.sampled import Sampled
+from r2.training.sampled import SampledText
 from r2.training.sampling import LocalPolicy, Partner, load_policy
 
 
@@ -79,7 +79,8 @@ def evaluate(round_: Round, parts: Parts) -> tuple[HeldOut, list[Any]]:
     problems = round_.held_out
     references = round_.rollouts.reference_costs(problems)
     trajectories = round_.rollouts.run(
-        [Request(p, {}, rollout_seed(round_.settings.seed, 0, 0, p.problem_id, 0)) for p in problems], with_review=False
+        [RolloutRequest(p, {}, rollout_seed(round_.settings.seed, 0, 0, p.problem_id, 0)) for p in problems],
+        with_review=False,
     )
     right = [float(t.outcome.answer is not None and judge(t.problem, t.outcome.answer) is True) for t in trajectories]
     cost = [sum(c.cost_usd for wave in t.waves for _, c in wave) for t in trajectories]
@@ -98,19 +99,19 @@ def evaluate(round_: Round, parts: Parts) -> tuple[HeldOut, list[Any]]:
 
 def save(trained: TrainedRound, folder: Path) -> None:
     """As SFT saves: an adapter in half precision, or all weights with their tokenizer."""
-    from r2.training.sft.trainer import Trained
+    from r2.training.sft.trainer import TrainingResult
     from r2.training.sft.trainer import save as save_weights
 
     save_weights(
-        Trained(trained.model, trained.tokenizer, trained.first_step, trained.wall_s, 0, trained.weights), folder
+        TrainingResult(trained.model, trained.tokenizer, trained.first_step, trained.wall_s, 0, trained.weights), folder
     )
 
 
 def fine_tune(
     round_: Round,
     role: Role,
-    chosen: Sequence[Prompt],
-    plans: Mapping[int, Sampled],
+    chosen: Sequence[TrainingPrompt],
+    plans: Mapping[int, SampledText],
     model: Any,
     tokenizer: Any,
     keep: Any,
@@ -143,7 +144,7 @@ def fine_tune(
     return TrainedRound(done.model, done.tokenizer, done.first_step, done.wall_s, ())
 
 
-def plans_of(round_: Round) -> dict[int, Sampled]:
+def plans_of(round_: Round) -> dict[int, SampledText]:
     """One plan per problem, sampled from the frozen decomposer: what the allocator is trained on. Written once."""
     path = round_.folder / "plans.json"
     if not path.exists():
@@ -161,22 +162,22 @@ def plans_of(round_: Round) -> dict[int, Sampled]:
                 seed=round_.settings.seed + 1000 * round_.number,
             )
         write_atomically(path, [asdict(sampled) for sampled in written])
-    return dict(enumerate(Sampled(**fields) for fields in orjson.loads(path.read_bytes())))
+    return dict(enumerate(SampledText(**fields) for fields in orjson.loads(path.read_bytes())))
 
 
-def _plan_in(trajectory: Any) -> Sampled:
+def _plan_in(trajectory: Any) -> SampledText:
     """The plan a pool entry wrote, as a sampled text."""
     for wave in trajectory.waves:
         for call, completion in wave:
             if call.purpose == "decompose":
                 usage = completion.usage
-                return Sampled(
+                return SampledText(
                     completion.text, usage.input_tokens, usage.output_tokens, completion.finish_reason == "length"
                 )
-    return Sampled("", 0, 0)
+    return SampledText("", 0, 0)
 
 
-def prompts_of(round_: Round, role: Role, plans: Mapping[int, Sampled]) -> list[Prompt]:
+def prompts_of(round_: Round, role: Role, plans: Mapping[int, SampledText]) -> list[TrainingPrompt]:
     """What the policy is asked, exactly as `solve` asks it."""
     mode = round_.parts.policies[role].card.prompt_mode
     prompts = []
@@ -186,34 +187,34 @@ def prompts_of(round_: Round, role: Role, plans: Mapping[int, Sampled]) -> list[
         else:
             shown = shown_models(problem, round_.parts.router)
             messages = allocate_messages(problem, _read(plans[place]), shown, mode)
-        prompts.append(Prompt(place, problem, [Said(role=who, content=text) for who, text in messages]))
+        prompts.append(TrainingPrompt(place, problem, [ChatMessage(role=who, content=text) for who, text in messages]))
     return prompts
 
 
-def _read(sampled: Sampled) -> Plan:
+def _read(sampled: SampledText) -> Plan:
     try:
         return parse_plan(sampled.text)
     except PlanParseError:
         return DIRECT
 
 
-def most_steps(plans: Mapping[int, Sampled]) -> int:
+def most_steps(plans: Mapping[int, SampledText]) -> int:
     return max((len(_read(sampled).subtasks) for sampled in plans.values()), default=1) or 1
 
 
-def request_of(round_: Round, role: Role, draw: Draw, step: int, plans: Mapping[int, Sampled]) -> Request:
+def request_of(round_: Round, role: Role, draw: Draw, step: int, plans: Mapping[int, SampledText]) -> RolloutRequest:
     texts = {PURPOSE_OF[role]: draw.sampled}
     if role == "allocator":
         texts[PURPOSE_OF["decomposer"]] = plans[draw.prompt.place]
     problem = draw.prompt.problem
-    return Request(
+    return RolloutRequest(
         problem, texts, rollout_seed(round_.settings.seed, round_.number, step, problem.problem_id, draw.rollout)
     )
 
 
 def _sample(
-    round_: Round, role: Role, prompts: Sequence[Prompt], plans: Mapping[int, Sampled], n: int, why: str
-) -> list[Rolled]:
+    round_: Round, role: Role, prompts: Sequence[TrainingPrompt], plans: Mapping[int, SampledText], n: int, why: str
+) -> list[Rollout]:
     """`n` rollouts of each prompt with the round's starting policy."""
     policy, settings = round_.local(round_.parts.policies[role]), round_.settings
     limit = settings.reasoning.plan_tokens if role == "decomposer" else 16 + 20 * most_steps(plans)
@@ -222,10 +223,12 @@ def _sample(
     written = policy.write(asked, limit, temperature=settings.temperature, seed=seed)  # type: ignore[arg-type]
     draws = [Draw(prompt, i, written[at * n + i]) for at, prompt in enumerate(prompts) for i in range(n)]
     scored = round_.rollouts.score([request_of(round_, role, draw, -1, plans) for draw in draws], role)
-    return [Rolled(0, draw, one) for draw, one in zip(draws, scored, strict=True)]
+    return [Rollout(0, draw, one) for draw, one in zip(draws, scored, strict=True)]
 
 
-def pilot_of(round_: Round, role: Role, prompts: Sequence[Prompt], plans: Mapping[int, Sampled]) -> dict[str, Any]:
+def pilot_of(
+    round_: Round, role: Role, prompts: Sequence[TrainingPrompt], plans: Mapping[int, SampledText]
+) -> dict[str, Any]:
     """Which problems can teach (METHOD: dynamic sampling): a few rollouts of each, kept by success rate or spread of
     reward. Written once."""
     path, rule = round_.folder / role / "pilot.json", round_.settings.filter

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from r2.training import device, ranks
-from r2.training.curve import Curve
-from r2.training.grpo.batch import Draw, Prompt, Rolled, ScoreBatch, alarms_of, batch_metrics
-from r2.training.grpo.reward import Scored
+from r2.training.curve import MetricsFile
+from r2.training.grpo.batch import Draw, Rollout, ScoreBatch, TrainingPrompt, alarms_of, batch_metrics
+from r2.training.grpo.reward import ScoredTrajectory
 from r2.training.grpo.settings import TERMS, GrpoSettings
-from r2.training.sampled import Sampled
+from r2.training.sampled import SampledText
 from r2.training.sft.trainer import newest_checkpoint
 
 
@@ -28,7 +28,7 @@ from r2.training.sft.trainer import newest_checkpoint
 class RoundMemory:
     """Rollouts since the last checkpoint, and the metrics of each step."""
 
-    rolled: list[Rolled] = field(default_factory=list)
+    rolled: list[Rollout] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
 
 
@@ -46,7 +46,7 @@ class TrainedRound:
 
 
 def train(
-    prompts: Sequence[Prompt],
+    prompts: Sequence[TrainingPrompt],
     model: Any,
     tokenizer: Any,
     work_dir: Path,
@@ -55,7 +55,7 @@ def train(
     seed: int,
     max_completion_tokens: int,
     score: ScoreBatch,
-    keep: Callable[[Sequence[Rolled]], None],
+    keep: Callable[[Sequence[Rollout]], None],
 ) -> TrainedRound:
     """Trains `settings.steps` steps, from the newest checkpoint in `work_dir` if there is one.
 
@@ -68,7 +68,7 @@ def train(
     started = time.monotonic()
     device.use_threads(settings.threads)
     tokenizer.padding_side = "left"
-    curve, memory = Curve(work_dir / "curve.jsonl"), RoundMemory()
+    curve, memory = MetricsFile(work_dir / "curve.jsonl"), RoundMemory()
     checkpoint = newest_checkpoint(work_dir)
     first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     if ranks.is_writer():
@@ -96,7 +96,7 @@ def train(
     )
 
 
-def in_order(prompts: Sequence[Prompt], settings: GrpoSettings, seed: int) -> list[tuple[Prompt, int]]:
+def in_order(prompts: Sequence[TrainingPrompt], settings: GrpoSettings, seed: int) -> list[tuple[TrainingPrompt, int]]:
     """The prompts of every step, one after the other, each with how often it came before. Every pass over the prompts
     has a new seeded order.
 
@@ -104,7 +104,7 @@ def in_order(prompts: Sequence[Prompt], settings: GrpoSettings, seed: int) -> li
     would be another.
     """
     n_wanted = settings.steps * settings.prompts_per_step * ranks.n_processes()
-    order: list[tuple[Prompt, int]] = []
+    order: list[tuple[TrainingPrompt, int]] = []
     visit = 0
     while len(order) < n_wanted:
         order += [
@@ -153,7 +153,7 @@ class _Rewards:
 
     def __init__(
         self,
-        by_place: Mapping[int, Prompt],
+        by_place: Mapping[int, TrainingPrompt],
         tokenizer: Any,
         settings: GrpoSettings,
         score: ScoreBatch,
@@ -167,7 +167,7 @@ class _Rewards:
             memory,
         )
         self._prompt_tokens: dict[int, int] = {}
-        self._last: tuple[int, list[Scored]] = (-1, [])
+        self._last: tuple[int, list[ScoredTrajectory]] = (-1, [])
 
     def functions(self) -> list[Callable[..., list[float | None]]]:
         """One function per term, named after it."""
@@ -181,13 +181,13 @@ class _Rewards:
 
         return [of(term) for term in TERMS]
 
-    def _scored(self, batch: Mapping[str, Any]) -> list[Scored]:
+    def _scored(self, batch: Mapping[str, Any]) -> list[ScoredTrajectory]:
         step = batch["trainer_state"].global_step
         if self._last[0] != step:
             draws = self._draws(step, batch)
             scored = list(self._score(step, draws))
             self._last = (step, scored)
-            self._memory.rolled += [Rolled(step, draw, one) for draw, one in zip(draws, scored, strict=True)]
+            self._memory.rolled += [Rollout(step, draw, one) for draw, one in zip(draws, scored, strict=True)]
             for name, value in batch_metrics(scored, self._settings.group_size, self._settings.weights).items():
                 batch["log_metric"](name, value)
         return self._last[1]
@@ -204,11 +204,11 @@ class _Rewards:
             seen[place, visit] += 1
             tokens = list(ids)
             is_cut = self._tokenizer.eos_token_id not in tokens
-            sampled = Sampled(completion[0]["content"], self._n_prompt_tokens(prompt), len(tokens), is_cut)
+            sampled = SampledText(completion[0]["content"], self._n_prompt_tokens(prompt), len(tokens), is_cut)
             draws.append(Draw(prompt, rollout, sampled))
         return draws
 
-    def _n_prompt_tokens(self, prompt: Prompt) -> int:
+    def _n_prompt_tokens(self, prompt: TrainingPrompt) -> int:
         if prompt.place not in self._prompt_tokens:
             ids = self._tokenizer.apply_chat_template(
                 prompt.messages, add_generation_prompt=True, tokenize=True, return_dict=False
@@ -217,7 +217,9 @@ class _Rewards:
         return self._prompt_tokens[prompt.place]
 
 
-def _keeper(curve: Curve, memory: RoundMemory, settings: GrpoSettings, keep: Callable[[Sequence[Rolled]], None]) -> Any:
+def _keeper(
+    curve: MetricsFile, memory: RoundMemory, settings: GrpoSettings, keep: Callable[[Sequence[Rollout]], None]
+) -> Any:
     from transformers import TrainerCallback
 
     class Keeper(TrainerCallback):

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from r2.answering.prompts import MODEL_LETTERS, MODELS_MARK
-from r2.training.data import ChatRow, Said
+from r2.training.data import ChatMessage, ChatRow
 
 _ENTRY = re.compile(r"^([A-Za-z]): (.*)$")
 _LETTER = re.compile(r'("model"\s*:\s*")([A-Za-z])(")')
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class AllocatorPrompt:
     """An allocator's prompt taken apart: the profiles in their order, and what stands around them."""
 
     before: str
@@ -28,7 +28,7 @@ class Shown:
     after: str
 
     @classmethod
-    def of(cls, text: str) -> "Shown":
+    def of(cls, text: str) -> "AllocatorPrompt":
         """Reads `allocate_messages`' user text (r2/answering/prompts.py). ValueError where it lists no models."""
         lines = text.split("\n")
         if MODELS_MARK not in lines:
@@ -54,7 +54,7 @@ def reordered(row: ChatRow, order: Sequence[int]) -> ChatRow:
 
     ValueError if the answer uses a model that is left out, or a letter the prompt does not have.
     """
-    shown = Shown.of(row["prompt"][-1]["content"])
+    shown = AllocatorPrompt.of(row["prompt"][-1]["content"])
     letter_of = {MODEL_LETTERS[old]: MODEL_LETTERS[new] for new, old in enumerate(order)}
 
     def renamed(match: re.Match[str]) -> str:
@@ -62,9 +62,11 @@ def reordered(row: ChatRow, order: Sequence[int]) -> ChatRow:
             raise ValueError(f"the answer uses model {match[2]}, which is not among those shown ({list(order)})")
         return match[1] + letter_of[match[2]] + match[3]
 
-    asked = Shown(shown.before, tuple(shown.profiles[old] for old in order), shown.after).text()
-    prompt = [*row["prompt"][:-1], Said(role=row["prompt"][-1]["role"], content=asked)]
-    answer = [Said(role=said["role"], content=_LETTER.sub(renamed, said["content"])) for said in row["completion"]]
+    asked = AllocatorPrompt(shown.before, tuple(shown.profiles[old] for old in order), shown.after).text()
+    prompt = [*row["prompt"][:-1], ChatMessage(role=row["prompt"][-1]["role"], content=asked)]
+    answer = [
+        ChatMessage(role=said["role"], content=_LETTER.sub(renamed, said["content"])) for said in row["completion"]
+    ]
     return ChatRow(prompt=prompt, completion=answer)
 
 
@@ -91,7 +93,7 @@ def augmented(rows: Sequence[ChatRow], n_views: int, *, seed: int = 0, drop_shar
     views: list[ChatRow] = []
     for number, row in enumerate(rows):
         views.append(row)
-        n_models = len(Shown.of(row["prompt"][-1]["content"]).profiles) if n_views > 1 else 0
+        n_models = len(AllocatorPrompt.of(row["prompt"][-1]["content"]).profiles) if n_views > 1 else 0
         for view in range(1, n_views):
             chance = random.Random(f"view:{seed}:{number}:{view}")
             views.append(reordered(row, drawn_order(n_models, used_models(row), chance, drop_share)))

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from r2.training import device, ranks
-from r2.training.curve import Curve
+from r2.training.curve import MetricsFile
 from r2.training.data import ChatRow, training_order
 from r2.training.sft.settings import SftSettings
 
@@ -24,7 +24,7 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingResult:
     """A finished training. `first_step` is the checkpoint it went on from, 0 for none; times and tokens are of this
     process. `weights` are the model's where several processes share it, None where this one has all of them."""
 
@@ -55,20 +55,20 @@ def train(
     work_dir: Path,
     settings: SftSettings,
     report: Report = lambda step, steps, metrics: None,
-) -> Trained:
+) -> TrainingResult:
     """Trains to `settings.steps`, from the newest checkpoint in `work_dir` if there is one. Metrics go to
     `work_dir/curve.jsonl`."""
     started = time.monotonic()
     checkpoint = newest_checkpoint(work_dir)
     first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    curve = Curve(work_dir / "curve.jsonl")
+    curve = MetricsFile(work_dir / "curve.jsonl")
     if ranks.is_writer():
         curve.cut(first_step)
     trainer, lengths = make_trainer(rows, model, tokenizer, work_dir, settings)
     trainer.add_callback(_reporter(curve, settings.steps, report))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     n_tokens = sum(lengths[first_step * len(lengths) // settings.steps :])
-    return Trained(
+    return TrainingResult(
         trainer.accelerator.unwrap_model(trainer.model),
         tokenizer,
         first_step,
@@ -119,7 +119,7 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def save(trained: Trained, folder: Path) -> None:
+def save(trained: TrainingResult, folder: Path) -> None:
     """The adapter in half precision (its size is what is committed and shipped), or all weights in float32 with their
     tokenizer."""
     import torch
@@ -171,7 +171,7 @@ def _lora(settings: SftSettings) -> Any:
     )
 
 
-def _reporter(curve: Curve, n_steps: int, report: Report) -> Any:
+def _reporter(curve: MetricsFile, n_steps: int, report: Report) -> Any:
     from transformers import TrainerCallback
 
     class Reporter(TrainerCallback):

@@ -3,16 +3,16 @@
 import pytest
 
 from r2.errors import ConfigError
-from r2.evaluation.cost_knob import SweepPoint, at_accuracy, checked_values, curve, table, within_budget
+from r2.evaluation.cost_knob import KnobResult, at_accuracy, checked_values, curve, table, within_budget
 
 # b falls in cost but not in accuracy: 0.1 is dearer than 0.2 and less accurate, 0.4 has the accuracy of 0.8 at a higher
 # price.
 POINTS = [
-    SweepPoint(0.0, 0.90, 10.0),
-    SweepPoint(0.1, 0.80, 6.0),
-    SweepPoint(0.2, 0.85, 4.0),
-    SweepPoint(0.4, 0.60, 2.0),
-    SweepPoint(0.8, 0.60, 1.0),
+    KnobResult(0.0, 0.90, 10.0),
+    KnobResult(0.1, 0.80, 6.0),
+    KnobResult(0.2, 0.85, 4.0),
+    KnobResult(0.4, 0.60, 2.0),
+    KnobResult(0.8, 0.60, 1.0),
 ]
 
 
@@ -22,8 +22,8 @@ def test_the_curve_keeps_the_steps_of_the_running_maximum():
 
 
 def test_equal_points_leave_the_smallest_b_and_equal_cost_the_more_accurate():
-    assert [p.b for p in curve([SweepPoint(0.4, 0.5, 1.0), SweepPoint(0.1, 0.5, 1.0)])] == [0.1]
-    assert [p.b for p in curve([SweepPoint(0.1, 0.5, 1.0), SweepPoint(0.4, 0.6, 1.0)])] == [0.4]
+    assert [p.b for p in curve([KnobResult(0.4, 0.5, 1.0), KnobResult(0.1, 0.5, 1.0)])] == [0.1]
+    assert [p.b for p in curve([KnobResult(0.1, 0.5, 1.0), KnobResult(0.4, 0.6, 1.0)])] == [0.4]
 
 
 @pytest.mark.parametrize(("usd", "b"), [(100.0, 0.0), (10.0, 0.0), (9.99, 0.2), (6.0, 0.2), (3.9, 0.8), (1.0, 0.8)])

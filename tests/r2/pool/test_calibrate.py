@@ -6,7 +6,7 @@ import pytest
 from r2.answering.prompts import solve_messages
 from r2.errors import ConfigError
 from r2.pool.calibrate import (
-    Measured,
+    Calibration,
     SkillQuestion,
     calibrate_pool,
     ping_pool,
@@ -32,7 +32,7 @@ def test_speeds_that_cannot_be_told_apart_are_the_overall_rate():
 
 def test_a_core_hours_price_is_spread_over_its_tokens():
     # 0.036 USD an hour is 1e-5 a second: 1 USD per million tokens at 10 a second, 0.1 at 100
-    assert Measured("m", 1, {}, 1.0, 100.0, 10.0, 0.0).core_hour_price(0.036) == pytest.approx((0.1, 1.0))
+    assert Calibration("m", 1, {}, 1.0, 100.0, 10.0, 0.0).core_hour_price(0.036) == pytest.approx((0.1, 1.0))
 
 
 def test_skill_questions_are_the_same_for_the_same_seed():

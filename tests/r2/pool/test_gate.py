@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2.pool.client.tokens import TOKENS_PER_BYTE, TokenRatio, estimated_usage
-from r2.pool.file.config import Limits
+from r2.pool.file.config import EndpointLimits
 from r2.pool.limits.aimd import Controller, Times
 from r2.pool.limits.gate import Gate, GateClosedError, Slot, TokenBucket
 from r2.pool.limits.lease import Lease, RateGrant, RateLimits, Wait
-from r2.pool.limits.shares import Purse, RateShare
+from r2.pool.limits.shares import MoneyShare, RateShare
 from tests.support.paths import ROOT
 
 
@@ -167,13 +167,13 @@ def test_a_bucket_has_five_seconds_of_burst_and_refills_at_its_pace():
     assert bucket.wait_s(10_000, 2.0) == pytest.approx(3.5), "more than the burst passes when the bucket is full"
 
 
-def opened(limits: Limits, clock: Clock, times: Times | None = None) -> Gate:
+def opened(limits: EndpointLimits, clock: Clock, times: Times | None = None) -> Gate:
     return Gate("owner", limits, times=times, clock=clock)
 
 
 def test_a_gate_lets_in_what_the_limit_allows_and_the_rest_in_order_of_asking():
     async def scenario() -> None:
-        gate = opened(Limits(max_in_flight=2), Clock())
+        gate = opened(EndpointLimits(max_in_flight=2), Clock())
         entered: list[int] = []
 
         async def caller(number: int) -> Slot:
@@ -198,7 +198,7 @@ def test_a_gate_lets_in_what_the_limit_allows_and_the_rest_in_order_of_asking():
 def test_a_pause_holds_everybody_and_a_deadline_ends_the_wait():
     async def scenario() -> None:
         clock = Clock()
-        gate = opened(Limits(), clock)
+        gate = opened(EndpointLimits(), clock)
         slot = await gate.enter(10)
         gate.leave(slot, "refused", retry_after_s=5.0)
         assert 5.0 <= gate.gauge().paused_s <= 5.5 and gate.gauge().rate_limited == 1
@@ -212,7 +212,7 @@ def test_a_pause_holds_everybody_and_a_deadline_ends_the_wait():
 
 def test_an_open_breaker_refuses_those_who_wait_too_and_says_why():
     async def scenario() -> None:
-        gate = opened(Limits(max_in_flight=1), Clock())
+        gate = opened(EndpointLimits(max_in_flight=1), Clock())
         slot = await gate.enter(10)
         waiting = asyncio.create_task(gate.enter(10))
         await asyncio.sleep(0.01)
@@ -230,7 +230,7 @@ def test_an_open_breaker_refuses_those_who_wait_too_and_says_why():
 def test_a_cancelled_probe_leaves_the_next_one_free():
     async def scenario() -> None:
         clock = Clock()
-        gate = opened(Limits(), clock, Times(probe_every_s=10.0))
+        gate = opened(EndpointLimits(), clock, Times(probe_every_s=10.0))
         gate.leave(await gate.enter(10), "bad_key", why="401")
         clock.now += 10
         probe = await gate.enter(10)
@@ -298,7 +298,7 @@ def test_no_window_holds_more_than_its_limit_whoever_asks(
 def test_money_that_one_process_holds_is_not_the_others_until_it_is_let_go(tmp_path: Path):
     lease = Lease(tmp_path / "lease.db")
     lease.open_account("run", 1.0, spent_usd=0.2)
-    mine, other = Purse(lease, lambda: ["run"], 1.0), Purse(lease, lambda: ["run"], 1.0)
+    mine, other = MoneyShare(lease, lambda: ["run"], 1.0), MoneyShare(lease, lambda: ["run"], 1.0)
     assert mine.reserve_now(0.5)
     assert not other.reserve_now(0.31), "0.2 spent and 0.5 held leave 0.3"
     assert other.reserve_now(0.25)
@@ -318,16 +318,16 @@ def test_spent_and_held_never_pass_the_cap(
 ):
     lease = Lease(tmp_path_factory.mktemp("lease") / "lease.db")
     lease.open_account("run", 1.0)
-    purses = [Purse(lease, lambda: ["run"], 1.0) for _ in range(3)]
+    shares_of_money = [MoneyShare(lease, lambda: ["run"], 1.0) for _ in range(3)]
     total = 0.0
     for who, usd, share in calls:
-        if purses[who].reserve_now(usd):
-            purses[who].settle(usd, share * usd)
+        if shares_of_money[who].reserve_now(usd):
+            shares_of_money[who].settle(usd, share * usd)
             total += share * usd
         _, spent, held = lease.balance("run")
         assert spent + held <= 1.0 + 1e-9
-    for purse in purses:
-        purse.close()
+    for money in shares_of_money:
+        money.close()
     assert lease.balance("run")[1:] == (pytest.approx(total, abs=1e-9), 0.0)
     assert math.isfinite(total) and total <= 1.0 + 1e-9
 
@@ -345,8 +345,8 @@ def test_what_a_killed_process_held_is_free_again_and_what_it_booked_stays(tmp_p
     killed = subprocess.run([sys.executable, "-c", code, str(path)], check=False, cwd=ROOT)
     assert killed.returncode == -9
     assert lease.balance("run") == (1.0, 0.3, 0.6)
-    purse = Purse(lease, lambda: ["run"], 1.0)
-    assert purse.reserve_now(0.65), "the dead process's hold is dropped when room is short"
+    budget = MoneyShare(lease, lambda: ["run"], 1.0)
+    assert budget.reserve_now(0.65), "the dead process's hold is dropped when room is short"
     assert lease.balance("run")[1] == 0.3
 
 
@@ -354,15 +354,15 @@ def test_a_reserve_waits_for_calls_that_may_give_back_and_is_refused_when_none_a
     async def scenario() -> None:
         lease = Lease(tmp_path / "lease.db")
         lease.open_account("run", 1.0)
-        purse = Purse(lease, lambda: ["run"], 1.0)
-        assert await purse.reserve(0.8)
-        waiting = asyncio.create_task(purse.reserve(0.5))
+        budget = MoneyShare(lease, lambda: ["run"], 1.0)
+        assert await budget.reserve(0.8)
+        waiting = asyncio.create_task(budget.reserve(0.5))
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        purse.settle(0.8, 0.1)
+        budget.settle(0.8, 0.1)
         assert await waiting
-        purse.settle(0.5, 0.5)
-        assert not await purse.reserve(0.5), "0.6 is spent, and nobody is left who could give back"
+        budget.settle(0.5, 0.5)
+        assert not await budget.reserve(0.5), "0.6 is spent, and nobody is left who could give back"
 
     asyncio.run(scenario())
 

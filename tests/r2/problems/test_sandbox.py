@@ -14,9 +14,9 @@ pytest.importorskip("pyseccomp", exc_type=(ImportError, RuntimeError)) if sys.pl
     "Linux only", allow_module_level=True
 )
 
-from r2.problems.sandbox import Limits, run, solves  # noqa: E402
+from r2.problems.sandbox import SandboxLimits, run, solves  # noqa: E402
 
-FAST = Limits(cpu_s=1, wall_s=3.0)
+FAST = SandboxLimits(cpu_s=1, wall_s=3.0)
 
 
 def test_an_expression_a_literal_and_a_function_are_worth_their_value():

@@ -12,7 +12,7 @@ from r2.answering.prompts import allocate_messages
 from r2.plan import parse_plan
 from r2.problem import Problem
 from r2.training.data import ChatRow, chat_row
-from r2.training.sft.augment import Shown, augmented, drawn_order, reordered, used_models
+from r2.training.sft.augment import AllocatorPrompt, augmented, drawn_order, reordered, used_models
 from r2.training.sft.settings import SftSettings
 from storage.runs.label_sets import SCHEMA
 from tasks.training.training_rows import training_rows
@@ -53,10 +53,12 @@ def test_every_view_means_the_same_models():
     views = augmented([row()], 20, seed=1)
     assert len(views) == 20
     assert views[0] == row()
-    cards = {Shown.of(allocate_messages(PROBLEM, PLAN, [card])[1][1]).profiles[0]: card for card in ROSTER.solvers}
+    cards = {
+        AllocatorPrompt.of(allocate_messages(PROBLEM, PLAN, [card])[1][1]).profiles[0]: card for card in ROSTER.solvers
+    }
     orders = set()
     for view in views:
-        shown = [cards[profile] for profile in Shown.of(view["prompt"][-1]["content"]).profiles]
+        shown = [cards[profile] for profile in AllocatorPrompt.of(view["prompt"][-1]["content"]).profiles]
         orders.add(tuple(card.name for card in shown))
         assert parse_allocation(view["completion"][0]["content"], 2, shown) == ["large", "small"]
     assert {len(order) for order in orders} == {2, 3}

@@ -12,10 +12,10 @@ from r2.answering.protocol import Outcome, Trajectory
 from r2.errors import TrainingError
 from r2.problem import Problem
 from r2.training.base import load_base
-from r2.training.curve import Curve
-from r2.training.data import Said
-from r2.training.grpo.batch import Draw, Prompt, Rolled
-from r2.training.grpo.reward import Scored, Terms
+from r2.training.curve import MetricsFile
+from r2.training.data import ChatMessage
+from r2.training.grpo.batch import Draw, Rollout, TrainingPrompt
+from r2.training.grpo.reward import ScoredTrajectory, Terms
 from r2.training.grpo.settings import GrpoSettings
 from r2.training.grpo.stages import check_frozen
 from r2.training.grpo.trainer import TrainedRound, train
@@ -32,7 +32,7 @@ TEXTS = [
     "Models:\nA: small, 0.175 USD; scan_join 99%\n\nSteps:",
 ]
 PROMPTS = [
-    Prompt(i, Problem(f"p{i}", "walk", i), [Said(role="user", content=text)])
+    TrainingPrompt(i, Problem(f"p{i}", "walk", i), [ChatMessage(role="user", content=text)])
     for i, text in enumerate(["walk", "jump", "left", "plan"])
 ]
 
@@ -55,17 +55,17 @@ def settings(steps: int, **fields: object) -> GrpoSettings:
     return GrpoSettings.model_validate({**base, **fields})
 
 
-def wants_marks(step: int, draws: Sequence[Draw]) -> list[Scored]:
+def wants_marks(step: int, draws: Sequence[Draw]) -> list[ScoredTrajectory]:
     """Right is the share of tokens that are marks: something an untrained model can find."""
     scored = []
     for draw in draws:
         text = draw.sampled.text
         share = sum(text.count(mark) for mark in ".:%'") / max(1, draw.sampled.output_tokens)
-        scored.append(Scored(Trajectory(draw.prompt.problem, Outcome(), ()), Terms(share, 0.0, 1.0)))
+        scored.append(ScoredTrajectory(Trajectory(draw.prompt.problem, Outcome(), ()), Terms(share, 0.0, 1.0)))
     return scored
 
 
-def trained(work_dir: Path, chosen: GrpoSettings, score=wants_marks, kept: list[Rolled] | None = None) -> TrainedRound:
+def trained(work_dir: Path, chosen: GrpoSettings, score=wants_marks, kept: list[Rollout] | None = None) -> TrainedRound:
     work_dir.mkdir(exist_ok=True)
     model, tokenizer = model_and_tokenizer()
     keep = (lambda rolled: None) if kept is None else kept.extend
@@ -73,7 +73,9 @@ def trained(work_dir: Path, chosen: GrpoSettings, score=wants_marks, kept: list[
 
 
 def right_by_step(work_dir: Path) -> list[float]:
-    return [point.value for point in Curve(work_dir / "curve.jsonl").points() if point.metric == "rewards/right/mean"]
+    return [
+        point.value for point in MetricsFile(work_dir / "curve.jsonl").points() if point.metric == "rewards/right/mean"
+    ]
 
 
 def test_the_tokenizer_gives_back_every_text_it_knows_and_marks_words_it_does_not():
@@ -128,7 +130,7 @@ def test_learning_goes_where_the_reward_points_and_with_a_wrong_sign_the_other_w
 
 
 def test_a_training_killed_between_checkpoints_ends_with_the_weights_of_an_unbroken_one(tmp_path: Path):
-    kept: list[Rolled] = []
+    kept: list[Rollout] = []
     whole = trained(tmp_path / "whole", settings(8), kept=kept)
     assert [one.step for one in kept] == [step for step in range(8) for _ in range(16)]
     assert len({(one.draw.prompt.place, one.draw.rollout) for one in kept}) == len(kept)
@@ -136,7 +138,7 @@ def test_a_training_killed_between_checkpoints_ends_with_the_weights_of_an_unbro
     class Killed(Exception):
         pass
 
-    def dying(step: int, draws: Sequence[Draw]) -> list[Scored]:
+    def dying(step: int, draws: Sequence[Draw]) -> list[ScoredTrajectory]:
         if step == 6:
             raise Killed
         return wants_marks(step, draws)
@@ -150,8 +152,8 @@ def test_a_training_killed_between_checkpoints_ends_with_the_weights_of_an_unbro
 
 
 def test_rollouts_the_pool_failed_for_teach_nothing(tmp_path: Path):
-    def outage(step: int, draws: Sequence[Draw]) -> list[Scored]:
-        return [Scored(Trajectory(d.prompt.problem, Outcome(), ()), Terms(None, None, None)) for d in draws]
+    def outage(step: int, draws: Sequence[Draw]) -> list[ScoredTrajectory]:
+        return [ScoredTrajectory(Trajectory(d.prompt.problem, Outcome(), ()), Terms(None, None, None)) for d in draws]
 
     before = LocalPolicy(*model_and_tokenizer()).digest()
     after = trained(tmp_path / "out", settings(2, entropy_coef=0.0), outage)

@@ -10,7 +10,7 @@ import pytest
 
 from r2.errors import ConfigError
 from r2.lifeline import end, spawn
-from r2.training.curve import Curve
+from r2.training.curve import MetricsFile
 from r2.training.launch import accelerate_arguments, training_command
 from r2.training.ranks import gathered, is_writer, n_processes, rank, suffixed, wait_for
 from r2.training.sft.settings import SftSettings
@@ -174,7 +174,7 @@ def test_two_processes_train_one_policy_and_one_of_them_writes(tmp_path: Path):
     result = read_result(spec.work_dir)
     assert result is not None
     assert result.n_rows == 12
-    losses = [point for point in Curve(spec.work_dir / "curve.jsonl").points() if point.metric == "loss"]
+    losses = [point for point in MetricsFile(spec.work_dir / "curve.jsonl").points() if point.metric == "loss"]
     assert [point.step for point in losses] == [1, 2, 3]
     lines = (spec.work_dir / "curve.jsonl").read_text().splitlines()
     assert sum('"metric":"loss"' in line for line in lines) == 3, "the second process wrote none"

@@ -18,7 +18,7 @@ from r2.pool.servers.child_server import child_server
 
 torch = pytest.importorskip("torch", reason="needs the extra `train`")
 
-from r2.training.decoding import Prompt, Reply, decode  # noqa: E402
+from r2.training.decoding import Generation, GenerationRequest, decode  # noqa: E402
 from r2.training.server import PolicyServer, load_server  # noqa: E402
 from r2.training.tiny import make_model, make_tokenizer, save_tiny  # noqa: E402
 
@@ -116,30 +116,30 @@ def test_logprobs_are_those_of_the_text_and_their_whole_sums_to_one(tiny: tuple[
         assert listed == sorted(listed, reverse=True)
         assert entry["top_logprobs"][0] == {"token": entry["token"], "logprob": entry["logprob"]}, "greedy: the first"
         assert sum(map(math.exp, listed)) <= 1 + 1e-6
-    everything = decode_one(tiny, Prompt([7, 8, 9], 1, n_top=n_words))
+    everything = decode_one(tiny, GenerationRequest([7, 8, 9], 1, n_top=n_words))
     assert sum(math.exp(value) for _, value in everything.alternatives[0]) == pytest.approx(1, abs=1e-5)
 
 
-def decode_one(tiny: tuple[Any, Any], prompt: Prompt, ends: Sequence[int] = ()) -> Reply:
-    got: list[Reply] = []
+def decode_one(tiny: tuple[Any, Any], prompt: GenerationRequest, ends: Sequence[int] = ()) -> Generation:
+    got: list[Generation] = []
     decode(tiny[0].eval(), [prompt], ends, lambda _, reply: got.append(reply))
     return got[0]
 
 
 def test_a_reply_ends_at_its_end_mark_or_at_its_limit(tiny: tuple[Any, Any]):
-    cut = decode_one(tiny, Prompt([7, 8, 9], 6))
+    cut = decode_one(tiny, GenerationRequest([7, 8, 9], 6))
     assert (len(cut.ids), cut.n_generated, cut.is_cut) == (6, 6, True)
     first_of_its_kind = next(i for i, token in enumerate(cut.ids) if token not in cut.ids[:i] and i > 0)
-    ended = decode_one(tiny, Prompt([7, 8, 9], 6), ends=[cut.ids[first_of_its_kind]])
+    ended = decode_one(tiny, GenerationRequest([7, 8, 9], 6), ends=[cut.ids[first_of_its_kind]])
     assert ended.ids == cut.ids[:first_of_its_kind]
     assert (ended.n_generated, ended.is_cut) == (first_of_its_kind + 1, False)
 
 
 def test_the_shares_of_sampled_tokens_are_their_probabilities(tiny: tuple[Any, Any]):
     counts: dict[int, int] = {}
-    prompts = [Prompt([7, 8, 9], 1, temperature=1.0, seed=seed) for seed in range(2000)]
+    prompts = [GenerationRequest([7, 8, 9], 1, temperature=1.0, seed=seed) for seed in range(2000)]
     decode(tiny[0].eval(), prompts, [], lambda _, r: counts.__setitem__(r.ids[0], counts.get(r.ids[0], 0) + 1))
-    [likeliest, second, *_] = decode_one(tiny, Prompt([7, 8, 9], 1, n_top=2)).alternatives[0]
+    [likeliest, second, *_] = decode_one(tiny, GenerationRequest([7, 8, 9], 1, n_top=2)).alternatives[0]
     for token, logprob in (likeliest, second):
         share = math.exp(logprob)
         assert counts[token] / 2000 == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 2000))

@@ -10,15 +10,24 @@ from r2.answering.protocol import Trajectory
 from r2.call import Call, Completion
 from r2.problem import Problem
 from r2.training.grpo.batch import alarms_of, batch_metrics
-from r2.training.grpo.reward import Scored, Terms, all_read, reference_cost_usd, rollout, rollout_seed, score, weighted
+from r2.training.grpo.reward import (
+    ScoredTrajectory,
+    Terms,
+    all_read,
+    reference_cost_usd,
+    rollout,
+    rollout_seed,
+    score,
+    weighted,
+)
 from r2.training.grpo.settings import GrpoSettings
-from r2.training.sampled import Sampled
+from r2.training.sampled import SampledText
 from tests.support.scripted import completion, router
 
 PROBLEM = Problem("p1", "What is 3 * 4 + 2?", 0, "14", "arithmetic")
-PLAN = Sampled("1. Compute 3 * 4\n2. Add 2 to the result of step 1 (needs: 1)", 30, 20)
-CHEAP = Sampled('[{"subtask":1,"model":"A"},{"subtask":2,"model":"A"}]', 50, 10)
-DEAR = Sampled('[{"subtask":1,"model":"C"},{"subtask":2,"model":"C"}]', 50, 10)
+PLAN = SampledText("1. Compute 3 * 4\n2. Add 2 to the result of step 1 (needs: 1)", 30, 20)
+CHEAP = SampledText('[{"subtask":1,"model":"A"},{"subtask":2,"model":"A"}]', 50, 10)
+DEAR = SampledText('[{"subtask":1,"model":"C"},{"subtask":2,"model":"C"}]', 50, 10)
 WEIGHTS = {"right": 1.0, "cost": -0.5, "well_formed": 0.1}
 
 
@@ -37,7 +46,7 @@ def answers(replies: Mapping[str, str | Completion]):
 
 
 def rolled(
-    plan: Sampled, allocation: Sampled, replies: Mapping[str, str | Completion], reviewer: str | None = None
+    plan: SampledText, allocation: SampledText, replies: Mapping[str, str | Completion], reviewer: str | None = None
 ) -> Trajectory:
     complete, _ = answers(replies)
     texts = {"decompose": plan, "allocate": allocation}
@@ -109,19 +118,19 @@ def test_a_wrong_answer_is_not_right_and_still_costs():
 
 
 def test_a_plan_or_an_allocation_that_a_fallback_stood_in_for_was_not_read_even_where_the_answer_is_right():
-    garbled = rolled(PLAN, Sampled("hmm", 50, 10), RIGHT)
+    garbled = rolled(PLAN, SampledText("hmm", 50, 10), RIGHT)
     assert garbled.outcome.answer == "14"
     assert not all_read(garbled)
-    assert not all_read(rolled(Sampled("hmm", 30, 20), Sampled('[{"subtask":1,"model":"A"}]', 50, 10), RIGHT))
+    assert not all_read(rolled(SampledText("hmm", 30, 20), SampledText('[{"subtask":1,"model":"A"}]', 50, 10), RIGHT))
     assert all_read(rolled(PLAN, CHEAP, RIGHT))
 
 
 def test_a_text_that_cannot_be_read_or_was_cut_is_not_well_formed():
-    garbled = Sampled("hmm", 50, 10)
+    garbled = SampledText("hmm", 50, 10)
     trajectory = rolled(PLAN, garbled, RIGHT)
     assert score(trajectory, "allocator", garbled, 400e-6).terms.well_formed == 0.0
     assert score(trajectory, "decomposer", PLAN, 400e-6).terms.well_formed == 1.0
-    cut = Sampled(PLAN.text, 30, 20, is_cut=True)
+    cut = SampledText(PLAN.text, 30, 20, is_cut=True)
     assert score(rolled(cut, CHEAP, RIGHT), "decomposer", cut, 400e-6).terms.well_formed == 0.0
 
 
@@ -187,7 +196,7 @@ def test_seeds_depend_on_the_place_in_the_training_and_on_nothing_else():
 def test_a_batch_tells_validity_outages_and_which_models_were_chosen():
     good = score(rolled(PLAN, CHEAP, RIGHT), "allocator", CHEAP, 400e-6)
     dear = score(rolled(PLAN, DEAR, RIGHT), "allocator", DEAR, 400e-6)
-    out = Scored(good.trajectory, Terms(None, None, None))
+    out = ScoredTrajectory(good.trajectory, Terms(None, None, None))
     metrics = batch_metrics([good, good, good, dear, out, good, dear, dear], 2, WEIGHTS)
     assert metrics["pool/zero_variance_share"] == 3 / 4
     assert metrics["pool/outage_share"] == 1 / 8

@@ -7,18 +7,18 @@ import pytest
 
 from r2.call import Call, Completion
 from r2.problem import Problem
-from r2.training.curve import Curve
-from r2.training.grpo.batch import Draw, Prompt, Rolled
-from r2.training.grpo.reward import Scored, Terms, rollout, score
-from r2.training.sampled import Sampled
+from r2.training.curve import MetricsFile
+from r2.training.grpo.batch import Draw, Rollout, TrainingPrompt
+from r2.training.grpo.reward import ScoredTrajectory, Terms, rollout, score
+from r2.training.sampled import SampledText
 from storage.lake.lake import Lake
 from storage.runs.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
 from storage.sql.query import connect
 from tests.support.scripted import ROSTER, completion, router
 
 PROBLEM = Problem("p1", "What is 3 * 4?", 7, "12", "arithmetic")
-PLAN = Sampled("DIRECT", 30, 2)
-ALLOCATION = Sampled('[{"subtask":1,"model":"A"}]', 50, 10)
+PLAN = SampledText("DIRECT", 30, 2)
+ALLOCATION = SampledText('[{"subtask":1,"model":"A"}]', 50, 10)
 WEIGHTS = {"right": 1.0, "cost": -0.5, "well_formed": 0.1}
 
 
@@ -26,13 +26,13 @@ async def twelve(call: Call) -> Completion:
     return completion("12", call.model)
 
 
-def scored() -> Scored:
+def scored() -> ScoredTrajectory:
     texts = {"decompose": PLAN, "allocate": ALLOCATION}
     return score(asyncio.run(rollout(PROBLEM, texts, router(), twelve)), "allocator", ALLOCATION, 320e-6)
 
 
-def rolled(step: int, number: int, one: Scored) -> Rolled:
-    return Rolled(step, Draw(Prompt(0, PROBLEM, []), number, ALLOCATION), one)
+def rolled(step: int, number: int, one: ScoredTrajectory) -> Rollout:
+    return Rollout(step, Draw(TrainingPrompt(0, PROBLEM, []), number, ALLOCATION), one)
 
 
 def rows(lake: Path, sql: str) -> list[tuple[object, ...]]:
@@ -44,7 +44,7 @@ def rows(lake: Path, sql: str) -> list[tuple[object, ...]]:
 def lake(tmp_path: Path) -> Path:
     """Two steps of two rollouts, one of which met an outage; 34 + 70 + 20 units of 1e-6 USD each."""
     one = scored()
-    out = Scored(one.trajectory, Terms(None, None, None))
+    out = ScoredTrajectory(one.trajectory, Terms(None, None, None))
     commit_rollouts(
         Lake(tmp_path),
         "g-r0-allocator",
@@ -112,7 +112,7 @@ def test_the_books_of_a_training_balance(lake: Path):
 
 
 def test_curves_are_rows_with_a_running_mean(lake: Path, tmp_path: Path):
-    curve = Curve(tmp_path / "curve.jsonl")
+    curve = MetricsFile(tmp_path / "curve.jsonl")
     for step, reward in enumerate([1.0, 3.0], start=1):
         curve.add(step, {"reward": reward})
     assert commit_curve(Lake(lake), "g-r0-allocator", "allocator", 0, curve.path) == {"reward": 3.0}

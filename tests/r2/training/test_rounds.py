@@ -10,14 +10,14 @@ import pytest
 from r2.errors import ConfigError
 from r2.policies.registry import PolicyCard, Registry
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.training.curve import Curve
-from r2.training.grpo.batch import Draw, Prompt, Rolled
+from r2.training.curve import MetricsFile
+from r2.training.grpo.batch import Draw, Rollout, TrainingPrompt
 from r2.training.grpo.partners import untrained_digest, versions_of
 from r2.training.grpo.rejection import best_rows
-from r2.training.grpo.reward import Scored, Terms
+from r2.training.grpo.reward import ScoredTrajectory, Terms
 from r2.training.grpo.rounds import HeldOut, Result, Rounds, decide, read_result, write_atomically
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
-from r2.training.sampled import Sampled
+from r2.training.sampled import SampledText
 from tasks.training.train_rounds import progress_of
 from tests.support.paths import ROOT
 
@@ -216,12 +216,12 @@ def test_another_trainings_folder_and_a_round_without_result_are_refused(tmp_pat
 
 
 def test_the_best_right_text_of_each_problem_is_what_rejection_sampling_learns():
-    prompts = [Prompt(i, None, []) for i in range(3)]
+    prompts = [TrainingPrompt(i, None, []) for i in range(3)]
 
-    def one(place: int, text: str, right: float | None, cost: float | None) -> Rolled:
-        sampled = Sampled(text, 1, 1)
+    def one(place: int, text: str, right: float | None, cost: float | None) -> Rollout:
+        sampled = SampledText(text, 1, 1)
         terms = Terms(right, cost, None if right is None else 1.0)
-        return Rolled(0, Draw(prompts[place], 0, sampled), Scored(None, terms))
+        return Rollout(0, Draw(prompts[place], 0, sampled), ScoredTrajectory(None, terms))
 
     rolled = [
         one(0, "dear", 1.0, 0.9),
@@ -304,7 +304,7 @@ price_usd_per_mtok = {price}
 def test_a_running_round_says_where_its_policy_is(tmp_path: Path):
     assert progress_of(tmp_path) == {}
     (tmp_path / "round-01" / "allocator").mkdir(parents=True)
-    curve = Curve(tmp_path / "round-01" / "allocator" / "curve.jsonl")
+    curve = MetricsFile(tmp_path / "round-01" / "allocator" / "curve.jsonl")
     curve.add(1, {"reward": 0.25, "loss": 3.0})
     curve.add(2, {"reward": 0.5, "pool/valid_share": 1.0, "loss": 2.0})
     facts = progress_of(tmp_path / "round-01")

@@ -19,7 +19,7 @@ from r2.ledger import Price
 from r2.plan import parse_plan
 from r2.problem import Problem
 from r2.roster import ModelCard
-from r2.training.curve import Curve
+from r2.training.curve import MetricsFile
 from r2.training.data import ChatRow, chat_row
 from r2.training.sft.held_out import allocation_scores, plan_scores, subtask_scores
 from r2.training.sft.settings import SftSettings
@@ -97,7 +97,8 @@ def test_a_training_that_was_stopped_goes_on_and_ends_as_an_unbroken_one(tmp_pat
     for name, tensor in unbroken.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     losses = [
-        [(p.step, p.value) for p in Curve(d / "curve.jsonl").points() if p.metric == "loss"] for d in (whole, broken)
+        [(p.step, p.value) for p in MetricsFile(d / "curve.jsonl").points() if p.metric == "loss"]
+        for d in (whole, broken)
     ]
     assert losses[0] == losses[1]
     assert [step for step, _ in losses[0]] == list(range(1, 9))

@@ -11,7 +11,7 @@ from r2.answering.prompts import decompose_messages
 from r2.errors import ConfigError, InputFileError
 from r2.problem import Problem
 from r2.problems.split import split_of
-from r2.training.curve import Curve
+from r2.training.curve import MetricsFile
 from r2.training.data import bare_row, chat_row, training_order
 from r2.training.sft.estimate import estimate_sft
 from r2.training.sft.settings import SftSettings
@@ -143,7 +143,7 @@ def test_settings_that_do_not_fit_together_are_refused(fields: dict[str, str], m
 
 
 def test_a_curve_forgets_what_came_after_the_checkpoint_and_passes_over_a_torn_line(tmp_path: Path):
-    curve = Curve(tmp_path / "curve.jsonl")
+    curve = MetricsFile(tmp_path / "curve.jsonl")
     for step, loss in [(1, 4.0), (2, 3.0), (3, 2.0)]:
         curve.add(step, {"loss": loss, "note": "no number"})
     with curve.path.open("ab") as file:
