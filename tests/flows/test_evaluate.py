@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from flows.evaluate_methods import EvaluationResult, evaluate_methods
 from flows.support.embedded_api import embedded_api
 from r2.call import Call, Completion

@@ -27,7 +27,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from typer.testing import CliRunner
 
 from flows.answer_questions import RunResult, answer_questions
-from flows.cli import app
+from flows.cli.app import app
 from flows.support.embedded_api import embedded_api
 from r2.errors import PoolFileError, RunLockedError
 from r2.problems import arithmetic, scan, words

@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from flows.label_plans import LabelResult, label_plans
 from flows.support.embedded_api import embedded_api
 from r2.answering.allocation import parse_allocation

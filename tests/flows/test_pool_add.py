@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from r2.errors import ConfigError, PoolFileError
 from r2.policies.registry import PolicyCard, Registry
 from r2.pool.file.config import load_pool

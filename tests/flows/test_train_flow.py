@@ -6,7 +6,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from r2.errors import InputFileError
 from r2.policies.registry import Registry
 from r2.problems.split import split_of

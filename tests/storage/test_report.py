@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from r2.errors import ConfigError, LakeError
 from r2.evaluation.compare import compare
 from r2.evaluation.comparison import Comparison

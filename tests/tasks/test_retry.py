@@ -7,7 +7,7 @@ import pytest
 from prefect import flow, task
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from flows.support.embedded_api import embedded_api
 from r2.errors import ConfigError, EndpointError, R2Error, TrainingError
 from r2.training.launch import REFUSED

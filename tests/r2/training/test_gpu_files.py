@@ -9,7 +9,7 @@ import click
 import pytest
 import typer
 
-from flows.cli import app
+from flows.cli.app import app
 from r2.pool.file.config import load_pool
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from r2.training.launch import training_command
