@@ -25,8 +25,8 @@ $(VENV)/.installed-train: $(VENV)/.installed requirements-train.txt
 demo: env        ## three real local models answer 14 questions, routed and unrouted
 	$(BIN)/r2 demo
 
-test: env-train  ## the whole suite but what is marked slow or gpu
-	$(BIN)/python -m pytest
+test: env-train  ## the whole suite but what is marked slow or gpu, on two processes
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
 
 test-slow: env-train ## the long ones: kills at random moments, big runs
 	$(BIN)/python -m pytest -m slow
@@ -36,7 +36,7 @@ check: env-train ## format, lint, types, generated docs, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m storage.sql.dictionary --check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
 
 bench: env       ## every figure of the README's speed table, each beside its peer
 	$(BIN)/python benchmarks/bench_client.py

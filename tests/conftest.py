@@ -18,3 +18,16 @@ def sockets_collected() -> Iterator[None]:
     yield
     gc.unfreeze()
     gc.collect()
+
+
+LONGEST = ("test_learning.py", "test_kill.py")
+"""Files whose tests take minutes: begun first, so that no process is left with one of them alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests at both ends: two processes begin with one half each, from its first test."""
+    first = [item for item in items if item.path.name == LONGEST[0]]
+    second = [item for item in items if item.path.name in LONGEST[1:]]
+    others = [item for item in items if item.path.name not in LONGEST]
+    middle = len(others) // 2
+    items[:] = [*first, *others[:middle], *second, *others[middle:]]

@@ -52,7 +52,7 @@ def test_the_pages_accelerate_command_is_understood_and_its_files_are_there():
         args = launch_command_parser().parse_args(words[1:])
         assert (ROOT / args.config_file).is_file()
         assert (args.machine_rank, args.module, args.training_script) == (1, True, "tasks.training.grpo_process")
-    for name in re.findall(r"configs/[\w/.]+\.\w+|pools/[\w.]+\.toml|tests/\w+\.py|r2/[\w/]+\.py", PAGE):
+    for name in re.findall(r"configs/[\w/.]+\.\w+|pools/[\w.]+\.toml|tests/[\w/]+\.py|(?<![\w/])r2/[\w/]+\.py", PAGE):
         assert (ROOT / name).is_file(), name
     listed = set(re.findall(r"^\| `(\w+\.yaml)`", PAGE, re.MULTILINE))
     assert listed == {path.name for path in (ROOT / "configs/accelerate").glob("*.yaml")}
