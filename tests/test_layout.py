@@ -1,15 +1,17 @@
-"""Which way imports point, and what importing the core must not load."""
+"""Which way imports point, how many rooms there are, and what importing the core must not load."""
 
 import ast
+import graphlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.layout import FLOORS, LAYERS, Import, forbidden, package_edges, read_picture, two_way_pairs
 from tests.support.paths import ROOT
 
-MAY_IMPORT = {"r2": set(), "storage": {"r2"}, "tasks": {"r2", "storage"}, "flows": {"r2", "storage", "tasks"}}
 ONLY_IN = {
     "prefect": {"tasks", "flows"},
     "pyarrow": {"storage"},
@@ -18,9 +20,15 @@ ONLY_IN = {
     "rich": {"flows"},
 }
 HEAVY = {"torch", "vllm", "transformers", "trl", "peft"}
+NOT_A_JOB = {"util", "utils", "helper", "helpers", "common", "misc", "shared", "stuff", "tools"}
+"""Names that say nothing of what a module does."""
+AT_MOST = {"r2": 10, "storage": 12, "tasks": 12, "flows": 12}
+"""Modules that lie directly in a layer."""
+PICTURE = read_picture(ROOT)
+BETWEEN_PACKAGES = [one for one in sorted(PICTURE.imports) if PICTURE.package_of(one[0]) != PICTURE.package_of(one[1])]
 
 
-def imported(path: Path) -> set[str]:
+def outside_names(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -30,11 +38,10 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", sorted(p for name in MAY_IMPORT for p in (ROOT / name).rglob("*.py")), ids=str)
-def test_imports_point_one_way(path: Path):
+@pytest.mark.parametrize("path", sorted(p for name in LAYERS for p in (ROOT / name).rglob("*.py")), ids=str)
+def test_a_package_of_others_is_imported_only_where_it_belongs(path: Path):
     folder = path.relative_to(ROOT).parts[0]
-    names = imported(path)
-    assert names & set(MAY_IMPORT) <= MAY_IMPORT[folder] | {folder}
+    names = outside_names(path)
     for package, folders in ONLY_IN.items():
         if folder not in folders and not (folder == "r2" and "training" in path.parts):
             assert package not in names, f"{package} belongs in {sorted(folders)}"
@@ -42,7 +49,86 @@ def test_imports_point_one_way(path: Path):
         assert not names & HEAVY
 
 
-@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+def test_every_import_points_to_a_lower_floor():
+    assert forbidden(PICTURE, PICTURE.imports) == []
+
+
+def test_no_two_packages_import_each_other():
+    assert two_way_pairs(PICTURE, PICTURE.imports) == []
+
+
+def test_modules_import_each_other_in_no_circle():
+    sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
+    for importer, imported in PICTURE.imports:
+        sorter.add(importer, imported)
+    sorter.prepare()  # CycleError names the circle
+
+
+@pytest.mark.parametrize("package", sorted(PICTURE.packages))
+def test_every_package_has_a_floor(package: str):
+    placed = {name for floors in FLOORS.values() for floor in floors for name in floor}
+    assert package in placed, "give it a floor in tests/support/layout.py"
+
+
+def test_every_floor_is_a_package():
+    placed = {name for floors in FLOORS.values() for floor in floors for name in floor}
+    assert placed <= PICTURE.packages
+
+
+def test_the_picture_is_of_this_checkout():
+    """A reader that sees nothing would find nothing wrong."""
+    assert len(BETWEEN_PACKAGES) > 500
+    assert Import("r2.methods.cot", "r2.answering.protocol") in PICTURE.imports
+    assert Import("flows.cli.demo", "flows.answer_questions") in PICTURE.imports, "imports inside functions count"
+    assert ("storage.runs", "storage.lake") in package_edges(PICTURE, PICTURE.imports)
+
+
+def test_any_one_import_turned_round_is_refused():
+    """Mutation: each import between packages, one at a time, points the other way."""
+    accepted = []
+    for one in BETWEEN_PACKAGES:
+        turned = (PICTURE.imports - {one}) | {Import(one.imported, one.importer)}
+        if forbidden(PICTURE, turned) == []:
+            accepted.append(one)
+    assert accepted == []
+
+
+def test_both_ways_between_any_two_packages_is_refused():
+    """Mutation: beside each edge between packages its reverse."""
+    for one in {
+        PICTURE.package_of(i.importer) + " " + PICTURE.package_of(i.imported): i for i in BETWEEN_PACKAGES
+    }.values():
+        more = PICTURE.imports | {Import(one.imported, one.importer)}
+        pair = sorted((PICTURE.package_of(one.importer), PICTURE.package_of(one.imported)))
+        assert two_way_pairs(PICTURE, more) == [tuple(pair)]
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("r2/plan.py", "from r2.problems.split import is_test"),
+        ("r2/problems/split.py", "def late() -> None:\n    import r2.answering.route"),
+        ("r2/pool/limits/gate.py", "from ..client import client"),
+        ("r2/records/rows.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from r2 import labelling"),
+        ("storage/lake/lake.py", "from storage.runs import plan"),
+        ("tasks/retry.py", "import tasks.answering.session as s"),
+        ("storage/sql/query.py", "from tasks import retry"),
+        ("flows/train_sft.py", "from flows.cli.app import main"),
+    ],
+)
+def test_an_import_written_into_a_copy_is_refused(tmp_path: Path, file: str, line: str):
+    for layer in LAYERS:
+        shutil.copytree(
+            ROOT / layer, tmp_path / layer, ignore=lambda _, names: [n for n in names if n == "__pycache__"]
+        )
+    with (tmp_path / file).open("a", encoding="utf-8") as changed:
+        changed.write(f"\n{line}\n")
+    picture = read_picture(tmp_path)
+    [wrong] = forbidden(picture, picture.imports)
+    assert wrong.startswith(file.removesuffix(".py").replace("/", "."))
+
+
+@pytest.mark.parametrize("name", LAYERS)
 def test_each_package_resolves_inside_this_checkout(name: str):
     module = __import__(name)
     assert Path(module.__file__ or "").parent == ROOT / name
@@ -60,7 +146,14 @@ def test_importing_the_core_loads_nothing_heavy_and_needs_no_key():
     assert out.stdout.strip() == ""
 
 
-def test_no_module_is_called_utils():
-    assert not [
-        p for name in MAY_IMPORT for p in (ROOT / name).rglob("*.py") if p.stem in ("utils", "helpers", "common")
-    ]
+def test_a_module_is_named_for_what_it_does():
+    folders = [*LAYERS, "tests", "benchmarks"]
+    named = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in ("", ".py")]
+    assert len(named) > 200
+    assert [path for path in named if path.stem in NOT_A_JOB] == []
+
+
+@pytest.mark.parametrize(("layer", "most"), AT_MOST.items())
+def test_few_modules_lie_directly_in_a_layer(layer: str, most: int):
+    loose = sorted(path.name for path in (ROOT / layer).glob("*.py") if path.name != "__init__.py")
+    assert len(loose) <= most, f"{', '.join(loose)}: put what belongs together into a package"
