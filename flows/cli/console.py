@@ -1,5 +1,7 @@
-"""The console results are printed on: as wide as the terminal, and wide enough for a table where there is none."""
+"""How the commands print: results on stdout, as wide as the terminal and wide enough for a table where there is none;
+messages on stderr."""
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,19 @@ def results() -> Console:
     """For stdout. A pipe or a file has no width of its own."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH_IN_A_FILE)
+
+
+def say(message: str) -> None:
+    """A message for the person at the terminal: one line on stderr."""
+    sys.stderr.write(message + "\n")
+
+
+def figures(title: str) -> Table:
+    """An empty table of names and figures: two columns, the second to the right."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    return table
 
 
 def print_calls(pool: "PoolConfig", calls: "Sequence[CallEstimate]") -> None:

@@ -6,14 +6,16 @@ import shutil
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from flows.cli.console import results
 from r2.settings import AnswerSettings, load_settings
-from storage.runs.summary import RunSummary
+
+if TYPE_CHECKING:  # not when the command starts: --help need not wait for DuckDB
+    from storage.runs.summary import RunSummary
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +61,7 @@ def demo(
     print(f"Every call is in {here / 'lake'}. Look: r2 sql --lake {here / 'lake'} --view cost_by_model")
 
 
-def comparison(runs: list[tuple[str, RunSummary, float]]) -> Table:
+def comparison(runs: "list[tuple[str, RunSummary, float]]") -> Table:
     """One row per method: accuracy with its interval, money, calls, seconds, who answered."""
     table = Table(title="the same questions, two ways", title_justify="left")
     table.add_column("method")

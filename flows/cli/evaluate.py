@@ -2,7 +2,6 @@
 on stderr."""
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from flows.cli.console import results
+from flows.cli.console import results, say
 from flows.cli.rescore import rescore
 from r2.errors import ConfigError
 
@@ -203,7 +202,7 @@ def print_result(result: Any, *, is_kept: bool = True) -> int:
         why = {"budget_stopped": "Stopped at the money budget", "interrupted": "Interrupted"}.get(
             evaluation.status, "Some calls could not be made"
         )
-        sys.stderr.write(f"{why}; not finished: {', '.join(left)}. The same command goes on.\n")
+        say(f"{why}; not finished: {', '.join(left)}. The same command goes on.")
     return 130 if evaluation.status == "interrupted" else 1 if left else 0
 
 

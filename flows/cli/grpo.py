@@ -1,14 +1,13 @@
 """`r2 grpo`: policies in, better policies out, in alternating rounds. Results on stdout, progress
 and errors on stderr."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from flows.cli.console import results
+from flows.cli.console import results, say
 
 
 def register(app: typer.Typer) -> None:
@@ -158,4 +157,4 @@ def _print_result(result: Any, rows: list[dict[str, object]]) -> None:
             )
     results().print(table)
     print(f"decomposer {result.state.current['decomposer']}, allocator {result.state.current['allocator']}")
-    sys.stderr.write("Rollouts, rewards and curves: r2 sql --view training_curve, reward_terms, promotions\n")
+    say("Rollouts, rewards and curves: r2 sql --view training_curve, reward_terms, promotions")

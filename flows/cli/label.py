@@ -1,14 +1,12 @@
 """`r2 label`: problems in, two supervised sets out. Results on stdout, progress and errors on stderr."""
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from flows.cli.console import results
+from flows.cli.console import figures, results, say
 from r2.settings import LabelSettings, load_label_settings
 
 
@@ -122,9 +120,7 @@ def _print_estimate(settings: LabelSettings) -> None:
 def _print_result(result: Any) -> int:
     """Kept and dropped in one table, and the exit code: 0 where nothing is left over, 130 interrupted, else 1."""
     summary, sets, progress = result.summary, result.sets, result.progress
-    table = Table(title=f"run {summary.run_id}", title_justify="left")
-    table.add_column("")
-    table.add_column("", justify="right")
+    table = figures(f"run {summary.run_id}")
     table.add_row("problems", str(progress.n_requested))
     table.add_row("labelled", f"{summary.n_kept}  ({summary.n_kept / max(1, summary.n_problems):.1%} of those settled)")
     for reason, n in summary.dropped.items():
@@ -146,13 +142,13 @@ def _print_result(result: Any) -> int:
     for name in ("decomposer.parquet", "allocator.parquet", "README.md"):
         print(sets.out / name)
     if progress.stop_reason == "interrupted":
-        sys.stderr.write(f"Interrupted; {progress.n_deferred} problems are left. The same command goes on.\n")
+        say(f"Interrupted; {progress.n_deferred} problems are left. The same command goes on.")
         return 130
     if progress.n_deferred:
         why = "Stopped at a money budget" if progress.stop_reason == "budget" else "Some calls could not be made"
-        sys.stderr.write(
+        say(
             f"{why}; {progress.n_deferred} problems are deferred, and the sets hold what is labelled so far. The "
-            "same command goes on.\n"
+            "same command goes on."
         )
         return 1
     return 0

@@ -1,14 +1,13 @@
 """`r2 plans`: a decomposer's plans beside the gold plans of benchmarks, in one table."""
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from flows.cli.console import results
+from flows.cli.console import results, say
 from r2.errors import ConfigError
 
 
@@ -93,7 +92,5 @@ def plans(
     results().print(table)
     print(f"{len(answered)} plans, {cost_usd:.6f} USD")
     if n_failed:
-        sys.stderr.write(
-            f"{n_failed} calls gave no plan (failed or past the budget); the same command asks them again.\n"
-        )
+        say(f"{n_failed} calls gave no plan (failed or past the budget); the same command asks them again.")
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ import orjson
 import typer
 from rich.table import Table
 
-from flows.cli.console import results
+from flows.cli.console import results, say
 from flows.cli.sweep import sweep
 from r2.errors import ConfigError
 from r2.policies.registry import Policy, Registry
@@ -55,7 +55,7 @@ def list_policies(policies_dir: FolderOption = DEFAULT_FOLDER) -> None:
                 f"{card.wall_s / 3600:.2f}",
             )
     if not table.row_count:
-        typer.echo(f"{policies_dir} holds no policy yet. Train one: r2 sft", err=True)
+        say(f"{policies_dir} holds no policy yet. Train one: r2 sft")
         return
     results().print(table)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from flows.cli.console import results
+from flows.cli.console import results, say
 from r2.errors import ConfigError, ModelFetchError, PoolFileError
 from r2.pool.file.config import PoolConfig, endpoint_kind, load_pool
 
@@ -114,7 +114,7 @@ def check(pool: PoolOption = DEFAULT_POOL, models_dir: ModelsOption = DEFAULT_MO
     results().print(table)
     failed = [ping for ping in pings if ping.error is not None]
     for ping in failed:
-        typer.echo(f"{ping.model}: {ping.error}", err=True)
+        say(f"{ping.model}: {ping.error}")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -143,16 +143,11 @@ def calibrate(
             config.roster()[name]
         config = config.only(model)
     config.check_keys()
-    measured = asyncio.run(calibrate_pool(config, models_dir, state_dir(), n, seed, skill or (), _say))
+    measured = asyncio.run(calibrate_pool(config, models_dir, state_dir(), n, seed, skill or (), say))
     _print_measured(f"{pool}, {n} questions per skill", measured, n, core_hour_usd)
     if write:
         write_profiles(config, measured, n, core_hour_usd)
-        typer.echo(f"profiles written to {pool}", err=True)
-
-
-def _say(line: str) -> None:
-    """Progress, on stderr."""
-    typer.echo(line, err=True)
+        say(f"profiles written to {pool}")
 
 
 def _print_measured(title: str, measured: "Sequence[Calibration]", n: int, core_hour_usd: float) -> None:
@@ -272,10 +267,10 @@ def add(
         if measure:
             config.check_keys()
             alone = config.only([name])
-            measured = asyncio.run(calibrate_pool(alone, models_dir, state_dir(), n, seed, asked, _say))
+            measured = asyncio.run(calibrate_pool(alone, models_dir, state_dir(), n, seed, asked, say))
             _print_measured(f"{name}, {n} questions per skill", measured, n, core_hour_usd)
             write_profiles(alone, measured, n, core_hour_usd, with_prices=not is_priced)
-    typer.echo(f"{name} added to {pool}", err=True)
+    say(f"{name} added to {pool}")
 
 
 def _skills(texts: list[str], *, may_measure: bool) -> tuple[dict[str, float], list[str]]:

@@ -1,7 +1,6 @@
 """`r2 policy sweep`: which `b` a budget or an accuracy asks for. Results on stdout, progress and errors on stderr."""
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +8,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from flows.cli.console import results
+from flows.cli.console import results, say
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.sweep import Sweep
@@ -141,6 +140,6 @@ def print_sweep(sweep: "Sweep", lake: Path) -> int:
     print(f"paid {sweep.paid_usd:.6f} USD")
     print(sweep_file(lake, sweep.sweep_id, ".json"))
     if sweep.status != "completed":
-        sys.stderr.write(f"Not every b is finished ({sweep.status}). The same command goes on.\n")
+        say(f"Not every b is finished ({sweep.status}). The same command goes on.")
         return 130 if sweep.status == "interrupted" else 1
     return 0 if all(advice.is_reached for advice in sweep.advice) else 1

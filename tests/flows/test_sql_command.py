@@ -14,7 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from flows.cli.lake import register
+from flows.cli import lake as cli_lake
+from flows.cli import sql as cli_sql
 from r2.errors import ConfigError
 from storage.lake.lake import Lake
 from storage.sql.query import run_sql
@@ -125,7 +126,8 @@ def test_everything_that_reads_like_a_select_is_allowed(query: str, lake: Path) 
 def r2() -> Any:
     """Runs `r2 sql ...` or `r2 lake ...` in this process; errors are raised, as flows/cli.py expects them."""
     app = typer.Typer()
-    register(app)
+    cli_sql.register(app)
+    cli_lake.register(app)
     runner = CliRunner()
     return lambda *arguments: runner.invoke(app, [str(a) for a in arguments])
 
@@ -140,7 +142,7 @@ def test_r2_sql_shows_a_view_and_writes_files(r2: Any, lake: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("fmt", ["csv", "json", "table", "parquet"])
 def test_a_reader_that_has_seen_enough_is_no_error(fmt: str, lake: Path) -> None:
-    code = "import typer, flows.cli.lake as c; app = typer.Typer(); c.register(app); app()"
+    code = "from flows.cli.app import app; app()"
     query = "select range, repeat('x', 100) as text from range(200000)"
     command = [sys.executable, "-c", code, "sql", query, "--lake", str(lake), "--format", fmt]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -188,5 +190,5 @@ def test_r2_lake_keeps_a_lake(r2: Any, tmp_path: Path) -> None:
 
 
 def test_asking_the_lake_loads_no_prefect() -> None:
-    code = "import flows.cli.lake, sys; sys.exit('prefect' in sys.modules)"
+    code = "import flows.cli.app, sys; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,14 +1,13 @@
 """`r2 sft`: label sets or generated subtasks in, a policy in the registry out. Results on stdout, progress and errors
 on stderr."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from flows.cli.console import results
+from flows.cli.console import figures, results, say
 
 
 def register(app: typer.Typer) -> None:
@@ -147,9 +146,7 @@ def _print_result(result: Any) -> None:
     """A table per policy, and where the weights are."""
     for trained in result.policies:
         card = trained.policy.card
-        table = Table(title=f"{trained.policy.ref}, run {result.run_id}", title_justify="left")
-        table.add_column("")
-        table.add_column("", justify="right")
+        table = figures(f"{trained.policy.ref}, run {result.run_id}")
         for metric, value in card.metrics.items():
             table.add_row(metric, f"{value:.6g}")
         table.add_row("training seconds", f"{card.wall_s:.1f}")
@@ -158,4 +155,4 @@ def _print_result(result: Any) -> None:
         results().print(table)
         print(trained.policy.path)
         if not trained.is_promoted:
-            sys.stderr.write(f"Promote it with: r2 policy promote {card.name} {card.version} --reason TEXT\n")
+            say(f"Promote it with: r2 policy promote {card.name} {card.version} --reason TEXT")
