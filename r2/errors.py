@@ -1,4 +1,4 @@
-"""Every error this project raises, in one tree.
+"""Every error this project raises, in one tree, and what follows a failed call, in one table.
 
     R2Error
     ├── ConfigError            the user's file or flag is wrong; nothing was called yet
@@ -14,29 +14,121 @@
         └── RunLockedError     another process works on the same run
 
 A failed *call* is not an exception: it is a `Completion` with `error_type` set, because one bad call must not lose the
-calls beside it. The error types a call can end with are `CALL_ERROR_TYPES`.
+calls beside it. What follows such a failure stands in one table, `CALL_FAILURES`.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
 
-CALL_ERROR_TYPES: Final = {
-    "rate_limited": "429 or 503 until the call's deadline",
-    "server_error": "5xx on every attempt",
-    "timeout": "no complete answer within the attempt's time limit",
-    "disconnected": "connection refused, reset, or cut in the middle of a body",
-    "bad_body": "HTTP 200 whose body is not a chat completion",
-    "auth": "401, 403 or 402: wrong key or no balance",
-    "context_length": "the prompt is longer than the model's context",
-    "bad_request": "any other 4xx: the same request will fail again",
-    "circuit_open": "the model's breaker is open and no fallback was left",
-    "budget_exhausted": "the reserve for this call would pass a money budget",
-    "stopped": "the run was asked to stop before the call was sent",
-    "not_recorded": "a recording holds no answer to this request",
+Sign = Literal["refused", "failed", "bad_key", "understood"]
+"""What a failed call says about the endpoint: too many requests; down or broken; key or balance refused; alive, and it
+understood us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One way a call can fail, and what follows. The columns of `CALL_FAILURES`.
+
+    Final means: the question is stored as failed, and only `--retry-failed` asks it again. A question is deferred where
+    the failure says nothing about it: it is not stored, and the same command asks it again.
+    """
+
+    meaning: str
+    retry: Literal["never", "counted", "uncounted"]
+    """Whether the client sends the call again to the same pool entry: as one of its attempts that count, or once the
+    pause is over, up to the call's deadline."""
+    next_entry: bool
+    """The client sends the call to the next entry of the pool, which may not have this failure."""
+    stronger_model: bool
+    """A step of a question that fails so is asked again of a stronger model, where the method has one. False: the
+    question ends."""
+    defers: bool
+    """A question that ends so is deferred. False: the failure is final."""
+    is_outage: bool
+    """A model could not be reached or used, whatever was asked of it."""
+    counts: bool
+    """The failure says something about method or question, so comparisons count it: an evaluation as a wrong answer, a
+    reward as 0. False: the question, or the rollout, is left out."""
+    sign: Sign | None
+    """What the limits of the endpoint learn from it; None for a call that was not sent."""
+
+
+def _outage(meaning: str, retry: Literal["never", "counted", "uncounted"], sign: Sign) -> Failure:
+    """The model was asked, and could not be used."""
+    return Failure(
+        meaning,
+        retry,
+        next_entry=retry != "uncounted",
+        stronger_model=True,
+        defers=True,
+        is_outage=True,
+        counts=False,
+        sign=sign,
+    )
+
+
+def _final(meaning: str) -> Failure:
+    """The model understood the request and will not answer it."""
+    return Failure(
+        meaning,
+        "never",
+        next_entry=False,
+        stronger_model=True,
+        defers=False,
+        is_outage=False,
+        counts=True,
+        sign="understood",
+    )
+
+
+def _unsent(meaning: str, *, next_entry: bool = False, is_outage: bool = False) -> Failure:
+    """The call was not sent at all."""
+    return Failure(
+        meaning,
+        "never",
+        next_entry,
+        stronger_model=False,
+        defers=True,
+        is_outage=is_outage,
+        counts=False,
+        sign=None,
+    )
+
+
+CALL_FAILURES: Final[Mapping[str, Failure]] = {
+    "rate_limited": _outage("429 or 503 until the call's deadline", "uncounted", "refused"),
+    "server_error": _outage("5xx on every attempt", "counted", "failed"),
+    "timeout": _outage("no complete answer within the attempt's time limit", "counted", "failed"),
+    "disconnected": _outage("connection refused, reset, or cut in the middle of a body", "counted", "failed"),
+    "bad_body": _outage("HTTP 200 whose body is not a chat completion", "counted", "understood"),
+    "auth": _outage("401, 403 or 402: wrong key or no balance", "never", "bad_key"),
+    "moderated": _final("the provider's moderation refused this one input"),
+    "context_length": _final("the prompt is longer than the model's context"),
+    "bad_request": _final("any other 4xx: the same request will fail again"),
+    "circuit_open": _unsent("the model's breaker is open and no fallback was left", next_entry=True, is_outage=True),
+    "budget_exhausted": _unsent("the reserve for this call would pass a money budget"),
+    "stopped": _unsent("the run was asked to stop before the call was sent"),
+    "not_recorded": Failure(
+        "a recording holds no answer to this request",
+        "never",
+        next_entry=False,
+        stronger_model=True,
+        defers=False,
+        is_outage=False,
+        counts=False,
+        sign=None,
+    ),
 }
-"""Type of a failed call (`Completion.error_type`, column `error_type`) -> what it means."""
+"""Type of a failed call (`Completion.error_type`, column `error_type`) -> what it means and what follows."""
 
-DEFERRING_ERROR_TYPES: Final = frozenset({"budget_exhausted", "stopped", "circuit_open"})
-"""Errors that say nothing about the question: it is deferred, not failed, and tried again by the next run."""
+_FINAL: Final = Failure("no failure of a call", "never", False, True, False, False, True, None)
+
+
+def failure(error_type: str | None) -> Failure:
+    """The row of `CALL_FAILURES`; for what is no failure of a call (`empty`, `plan_parse`, None, ...) a row that is
+    final and counts."""
+    return CALL_FAILURES.get(error_type or "", _FINAL)
 
 
 class R2Error(Exception):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.console import figures, print_calls, results, say
+from flows.cli.left_over import what_is_deferred
 from r2.errors import ConfigError
 from r2.settings import AnswerSettings, load_settings
 
@@ -229,13 +230,9 @@ def _print_result(result: Any) -> int:
     results().print(table)
     for path in result.out:
         print(path)
-    if progress.stop_reason == "budget":
-        say(
-            f"Stopped at a money budget; {progress.n_deferred} questions are deferred. The same command with a "
-            "higher cap goes on."
-        )
+    if progress.n_deferred or progress.stop_reason:
+        say(what_is_deferred(progress, "questions"))
     if progress.stop_reason == "interrupted":
-        say(f"Interrupted; {progress.n_deferred} questions are left. The same command goes on.")
         return 130
     if summary.n_failed:
         say(f"{summary.n_failed} rows failed. See why: r2 sql --lake {result.lake} --view errors, or --view bad_rows")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.console import figures, results, say
+from flows.cli.left_over import what_is_deferred
 from r2.settings import LabelSettings, load_label_settings
 
 
@@ -141,14 +142,7 @@ def _print_result(result: Any) -> int:
     results().print(table)
     for name in ("decomposer.parquet", "allocator.parquet", "README.md"):
         print(sets.out / name)
-    if progress.stop_reason == "interrupted":
-        say(f"Interrupted; {progress.n_deferred} problems are left. The same command goes on.")
-        return 130
-    if progress.n_deferred:
-        why = "Stopped at a money budget" if progress.stop_reason == "budget" else "Some calls could not be made"
-        say(
-            f"{why}; {progress.n_deferred} problems are deferred, and the sets hold what is labelled so far. The "
-            "same command goes on."
-        )
-        return 1
-    return 0
+    if progress.n_deferred or progress.stop_reason:
+        say(what_is_deferred(progress, "problems"))
+        say("The sets hold what is labelled so far.")
+    return 130 if progress.stop_reason == "interrupted" else 1 if progress.n_deferred else 0

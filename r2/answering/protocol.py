@@ -8,7 +8,7 @@ from typing import Literal
 from r2.answering.allocation import Choice
 from r2.answering.query_router import QueryRouter
 from r2.call import Call, Completion
-from r2.errors import DEFERRING_ERROR_TYPES
+from r2.errors import failure
 from r2.ledger import cost_usd, worst_case_usage
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
@@ -77,7 +77,7 @@ class Outcome:
     def status(self) -> str:
         if self.error_type is None:
             return "answered"
-        return "deferred" if self.error_type in DEFERRING_ERROR_TYPES else "failed"
+        return "deferred" if failure(self.error_type).defers else "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +176,20 @@ class QuestionBudget:
         self.spent_usd += sum(completion.cost_usd for completion in completions)
 
 
-def ask(wave: Wave, budget: QuestionBudget) -> Generator[Wave, list[Completion], list[tuple[Call, Completion]]]:
-    """Sends a wave within the budget; a completion that says nothing about the question (`DEFERRING_ERROR_TYPES`) ends
-    the problem."""
+def ask(
+    wave: Wave, budget: QuestionBudget, *, may_escalate: bool = False
+) -> Generator[Wave, list[Completion], list[tuple[Call, Completion]]]:
+    """Sends a wave within the budget. `Stop`, and the question is deferred, where a completion failed in a way that
+    says nothing about the question (column `defers` of `CALL_FAILURES`).
+
+    `may_escalate`: the caller asks a stronger model for a step that failed, or has a result of it already, so that
+    failures which a stronger model may not have are returned as well.
+    """
     wave = budget.affordable(wave)
     completions = yield wave
     budget.pay(completions)
     for completion in completions:
-        if completion.error_type in DEFERRING_ERROR_TYPES:
+        failed = failure(completion.error_type)
+        if failed.defers and not (may_escalate and failed.stronger_model):
             raise Stop(completion.error_type or "", completion.error_message or "")
     return list(zip(wave, completions, strict=True))

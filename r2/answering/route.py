@@ -46,12 +46,14 @@ def _route(problem: Problem, router: Router, outcome: Outcome, budget: "Question
 def decompose(
     problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], Plan]:
-    """The plan; DIRECT where no decomposer gave one, and the trajectory says so.
+    """The plan; DIRECT where no decomposer gave one, and the trajectory says so. `Stop` where the last decomposer asked
+    failed in a way that says nothing about the question.
 
     Ours: a second decomposer is asked where the first one's text has no plan, or one that fails the cheap check. Its
     plan stands, checked or not: it is the stronger of the two.
     """
-    plan, failed = yield from _plan_by(router.decomposer, problem, router, budget)
+    has_second = router.second_decomposer is not None
+    plan, failed = yield from _plan_by(router.decomposer, problem, router, budget, may_escalate=has_second)
     if router.second_decomposer is not None:
         failed = failed or plan_defect(problem, plan, is_last_step_answer=router.finalizer is None)
     if failed is None:
@@ -67,7 +69,7 @@ def decompose(
 
 
 def _plan_by(
-    decomposer: str, problem: Problem, router: Router, budget: QuestionBudget
+    decomposer: str, problem: Problem, router: Router, budget: QuestionBudget, *, may_escalate: bool = False
 ) -> Generator[Wave, list[Completion], tuple[Plan, str | None]]:
     """One decomposer's plan, and why there is none: then it is DIRECT."""
     call = Call(
@@ -78,7 +80,7 @@ def _plan_by(
         temperature=router.settings.temperature,
         seed=router.settings.seed or None,
     )
-    [(_, completion)] = yield from ask([call], budget)
+    [(_, completion)] = yield from ask([call], budget, may_escalate=may_escalate)
     if not completion.is_ok:
         return DIRECT, f"decompose_{completion.error_type}"
     try:
@@ -144,7 +146,7 @@ def execute_steps(
             calls = [step_call(problem, plan, index, router, outcome.steps) for index in open_steps]
             if limit:
                 calls = [with_logprobs(call, router.roster) for call in calls]
-            answered = yield from ask(calls, budget)
+            answered = yield from ask(calls, budget, may_escalate=True)
             failing = []
             for index, (call, completion) in zip(open_steps, answered, strict=True):
                 step = outcome.steps[index]

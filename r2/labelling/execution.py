@@ -13,7 +13,7 @@ from r2.answering.prompts import DIRECT_STEP, FINAL_TASK
 from r2.answering.protocol import Router, Stop, Wave
 from r2.answering.route import solver_call
 from r2.call import Call, Completion
-from r2.errors import DEFERRING_ERROR_TYPES
+from r2.errors import failure
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
 from r2.problems.benchmark import judge
@@ -43,14 +43,14 @@ class Memory:
         self._known: dict[str, Completion] = {}
 
     def ask(self, wave: Wave) -> Generator[Wave, list[Completion], list[Completion]]:
-        """Asks what is not known yet. `Stop` where a completion says nothing about the question
-        (`DEFERRING_ERROR_TYPES`)."""
+        """Asks what is not known yet. `Stop`, and the problem is deferred, where a completion failed in a way that says
+        nothing about the problem (column `defers` of `CALL_FAILURES`)."""
         keys = [_request(call) for call in wave]
         new = {key: call for key, call in zip(keys, wave, strict=True) if key not in self._known}
         if new:
             completions = yield list(new.values())
             for key, completion in zip(new, completions, strict=True):
-                if completion.error_type in DEFERRING_ERROR_TYPES:
+                if failure(completion.error_type).defers:
                     raise Stop(completion.error_type or "", completion.error_message or "")
                 self._known[key] = completion
         return [self._known[key] for key in keys]

@@ -28,7 +28,7 @@ def ask_step(
     """Asks for the outcome's only step; result, failed check or error are kept on it. An earlier result stays where
     none came."""
     [step] = outcome.steps
-    [(sent, completion)] = yield from ask([call], budget)
+    [(sent, completion)] = yield from ask([call], budget, may_escalate=True)
     step.n_asks += 1
     step.model = completion.model or sent.model
     if check := accept(problem, step, completion):

@@ -46,7 +46,7 @@ def _shunt(
     """Asks the small model for each step of a level, and the large one for those below the threshold or without a
     result."""
     calls = [with_logprobs(step_call(problem, plan, index, router, outcome.steps), router.roster) for index in level]
-    answered = yield from ask(calls, budget)
+    answered = yield from ask(calls, budget, may_escalate=True)
     sure = yield from confidences(answered, router, budget)
     last: dict[int, Completion] = {}
     doubtful = []
@@ -60,7 +60,7 @@ def _shunt(
         outcome.steps[index].model = large_model(router)
     if doubtful:
         calls = [step_call(problem, plan, index, router, outcome.steps) for index in doubtful]
-        for index, (call, completion) in zip(doubtful, (yield from ask(calls, budget)), strict=True):
+        for index, (call, completion) in zip(doubtful, (yield from ask(calls, budget, may_escalate=True)), strict=True):
             last[index] = completion
             outcome.n_escalations += 1
             _keep(problem, outcome.steps[index], call.model, completion, outcome)

@@ -168,7 +168,7 @@ class CallRow:
     queue_s: float = col("waited for limits before sending", "s")
     retry_after_s: float | None = col("pause the server asked for", "s")
     is_replayed: bool = col("answered from the journal by a later session; paid once, when it was made")
-    error_type: str | None = col("see r2/errors.py CALL_ERROR_TYPES", otel="error.type", label=True)
+    error_type: str | None = col("see r2/errors.py CALL_FAILURES", otel="error.type", label=True)
     error_message: str | None = col("the same in words")
     input_messages: str = col("JSON list of [role, text]", otel="gen_ai.input.messages")
     output_text: str | None = col("the completion's text; null on failed attempts")

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from r2.answering.drive import drive, drive_all
 from r2.call import Call, Completion
-from r2.errors import DEFERRING_ERROR_TYPES, LakeError
+from r2.errors import LakeError
 from r2.methods import METHODS
 from r2.problem import Problem
 from r2.records.rows import bad_row, candidate_rows, to_rows
@@ -74,9 +74,10 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
                 return await session.client.complete(call, problem_id=problem.problem_id, journal=journal)
 
             trajectory = await drive(problem, METHODS[method](problem, session.router), complete)
-            if trajectory.outcome.error_type in DEFERRING_ERROR_TYPES:
+            if trajectory.outcome.status == "deferred":
                 n_deferred += 1
                 deferred_keys.update(keys)
+                progress.note_deferred(trajectory.outcome)
                 if trajectory.outcome.error_type == "budget_exhausted":
                     session.stop("budget")
                 return

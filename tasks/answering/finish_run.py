@@ -97,6 +97,6 @@ def _status(n_answered: int, n_failed: int, progress: Progress, max_error_rate: 
         return "budget_stopped"
     if progress.stop_reason == "interrupted":
         return "interrupted"
-    if n_failed > max_error_rate * (n_answered + n_failed):
+    if progress.is_cut_off or n_failed > max_error_rate * (n_answered + n_failed):
         return "failed"
     return "completed_with_errors" if n_failed or progress.n_deferred else "completed"

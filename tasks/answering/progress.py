@@ -3,6 +3,8 @@
 import time
 from dataclasses import dataclass, field
 
+from r2.answering.protocol import Outcome
+from r2.errors import failure
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan
 
@@ -15,6 +17,10 @@ class Progress:
     n_answered: int = 0
     n_failed: int = 0
     n_deferred: int = 0
+    n_by_outage: dict[str, int] = field(default_factory=dict)
+    """Error type -> problems that this session deferred because a model could not be reached or used."""
+    last_outage: str = ""
+    """The newest of these errors, in words."""
     n_correct: int = 0
     n_judged: int = 0
     n_calls_lost: int = 0
@@ -33,6 +39,18 @@ class Progress:
     @property
     def n_settled(self) -> int:
         return self.n_answered + self.n_failed
+
+    @property
+    def is_cut_off(self) -> bool:
+        """No model could be reached: every problem that this session worked on was deferred for that."""
+        return bool(self.n_by_outage) and self.session_n_settled == 0
+
+    def note_deferred(self, outcome: Outcome) -> None:
+        """Remembers why a problem was deferred, where an outage is the reason."""
+        error_type = outcome.error_type or ""
+        if failure(error_type).is_outage:
+            self.n_by_outage[error_type] = self.n_by_outage.get(error_type, 0) + 1
+            self.last_outage = outcome.error_message or error_type
 
 
 def progress_so_far(plan: RunPlan) -> Progress:

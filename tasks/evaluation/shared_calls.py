@@ -12,6 +12,7 @@ import hashlib
 import orjson
 
 from r2.call import Call, Completion
+from r2.errors import failure
 from r2.pool.client.client import PoolClient
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal, NoJournal
@@ -48,7 +49,9 @@ class SharedCalls:
         key = self._key(call)
         stored = self._journal.find(key)
         if stored is not None:
-            return Completion.from_bytes(stored[_PAYER_BYTES:])
+            known = Completion.from_bytes(stored[_PAYER_BYTES:])
+            if not failure(known.error_type).defers:
+                return known
         if (answer := self._on_their_way.get(key)) is not None:
             return await asyncio.shield(answer)
         answer = asyncio.get_running_loop().create_future()
@@ -81,14 +84,18 @@ class SharedCalls:
 
 
 class _Slot:
-    """One call's place in the shared journal, under the key of what it asks."""
+    """One call's place in the shared journal, under the key of what it asks.
+
+    A failure that is asked again takes the place of the stored one, with what that cost: whoever asks last has paid.
+    """
 
     def __init__(self, journal: Journal, key: str, payer: bytes) -> None:
         self._journal, self._key, self._payer = journal, key, payer
         self.is_sent = False
 
     def find(self, key: str) -> bytes | None:
-        return None
+        stored = self._journal.find(self._key)
+        return None if stored is None else stored[_PAYER_BYTES:]
 
     def begin(self, key: str, cost_estimate_usd: float) -> None:
         self._journal.begin(self._key, cost_estimate_usd)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -96,6 +97,8 @@ class Loopback:
     after: Behaviour = field(default_factory=answers)
     arrivals: list[Arrival] = field(default_factory=list)
     base_url: str = ""
+    port: int = 0
+    """0: any free one."""
     max_together: int = 0
     _together: int = 0
 
@@ -104,7 +107,7 @@ class Loopback:
         app.router.add_post("/v1/chat/completions", self._handle)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()
         self.base_url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
         return self
@@ -123,6 +126,14 @@ class Loopback:
             return await (self.script.pop(0) if self.script else self.after)(request)
         finally:
             self._together -= 1
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def write_pool(folder: Path, models: Mapping[str, str], extra: str = "") -> PoolConfig:

@@ -8,11 +8,10 @@ connections that ended before an answer began cost nothing.
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from r2.call import Attempt, Call
+from r2.errors import failure
 from r2.ledger import Usage, cost_usd, worst_case_usage
 from r2.pool.client.entries import Entry
 from r2.pool.client.http import HttpReply, HttpSession
@@ -22,26 +21,20 @@ from r2.pool.client.wire import BadBody, ParsedReply, parse_body
 from r2.pool.limits.gate import GateClosedError, Slot, Verdict
 from r2.pool.limits.shares import MoneyShare
 
-_VERDICTS: Final[Mapping[str | None, Verdict]] = {
-    None: "answered",
-    "bad_body": "understood",
-    "rate_limited": "refused",
-    "auth": "bad_key",
-    "context_length": "understood",
-    "bad_request": "understood",
-}
-"""How the gate sees each error; every other one is "failed"."""
-
 
 @dataclass(slots=True)
 class CallState:
-    """A call on its way through its attempts. `deadline` is in the event loop's seconds."""
+    """A call on its way through its attempts, those that earlier sessions paid for included.
+
+    `deadline` is in the event loop's seconds. `is_begun`: this session has noted in the journal that it sends the call.
+    """
 
     call: Call
     key: str
     journal: CallJournal
     deadline: float
     attempts: list[Attempt]
+    is_begun: bool = False
 
 
 @dataclass(slots=True)
@@ -112,7 +105,8 @@ class Attempts:
         entry.tally.in_flight += 1
         way.charge_usd = way.worst_usd  # what it is if it ends without a word from here on
         sent_at, started_at = time.monotonic(), time.time()
-        if not asked.attempts:
+        if not asked.is_begun:
+            asked.is_begun = True
             asked.journal.begin(asked.key, way.worst_usd)
         left_s = max(0.001, asked.deadline - asyncio.get_running_loop().time())
         reply = await self._exchange.post(entry.endpoint, body, left_s)
@@ -124,7 +118,7 @@ class Attempts:
         usage = _usage(entry, call, body, reply, parsed, way)
         charge_usd = cost_usd(entry.price, usage)
         way.charge_usd = charge_usd
-        way.verdict = _VERDICTS.get(error_type, "failed")
+        way.verdict = "answered" if error_type is None else failure(error_type).sign or "failed"
         way.retry_after_s, way.why = reply.retry_after_s, error_message or ""
         answer = parsed if isinstance(parsed, ParsedReply) else None
         if answer is not None:

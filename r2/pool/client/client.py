@@ -1,17 +1,15 @@
 """The pool client: one call in, one settled `Completion` out, whatever the providers do in between.
 
-A call goes journal -> budget -> gate -> one POST -> ledger -> journal (`attempt.py` has the middle). Retried is here
-and nowhere else:
+A call goes journal -> budget -> gate -> one POST -> ledger -> journal (`attempt.py` has the middle). Calls are sent
+again here and nowhere else. What follows which failure stands in one table, `r2.errors.CALL_FAILURES`:
 
-    429, 503                       the gate pauses everybody; not counted, bounded by the call's deadline
-    408, 5xx, timeout, cut answer, 200 that is no completion
-                                   up to 4 attempts, full jitter (AWS, "Exponential Backoff And Jitter")
-    connection that was stale      once at once, free
-    401, 402, 403                  no retry, and the breaker opens
-    prompt too long, other 4xx     no retry and no other model: the request itself is wrong
+    retry "counted"      sent again to the same entry, up to 4 attempts, with full jitter between them (AWS, "Exponential
+                         Backoff And Jitter")
+    retry "uncounted"    sent again when the gate's pause is over, up to the call's deadline
+    next_entry           then sent to the next solver of the entry's tier, then of the tiers above, cheapest first
 
-An entry that is spent (attempts used up, key refused, breaker open) is followed by the next solver of its tier, then of
-the tiers above, cheapest first. Every attempt is kept, with the model it was sent to, its usage and its cost.
+A connection that ended before any byte of an answer is tried once more at once, free. Every attempt is kept, with the
+model it was sent to, its usage and its cost.
 """
 
 import asyncio
@@ -20,11 +18,12 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
 from r2.call import Attempt, Call, Completion
-from r2.errors import DEFERRING_ERROR_TYPES
+from r2.errors import failure
 from r2.pool.client.attempt import AttemptResult, Attempts, CallState
 from r2.pool.client.entries import Caps, Entry, OpenPool
 from r2.pool.client.gauges import ModelGauge
@@ -39,9 +38,6 @@ MAX_ATTEMPTS: Final = 4
 """Attempts per entry that count; refusals by rate and a stale connection do not."""
 
 _NO_JOURNAL: Final = NoJournal()
-_RETRIED: Final = frozenset({"server_error", "timeout", "disconnected", "bad_body"})
-_FOLLOWED: Final = _RETRIED | {"auth", "circuit_open"}
-"""Errors of one entry that another entry may not have."""
 
 
 class PoolClient:
@@ -105,19 +101,23 @@ class PoolClient:
     ) -> Completion:
         """The settled outcome of a call: from the journal if it was paid for before, else from the model or a fallback.
 
-        Durable in `journal` when returned, except for errors that only defer the question. Never raises for what a
-        provider does; an error of the journal (a full disk) comes through, because going on would lose paid answers.
+        Durable in `journal` when returned, unless nothing was sent. A stored failure that only defers the question is
+        asked again; its attempts that cost something stay in the outcome, so that no money is forgotten. Never raises
+        for what a provider does; an error of the journal (a full disk) comes through, because going on would lose paid
+        answers.
         """
         recording = self._open.recordings.get(call.model)
         if recording is not None:
             return recording.find(call.request_sha()) or _not_recorded(call, recording.path)
         key = call.journal_key(problem_id, rollout)
         stored = journal.find(key)
-        if stored is not None:
-            return Completion.from_bytes(stored)
+        known = None if stored is None else Completion.from_bytes(stored)
+        if known is not None and not failure(known.error_type).defers:
+            return known
         deadline = asyncio.get_running_loop().time() + self._pool.models[call.model].deadline_s
-        completion = await self._settle(CallState(call, key, journal, deadline, []))
-        if completion.error_type not in DEFERRING_ERROR_TYPES:
+        asked = CallState(call, key, journal, deadline, _paid_attempts(known))
+        completion = await self._settle(asked)
+        if asked.is_begun or not failure(completion.error_type).defers:
             await journal.commit(key, completion.to_bytes())
         return completion
 
@@ -140,8 +140,9 @@ class PoolClient:
 
     async def _settle(self, asked: CallState) -> Completion:
         """Through the entries, until one answers or the error is one that all of them would have."""
+        last: AttemptResult | None = None
         for entry in self._route(asked.call.model):
-            if asked.attempts and asyncio.get_running_loop().time() >= asked.deadline:
+            if last is not None and asyncio.get_running_loop().time() >= asked.deadline:
                 break
             last = await self._ask(entry, asked)
             if last.reply is not None:
@@ -149,8 +150,9 @@ class PoolClient:
                 return Completion(
                     reply.text, entry.name, tuple(asked.attempts), reply.finish_reason, reply.token_logprobs
                 )
-            if last.row.error_type not in _FOLLOWED:
+            if not failure(last.row.error_type).next_entry:
                 break
+        assert last is not None, "the route begins with the entry that was asked for"
         if last.is_refusal:
             asked.attempts.append(last.row)
         return _failure(asked.call, last.row, asked.attempts)
@@ -178,13 +180,13 @@ class PoolClient:
             asked.attempts.append(tried.row)
             if tried.reply is not None:
                 return tried
-            if tried.row.error_type == "rate_limited":
+            if failure(tried.row.error_type).retry == "uncounted":
                 continue  # the gate lets it in again when the pause is over
             if tried.is_stale and may_reconnect:
                 may_reconnect = False
                 continue
             n_counted += 1
-            if tried.row.error_type not in _RETRIED or n_counted == MAX_ATTEMPTS:
+            if failure(tried.row.error_type).retry == "never" or n_counted == MAX_ATTEMPTS:
                 return tried
             wait_s = random.uniform(0, min(60.0, 0.5 * 2**n_counted))
             if loop.time() + wait_s >= asked.deadline:
@@ -192,6 +194,12 @@ class PoolClient:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._stopping.wait()
+
+
+def _paid_attempts(earlier: Completion | None) -> list[Attempt]:
+    """Attempts of an earlier session that cost something, numbered anew."""
+    paid = [] if earlier is None else [attempt for attempt in earlier.attempts if attempt.cost_usd > 0]
+    return [replace(attempt, attempt=number) for number, attempt in enumerate(paid)]
 
 
 def _not_recorded(call: Call, path: Path) -> Completion:

@@ -20,6 +20,7 @@ from r2.answering.drive import Complete, drive
 from r2.answering.protocol import Router, Solving, Trajectory
 from r2.answering.route import solve
 from r2.call import Call, Completion, Purpose
+from r2.errors import failure
 from r2.methods.cot import chain_of_thought
 from r2.problem import Problem
 from r2.problems.benchmark import judge
@@ -27,21 +28,6 @@ from r2.training.grpo.review import reviewed
 from r2.training.grpo.settings import Role
 from r2.training.sampled import SampledText, completion_of
 
-OUTAGES: Final = frozenset(
-    {
-        "rate_limited",
-        "server_error",
-        "timeout",
-        "disconnected",
-        "bad_body",
-        "auth",
-        "circuit_open",
-        "budget_exhausted",
-        "stopped",
-        "not_recorded",
-    }
-)
-"""Errors that say something of the pool's infrastructure and nothing of the policy: such a rollout teaches nothing."""
 PURPOSE_OF: Final[Mapping[Role, Purpose]] = {"decomposer": "decompose", "allocator": "allocate"}
 UNREAD: Final[Mapping[Role, str]] = {"decomposer": "plan_parse", "allocator": "allocation_parse"}
 """The failed check by which a trajectory says that a fallback stood in for the role's text."""
@@ -107,7 +93,8 @@ def score(trajectory: Trajectory, role: Role, sampled: SampledText, cost_ref_usd
     """
     pairs = [pair for wave in trajectory.waves for pair in wave]
     n_reviews = sum(call.purpose == "review" for call, _ in pairs)
-    if trajectory.outcome.error_type in OUTAGES or any(c.error_type in OUTAGES for _, c in pairs):
+    ends = [trajectory.outcome.error_type, *(completion.error_type for _, completion in pairs)]
+    if not all(failure(end).counts for end in ends):
         return ScoredTrajectory(trajectory, Terms(None, None, None), n_reviews)
     answer = trajectory.outcome.answer
     is_right = answer is not None and judge(trajectory.problem, answer) is True
@@ -126,7 +113,7 @@ async def reference_cost_usd(problem: Problem, router: Router, complete: Complet
     """USD of the problem on the largest model alone, thinking step by step (METHOD: cost_ref); None where the pool
     failed."""
     trajectory = await drive(problem, chain_of_thought(problem, router, router.roster.strongest), complete)
-    if trajectory.outcome.error_type in OUTAGES:
+    if not failure(trajectory.outcome.error_type).counts:
         return None
     spent_usd = sum(completion.cost_usd for wave in trajectory.waves for _, completion in wave)
     return spent_usd or None

@@ -125,3 +125,9 @@ def test_a_second_decomposer_stands_in_for_a_call_that_failed():
     bad = completion("", error_type="server_error")
     _, outcome = replay(solve(PROBLEM, router(second_decomposer="large")), [bad, PLAN, BY_NAME, "48", "39"])
     assert (outcome.answer, outcome.failed_checks) == ("39", ["decompose_server_error"])
+
+
+def test_where_neither_decomposer_could_be_used_the_question_is_deferred():
+    bad = completion("", error_type="server_error")
+    _, outcome = replay(solve(PROBLEM, router(second_decomposer="large")), [bad, bad])
+    assert (outcome.status, outcome.error_type) == ("deferred", "server_error")

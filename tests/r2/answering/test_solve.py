@@ -4,6 +4,7 @@ import pytest
 
 from r2.answering.protocol import Trajectory
 from r2.answering.route import shown_models, solve
+from r2.errors import CALL_FAILURES
 from r2.methods import METHODS
 from r2.problem import Problem
 from r2.records.rows import to_rows
@@ -107,18 +108,49 @@ def test_escalations_are_bounded_and_a_doubtful_text_is_better_than_none():
     assert outcome.n_escalations == 1
 
 
-def test_a_call_that_fails_everywhere_fails_the_problem_and_keeps_its_type():
-    bad = completion("", error_type="server_error")
-    _, outcome = replay(
-        solve(PROBLEM, router(max_escalations=0)), ["DIRECT", '[{"subtask": 1, "model": "small"}]', bad]
-    )
-    assert (outcome.status, outcome.error_type, outcome.answer) == ("failed", "server_error", None)
+SMALL = ["DIRECT", '[{"subtask": 1, "model": "small"}]']
 
 
-@pytest.mark.parametrize("error_type", ["budget_exhausted", "stopped", "circuit_open"])
-def test_errors_that_say_nothing_about_the_question_defer_it(error_type: str):
-    _, outcome = replay(solve(PROBLEM, router()), [completion("", error_type=error_type)])
-    assert outcome.status == "deferred"
+@pytest.mark.parametrize("error_type", [name for name, failed in CALL_FAILURES.items() if failed.stronger_model])
+def test_a_step_whose_call_failed_goes_to_a_stronger_model(error_type: str):
+    bad = completion("", error_type=error_type)
+    waves, outcome = replay(solve(PROBLEM, router()), [*SMALL, bad, "39"])
+    assert [wave[0].model for wave in waves[2:]] == ["small", "middle"]
+    assert (outcome.answer, outcome.failed_checks) == ("39", [f"solve_{error_type}"])
+
+
+@pytest.mark.parametrize("error_type", CALL_FAILURES)
+def test_a_step_that_nobody_else_is_asked_for_ends_the_question_with_its_error_type(error_type: str):
+    bad = completion("", error_type=error_type)
+    _, outcome = replay(solve(PROBLEM, router(max_escalations=0)), [*SMALL, bad])
+    status = "deferred" if CALL_FAILURES[error_type].defers else "failed"
+    assert (outcome.status, outcome.error_type, outcome.answer) == (status, error_type, None)
+
+
+def test_what_is_final_is_short_everything_else_defers_the_question():
+    final = {name for name, failed in CALL_FAILURES.items() if not failed.defers}
+    assert final == {"moderated", "context_length", "bad_request", "not_recorded"}
+
+
+@pytest.mark.parametrize("error_type", [name for name, failed in CALL_FAILURES.items() if failed.defers])
+@pytest.mark.parametrize("before", [[], ["DIRECT"]], ids=["decompose", "allocate"])
+def test_a_routers_call_that_says_nothing_about_the_question_defers_it(before: list[str], error_type: str):
+    _, outcome = replay(solve(PROBLEM, router()), [*before, completion("", error_type=error_type)])
+    assert (outcome.status, outcome.error_type) == ("deferred", error_type)
+
+
+def test_a_final_call_that_says_nothing_about_the_question_defers_it():
+    with_final = replace(router(), finalizer="large")
+    lost = completion("", error_type="disconnected")
+    _, outcome = replay(solve(PROBLEM, with_final), [PLAN, BY_NAME, "48", "39", lost])
+    assert (outcome.status, outcome.error_type) == ("deferred", "disconnected")
+
+
+def test_a_routers_call_that_is_refused_for_its_input_is_replaced_by_the_simple_way():
+    refused = completion("", error_type="moderated")
+    waves, outcome = replay(solve(PROBLEM, router()), [refused, refused, "39"])
+    assert waves[-1][0].model == "middle"
+    assert (outcome.answer, outcome.failed_checks) == ("39", ["decompose_moderated", "allocate_moderated"])
 
 
 def test_a_call_that_could_pass_the_questions_cap_goes_to_a_cheaper_model():

@@ -9,6 +9,7 @@ import pytest
 
 from r2.answering.protocol import Outcome, Router
 from r2.call import Call, Completion, TokenLogprob
+from r2.errors import CALL_FAILURES
 from r2.labelling.label import DROPPED, label
 from r2.plan import format_plan
 from r2.problem import Problem
@@ -107,9 +108,9 @@ def test_no_request_is_paid_twice():
 
 
 def test_rubbish_of_the_teacher_costs_one_candidate():
-    failed = completion("", "large", error_type="timeout")
+    failed = completion("", "large", error_type="moderated")
     outcome, _ = run(["I would rather not.", failed, "", GOOD])
-    assert [t.error_type for t in outcome.trials if t.kind == "plan"] == ["plan_parse", "timeout", "plan_parse", None]
+    assert [t.error_type for t in outcome.trials if t.kind == "plan"] == ["plan_parse", "moderated", "plan_parse", None]
     assert outcome.status == "answered"
 
 
@@ -164,7 +165,7 @@ def test_confidence_comes_from_agreement_where_there_are_no_logprobs():
     assert sum(call.temperature > 0 and call.purpose == "solve" for call in asked) == 6
 
 
-@pytest.mark.parametrize("error_type", ["budget_exhausted", "stopped", "circuit_open"])
+@pytest.mark.parametrize("error_type", [name for name, failed in CALL_FAILURES.items() if failed.defers])
 @pytest.mark.parametrize("purpose", ["teach", "solve"])
 def test_what_says_nothing_of_the_problem_defers_it(error_type: str, purpose: str):
     gone = completion("", "large", error_type=error_type)
@@ -175,11 +176,11 @@ def test_what_says_nothing_of_the_problem_defers_it(error_type: str, purpose: st
 def test_an_execution_that_fails_is_a_wrong_candidate_not_the_end():
     def solve(call: Call) -> str | Completion:
         is_long = "Add 0" in call.messages[-1][1]
-        return completion("", call.model, error_type="timeout") if is_long else compute(call)
+        return completion("", call.model, error_type="context_length") if is_long else compute(call)
 
     outcome, _ = run([LONG, GOOD], solve)
     assert [(t.is_correct, t.error_type) for t in outcome.trials if t.kind == "plan"] == [
-        (False, "timeout"),
+        (False, "context_length"),
         (True, None),
     ]
     assert outcome.status == "answered"

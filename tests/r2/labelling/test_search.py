@@ -172,9 +172,9 @@ def test_executions_side_by_side_share_their_waves():
 
 
 def test_a_step_without_a_result_ends_the_execution_and_says_why():
-    failed = completion("", "small", error_type="timeout")
+    failed = completion("", "small", error_type="bad_request")
     run, asked = drive(execute(PROBLEM, PLAN, ["small", "small"], router()), lambda call: failed)
-    assert (run.answer, run.is_correct, run.error_type) == (None, False, "timeout")
+    assert (run.answer, run.is_correct, run.error_type) == (None, False, "bad_request")
     assert len(asked) == 1
 
 

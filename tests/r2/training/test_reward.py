@@ -8,6 +8,7 @@ import pytest
 
 from r2.answering.protocol import Trajectory
 from r2.call import Call, Completion
+from r2.errors import CALL_FAILURES
 from r2.problem import Problem
 from r2.training.grpo.batch import alarms_of, batch_metrics
 from r2.training.grpo.reward import (
@@ -134,7 +135,7 @@ def test_a_text_that_cannot_be_read_or_was_cut_is_not_well_formed():
     assert score(rolled(cut, CHEAP, RIGHT), "decomposer", cut, 400e-6).terms.well_formed == 0.0
 
 
-@pytest.mark.parametrize("error_type", ["server_error", "timeout", "budget_exhausted"])
+@pytest.mark.parametrize("error_type", [name for name, failed in CALL_FAILURES.items() if not failed.counts])
 def test_an_outage_of_the_pool_teaches_nothing(error_type: str):
     failed = completion("", "small", error_type=error_type)
     scored = score(rolled(PLAN, CHEAP, {**RIGHT, "Compute 3": failed}), "allocator", CHEAP, 400e-6)
@@ -142,8 +143,9 @@ def test_an_outage_of_the_pool_teaches_nothing(error_type: str):
     assert weighted(scored.terms, WEIGHTS) is None
 
 
-def test_a_prompt_too_long_for_its_model_is_the_policys_fault():
-    failed = completion("", "small", error_type="context_length")
+@pytest.mark.parametrize("error_type", [name for name, failed in CALL_FAILURES.items() if failed.counts])
+def test_a_request_that_its_model_refuses_is_the_policys_fault(error_type: str):
+    failed = completion("", "small", error_type=error_type)
     assert score(rolled(PLAN, CHEAP, {**RIGHT, "Compute 3": failed}), "allocator", CHEAP, 400e-6).terms.right == 0.0
 
 

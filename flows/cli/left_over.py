@@ -1,0 +1,26 @@
+"""What a command says of the questions it left over: why, and the command that goes on."""
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # not when the command starts: --help need not wait for it
+    from tasks.answering.progress import Progress
+
+
+def what_is_deferred(progress: "Progress", things: str) -> str:
+    """Why a session left something over, and the command that goes on. `things`: questions, problems, ..."""
+    n = progress.n_deferred
+    outages = ", ".join(f"{error_type}: {count}" for error_type, count in progress.n_by_outage.items())
+    newest = "".join(c if c.isprintable() else " " for c in progress.last_outage)
+    go_on = "The same command goes on"
+    if progress.stop_reason == "budget":
+        why = f"Stopped at a money budget; {n} {things} are deferred."
+        go_on = "The same command with a higher cap goes on"
+    elif progress.stop_reason == "interrupted":
+        why = f"Interrupted; {n} {things} are left."
+    elif progress.is_cut_off:
+        why = f"Stopped: no model could be reached; {n} {things} are deferred ({outages}). The last error: {newest}"
+    else:
+        why = f"{n} {things} are deferred: a model could not be reached or used ({outages}). The last error: {newest}"
+    return f"{why}\n{go_on}:\n  {shlex.join(['r2', *sys.argv[1:]])}"
