@@ -104,7 +104,7 @@ def parse_body(body: bytes) -> ParsedReply | BadBody:
 
 
 def classify(status: int, body: bytes) -> str | None:
-    """Type of the failure (a key of `CALL_ERROR_TYPES`), None for a 2xx, whose body has yet to be parsed."""
+    """Type of the failure (a key of `CALL_FAILURES`), None for a 2xx, whose body has yet to be parsed."""
     if 200 <= status < 300:
         return None
     said = body[:4096].decode("utf-8", "replace").lower()
