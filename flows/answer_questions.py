@@ -1,6 +1,6 @@
 """Flow: answer a file of questions. Plan, answer every open shard, close; the same parameters go on where it stopped.
 
-By hand: `r2 answer FILE`, or `python -m flows.answer_questions configs/demo.toml`.
+By hand: `r2 answer FILE`, or `python -m flows.answer_questions SETTINGS.toml`.
 """
 
 import asyncio

@@ -3,8 +3,8 @@ ordinary runs.
 
 Constants first, for they are what the others are held against; then the query router is fitted and every knob is tried
 on dev problems; then each method at its chosen point on test problems. The same parameters go on where it stopped; a
-further method pays for the calls that nobody made before. By hand: `r2 evaluate --problems scan`, or `python -m
-flows.evaluate_methods configs/evaluate.toml`.
+further method pays for the calls that nobody made before. By hand: `r2 evaluate --problems scan`, or
+`python -m flows.evaluate_methods configs/local/3_evaluate.toml`.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """Flow: label problems for training. The same plan, shards and journals as answering; the same parameters go on where
 it stopped.
 
-By hand: `r2 label --problems scan --limit 200`, or `python -m flows.label_plans configs/label.toml`.
+By hand: `r2 label --problems scan --limit 200`, or
+`python -m flows.label_plans configs/simulated/1_label_plans.toml`.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Flow: train a decomposer and an allocator in alternating rounds of GRPO. The same parameters go on at the last
 checkpoint.
 
-By hand: `r2 grpo --problems scan`, or `python -m flows.train_grpo configs/grpo.toml`. A Prefect task is one round, in a
-process of its own.
+By hand: `r2 grpo --problems scan`, or `python -m flows.train_grpo configs/ablations/grpo_alternating.toml`. A Prefect
+task is one round, in a process of its own.
 """
 
 import sys

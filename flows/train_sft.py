@@ -1,7 +1,7 @@
 """Flow: supervised training of a decomposer, an allocator or a specialist. The same parameters go on where a run
 stopped.
 
-By hand: `r2 sft --labels labels`, or `python -m flows.train_sft configs/sft.toml`.
+By hand: `r2 sft --labels labels`, or `python -m flows.train_sft configs/gpu/sft.toml`.
 """
 
 import sys

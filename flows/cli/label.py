@@ -18,9 +18,9 @@ def register(app: typer.Typer) -> None:
 
 def label(
     problems: Annotated[
-        str,
+        str | None,
         typer.Option(help="scan, scan?split=length, gsm8k, rg:chain_sum?min_terms=3, file:PATH?check=NAME, ..."),
-    ],
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
     pool: Annotated[str | None, typer.Option(help="Pool file. [default: pools/local.toml]")] = None,
     teacher: Annotated[

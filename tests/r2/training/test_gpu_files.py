@@ -59,7 +59,7 @@ def test_the_pages_accelerate_command_is_understood_and_its_files_are_there():
 
 
 def test_the_training_of_the_page_starts_on_every_gpu_in_its_own_environment():
-    settings = load_grpo_settings(ROOT / "configs/gpu.toml", {})
+    settings = load_grpo_settings(ROOT / "configs/gpu/grpo.toml", {})
     command = training_command("tasks.training.grpo_process", Path("spec.json"), launcher=settings.launcher)
     assert command[3:] == [
         ".venv-gpu/bin/accelerate",
@@ -71,7 +71,7 @@ def test_the_training_of_the_page_starts_on_every_gpu_in_its_own_environment():
         "spec.json",
     ]
     assert settings.rounds * settings.steps == 1024
-    sft = load_sft_settings(ROOT / "configs/sft_gpu.toml", {})
+    sft = load_sft_settings(ROOT / "configs/gpu/sft.toml", {})
     assert sft.accelerate_config is not None
     assert (ROOT / sft.accelerate_config).is_file()
 
@@ -80,10 +80,10 @@ def test_the_settings_for_vllm_are_fields_of_the_trainer():
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.sft_config import SFTConfig
 
-    grpo = GrpoSettings.model_validate(load_grpo_settings(ROOT / "configs/gpu.toml", {})).grpo
+    grpo = GrpoSettings.model_validate(load_grpo_settings(ROOT / "configs/gpu/grpo.toml", {})).grpo
     assert set(grpo) <= {field.name for field in fields(GRPOConfig)}
     assert (grpo["use_vllm"], grpo["vllm_mode"]) == (True, "server")
-    trainer = load_sft_settings(ROOT / "configs/sft_gpu.toml", {}).trainer
+    trainer = load_sft_settings(ROOT / "configs/gpu/sft.toml", {}).trainer
     assert set(trainer) <= {field.name for field in fields(SFTConfig)}
 
 
@@ -94,7 +94,7 @@ def test_trls_server_knows_the_pages_flags():
     [words] = commands("trl")
     assert words[0] == "vllm-serve"
     [given] = HfArgumentParser(ScriptArguments).parse_args_into_dataclasses(words[1:])
-    port = load_grpo_settings(ROOT / "configs/gpu.toml", {}).grpo["vllm_server_port"]
+    port = load_grpo_settings(ROOT / "configs/gpu/grpo.toml", {}).grpo["vllm_server_port"]
     assert given.port == port, "the trainer looks for it there"
 
 

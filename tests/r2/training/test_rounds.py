@@ -234,13 +234,8 @@ def test_the_best_right_text_of_each_problem_is_what_rejection_sampling_learns()
     assert [row["completion"][0]["content"] for row in rows] == ["cheap"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "grpo").glob("*.toml")), ids=lambda p: p.stem)
-def test_every_ablation_is_a_config_that_loads(path: Path):
-    load_grpo_settings(path, {})
-
-
 def test_the_papers_config_is_the_papers():
-    paper = load_grpo_settings(ROOT / "configs" / "grpo" / "paper.toml", {})
+    paper = load_grpo_settings(ROOT / "configs/ablations/grpo_paper.toml", {})
     assert (paper.lam, paper.group_size, paper.steps, paper.loss_type, paper.filter.by) == (
         0.0,
         4,
