@@ -5,21 +5,20 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-import click
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from flows.cli.app import app
 from r2.pool.file.config import load_pool
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from r2.training.launch import training_command
 from r2.training.sft.settings import load_sft_settings
+from tests.support.named import Text, lines_of_blocks
 from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs/gpu.md").read_text("utf-8")
-COMMANDS = [
-    re.sub(r"\s+#.*", "", line).strip() for line in PAGE.splitlines() if line.startswith("    ") and line.strip()
-]
+COMMANDS = [named.name for named in lines_of_blocks(Text(ROOT / "docs/gpu.md", 1, PAGE, is_markdown=True))]
 
 
 def commands(program: str) -> list[list[str]]:
@@ -27,8 +26,6 @@ def commands(program: str) -> list[list[str]]:
     found = []
     for command in COMMANDS:
         words = shlex.split(command)
-        while re.match(r"^[A-Z_]+=", words[0]):
-            words.pop(0)
         if Path(words[0]).name == program:
             found.append(words[1:])
     assert found, f"no command of {program} on the page"
@@ -39,7 +36,7 @@ def test_every_r2_command_of_the_page_is_one(monkeypatch: pytest.MonkeyPatch):
     group = typer.main.get_command(app)
     for words in commands("r2"):
         command, rest = group, words
-        while isinstance(command, click.Group):
+        while isinstance(command, TyperGroup):
             command, rest = command.commands[rest[0]], rest[1:]
         command.make_context(" ".join(words), list(rest), resilient_parsing=False).close()
 
