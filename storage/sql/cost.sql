@@ -1,10 +1,11 @@
--- What the answers cost, and what else they could have cost. Loaded by storage/sql/query.py over the views runs, trajectories,
--- subtasks, calls and runs_latest.
+-- What the answers cost, and what else they could have cost. Loaded by storage/sql/query.py over the views runs,
+-- trajectories, subtasks, calls and runs_latest.
 
--- A bound of the Wilson score interval of `n_right` out of `n`: z = -1.959964 for the lower and 1.959964 for the upper one of
--- the 95 % interval. Null for n = 0.
+-- A bound of the Wilson score interval of `n_right` out of `n`: z = -1.959964 for the lower and 1.959964 for the
+-- upper one of the 95 % interval. Null for n = 0.
 create or replace macro wilson_bound(n_right, n, z) as case when n > 0 then
-    (n_right / n + z ** 2 / (2 * n) + z * sqrt(n_right / n * (1 - n_right / n) / n + z ** 2 / (4 * n ** 2))) / (1 + z ** 2 / n)
+    (n_right / n + z ** 2 / (2 * n) + z * sqrt(n_right / n * (1 - n_right / n) / n + z ** 2 / (4 * n ** 2)))
+    / (1 + z ** 2 / n)
 end;
 
 -- The hour and the day of a time, UTC. Whole-number arithmetic: a third of date_trunc's CPU.
@@ -26,7 +27,8 @@ select
     coalesce(sum(cost_usd) filter (purpose in ('decompose', 'allocate')), 0) as router_cost_usd
 from calls
 group by run_id, request_model;
-comment on view cost_by_model is 'What each model of the pool was paid, per run: every attempt, the router''s own calls included';
+comment on view cost_by_model is
+    'What each model of the pool was paid, per run: every attempt, the router''s own calls included';
 comment on column cost_by_model.run_id is 'see runs';
 comment on column cost_by_model.request_model is 'pool entry that was sent to';
 comment on column cost_by_model.n_attempts is 'HTTP exchanges, failed ones included';
@@ -80,7 +82,9 @@ select
             and (other.usd_per_1k < rated.usd_per_1k or other.accuracy > rated.accuracy)
     ) end as on_frontier
 from rated;
-comment on view cost_accuracy is 'Accuracy and cost of every run and method, and whether any other run over the same input is at least as right for no more';
+comment on view cost_accuracy is
+    'Accuracy and cost of every run and method, and whether any other run over the same input is at least as right '
+    'for no more';
 comment on column cost_accuracy.run_id is 'see runs';
 comment on column cost_accuracy.method is 'way to answer: r2, cot, tot, ...';
 comment on column cost_accuracy.n_problems is 'settled problems, answered or failed';
@@ -94,7 +98,9 @@ comment on column cost_accuracy.cost_usd is 'USD for the settled problems, the r
 comment on column cost_accuracy.usd_per_1k is 'USD per thousand settled problems';
 comment on column cost_accuracy.calls_per_problem is 'model calls, the router''s own included';
 comment on column cost_accuracy.mean_latency_s is 'mean critical path of a problem, s';
-comment on column cost_accuracy.on_frontier is 'true if no other run over the same input file is at least as accurate for no more per thousand, and better in one of the two';
+comment on column cost_accuracy.on_frontier is
+    'true if no other run over the same input file is at least as accurate for no more per thousand, and better in '
+    'one of the two';
 
 -- Spend over time.
 create or replace view spend_by_day as
@@ -117,8 +123,8 @@ comment on column spend_by_day.input_tokens is 'prompt tokens';
 comment on column spend_by_day.output_tokens is 'generated tokens';
 comment on column spend_by_day.cost_usd is 'USD';
 
--- The same tokens at one model's price. What it cannot know: how many tokens that model would have needed, and how often it
--- would have been right.
+-- The same tokens at one model's price. What it cannot know: how many tokens that model would have needed, and how
+-- often it would have been right.
 create or replace view single_model_cost as
 with traffic as (
     select
@@ -150,7 +156,8 @@ priced as (
         prices.price_version,
         is_router,
         cost_usd,
-        (fresh_tokens * usd_per_mtok[1]::double + cached_tokens * usd_per_mtok[2]::double + output_tokens * usd_per_mtok[3]::double)
+        (fresh_tokens * usd_per_mtok[1]::double + cached_tokens * usd_per_mtok[2]::double
+            + output_tokens * usd_per_mtok[3]::double)
             / 1e6 as repriced_usd
     from prices join traffic using (run_id)
 )
@@ -170,13 +177,17 @@ comment on column single_model_cost.request_model is 'the model whose price is a
 comment on column single_model_cost.price_version is 'that price: date and USD per million tokens, input/cached/output';
 comment on column single_model_cost.actual_usd is 'USD that the run really cost, the router''s own calls included';
 comment on column single_model_cost.all_calls_usd is 'USD for the tokens of all calls at this price';
-comment on column single_model_cost.without_router_usd is 'the same without decomposing and allocating, which one model alone would not do';
+comment on column single_model_cost.without_router_usd is
+    'the same without decomposing and allocating, which one model alone would not do';
 comment on column single_model_cost.actual_share is 'actual_usd / without_router_usd: below 1 the router was cheaper';
 
 -- What routing itself costs.
 create or replace view router_overhead as
 with split as (
-    select run_id, purpose in ('decompose', 'allocate') as is_router, cost_usd, input_tokens + output_tokens as tokens, latency_s from calls
+    select
+        run_id, purpose in ('decompose', 'allocate') as is_router,
+        cost_usd, input_tokens + output_tokens as tokens, latency_s
+    from calls
 )
 select
     run_id,
@@ -197,4 +208,5 @@ comment on column router_overhead.cost_usd is 'USD of all attempts';
 comment on column router_overhead.router_cost_usd is 'USD of the decomposer''s and the allocator''s';
 comment on column router_overhead.router_cost_share is '0..1 of the run''s cost';
 comment on column router_overhead.router_token_share is '0..1 of the run''s tokens';
-comment on column router_overhead.router_latency_share is '0..1 of the seconds spent on the wire, summed over calls that may run at the same time';
+comment on column router_overhead.router_latency_share is
+    '0..1 of the seconds spent on the wire, summed over calls that may run at the same time';

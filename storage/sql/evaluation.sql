@@ -1,4 +1,5 @@
--- The runs of evaluations: one method at one operating point over the dev or the test problems. `r2 evaluate` compares them.
+-- The runs of evaluations: one method at one operating point over the dev or the test problems. `r2 evaluate`
+-- compares them.
 
 create or replace view evaluated_runs as
 select
@@ -20,10 +21,14 @@ select
 from runs_latest join trajectories using (run_id)
 where kind = 'evaluate'
 group by all;
-comment on view evaluated_runs is 'One method of an evaluation at one operating point, on one side of the split; calls that runs share are charged to each';
+comment on view evaluated_runs is
+    'One method of an evaluation at one operating point, on one side of the split; calls that runs share are charged '
+    'to each';
 comment on column evaluated_runs.run_id is 'see runs';
-comment on column evaluated_runs.method is 'way to answer; random with one model is that model asked in its own prompt mode';
-comment on column evaluated_runs.input_path is 'question file of the side, in the folder of the evaluation that ran it first';
+comment on column evaluated_runs.method is
+    'way to answer; random with one model is that model asked in its own prompt mode';
+comment on column evaluated_runs.input_path is
+    'question file of the side, in the folder of the evaluation that ran it first';
 comment on column evaluated_runs.side is 'dev: problems that choose operating points; test: problems of the table';
 comment on column evaluated_runs.model is 'the one model of cot, tot and decompose_one, where it was named';
 comment on column evaluated_runs.threshold is 'setting of the run; read by datashunt, automix, dot and query_router';
@@ -32,7 +37,8 @@ comment on column evaluated_runs.seed is 'of the models'' sampling and of the me
 comment on column evaluated_runs.n_problems is 'settled problems';
 comment on column evaluated_runs.accuracy is '0..1; a failed problem is wrong';
 comment on column evaluated_runs.usd_per_1k is 'USD per 1,000 problems, every call of the method included';
-comment on column evaluated_runs.router_share is '0..1 of the cost that the decomposer''s and the allocator''s calls are';
+comment on column evaluated_runs.router_share is
+    '0..1 of the cost that the decomposer''s and the allocator''s calls are';
 comment on column evaluated_runs.calls_per_problem is 'model calls, the router''s own included';
 comment on column evaluated_runs.p50_latency_s is 'median over problems, s';
 comment on column evaluated_runs.p95_latency_s is '95th percentile over problems, s';

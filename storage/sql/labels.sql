@@ -1,4 +1,5 @@
--- What labelling came to: what was kept and why the rest was not, how far searches went, and whether scores and confidences tell.
+-- What labelling came to: what was kept and why the rest was not, how far searches went, and whether scores and
+-- confidences tell.
 
 -- Kept and dropped problems, with what they cost.
 create or replace view label_yield as
@@ -49,7 +50,8 @@ select
     avg(first_cost_usd) filter (is_found) as mean_first_cost_usd
 from searched
 group by run_id, n_subtasks;
-comment on view search_depth is 'Allocation search by length of the plan: executions per plan, and the cost it started from and came to';
+comment on view search_depth is
+    'Allocation search by length of the plan: executions per plan, and the cost it started from and came to';
 comment on column search_depth.run_id is 'see runs';
 comment on column search_depth.n_subtasks is 'subtasks of the plan, 0 for a direct plan';
 comment on column search_depth.n_plans is 'plans that were searched';
@@ -57,7 +59,8 @@ comment on column search_depth.mean_executions is 'mean allocations executed per
 comment on column search_depth.max_executions is 'most allocations executed for one plan';
 comment on column search_depth.right_at_once_share is '0..1 of the plans whose first allocation was right';
 comment on column search_depth.found_share is '0..1 of the plans with a right allocation';
-comment on column search_depth.mean_target_cost_usd is 'USD of an execution of the target, mean over plans that have one';
+comment on column search_depth.mean_target_cost_usd is
+    'USD of an execution of the target, mean over plans that have one';
 comment on column search_depth.mean_first_cost_usd is 'USD of the first execution, mean over the same plans';
 
 -- Whether a lower score goes with a right execution: the premise of choosing by score.
@@ -92,14 +95,18 @@ comment on column score_vs_outcome.max_score is 'highest score of the quartile';
 comment on column score_vs_outcome.mean_conciseness is 'mean of the score''s first part, 0..1';
 comment on column score_vs_outcome.mean_practicality is 'mean of its second part, 0..1';
 comment on column score_vs_outcome.mean_coherence is 'mean of its third part, 0..1';
-comment on column score_vs_outcome.lexical_share is '0..1 judged by words, because no judge was named or it gave no number';
+comment on column score_vs_outcome.lexical_share is
+    '0..1 judged by words, because no judge was named or it gave no number';
 comment on column score_vs_outcome.right_share is '0..1 whose execution with M_eval was right';
 comment on column score_vs_outcome.target_share is '0..1 that became the training target';
 
--- Whether p_alpha, the confidence in a subtask, tells that a small model is enough for it: the premise of starting by confidence.
+-- Whether p_alpha, the confidence in a subtask, tells that a small model is enough for it: the premise of starting by
+-- confidence.
 create or replace view difficulty_calibration as
 with steps as (
-    select run_id, confidence_source, unnest(confidences) as confidence, unnest([(tier = 'small')::int for tier in tiers]) as is_easy
+    select
+        run_id, confidence_source, unnest(confidences) as confidence,
+        unnest([(tier = 'small')::int for tier in tiers]) as is_easy
     from candidates
     where kind = 'allocation' and is_target
 ),
@@ -130,16 +137,20 @@ select
     any_value(ece) as ece
 from ranked join calibrated using (run_id, confidence_source)
 group by run_id, confidence_source;
-comment on view difficulty_calibration is 'Whether confidence in a subtask predicts that a small model is enough for it in the target allocation';
+comment on view difficulty_calibration is
+    'Whether confidence in a subtask predicts that a small model is enough for it in the target allocation';
 comment on column difficulty_calibration.run_id is 'see runs';
 comment on column difficulty_calibration.confidence_source is 'logprobs, or agreement over further answers';
 comment on column difficulty_calibration.n_subtasks is 'subtasks of target allocations';
 comment on column difficulty_calibration.n_easy is 'of them, those whose target model is small';
 comment on column difficulty_calibration.mean_confidence is 'mean p_alpha, 0..1';
-comment on column difficulty_calibration.auroc is 'chance that an easy subtask has the higher confidence, ties counted half; null if all are alike';
-comment on column difficulty_calibration.ece is 'expected calibration error over ten bins: mean gap between confidence and share of easy subtasks, 0..1';
+comment on column difficulty_calibration.auroc is
+    'chance that an easy subtask has the higher confidence, ties counted half; null if all are alike';
+comment on column difficulty_calibration.ece is
+    'expected calibration error over ten bins: mean gap between confidence and share of easy subtasks, 0..1';
 
--- Which subtask needed its model: allocations that differ from the target in that subtask alone, and how many of them were wrong.
+-- Which subtask needed its model: allocations that differ from the target in that subtask alone, and how many of them
+-- were wrong.
 create or replace view credit as
 with targets as (
     select run_id, problem_id, rollout, benchmark, models, tiers, confidences
@@ -157,7 +168,9 @@ swaps as (
     where c.kind = 'allocation' and not c.is_target
 ),
 singles as (
-    select run_id, problem_id, rollout, changed[1] as subtask_index, count(*) as n, count(*) filter (not is_correct) as n_wrong
+    select
+        run_id, problem_id, rollout, changed[1] as subtask_index,
+        count(*) as n, count(*) filter (not is_correct) as n_wrong
     from swaps
     where len(changed) = 1
     group by all
@@ -175,7 +188,9 @@ select
     coalesce(n, 0) as n_swaps,
     coalesce(n_wrong, 0) as n_wrong_swaps
 from steps left join singles using (run_id, problem_id, rollout, subtask_index);
-comment on view credit is 'Subtasks of target allocations: the model each got, and how often another model in its place alone made the answer wrong';
+comment on view credit is
+    'Subtasks of target allocations: the model each got, and how often another model in its place alone made the '
+    'answer wrong';
 comment on column credit.run_id is 'see runs';
 comment on column credit.problem_id is 'see trajectories';
 comment on column credit.rollout is 'see trajectories';

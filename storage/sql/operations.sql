@@ -34,9 +34,11 @@ comment on column latency_percentiles.p95_latency_s is 'its 95th percentile, s';
 comment on column latency_percentiles.p99_latency_s is 'its 99th percentile, s';
 comment on column latency_percentiles.p50_queue_s is 'median wait for limits before sending, s';
 comment on column latency_percentiles.p95_queue_s is 'its 95th percentile, s';
-comment on column latency_percentiles.output_tokens_per_s is 'generated tokens per second on the wire, over all attempts';
+comment on column latency_percentiles.output_tokens_per_s is
+    'generated tokens per second on the wire, over all attempts';
 
--- What went wrong. Attempts fail without the problem failing, and a problem can fail without a failed attempt: both are here.
+-- What went wrong. Attempts fail without the problem failing, and a problem can fail without a failed attempt: both
+-- are here.
 create or replace view errors as
 select
     run_id,
@@ -50,7 +52,9 @@ from calls
 where error_type is not null
 group by run_id, error_type, request_model, benchmark
 union all
-select run_id, 'attempt', 'no_usage', request_model, benchmark, count(*), 'answered without token counts; they were estimated'
+select
+    run_id, 'attempt', 'no_usage', request_model, benchmark, count(*),
+    'answered without token counts; they were estimated'
 from calls
 where error_type is null and usage_source = 'estimated'
 group by run_id, request_model, benchmark
@@ -59,7 +63,9 @@ select run_id, 'problem', error_type, null, benchmark, count(*), min(error_messa
 from trajectories
 where status = 'failed'
 group by run_id, error_type, benchmark;
-comment on view errors is 'Every failed attempt and every failed problem, counted by type; answers without token counts are here as no_usage';
+comment on view errors is
+    'Every failed attempt and every failed problem, counted by type; answers without token counts are here as '
+    'no_usage';
 comment on column errors.run_id is 'see runs';
 comment on column errors.level is 'attempt: an HTTP exchange; problem: a question that got no answer';
 comment on column errors.error_type is 'what went wrong';
@@ -84,7 +90,8 @@ comment on column bad_rows.n_calls is 'calls made before it failed; 0 for a row 
 comment on column bad_rows.cost_usd is 'USD they cost';
 comment on column bad_rows.input is 'the question';
 
--- The attempts under the dotted names of the OpenTelemetry conventions for generative AI, for export to a tracing system.
+-- The attempts under the dotted names of the OpenTelemetry conventions for generative AI, for export to a tracing
+-- system.
 create or replace view otel_spans as
 select
     md5(concat_ws(chr(0), run_id, problem_id, rollout)) as trace_id,
@@ -112,7 +119,9 @@ select
     subtask_index as "r2.subtask_index",
     cost_usd as "r2.cost_usd"
 from calls;
-comment on view otel_spans is 'Every attempt as a span, named by the OpenTelemetry conventions for generative AI; what they have no name for starts with r2.';
+comment on view otel_spans is
+    'Every attempt as a span, named by the OpenTelemetry conventions for generative AI; what they have no name for '
+    'starts with r2.';
 comment on column otel_spans.trace_id is '128 bits in hex, one trace per problem and rollout';
 comment on column otel_spans.span_id is '64 bits in hex, one span per attempt';
 comment on column otel_spans.name is 'operation and model';

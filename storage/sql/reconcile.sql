@@ -20,7 +20,9 @@ by_run as (
     select run_id, sum(cost_usd) as cost_usd from trajectories group by run_id
 ),
 compared as (
-    select 'trajectories.cost_usd' as what, run_id, problem_id, rollout, null as subtask_index, t.cost_usd as stored, c.cost_usd as summed
+    select
+        'trajectories.cost_usd' as what, run_id, problem_id, rollout, null as subtask_index,
+        t.cost_usd as stored, c.cost_usd as summed
     from trajectories as t left join by_problem as c using (run_id, problem_id, rollout)
     union all
     select 'trajectories.router_cost_usd', run_id, problem_id, rollout, null, t.router_cost_usd, c.router_cost_usd
@@ -36,7 +38,9 @@ compared as (
 select what, run_id, problem_id, rollout, subtask_index, stored, coalesce(summed, 0) as summed
 from compared
 where abs(stored - coalesce(summed, 0)) > 1e-12 + 1e-9 * abs(stored);
-comment on view reconcile_cost is 'Must be empty: stored costs that differ from the sum of the calls (of the trajectories, for a run that is complete)';
+comment on view reconcile_cost is
+    'Must be empty: stored costs that differ from the sum of the calls (of the trajectories, for a run that is '
+    'complete)';
 comment on column reconcile_cost.what is 'the column that is checked';
 comment on column reconcile_cost.run_id is 'see runs';
 comment on column reconcile_cost.problem_id is 'see trajectories; null for a run';
@@ -129,7 +133,8 @@ compared as (
     union all
     select 'trajectories.n_subtasks', run_id, problem_id, rollout, t.n_subtasks, coalesce(s.n_subtasks, 0)
     from trajectories as t left join steps as s using (run_id, problem_id, rollout)
-    where t.method <> 'label' and t.status = 'answered' and t.n_subtasks > 0 and t.n_subtasks <> coalesce(s.n_subtasks, 0)
+    where t.method <> 'label' and t.status = 'answered'
+        and t.n_subtasks > 0 and t.n_subtasks <> coalesce(s.n_subtasks, 0)
 )
 select * from compared;
 comment on view reconcile_counts is 'Must be empty: stored counts that differ from the rows';
@@ -142,7 +147,9 @@ comment on column reconcile_counts.counted is 'the rows there are';
 
 -- Keys that occur twice.
 create or replace view reconcile_duplicates as
-select 'trajectories' as what, run_id, problem_id, rollout, null as subtask_index, null as call_index, null as attempt, count(*) as n
+select
+    'trajectories' as what, run_id, problem_id, rollout,
+    null as subtask_index, null as call_index, null as attempt, count(*) as n
 from trajectories
 group by run_id, problem_id, rollout
 having count(*) > 1
@@ -166,7 +173,8 @@ comment on column reconcile_duplicates.what is 'the table';
 comment on column reconcile_duplicates.run_id is 'see runs';
 comment on column reconcile_duplicates.problem_id is 'see trajectories';
 comment on column reconcile_duplicates.rollout is 'see trajectories';
-comment on column reconcile_duplicates.subtask_index is 'see subtasks; trial_index of candidates; null for other tables';
+comment on column reconcile_duplicates.subtask_index is
+    'see subtasks; trial_index of candidates; null for other tables';
 comment on column reconcile_duplicates.call_index is 'see calls; null for other tables';
 comment on column reconcile_duplicates.attempt is 'see calls; null for other tables';
 comment on column reconcile_duplicates.n is 'how often';

@@ -27,14 +27,16 @@ comment on column model_share.cost_share is '0..1 of the cost of the run''s subt
 create or replace view model_share_by_difficulty as
 select
     run_id,
-    case when n_subtasks = 0 then '0 direct' when n_subtasks = 2 then '2' when n_subtasks <= 4 then '3-4' else '5+' end as difficulty,
+    case when n_subtasks = 0 then '0 direct' when n_subtasks = 2 then '2' when n_subtasks <= 4 then '3-4' else '5+' end
+        as difficulty,
     model,
     count(*) as n_subtasks,
     count(*) / sum(count(*)) over (partition by run_id, difficulty) as subtask_share,
     sum(subtasks.cost_usd) as cost_usd
 from subtasks join trajectories using (run_id, problem_id, rollout)
 group by run_id, difficulty, model;
-comment on view model_share_by_difficulty is 'Share of each model within problems of like difficulty, taken from the number of subtasks in the plan';
+comment on view model_share_by_difficulty is
+    'Share of each model within problems of like difficulty, taken from the number of subtasks in the plan';
 comment on column model_share_by_difficulty.run_id is 'see runs';
 comment on column model_share_by_difficulty.difficulty is 'subtasks in the plan: 0 direct, 2, 3-4, 5+';
 comment on column model_share_by_difficulty.model is 'pool entry that answered last';
@@ -54,7 +56,8 @@ select
     avg((error_type is not null)::int) as failed_share
 from subtasks
 group by run_id, subtask_index, tier;
-comment on view deferral is 'Share of subtasks passed on to another model, by place in the plan and by the tier where they ended';
+comment on view deferral is
+    'Share of subtasks passed on to another model, by place in the plan and by the tier where they ended';
 comment on column deferral.run_id is 'see runs';
 comment on column deferral.subtask_index is '0-based place in the plan';
 comment on column deferral.tier is 'tier of the model that answered last';
@@ -111,4 +114,5 @@ comment on column collapse.n_models is 'models chosen at least once';
 comment on column collapse.top_model is 'the model chosen most often';
 comment on column collapse.top_share is '0..1 of the choices that named it';
 comment on column collapse.entropy_bits is 'entropy of the choices, bits; 0 is total collapse';
-comment on column collapse.effective_models is '2 to the power of the entropy: 1 is total collapse, n_models is an even spread';
+comment on column collapse.effective_models is
+    '2 to the power of the entropy: 1 is total collapse, n_models is an even spread';

@@ -4,7 +4,9 @@
 create or replace view training_curve as
 select
     run_id, phase, policy, round, step, metric, value,
-    avg(value) over (partition by run_id, phase, policy, round, metric order by step rows between 9 preceding and current row) as mean_of_10
+    avg(value) over (
+        partition by run_id, phase, policy, round, metric order by step rows between 9 preceding and current row
+    ) as mean_of_10
 from curves
 where phase <> 'held_out';
 comment on view training_curve is 'Metrics of training by step, with their running mean over ten steps';
@@ -44,13 +46,16 @@ comment on column reward_terms.mean_in_reward is 'what it contributes to the mea
 -- Held-out problems before and after each round, side by side.
 create or replace view promotions as
 with held as (
-    select run_id, round, rollout, any_value(policy) as policy, count(*) as n, avg(is_correct::int) as accuracy, avg(cost_usd) as cost_usd
+    select
+        run_id, round, rollout, any_value(policy) as policy, count(*) as n,
+        avg(is_correct::int) as accuracy, avg(cost_usd) as cost_usd
     from trajectories
     where phase = 'held_out'
     group by run_id, round, rollout
 ),
 utility as (
-    select run_id, round, step as rollout, max(value) filter (metric = 'utility') as utility from curves where phase = 'held_out' group by all
+    select run_id, round, step as rollout, max(value) filter (metric = 'utility') as utility
+    from curves where phase = 'held_out' group by all
 )
 select
     o.run_id, o.round, o.policy as before, n.policy as after, o.n as n_problems,
@@ -62,7 +67,9 @@ left join held as n on n.run_id = o.run_id and n.round = o.round and n.rollout =
 left join utility as uo on uo.run_id = o.run_id and uo.round = o.round and uo.rollout = 0
 left join utility as un on un.run_id = o.run_id and un.round = o.round and un.rollout = 1
 where o.rollout = 0;
-comment on view promotions is 'GRPO: held-out comparison of each round; the decision and its interval are in the registry''s history and the run''s state.json';
+comment on view promotions is
+    'GRPO: held-out comparison of each round; the decision and its interval are in the registry''s history and the '
+    'run''s state.json';
 comment on column promotions.run_id is 'see runs';
 comment on column promotions.round is '0-based round';
 comment on column promotions.before is 'decomposer and allocator before the round';
