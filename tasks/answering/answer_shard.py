@@ -8,8 +8,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from r2.answering.drive import drive, drive_all
+from r2.answering.protocol import Trajectory
 from r2.call import Call, Completion
-from r2.errors import LakeError
+from r2.errors import LakeError, failure
 from r2.methods import METHODS
 from r2.problem import Problem
 from r2.records.rows import bad_row, candidate_rows, to_rows
@@ -67,13 +68,7 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
             if progress.stop_reason is not None:
                 return
             n_taken += 1
-            keys: list[str] = []
-
-            async def complete(call: Call) -> Completion:
-                keys.append(call.journal_key(problem.problem_id))
-                return await session.client.complete(call, problem_id=problem.problem_id, journal=journal)
-
-            trajectory = await drive(problem, METHODS[method](problem, session.router), complete)
+            trajectory, keys = await _answered(session, problem, journal)
             if trajectory.outcome.status == "deferred":
                 n_deferred += 1
                 deferred_keys.update(keys)
@@ -111,6 +106,41 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
         keep_only(plan.journal_file(shard), deferred_keys)
     progress.n_deferred += n_deferred + n_untaken
     return {"n_rows": n_rows, "n_settled": n_settled, "n_deferred": n_deferred + n_untaken}
+
+
+async def _answered(session: RunSession, problem: Problem, journal: Journal) -> tuple[Trajectory, set[str]]:
+    """The problem answered or deferred, and the journal keys of its calls.
+
+    What earlier sessions got as far as is walked from the journal, stored failures included, since a stronger model may
+    have answered after them. Where that walk ends with the failures that deferred the problem, those calls, and no
+    others, are asked again.
+    """
+    method = METHODS[session.plan.settings.reasoning.method]
+    keys: set[str] = set()
+    again: set[str] = set()
+    asked_again: set[str] = set()
+
+    async def complete(call: Call) -> Completion:
+        key = call.journal_key(problem.problem_id)
+        keys.add(key)
+        return await session.client.complete(
+            call, problem_id=problem.problem_id, journal=journal, replay_failures=key not in again
+        )
+
+    while True:
+        trajectory = await drive(problem, method(problem, session.router), complete)
+        if trajectory.outcome.status != "deferred":
+            return trajectory, keys
+        asked_again |= again
+        again = {
+            key
+            for call, completion in trajectory.waves[-1]
+            if completion.is_replayed
+            and failure(completion.error_type).defers
+            and (key := call.journal_key(problem.problem_id)) not in asked_again
+        }
+        if not again:
+            return trajectory, keys
 
 
 def _commit(

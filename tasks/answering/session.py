@@ -38,7 +38,13 @@ class CallClient(Protocol):
         """Paid by this process."""
 
     async def complete(
-        self, call: Call, *, problem_id: str, rollout: int = ..., journal: CallJournal = ...
+        self,
+        call: Call,
+        *,
+        problem_id: str,
+        rollout: int = ...,
+        journal: CallJournal = ...,
+        replay_failures: bool = ...,
     ) -> Completion:
         """The settled outcome of a call."""
 

@@ -43,9 +43,18 @@ class SharedCalls:
         return self._client.spent_usd
 
     async def complete(
-        self, call: Call, *, problem_id: str, rollout: int = 0, journal: CallJournal = _NO_JOURNAL
+        self,
+        call: Call,
+        *,
+        problem_id: str,
+        rollout: int = 0,
+        journal: CallJournal = _NO_JOURNAL,
+        replay_failures: bool = False,
     ) -> Completion:
-        """As `PoolClient.complete`; the place that asks (`problem_id`, `rollout`, `journal`) makes no difference."""
+        """As `PoolClient.complete`; the place that asks (`problem_id`, `rollout`, `journal`) makes no difference.
+
+        A stored failure that only defers a question is always asked again: another run may have met it.
+        """
         key = self._key(call)
         stored = self._journal.find(key)
         if stored is not None:

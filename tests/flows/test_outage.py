@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from flows.answer_questions import RunResult, answer_questions
 from flows.cli.answer import _print_result
 from flows.support.embedded_api import embedded_api
 from r2.settings import AnswerSettings
 from storage.sql.query import connect
-from tests.support.loopback import Behaviour, Loopback, answers, free_port, says, write_pool
+from tests.support.loopback import Behaviour, Loopback, answers, free_port, reply_json, says, write_pool
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 pytestmark = LEAVES_SOCKETS
@@ -138,6 +139,50 @@ def test_what_a_lost_call_may_have_cost_is_kept_until_its_question_is_settled(tm
         tmp_path, "select sum(cost_usd), count(*), count(distinct attempt) from calls"
     )
     assert (cost, n_attempts, n_different) == (pytest.approx(done.summary.cost_usd), 9, 9)
+
+
+def test_a_failure_that_a_stronger_model_made_up_for_is_not_asked_again(tmp_path: Path):
+    """The small model refuses both steps and the large one fails at the second: the next session asks that one call."""
+    (tmp_path / "q.jsonl").write_text('{"id": "0", "question": "What is 2 * 3 + 4?"}\n', "utf-8")
+    asked: list[str] = []
+
+    def large(*, is_up: bool) -> Behaviour:
+        async def behave(request: web.Request) -> web.StreamResponse:
+            said = str((await request.json())["messages"][-1])
+            what = "second" if "Result of step 1" in said else "first" if "Compute" in said else "plan"
+            asked.append(what)
+            if what == "second" and not is_up:
+                return web.Response(status=500)
+            plan = "1. Compute 2 * 3\n2. Add 4 to the result of step 1 (needs: 1)"
+            return web.json_response(reply_json({"plan": plan, "first": "6", "second": "10"}[what]))
+
+        return behave
+
+    ports = free_port(), free_port()
+    short = "timeout_s = 5\ndeadline_s = 1"
+    write_pool(
+        tmp_path,
+        {
+            "small": f'endpoint = "http://127.0.0.1:{ports[0]}/v1"\n{short}',
+            "large": f'endpoint = "http://127.0.0.1:{ports[1]}/v1"\n{short}\ntier = "large"',
+        },
+    )
+
+    async def scenario(behaviour: Behaviour) -> tuple[RunResult, int]:
+        async with (
+            Loopback(after=says(429, "slow down"), port=ports[0]) as small,
+            Loopback(after=behaviour, port=ports[1]),
+        ):
+            result = await session(tmp_path, reasoning={"method": "dot", "decomposer": "large"})
+            return result, len(small.arrivals)
+
+    down, n_refused = asyncio.run(scenario(large(is_up=False)))
+    assert (counts(down), down.progress.n_by_outage) == ((0, 0, 1), {"server_error": 1})
+    assert n_refused >= 2
+    asked.clear()
+    up, n_refused = asyncio.run(scenario(large(is_up=True)))
+    assert (counts(up), asked, n_refused) == ((1, 0, 0), ["second"], 0)
+    assert [row["answer"] for row in map(json.loads, (tmp_path / "a.jsonl").read_text("utf-8").splitlines())] == ["10"]
 
 
 def test_a_request_that_the_model_refuses_is_final(tmp_path: Path):

@@ -97,14 +97,20 @@ class PoolClient:
         return self._attempts.spent_usd
 
     async def complete(
-        self, call: Call, *, problem_id: str, rollout: int = 0, journal: CallJournal = _NO_JOURNAL
+        self,
+        call: Call,
+        *,
+        problem_id: str,
+        rollout: int = 0,
+        journal: CallJournal = _NO_JOURNAL,
+        replay_failures: bool = False,
     ) -> Completion:
         """The settled outcome of a call: from the journal if it was paid for before, else from the model or a fallback.
 
         Durable in `journal` when returned, unless nothing was sent. A stored failure that only defers the question is
-        asked again; its attempts that cost something stay in the outcome, so that no money is forgotten. Never raises
-        for what a provider does; an error of the journal (a full disk) comes through, because going on would lose paid
-        answers.
+        asked again, unless `replay_failures`; its attempts that cost something stay in the outcome, so that no money is
+        forgotten. Never raises for what a provider does; an error of the journal (a full disk) comes through, because
+        going on would lose paid answers.
         """
         recording = self._open.recordings.get(call.model)
         if recording is not None:
@@ -112,7 +118,7 @@ class PoolClient:
         key = call.journal_key(problem_id, rollout)
         stored = journal.find(key)
         known = None if stored is None else Completion.from_bytes(stored)
-        if known is not None and not failure(known.error_type).defers:
+        if known is not None and (replay_failures or not failure(known.error_type).defers):
             return known
         deadline = asyncio.get_running_loop().time() + self._pool.models[call.model].deadline_s
         asked = CallState(call, key, journal, deadline, _paid_attempts(known))
