@@ -117,7 +117,8 @@ compared as (
         'runs.n_answered + n_failed' as what, run_id, null as problem_id, null as rollout,
         r.n_answered + r.n_failed as stored, coalesce(s.n_answered + s.n_failed, 0) as counted
     from runs_latest as r left join settled as s using (run_id)
-    where stored > counted or (stored <> counted and r.status in ('completed', 'completed_with_errors'))
+    where r.kind <> 'sft'  -- it counts rows of label sets, which are no trajectories
+        and (stored > counted or (stored <> counted and r.status in ('completed', 'completed_with_errors')))
     union all
     select 'runs.n_requested', run_id, null, null, n_requested, n_answered + n_failed + n_deferred
     from runs_latest
