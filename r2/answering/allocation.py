@@ -69,8 +69,8 @@ def parse_allocation(text: str, n_subtasks: int, models: Sequence[ModelCard]) ->
 def choose(completion: Completion, n_subtasks: int, models: Sequence[ModelCard], b: float) -> list[Choice]:
     """The allocator's choices under the cost knob.
 
-    Ours (METHOD: user knob): per subtask argmax of log p(m) - b * ln(price of m), price in USD per million tokens. With
-    b = 0, or without log-probabilities, the model that was written stands. Raises AllocationParseError as
+    Ours (docs/method.md, section 3): per subtask argmax of log p(m) - b * ln(price of m), price in USD per million
+    tokens. With b = 0, or without log-probabilities, the model that was written stands. Raises AllocationParseError as
     `parse_allocation`.
     """
     names = parse_allocation(completion.text, n_subtasks, models)

@@ -1,9 +1,10 @@
 """From a sweep of the cost knob `b` to the value to use: the accuracy-cost curve, and the table from a budget or an
 accuracy to b. Pure.
 
-METHOD 3 (ours): an allocator that gives log-probabilities chooses argmax of log p - b * ln price, so each b is an
-operating point. Points are measured on a calibration set and need not be monotone in b: a dearer point that is no more
-accurate is never worth choosing, which the running maximum of the curve takes care of. Called by tasks/sweep_b.py.
+Ours (docs/method.md, section 3): an allocator that gives log-probabilities chooses argmax of log p - b * ln price, so
+each b is an operating point. Points are measured on a calibration set and need not be monotone in b: a dearer point
+that is no more accurate is never worth choosing, which the running maximum of the curve takes care of. Called by
+flows/sweep_b.py.
 """
 
 from collections.abc import Sequence

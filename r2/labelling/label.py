@@ -1,9 +1,9 @@
 """Labelling one problem: candidate plans from a teacher, scored and executed, then the cheapest right allocation of the
 best one.
 
-A generator of waves with the signature of every method (paper: dataset flow; METHOD 2.1 and 3.1), so it runs on the
-same driver, journal, budgets and lake. Its answer is that of the target allocation; a problem without one is failed,
-with the reason.
+A generator of waves with the signature of every method (paper: dataset flow; docs/method.md, sections 2.1 and 3.1), so
+it runs on the same driver, journal, budgets and lake. Its answer is that of the target allocation; a problem without
+one is failed, with the reason.
 """
 
 from collections.abc import Generator, Sequence

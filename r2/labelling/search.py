@@ -1,5 +1,5 @@
-"""Grouped search for the cheapest right allocation of a plan (paper, allocation data; METHOD 3.1). A generator of
-waves.
+"""Grouped search for the cheapest right allocation of a plan (paper, allocation data, Eq. 7; docs/method.md, section
+3.1). A generator of waves.
 
 Confidence in each subtask decides the tier it starts in; from there the search goes down while the answer stays right,
 or up until it becomes right. Ours: M_eval's own right execution counts as one that was tried, and ends the search if it

@@ -207,7 +207,7 @@ class CandidateRow:
 
 @dataclass(frozen=True, slots=True)
 class RewardRow:
-    """One term of one rollout's reward in GRPO; the reward is their weighted sum (METHOD 5)."""
+    """One term of one rollout's reward in GRPO; the reward is their weighted sum (docs/method.md, section 5)."""
 
     run_id: str = col("see runs", label=True)
     problem_id: str = col("see trajectories")

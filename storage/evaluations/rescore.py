@@ -68,8 +68,8 @@ _ANSWERING = ("solve", "final")
 
 @dataclass(frozen=True, slots=True)
 class RescoredRow:
-    """One trajectory, old and new. `utility` is right - lambda_usd * USD - lambda_s * seconds (METHOD: objective,
-    ours)."""
+    """One trajectory, old and new. `utility` is right - lambda_usd * USD - lambda_s * seconds (docs/method.md, section
+    1; ours)."""
 
     run_id: str
     problem_id: str

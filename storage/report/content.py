@@ -1,7 +1,7 @@
 """What a report says, as plain values: everything the page shows is here, and nothing here knows of HTML or of charts.
 
-`evaluation.py` fills it from an evaluation, `ordinary.py` from any other run; `charts.py` draws it and `page.py` writes
-it down. Money is USD, times are seconds, shares are 0..1; None means that it could not be told.
+`evaluation.py` fills it from an evaluation, `run.py` from any other run; `charts.py` draws it and `page.py` writes it
+down. Money is USD, times are seconds, shares are 0..1; None means that it could not be told.
 """
 
 from dataclasses import dataclass

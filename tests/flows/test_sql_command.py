@@ -124,7 +124,7 @@ def test_everything_that_reads_like_a_select_is_allowed(query: str, lake: Path) 
 
 @pytest.fixture
 def r2() -> Any:
-    """Runs `r2 sql ...` or `r2 lake ...` in this process; errors are raised, as flows/cli.py expects them."""
+    """Runs `r2 sql ...` or `r2 lake ...` in this process; errors are raised, as flows/cli/app.py expects them."""
     app = typer.Typer()
     cli_sql.register(app)
     cli_lake.register(app)

@@ -1,8 +1,8 @@
 """Rejection-sampling fine-tuning, the plain alternative to GRPO that it is held against: learn to write the best of
 your own texts.
 
-Ours, as an ablation (METHOD 5): per problem G texts are sampled and executed; the best-rewarded right one becomes a
-supervised row.
+Ours, as an ablation (docs/method.md, section 5): per problem G texts are sampled and executed; the best-rewarded right
+one becomes a supervised row.
 """
 
 from collections.abc import Mapping, Sequence

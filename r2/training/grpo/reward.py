@@ -3,7 +3,7 @@ sight.
 
 `rollout` drives `r2.answering.route.solve`: the calls whose texts were sampled are answered from them, at the policy's
 price and with its token counts, all others by the pool. So the reward charges the router's own calls as answering does.
-Terms (METHOD 5; lambda 0 is the paper's):
+Terms (docs/method.md, section 5; lambda 0 is the paper's):
 
     R = right - lambda * cost_usd / cost_ref + 0.1 * well_formed
 
@@ -110,8 +110,8 @@ def all_read(trajectory: Trajectory) -> bool:
 
 
 async def reference_cost_usd(problem: Problem, router: Router, complete: Complete) -> float | None:
-    """USD of the problem on the largest model alone, thinking step by step (METHOD: cost_ref); None where the pool
-    failed."""
+    """USD of the problem on the largest model alone, thinking step by step (`cost_ref` in docs/method.md, section 5);
+    None where the pool failed."""
     trajectory = await drive(problem, chain_of_thought(problem, router, router.roster.strongest), complete)
     if not failure(trajectory.outcome.error_type).counts:
         return None

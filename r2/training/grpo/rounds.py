@@ -6,8 +6,8 @@ file, replaced whole.
     <run_dir>/round-00/result.json   what it came to, written last by the round itself
 
 A kill at any moment leaves the last settled round in state.json; the same call goes on with the round after it, which
-finds its own checkpoints. A round's candidate is promoted only after a paired comparison on held-out problems (METHOD
-5); the decision, with its interval, is kept here, in the registry's history and in the lake.
+finds its own checkpoints. A round's candidate is promoted only after a paired comparison on held-out problems
+(docs/method.md, section 5); the decision, with its interval, is kept here, in the registry's history and in the lake.
 """
 
 import os

@@ -29,7 +29,8 @@ class Review(Frozen):
 
 
 class PromptFilter(Frozen):
-    """Which problems are trained on: those whose pilot rollouts can teach (METHOD: dynamic sampling)."""
+    """Which problems are trained on: those whose pilot rollouts can teach (dynamic sampling: docs/method.md, section
+    5)."""
 
     by: Literal["success", "reward", "nothing"] = "reward"
     """`success`: the share of right pilot rollouts lies within `low` and `high`. `reward`: so it does, or the pilot's
@@ -69,7 +70,8 @@ class GrpoSettings(Frozen):
     mode: Mode = "alternating"
     """`alternating` (paper). `joint`: both learn in the same round, each beside the other's version of the round's
     start, and are promoted together or not at all. `rejection`: rejection-sampling fine-tuning instead of GRPO, rounds
-    alternating. `sft_only`: no round, the policies as they are are compared with themselves. The ablations of METHOD 5.
+    alternating. `sft_only`: no round, the policies as they are are compared with themselves. Ablations: docs/method.md,
+    section 5.
     """
     rounds: int = Field(default=2, ge=0)
     first: Role = "allocator"

@@ -229,8 +229,8 @@ def _sample(
 def pilot_of(
     round_: Round, role: Role, prompts: Sequence[TrainingPrompt], plans: Mapping[int, SampledText]
 ) -> dict[str, Any]:
-    """Which problems can teach (METHOD: dynamic sampling): a few rollouts of each, kept by success rate or spread of
-    reward. Written once."""
+    """Which problems can teach (dynamic sampling: docs/method.md, section 5): a few rollouts of each, kept by success
+    rate or spread of reward. Written once."""
     path, rule = round_.folder / role / "pilot.json", round_.settings.filter
     if path.exists():
         return dict(orjson.loads(path.read_bytes()))

@@ -1,10 +1,10 @@
 """Allocator rows shown again with the models in another order and some of them left out. Pure; called by
 tasks/training/training_rows.py.
 
-An allocator that has seen one pool in one order learns letters; one that has seen many orders and part pools must read
-the profiles, and then a changed pool needs a profile and no retraining (METHOD 3, ours: the paper's router degrades
-when its pool changes). A model is left out only where the row's answer does not use it, so the answer stays the
-cheapest right one of those that are shown.
+An allocator that has seen one pool in one order learns letters. One that has seen many orders and parts of pools should
+read the profiles; then a changed pool would need a profile and no new training (docs/method.md, section 3; ours: the
+paper's router degrades when its pool changes). The allocators that ship did not learn it. A model is left out only
+where the row's answer does not use it, so the answer stays the cheapest right one of those that are shown.
 """
 
 import random

@@ -48,7 +48,8 @@ class SftSettings(Frozen):
     prompts as labelled."""
     augment: int = Field(default=4, ge=0)
     """Views of each allocator row: as labelled, then with the models in other orders and some unused ones left out, so
-    that the allocator learns to read profiles (r2/training/sft/augment.py). 0 or 1: as labelled alone."""
+    that the allocator should read profiles and not places (r2/training/sft/augment.py; the shipped ones do not). 0 or
+    1: as labelled alone."""
     seed: int = 0
     split_seed: int = 0
     """Of the split into train and test (r2/problems/split.py); as in the label sets."""
