@@ -1,4 +1,4 @@
-"""Outages, with real servers on loopback: what says nothing about a question is never final, and costs nothing twice."""
+"""Outages, on real servers on loopback: what says nothing about a question is never final, and costs nothing twice."""
 
 import asyncio
 import json

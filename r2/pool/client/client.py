@@ -3,8 +3,8 @@
 A call goes journal -> budget -> gate -> one POST -> ledger -> journal (`attempt.py` has the middle). Calls are sent
 again here and nowhere else. What follows which failure stands in one table, `r2.errors.CALL_FAILURES`:
 
-    retry "counted"      sent again to the same entry, up to 4 attempts, with full jitter between them (AWS, "Exponential
-                         Backoff And Jitter")
+    retry "counted"      sent again to the same entry, up to 4 attempts, with full jitter between them (AWS,
+                         "Exponential Backoff And Jitter")
     retry "uncounted"    sent again when the gate's pause is over, up to the call's deadline
     next_entry           then sent to the next solver of the entry's tier, then of the tiers above, cheapest first
 
