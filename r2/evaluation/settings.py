@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from r2.errors import ConfigError
 from r2.plan import Plan
 from r2.problem import Problem
-from r2.problems import arithmetic, scan, words
+from r2.problems.benchmark import gold_plan_of
 from r2.problems.leakage import normalised
 from r2.problems.split import split_of
 from r2.settings import AnswerSettings, Frozen, Positive, Reasoning
@@ -134,17 +134,8 @@ def gold_steps(problem: Problem) -> int | None:
 
     For published benchmarks the plan is in the row: `band` of its length.
     """
-    try:
-        if problem.benchmark == "scan":
-            return len(scan.gold_plan(problem.question)[0].subtasks)
-        if problem.benchmark == "word_problem":
-            return len(words.gold_plan(problem.question)[0].subtasks)
-        if problem.benchmark == "arithmetic":
-            text = problem.question.removeprefix("What is ").removesuffix("?")
-            return len(arithmetic.gold_plan(arithmetic.parse(text))[0].subtasks)
-    except ValueError:
-        return None
-    return None
+    plan = gold_plan_of(problem)
+    return None if plan is None else len(plan.subtasks)
 
 
 def band(n_steps: int) -> Difficulty:

@@ -3,11 +3,14 @@
 import operator
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
+from r2.problems.checks import no_number, same_number
+from r2.problems.record import Benchmark
+from r2.problems.source import Source
 
 MAX_DIGITS = 40
 """Longer numbers, read or computed, are refused: the text comes from models."""
@@ -101,6 +104,11 @@ def value(expression: Expression) -> int:
     return result
 
 
+def asked_for(question: str) -> Expression:
+    """The expression of a question "What is <expression>?". Raises ValueError for any other text."""
+    return parse(question.removeprefix("What is ").removesuffix("?"))
+
+
 def evaluate(text: str) -> int | None:
     """The value of an expression in text form, None if it is none."""
     try:
@@ -144,6 +152,11 @@ def gold_plan(expression: Expression) -> tuple[Plan, list[str]]:
         ]
         subtasks.append(Subtask(f"Compute {sides[0]} {step.op} {sides[1]}", tuple(needs)))
     return Plan(tuple(subtasks)), [str(value(step)) for step in steps]
+
+
+def is_correct(problem: Problem, answer: str) -> bool:
+    """The last number of the answer is the target's."""
+    return same_number(answer, problem.target or "")
 
 
 def worked(operation: Operation) -> str:
@@ -228,3 +241,20 @@ def _random_expression(chance: random.Random, n_operations: int, max_number: int
     left = _random_expression(chance, n_left, max_number)
     right = _random_expression(chance, n_operations - 1 - n_left, max_number)
     return Operation(chance.choice("++--*"), left, right)
+
+
+def _from_source(source: Source, n: int, seed: int) -> Iterator[Problem]:
+    known = ("min_operations", "max_operations", "max_number")
+    source.only("seed", *known)
+    options = {name: source.number(name, 0) for name in known if name in source.options}
+    return iter(generate(n, source.number("seed", seed), **options))
+
+
+BENCHMARK = Benchmark(
+    name="arithmetic",
+    is_correct=is_correct,
+    malformed=no_number,
+    answer_tokens=24,
+    generate=_from_source,
+    gold_plan=lambda question: gold_plan(asked_for(question)),
+)

@@ -1,62 +1,75 @@
-"""What a benchmark brings to answering: its wording, its check, and what a well-formed result looks like.
+"""The benchmarks, one line each, and judging by them. A new one is a module with its record (r2/problems/record.py) and
+a line here.
 
 Problems name their benchmark by a string; `benchmark_of` finds it. An unknown or empty name gets the default: no
 wording, and the check that fits the target (choice letter, number or text).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache
 
+from r2.plan import Plan
+from r2.plugins import BENCHMARKS, plugin_names, with_plugins
 from r2.problem import Problem
-from r2.problems import competition_math, csqa, gsm8k, musique, p3, reasoning_tasks, scan, strategyqa
-from r2.problems.checks import default_check, is_refusal, last_number
-
-
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """`is_correct(problem, answer)` is its check, None for the default one; `malformed(text)` names what is wrong with
-    a result's form, or None; `answer_tokens` bounds a direct result; `wording` goes before every solver's instruction,
-    `plan_example` (a question with its plan) into the teacher's prompt."""
-
-    name: str
-    is_correct: Callable[[Problem, str], bool] | None = None
-    malformed: Callable[[str], str | None] = lambda text: None
-    wording: str = ""
-    plan_example: str = ""
-    answer_tokens: int = 64
-
-
-def _no_number(text: str) -> str | None:
-    return None if last_number(text) is not None else "no_number"
-
-
-def _not_actions(text: str) -> str | None:
-    words = text.split()
-    return None if words and all(word.startswith("I_") for word in words) else "not_actions"
-
-
-_ALL = (
-    Benchmark(""),
-    Benchmark("arithmetic", gsm8k.is_correct, _no_number, answer_tokens=24),
-    Benchmark("word_problem", gsm8k.is_correct, _no_number, answer_tokens=24),
-    Benchmark("gsm8k", gsm8k.is_correct, _no_number, wording=gsm8k.WORDING, answer_tokens=24),
-    Benchmark(
-        "scan", scan.is_correct, _not_actions, wording=scan.WORDING, plan_example=scan.PLAN_EXAMPLE, answer_tokens=288
-    ),
-    Benchmark("csqa", csqa.is_correct, wording=csqa.WORDING, answer_tokens=24),
-    Benchmark("musique", musique.is_correct, wording=musique.WORDING, answer_tokens=48),
-    Benchmark("strategyqa", strategyqa.is_correct, wording=strategyqa.WORDING, answer_tokens=48),
-    Benchmark("math", competition_math.is_correct, wording=competition_math.WORDING, answer_tokens=96),
-    Benchmark("champ", competition_math.is_correct, wording=competition_math.WORDING, answer_tokens=96),
-    Benchmark("p3", p3.is_correct, wording=p3.WORDING, answer_tokens=256),
-    Benchmark("rg", reasoning_tasks.is_correct, answer_tokens=256),
+from r2.problems import (
+    arithmetic,
+    competition_math,
+    csqa,
+    gsm8k,
+    musique,
+    p3,
+    reasoning_tasks,
+    scan,
+    strategyqa,
+    words,
 )
-BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
+from r2.problems.checks import default_check, is_refusal
+from r2.problems.record import Benchmark
+
+_DEFAULT = Benchmark(name="", licence="the user's own")
+_BUILT_IN = (
+    arithmetic.BENCHMARK,
+    words.BENCHMARK,
+    scan.BENCHMARK,
+    gsm8k.BENCHMARK,
+    csqa.BENCHMARK,
+    musique.BENCHMARK,
+    strategyqa.BENCHMARK,
+    competition_math.MATH,
+    competition_math.CHAMP,
+    p3.BENCHMARK,
+    reasoning_tasks.BENCHMARK,
+)
+USERS_FILE = "file"
+"""The source that is a user's own file, and so no benchmark's name."""
+
+
+@cache
+def benchmarks() -> Mapping[str, Benchmark]:
+    """Every benchmark by name, those of other packages included. ConfigError for a package that cannot be used."""
+    return with_plugins(BENCHMARKS, Benchmark, _BUILT_IN, reserved=(USERS_FILE,))
+
+
+def benchmark_names() -> list[str]:
+    """Names for a help text: nothing of another package is imported."""
+    return [*(benchmark.name for benchmark in _BUILT_IN), *plugin_names(BENCHMARKS)]
 
 
 def benchmark_of(problem: Problem) -> Benchmark:
     """The problem's benchmark; the default one for names we do not know (their rows keep the user's name)."""
-    return BENCHMARKS.get(problem.benchmark, BENCHMARKS[""])
+    return benchmarks().get(problem.benchmark, _DEFAULT)
+
+
+def gold_plan_of(problem: Problem) -> Plan | None:
+    """The plan that follows from the problem's question; None where none does.
+
+    The plans of published rows are in the rows (r2/problems/gold.py).
+    """
+    gold_plan = benchmark_of(problem).gold_plan
+    try:
+        return None if gold_plan is None else gold_plan(problem.question)[0]
+    except ValueError:
+        return None
 
 
 def judge(problem: Problem, answer: str) -> bool | None:

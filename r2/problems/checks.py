@@ -42,6 +42,11 @@ def last_number(text: str) -> Decimal | None:
         return None
 
 
+def no_number(text: str) -> str | None:
+    """`no_number` for a text without one: the form of a result that must be a number."""
+    return None if last_number(text) is not None else "no_number"
+
+
 def same_number(answer: str, target: str) -> bool:
     """True if the last numbers of both agree within one part in a million (ours: models round)."""
     a, t = last_number(answer), last_number(target)

@@ -14,11 +14,9 @@ from typing import Any
 from r2.errors import ConfigError
 from r2.problem import Problem
 from r2.problems.checks import same_number, yes_or_no
+from r2.problems.record import Benchmark, HubDataset
 from r2.problems.row import FieldError, Row, id_of, text_of
 
-MATH_LICENCE = "MIT"
-MATH_HUB = ("EleutherAI/hendrycks_math", "algebra", "test")
-CHAMP_LICENCE = "MIT"
 WORDING = "Answer with a number or an expression."
 MAX_CHARACTERS = 200
 CHECKED_KINDS = ("number", "yesno", "expression")
@@ -106,3 +104,17 @@ def _without_space(text: str) -> str:
 
 def _as_latex(text: str) -> str:
     return text if "$" in text else f"${text}$"
+
+
+MATH = Benchmark(
+    name="math",
+    is_correct=is_correct,
+    wording=WORDING,
+    answer_tokens=96,
+    read=math_problem,
+    hub=HubDataset("EleutherAI/hendrycks_math", "algebra", "test"),
+    licence="MIT",
+)
+CHAMP = Benchmark(
+    name="champ", is_correct=is_correct, wording=WORDING, answer_tokens=96, read=champ_problem, licence="MIT"
+)

@@ -3,11 +3,8 @@ text}]}, answerKey}."""
 
 from r2.problem import Problem
 from r2.problems.checks import same_choice
+from r2.problems.record import Benchmark, HubDataset
 from r2.problems.row import FieldError, Row, id_of, text_of
-
-LICENCE = "MIT (code), see the data's own page"
-HUB = ("tau/commonsense_qa", "default", "validation")
-WORDING = "Answer with the letter of the best choice."
 
 
 def problem(row: Row, index: int) -> Problem:
@@ -37,3 +34,14 @@ def _choices(value: object) -> dict[str, str]:
     if isinstance(value, dict) and value:
         return {str(label): str(text) for label, text in value.items()}
     raise FieldError("choices", "choices with label and text", value)
+
+
+BENCHMARK = Benchmark(
+    name="csqa",
+    is_correct=is_correct,
+    wording="Answer with the letter of the best choice.",
+    answer_tokens=24,
+    read=problem,
+    hub=HubDataset("tau/commonsense_qa", "default", "validation"),
+    licence="MIT (code), see the data's own page",
+)

@@ -2,12 +2,9 @@
 #### 18"}."""
 
 from r2.problem import Problem
-from r2.problems.checks import last_number, same_number
+from r2.problems.checks import last_number, no_number, same_number
+from r2.problems.record import Benchmark, HubDataset
 from r2.problems.row import FieldError, Row, id_of, text_of
-
-LICENCE = "MIT"
-HUB = ("openai/gsm8k", "main", "test")
-WORDING = "Answer with a number, without units."
 
 
 def problem(row: Row, index: int) -> Problem:
@@ -22,3 +19,16 @@ def problem(row: Row, index: int) -> Problem:
 def is_correct(problem: Problem, answer: str) -> bool:
     """The last number of the answer is the target's."""
     return same_number(answer, problem.target or "")
+
+
+BENCHMARK = Benchmark(
+    name="gsm8k",
+    is_correct=is_correct,
+    malformed=no_number,
+    wording="Answer with a number, without units.",
+    answer_tokens=24,
+    read=problem,
+    hub=HubDataset("openai/gsm8k", "main", "test"),
+    licence="MIT",
+    has_gold_rows=True,
+)

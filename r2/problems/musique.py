@@ -3,11 +3,9 @@ answer_aliases, paragraphs: [{title, paragraph_text, is_supporting}], question_d
 
 from r2.problem import Problem
 from r2.problems.checks import exact_match, token_f1
+from r2.problems.record import Benchmark, HubDataset
 from r2.problems.row import FieldError, Row, id_of, list_of, text_of
 
-LICENCE = "CC BY 4.0"
-HUB = ("dgslibisey/MuSiQue", "default", "validation")
-WORDING = "Answer with as few words as possible."
 MAX_CONTEXT_CHARACTERS = 12_000
 """Twenty paragraphs fit; more is cut at a paragraph."""
 
@@ -52,3 +50,15 @@ def _context(row: Row) -> str:
             break
         lines.append(line)
     return " ".join(lines)
+
+
+BENCHMARK = Benchmark(
+    name="musique",
+    is_correct=is_correct,
+    wording="Answer with as few words as possible.",
+    answer_tokens=48,
+    read=problem,
+    hub=HubDataset("dgslibisey/MuSiQue", "default", "validation"),
+    licence="CC BY 4.0",
+    has_gold_rows=True,
+)

@@ -5,10 +5,10 @@ Published: one JSON list of {name, sat, sol_header, sol_bodies, ...}.
 """
 
 from r2.problem import Problem
+from r2.problems.record import Benchmark
 from r2.problems.row import Row, id_of, list_of, text_of
 from r2.problems.sandbox import solves
 
-LICENCE = "MIT"
 WORDING = (
     "The puzzle is a Python function sat. Find a value for its first argument on which it returns True. "
     "Answer with that value as one Python expression on one line."
@@ -27,3 +27,6 @@ def problem(row: Row, index: int) -> Problem:
 def is_correct(problem: Problem, answer: str) -> bool:
     """`sat` of the puzzle is True on what the answer is worth, in the sandbox."""
     return solves(problem.question, answer.strip().strip("`"))
+
+
+BENCHMARK = Benchmark(name="p3", is_correct=is_correct, wording=WORDING, answer_tokens=256, read=problem, licence="MIT")

@@ -12,9 +12,9 @@ from typing import Any
 
 from r2.errors import ConfigError
 from r2.problem import Problem
+from r2.problems.record import Benchmark
 from r2.problems.source import Source, parse_source
 
-LICENCE = "Apache-2.0 (generator)"
 ENOUGH = 0.99
 """Score from which on an answer is right; the library gives partial credit below."""
 SIZE = 1_000_000
@@ -74,3 +74,13 @@ def _value(text: str) -> object:
         except ValueError:
             continue
     return {"true": True, "false": False}.get(text.lower(), text)
+
+
+BENCHMARK = Benchmark(
+    name="rg",
+    is_correct=is_correct,
+    answer_tokens=256,
+    generate=generate,
+    place="TASK",
+    licence="Apache-2.0 (generator)",
+)

@@ -11,16 +11,19 @@ verb.
 
 import itertools
 import random
+import re
+from collections.abc import Iterator
 
 from r2.errors import ConfigError
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
+from r2.problems.record import Benchmark
 from r2.problems.row import FieldError, Row, id_of, text_of
+from r2.problems.source import Source
 
 ACTION = {"walk": "I_WALK", "look": "I_LOOK", "run": "I_RUN", "jump": "I_JUMP", "turn": ""}
 TURN = {"left": "I_TURN_LEFT", "right": "I_TURN_RIGHT"}
 TIMES = {"twice": 2, "thrice": 3}
-LICENCE = "BSD"
 WORDING = """Translate the command into actions. Actions: I_WALK I_LOOK I_RUN I_JUMP I_TURN_LEFT I_TURN_RIGHT.
 'jump left' is I_TURN_LEFT I_JUMP
 'turn left' is I_TURN_LEFT
@@ -174,3 +177,35 @@ def _verb(words: list[str]) -> list[str]:
     if words[1] == "around":
         return [*turn, *act] * 4
     raise ValueError(f"not a SCAN phrase: {' '.join(words)!r}")
+
+
+def _not_actions(text: str) -> str | None:
+    words = text.split()
+    return None if words and all(word.startswith("I_") for word in words) else "not_actions"
+
+
+def _from_source(source: Source, n: int, seed: int) -> Iterator[Problem]:
+    source.only("split", "seed")
+    return iter(generate(n, source.number("seed", seed), source.options.get("split", "simple")))
+
+
+def _row_of_line(line: str) -> Row:
+    match = re.fullmatch(r"IN: (.+) OUT: (.*)", line)
+    if match is None:
+        raise ValueError(f"expected 'IN: command OUT: actions', got {line[:60]!r}")
+    return {"question": match[1], "answer": match[2]}
+
+
+BENCHMARK = Benchmark(
+    name="scan",
+    is_correct=is_correct,
+    malformed=_not_actions,
+    wording=WORDING,
+    plan_example=PLAN_EXAMPLE,
+    answer_tokens=288,
+    generate=_from_source,
+    read=problem,
+    read_line=_row_of_line,
+    licence="BSD",
+    gold_plan=gold_plan,
+)

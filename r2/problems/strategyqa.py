@@ -3,11 +3,8 @@ question, answer: bool}."""
 
 from r2.problem import Problem
 from r2.problems.checks import yes_or_no
+from r2.problems.record import Benchmark, HubDataset
 from r2.problems.row import FieldError, Row, id_of, text_of
-
-LICENCE = "MIT"
-HUB = ("ChilleD/StrategyQA", "default", "test")
-WORDING = "Answer yes or no."
 
 
 def problem(row: Row, index: int) -> Problem:
@@ -22,3 +19,15 @@ def problem(row: Row, index: int) -> Problem:
 def is_correct(problem: Problem, answer: str) -> bool:
     """The answer begins with the right one of yes and no (or true and false)."""
     return yes_or_no(answer) == problem.target
+
+
+BENCHMARK = Benchmark(
+    name="strategyqa",
+    is_correct=is_correct,
+    wording="Answer yes or no.",
+    answer_tokens=48,
+    read=problem,
+    hub=HubDataset("ChilleD/StrategyQA", "default", "test"),
+    licence="MIT",
+    has_gold_rows=True,
+)

@@ -6,11 +6,15 @@ the simulated models (r2/pool/simulated/mind.py) understand one.
 
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from r2.plan import Plan
 from r2.problem import Problem
 from r2.problems import arithmetic
+from r2.problems.checks import no_number
+from r2.problems.record import Benchmark
+from r2.problems.source import Source
 
 _NAMES = ("Ann", "Ben", "Cleo", "Dev", "Ema", "Finn", "Gita", "Hugo")
 _THINGS = ("pens", "apples", "cards", "coins", "shells", "stamps", "books", "marbles")
@@ -83,3 +87,18 @@ def _pattern(template: Template) -> re.Pattern[str]:
 
 
 _PATTERNS = tuple((template, _pattern(template)) for template in TEMPLATES)
+
+
+def _from_source(source: Source, n: int, seed: int) -> Iterator[Problem]:
+    source.only("seed")
+    return iter(generate(n, source.number("seed", seed)))
+
+
+BENCHMARK = Benchmark(
+    name="word_problem",
+    is_correct=arithmetic.is_correct,
+    malformed=no_number,
+    answer_tokens=24,
+    generate=_from_source,
+    gold_plan=gold_plan,
+)

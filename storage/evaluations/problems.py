@@ -20,10 +20,9 @@ from r2.errors import ConfigError
 from r2.evaluation.settings import Difficulty, EvaluateSettings, band, band_of, gold_steps, held_out, split
 from r2.pool.file.recording import recorded_evaluation
 from r2.problem import Problem
+from r2.problems.benchmark import benchmarks
 from r2.problems.source import Source, parse_source
-from storage.sources.problem_files import LOADED, gold_plans_of, problems_of, row_of
-
-_HAVE_GOLD_ROWS = ("musique", "gsm8k", "strategyqa")
+from storage.sources.problem_files import gold_plans_of, problems_of, row_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def evaluated_problems(settings: EvaluateSettings) -> EvaluatedProblems:
             return _from_json(recorded["problems"])
     if not settings.problems:
         raise ConfigError(
-            "--problems: name at least one source (scan, arithmetic, word_problem, gsm8k, file:PATH, ...)."
+            f"--problems: name at least one source: {', '.join(b.source for b in benchmarks().values())}, file:PATH."
         )
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     found: list[Problem] = []
@@ -114,7 +113,8 @@ def _limited(problems: Iterator[Problem], limit: int | None) -> Iterator[Problem
 
 def _bands_of_rows(source: Source, settings: EvaluateSettings, data_dir: Path | None) -> dict[str, Difficulty]:
     """Difficulty of published problems whose rows have a decomposition; {} for other sources."""
-    if source.name not in LOADED or source.name not in _HAVE_GOLD_ROWS:
+    benchmark = benchmarks().get(source.name)
+    if benchmark is None or not benchmark.has_gold_rows:
         return {}
     return {p.problem_id: band_of(plan) for p, plan in gold_plans_of(source, None, settings.seed, data_dir)}
 

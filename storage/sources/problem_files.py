@@ -8,7 +8,6 @@ that the same source gives the same run.
 import hashlib
 import itertools
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,114 +17,54 @@ import orjson
 from r2.errors import ConfigError, InputFileError
 from r2.plan import Plan
 from r2.problem import Problem
-from r2.problems import (
-    arithmetic,
-    competition_math,
-    csqa,
-    gsm8k,
-    musique,
-    p3,
-    reasoning_tasks,
-    scan,
-    strategyqa,
-    words,
-)
+from r2.problems.benchmark import USERS_FILE, benchmarks, gold_plan_of
 from r2.problems.gold import gold_plan
+from r2.problems.record import Benchmark
 from r2.problems.row import FieldError, Row
 from r2.problems.source import Source, parse_source
 from r2.settings import Columns
 from storage.sources.questions import check_readable, raw_rows, read_questions
 
-LOADED: dict[str, Callable[[Row, int], Problem | None]] = {
-    "scan": scan.problem,
-    "gsm8k": gsm8k.problem,
-    "csqa": csqa.problem,
-    "musique": musique.problem,
-    "strategyqa": strategyqa.problem,
-    "math": competition_math.math_problem,
-    "champ": competition_math.champ_problem,
-    "p3": p3.problem,
-}
-"""Benchmark -> how a row of its published files becomes a problem; None for rows that no check can judge."""
-HUBS: dict[str, tuple[str, str, str]] = {
-    "gsm8k": gsm8k.HUB,
-    "csqa": csqa.HUB,
-    "musique": musique.HUB,
-    "strategyqa": strategyqa.HUB,
-    "math": competition_math.MATH_HUB,
-}
-"""Benchmark -> (data set, configuration, split) on the Hugging Face hub."""
-LICENCES = {
-    "scan": scan.LICENCE,
-    "gsm8k": gsm8k.LICENCE,
-    "csqa": csqa.LICENCE,
-    "musique": musique.LICENCE,
-    "strategyqa": strategyqa.LICENCE,
-    "math": competition_math.MATH_LICENCE,
-    "champ": competition_math.CHAMP_LICENCE,
-    "p3": p3.LICENCE,
-    "rg": reasoning_tasks.LICENCE,
-}
-"""Source -> licence; what is not listed is generated here or the user's own."""
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 DEFAULT_COUNT = 1000
 """Problems of a generated source where no limit is given."""
-
-
-def _scan(source: Source, n: int, seed: int) -> Iterator[Problem]:
-    source.only("split", "seed")
-    return iter(scan.generate(n, source.number("seed", seed), source.options.get("split", "simple")))
-
-
-def _arithmetic(source: Source, n: int, seed: int) -> Iterator[Problem]:
-    known = ("min_operations", "max_operations", "max_number")
-    source.only("seed", *known)
-    options = {name: source.number(name, 0) for name in known if name in source.options}
-    return iter(arithmetic.generate(n, source.number("seed", seed), **options))
-
-
-def _words(source: Source, n: int, seed: int) -> Iterator[Problem]:
-    source.only("seed")
-    return iter(words.generate(n, source.number("seed", seed)))
-
-
-GENERATED: dict[str, Callable[[Source, int, int], Iterator[Problem]]] = {
-    "scan": _scan,
-    "arithmetic": _arithmetic,
-    "word_problem": _words,
-}
 
 
 def problems_of(source: Source, limit: int | None, seed: int, data_dir: Path | None = None) -> Iterator[Problem]:
     """The source's problems, at most `limit`. ConfigError for a source that does not exist, InputFileError, with file,
     line and field, for a file that is not in its published format.
     """
-    if source.name in GENERATED and not source.place:
-        return GENERATED[source.name](source, limit or DEFAULT_COUNT, seed)
-    if source.name == "file":
+    if source.name == USERS_FILE:
         return _users_own(source, limit)
-    if source.name == "rg":
-        return reasoning_tasks.generate(source, limit or DEFAULT_COUNT, seed)
-    if source.name not in LOADED:
-        known = ", ".join([*GENERATED, *LOADED, "rg:TASK", "file:PATH"])
-        raise ConfigError(f"--problems {source}: no such benchmark. Known: {known}.")
+    benchmark = _benchmark(source)
+    if benchmark.generate is not None and (benchmark.place or not source.place):
+        n_problems = limit or DEFAULT_COUNT
+        return itertools.islice(benchmark.generate(source, n_problems, seed), n_problems)
     source.only()
-    return itertools.islice((problem for problem, _ in _rows_of(source, data_dir)), limit)
+    return itertools.islice((problem for problem, _ in _rows_of(source, benchmark, data_dir)), limit)
 
 
 def gold_plans_of(
     source: Source, limit: int | None, seed: int, data_dir: Path | None = None
 ) -> Iterator[tuple[Problem, Plan]]:
     """Problems that have a gold decomposition, with it. Errors as `problems_of`."""
-    if source.name == "scan":
+    benchmark = _benchmark(source)
+    if benchmark.gold_plan is not None:
         problems = problems_of(source, limit, seed, data_dir)
-        return ((problem, scan.gold_plan(problem.question)[0]) for problem in problems)
-    if source.name not in LOADED:
-        raise ConfigError(
-            f"--problems {source}: no gold plans. They are known for scan, musique, gsm8k (socratic), strategyqa."
-        )
-    rows = ((problem, gold) for problem, row in _rows_of(source, data_dir) if (gold := gold_plan(row)) is not None)
-    return itertools.islice(rows, limit)
+        return ((problem, plan) for problem in problems if (plan := gold_plan_of(problem)) is not None)
+    if benchmark.read is None:
+        known = [b.name for b in benchmarks().values() if b.gold_plan is not None or b.has_gold_rows]
+        raise ConfigError(f"--problems {source}: no gold plans. They are known for {', '.join(known)}.")
+    rows = _rows_of(source, benchmark, data_dir)
+    return itertools.islice(((problem, gold) for problem, row in rows if (gold := gold_plan(row)) is not None), limit)
+
+
+def _benchmark(source: Source) -> Benchmark:
+    """ConfigError for a source that is no benchmark."""
+    if source.name not in benchmarks():
+        known = ", ".join([*(benchmark.source for benchmark in benchmarks().values()), "file:PATH"])
+        raise ConfigError(f"--problems {source}: no such benchmark. Known: {known}.")
+    return benchmarks()[source.name]
 
 
 def _users_own(source: Source, limit: int | None) -> Iterator[Problem]:
@@ -140,15 +79,19 @@ def _users_own(source: Source, limit: int | None) -> Iterator[Problem]:
         yield row
 
 
-def _rows_of(source: Source, data_dir: Path | None) -> Iterator[tuple[Problem, Row]]:
+def _rows_of(source: Source, benchmark: Benchmark, data_dir: Path | None) -> Iterator[tuple[Problem, Row]]:
     """Problems of a benchmark file with the rows they came from."""
-    to_problem = LOADED[source.name]
+    if benchmark.read is None:
+        raise ConfigError(
+            f"--problems {source}: {benchmark.name} has no files. Write {benchmark.source}, or for a file of your own "
+            f"file:PATH?check={benchmark.name}."
+        )
     path = benchmark_file(source, data_dir)
-    rows = read_rows(path) if path is not None else _from_hub(source)
+    rows = read_rows(path, benchmark.read_line) if path is not None else _from_hub(source, benchmark)
     index = 0
     for line, row in rows:
         try:
-            problem = to_problem(row, index)
+            problem = benchmark.read(row, index)
         except FieldError as error:
             raise InputFileError(
                 f"{path or source}, line {line}, {error}. Is it a file of {source.name} in its published format?"
@@ -181,18 +124,22 @@ def benchmark_file(source: Source, data_dir: Path | None) -> Path | None:
     return found[0]
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) of a benchmark file: .jsonl, .parquet, .csv, a .json list or object of objects (line: place in it),
-    SCAN's .txt."""
+def read_rows(path: Path, read_line: Callable[[str], Row] | None = None) -> Iterator[tuple[int, Row]]:
+    """(line, row) of a benchmark file: .jsonl, .parquet, .csv, a .json list or object of objects (line: place in it), or
+    .txt, where the benchmark says how a line is read."""
     if path.suffix == ".json":
         yield from _whole_json(path)
         return
     if path.suffix == ".txt":
+        if read_line is None:
+            raise InputFileError(
+                f"{path}: this benchmark is not published as .txt. Give .jsonl, .json, .csv or .parquet."
+            )
         for line, raw in enumerate(path.read_text("utf-8").splitlines(), start=1):
-            match = re.fullmatch(r"IN: (.+) OUT: (.*)", raw.strip())
-            if match is None:
-                raise InputFileError(f"{path}, line {line}: expected 'IN: command OUT: actions', got {raw[:60]!r}.")
-            yield line, {"question": match[1], "answer": match[2]}
+            try:
+                yield line, read_line(raw.strip())
+            except ValueError as error:
+                raise InputFileError(f"{path}, line {line}: {error}.") from None
         return
     for line, row in raw_rows(path):
         if not isinstance(row, dict):
@@ -215,9 +162,9 @@ def _whole_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield place, row
 
 
-def _from_hub(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+def _from_hub(source: Source, benchmark: Benchmark) -> Iterator[tuple[int, Row]]:
     """Rows of the benchmark's data set on the Hugging Face hub."""
-    hub = HUBS.get(source.name)
+    hub = benchmark.hub
     if hub is None:
         raise ConfigError(
             f"--problems {source}: no file named and none on the hub. Name a file, {source.name}:FILE, or a folder "
@@ -232,10 +179,10 @@ def _from_hub(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
             "pip install datasets."
         ) from error
     try:
-        data = load_dataset(hub[0], hub[1], split=hub[2])
+        data = load_dataset(hub.dataset, hub.configuration, split=hub.split)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"--problems {source}: {hub[0]} cannot be had from the hub: {error}. Name a file: {source.name}:FILE."
+            f"--problems {source}: {hub.dataset} cannot be had from the hub: {error}. Name a file: {source.name}:FILE."
         ) from error
     yield from enumerate(map(dict, data), start=1)
 
@@ -244,7 +191,7 @@ def question_file(text: str, limit: int | None, seed: int, data_dir: Path | None
     """(file of the source's problems, default benchmark of its rows). A `file:` source is the user's own file,
     untouched."""
     source = parse_source(text)
-    if source.name == "file":
+    if source.name == USERS_FILE:
         source.only("check")
         return Path(source.place), source.options.get("check", "")
     folder = lake / "_problems"
@@ -263,8 +210,8 @@ def question_file(text: str, limit: int | None, seed: int, data_dir: Path | None
 
 def licence_of(text: str) -> str:
     """Terms of a source's problems, for a dataset card."""
-    name = parse_source(text).name
-    return LICENCES.get(name, "the user's own" if name == "file" else "generated here")
+    source = parse_source(text)
+    return "the user's own" if source.name == USERS_FILE else _benchmark(source).licence
 
 
 def row_of(problem: Problem) -> dict[str, object]:

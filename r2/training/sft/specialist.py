@@ -149,7 +149,7 @@ def _scan_steps(problem: Problem) -> list[SolvedSubtask]:
 
 def _arithmetic_steps(problem: Problem) -> list[SolvedSubtask]:
     """Each operation with its working. A small model cannot multiply at once, but digit by digit it can."""
-    expression = arithmetic.parse(problem.question.removeprefix("What is ").removesuffix("?"))
+    expression = arithmetic.asked_for(problem.question)
     return [
         replace(
             solved,
