@@ -170,11 +170,12 @@ async def _evaluate(session: _Session) -> list[EvaluatedRow]:
     constants = constants_of(settings, roster, weights)
     variants = variants_of(settings, roster, pool.router.decomposer, pool.router.allocator)
     for variant in [*constants, *variants]:
-        if variant.kind != "query_router":  # its file is fitted here
+        if not variant.method.uses_query_router:  # its file is fitted here
             make_router(
                 pool, settings.answering("", variant.reasoning)
             )  # a wrong setting is said before anybody is asked
-    asked = {card.name: own_mode(settings, card) for card in roster.solvers} if _has(variants, "query_router") else {}
+    is_fitted = any(variant.method.uses_query_router for variant in variants)
+    asked = {card.name: own_mode(settings, card) for card in roster.solvers} if is_fitted else {}
     first = {variant.name: variant for variant in [*constants, *asked.values()]}
     points = dict(zip(first, await session.on_dev([(v, None, v.reasoning) for v in first.values()]), strict=True))
     session.line = [point for v in constants if (point := points[v.name]) is not None]
@@ -184,9 +185,9 @@ async def _evaluate(session: _Session) -> list[EvaluatedRow]:
         session.fitted_on = [point.run_id for point in of_model.values() if point is not None]
         fitted = fit_router(session.planned, of_model, session.dev_outcomes) if of_model else None
         async with asyncio.TaskGroup() as group:
-            tuning = [group.create_task(_tuned(session, v, fitted)) for v in variants if v.kind != "random"]
+            tuning = [group.create_task(_tuned(session, v, fitted)) for v in variants if not v.method.matches_judged]
         tuned = [task.result() for task in tuning]
-        drawn = [_random(session, variant, tuned) for variant in variants if variant.kind == "random"]
+        drawn = [_matched(session, variant, tuned) for variant in variants if variant.method.matches_judged]
         placed = {row.variant.name: row for row in [*tuned, *drawn]}
         rows += [placed[variant.name] for variant in variants]
     else:
@@ -194,16 +195,12 @@ async def _evaluate(session: _Session) -> list[EvaluatedRow]:
     return await _on_test(session, rows, {variant.name for variant in constants})
 
 
-def _has(variants: Sequence[Variant], kind: str) -> bool:
-    return any(variant.kind == kind for variant in variants)
-
-
 async def _tuned(session: _Session, variant: Variant, fitted: FittedRouter | None) -> _Row:
     """The row at the operating point that dev problems choose; a variant without a knob as it is."""
     if not variant.knob:
         return _Row(variant, variant.reasoning)
     fixed: dict[str, object] = {}
-    if variant.kind == "query_router":
+    if variant.method.uses_query_router:
         if fitted is None:
             return _Row(variant, None)
         fixed = {"query_router": str(fitted.path)}
@@ -221,10 +218,10 @@ async def _tuned(session: _Session, variant: Variant, fitted: FittedRouter | Non
     return _Row(variant, variant.at(chosen.value, **fixed), chosen.value, chosen.rule, tuple(tried))
 
 
-def _random(session: _Session, variant: Variant, tuned: Sequence[_Row]) -> _Row:
+def _matched(session: _Session, variant: Variant, tuned: Sequence[_Row]) -> _Row:
     """Random at matched cost: models drawn for the subtasks of the judged router's plans, in the shares it used them on
-    dev problems. Without a router of method r2: every solver alike, for the whole question."""
-    judged = [row for row in tuned if row.variant.kind == "r2"]
+    dev problems. Without a judged method that was tried on them: every solver alike, for the whole question."""
+    judged = [row for row in tuned if row.variant.method.family == "ours" and row.variant.knob]
     named = [row for row in judged if row.variant.name == session.settings.subject] or judged[-1:]
     if not named:
         return _Row(variant, variant.reasoning)

@@ -54,11 +54,10 @@ class Labelling(Frozen):
 class Reasoning(Frozen):
     """How a problem is answered. Part of a run's identity: another value is another run."""
 
-    method: Literal[
-        "r2", "cot", "tot", "decompose_one", "datashunt", "automix", "dot", "query_router", "random", "label"
-    ] = "r2"
+    method: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "r2"
     """`r2`: decompose, allocate, solve. `label`: plans and allocations to train on. The others are what r2 is held
-    against: each is a module of r2/methods/, which says what it does and which of the settings below it reads."""
+    against: each is a module of r2/methods/, or of another package (r2/plugins.py), which says what it does and which
+    of the settings below it reads. A name that nobody has is refused by whoever makes the router."""
     model: str | None = None
     """The one model of `cot`, `tot` and `decompose_one`; None: the strongest of the pool."""
     decomposer: str | None = None

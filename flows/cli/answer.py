@@ -9,6 +9,8 @@ import typer
 from flows.cli.console import figures, print_calls, results, say
 from flows.cli.left_over import what_is_deferred
 from r2.errors import ConfigError
+from r2.methods import described, method_named
+from r2.problems.benchmark import benchmark_names
 from r2.settings import AnswerSettings, load_settings
 
 
@@ -28,11 +30,7 @@ def answer(
     lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
     method: Annotated[
         str | None,
-        typer.Option(
-            help="r2 (decompose, allocate, solve), or a baseline: cot, tot, decompose_one (one model); datashunt, "
-            "automix, dot (small "
-            "model first); query_router, random. [default: r2]"
-        ),
+        typer.Option(help=f"{described()}. [default: r2]"),
     ] = None,
     model: Annotated[
         str | None,
@@ -95,12 +93,7 @@ def answer(
     seed: Annotated[int | None, typer.Option(help="Seed of the sample and of the models.")] = None,
     benchmark: Annotated[
         str | None,
-        typer.Option(
-            help=(
-                "Check of rows that name none: arithmetic, word_problem, scan, gsm8k, csqa, musique, strategyqa, "
-                "math, champ, p3, rg."
-            )
-        ),
+        typer.Option(help=f"Check of rows that name none: {', '.join(benchmark_names())}."),
     ] = None,
     id_column: Annotated[str | None, typer.Option(help="Column that holds the id.")] = None,
     question_column: Annotated[str | None, typer.Option(help="Column that holds the question.")] = None,
@@ -171,10 +164,13 @@ def answer(
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.answer_questions import answer_questions
     from flows.support.embedded_api import embedded_api
+    from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
     from storage.sources.questions import check_readable
 
-    load_pool(settings.pool).check_keys()
+    loaded = load_pool(settings.pool)
+    loaded.check_keys()
+    make_router(loaded, settings)
     check_readable(Path(settings.input))
     with embedded_api():
         result = asyncio.run(answer_questions(settings))
@@ -240,7 +236,7 @@ def _print_result(result: Any) -> int:
 
 
 def _print_estimate(settings: AnswerSettings) -> None:
-    from r2.methods.estimate import ASSUMED, estimate_calls
+    from r2.methods.estimate import estimate_calls
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
@@ -263,5 +259,5 @@ def _print_estimate(settings: AnswerSettings) -> None:
     n_shards = -(-(n_questions + n_bad) // settings.shard_size)
     print(f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {n_shards} shards")
     print_calls(pool, calls)
-    if assumed := ASSUMED.get(settings.reasoning.method):
+    if assumed := method_named(settings.reasoning.method).assumes:
         print(f"Assumed: {assumed}. --max-cost-usd sets a hard cap.")

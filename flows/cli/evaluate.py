@@ -12,6 +12,8 @@ from rich.table import Table
 from flows.cli.console import results, say
 from flows.cli.rescore import rescore
 from r2.errors import ConfigError
+from r2.methods import described
+from r2.problems.benchmark import benchmark_names
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.comparison import Comparison, Estimate
@@ -32,7 +34,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     problems: Annotated[
         list[str] | None,
-        typer.Option(help="scan, arithmetic, word_problem, gsm8k, rg:chain_sum, file:PATH?check=NAME, ... Repeatable."),
+        typer.Option(help=f"{', '.join(benchmark_names())}, or file:PATH?check=NAME. Repeatable."),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Problems per source.")] = None,
     pool: Annotated[
@@ -42,9 +44,8 @@ def evaluate(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: direct, cot (a row per solver), cot:MODEL, tot, decompose_one, datashunt, "
-            "automix, dot, query_router, "
-            "random, r2. [default: all]"
+            help="Comma-separated: direct (a row per solver, asked as its prompt mode says), or "
+            f"{described()}; cot:MODEL, direct:MODEL. [default: all that are compared by default]"
         ),
     ] = None,
     router: Annotated[

@@ -111,7 +111,7 @@ def _print_estimate(settings: Any) -> None:
     from collections import Counter
 
     from r2.ledger import cost_usd, worst_case_usage
-    from r2.methods.estimate import SUBTASKS_PER_QUESTION
+    from r2.methods.expected import SUBTASKS_PER_QUESTION
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
     from r2.problems.split import split_of

@@ -95,7 +95,8 @@ def label(
 
 def _print_estimate(settings: LabelSettings) -> None:
     from flows.cli.console import print_calls
-    from r2.methods.estimate import estimate_labelling
+    from r2.methods import method_named
+    from r2.methods.estimate import estimate_calls
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
@@ -111,11 +112,8 @@ def _print_estimate(settings: LabelSettings) -> None:
     n_bytes = sum(len((row.question + row.context).encode()) for row in rows)
     prices = {name: card.price for name, card in router.roster.by_name.items()}
     print(f"{len(rows)} problems of {settings.problems}")
-    print_calls(pool, estimate_labelling(router, prices, len(rows), n_bytes))
-    print(
-        "Assumed: half of the teacher's plans are distinct, and six allocations are tried. --max-cost-usd sets a "
-        "hard cap."
-    )
+    print_calls(pool, estimate_calls(router, prices, len(rows), n_bytes))
+    print(f"Assumed: {method_named(answering.reasoning.method).assumes}. --max-cost-usd sets a hard cap.")
 
 
 def _print_result(result: Any) -> int:

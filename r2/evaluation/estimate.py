@@ -22,12 +22,11 @@ def estimate_evaluation(
     roster = router.roster
     constants = constants_of(settings, roster, weights)
     variants = variants_of(settings, roster, router.decomposer, router.allocator)
-    extra = (
-        [own_mode(settings, card) for card in roster.solvers] if any(v.kind == "query_router" for v in variants) else []
-    )
+    is_fitted = any(variant.method.uses_query_router for variant in variants)
+    extra = [own_mode(settings, card) for card in roster.solvers] if is_fitted else []
     rows = [(v, 1, settings.seeds) for v in constants]
     rows += [(v, 1, 0) for v in extra if v.name not in {c.name for c in constants}]
-    rows += [(v, 0 if v.kind == "query_router" else len(v.values), settings.seeds) for v in variants]
+    rows += [(v, 0 if v.method.uses_query_router else len(v.values), settings.seeds) for v in variants]
     totals: dict[tuple[str, str], CallEstimate] = {}
     for variant, n_dev, n_test in rows:
         for side, n_runs in ((dev, n_dev), (test, n_test)):

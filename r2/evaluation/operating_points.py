@@ -11,30 +11,10 @@ from typing import Literal
 
 from r2.errors import ConfigError
 from r2.evaluation.settings import EvaluateSettings, parse_router
+from r2.methods import DIRECT, ORACLE, cot, method_named, methods, random_model, route
+from r2.methods.record import Method
 from r2.roster import ModelCard, Roster
 from r2.settings import Reasoning
-
-KNOBS: Mapping[str, tuple[str, tuple[float, ...]]] = {
-    "datashunt": ("threshold", (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)),
-    "automix": ("threshold", (0.0, 0.25, 0.5, 0.75, 1.0)),
-    "dot": ("threshold", (0.0, 0.5, 0.8, 0.95, 1.0)),
-    "query_router": ("threshold", (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)),
-}
-"""Method -> the field of `Reasoning` that sets its operating point, and the values tried on dev problems (r2's:
-`EvaluateSettings.b`)."""
-METHODS_BY_NAME = (
-    "cot",
-    "direct",
-    "tot",
-    "decompose_one",
-    "datashunt",
-    "automix",
-    "dot",
-    "query_router",
-    "random",
-    "oracle",
-    "r2",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +24,7 @@ class Variant:
 
     name: str
     kind: str
-    """cot, direct, tot, ..., r2: what it is compared as."""
+    """What it is compared as: a method's name, or `direct`."""
     reasoning: Reasoning
     knob: str = ""
     values: tuple[float, ...] = ()
@@ -54,21 +34,27 @@ class Variant:
         chosen = fields if value is None or not self.knob else {self.knob: value, **fields}
         return Reasoning.model_validate(self.reasoning.model_dump() | chosen)
 
+    @property
+    def method(self) -> Method:
+        """Who answers: for `direct` the random model, with one to draw from."""
+        return method_named(self.reasoning.method)
+
 
 def constants_of(settings: EvaluateSettings, roster: Roster, weights: Mapping[str, str]) -> list[Variant]:
-    """The constants: `direct NAME` asks an entry in its own prompt mode, `cot NAME` lets it think step by step.
+    """The constants: `direct NAME` asks an entry in its own prompt mode, `cot NAME` lets it think step by step; other
+    methods with a row per model likewise.
 
     `cot`, `direct`, `cot:NAME` and `direct:NAME` of `methods` say which; without any of them it is all. A model that
     was fine-tuned to be asked without instructions has no `cot`; two entries of the same `weights` (entry -> what
     answers) and price share one.
     """
-    wanted = [m for m in settings.methods if m.partition(":")[0] in ("cot", "direct")] or ["direct", "cot"]
+    wanted = [text for text in settings.methods if _is_constant(text)] or [DIRECT, cot.METHOD.name]
     found: dict[str, Variant] = {}
     for text in wanted:
         method, _, name = text.partition(":")
         for card in [roster[name]] if name else roster.solvers:
-            variant = own_mode(settings, card) if method == "direct" else _cot(settings, card)
-            is_spare = (method == "direct" and card.prompt_mode == "cot") or _is_told_by_another(
+            variant = own_mode(settings, card) if method == DIRECT else _always(settings, method, card)
+            is_spare = (method == DIRECT and card.prompt_mode == "cot") or _is_told_by_another(
                 method, card, roster, weights
             )
             if name or not is_spare:
@@ -80,17 +66,25 @@ def own_mode(settings: EvaluateSettings, card: ModelCard) -> Variant:
     """One call to an entry as its prompt mode says, which is how routers ask it for a whole question: a draw from one
     model."""
     if card.prompt_mode == "cot":
-        return _cot(settings, card)
-    return Variant(f"direct {card.name}", "direct", _with(settings, method="random", mix={card.name: 1.0}))
+        return _always(settings, cot.METHOD.name, card)
+    reasoning = _with(settings, method=random_model.METHOD.name, mix={card.name: 1.0})
+    return Variant(f"{DIRECT} {card.name}", DIRECT, reasoning)
 
 
-def _cot(settings: EvaluateSettings, card: ModelCard) -> Variant:
-    return Variant(f"cot {card.name}", "cot", _with(settings, method="cot", model=card.name))
+def _is_constant(text: str) -> bool:
+    """True for `direct`, and for a method with a row per model; with or without `:MODEL`."""
+    name = text.partition(":")[0]
+    return name == DIRECT or (name in methods() and methods()[name].per_model)
+
+
+def _always(settings: EvaluateSettings, method: str, card: ModelCard) -> Variant:
+    """The method with one model for everything."""
+    return Variant(f"{method} {card.name}", method, _with(settings, method=method, model=card.name))
 
 
 def _is_told_by_another(method: str, card: ModelCard, roster: Roster, weights: Mapping[str, str]) -> bool:
     """True for a chain of thought that an entry of its own, with the same weights and price, has as its prompt mode."""
-    if method != "cot" or card.prompt_mode == "cot":
+    if method != cot.METHOD.name or card.prompt_mode == "cot":
         return False
     twins = [c for c in roster.solvers if c.prompt_mode == "cot" and weights[c.name] == weights[card.name]]
     return card.prompt_mode == "bare" or any(twin.price == card.price for twin in twins)
@@ -100,29 +94,50 @@ def variants_of(settings: EvaluateSettings, roster: Roster, decomposer: str, all
     """The other rows, in the order asked for; `decomposer` and `allocator` are the pool file's. ConfigError for an
     unknown method or entry."""
     found: list[Variant] = []
-    for method in dict.fromkeys(settings.methods):
-        if method.partition(":")[0] in ("cot", "direct"):
+    for name in dict.fromkeys(settings.methods):
+        if _is_constant(name) or name == ORACLE:  # the oracle, in hindsight from the constants, is in every comparison
             continue
-        if method not in METHODS_BY_NAME:
-            raise ConfigError(
-                f"--methods {method}: no such method. Known: {', '.join(METHODS_BY_NAME)}, cot:MODEL, direct:MODEL."
-            )
-        if method == "r2":
-            routers = [parse_router(text) for text in settings.routers] or [("r2", decomposer, allocator)]
-            for name, its_decomposer, its_allocator in routers:
-                roster.require(its_decomposer)
-                values = settings.b if roster[its_allocator].has_logprobs else (0.0,)
-                reasoning = _with(settings, method="r2", decomposer=its_decomposer, allocator=its_allocator)
-                found.append(Variant(name, "r2", reasoning, "b", values))
-        elif method == "oracle":
-            continue  # in hindsight, from the constants: every comparison has it
+        if name not in methods() or methods()[name].run_kind != "answer":
+            raise ConfigError(f"--methods {name}: no such method. Known: {', '.join(_row_names())}.")
+        method = methods()[name]
+        if method.takes_router:
+            found += _routed(settings, method, roster, [(name, decomposer, allocator)])
         else:
-            knob, values = KNOBS.get(method, ("", ()))
-            found.append(Variant(method, method, _with(settings, method=method), knob, values))
+            values = _tried(settings, method, roster[allocator])
+            found.append(Variant(name, name, _with(settings, method=name), method.knob, values))
     names = [variant.name for variant in found]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--router {repeated[0]}=...: the name is taken. Every row of the table needs its own.")
     return found
+
+
+def _routed(
+    settings: EvaluateSettings, method: Method, roster: Roster, pool_file: list[tuple[str, str, str]]
+) -> list[Variant]:
+    """A row for every `--router`; without one, a row with the `pool_file`'s. Only r2's rows go without the method's
+    name."""
+    found = []
+    for router, decomposer, allocator in [parse_router(text) for text in settings.routers] or pool_file:
+        roster.require(decomposer)
+        name = router if method is route.METHOD or not settings.routers else f"{method.name} {router}"
+        reasoning = _with(settings, method=method.name, decomposer=decomposer, allocator=allocator)
+        values = _tried(settings, method, roster[allocator])
+        found.append(Variant(name, method.name, reasoning, method.knob, values))
+    return found
+
+
+def _row_names() -> list[str]:
+    """What `--methods` takes."""
+    constants = [DIRECT, *(name for name in methods() if _is_constant(name))]
+    others = [m.name for m in methods().values() if m.run_kind == "answer" and m.name not in constants]
+    return [*constants, *others, ORACLE, *(f"{name}:MODEL" for name in constants)]
+
+
+def _tried(settings: EvaluateSettings, method: Method, allocator: ModelCard) -> tuple[float, ...]:
+    """Values of the method's knob; the cost knob moves nothing where the allocator gives no log-probabilities."""
+    if method.knob != route.METHOD.knob:
+        return method.values
+    return settings.b if allocator.has_logprobs else (0.0,)
 
 
 def _with(settings: EvaluateSettings, **fields: object) -> Reasoning:

@@ -14,6 +14,7 @@ import orjson
 from pydantic import Field, field_validator
 
 from r2.errors import ConfigError
+from r2.methods import DIRECT, methods, route
 from r2.plan import Plan
 from r2.problem import Problem
 from r2.problems.benchmark import gold_plan_of
@@ -24,6 +25,11 @@ from r2.settings import AnswerSettings, Frozen, Positive, Reasoning
 Difficulty = Literal["easy", "medium", "hard"]
 MEDIUM_FROM_STEPS, HARD_FROM_STEPS = 2, 4
 """Gold steps from which a problem is medium, and hard (ours): 0 or 1 is easy, the paper's plans have 3 to 8."""
+
+
+def _rows_by_default() -> tuple[str, ...]:
+    rows = [method for method in methods().values() if method.by_default]
+    return (DIRECT, *(m.name for m in rows if m.family != "ours"), *(m.name for m in rows if m.family == "ours"))
 
 
 class EvaluateSettings(Frozen):
@@ -44,28 +50,18 @@ class EvaluateSettings(Frozen):
     """Share of the problems that choose operating points and fit the query router; the table is made of the others."""
     pool: str = "pools/local.toml"
     lake: str = "lake"
-    methods: tuple[str, ...] = (
-        "direct",
-        "cot",
-        "tot",
-        "decompose_one",
-        "datashunt",
-        "automix",
-        "dot",
-        "query_router",
-        "random",
-        "r2",
-    )
-    """`cot` and `direct` are a row for every solver of the pool, asked to think step by step or as the entry's prompt
-    mode says; `cot:NAME` and `direct:NAME` for one. They are what everything is compared with, so without any of them
-    all are run."""
+    methods: tuple[str, ...] = Field(default_factory=_rows_by_default)
+    """The rows. Without any: `direct` and every method that is a row by default, the judged ones last. `cot` and
+    `direct` are a row for every solver of the pool, asked to think step by step or as the entry's prompt mode says;
+    `cot:NAME` and `direct:NAME` for one. They are what everything is compared with, so without any of them all are
+    run."""
     seeds: int = Field(default=1, ge=1)
     """Repetitions, with seeds 0, 1, ... for the models' sampling and for the methods' own draws."""
     subject: str | None = None
     """The row that the verdict is about; None: the last of method r2."""
     routers: tuple[str, ...] = ()
     """`NAME=DECOMPOSER:ALLOCATOR`, each a row of method r2; none: one row with the pool file's router."""
-    b: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4)
+    b: tuple[float, ...] = route.METHOD.values
     """Values of r2's cost knob that are tried on dev problems; only 0 where the allocator gives no log-probabilities.
     """
     margin: float = Field(default=0.02, ge=0, le=1)

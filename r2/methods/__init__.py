@@ -1,35 +1,78 @@
-"""Ways to answer a problem, all of one signature: `METHODS[name](problem, router)` is a generator of waves
-(r2/answering/route.py).
+"""Ways to answer a problem: one module each with all that belongs to it, one line each here.
 
-Under equal conditions: the same pool, the same wording and answer extraction, one try each, never a look at the gold
-answer. What each method reads of the settings is in its module's docstring.
+Each is a record (r2/methods/record.py) whose `run(problem, router)` is a generator of waves of calls
+(r2/answering/protocol.py). What a method reads of the settings is in its module's docstring.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
+from functools import cache
 
-from r2.answering.protocol import Router, Solving, concluded
-from r2.answering.route import solve
-from r2.labelling.label import label
-from r2.methods.automix import automix
-from r2.methods.cot import chain_of_thought
-from r2.methods.datashunt import datashunt
-from r2.methods.decompose_one import decompose_then_one_model
-from r2.methods.dot import division_of_thoughts
-from r2.methods.query_router import learned_query_router
-from r2.methods.random_model import random_model
-from r2.methods.tot import tree_of_thoughts
-from r2.problem import Problem
+from r2.errors import ConfigError
+from r2.methods import (
+    automix,
+    cot,
+    datashunt,
+    decompose_one,
+    dot,
+    label,
+    query_router,
+    random_model,
+    route,
+    tot,
+)
+from r2.methods.record import Family, Method
+from r2.plugins import METHODS, plugin_names, with_plugins
 
-METHODS: dict[str, Callable[[Problem, Router], Solving]] = {
-    "r2": solve,
-    "cot": chain_of_thought,
-    "tot": partial(concluded, tree_of_thoughts),
-    "decompose_one": partial(concluded, decompose_then_one_model),
-    "datashunt": partial(concluded, datashunt),
-    "automix": partial(concluded, automix),
-    "dot": partial(concluded, division_of_thoughts),
-    "query_router": partial(concluded, learned_query_router),
-    "random": partial(concluded, random_model),
-    "label": label,
-}
+_BUILT_IN = (
+    route.METHOD,
+    cot.METHOD,
+    tot.METHOD,
+    decompose_one.METHOD,
+    datashunt.METHOD,
+    automix.METHOD,
+    dot.METHOD,
+    query_router.METHOD,
+    random_model.METHOD,
+    label.METHOD,
+)
+DIRECT, ORACLE = "direct", "oracle"
+"""Rows of an evaluation that are no methods, and so no method's name: one call to a solver as its prompt mode says, and
+hindsight over the constants (r2/evaluation/operating_points.py)."""
+
+
+@cache
+def methods() -> Mapping[str, Method]:
+    """Every method by name, those of other packages included. ConfigError for a package that cannot be used."""
+    return with_plugins(METHODS, Method, _BUILT_IN, reserved=(DIRECT, ORACLE))
+
+
+def method_named(name: str) -> Method:
+    """ConfigError, with the known names, for one that nobody has."""
+    if name not in methods():
+        raise ConfigError(
+            f"method {name!r}: no such method. Known: {', '.join(methods())}. One of another package is known while "
+            "that package is installed."
+        )
+    return methods()[name]
+
+
+def family_of(name: str) -> Family:
+    """How a report draws rows of a stored method; one that is no longer known is a baseline."""
+    return methods()[name].family if name in methods() else "baseline"
+
+
+def can_collapse(name: str) -> bool:
+    """Whether a stored method chooses among models, so that one model may get everything."""
+    return name in methods() and methods()[name].routes
+
+
+def takes_router(name: str) -> bool:
+    """Whether a stored method decomposes and allocates."""
+    return name in methods() and methods()[name].takes_router
+
+
+def described() -> str:
+    """The ways to answer with their summaries, for a help text. Those of other packages are only named: nothing of
+    them is imported."""
+    own = [f"{method.name} ({method.summary})" for method in _BUILT_IN if method.run_kind == "answer"]
+    return "; ".join([*own, *plugin_names(METHODS)])

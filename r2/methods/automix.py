@@ -10,13 +10,16 @@ Left out: the POMDP, and the context as the verifier's only source (our problems
 import re
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from r2.answering.allocation import Choice
 from r2.answering.prompts import verify_messages
-from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Wave, ask
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Wave, ask, concluded
 from r2.answering.route import solver_call
 from r2.call import Call, Completion
 from r2.methods.direct_step import ask_step, open_step, result_of
+from r2.methods.expected import EMPTY, UNSURE_SHARE, ExpectedCalls, whole_question
+from r2.methods.record import Method
 from r2.methods.shunt import large_model, small_model
 from r2.problem import Problem
 from r2.problems.benchmark import benchmark_of
@@ -79,3 +82,28 @@ def says_correct(text: str) -> bool:
     """The first verdict in a verifier's text; False where there is none."""
     match = _VERDICT.search(text)
     return match is not None and match[1].lower() in ("correct", "right")
+
+
+def _expects(router: Router) -> list[ExpectedCalls]:
+    parts = []
+    models = chain(router)
+    for place, model in enumerate(models):
+        share = UNSURE_SHARE**place
+        parts.append(whole_question(router, model, share))
+        if place < len(models) - 1:
+            n_verdicts = share * router.settings.n_samples
+            parts.append(ExpectedCalls("verify", model, n_verdicts, verify_messages(EMPTY, "39"), 2))
+    return parts
+
+
+METHOD = Method(
+    name="automix",
+    summary="a chain of models, each verifies its own answer",
+    run=partial(concluded, automix),
+    expects=_expects,
+    assumes=f"{UNSURE_SHARE:.0%} of a model's answers do not pass its own verification",
+    routes=True,
+    knob="threshold",
+    values=(0.0, 0.25, 0.5, 0.75, 1.0),
+    by_default=True,
+)

@@ -10,6 +10,8 @@ from r2.answering.prompts import solve_messages
 from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Solving, concluded
 from r2.answering.route import solver_call
 from r2.methods.direct_step import answer_once
+from r2.methods.expected import EMPTY, RESULT_TOKENS, ExpectedCalls
+from r2.methods.record import Method
 from r2.problem import Problem
 from r2.problems.benchmark import benchmark_of
 
@@ -35,3 +37,19 @@ def chain_of_thought(problem: Problem, router: Router, model: str | None = None)
 def one_model(router: Router) -> str:
     """The model of the ways to answer that use just one."""
     return router.settings.model or router.roster.strongest
+
+
+def _expects(router: Router) -> list[ExpectedCalls]:
+    messages = solve_messages(EMPTY, None, {}, "cot")
+    return [ExpectedCalls("solve", one_model(router), 1, messages, RESULT_TOKENS["cot"])]
+
+
+METHOD = Method(
+    name="cot",
+    summary="one model, step by step",
+    run=chain_of_thought,
+    expects=_expects,
+    family="constant",
+    by_default=True,
+    per_model=True,
+)

@@ -8,9 +8,21 @@ of asking the small model first. Mended: the published runner skips the deepest 
 here, and no answer is tried again against the gold one. Settings: `decomposer` and those of r2/methods/shunt.py.
 """
 
-from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router
+from functools import partial
+
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, concluded
 from r2.answering.route import decompose, finalize
-from r2.methods.shunt import execute_shunted, open_steps, small_model
+from r2.methods.expected import (
+    STEPS_ASSUMED,
+    SUBTASKS_PER_QUESTION,
+    UNSURE_SHARE,
+    ExpectedCalls,
+    final_answer,
+    one_step,
+    plans,
+)
+from r2.methods.record import Method
+from r2.methods.shunt import execute_shunted, expected_shunted, open_steps, small_model
 from r2.problem import Problem
 
 
@@ -20,3 +32,21 @@ def division_of_thoughts(problem: Problem, router: Router, outcome: Outcome, bud
     outcome.steps = open_steps(plan, small_model(router))
     yield from execute_shunted(problem, plan, router, outcome, budget)
     return (yield from finalize(problem, plan, router, outcome, budget))
+
+
+def _expects(router: Router) -> list[ExpectedCalls]:
+    steps = expected_shunted(one_step, router, SUBTASKS_PER_QUESTION)
+    return [*plans(router), *steps, *final_answer(router, router.finalizer)]
+
+
+METHOD = Method(
+    name="dot",
+    summary="small model first at every step of a plan",
+    run=partial(concluded, division_of_thoughts),
+    expects=_expects,
+    assumes=f"{STEPS_ASSUMED}, the small model is unsure of {UNSURE_SHARE:.0%} of its results",
+    routes=True,
+    knob="threshold",
+    values=(0.0, 0.5, 0.8, 0.95, 1.0),
+    by_default=True,
+)

@@ -6,12 +6,15 @@ r2/answering/query_router.py. Settings: `query_router` (the fitted file), `thres
 """
 
 from dataclasses import replace
+from functools import partial
 
 from r2.answering.allocation import Choice
-from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, concluded
 from r2.answering.route import solver_call
 from r2.errors import ConfigError
 from r2.methods.direct_step import answer_once
+from r2.methods.expected import ExpectedCalls, whole_question
+from r2.methods.record import Method
 from r2.problem import Problem
 
 
@@ -22,3 +25,21 @@ def learned_query_router(problem: Problem, router: Router, outcome: Outcome, bud
     model = router.query_router.pick(problem, router.settings.threshold)
     call = replace(solver_call(problem, router, model, None, {}, "solve"), subtask_index=0)
     return (yield from answer_once(problem, call, Choice(model, {}), outcome, budget))
+
+
+def _expects(router: Router) -> list[ExpectedCalls]:
+    return [whole_question(router, router.roster.middle)]
+
+
+METHOD = Method(
+    name="query_router",
+    summary="a learned model for each question",
+    run=partial(concluded, learned_query_router),
+    expects=_expects,
+    assumes="every question on the pool's middle model",
+    routes=True,
+    knob="threshold",
+    values=(0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99),
+    by_default=True,
+    uses_query_router=True,
+)

@@ -11,13 +11,23 @@ import math
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from r2.answering.allocation import Choice
 from r2.answering.prompts import DIRECT_STEP
-from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Step
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Step, concluded
 from r2.answering.route import decompose, execute_steps, finalize, solver_call
 from r2.errors import ConfigError
 from r2.methods.direct_step import answer_once
+from r2.methods.expected import (
+    SUBTASKS_PER_QUESTION,
+    ExpectedCalls,
+    final_answer,
+    one_step,
+    plans,
+    whole_question,
+)
+from r2.methods.record import Method
 from r2.plan import Subtask
 from r2.problem import Problem
 from r2.roster import Roster
@@ -52,3 +62,27 @@ def _draw(problem: Problem, index: int, seed: int, shares: Mapping[str, float]) 
     chance = random.Random(f"{seed}\x1f{index}\x1f{problem.problem_id}".encode("utf-8", "surrogatepass"))
     [model] = chance.choices(list(shares), list(shares.values()))
     return Choice(model, {name: math.log(share) for name, share in shares.items()})
+
+
+def _expects(router: Router) -> list[ExpectedCalls]:
+    shares = probabilities(router.settings, router.roster)
+    if router.settings.random_level == "query":
+        return [whole_question(router, model, share) for model, share in shares.items()]
+    steps = [one_step(router, model, share * SUBTASKS_PER_QUESTION) for model, share in shares.items()]
+    return [*plans(router), *steps, *final_answer(router, router.finalizer)]
+
+
+def _check(router: Router, pool: str) -> None:
+    probabilities(router.settings, router.roster)
+
+
+METHOD = Method(
+    name="random",
+    summary="a model drawn for the question or each step",
+    run=partial(concluded, random_model),
+    expects=_expects,
+    family="bound",
+    by_default=True,
+    matches_judged=True,
+    check=_check,
+)

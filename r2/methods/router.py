@@ -6,16 +6,17 @@ from r2.answering.protocol import Router
 from r2.answering.query_router import QueryRouter
 from r2.errors import ConfigError
 from r2.labelling.label import LEXICAL
-from r2.methods.random_model import probabilities
+from r2.methods import method_named
 from r2.pool.file.config import PoolConfig
 from r2.roster import Roster
 from r2.settings import AnswerSettings, Labelling, Reasoning
 
 
 def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
-    """The pool's roster with the router parts that settings or the pool file name. ConfigError
-    names what does not fit."""
+    """The pool's roster with the router parts that settings or the pool file name. ConfigError names what does not fit,
+    a method that nobody has included."""
     roster, chosen = pool.roster(), settings.reasoning
+    method = method_named(chosen.method)
     decomposer = chosen.decomposer or pool.router.decomposer
     allocator = chosen.allocator or pool.router.allocator
     finalizer = chosen.finalizer or pool.router.finalizer
@@ -30,30 +31,12 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         *(_labellers(chosen.labelling) if chosen.labelling else []),
     ]:
         roster.require(name)
-    if chosen.b and chosen.method == "r2" and not roster[allocator].has_logprobs:
-        raise ConfigError(
-            f"--b {chosen.b}: the cost knob needs the allocator's log-probabilities, and {allocator!r} in "
-            f"{pool.path} has "
-            "logprobs = false. Choose another allocator with --allocator, or drop --b."
-        )
-    if chosen.min_confidence and chosen.method == "r2" and not any(card.has_logprobs for card in roster.solvers):
-        raise ConfigError(
-            f"--min-confidence {chosen.min_confidence}: no solver of {pool.path} gives log-probabilities (logprobs = "
-            "true), so nobody would be "
-            "asked again. Say so for the endpoints that have them, or drop --min-confidence."
-        )
-    if chosen.min_confidence and chosen.method == "r2" and not chosen.max_escalations:
-        raise ConfigError(
-            f"--min-confidence {chosen.min_confidence} with --max-escalations 0: nobody would be asked again. Allow "
-            "some, or drop "
-            "--min-confidence."
-        )
-    if chosen.method == "random":
-        probabilities(chosen, roster)
-    learned = _load_query_router(chosen, roster) if chosen.method == "query_router" else None
-    return Router(
+    learned = _load_query_router(chosen, roster) if method.uses_query_router else None
+    router = Router(
         roster, decomposer, allocator, None if finalizer == "last_step" else finalizer, chosen, learned, second
     )
+    method.check(router, str(pool.path))
+    return router
 
 
 def _models_named(chosen: Reasoning) -> list[str]:
@@ -65,7 +48,7 @@ def _load_query_router(chosen: Reasoning, roster: Roster) -> QueryRouter:
     """The fitted router that the settings name. ConfigError if there is none, or if it was fitted for models the pool
     does not have."""
     if chosen.query_router is None:
-        raise ConfigError("--method query_router needs a fitted router: name its JSON file with --query-router.")
+        raise ConfigError(f"--method {chosen.method} needs a fitted router: name its JSON file with --query-router.")
     try:
         text = Path(chosen.query_router).read_bytes()
     except OSError as error:

@@ -5,7 +5,7 @@ Both answers are paid for. Settings: `small_model`, `large_model`, `threshold`, 
 `sample_temperature`.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from r2.answering.allocation import Choice
 from r2.answering.confidence import with_logprobs
@@ -13,6 +13,7 @@ from r2.answering.prompts import DIRECT_STEP
 from r2.answering.protocol import Outcome, QuestionBudget, Router, Step, Stop, Wave, ask
 from r2.answering.route import accept, step_call
 from r2.call import Completion
+from r2.methods.expected import UNSURE_SHARE, ExpectedCalls
 from r2.methods.measured_confidence import confidences
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
@@ -38,6 +39,16 @@ def execute_shunted(
     step ends without a result."""
     for level in plan.waves() or [[0]]:
         yield from _shunt(problem, plan, level, router, outcome, budget)
+
+
+def expected_shunted(
+    part: Callable[[Router, str, float], ExpectedCalls], router: Router, n: float
+) -> list[ExpectedCalls]:
+    """Calls for `n` answers per question, each the `part` of one model; samples where the small model's endpoint gives
+    no log-probabilities."""
+    small, large = small_model(router), large_model(router)
+    n_asked = n if router.roster[small].has_logprobs else n * (1 + router.settings.n_samples)
+    return [part(router, small, n_asked), *([part(router, large, n * UNSURE_SHARE)] if large != small else [])]
 
 
 def _shunt(

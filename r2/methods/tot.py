@@ -9,15 +9,18 @@ are not scored. Settings: `model`, `n_thoughts`, `depth`, `sample_temperature`.
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from r2.answering.allocation import Choice
 from r2.answering.prompts import rate_messages, think_messages, with_thoughts
-from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Wave, ask
+from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Wave, ask, concluded
 from r2.answering.route import solver_call
 from r2.call import Call, Completion
 from r2.labelling.plan_scores import read_judgement
 from r2.methods.cot import one_model
 from r2.methods.direct_step import answer_once
+from r2.methods.expected import EMPTY, ExpectedCalls, whole_question
+from r2.methods.record import Method
 from r2.problem import Problem
 from r2.problems.benchmark import benchmark_of
 
@@ -84,3 +87,25 @@ def _best(
     if None in scores:
         outcome.failed_checks.append("thought_unrated")
     return max(zip(thoughts, scores, strict=True), key=lambda rated: rated[1] or 0.0)[0]
+
+
+EXPECTED_THOUGHT_TOKENS = 30
+
+
+def _expects(router: Router) -> list[ExpectedCalls]:
+    model, n_thoughts = one_model(router), router.settings.n_thoughts * router.settings.depth
+    n_rated = n_thoughts if router.settings.n_thoughts > 1 else 0
+    return [
+        ExpectedCalls("solve", model, n_thoughts, think_messages(EMPTY, [""]), EXPECTED_THOUGHT_TOKENS),
+        ExpectedCalls("judge", model, n_rated, rate_messages(EMPTY, ["", ""]), 4),
+        whole_question(router, model),
+    ]
+
+
+METHOD = Method(
+    name="tot",
+    summary="one model, a tree of thoughts",
+    run=partial(concluded, tree_of_thoughts),
+    expects=_expects,
+    by_default=True,
+)

@@ -14,6 +14,7 @@ from r2.evaluation.compare import compare
 from r2.evaluation.comparison import Comparison
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.settings import EvaluateSettings, terciles
+from r2.methods import family_of
 from storage.evaluations.outcomes import outcomes_of
 from storage.evaluations.store import EvaluatedRow
 from storage.sql.query import connect
@@ -74,4 +75,4 @@ def subject_of(settings: EvaluateSettings, rows: Sequence[EvaluatedRow]) -> str 
     """The row that the verdict is about."""
     if settings.subject is not None:
         return settings.subject
-    return next((row.name for row in reversed(rows) if row.method == "r2"), None)
+    return next((row.name for row in reversed(rows) if family_of(row.method) == "ours"), None)

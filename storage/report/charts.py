@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 import altair as alt
 
+from r2.methods.record import Family
 from storage.report import wording
-from storage.report.content import Family, Method, Report, Table, ValueWithInterval
+from storage.report.content import Method, Report, Table, ValueWithInterval
 
 Size = Literal["wide", "small"]
 FAMILIES: dict[Family, str] = {
     "ours": "r2",
-    "router": "other methods",
+    "baseline": "other methods",
     "constant": "one model only",
     "bound": "chance and hindsight",
 }
@@ -582,7 +583,7 @@ def _legend(families: Iterable[Family]) -> list[str]:
 
 
 def _family_shapes(families: Sequence[Family]) -> alt.Scale:
-    shapes = {"ours": "circle", "router": "square", "constant": "diamond", "bound": "triangle-up"}
+    shapes = {"ours": "circle", "baseline": "square", "constant": "diamond", "bound": "triangle-up"}
     present = _present(families)
     return alt.Scale(domain=[FAMILIES[f] for f in present], range=[shapes[f] for f in present])
 

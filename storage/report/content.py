@@ -5,10 +5,8 @@ down. Money is USD, times are seconds, shares are 0..1; None means that it could
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
-Family = Literal["ours", "constant", "router", "bound"]
-"""Colour of a method in every chart: ours, one model for everything, other ways to route, and bounds nobody can buy."""
+from r2.methods.record import Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,7 @@ class Method:
 
     name: str
     family: Family
+    """Its colour in every chart."""
     n: int
     accuracy: ValueWithInterval | None
     usd_per_1k: ValueWithInterval
@@ -193,10 +192,6 @@ class Report:
     measured: tuple[tuple[str, str], ...] = ()
     glossary: tuple[tuple[str, str, str], ...] = ()
     """(name, formula, meaning)."""
-
-
-ROUTING = frozenset({"r2", "query_router", "datashunt", "automix", "dot"})
-"""Methods that choose among models, and so can collapse."""
 
 
 COLLAPSED = 0.95

@@ -16,15 +16,15 @@ from r2.errors import ConfigError
 from r2.evaluation.comparison import Comparison, Estimate, MethodSummary
 from r2.evaluation.curves import hull
 from r2.evaluation.verdict import verdict
+from r2.methods import ORACLE, can_collapse, family_of, takes_router
+from r2.methods.record import Family
 from storage.evaluations.store import EvaluatedRow, Evaluation, read_comparison, read_evaluation
 from storage.report import queries as facts
 from storage.report import wording
 from storage.report.content import (
     COLLAPSED,
-    ROUTING,
     Case,
     Caution,
-    Family,
     Method,
     Report,
     Share,
@@ -35,7 +35,6 @@ from storage.report.wording import OF_AN_EVALUATION
 
 WIDE = 0.05
 """Half width of the accuracy interval above which the number of problems is a serious caution."""
-_FAMILIES: dict[str, Family] = {"r2": "ours", "cot": "constant", "random": "bound", "oracle": "bound"}
 _LEVELS = ("easy", "medium", "hard")
 
 
@@ -100,11 +99,13 @@ def _subject(comparison: Comparison) -> MethodSummary:
         raise ConfigError(
             "the evaluation compares no method yet; run `r2 evaluate` with the same settings to finish it."
         )
-    return next((m for m in comparison.methods if m.method == "r2"), comparison.methods[0])
+    return next((m for m in comparison.methods if family_of(m.method) == "ours"), comparison.methods[0])
 
 
 def _family(method: MethodSummary) -> Family:
-    return "constant" if method.is_constant else _FAMILIES.get(method.method, "router")
+    if method.is_constant:
+        return "constant"
+    return "bound" if method.method == ORACLE else family_of(method.method)
 
 
 def _interval(estimate: Estimate) -> ValueWithInterval:
@@ -132,12 +133,12 @@ def _oracle(comparison: Comparison) -> tuple[Method, ...]:
     if (
         comparison.oracle_accuracy is None
         or comparison.oracle_usd_per_1k is None
-        or "oracle" in (m.label for m in comparison.methods)
+        or ORACLE in (m.label for m in comparison.methods)
     ):
         return ()
     return (
         Method(
-            "oracle",
+            ORACLE,
             "bound",
             comparison.n_problems,
             ValueWithInterval(comparison.oracle_accuracy),
@@ -244,7 +245,7 @@ def _cautions(
             m.label == subject.label,
         )
         for m in comparison.methods
-        if m.top_model_share is not None and m.top_model_share > COLLAPSED and m.method in ROUTING
+        if m.top_model_share is not None and m.top_model_share > COLLAPSED and can_collapse(m.method)
     ]
     half = comparison.accuracy_half_width
     found.append(
@@ -516,7 +517,7 @@ def _measured(
             )
             or "none of the methods has one",
         ),
-        ("router", "; ".join(f"{row.name}: {_parts(row.reasoning)}" for row in plan.rows if row.method == "r2")),
+        ("router", "; ".join(f"{row.name}: {_parts(row.reasoning)}" for row in plan.rows if takes_router(row.method))),
         (
             "intervals",
             f"95%, percentile bootstrap over problems, {comparison.n_bootstrap:,} paired resamples, seed "

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import duckdb
 
+from r2.methods import can_collapse, family_of
 from storage.report import queries as facts
 from storage.report import wording
-from storage.report.content import COLLAPSED, ROUTING, Case, Caution, Method, Report, Table, ValueWithInterval
+from storage.report.content import COLLAPSED, Case, Caution, Method, Report, Table, ValueWithInterval
 from storage.report.wording import OF_A_RUN
 from storage.runs.summary import RunSummary, summarize
 
@@ -160,7 +161,7 @@ def _methods(summary: RunSummary, method: str, db: duckdb.DuckDBPyConnection, ru
     return tuple(
         Method(
             method if other == run_id else f"{name} {other[-6:]}",
-            "ours" if other == run_id or name == "r2" else "constant" if name == "cot" else "router",
+            "ours" if other == run_id else family_of(name),
             n_judged,
             ValueWithInterval(accuracy, low, high),
             ValueWithInterval(usd),
@@ -192,7 +193,7 @@ def _cautions(db: duckdb.DuckDBPyConnection, about: dict[str, str], summary: Run
             )
         )
     top = facts.top_model(db, method)
-    if method in ROUTING and top and top[1] > COLLAPSED:
+    if can_collapse(method) and top and top[1] > COLLAPSED:
         found.append(
             Caution(
                 "Collapse.",

@@ -11,7 +11,7 @@ from r2.answering.drive import drive, drive_all
 from r2.answering.protocol import Trajectory
 from r2.call import Call, Completion
 from r2.errors import LakeError, failure
-from r2.methods import METHODS
+from r2.methods import method_named
 from r2.problem import Problem
 from r2.records.rows import bad_row, candidate_rows, to_rows
 from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
@@ -115,7 +115,7 @@ async def _answered(session: RunSession, problem: Problem, journal: Journal) -> 
     have answered after them. Where that walk ends with the failures that deferred the problem, those calls, and no
     others, are asked again.
     """
-    method = METHODS[session.plan.settings.reasoning.method]
+    method = method_named(session.plan.settings.reasoning.method)
     keys: set[str] = set()
     again: set[str] = set()
     asked_again: set[str] = set()
@@ -128,7 +128,7 @@ async def _answered(session: RunSession, problem: Problem, journal: Journal) -> 
         )
 
     while True:
-        trajectory = await drive(problem, method(problem, session.router), complete)
+        trajectory = await drive(problem, method.run(problem, session.router), complete)
         if trajectory.outcome.status != "deferred":
             return trajectory, keys
         asked_again |= again

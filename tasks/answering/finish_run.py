@@ -10,6 +10,7 @@ from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from r2.errors import LakeError
+from r2.methods import method_named
 from r2.records.tables import RunRow
 from storage.lake.lake import Lake
 from storage.runs.answers import default_out, write_answers
@@ -41,7 +42,7 @@ def close_session(run_dir: Path, progress: Progress) -> RunSummary:
     record_session(
         plan,
         progress,
-        kind="label" if plan.settings.reasoning.method == "label" else "answer",
+        kind=method_named(plan.settings.reasoning.method).run_kind,
         n_answered=summary.n_answered,
         n_failed=summary.n_failed,
         cost_usd=summary.cost_usd,

@@ -7,6 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from r2.errors import ConfigError
+from r2.methods import method_named
 from r2.pool.file.config import load_pool
 from r2.settings import AnswerSettings
 from storage.runs.plan import plan_run
@@ -21,9 +22,10 @@ def plan_file(settings: AnswerSettings) -> Path:
 
 
 def who_answers_digest(settings: AnswerSettings, pool_digest: str) -> str:
-    """The pool's digest; for a learned query-level router with its file's content: another fit is another run."""
+    """The pool's digest; for a learned query-level router with its file's content: another fit is another run.
+    ConfigError for a method that nobody has."""
     chosen = settings.reasoning
-    if chosen.method != "query_router" or chosen.query_router is None:
+    if not method_named(chosen.method).uses_query_router or chosen.query_router is None:
         return pool_digest
     try:
         fitted = hashlib.sha256(Path(chosen.query_router).read_bytes()).hexdigest()

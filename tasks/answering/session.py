@@ -15,7 +15,6 @@ from typing import Protocol
 
 from r2.answering.protocol import Router
 from r2.call import Call, Completion
-from r2.methods import METHODS
 from r2.methods.router import make_router
 from r2.pool.client.client import PoolClient
 from r2.pool.client.gauges import ModelGauge
@@ -95,7 +94,6 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     pool = load_pool(settings.pool)
     pool.check_keys()
     router = make_router(pool, settings)
-    METHODS[settings.reasoning.method]
     lake = Lake(Path(settings.lake))
     progress = progress_so_far(plan)
     progress.unsettled_cost_usd = sum(_journaled_usd(plan, lake))

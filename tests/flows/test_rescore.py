@@ -12,7 +12,7 @@ from r2.answering.drive import drive
 from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.ledger import Price
-from r2.methods import METHODS
+from r2.methods import method_named
 from r2.problem import Problem
 from r2.problems.checks import extract_answer
 from r2.records.rows import to_rows
@@ -54,7 +54,7 @@ def answered(tmp_path: Path) -> tuple[Lake, str]:
         async def complete(call: Call, problem: Problem = problem) -> Completion:
             return completion(REPLIES[problem.problem_id], call.model)
 
-        trajectory = asyncio.run(drive(problem, METHODS["cot"](problem, asked), complete))
+        trajectory = asyncio.run(drive(problem, method_named("cot").run(problem, asked), complete))
         row, its_subtasks, its_calls = to_rows(plan.run_id, "cot", trajectory, ROSTER)
         trajectories.append(row)
         subtasks.extend(its_subtasks)

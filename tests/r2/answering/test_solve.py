@@ -5,7 +5,7 @@ import pytest
 from r2.answering.protocol import Trajectory
 from r2.answering.route import shown_models, solve
 from r2.errors import CALL_FAILURES
-from r2.methods import METHODS
+from r2.methods import method_named
 from r2.problem import Problem
 from r2.records.rows import to_rows
 from tests.support.scripted import LOGPROBS, ROSTER, completion, replay, router, sure
@@ -169,7 +169,7 @@ def test_a_cap_below_every_model_fails_the_question_without_a_call():
 
 
 def test_chain_of_thought_is_one_call_to_the_strongest_model():
-    waves, outcome = replay(METHODS["cot"](PROBLEM, router(method="cot")), ["12 * 4 = 48. 48 - 9 = 39.\nAnswer: 39"])
+    waves, outcome = replay(method_named("cot").run(PROBLEM, router(method="cot")), ["12 * 4 = 48. 48 - 9 = 39.\nAnswer: 39"])
     assert [(c.model, c.purpose) for c in waves[0]] == [("large", "solve")]
     assert outcome.answer == "39"
 

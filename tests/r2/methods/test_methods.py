@@ -15,7 +15,7 @@ from r2.answering.protocol import Outcome, Router, Trajectory
 from r2.answering.query_router import ModelCurve, QueryRouter, make_query_router, pick
 from r2.call import Call, Completion, TokenLogprob
 from r2.errors import CALL_FAILURES, ConfigError, Failure
-from r2.methods import METHODS
+from r2.methods import method_named, methods
 from r2.methods.automix import says_correct
 from r2.methods.estimate import estimate_calls
 from r2.methods.router import make_router
@@ -43,7 +43,7 @@ LEARNED = make_query_router(
     },
     100,
 )
-BASELINES = [name for name in METHODS if name not in ("r2", "label")]
+BASELINES = [name for name in methods() if name not in ("r2", "label")]
 
 
 def with_logprobs(**chosen: object) -> Router:
@@ -55,7 +55,7 @@ def asked(waves: list[list[Call]]) -> list[list[tuple[str, str]]]:
 
 
 def run(method: str, chosen: Router, replies: Sequence[str | Completion]) -> tuple[list[list[Call]], Outcome]:
-    return replay(METHODS[method](PROBLEM, chosen), replies)
+    return replay(method_named(method).run(PROBLEM, chosen), replies)
 
 
 def charged(waves: list[list[Call]], outcome: Outcome) -> float:
@@ -255,7 +255,7 @@ def test_without_its_file_the_learned_router_says_which_flag_to_use():
 def test_a_random_model_depends_on_seed_and_problem_alone_and_follows_its_weights():
     def drawn(seed: int, problem_id: str) -> str:
         chosen = router(seed=seed, mix={"small": 3, "large": 1, "middle": 0})
-        waves, outcome = replay(METHODS["random"](replace(PROBLEM, problem_id=problem_id), chosen), ["39"])
+        waves, outcome = replay(method_named("random").run(replace(PROBLEM, problem_id=problem_id), chosen), ["39"])
         assert outcome.steps[0].choice.propensities() == pytest.approx({"small": 0.75, "large": 0.25})
         return waves[0][0].model
 
@@ -273,7 +273,7 @@ def test_at_the_level_of_subtasks_each_draws_its_own_model():
     models = set()
     for n in range(20):
         waves, outcome = replay(
-            METHODS["random"](replace(PROBLEM, problem_id=f"p{n}"), chosen), [PLAN, "48", "9", "Answer: 39"]
+            method_named("random").run(replace(PROBLEM, problem_id=f"p{n}"), chosen), [PLAN, "48", "9", "Answer: 39"]
         )
         assert [[call.purpose for call in wave] for wave in waves] == [["decompose"], ["solve", "solve"], ["solve"]]
         assert outcome.answer == "39"
@@ -516,7 +516,7 @@ def answered(
 ) -> tuple[list[list[Call]], Outcome]:
     """The method's waves and outcome where `complete` answers every call."""
     asking = Router(roster, "small", "small", None, Reasoning.model_validate({"method": method, **chosen}), LEARNED)
-    solving, waves = METHODS[method](problem, asking), []
+    solving, waves = method_named(method).run(problem, asking), []
     try:
         wave = next(solving)
         while True:

@@ -1,0 +1,42 @@
+"""The method label: plans and allocations to train on (r2/labelling/label.py, where its run is). Here is its record.
+
+Settings: `labelling`, `finalizer`, `seed`.
+"""
+
+from r2.answering.prompts import judge_messages, teach_messages
+from r2.answering.protocol import Router
+from r2.labelling.label import label
+from r2.methods.expected import EMPTY, PLAN, PLAN_TOKENS, SUBTASKS_PER_QUESTION, ExpectedCalls, one_step
+from r2.methods.record import Method
+from r2.settings import Labelling
+
+DISTINCT_SHARE = 0.5
+"""Of a teacher's candidate plans, before anything is known about it."""
+ALLOCATIONS_TRIED = 6
+
+
+def _expects(router: Router) -> list[ExpectedCalls]:
+    """The teacher's calls, M_eval's over the distinct plans, the judge's, and the search's on the middle solver, one
+    new call per allocation tried."""
+    chosen, roster = router.settings.labelling or Labelling(), router.roster
+    n_plans = max(1.0, chosen.n_candidates * DISTINCT_SHARE)
+    teacher = chosen.teacher or roster.strongest
+    parts = [
+        ExpectedCalls("teach", teacher, chosen.n_candidates, teach_messages(EMPTY, ""), PLAN_TOKENS),
+        one_step(router, chosen.m_eval or roster.middle, n_plans * SUBTASKS_PER_QUESTION),
+        one_step(router, roster.middle, ALLOCATIONS_TRIED),
+    ]
+    if chosen.judge in roster.by_name:
+        n_pairs = n_plans * (SUBTASKS_PER_QUESTION - 1)
+        parts.append(ExpectedCalls("judge", chosen.judge, n_pairs, judge_messages(EMPTY, PLAN, 1), 4))
+    return parts
+
+
+METHOD = Method(
+    name="label",
+    summary="plans and allocations to train on",
+    run=label,
+    expects=_expects,
+    assumes="half of the teacher's plans are distinct, and six allocations are tried",
+    run_kind="label",
+)

@@ -1,0 +1,77 @@
+"""The method r2: decompose, allocate, solve (r2/answering/route.py, where its run is). Here is its record.
+
+Settings: `decomposer`, `second_decomposer`, `allocator`, `finalizer`, `b`, `min_confidence`, `max_escalations`,
+`order_seed`.
+"""
+
+from r2.answering.prompts import allocate_messages
+from r2.answering.protocol import Router
+from r2.answering.route import solve
+from r2.errors import ConfigError
+from r2.methods.expected import (
+    EMPTY,
+    PLAN,
+    STEPS_ASSUMED,
+    SUBTASKS_PER_QUESTION,
+    UNSURE_SHARE,
+    ExpectedCalls,
+    final_answer,
+    one_step,
+    plans,
+)
+from r2.methods.record import Method
+
+ALLOCATION_TOKENS_PER_SUBTASK = 12
+
+
+def _expects(router: Router) -> list[ExpectedCalls]:
+    messages = allocate_messages(EMPTY, PLAN, router.roster.solvers, router.roster[router.allocator].prompt_mode)
+    middle = router.roster.middle
+    stronger = router.roster.stronger(middle) if router.settings.min_confidence else None
+    n_tokens = ALLOCATION_TOKENS_PER_SUBTASK * SUBTASKS_PER_QUESTION
+    return [
+        *plans(router),
+        ExpectedCalls("allocate", router.allocator, 1, messages, n_tokens),
+        one_step(router, middle),
+        *([one_step(router, stronger, SUBTASKS_PER_QUESTION * UNSURE_SHARE)] if stronger else []),
+        *final_answer(router, router.finalizer),
+    ]
+
+
+def _check(router: Router, pool: str) -> None:
+    """What the knobs need of the pool."""
+    chosen, roster = router.settings, router.roster
+    if chosen.b and not roster[router.allocator].has_logprobs:
+        raise ConfigError(
+            f"--b {chosen.b}: the cost knob needs the allocator's log-probabilities, and {router.allocator!r} in "
+            f"{pool} has logprobs = false. Choose another allocator with --allocator, or drop --b."
+        )
+    if chosen.min_confidence and not any(card.has_logprobs for card in roster.solvers):
+        raise ConfigError(
+            f"--min-confidence {chosen.min_confidence}: no solver of {pool} gives log-probabilities (logprobs = true), "
+            "so nobody would be asked again. Say so for the endpoints that have them, or drop --min-confidence."
+        )
+    if chosen.min_confidence and not chosen.max_escalations:
+        raise ConfigError(
+            f"--min-confidence {chosen.min_confidence} with --max-escalations 0: nobody would be asked again. Allow "
+            "some, or drop --min-confidence."
+        )
+
+
+METHOD = Method(
+    name="r2",
+    summary="decompose, allocate, solve",
+    run=solve,
+    expects=_expects,
+    assumes=(
+        f"{STEPS_ASSUMED} on the pool's middle model; with --min-confidence {UNSURE_SHARE:.0%} of them asked again of "
+        "the next stronger one"
+    ),
+    family="ours",
+    routes=True,
+    knob="b",
+    values=(0.0, 0.05, 0.1, 0.2, 0.4),
+    by_default=True,
+    takes_router=True,
+    check=_check,
+)
