@@ -169,7 +169,9 @@ def test_a_cap_below_every_model_fails_the_question_without_a_call():
 
 
 def test_chain_of_thought_is_one_call_to_the_strongest_model():
-    waves, outcome = replay(method_named("cot").run(PROBLEM, router(method="cot")), ["12 * 4 = 48. 48 - 9 = 39.\nAnswer: 39"])
+    waves, outcome = replay(
+        method_named("cot").run(PROBLEM, router(method="cot")), ["12 * 4 = 48. 48 - 9 = 39.\nAnswer: 39"]
+    )
     assert [(c.model, c.purpose) for c in waves[0]] == [("large", "solve")]
     assert outcome.answer == "39"
 
