@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from r2.call import Attempt, Completion
-from r2.errors import DEFERRING_ERROR_TYPES, LakeError
+from r2.errors import LakeError, failure
 from r2.ledger import Usage
 from r2.pool.client.wire import ParsedReply, parse_body
 from r2.pool.file.recording import write_recording
@@ -56,12 +56,13 @@ def record_run(lake: Lake, run_id: str, out: Path) -> int:
 
 
 def recorded_calls(lake: Lake, run_id: str) -> Iterator[tuple[str, Completion]]:
-    """(request_sha, completion) of every settled call, in the order of the input; calls that only deferred a question
-    are left out."""
+    """(request_sha, completion) of every call that ended with an answer or with a failure of a model, in the order of
+    the input. Left out are calls that ended without being sent (a budget, a stop, an open breaker)."""
     rows = (row for batch in lake.iter_rows("calls", run_id, _COLUMNS) for row in batch.to_pylist())
     for _, attempts in groupby(rows, key=lambda row: (row["problem_id"], row["rollout"], row["call_index"])):
         call = sorted(attempts, key=lambda row: row["attempt"])
-        if call[-1]["error_type"] not in DEFERRING_ERROR_TYPES:
+        error_type = call[-1]["error_type"]
+        if error_type is None or failure(error_type).sign is not None:
             yield call[-1]["request_sha"], _completion(call)
 
 
