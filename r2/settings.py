@@ -25,8 +25,8 @@ class Frozen(BaseModel):
 
 
 class Labelling(Frozen):
-    """How a problem is labelled (METHOD: teacher decompositions, grouped search). Part of a run's identity, stored with
-    its rows."""
+    """How a problem is labelled (docs/method.md, sections 2.1 and 3.1). Part of a run's identity, stored with its
+    rows."""
 
     teacher: str | None = None
     """Pool entry that writes the candidate plans; None: the strongest."""

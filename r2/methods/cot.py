@@ -1,4 +1,5 @@
-"""Chain of thought with one model: the constant router, and the line any router has to beat (METHOD: baselines).
+"""Chain of thought with one model: the constant router, and the line any router has to beat (docs/method.md, section
+8).
 
 Settings: `model`.
 """

@@ -1,4 +1,5 @@
-"""The decomposer's plan with every subtask on one model: what decomposing brings without routing (METHOD: baselines).
+"""The decomposer's plan with every subtask on one model: what decomposing brings without routing (docs/method.md,
+section 8).
 
 No allocator and no escalation: an escalation would be routing. Where the pool has a finalizer, the one model does that
 too. Settings: `model`, `decomposer`.

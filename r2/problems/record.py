@@ -45,8 +45,8 @@ class Benchmark:
     place: str = ""
     """What a source of generated problems names after the colon, as TASK in `rg:TASK`. "": nothing."""
     read: Callable[[Row, int], Problem | None] | None = None
-    """(row of a published file, place among the problems) -> problem; None for a row that no check can judge. FieldError
-    for a row of another format. None: it has no files."""
+    """(row of a published file, place among the problems) -> problem; None for a row that no check can judge.
+    FieldError for a row of another format. None: it has no files."""
     read_line: Callable[[str], Row] | None = None
     """A line of a published .txt file -> its row; ValueError for one of another format. None: it has no .txt files."""
     hub: HubDataset | None = None

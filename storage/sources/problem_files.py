@@ -125,8 +125,8 @@ def benchmark_file(source: Source, data_dir: Path | None) -> Path | None:
 
 
 def read_rows(path: Path, read_line: Callable[[str], Row] | None = None) -> Iterator[tuple[int, Row]]:
-    """(line, row) of a benchmark file: .jsonl, .parquet, .csv, a .json list or object of objects (line: place in it), or
-    .txt, where the benchmark says how a line is read."""
+    """(line, row) of a benchmark file: .jsonl, .parquet, .csv, a .json list or object of objects (line: place in it),
+    or .txt, where the benchmark says how a line is read."""
     if path.suffix == ".json":
         yield from _whole_json(path)
         return
