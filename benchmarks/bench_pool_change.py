@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from r2.atomic import write_atomically
 from r2.errors import R2Error
 from r2.evaluation.compare import compare
 from r2.evaluation.intervals import Interval, paired_interval
@@ -27,7 +28,6 @@ from r2.settings import Reasoning
 from storage.evaluations.outcomes import outcomes_of
 from storage.evaluations.problems import evaluated_problems
 from storage.evaluations.store import write_problems
-from storage.lake.atomic import write_atomically
 from storage.lake.manifest import make_folder
 from storage.sql.query import connect
 from tasks.evaluation.evaluate_method import OpenEvaluation, answer_run, open_evaluation, plan_evaluated

@@ -9,6 +9,7 @@ import typer
 
 from flows.cli.console import say
 from flows.cli.lake import LakeOption
+from r2.atomic import replacing
 from r2.errors import ConfigError
 
 
@@ -38,13 +39,8 @@ def sql(
         except BrokenPipeError:  # `| head` has seen enough; without a target, Python's own flush at exit fails again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            n_rows = run_sql(lake, statement, format, file)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(out) as file:
+        n_rows = run_sql(lake, statement, format, file)
     say(f"{out}: {n_rows} rows")
 
 

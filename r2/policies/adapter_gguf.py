@@ -22,6 +22,7 @@ import orjson
 import safetensors
 import safetensors.numpy
 
+from r2.atomic import replacing
 from r2.errors import ConfigError
 
 Matrix = npt.NDArray[np.float32]
@@ -107,18 +108,17 @@ def convert(adapter: Path, base: BaseShape, out: Path) -> None:
     if config.get("use_rslora"):  # there the factor is alpha / sqrt(rank)
         alpha *= math.sqrt(rank)
     tensors = _read_tensors(adapter)
-    writer_path = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    writer = gguf.GGUFWriter(writer_path, base.architecture)
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
-    for name, matrix in sorted(tensors.items()):
-        writer.add_tensor(name, _in_gguf_rows(name, matrix, base))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    writer_path.replace(out)
+    with replacing(out) as file:
+        writer = gguf.GGUFWriter(file.name, base.architecture)
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+        for name, matrix in sorted(tensors.items()):
+            writer.add_tensor(name, _in_gguf_rows(name, matrix, base))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
 
 
 def permute_rows(matrix: Matrix, n_heads: int) -> Matrix:

@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import subprocess
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import Field, ValidationError
 
+from r2.atomic import beside, write_atomically
 from r2.errors import ConfigError
 from r2.roster import PromptMode
 from r2.settings import Frozen
@@ -132,7 +132,7 @@ class Registry:
             )
         folder = self.root / name
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".writing-{uuid.uuid4().hex[:12]}"
+        temporary = beside(folder / "writing")
         temporary.mkdir()
         try:
             write(temporary)
@@ -263,10 +263,7 @@ class Registry:
             )
             file.flush()
             os.fsync(file.fileno())
-        temporary = folder / f".current-{uuid.uuid4().hex[:12]}"
-        temporary.write_text(version + "\n", "utf-8")
-        _sync(temporary)
-        temporary.replace(folder / "current")
+        write_atomically(folder / "current", f"{version}\n".encode())
         _sync(folder)
 
 

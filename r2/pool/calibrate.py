@@ -17,6 +17,7 @@ from pathlib import Path
 import tomlkit
 
 from r2.answering.prompts import solve_messages
+from r2.atomic import write_atomically
 from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.pool.client.client import PoolClient
@@ -254,6 +255,4 @@ def write_profiles(
                 }
             )
             entry["price_usd_per_mtok"] = price
-    temporary = pool.path.with_suffix(".toml.tmp")
-    temporary.write_text(tomlkit.dumps(document), "utf-8")
-    temporary.replace(pool.path)
+    write_atomically(pool.path, tomlkit.dumps(document).encode())

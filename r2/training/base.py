@@ -5,12 +5,11 @@ hub id is used as it is. `tiny` and `tiny:WIDTHxLAYERS` are made from scratch in
 are those of its rows.
 """
 
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from r2.atomic import replacing_folder
 from r2.errors import ConfigError
 from r2.policies.registry import CATALOGUE_NAME
 from r2.pool.servers.fetch import catalogue, find_weights
@@ -65,12 +64,10 @@ def load_policy_weights(folder: Path, base: str, models_dir: Path) -> tuple[Any,
 
 
 def _dequantise(gguf: Path, folder: Path) -> None:
-    """Written under another name and moved into place whole. transformers keeps GGUF weights quantised unless told, and
-    then cannot save."""
+    """transformers keeps GGUF weights quantised unless told, and then cannot save."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    temporary = folder.with_name(f".hf-{os.getpid()}")
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -80,11 +77,9 @@ def _dequantise(gguf: Path, folder: Path) -> None:
         del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
     try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        temporary.rename(folder)
+        with replacing_folder(folder) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
     except OSError:
         if not (folder / "config.json").exists():  # else another process was first
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import orjson
 
+from r2.atomic import write_atomically
+
 
 @dataclass(frozen=True, slots=True)
 class MetricValue:
@@ -54,6 +56,5 @@ class MetricsFile:
     def cut(self, step: int) -> None:
         """Forgets what came after `step`: a training that goes on from there writes it anew."""
         kept = [point for point in self.points() if point.step <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_bytes(b"".join(orjson.dumps(asdict(p), option=orjson.OPT_APPEND_NEWLINE) for p in kept))
-        temporary.replace(self.path)
+        lines = [orjson.dumps(asdict(point), option=orjson.OPT_APPEND_NEWLINE) for point in kept]
+        write_atomically(self.path, b"".join(lines))

@@ -19,6 +19,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from r2.atomic import replacing, write_atomically
 from r2.call import ROUTER_PURPOSES
 from r2.errors import ConfigError, LakeError
 from r2.evaluation.comparison import Comparison, to_json
@@ -31,7 +32,6 @@ from r2.problems.benchmark import judge
 from r2.problems.checks import extract_answer
 from storage.evaluations.store import evaluation_dir, is_evaluation, read_comparison, read_evaluation
 from storage.evaluations.summary import compared, outcomes_of_rows
-from storage.lake.atomic import write_atomically
 from storage.lake.lake import Lake
 from storage.lake.manifest import make_folder
 from storage.runs.plan import read_plan, run_dir_of
@@ -279,7 +279,6 @@ def _write(lake: Path, name: str, rows: Sequence[RescoredRow]) -> Path:
     digest = hashlib.sha256(orjson.dumps(columns)).hexdigest()[:12]
     path = lake / "_rescored" / f"{name}-{digest}.parquet"
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.table(columns), temporary, compression="zstd")
-    temporary.replace(path)
+    with replacing(path) as file:
+        pq.write_table(pa.table(columns), file, compression="zstd")
     return path

@@ -20,10 +20,10 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
+from r2.atomic import write_atomically
 from r2.errors import ConfigError, LakeError
 from r2.evaluation.compare import Comparison, from_json, to_json
 from r2.problem import Problem
-from storage.lake.atomic import write_atomically
 from storage.sources.problem_files import row_of
 
 FOLDER = "_evaluations"

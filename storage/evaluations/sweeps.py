@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from r2.atomic import write_atomically
 from r2.errors import ConfigError
 from r2.evaluation.sweep import Sweep, SweepMeasurement
-from storage.lake.atomic import write_atomically
 
 FOLDER = "_sweeps"
 _SWEEP = TypeAdapter(Sweep)

@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import operator
 import re
-import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from r2.atomic import replacing
 from r2.errors import LakeError, RunLockedError
 from storage.lake.compaction import compact_run
 from storage.lake.manifest import COMPACTION, Manifest, UnitEntry, make_folder
@@ -174,9 +174,8 @@ class Lake:
             if path.exists() and pq.read_schema(path).equals(table.schema, check_metadata=True):
                 continue
             make_folder(path.parent)
-            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-            pq.write_table(table.schema.empty_table(), temporary, write_page_checksum=True)
-            temporary.replace(path)
+            with replacing(path) as file:
+                pq.write_table(table.schema.empty_table(), file, write_page_checksum=True)
         self._is_prepared = True
 
     def _runs(self, run_id: str | None) -> list[str]:

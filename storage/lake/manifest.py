@@ -9,7 +9,6 @@ first, so that reading the newest compaction and what came after it is enough.
 
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from r2.atomic import create_atomically
 from r2.errors import LakeError
 from r2.records.tables import SCHEMA_VERSION
 
@@ -85,18 +85,7 @@ class Manifest:
         last."""
         path = self._path(entry.run_id, entry.unit)
         make_folder(path.parent)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with temporary.open("wb") as file:
-                file.write(orjson.dumps(asdict(entry), option=orjson.OPT_INDENT_2))
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
+        return create_atomically(path, orjson.dumps(asdict(entry), option=orjson.OPT_INDENT_2))
 
     def sync(self, run_id: str) -> None:
         """Returns once the run's linked entries survive a power cut."""

@@ -6,7 +6,6 @@ DuckDB does not check these CRCs and returns flipped bits as data; `check_part` 
 """
 
 import hashlib
-import os
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import BinaryIO, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from r2.atomic import create_exclusively, move_into_place
 from r2.errors import LakeError
 from storage.lake.manifest import Part, make_folder, sync_folder
 from storage.lake.schema import StoredTable, conform
@@ -67,7 +67,7 @@ class PartWriter:
         name = f"part-{unit}-{secrets.token_hex(4)}.parquet"
         self.path = self.folder / name
         self.temporary = self.folder / f".{name}.tmp"
-        self._file = self.temporary.open("wb")
+        self._file = create_exclusively(self.temporary)
         self._sink = _Hashing(self._file)
         has_bloom = bloom_rows > 0 and "problem_id" in table.schema.names
         self._writer = pq.ParquetWriter(
@@ -105,10 +105,8 @@ class PartWriter:
         """Closes, syncs and names the file. It is not part of the lake before a manifest entry names it."""
         self._write_group()
         self._writer.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        move_into_place(self._file, self.path)
         self._file.close()
-        self.temporary.rename(self.path)
         sync_folder(self.folder)
         return Part(str(self.path.relative_to(self.root)), self.rows, self._sink.n_bytes, self._sink.sha256.hexdigest())
 

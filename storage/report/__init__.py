@@ -3,9 +3,9 @@ says what is in it."""
 
 from pathlib import Path
 
+from r2.atomic import write_atomically
 from r2.errors import ConfigError, LakeError
 from storage.evaluations.store import evaluation_ids
-from storage.lake.atomic import write_atomically
 from storage.lake.lake import Lake
 from storage.sql.query import connect
 

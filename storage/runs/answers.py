@@ -5,16 +5,17 @@ ended early gives the rows it settled; the rest come with status `deferred`.
 """
 
 import csv
-import os
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from r2.atomic import replacing
 from r2.problem import Problem
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan
@@ -48,9 +49,8 @@ def write_answers(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
     suffix = out.suffix.lower()
     writer = {".csv": _write_csv, ".parquet": _write_parquet}.get(suffix, _write_jsonl)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    writer(temporary, (_merged(problem, row) for problem, row in _settled_rows(plan, lake)))
-    temporary.replace(out)
+    with replacing(out) as file:
+        writer(file, (_merged(problem, row) for problem, row in _settled_rows(plan, lake)))
     return [out]
 
 
@@ -77,31 +77,28 @@ def _merged(problem: Problem, row: dict[str, Any] | None) -> dict[str, Any]:
     return result
 
 
-def _write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with path.open("wb") as file:
-        for row in rows:
-            file.write(orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE))
+def _write_jsonl(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
+    for row in rows:
+        file.write(orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write_csv(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
     """Columns are those of the first good row: a CSV input has the same ones throughout; other extras go in as JSON
     text."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        columns: list[str] = []
-        for row in rows:
-            if not columns:
-                columns = list(row)
-                writer.writerow(columns)
-            writer.writerow(
-                [
-                    value if isinstance(value := row.get(c), (str, int, float, type(None))) else _json(value)
-                    for c in columns
-                ]
-            )
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text)
+    columns: list[str] = []
+    for row in rows:
+        if not columns:
+            columns = list(row)
+            writer.writerow(columns)
+        writer.writerow(
+            [value if isinstance(value := row.get(c), (str, int, float, type(None))) else _json(value) for c in columns]
+        )
+    text.detach()  # flushes, and leaves the file open
 
 
-def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write_parquet(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
     """Fixed columns; the user's other columns together as JSON text in `extra`."""
     schema = pa.schema(
         [
@@ -118,7 +115,7 @@ def _write_parquet(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             ("extra", pa.string()),
         ]
     )
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         batch: list[dict[str, Any]] = []
         for row in rows:
             fixed = {name: row.get(name) for name in schema.names}
@@ -135,14 +132,11 @@ def _write_batch(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
     errors = out.with_name(f"{out.stem}.errors{out.suffix}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        temporaries = [path.with_name(f".{path.name}.{os.getpid()}") for path in (out, errors)]
-        answered, failed = (stack.enter_context(path.open("wb")) for path in temporaries)
+        answered, failed = (stack.enter_context(replacing(path)) for path in (out, errors))
         for problem, row in _settled_rows(plan, lake):
             is_answered = row is not None and row["status"] == "answered"
             line = _batch_line(plan.run_id, problem, row if row is not None else {"status": "deferred"})
             (answered if is_answered else failed).write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
-    for temporary, path in zip(temporaries, (out, errors), strict=True):
-        temporary.replace(path)
     return [out, errors]
 
 

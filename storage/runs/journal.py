@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from r2.atomic import beside
 from r2.errors import LakeError, RunLockedError
 from storage.lake.manifest import make_folder, sync_folder
 
@@ -77,7 +78,9 @@ class Journal:
         path = Path(path)
         make_folder(path.parent)
         is_new = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        if path.is_symlink():
+            raise LakeError(f"{path}: a link, where the journal of a run is expected. Move it away.")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         journal = cls(path, descriptor)
         try:
             try:
@@ -316,7 +319,7 @@ def keep_only(path: Path, keys: Set[str]) -> None:
 
     No call was lost in a clean end, so notes of begun calls are dropped.
     """
-    shorter = path.with_name(f".{path.name}.{os.getpid()}")
+    shorter = beside(path)
     with Journal.open(path) as old, Journal.open(shorter) as new:
         for key, record in old.records():
             if key in keys:

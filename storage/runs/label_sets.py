@@ -6,10 +6,9 @@ side, in input order.
 """
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from r2.answering.allocation import format_allocation
 from r2.answering.prompts import MODEL_LETTERS, allocate_messages, decompose_messages
+from r2.atomic import replacing, write_atomically
 from r2.call import Message
 from r2.errors import InputFileError
 from r2.plan import parse_plan
@@ -58,7 +58,7 @@ def write_label_sets(
     shown = roster.solvers[: len(MODEL_LETTERS)]
     letters = {card.name: letter for card, letter in zip(shown, MODEL_LETTERS, strict=False)}
     with ExitStack() as stack:
-        files = {name: stack.enter_context(_RowFile(out / f"{name}.parquet")) for name in ("decomposer", "allocator")}
+        files = {name: stack.enter_context(_row_file(out / f"{name}.parquet")) for name in ("decomposer", "allocator")}
         for problem, targets in _targets(plan, lake):
             split = split_of(problem.question, split_seed, test_share)
             if "plan" not in targets:
@@ -90,35 +90,30 @@ def _targets(plan: RunPlan, lake: Lake) -> Iterator[tuple[Problem, dict[str, dic
 
 
 class _RowFile:
-    """A Parquet file written batch by batch under another name, and moved into place when whole."""
+    """Rows on their way into a Parquet file, batch by batch."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._temporary = path, path.with_name(f".{path.name}.{os.getpid()}")
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
         self._batch: list[dict[str, Any]] = []
-
-    def __enter__(self) -> "_RowFile":
-        self._writer = pq.ParquetWriter(self._temporary, SCHEMA, compression="zstd")
-        return self
 
     def add(self, prompt: Sequence[Message], completion: str, problem_id: str, split: str) -> None:
         said = [{"role": role, "content": text} for role, text in prompt]
         answer = [{"role": "assistant", "content": completion}]
         self._batch.append({"prompt": said, "completion": answer, "problem_id": problem_id, "split": split})
         if len(self._batch) == 4096:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         self._writer.write_table(pa.Table.from_pylist(self._batch, schema=SCHEMA))
         self._batch.clear()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._flush()
-        self._writer.close()
-        if kind is None:
-            self._temporary.replace(self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+
+@contextmanager
+def _row_file(path: Path) -> Iterator[_RowFile]:
+    with replacing(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+        rows = _RowFile(writer)
+        yield rows
+        rows.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +248,7 @@ def write_card(
         "",
     ]
     path = sets.out / "README.md"
-    path.write_text("\n".join(lines), "utf-8")
+    write_atomically(path, "\n".join(lines).encode())
     return path
 
 

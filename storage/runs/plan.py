@@ -15,10 +15,10 @@ from typing import Any
 
 import orjson
 
+from r2.atomic import write_atomically
 from r2.errors import LakeError
 from r2.problem import Problem
 from r2.settings import AnswerSettings
-from storage.lake.atomic import write_atomically
 from storage.sources.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
 
 

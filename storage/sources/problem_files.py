@@ -7,13 +7,13 @@ that the same source gives the same run.
 
 import hashlib
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from r2.atomic import beside, replacing
 from r2.errors import ConfigError, InputFileError
 from r2.plan import Plan
 from r2.problem import Problem
@@ -196,15 +196,15 @@ def question_file(text: str, limit: int | None, seed: int, data_dir: Path | None
         return Path(source.place), source.options.get("check", "")
     folder = lake / "_problems"
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{os.getpid()}"
     digest = hashlib.sha256()
-    with temporary.open("wb") as file:
+    draft = beside(folder / source.name)  # the file is named by its content, which is known at the end
+    with replacing(draft) as file:
         for problem in itertools.islice(problems_of(source, limit, seed, data_dir), limit):
             line = orjson.dumps(row_of(problem), option=orjson.OPT_APPEND_NEWLINE)
             digest.update(line)
             file.write(line)
     path = folder / f"{source.name}-{digest.hexdigest()[:12]}.jsonl"
-    temporary.replace(path)
+    draft.replace(path)
     return path, ""
 
 

@@ -16,10 +16,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from r2.answering.query_router import QueryRouter, pick
+from r2.atomic import write_atomically
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.problem import Problem
 from storage.evaluations.store import DevRun
-from storage.lake.atomic import write_atomically
 from tasks.evaluation.plan_evaluation import PlannedEvaluation
 
 N_PARTS = 4

@@ -29,7 +29,7 @@ from r2.training import device, ranks
 from r2.training.grpo.batch import Draw, Rollout, TrainingPrompt
 from r2.training.grpo.partners import ENTRY, Parts, parts_of, with_policy
 from r2.training.grpo.rollouts import open_rollouts
-from r2.training.grpo.rounds import Result, write_atomically
+from r2.training.grpo.rounds import Result, write_json
 from r2.training.grpo.settings import GrpoSettings, Role
 from r2.training.grpo.stages import (
     Round,
@@ -110,7 +110,7 @@ def run(round_: Round) -> None:
         time.monotonic() - started,
         facts,
     )
-    write_atomically(round_.folder / "result.json", asdict(result))
+    write_json(round_.folder / "result.json", asdict(result))
 
 
 def follow(round_: Round) -> None:
@@ -181,7 +181,7 @@ def _candidate(round_: Round, role: Role) -> tuple[Policy, dict[str, Any]]:
         "train_s": trained.wall_s,
         "last": curve,
     }
-    write_atomically(note, {"ref": policy.ref, **noted})
+    write_json(note, {"ref": policy.ref, **noted})
     return policy, noted
 
 

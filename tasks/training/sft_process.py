@@ -9,7 +9,6 @@ Prefect nor the lake.
 import asyncio
 import contextlib
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from pydantic import Field
 
+from r2.atomic import replacing_folder, write_atomically
 from r2.call import Purpose
 from r2.errors import ConfigError
 from r2.lifeline import die_with_parent
@@ -94,18 +94,14 @@ def train_policy(spec: PolicySpec) -> PolicyResult | None:
         if not is_writer():
             return None
         first_step = trained.first_step
-        temporary = spec.work_dir / ".weights"
-        shutil.rmtree(temporary, ignore_errors=True)
-        save(trained, temporary)
-        temporary.rename(spec.weights)
+        with replacing_folder(spec.weights) as folder:
+            save(trained, folder)
         del model, trained
     metrics, paid_usd = examine(spec, rows)
     result = PolicyResult(
         metrics, len(rows.train), len(rows.held_out), paid_usd, time.monotonic() - started, first_step
     )
-    temporary = spec.work_dir / ".result.json"
-    temporary.write_bytes(orjson.dumps(result))
-    temporary.replace(spec.work_dir / "result.json")
+    write_atomically(spec.work_dir / "result.json", orjson.dumps(result))
     return result
 
 

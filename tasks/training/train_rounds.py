@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 
+from r2.atomic import write_atomically
 from r2.errors import ConfigError, TrainingError
 from r2.lifeline import end, spawn
 from r2.policies.registry import file_sha256
@@ -66,9 +67,8 @@ def open_rounds(settings: GrpoSettings) -> Rounds:
             raise ConfigError(
                 f"--problems {settings.problems}: none of its rows has an answer to be judged by; GRPO needs them."
             )
-        temporary = frozen.with_suffix(".tmp")
-        temporary.write_bytes(b"".join(orjson.dumps(row_of(row), option=orjson.OPT_APPEND_NEWLINE) for row in judged))
-        temporary.replace(frozen)
+        lines = [orjson.dumps(row_of(row), option=orjson.OPT_APPEND_NEWLINE) for row in judged]
+        write_atomically(frozen, b"".join(lines))
     rounds = Rounds.open(run_dir, settings, run_id, start)
     for role, version in start.items():
         ours = {rounds.state.start[role], rounds.state.current[role]}

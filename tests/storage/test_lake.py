@@ -157,10 +157,10 @@ def test_what_counts_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: py
 
         return call
 
-    for name in ("fsync", "rename", "link"):
+    for name in ("fsync", "replace", "link"):
         monkeypatch.setattr(os, name, logged(name, getattr(os, name)))
     lake.commit("run-a", "00001-0", unit_of([1]))
-    assert log == ["fsync part", "rename part", "fsync folder"] * 3 + ["fsync entry", "link entry", "fsync folder"]
+    assert log == ["fsync part", "replace part", "fsync folder"] * 3 + ["fsync entry", "link entry", "fsync folder"]
 
 
 @pytest.mark.parametrize(

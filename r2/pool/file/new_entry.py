@@ -9,6 +9,7 @@ from typing import Any
 import tomlkit
 from tomlkit.exceptions import ParseError
 
+from r2.atomic import beside, write_atomically
 from r2.errors import PoolFileError
 from r2.pool.file.config import PoolConfig, load_pool
 
@@ -20,12 +21,12 @@ def adding(path: Path, name: str, entry: Mapping[str, Any], policies_dir: Path |
     Inside the block the new file may be measured and changed (`write_profiles`). PoolFileError if the name is taken, or
     the pool with it would not be good; then, and if the block raises, the old file is as it was.
     """
-    draft = path.with_name(f".{path.name}.adding")
+    draft = beside(path)
     try:
-        draft.write_text(_with_entry(path, name, entry), "utf-8")
+        write_atomically(draft, _with_entry(path, name, entry).encode())
         yield load_pool(draft, policies_dir)
         load_pool(draft, policies_dir)
-        draft.replace(path)
+        write_atomically(path, draft.read_bytes())
     except PoolFileError as error:
         raise PoolFileError(f"{error}\n{path} was left as it was.".replace(str(draft), str(path))) from None
     finally:

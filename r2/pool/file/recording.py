@@ -7,12 +7,14 @@ what was asked (`Call.request_sha`), so a changed prompt is a request that was n
 """
 
 import gzip
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import Any, BinaryIO, Self
 
 import orjson
 
+from r2.atomic import replacing
 from r2.call import Completion
 from r2.errors import PoolFileError
 
@@ -31,7 +33,7 @@ class Recording:
         completions: dict[str, bytes] = {}
         n_read = 0
         try:
-            with _opened(path, "rb", is_gzipped=path.suffix == ".gz") as file:
+            with _opened(path) as file:
                 for line in file:
                     n_read += 1
                     record = orjson.loads(line)
@@ -74,7 +76,7 @@ def recorded_evaluation(path: Path) -> dict[str, Any] | None:
 
 def _header(path: Path) -> tuple[str, dict[str, Any] | None]:
     try:
-        with _opened(path, "rb", is_gzipped=path.suffix == ".gz") as file:
+        with _opened(path) as file:
             header = orjson.loads(file.readline())
             return str(header["pool"]), header.get("evaluation")
     except OSError as error:
@@ -96,8 +98,7 @@ def write_recording(
     """Writes the pool file, what an evaluation was asked to do, and (request_sha, completion) pairs, replacing the
     file; returns how many pairs."""
     n_written = 0
-    partial = path.with_name(f".{path.name}.partial")
-    with _opened(partial, "wb", is_gzipped=path.suffix == ".gz") as file:
+    with replacing(path) as plain, _packed(plain, is_gzipped=path.suffix == ".gz") as file:
         if pool_text is not None:
             header = {"pool": pool_text} | ({} if evaluation is None else {"evaluation": evaluation})
             file.write(orjson.dumps(header, option=orjson.OPT_APPEND_NEWLINE))
@@ -105,9 +106,17 @@ def write_recording(
             record = {"request_sha": request_sha, "completion": orjson.Fragment(completion.to_bytes())}
             file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
             n_written += 1
-    partial.replace(path)
     return n_written
 
 
-def _opened(path: Path, mode: Literal["rb", "wb"], *, is_gzipped: bool) -> IO[bytes]:
-    return gzip.open(path, mode) if is_gzipped else path.open(mode)  # type: ignore[return-value]
+def _opened(path: Path) -> BinaryIO | gzip.GzipFile:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+@contextmanager
+def _packed(file: BinaryIO, *, is_gzipped: bool) -> Iterator[BinaryIO | gzip.GzipFile]:
+    if not is_gzipped:
+        yield file
+        return
+    with gzip.GzipFile(filename="", mode="wb", fileobj=file) as packed:
+        yield packed

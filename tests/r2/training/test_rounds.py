@@ -15,7 +15,7 @@ from r2.training.grpo.batch import Draw, Rollout, TrainingPrompt
 from r2.training.grpo.partners import untrained_digest, versions_of
 from r2.training.grpo.rejection import best_rows
 from r2.training.grpo.reward import ScoredTrajectory, Terms
-from r2.training.grpo.rounds import HeldOut, Result, Rounds, decide, read_result, write_atomically
+from r2.training.grpo.rounds import HeldOut, Result, Rounds, decide, read_result, write_json
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from r2.training.sampled import SampledText
 from tasks.training.train_rounds import progress_of
@@ -51,7 +51,7 @@ START = {"decomposer": "decomposer@v1", "allocator": "allocator@v1"}
 
 
 def finish(spec: Path, before: HeldOut, after: HeldOut, **candidates: str) -> None:
-    write_atomically(spec.parent / "result.json", asdict(Result(candidates, before, after)))
+    write_json(spec.parent / "result.json", asdict(Result(candidates, before, after)))
 
 
 def test_utility_is_right_minus_lambda_times_the_share_of_cost():
@@ -120,7 +120,7 @@ def test_a_result_from_before_reading_was_measured_is_still_compared(tmp_path: P
     old = asdict(Result({"allocator": "allocator@v2"}, held_out(0.9, 0.5), held_out(0.9, 0.1)))
     for side in ("before", "after"):
         del old[side]["is_read"]
-    write_atomically(spec.parent / "result.json", old)
+    write_json(spec.parent / "result.json", old)
     assert read_result(spec.parent / "result.json").after.readable == 1.0
     assert rounds.settle().is_promoted
 

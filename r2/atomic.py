@@ -1,0 +1,99 @@
+"""Writing a file whole: a reader sees the old one or the new one, never half of one, and no link leads astray.
+
+Everything is written to a new file beside the target, synced, and moved over the target in one step. The new file has a
+name nobody can guess, is created exclusively, never through a link, and only its owner can read it before it is
+finished: it may hold prompts. Then it gets the rights of the file it replaces, or those that the umask leaves.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)  # there is no other way to read it
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The file with this content, in one step."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` when the block ends. Where the block raises, `path` is as it
+    was and nothing else is left.
+
+    The file has a `name`, its present path, for writers that must open it themselves.
+    """
+    temporary = beside(path)
+    with ExitStack() as stack:
+        file = stack.enter_context(create_exclusively(temporary))
+        stack.callback(temporary.unlink, missing_ok=True)
+        yield file
+        move_into_place(file, path)
+
+
+def create_atomically(path: Path, content: bytes) -> bool:
+    """The file with this content, in one step, where nothing has its name. False, and nothing changed, where something
+    does."""
+    temporary = beside(path)
+    with ExitStack() as stack:
+        file = stack.enter_context(create_exclusively(temporary))
+        stack.callback(temporary.unlink)
+        file.write(content)
+        _finish(file, path)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder that is not there yet: a new one to fill, which becomes `path` when the block ends. OSError
+    if `path` holds something by then."""
+    temporary = beside(path)
+    temporary.mkdir(mode=0o700)
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_UMASK)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def create_exclusively(path: Path) -> BinaryIO:
+    """A new file that only its owner can read and write. FileExistsError if anything has the name, a link too."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+
+    return open(path, "w+b", opener=opener)
+
+
+def move_into_place(file: BinaryIO, path: Path) -> None:
+    """Ends what `create_exclusively` began: the file, whole and synced, takes the name and the rights of `path`."""
+    _finish(file, path)
+    Path(file.name).replace(path)
+
+
+def beside(path: Path) -> Path:
+    """A name in the folder of `path` that nothing has and nobody can guess. It begins with a dot: no reader takes it."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+
+
+def _finish(file: BinaryIO, path: Path) -> None:
+    """Everything on disk, with the rights of the file that `path` is now, or of a new one."""
+    file.flush()
+    try:
+        rights = path.stat().st_mode & 0o777
+    except FileNotFoundError:
+        rights = 0o666 & ~_UMASK
+    os.fchmod(file.fileno(), rights)
+    os.fsync(file.fileno())
