@@ -1,4 +1,4 @@
-"""Flow: answer a file of questions. Plan, answer every open shard, close; the same parameters go on where it stopped.
+"""Flow: answer a file of questions. Plan, answer every open shard, close; the same parameters resume it.
 
 By hand: `r2 answer FILE`, or `python -m flows.answer_questions SETTINGS.toml`.
 """

@@ -1,5 +1,4 @@
-"""Flow: label problems for training. The same plan, shards and journals as answering; the same parameters go on where
-it stopped.
+"""Flow: label problems for training. The same plan, shards and journals as answering; the same parameters resume it.
 
 By hand: `r2 label --problems scan --limit 200`, or
 `python -m flows.label_plans configs/simulated/1_label_plans.toml`.

@@ -1,4 +1,4 @@
-"""Flow: train a decomposer and an allocator in alternating rounds of GRPO. The same parameters go on at the last
+"""Flow: train a decomposer and an allocator in alternating rounds of GRPO. The same parameters resume it at the last
 checkpoint.
 
 By hand: `r2 grpo --problems scan`, or `python -m flows.train_grpo configs/ablations/grpo_alternating.toml`. A Prefect
@@ -43,7 +43,7 @@ def _run_name() -> str:
     persist_result=False,
 )
 def grpo_round(spec: Path) -> None:
-    """Trains and compares what one round is to; a retry goes on at its last checkpoint."""
+    """Trains and compares what one round is to; a retry resumes at its last checkpoint."""
     run_in_process(spec)
 
 

@@ -1,5 +1,4 @@
-"""Flow: supervised training of a decomposer, an allocator or a specialist. The same parameters go on where a run
-stopped.
+"""Flow: supervised training of a decomposer, an allocator or a specialist. The same parameters resume a run.
 
 By hand: `r2 sft --labels labels`, or `python -m flows.train_sft configs/gpu/sft.toml`.
 """

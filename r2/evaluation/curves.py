@@ -72,8 +72,8 @@ def aiq(points: Sequence[Point], c_min: float | None = None, c_max: float | None
     """Average improvement in quality: area under the hull from c_min to c_max, divided by c_max - c_min (RouterBench).
 
     The bounds default to the points' cheapest and dearest; give common ones to compare sets. Right of its end the hull
-    goes on flat; left of its beginning it is 0 (ours): for so little money the set answers nothing, and a set is never
-    below a part of it. RouterBench's code divides by c_max; this is the paper's definition. Where c_min == c_max it is
+    is flat. Left of its beginning it is 0 (ours): for so little money the set answers nothing. So a set is never below
+    a part of itself. RouterBench's code divides by c_max; this is the paper's definition. Where c_min == c_max it is
     the height there. None without points.
     """
     corners = hull(points)

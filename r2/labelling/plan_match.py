@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from r2.plan import Plan
 
 SAME_STEP = 0.3
-"""Token F1 from which a step is taken for a gold step, where order is compared."""
+"""Token F1 from which a step counts as a gold step when order is compared."""
 _STEP_REFERENCE = re.compile(r"(?:the )?results? of steps? \d+|#\d+|\bsteps? \d+")
 _WORD = re.compile(r"[a-z0-9]+")
 

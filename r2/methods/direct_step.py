@@ -37,7 +37,7 @@ def ask_step(
 
 
 def result_of(step: Step, completion: Completion) -> str:
-    """The step's result; `Stop` with its error type where there is none. `completion` is the last one that was had for
+    """The step's result; `Stop` with its error type where there is none. `completion` is the last one received for
     it."""
     if step.text is None:
         raise Stop(step.error_type or "empty", completion.error_message or f"{step.model} returned no text")

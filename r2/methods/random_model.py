@@ -2,9 +2,9 @@
 looking.
 
 With `mix` at the shares another method ended with, this is "random at matched cost". The draw depends on `seed`, the
-problem's id and the subtask alone, so that a run that is gone on with draws the same. Its probabilities are stored as
-propensities, which makes its runs a log for off-policy estimates. Settings: `mix`, `random_level`, `seed`, and at the
-level of subtasks `decomposer`.
+problem's id and the subtask alone, so that a resumed run draws the same. Its probabilities are stored as propensities,
+which makes its runs a log for off-policy estimates. Settings: `mix`, `random_level`, `seed`, and at the level of
+subtasks `decomposer`.
 """
 
 import math

@@ -17,7 +17,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """Token ids to go on from, and how. `temperature` 0 is greedy. `n_top` None: no log-probabilities; else so many
+    """Token ids to continue, and how. `temperature` 0 is greedy. `n_top` None: no log-probabilities; else so many
     alternatives a token."""
 
     ids: Sequence[int]

@@ -2,7 +2,7 @@
 to ship.
 
 `r2 lake record EVALUATION` writes it, `r2 evaluate --pool recording:FILE` replays it without a model. Response bodies
-are left out: what was read from them is there, and so is the comparison, for the replay to be held against.
+are left out: what was read from them is there, and so is the comparison, so that the replay can be compared with it.
 """
 
 import dataclasses

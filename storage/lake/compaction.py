@@ -1,4 +1,4 @@
-"""Compaction: a run's many small parts rewritten as one file per table, beside queries and commits that go on.
+"""Compaction: a run's many small parts rewritten as one file per table, while queries and commits continue.
 
 The new files become the run at the instant their entry is linked; the old ones stay for readers that hold them, until
 `Lake.vacuum`. A crash at any step leaves the old state, and of two compactions at the same time one is dropped, because

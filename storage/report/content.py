@@ -124,7 +124,7 @@ class ReportCall:
 
 @dataclass(frozen=True, slots=True)
 class ReportSubtask:
-    """One line of an allocation, with what came of it."""
+    """One line of an allocation, with its outcome."""
 
     index: int
     text: str

@@ -23,7 +23,7 @@ _KINDS = {
 
 
 def report_of_run(lake: Path, db: duckdb.DuckDBPyConnection, run_id: str) -> Report:
-    """Everything known of the run. A run that is still going on is reported as far as it has come."""
+    """Everything known of the run. A run that has not ended is reported up to now."""
     about = _about(db, run_id)
     summary = summarize(lake, run_id)
     kind, method = about.get("kind", "answer"), summary.method or about.get("method", "") or "run"

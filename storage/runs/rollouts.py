@@ -1,4 +1,4 @@
-"""A training's rows in the lake: rollouts with their reward terms, curves, and what held-out problems came to.
+"""A training's rows in the lake: rollouts with their reward terms, curves, and the results on held-out problems.
 
 Written by the process of a round (tasks/training/grpo_process.py), one unit per checkpoint. A unit that is there
 already is not written again: a step that is done twice after a kill has the same rollouts.

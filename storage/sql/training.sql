@@ -1,4 +1,4 @@
--- How training went: curves, what each term of the reward brought, and what held-out problems said of every round.
+-- How training went: curves, what each term of the reward brought, and every round's results on held-out problems.
 
 -- Every metric of every step, SFT and GRPO alike.
 create or replace view training_curve as

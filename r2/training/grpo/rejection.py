@@ -1,5 +1,5 @@
-"""Rejection-sampling fine-tuning, the plain alternative to GRPO that it is held against: learn to write the best of
-your own texts.
+"""Rejection-sampling fine-tuning, the plain alternative to GRPO, to compare it with: learn to write the best of your
+own texts.
 
 Ours, as an ablation (docs/method.md, section 5): per problem G texts are sampled and executed; the best-rewarded right
 one becomes a supervised row.

@@ -162,8 +162,8 @@ class GrpoSettings(Frozen):
         return (self.first if number % 2 == 0 else other,)
 
     def run_id(self, pool_digest: str, problems_digest: str) -> str:
-        """Identity of the training: what decides its result. More rounds, budgets and paths are not in it, so that a
-        training can be gone on with."""
+        """Identity of the training: what decides its result. Number of rounds, budgets and paths are not in it, so a
+        training can be resumed with others."""
         free = {
             "pool",
             "lake",
@@ -178,7 +178,7 @@ class GrpoSettings(Frozen):
         }
         chosen = self.model_dump(mode="json", exclude=free) | {"reasoning": self.reasoning.identity()}
         if self.plan_temperature is None:
-            del chosen["plan_temperature"]  # it came later: trainings without it go on
+            del chosen["plan_temperature"]  # it was added later: older trainings keep their identity
         identity = [chosen, pool_digest, problems_digest]
         return f"grpo-{hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]}"
 

@@ -34,7 +34,7 @@ class RoundMemory:
 
 @dataclass(frozen=True, slots=True)
 class TrainedRound:
-    """A finished round of training. `first_step` is the checkpoint it went on from, 0 for none. `weights` are the
+    """A finished round of training. `first_step` is the checkpoint it was resumed from, 0 for none. `weights` are the
     model's where several processes share it, None where this one has all of them."""
 
     model: Any
