@@ -98,7 +98,8 @@ class MethodSummary:
     random_mix: Mapping[str, float]
     """Constant -> probability in the most accurate problem-blind mixture at this method's cost."""
     random_accuracy: float | None
-    """Its expected accuracy; of the cheapest constant where that is dearer than the method."""
+    """Expected accuracy of that mixture. Where even the cheapest constant costs more than the method: that
+    constant's."""
     gain_over_random: Estimate | None
     headroom_captured: float | None
     """(U - U_random) / (U_oracle - U_random); U = accuracy - cost_weight * USD per problem."""
@@ -106,7 +107,7 @@ class MethodSummary:
     beaten_by: tuple[str, ...]
     """Labels at least as accurate and at most as dear, and better in one of the two, cheapest first."""
     versus_subject: Versus | None
-    """The judged router against this method; None for itself and where nobody is judged."""
+    """The judged router against this method; None for the router itself, and where no router is judged."""
 
 
 @dataclass(frozen=True, slots=True)

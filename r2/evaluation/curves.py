@@ -124,7 +124,7 @@ def cost_to_reach(points: Sequence[Point], accuracy: float) -> int | None:
 
 
 def _running_best(points: Sequence[Point]) -> list[Point]:
-    """One point per cost, cheapest first, each with the best accuracy had up to that cost."""
+    """One point per cost, cheapest first, each with the best accuracy reached up to that cost."""
     best: dict[float, float] = {}
     so_far = -np.inf
     for cost, accuracy in sorted(points):

@@ -50,7 +50,7 @@ class Support:
     n: int
     n_problems: int
     ess: float
-    """Effective sample size (sum w)^2 / sum w^2: as many trajectories drawn from the target itself would say as much.
+    """Effective sample size (sum w)^2 / sum w^2: so many trajectories drawn from the target itself would tell as much.
     """
     unsupported_mass: float
     """Mean probability that the target takes, in a trajectory, a choice the logging allocator never takes there."""

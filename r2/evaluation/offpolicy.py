@@ -95,8 +95,8 @@ def estimate_value(
 
     `fit` makes the outcome model from logs it is not applied to (`cross_fitted`); None takes `fit_additive`.
     `max_weight` cuts larger weights. Trajectories of one problem stay together in folds, standard errors and resamples.
-    The bounds `min_ess` and `max_unsupported` are ours. Raises SupportError where they are broken, for weights before
-    they are cut.
+    The bounds `min_ess` and `max_unsupported` are ours. Raises SupportError where they are exceeded by the weights
+    before these are cut.
     """
     support, weights = support_of(logs, target, max_weight)
     check_support(support, min_ess, max_unsupported)
@@ -147,7 +147,7 @@ def fit_additive(logs: Sequence[LoggedTrajectory], outcomes: FloatArray, ridge: 
     (ours).
 
     Linear, so its expectation under any distribution is exact; rough where outcomes multiply, which the doubly robust
-    value forgives. An unseen (skill, model) has no effect.
+    value corrects. An unseen (skill, model) has no effect.
     """
     columns: dict[tuple[str, str], int] = {}
     for one in logs:

@@ -1,5 +1,5 @@
-"""Executing a plan with given models, and remembering what was asked: the ground under candidate plans and allocation
-search.
+"""Executing a plan with given models, and remembering what was asked: what candidate plans and allocation search are
+built on.
 
 A generator of waves like `r2/answering/route.py`, without allocator, checks and escalation: what is measured is the
 plan with just these models. Nothing here asks a request twice for one problem (`Memory`), so that an execution that
@@ -22,8 +22,8 @@ from r2.problems.checks import extract_answer
 
 @dataclass(slots=True)
 class Execution:
-    """One run of a plan. `calls` and `completions` are the steps' in plan order; `answer` is None where a step got no
-    result."""
+    """One run of a plan. `calls` and `completions` are those of the steps, in plan order; `answer` is None where a step
+    got no result."""
 
     models: tuple[str, ...]
     calls: list[Call] = field(default_factory=list)

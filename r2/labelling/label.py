@@ -81,8 +81,8 @@ def _label(
 def _candidates(
     problem: Problem, router: Router, settings: Labelling, memory: Memory, outcome: Outcome
 ) -> Generator[Wave, list[Completion], list[tuple[Trial, Plan]]]:
-    """The teacher's distinct plans. Every text it wrote becomes a trial; texts without a plan and repeats end there,
-    unpaid."""
+    """The teacher's distinct plans. Every text it wrote becomes a trial; texts without a plan, and repeats, are not
+    executed."""
     first_seed = 1 + router.settings.seed * settings.n_candidates
     calls = [
         Call(

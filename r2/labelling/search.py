@@ -46,8 +46,8 @@ def search_allocation(
 ) -> Searching:
     """Every execution that was tried, in order; the target is the cheapest right one (`cheapest_right`).
 
-    `known` is M_eval's execution of the plan: paid already, it comes last and is where a climb that failed goes down
-    from. Right and the cheapest model's, nothing else is tried.
+    `known` is M_eval's execution of the plan. It is paid already and comes last in the list; after a failed climb the
+    descent starts from it. If it is right and the cheapest model's, nothing else is tried.
     """
     names = [card.name for card in router.roster.solvers]
     known = known if known is not None and set(known.models) <= set(names) else None

@@ -112,13 +112,18 @@ class Candidate:
 class SubtaskRow:
     """One subtask executed. A direct plan has one row, with the question as its text."""
 
-    run_id: str = col("see runs", label=True) problem_id: str = col("see trajectories") rollout: int = col("see
-    trajectories", kind="int16") subtask_index: int = col("0-based place in the plan", kind="int16") benchmark: str =
-    col("copied from the trajectory, so that no join is needed", label=True) depends_on: tuple[int, ...] =
-    col("subtask_index of the subtasks whose results were shown") subtask_text: str = col("what was asked") output_text:
-    str | None = col("the result, null if there is none") allocated_model: str = col("the allocator's choice",
-    label=True) model: str = col("the entry that answered last: differs after an escalation or a fallback", label=True)
-    tier: str = col("tier of `model`", label=True) candidates: tuple[Candidate, ...] = col(
+    run_id: str = col("see runs", label=True)
+    problem_id: str = col("see trajectories")
+    rollout: int = col("see trajectories", kind="int16")
+    subtask_index: int = col("0-based place in the plan", kind="int16")
+    benchmark: str = col("copied from the trajectory, so that no join is needed", label=True)
+    depends_on: tuple[int, ...] = col("subtask_index of the subtasks whose results were shown")
+    subtask_text: str = col("what was asked")
+    output_text: str | None = col("the result, null if there is none")
+    allocated_model: str = col("the allocator's choice", label=True)
+    model: str = col("the entry that answered last: differs after an escalation or a fallback", label=True)
+    tier: str = col("tier of `model`", label=True)
+    candidates: tuple[Candidate, ...] = col(
         "models that could have been chosen; propensity null where the allocator gave no log-probabilities"
     )
     is_escalated: bool = col("a check failed and a stronger model was asked")

@@ -65,9 +65,9 @@ def training_order(
     rows of like length together.
 
     Batches of like length hardly pad, which halves the time where lengths differ widely. But a batch's loss is the mean
-    over its tokens: two tokens of DIRECT among their like weigh as much as forty of a plan, and a decomposer so trained
-    hardly plans at all (measured). Router policies are therefore trained on mixed batches. The order depends on the
-    arguments alone, so a trainer that reads it in sequence is resumed exactly where it was.
+    over its tokens. In batches of one length two tokens of DIRECT weigh as much as forty of a plan, and a decomposer
+    that is trained so hardly plans at all (measured). Router policies are therefore trained on mixed batches. The order
+    depends on the arguments alone, so a trainer that reads it in sequence is resumed exactly where it was.
     """
     if not lengths:
         raise ValueError("no rows to order")

@@ -30,7 +30,7 @@ def use_threads(n_threads: int | None) -> int:
 
 
 def without_progress_bars() -> None:
-    """A training shows its own progress; transformers' bars of loaded weights would go between its lines."""
+    """Switches transformers' progress bars off: they would stand between the lines of the training's own progress."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -23,7 +23,7 @@ STRENGTHS = (0.3, 3.0, 30.0)
 """Inverse strengths of L2 regularisation that are tried (scikit-learn's C)."""
 N_FOLDS = 5
 CALIBRATION_STRENGTH = 1e3
-"""For the two parameters of the calibration: next to none."""
+"""For the two parameters of the calibration: almost no regularisation."""
 
 
 def fit_query_router(

@@ -1,8 +1,8 @@
 """Which of a training's processes this is: on several GPUs each runs the same module, and one of them alone writes.
 
 `accelerate launch` (and torchrun under it) tells a process its place in the environment. The writer is rank 0: lake
-units, curves, the registry and result files are its own. What all ranks need and one makes (plans, the pilot) they wait
-for as a file, which has no time limit as collectives have.
+units, curves, the registry and result files are its own. What one rank makes for all (plans, the pilot) is a file that
+the others wait for: unlike a collective operation, that wait has no time limit.
 """
 
 import os

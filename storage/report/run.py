@@ -1,5 +1,5 @@
-"""The report of any run that is no evaluation: what it answered, labelled or learnt, and what that cost. Shorter, by
-what there is."""
+"""The report of any run that is no evaluation: what it answered, labelled or learnt, and what that cost. It shows what
+the run has."""
 
 import time
 from pathlib import Path

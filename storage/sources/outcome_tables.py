@@ -1,7 +1,8 @@
 """Recorded outcome tables: what each model answered to each question, right or wrong, and its cost; read without a
 call.
 
-So that query-level routers can be compared on published data a user has. CSV, JSONL or Parquet, one of two shapes:
+With them query-level routers can be compared on published data that a user has. CSV, JSONL or Parquet, one of two
+shapes:
 
     wide, as RouterBench publishes:   prompt, <model>, <model>|total_cost, ... (sample_id, eval_name; other columns are
     ignored) long:                             question, model, correct, cost           (id, benchmark)

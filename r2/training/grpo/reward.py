@@ -1,5 +1,5 @@
-"""The reward: a sampled plan or allocation executed by the router's real code, and the terms it earns. No trainer in
-sight.
+"""The reward: a sampled plan or allocation executed by the router's real code, and the terms it earns. Needs no
+trainer.
 
 `rollout` drives `r2.answering.route.solve`: the calls whose texts were sampled are answered from them, at the policy's
 price and with its token counts, all others by the pool. So the reward charges the router's own calls as answering does.
@@ -104,8 +104,8 @@ def score(trajectory: Trajectory, role: Role, sampled: SampledText, cost_ref_usd
 
 
 def all_read(trajectory: Trajectory) -> bool:
-    """True if no fallback stood in for a plan or an allocation that could not be read. A text that was cut and is read
-    all the same counts."""
+    """True if no fallback stood in for a plan or an allocation that could not be read. A text that was cut but could be
+    read counts as read."""
     return not set(UNREAD.values()) & set(trajectory.outcome.failed_checks)
 
 

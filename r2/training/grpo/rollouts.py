@@ -1,4 +1,4 @@
-"""Rollouts made in numbers: the pool and the frozen policies behind one event loop, for trainers that are not
+"""Many rollouts at once: the pool and the frozen policies behind one event loop, for trainers that are not
 asynchronous.
 
 `open_rollouts` starts endpoints and client in a thread of its own. Equal calls in flight are made once, finished ones

@@ -33,9 +33,9 @@ class PromptFilter(Frozen):
     5)."""
 
     by: Literal["success", "reward", "nothing"] = "reward"
-    """`success`: the share of right pilot rollouts lies within `low` and `high`. `reward`: so it does, or the pilot's
-    rewards differ, because with a price in the reward a group that is right throughout still teaches cost (ours).
-    `nothing`: all, and no pilot is run."""
+    """`success`: the share of right pilot rollouts lies within `low` and `high`. `reward`: the same, or the pilot's
+    rewards differ: with a price in the reward a group whose rollouts are all right still teaches cost (ours).
+    `nothing`: all problems, without a pilot."""
     low: float = Field(default=0.1, ge=0, le=1)
     high: float = Field(default=0.9, ge=0, le=1)
     n_rollouts: int = Field(default=4, ge=2)
@@ -70,8 +70,7 @@ class GrpoSettings(Frozen):
     mode: Mode = "alternating"
     """`alternating` (paper). `joint`: both learn in the same round, each beside the other's version of the round's
     start, and are promoted together or not at all. `rejection`: rejection-sampling fine-tuning instead of GRPO, rounds
-    alternating. `sft_only`: no round, the policies as they are are compared with themselves. Ablations: docs/method.md,
-    section 5.
+    alternating. `sft_only`: no round; the policies are compared with themselves. Ablations: docs/method.md, section 5.
     """
     rounds: int = Field(default=2, ge=0)
     first: Role = "allocator"
@@ -114,8 +113,8 @@ class GrpoSettings(Frozen):
     """A new version is promoted if its held-out utility is higher and the 95 % interval of the difference does not
     reach below minus this."""
     readable_loss: float = Field(default=0.05, ge=0, le=1)
-    """Nor is it promoted if its plans and allocations can be read for a smaller share of the held-out problems than
-    those before it, by more than this: what answers then is a fallback, whatever its utility."""
+    """It is not promoted either if the share of held-out problems whose plan and allocation can be read falls by more
+    than this: then a fallback answers, whatever the utility."""
     threads: int | None = Field(default=None, ge=1)
     """torch threads; None: its own choice. Part of what makes a resumed run equal."""
     max_cost_usd: Positive | None = None

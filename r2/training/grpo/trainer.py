@@ -4,7 +4,7 @@ still.
 Who calls it (tasks/training/grpo_process.py) brings the prompts, the scoring of rollouts and a place for them; here is
 only the training. Left to TRL: advantages, losses, clipping, KL. Ours: the terms as separately logged reward functions
 over one execution of each rollout, metrics of collapse with alarms, and a hook before each checkpoint, so that rollouts
-are stored before the training counts as having gone past them.
+are stored before the checkpoint after which they would not be made again.
 """
 
 import random
@@ -223,7 +223,7 @@ def _keeper(
     from transformers import TrainerCallback
 
     class Keeper(TrainerCallback):
-        """Metrics of each step to the curve; rollouts out of memory before the checkpoint that goes past them."""
+        """Metrics of each step to the curve; rollouts handed over before the next checkpoint is written."""
 
         def __init__(self) -> None:
             self.at = time.monotonic()
