@@ -84,7 +84,8 @@ def move_into_place(file: BinaryIO, path: Path) -> None:
 
 
 def beside(path: Path) -> Path:
-    """A name in the folder of `path` that nothing has and nobody can guess. It begins with a dot: no reader takes it."""
+    """A name in the folder of `path` that nothing has and nobody can guess. It begins with a dot, so that no reader of
+    the folder takes it."""
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
 
 

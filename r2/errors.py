@@ -30,8 +30,8 @@ understood us."""
 class Failure:
     """One way a call can fail, and what follows. The columns of `CALL_FAILURES`.
 
-    Final means: the question is stored as failed, and only `--retry-failed` asks it again. A question is deferred where
-    the failure says nothing about it: it is not stored, and the same command asks it again.
+    Final means: the question is stored as failed, and this run does not ask it again. A question is deferred where the
+    failure says nothing about it: it is not stored, and the same command asks it again.
     """
 
     meaning: str
