@@ -116,8 +116,11 @@ def evaluate(
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.evaluate_methods import evaluate_methods
     from flows.support.embedded_api import embedded_api
+    from r2.evaluation.operating_points import variants_of
 
-    load_pool(settings.pool).check_keys()
+    loaded = load_pool(settings.pool)
+    loaded.check_keys()
+    variants_of(settings, loaded.roster(), loaded.router.decomposer, loaded.router.allocator)
     with embedded_api():
         result = asyncio.run(evaluate_methods(settings))
     raise typer.Exit(print_result(result))
