@@ -18,11 +18,10 @@ from r2.problems.benchmark import benchmark_names
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.comparison import Comparison, Estimate
     from r2.evaluation.settings import EvaluateSettings
-    from storage.evaluations.store import Evaluation
+    from storage.evaluations.store import EvaluatedRow, Evaluation
 
 
 TABLE_WIDTH = 170
-_KNOB_SIGNS = {"threshold": "at ", "b": "b = "}
 
 
 def register(app: typer.Typer) -> None:
@@ -230,7 +229,7 @@ def comparison_table(evaluation: "Evaluation", comparison: "Comparison") -> Tabl
         row = chosen[m.label]
         table.add_row(
             ("> " if m.label == comparison.subject else "") + m.label,
-            "" if row.value is None else f"{_KNOB_SIGNS.get(row.knob, row.knob)}{row.value:g}",
+            _point(row),
             f"{m.accuracy.value:.1%} {_spread(m.accuracy, percent=True)}",
             f"{m.usd_per_1k.value:.4g} {_spread(m.usd_per_1k, percent=False)}",
             f"{m.cost_saved.value:.1%}" if m.cost_saved else "-",
@@ -246,6 +245,13 @@ def comparison_table(evaluation: "Evaluation", comparison: "Comparison") -> Tabl
             "oracle", "hindsight", f"{comparison.oracle_accuracy:.1%}", f"{comparison.oracle_usd_per_1k:.4g}", *[""] * 6
         )
     return table
+
+
+def _point(row: "EvaluatedRow") -> str:
+    """The knob's value, as a threshold `at 0.8`, else `b = 0.2`; "" for a row without a knob."""
+    if row.value is None:
+        return ""
+    return f"at {row.value:g}" if row.knob == "threshold" else f"{row.knob} = {row.value:g}"
 
 
 def print_remarks(evaluation: "Evaluation", comparison: "Comparison") -> None:

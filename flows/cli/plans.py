@@ -9,6 +9,7 @@ from rich.table import Table
 
 from flows.cli.console import results, say
 from r2.errors import ConfigError
+from r2.problems.benchmark import gold_plan_names
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +20,7 @@ def register(app: typer.Typer) -> None:
 def plans(
     problems: Annotated[
         list[str],
-        typer.Option(help="Sources with gold plans: scan, musique, gsm8k, strategyqa, or NAME:FILE. Repeatable."),
+        typer.Option(help=f"Sources with gold plans: {', '.join(gold_plan_names())}, or NAME:FILE. Repeatable."),
     ],
     pool: Annotated[str, typer.Option(help="Pool file.")] = "pools/local.toml",
     decomposer: Annotated[
@@ -48,7 +49,7 @@ def plans(
     config = load_pool(pool)
     config.check_keys()
     name = decomposer or config.router.decomposer
-    config.roster()[name]
+    config.roster().require(name)
     sources = {text: list(gold_plans_of(parse_source(text), limit, seed, data_dir)) for text in problems}
     if empty := [text for text, found in sources.items() if not found]:
         raise ConfigError(f"--problems {', '.join(empty)}: no question with a gold plan.")

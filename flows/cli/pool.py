@@ -140,7 +140,7 @@ def calibrate(
     config = load_pool(pool)
     if model:
         for name in model:
-            config.roster()[name]
+            config.roster().require(name)
         config = config.only(model)
     config.check_keys()
     measured = asyncio.run(calibrate_pool(config, models_dir, state_dir(), n, seed, skill or (), say))

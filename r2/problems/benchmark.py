@@ -55,6 +55,11 @@ def benchmark_names() -> list[str]:
     return [*(benchmark.name for benchmark in _BUILT_IN), *plugin_names(BENCHMARKS)]
 
 
+def gold_plan_names() -> list[str]:
+    """As `benchmark_names`, of the built-in ones that have gold plans."""
+    return [benchmark.name for benchmark in _BUILT_IN if benchmark.has_gold_plans]
+
+
 def benchmark_of(problem: Problem) -> Benchmark:
     """The problem's benchmark; the default one for names we do not know (their rows keep the user's name)."""
     return benchmarks().get(problem.benchmark, _DEFAULT)

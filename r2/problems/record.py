@@ -60,6 +60,11 @@ class Benchmark:
     """Its published rows hold a decomposition (r2/problems/gold.py)."""
 
     @property
+    def has_gold_plans(self) -> bool:
+        """For some of its problems, by question or by row."""
+        return self.gold_plan is not None or self.has_gold_rows
+
+    @property
     def source(self) -> str:
         """How `--problems` names it."""
         return f"{self.name}:{self.place}" if self.place else self.name

@@ -53,7 +53,7 @@ def gold_plans_of(
         problems = problems_of(source, limit, seed, data_dir)
         return ((problem, plan) for problem in problems if (plan := gold_plan_of(problem)) is not None)
     if benchmark.read is None:
-        known = [b.name for b in benchmarks().values() if b.gold_plan is not None or b.has_gold_rows]
+        known = [b.name for b in benchmarks().values() if b.has_gold_plans]
         raise ConfigError(f"--problems {source}: no gold plans. They are known for {', '.join(known)}.")
     rows = _rows_of(source, benchmark, data_dir)
     return itertools.islice(((problem, gold) for problem, row in rows if (gold := gold_plan(row)) is not None), limit)

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from r2.answering.prompts import rate_messages, think_messages, verify_messages
 from r2.answering.protocol import Outcome, Router, Trajectory
 from r2.answering.query_router import ModelCurve, QueryRouter, make_query_router, pick
 from r2.call import Call, Completion, TokenLogprob
 from r2.errors import CALL_FAILURES, ConfigError, Failure
-from r2.methods import method_named, methods
+from r2.methods import can_collapse, family_of, method_named, methods, takes_router
 from r2.methods.automix import says_correct
 from r2.methods.estimate import estimate_calls
 from r2.methods.router import make_router
@@ -524,3 +525,16 @@ def answered(
             wave = solving.send([complete(call) for call in wave])
     except StopIteration as end:
         return waves, end.value
+
+
+def test_a_method_that_nobody_has_is_refused_and_a_stored_one_is_still_reported():
+    with pytest.raises(ConfigError, match=r"method 'gone': no such method\. Known: r2, cot, .*, label\."):
+        method_named("gone")
+    assert (family_of("gone"), can_collapse("gone"), takes_router("gone")) == ("baseline", False, False)
+    assert (family_of("r2"), can_collapse("r2"), takes_router("r2")) == ("ours", True, True)
+    assert (family_of("cot"), can_collapse("cot"), takes_router("cot")) == ("constant", False, False)
+
+
+def test_a_method_cannot_have_a_name_that_leaves_the_lake():
+    with pytest.raises(ValidationError, match="method"):
+        Reasoning(method="../elsewhere")
