@@ -126,7 +126,7 @@ def supervise(role: Role, seed: int, folder: Path) -> None:
         batch_size=32,
         seed=seed,
         threads=1,
-        save_every=10**6,
+        save_steps=10**6,
         # Mixed lengths: in batches of like length, whole questions (two tokens) would outweigh plans (forty) at the
         # first token.
         trainer={"train_sampling_strategy": "random"},

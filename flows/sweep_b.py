@@ -15,10 +15,9 @@ from prefect.artifacts import acreate_table_artifact
 from flows.support.embedded_api import embedded_api
 from flows.support.running import stopped_by_signals, tag_run
 from r2.evaluation.compare import compare
-from r2.evaluation.cost_knob import checked_values
 from r2.evaluation.operating_points import own_mode
-from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, concluded, points_of
-from r2.pool.file.config import PoolConfig, load_pool
+from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, checked, concluded, points_of
+from r2.pool.file.config import load_pool
 from r2.settings import Reasoning, load
 from storage.evaluations.problems import evaluated_problems
 from storage.evaluations.store import write_problems
@@ -26,20 +25,6 @@ from storage.evaluations.sweeps import sweep_file, write_sweep
 from storage.lake.manifest import make_folder
 from tasks.evaluation.evaluate_method import OpenEvaluation, evaluate_method, open_evaluation, plan_evaluated
 from tasks.evaluation.finish_evaluation import outcomes_on
-
-_REFERENCE = -1.0
-"""Stands for the reference among the values of b, which are not negative."""
-
-
-def checked(settings: SweepSettings, pool: PoolConfig) -> SweepSettings:
-    """The settings with their router filled in. ConfigError where the sweep cannot work, before anything is asked."""
-    roster = pool.roster()
-    decomposer = settings.decomposer or pool.router.decomposer
-    allocator = settings.allocator or pool.router.allocator
-    for name in (decomposer, allocator, *([settings.reference] if settings.reference else [])):
-        roster.require(name)
-    values = checked_values(settings.b, allocator, roster[allocator].has_logprobs)
-    return settings.model_copy(update={"decomposer": decomposer, "allocator": allocator, "b": values})
 
 
 def _run_name() -> str:
@@ -59,9 +44,9 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
     path = sweep_file(root, sweep_id, ".jsonl")
     make_folder(path.parent)
     write_problems(path, problems)
-    wanted = {b: settings.at(b) for b in settings.b}
+    wanted: dict[float | None, Reasoning] = {b: settings.at(b) for b in settings.b}
     if settings.reference is not None:
-        wanted[_REFERENCE] = own_mode(settings, pool.roster()[settings.reference]).reasoning
+        wanted[None] = own_mode(settings, pool.roster()[settings.reference]).reasoning
     async with open_evaluation(sweep_id, settings, pool) as opened:
         with stopped_by_signals(opened):
             runs = await _answer(settings, opened, path, wanted)
@@ -72,8 +57,8 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
     reference: float | None = None
     if runs:
         comparison = compare([outcomes[run_id] for run_id in dict.fromkeys(runs.values())])
-        reference = comparison[runs[_REFERENCE]].accuracy.value if _REFERENCE in runs else None
-        points = points_of(comparison, {b: run for b, run in runs.items() if b != _REFERENCE})
+        reference = comparison[runs[None]].accuracy.value if None in runs else None
+        points = points_of(comparison, {b: run for b, run in runs.items() if b is not None})
     status = "completed" if len(runs) == len(wanted) else stop_reason or "incomplete"
     sweep = concluded(sweep_id, status, settings, len(problems), points, reference, paid_usd)
     write_sweep(root, sweep)
@@ -86,15 +71,15 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
 
 
 async def _answer(
-    settings: SweepSettings, opened: OpenEvaluation, path: Path, wanted: dict[float, Reasoning]
-) -> dict[float, str]:
-    """Run ids of the values whose every problem is settled."""
+    settings: SweepSettings, opened: OpenEvaluation, path: Path, wanted: dict[float | None, Reasoning]
+) -> dict[float | None, str]:
+    """Run ids of the values whose every problem is settled; None stands for the reference."""
     gate = asyncio.Semaphore(settings.methods_in_flight)
 
-    async def one(b: float, reasoning: Reasoning) -> tuple[float, str] | None:
+    async def one(b: float | None, reasoning: Reasoning) -> tuple[float | None, str] | None:
         async with gate:
             plan = plan_evaluated(settings, opened.pool, path, reasoning)
-            label = f"b = {b:g}" if b != _REFERENCE else f"reference {settings.reference}"
+            label = f"reference {settings.reference}" if b is None else f"b = {b:g}"
             return (b, plan.run_id) if await evaluate_method(str(plan.run_dir), label) else None
 
     async with asyncio.TaskGroup() as group:

@@ -6,11 +6,12 @@ Flags override TOML, TOML overrides the defaults here. Validators check, they do
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from r2.errors import ConfigError
 
@@ -22,6 +23,21 @@ class Frozen(BaseModel):
     """Unknown fields are errors, and nothing changes after it was checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    old_names: ClassVar[Mapping[str, str]] = {}
+    """Names of fields in earlier versions, which settings files and stored runs may hold -> the names now."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_as_now(cls, values: Any) -> Any:
+        return named_as_now(cls, values) if cls.old_names and isinstance(values, dict) else values
+
+
+def named_as_now(kind: type[Frozen], values: dict[str, Any]) -> dict[str, Any]:
+    """The values under the names that their fields have now. ValueError where one is given under both names."""
+    for old, new in kind.old_names.items():
+        if old in values and new in values:
+            raise ValueError(f"{old} is the old name of {new}; leave it out")
+    return {kind.old_names.get(name, name): value for name, value in values.items()}
 
 
 class Labelling(Frozen):
@@ -273,12 +289,18 @@ def load(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> 
             merged = tomllib.loads(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+    try:
+        if issubclass(kind, Frozen):
+            merged = named_as_now(kind, merged)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
     merged = _merge(merged, overrides)
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
         where = path or "flags"
-        problems = [_said(where, e["loc"], e["msg"]) for e in error.errors()]
+        missing = "required, and neither a settings file nor a flag gives it"
+        problems = [_said(where, e["loc"], missing if e["type"] == "missing" else e["msg"]) for e in error.errors()]
         raise ConfigError("\n".join(problems)) from None
 
 

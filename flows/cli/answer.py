@@ -6,118 +6,232 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.cli import options
 from flows.cli.console import figures, print_calls, results, say
 from flows.cli.left_over import what_is_deferred
+from flows.cli.options import INPUT, MONEY, POOL, ROUTER, flag
 from r2.errors import ConfigError
 from r2.methods import described, method_named
 from r2.problems.benchmark import benchmark_names
 from r2.settings import AnswerSettings, load_settings
 
 
-def register(app: typer.Typer) -> None:
-    """Adds `answer` to the command."""
-    app.command(name="answer")(answer)
-
-
 def answer(
     file: Annotated[
-        Path, typer.Argument(help="Questions: .jsonl, .csv, .tsv, .parquet (.gz allowed), or an OpenAI Batch .jsonl.")
-    ],
-    pool: Annotated[str | None, typer.Option(help="Pool file. [default: pools/local.toml]")] = None,
-    out: Annotated[
-        str | None, typer.Option(help="Answers in input order: .jsonl, .csv or .parquet. [default: FILE.answers.*]")
-    ] = None,
-    lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
-    method: Annotated[
         str | None,
-        typer.Option(help=f"{described()}. [default: r2]"),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="The one model of cot, tot and decompose_one. [default: the strongest of the pool]"),
-    ] = None,
-    small_model: Annotated[
-        str | None, typer.Option(help="Asked first by datashunt, automix and dot. [default: the cheapest]")
-    ] = None,
-    large_model: Annotated[
-        str | None, typer.Option(help="Asked where the small model is not sure. [default: the strongest]")
-    ] = None,
-    chain: Annotated[
-        str | None, typer.Option(help="Models of automix, weakest first: A,B,C. [default: small and large model]")
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Confidence from which datashunt, automix and dot keep an answer; probability of being right from "
-            "which query_router "
-            "takes a model. [default: 0.8]"
+        typer.Argument(
+            help="Questions: .jsonl, .csv, .tsv, .parquet (.gz allowed), or an OpenAI Batch .jsonl. Or `input` in the "
+            "--config file."
         ),
     ] = None,
-    query_router: Annotated[str | None, typer.Option(help="Fitted router (JSON) of query_router.")] = None,
-    mix: Annotated[
-        str | None, typer.Option(help="Weights of random: A=0.7,B=0.3. [default: every solver alike]")
+    config: options.Config = None,
+    limit: options.Limit = None,
+    sample: Annotated[
+        int | None, flag(INPUT, "--sample", metavar="N", help="A random sample of N questions.", default="all")
     ] = None,
-    random_level: Annotated[
-        str | None, typer.Option(help="What random draws a model for: query or subtask. [default: query]")
+    seed: options.Seed = None,
+    benchmark: Annotated[
+        str | None,
+        flag(
+            INPUT,
+            "--benchmark",
+            metavar="NAME",
+            help=f"Benchmark whose check judges rows that name none: {', '.join(benchmark_names())}.",
+            default="none",
+        ),
     ] = None,
-    decomposer: Annotated[
-        str | None, typer.Option(help="Pool entry that decomposes. [default: the pool file's]")
+    id_column: Annotated[
+        str | None, flag(INPUT, "--id-column", metavar="NAME", help="Column of the id.", default="id")
     ] = None,
-    allocator: Annotated[str | None, typer.Option(help="Pool entry that allocates. [default: the pool file's]")] = None,
+    question_column: Annotated[
+        str | None,
+        flag(INPUT, "--question-column", metavar="NAME", help="Column of the question.", default="question"),
+    ] = None,
+    answer_column: Annotated[
+        str | None,
+        flag(INPUT, "--answer-column", metavar="NAME", help="Column of the gold answer.", default="answer"),
+    ] = None,
+    benchmark_column: Annotated[
+        str | None,
+        flag(INPUT, "--benchmark-column", metavar="NAME", help="Column of the benchmark.", default="benchmark"),
+    ] = None,
+    choices_column: Annotated[
+        str | None, flag(INPUT, "--choices-column", metavar="NAME", help="Column of the choices.", default="choices")
+    ] = None,
+    context_column: Annotated[
+        str | None, flag(INPUT, "--context-column", metavar="NAME", help="Column of the context.", default="context")
+    ] = None,
+    pool: options.Pool = None,
+    models_dir: options.ModelsDir = None,
+    max_in_flight: options.MaxInFlight = None,
+    method: Annotated[
+        str | None,
+        flag(
+            ROUTER,
+            "--method",
+            metavar="NAME",
+            help=f"Way to answer: {described()}.",
+            default="r2",
+        ),
+    ] = None,
+    decomposer: options.Decomposer = None,
+    allocator: options.Allocator = None,
     second_decomposer: Annotated[
         str | None,
-        typer.Option(
-            help="Pool entry that plans again where a plan fails its check, or none. [default: the pool file's]"
+        flag(
+            ROUTER,
+            "--second-decomposer",
+            metavar="NAME",
+            help="Pool entry that plans again where a plan fails its check, or none.",
+            default="the pool file's",
         ),
     ] = None,
     finalizer: Annotated[
-        str | None, typer.Option(help="Pool entry that writes the answer, or last_step. [default: the pool file's]")
+        str | None,
+        flag(
+            ROUTER,
+            "--finalizer",
+            metavar="NAME",
+            help="Pool entry that writes the answer, or last_step.",
+            default="the pool file's",
+        ),
     ] = None,
-    b: Annotated[
-        float | None,
-        typer.Option("--b", help="Cost knob: weight of log price in the allocation; 0 takes it as written."),
-    ] = None,
+    b: Annotated[float | None, options.cost_knob("", "NUMBER", "0")] = None,
     min_confidence: Annotated[
         float | None,
-        typer.Option(
-            help="A step whose model is less sure goes to the next stronger one; needs log-probabilities. [default: 0]"
+        flag(
+            ROUTER,
+            "--min-confidence",
+            metavar="SHARE",
+            help="A step whose model is less sure of its result goes to the next stronger one. Needs "
+            "log-probabilities.",
+            default="0",
         ),
     ] = None,
     max_escalations: Annotated[
-        int | None, typer.Option(help="Times per question that a failed check may ask a stronger model. [default: 2]")
+        int | None,
+        flag(
+            ROUTER,
+            "--max-escalations",
+            metavar="N",
+            help="Times per question that a failed check may ask a stronger model.",
+            default="2",
+        ),
     ] = None,
-    max_cost_usd: Annotated[float | None, typer.Option(help="Hard cap of the run; it stops cleanly there.")] = None,
-    max_cost_per_question_usd: Annotated[float | None, typer.Option(help="Hard cap per question.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many rows.")] = None,
-    sample: Annotated[int | None, typer.Option(help="A seeded sample of so many rows.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sample and of the models.")] = None,
-    benchmark: Annotated[
+    model: Annotated[
         str | None,
-        typer.Option(help=f"Check of rows that name none: {', '.join(benchmark_names())}."),
+        flag(
+            POOL,
+            "--model",
+            metavar="NAME",
+            help="A pool entry to ask. The only one, by cot, tot and decompose_one.",
+            default="the strongest",
+        ),
     ] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column that holds the id.")] = None,
-    question_column: Annotated[str | None, typer.Option(help="Column that holds the question.")] = None,
-    answer_column: Annotated[str | None, typer.Option(help="Column that holds the gold answer.")] = None,
-    benchmark_column: Annotated[str | None, typer.Option(help="Column that names the benchmark.")] = None,
-    choices_column: Annotated[str | None, typer.Option(help="Column that holds the choices.")] = None,
-    context_column: Annotated[str | None, typer.Option(help="Column that holds the context.")] = None,
-    shard_size: Annotated[
-        int | None, typer.Option(help="Problems per shard, the unit of commit. [default: 500]")
+    small_model: Annotated[
+        str | None,
+        flag(
+            POOL,
+            "--small-model",
+            metavar="NAME",
+            help="Pool entry that datashunt, automix and dot ask first.",
+            default="the cheapest",
+        ),
     ] = None,
-    max_in_flight: Annotated[int | None, typer.Option(help="Problems worked on at once. [default: 64]")] = None,
-    models_dir: Annotated[
-        str | None, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights. [default: models]")
+    large_model: Annotated[
+        str | None,
+        flag(
+            POOL,
+            "--large-model",
+            metavar="NAME",
+            help="Pool entry they ask where the small model is not sure.",
+            default="the strongest",
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print shards, calls, tokens, USD and time, and stop.")
-    ] = False,
+    chain: Annotated[
+        str | None,
+        flag(
+            POOL,
+            "--chain",
+            metavar="NAME,...",
+            help="Models of automix, weakest first.",
+            default="small and large model",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        flag(
+            ROUTER,
+            "--threshold",
+            metavar="SHARE",
+            help="Confidence from which datashunt, automix and dot keep an answer; probability of being right from "
+            "which query_router takes a model.",
+            default="0.8",
+        ),
+    ] = None,
+    query_router: Annotated[
+        str | None,
+        flag(
+            ROUTER,
+            "--query-router",
+            metavar="FILE",
+            help="Fitted router (JSON) of query_router.",
+            default="none",
+        ),
+    ] = None,
+    mix: Annotated[
+        str | None,
+        flag(
+            POOL,
+            "--mix",
+            metavar="NAME=WEIGHT,...",
+            help="Models that random draws from, with their weights.",
+            default="every solver alike",
+        ),
+    ] = None,
+    random_level: Annotated[
+        str | None,
+        flag(
+            ROUTER,
+            "--random-level",
+            metavar="LEVEL",
+            help="What random draws a model for: query or subtask.",
+            default="query",
+        ),
+    ] = None,
+    max_cost_usd: options.MaxCostUsd = None,
+    max_cost_per_question_usd: Annotated[
+        float | None,
+        flag(
+            MONEY,
+            "--max-cost-per-question-usd",
+            metavar="USD",
+            help="Hard cap on what a question may cost.",
+            default="no cap",
+        ),
+    ] = None,
+    dry_run: options.DryRun = False,
+    out: Annotated[
+        str | None,
+        options.out("Answers in input order, as .jsonl, .csv or .parquet.", "beside the input, NAME.answers.*"),
+    ] = None,
+    lake: options.Lake = None,
+    shard_size: Annotated[int | None, options.shard_size("500")] = None,
 ) -> None:
-    """Answer a file of questions. The same command goes on where it stopped and pays for nothing twice."""
+    """Answer a file of questions.
+
+    The same command continues where it stopped and pays for nothing twice.
+
+    Examples:
+
+        r2 answer questions.jsonl --pool pools/local.toml --dry-run
+        r2 answer questions.jsonl --pool pools/local.toml --max-cost-usd 5
+        r2 answer questions.jsonl --method cot --model qwen-1.5b
+    """
     settings = load_settings(
         config,
         {
-            "input": str(file),
+            "input": file,
             "pool": pool,
             "out": out,
             "lake": lake,
@@ -150,7 +264,7 @@ def answer(
                 "max_cost_per_question_usd": max_cost_per_question_usd,
                 "small_model": small_model,
                 "large_model": large_model,
-                "chain": _names(chain),
+                "chain": options.names_of(chain),
                 "threshold": threshold,
                 "query_router": query_router,
                 "mix": _weights(mix),
@@ -177,12 +291,8 @@ def answer(
     raise typer.Exit(_print_result(result))
 
 
-def _names(listed: str | None) -> list[str] | None:
-    return None if listed is None else [name.strip() for name in listed.split(",")]
-
-
 def _weights(listed: str | None) -> dict[str, float] | None:
-    """A=0.7,B=0.3 as a table."""
+    """The table of `A=0.7,B=0.3`. ConfigError for a part that is not MODEL=WEIGHT."""
     if listed is None:
         return None
     weights = {}

@@ -5,50 +5,129 @@ Exit codes: 0 done, 1 some work failed or was left over, 2 wrong usage or config
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
+from typer.core import TyperGroup
 
-from flows.cli import answer as cli_answer
-from flows.cli import demo as cli_demo
-from flows.cli import evaluate as cli_evaluate
-from flows.cli import grpo as cli_grpo
-from flows.cli import label as cli_label
-from flows.cli import lake as cli_lake
-from flows.cli import plans as cli_plans
-from flows.cli import policy as cli_policy
-from flows.cli import pool as cli_pool
-from flows.cli import report as cli_report
-from flows.cli import sft as cli_sft
-from flows.cli import sql as cli_sql
+from flows.cli import (
+    answer,
+    demo,
+    evaluate,
+    grpo,
+    label,
+    lake,
+    plans,
+    policy,
+    pool,
+    pool_add,
+    report,
+    rescore,
+    sft,
+    sql,
+    sweep,
+)
+from flows.cli.command import command_class
 from flows.cli.console import say
 from r2.errors import ConfigError, R2Error
 
+ANSWERING, LABELLING, TRAINING, EVALUATION, KEEPING = "Answer", "Label", "Train", "Evaluate", "Look and keep"
+JOBS = {
+    "demo": ANSWERING,
+    "pool": ANSWERING,
+    "answer": ANSWERING,
+    "label": LABELLING,
+    "plans": LABELLING,
+    "sft": TRAINING,
+    "grpo": TRAINING,
+    "policy": TRAINING,
+    "evaluate": EVALUATION,
+    "report": EVALUATION,
+    "rescore": EVALUATION,
+    "sql": KEEPING,
+    "lake": KEEPING,
+}
+"""Command -> job, both in the order in which `r2 --help` lists them."""
+
+
+class _InOrder(TyperGroup):
+    """Lists the commands in the order of the jobs; Typer would list groups of commands first."""
+
+    def list_commands(self, ctx: object) -> list[str]:
+        return [name for name in JOBS if name in self.commands]
+
+
+def _group(name: str, about: str, functions: dict[str, Callable[..., None]]) -> typer.Typer:
+    """`r2 NAME ...`: commands that belong together."""
+    group = typer.Typer(help=about, no_args_is_help=True)
+    for subcommand, function in functions.items():
+        group.command(name=subcommand, cls=command_class(f"{name} {subcommand}"))(function)
+    return group
+
+
 app = typer.Typer(
+    cls=_InOrder,
     help="Answers large files of questions with a router over a pool of models, and shows what it cost.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo.demo,
+    "answer": answer.answer,
+    "label": label.label,
+    "plans": plans.plans,
+    "sft": sft.sft,
+    "grpo": grpo.grpo,
+    "evaluate": evaluate.evaluate,
+    "report": report.report,
+    "rescore": rescore.rescore,
+    "sql": sql.sql,
+}
+GROUPS = {
+    "pool": _group(
+        "pool",
+        "Know the pool: fetch, check, calibrate, add, serve.",
+        {
+            "fetch": pool.fetch,
+            "check": pool.check,
+            "calibrate": pool.calibrate,
+            "add": pool_add.add,
+            "serve": pool.serve,
+        },
+    ),
+    "policy": _group(
+        "policy",
+        "Trained policies: list, show, promote, roll back, sweep the cost knob.",
+        {
+            "list": policy.list_policies,
+            "show": policy.show,
+            "promote": policy.promote,
+            "rollback": policy.rollback,
+            "sweep": sweep.sweep,
+        },
+    ),
+    "lake": _group(
+        "lake",
+        "Keep a lake fast and whole.",
+        {
+            "compact": lake.compact,
+            "vacuum": lake.vacuum,
+            "verify": lake.verify,
+            "record": lake.record,
+            "refresh": lake.refresh,
+        },
+    ),
+}
+for _name, _function in COMMANDS.items():
+    app.command(name=_name, cls=command_class(_name), rich_help_panel=JOBS[_name])(_function)
+for _name, _typer in GROUPS.items():
+    app.add_typer(_typer, name=_name, rich_help_panel=JOBS[_name])
 
 
 @app.callback()
 def _root() -> None:
     """Answers large files of questions with a router over a pool of models, and shows what it cost."""
-
-
-# In the order of the jobs, as `r2 --help` lists them.
-cli_answer.register(app)
-cli_label.register(app)
-cli_sft.register(app)
-cli_grpo.register(app)
-cli_evaluate.register(app)
-cli_report.register(app)
-cli_sql.register(app)
-cli_lake.register(app)
-cli_pool.register(app)
-cli_policy.register(app)
-cli_plans.register(app)
-cli_demo.register(app)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for them
     from r2.methods.estimate import CallEstimate
+    from r2.pool.calibrate import Calibration
     from r2.pool.file.config import PoolConfig
 
 WIDTH_IN_A_FILE = 140
@@ -73,3 +74,32 @@ def print_calls(pool: "PoolConfig", calls: "Sequence[CallEstimate]") -> None:
         if minutes
         else "time: the pool file sets no limit that bounds it"
     )
+
+
+def print_measured(title: str, measured: "Sequence[Calibration]", n: int, core_hour_usd: float) -> None:
+    """Accuracy per skill, speed, the prices that follow from an hour of a core, and what measuring cost."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("model")
+    for heading in (
+        *measured[0].right_by_skill,
+        "s per call",
+        "tok/s in",
+        "tok/s out",
+        "USD/M in",
+        "USD/M out",
+        "USD spent",
+    ):
+        table.add_column(heading, justify="right")
+    for m in measured:
+        price_in, price_out = m.core_hour_price(core_hour_usd)
+        table.add_row(
+            m.model,
+            *(f"{right}/{n}" for right in m.right_by_skill.values()),
+            f"{m.seconds_per_call:.2f}",
+            f"{m.input_tokens_per_s:.0f}",
+            f"{m.output_tokens_per_s:.1f}",
+            f"{price_in:.3f}",
+            f"{price_out:.3f}",
+            f"{m.cost_usd:.6f}",
+        )
+    results().print(table)

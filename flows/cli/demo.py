@@ -8,9 +8,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.table import Table
 
+from flows.cli import options
 from flows.cli.console import results
 from r2.settings import AnswerSettings, load_settings
 
@@ -18,26 +18,28 @@ if TYPE_CHECKING:  # not when the command starts: --help need not wait for DuckD
     from storage.runs.summary import RunSummary
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(demo)
-
-
 def demo(
-    pool: Annotated[str, typer.Option(help="Pool file.")] = "pools/local.toml",
-    folder: Annotated[
-        Path, typer.Option(help="Questions, answers and lake of each demo run go into a folder of their own in here.")
+    pool: options.PlainPool = options.DEFAULT_POOL,
+    models_dir: options.PlainModelsDir = options.DEFAULT_MODELS,
+    out: Annotated[
+        Path, options.out("A folder for each demo, with questions, answers and lake.", metavar="FOLDER")
     ] = Path("demo"),
-    models_dir: Annotated[Path, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights.")] = Path(
-        "models"
-    ),
 ) -> None:
-    """Answer the bundled questions with the router and with the largest model alone, and compare."""
+    """Answer the bundled questions with the router and with the largest model alone, and compare.
+
+    Missing weights are downloaded first.
+
+    Examples:
+
+        r2 demo
+        r2 demo --pool pools/specialists.toml
+    """
     from flows.answer_questions import RunResult, answer_questions
     from flows.cli.pool import fetch_for_pool
     from flows.support.embedded_api import embedded_api
 
     fetch_for_pool(pool, models_dir)
-    here = folder / time.strftime("%Y%m%d-%H%M%S")
+    here = out / time.strftime("%Y%m%d-%H%M%S")
     here.mkdir(parents=True)
     questions = here / "questions.jsonl"
     with as_file(files("flows") / "demo_questions.jsonl") as bundled:

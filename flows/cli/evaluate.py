@@ -9,11 +9,11 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from flows.cli import options
 from flows.cli.console import results, say
-from flows.cli.rescore import rescore
+from flows.cli.options import INPUT, ROUTER, flag
 from r2.errors import ConfigError
 from r2.methods import described
-from r2.problems.benchmark import benchmark_names
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.comparison import Comparison, Estimate
@@ -24,65 +24,94 @@ if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
 TABLE_WIDTH = 170
 
 
-def register(app: typer.Typer) -> None:
-    """Adds `evaluate` and `rescore` to the command."""
-    app.command(name="evaluate")(evaluate)
-    app.command(name="rescore")(rescore)
-
-
 def evaluate(
-    problems: Annotated[
-        list[str] | None,
-        typer.Option(help=f"{', '.join(benchmark_names())}, or file:PATH?check=NAME. Repeatable."),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Problems per source.")] = None,
-    pool: Annotated[
-        str | None,
-        typer.Option(help="Pool file, or recording:FILE to replay an evaluation. [default: pools/local.toml]"),
-    ] = None,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated: direct (a row per solver, asked as its prompt mode says), or "
-            f"{described()}; cot:MODEL, direct:MODEL. [default: all that are compared by default]"
+    config: options.Config = None,
+    problems: options.Problems = None,
+    limit: options.Limit = None,
+    seed: options.Seed = None,
+    held_out: options.HeldOut = None,
+    split_seed: options.SplitSeed = None,
+    dev_share: Annotated[
+        float | None,
+        flag(
+            INPUT,
+            "--dev-share",
+            metavar="SHARE",
+            help="Share of the problems that choose operating points, between 0 and 1. The others give the table.",
+            default="0.3",
         ),
     ] = None,
-    router: Annotated[
-        list[str] | None, typer.Option(help="NAME=DECOMPOSER:ALLOCATOR, a row of method r2 each. Repeatable.")
+    train_labels: Annotated[
+        str | None,
+        flag(
+            INPUT,
+            "--train-labels",
+            metavar="FOLDER",
+            help="Label sets the router was trained on, for the leakage check.",
+            default="none",
+        ),
     ] = None,
-    subject: Annotated[
-        str | None, typer.Option(help="Row that the verdict is about. [default: the last of method r2]")
+    data_dir: options.DataDir = None,
+    pool: options.Pool = None,
+    models_dir: options.ModelsDir = None,
+    max_in_flight: options.MaxInFlight = None,
+    methods: Annotated[
+        str | None,
+        flag(
+            ROUTER,
+            "--methods",
+            metavar="NAME,...",
+            help="Methods to compare: direct (each solver, asked as its prompt mode says), direct:MODEL, cot:MODEL, "
+            f"{described()}.",
+            default="all that are compared by default",
+        ),
+    ] = None,
+    methods_in_flight: Annotated[
+        int | None,
+        flag(ROUTER, "--methods-in-flight", metavar="N", help="Methods worked on at once.", default="8"),
+    ] = None,
+    router: Annotated[
+        list[str] | None,
+        flag(
+            ROUTER,
+            "--router",
+            metavar="NAME=DECOMPOSER:ALLOCATOR",
+            help="A router of the pool's entries, a row of method r2 each. Repeatable.",
+            default="the pool file's",
+        ),
     ] = None,
     b: Annotated[
-        str | None, typer.Option("--b", help="Comma-separated values of r2's cost knob to try on dev problems.")
+        str | None, options.cost_knob("Each value is tried on dev problems.", "NUMBER,...", "0,0.05,0.1,0.2,0.4")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Repetitions on test problems. [default: 1]")] = None,
-    dev_share: Annotated[
-        float | None, typer.Option(help="Share of problems that choose operating points. [default: 0.3]")
+    subject: Annotated[
+        str | None,
+        flag(
+            ROUTER,
+            "--subject",
+            metavar="ROW",
+            help="Row that the verdict is about.",
+            default="the last of method r2",
+        ),
     ] = None,
-    held_out: Annotated[
-        float | None, typer.Option(help="Only questions on the test side of the training split with this test share.")
+    seeds: Annotated[
+        int | None, flag(ROUTER, "--seeds", metavar="N", help="Repetitions on test problems.", default="1")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of generated problems.")] = None,
-    split_seed: Annotated[int | None, typer.Option(help="Of the splits.")] = None,
-    lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
-    train_labels: Annotated[
-        str | None, typer.Option(help="Label sets the router was trained on, for the leakage check.")
-    ] = None,
-    max_cost_usd: Annotated[
-        float | None, typer.Option(help="Hard cap on what is paid; it stops cleanly there.")
-    ] = None,
-    max_in_flight: Annotated[int | None, typer.Option(help="Problems worked on at once. [default: 64]")] = None,
-    methods_in_flight: Annotated[int | None, typer.Option(help="Methods worked on at once. [default: 8]")] = None,
-    data_dir: Annotated[str | None, typer.Option(envvar="R2_DATA_DIR", help="Folder of benchmark files.")] = None,
-    models_dir: Annotated[
-        str | None, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights. [default: models]")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print rows, calls and USD at most, and stop.")] = False,
+    max_cost_usd: options.MaxCostUsd = None,
+    dry_run: options.DryRun = False,
+    lake: options.Lake = None,
 ) -> None:
-    """Compare methods on the same problems. The same command goes on where it stopped; identical
-    calls are paid once."""
+    """Compare methods on the same problems, in one table with intervals and a verdict.
+
+    Dev problems choose each method's operating point, test problems give the table.
+    Calls that several methods share are paid once. The same command continues where
+    it stopped.
+
+    Examples:
+
+        r2 evaluate --problems scan --problems arithmetic --limit 100 --pool pools/simulated.toml --dry-run
+        r2 evaluate --config configs/local/3_evaluate.toml
+        r2 evaluate --pool recording:benchmarks/headline.jsonl.gz
+    """
     from r2.evaluation.settings import EvaluateSettings
     from r2.pool.file.config import load_pool
     from r2.settings import load
@@ -91,10 +120,10 @@ def evaluate(
         "problems": tuple(problems) if problems else None,
         "limit": limit,
         "pool": pool,
-        "methods": _listed(methods),
+        "methods": options.names_of(methods),
         "routers": tuple(router) if router else None,
         "subject": subject,
-        "b": _numbers(b),
+        "b": options.numbers_of("--b", b),
         "seeds": seeds,
         "dev_share": dev_share,
         "held_out": held_out,
@@ -141,17 +170,6 @@ def recorded_settings(flags: dict[str, Any]) -> dict[str, Any]:
         if key not in ("pool", "lake", "max_cost_usd", "models_dir", "data_dir")
     }
     return asked | {key: value for key, value in flags.items() if value is not None}
-
-
-def _listed(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _numbers(text: str | None) -> tuple[float, ...] | None:
-    try:
-        return None if text is None else tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ConfigError(f"--b {text}: expected numbers, comma-separated") from None
 
 
 def _print_estimate(settings: "EvaluateSettings") -> None:

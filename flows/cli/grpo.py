@@ -4,71 +4,95 @@ and errors on stderr."""
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.table import Table
 
+from flows.cli import options
 from flows.cli.console import results, say
+from flows.cli.options import TRAINING, flag
 
-
-def register(app: typer.Typer) -> None:
-    """Adds `grpo` to the command."""
-    app.command(name="grpo")(grpo)
+_STARTING = "A policy to start from, NAME or NAME@VERSION, or a pool entry, which is not trained."
 
 
 def grpo(
-    problems: Annotated[
-        str | None,
-        typer.Option(help="scan, arithmetic, gsm8k, file:PATH?check=NAME, ... with answers to be judged by."),
-    ] = None,
+    config: options.Config = None,
+    problems: options.Problems = None,
+    limit: options.Limit = None,
+    seed: options.Seed = None,
+    split_seed: options.SplitSeed = None,
+    test_share: options.TestShare = None,
+    data_dir: options.DataDir = None,
+    pool: options.Pool = None,
+    models_dir: options.ModelsDir = None,
+    max_in_flight: options.MaxInFlight = None,
+    decomposer: Annotated[str | None, options.decomposer(_STARTING, "decomposer")] = None,
+    allocator: Annotated[str | None, options.allocator(_STARTING, "allocator")] = None,
+    policies_dir: options.PoliciesDir = None,
     rounds: Annotated[
-        int | None, typer.Option(help="Rounds in all; more of them go on with the same training. [default: 2]")
-    ] = None,
-    decomposer: Annotated[
-        str | None,
-        typer.Option(
-            help="Policy to start from, NAME[@VERSION], or a pool entry that stays as it is. [default: decomposer]"
+        int | None,
+        flag(
+            TRAINING,
+            "--rounds",
+            metavar="N",
+            help="Rounds in all. More of them continue the same training.",
+            default="2",
         ),
     ] = None,
-    allocator: Annotated[str | None, typer.Option(help="The same for the allocator. [default: allocator]")] = None,
-    pool: Annotated[str | None, typer.Option(help="Pool file. [default: pools/local.toml]")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
     mode: Annotated[
-        str | None, typer.Option(help="alternating, joint, sft_only or rejection. [default: alternating]")
-    ] = None,
-    first: Annotated[str | None, typer.Option(help="Who learns in round 0. [default: allocator]")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps a round. [default: 60]")] = None,
-    group_size: Annotated[int | None, typer.Option(help="Rollouts per problem and step. [default: 8]")] = None,
-    lam: Annotated[
-        float | None, typer.Option("--lambda", help="Weight of cost in the reward; 0: the paper's. [default: 0.3]")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate. [default: 1e-5]")] = None,
-    held_out: Annotated[int | None, typer.Option(help="At most so many held-out problems. [default: all]")] = None,
-    test_share: Annotated[float | None, typer.Option(help="Share that is held out. [default: 0.1]")] = None,
-    policies: Annotated[
         str | None,
-        typer.Option("--policies-dir", envvar="R2_POLICIES_DIR", help="The policy registry. [default: policies]"),
+        flag(
+            TRAINING,
+            "--mode",
+            metavar="MODE",
+            help="How rounds train: alternating, joint, sft_only or rejection.",
+            default="alternating",
+        ),
     ] = None,
-    lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of problems, samples and the order of prompts.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: torch's choice]")] = None,
-    max_cost_usd: Annotated[
-        float | None, typer.Option(help="Hard cap of what the pool is paid, over all rounds.")
+    first: Annotated[
+        str | None,
+        flag(
+            TRAINING,
+            "--first",
+            metavar="ROLE",
+            help="Who learns in round 0: decomposer or allocator.",
+            default="allocator",
+        ),
     ] = None,
-    data_dir: Annotated[str | None, typer.Option(envvar="R2_DATA_DIR", help="Folder of benchmark files.")] = None,
-    models_dir: Annotated[
-        str | None, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights. [default: models]")
+    steps: Annotated[int | None, options.steps("Of each round.", "60")] = None,
+    group_size: Annotated[
+        int | None, flag(TRAINING, "--group-size", metavar="N", help="Rollouts per problem and step.", default="8")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print rounds, rollouts, calls and USD at most, and stop.")
-    ] = False,
+    lam: Annotated[
+        float | None,
+        flag(
+            TRAINING,
+            "--lambda",
+            metavar="WEIGHT",
+            help="Weight of cost in the reward. 0 is the paper's reward.",
+            default="0.3",
+        ),
+    ] = None,
+    lr: Annotated[float | None, options.learning_rate("1e-5")] = None,
+    save_steps: Annotated[int | None, options.save_steps("10")] = None,
+    n_held_out: Annotated[int | None, options.n_held_out("At most so many problems.", "all")] = None,
+    threads: options.Threads = None,
+    max_cost_usd: options.MaxCostUsd = None,
+    dry_run: options.DryRun = False,
+    lake: options.Lake = None,
 ) -> None:
-    """Train the router by GRPO: one policy learns, the other is frozen, then the reverse. The same command goes on
-    where it stopped."""
+    """Train the router by GRPO: one policy learns, the other is frozen, then the reverse.
+
+    A new version is promoted only if held-out problems say so. The same command
+    continues where it stopped.
+
+    Examples:
+
+        r2 grpo --problems scan --pool pools/local.toml --rounds 2 --dry-run
+        r2 grpo --config configs/local/1_grpo_decomposer.toml
+    """
     from r2.training.grpo.settings import load_grpo_settings
 
     given: dict[str, Any] = {
-        "problems": problems,
+        "problems": options.one_source(problems, "grpo"),
         "rounds": rounds,
         "decomposer": decomposer,
         "allocator": allocator,
@@ -80,13 +104,16 @@ def grpo(
         "group_size": group_size,
         "lam": lam,
         "learning_rate": lr,
-        "n_held_out": held_out,
+        "save_steps": save_steps,
+        "n_held_out": n_held_out,
+        "split_seed": split_seed,
         "test_share": test_share,
-        "policies_dir": policies,
+        "policies_dir": policies_dir,
         "lake": lake,
         "seed": seed,
         "threads": threads,
         "max_cost_usd": max_cost_usd,
+        "max_in_flight": max_in_flight,
         "data_dir": data_dir,
         "models_dir": models_dir,
     }

@@ -6,60 +6,92 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.cli import options
 from flows.cli.console import figures, results, say
 from flows.cli.left_over import what_is_deferred
+from flows.cli.options import INPUT, TRAINING, flag
 from r2.settings import LabelSettings, load_label_settings
 
 
-def register(app: typer.Typer) -> None:
-    """Adds `label` to the command."""
-    app.command(name="label")(label)
-
-
 def label(
-    problems: Annotated[
-        str | None,
-        typer.Option(help="scan, scan?split=length, gsm8k, rg:chain_sum?min_terms=3, file:PATH?check=NAME, ..."),
+    config: options.Config = None,
+    problems: options.Problems = None,
+    limit: options.Limit = None,
+    seed: options.Seed = None,
+    split_seed: options.SplitSeed = None,
+    test_share: options.TestShare = None,
+    evaluation: Annotated[
+        list[str] | None,
+        flag(
+            INPUT,
+            "--evaluation",
+            metavar="SOURCE",
+            help="Problems that will be evaluated on: the sets' README says how many of them are in the training set. "
+            "Repeatable.",
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
-    pool: Annotated[str | None, typer.Option(help="Pool file. [default: pools/local.toml]")] = None,
+    data_dir: options.DataDir = None,
+    pool: options.Pool = None,
+    models_dir: options.ModelsDir = None,
+    max_in_flight: options.MaxInFlight = None,
     teacher: Annotated[
-        str | None, typer.Option(help="Pool entry that writes candidate plans. [default: the strongest]")
+        str | None,
+        flag(
+            TRAINING,
+            "--teacher",
+            metavar="NAME",
+            help="Pool entry that writes the candidate plans.",
+            default="the strongest",
+        ),
     ] = None,
     m_eval: Annotated[
-        str | None, typer.Option(help="Pool entry that executes every candidate. [default: the middle solver]")
+        str | None,
+        flag(
+            TRAINING,
+            "--m-eval",
+            metavar="NAME",
+            help="Pool entry that executes every candidate plan.",
+            default="the middle solver",
+        ),
     ] = None,
     judge: Annotated[
-        str | None, typer.Option(help="Pool entry that judges coherence, or lexical. [default: lexical]")
+        str | None,
+        flag(
+            TRAINING,
+            "--judge",
+            metavar="NAME",
+            help="Pool entry that judges coherence, or lexical, which asks nobody.",
+            default="lexical",
+        ),
     ] = None,
-    candidates: Annotated[int | None, typer.Option(help="Plans asked of the teacher per problem. [default: 8]")] = None,
-    lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
+    candidates: Annotated[
+        int | None,
+        flag(TRAINING, "--candidates", metavar="N", help="Plans asked of the teacher per problem.", default="8"),
+    ] = None,
+    max_cost_usd: options.MaxCostUsd = None,
+    dry_run: options.DryRun = False,
     out: Annotated[
-        str | None, typer.Option(help="Folder of decomposer.parquet, allocator.parquet, README.md. [default: labels]")
+        str | None,
+        options.out("Folder of decomposer.parquet, allocator.parquet and README.md.", "labels", "FOLDER"),
     ] = None,
-    evaluation: Annotated[
-        list[str] | None, typer.Option(help="Problems that will be evaluated on, for the leakage check. Repeatable.")
-    ] = None,
-    max_cost_usd: Annotated[float | None, typer.Option(help="Hard cap of the run; it stops cleanly there.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of generated problems and of the teacher's samples.")] = None,
-    split_seed: Annotated[int | None, typer.Option(help="Of the split into train and test.")] = None,
-    test_share: Annotated[
-        float | None, typer.Option(help="Share of problems in the split test. [default: 0.1]")
-    ] = None,
-    shard_size: Annotated[int | None, typer.Option(help="Problems per shard. [default: 100]")] = None,
-    max_in_flight: Annotated[int | None, typer.Option(help="Problems worked on at once. [default: 64]")] = None,
-    data_dir: Annotated[str | None, typer.Option(envvar="R2_DATA_DIR", help="Folder of benchmark files.")] = None,
-    models_dir: Annotated[
-        str | None, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights. [default: models]")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print calls, tokens, USD and time, and stop.")] = False,
+    lake: options.Lake = None,
+    shard_size: Annotated[int | None, options.shard_size("100")] = None,
 ) -> None:
-    """Label problems for training: the best right plan of a teacher's, and the cheapest right models for its steps."""
+    """Label problems for training: plans and allocations that led to the right answer.
+
+    A teacher writes plans, and the best right one is kept. A search finds the
+    cheapest models that still get its steps right. The same command continues
+    where it stopped and pays for nothing twice.
+
+    Examples:
+
+        r2 label --problems scan --limit 200 --teacher qwen-1.5b --dry-run
+        r2 label --config configs/simulated/1_label_plans.toml
+    """
     settings = load_label_settings(
         config,
         {
-            "problems": problems,
+            "problems": options.one_source(problems, "label"),
             "limit": limit,
             "pool": pool,
             "lake": lake,

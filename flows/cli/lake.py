@@ -8,28 +8,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli import options
 from flows.cli.console import say
+from flows.cli.options import INPUT, flag
 from r2.errors import ConfigError, RunLockedError
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for Arrow and DuckDB
     from storage.lake.lake import Lake
 
-LakeOption = Annotated[Path, typer.Option("--lake", help="Folder of the trajectory lake.")]
 
-lake_app = typer.Typer(help="Keep a lake fast and whole.", no_args_is_help=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Adds `lake` to the command."""
-    app.add_typer(lake_app, name="lake")
-
-
-@lake_app.command()
 def compact(
-    run: Annotated[str | None, typer.Argument(help="Run id; all runs if left out.")] = None,
-    lake: LakeOption = Path("lake"),
+    run: Annotated[str | None, typer.Argument(help="Run id. Left out: all runs.")] = None,
+    lake: options.ReadLake = options.DEFAULT_LAKE,
 ) -> None:
-    """Rewrite a run's many small files as one per table. Runs that are being worked on are passed over."""
+    """Rewrite a run's many small files as one per table.
+
+    Runs that are being worked on are left as they are.
+
+    Example:
+
+        r2 lake compact --lake lake
+    """
     from storage.sql.query import write_database
 
     store = _existing(lake)
@@ -50,14 +49,25 @@ def compact(
     write_database(lake)
 
 
-@lake_app.command()
 def vacuum(
+    lake: options.ReadLake = options.DEFAULT_LAKE,
     older_than_hours: Annotated[
-        float, typer.Option(min=0, help="Spare files younger than this: a query may have them open.")
+        float,
+        flag(
+            INPUT,
+            "--older-than-hours",
+            metavar="HOURS",
+            help="Keep files younger than this: a query may have them open.",
+            min=0,
+        ),
     ] = 24.0,
-    lake: LakeOption = Path("lake"),
 ) -> None:
-    """Delete files that compactions replaced and crashes left behind."""
+    """Delete files that compactions replaced and crashes left behind.
+
+    Example:
+
+        r2 lake vacuum --older-than-hours 24
+    """
     from storage.sql.query import write_database
 
     deleted = _existing(lake).vacuum(older_than_hours)
@@ -65,9 +75,15 @@ def vacuum(
     print(f"{len(deleted)} files deleted")
 
 
-@lake_app.command()
-def verify(lake: LakeOption = Path("lake")) -> None:
-    """Read every stored file with its checksums; exit 1 and name what is torn, changed, missing or foreign."""
+def verify(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
+    """Read every stored file with its checksums, and name what is torn, changed, missing or foreign.
+
+    Exit code 1 if there is any.
+
+    Example:
+
+        r2 lake verify
+    """
     problems = _existing(lake).verify()
     for problem in problems:
         print(problem)
@@ -76,13 +92,19 @@ def verify(lake: LakeOption = Path("lake")) -> None:
     say(f"{lake}: sound")
 
 
-@lake_app.command()
 def record(
     run: Annotated[str, typer.Argument(help="Run id, or the id of an evaluation: all its calls, each once.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; gzipped if it ends in .gz.")],
-    lake: LakeOption = Path("lake"),
+    out: Annotated[Path, options.out("Gzipped if it ends in .gz.")],
+    lake: options.ReadLake = options.DEFAULT_LAKE,
 ) -> None:
-    """Write a run's calls to a file that replays it without a model: `--pool recording:FILE`."""
+    """Write a run's calls to a file that replays it without a model.
+
+    Example:
+
+        r2 lake record EVALUATION --out calls.jsonl.gz
+
+    Then `r2 evaluate --pool recording:calls.jsonl.gz` replays it.
+    """
     from storage.evaluations.recording import record_evaluation
     from storage.evaluations.store import is_evaluation
     from storage.runs.recording import record_run
@@ -96,9 +118,13 @@ def record(
     say(f"{out}: {n_calls} calls. Replay them with --pool recording:{out}")
 
 
-@lake_app.command()
-def refresh(lake: LakeOption = Path("lake")) -> None:
-    """Rewrite lake.duckdb and lake.sql over the files that count now."""
+def refresh(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
+    """Rewrite lake.duckdb and lake.sql over the files that count now.
+
+    Example:
+
+        r2 lake refresh --lake lake
+    """
     from storage.sql.query import write_database
 
     _existing(lake)

@@ -1,51 +1,53 @@
 """`r2 plans`: a decomposer's plans beside the gold plans of benchmarks, in one table."""
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from flows.cli import options
 from flows.cli.console import results, say
+from flows.cli.options import ROUTER, flag
 from r2.errors import ConfigError
 from r2.problems.benchmark import gold_plan_names
 
 
-def register(app: typer.Typer) -> None:
-    """Adds `plans` to the command."""
-    app.command(name="plans")(plans)
-
-
 def plans(
-    problems: Annotated[
-        list[str],
-        typer.Option(help=f"Sources with gold plans: {', '.join(gold_plan_names())}, or NAME:FILE. Repeatable."),
-    ],
-    pool: Annotated[str, typer.Option(help="Pool file.")] = "pools/local.toml",
-    decomposer: Annotated[
-        str | None, typer.Option(help="Pool entry that decomposes. [default: the pool file's]")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Questions per source.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of generated problems.")] = 0,
-    lake: Annotated[Path, typer.Option(help="Where the plans that were paid for are kept.")] = Path("lake"),
-    plan_tokens: Annotated[int, typer.Option(help="Output limit of a plan.")] = 200,
-    max_cost_usd: Annotated[
-        float | None, typer.Option(help="Hard cap; what is not asked then counts as no plan.")
-    ] = None,
-    data_dir: Annotated[Path | None, typer.Option(envvar="R2_DATA_DIR", help="Folder of benchmark files.")] = None,
-    models_dir: Annotated[Path, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights.")] = Path(
-        "models"
-    ),
+    problems: options.Problems = None,
+    limit: Annotated[int, options.limit("100")] = 100,
+    seed: options.PlainSeed = 0,
+    data_dir: options.PlainDataDir = None,
+    pool: options.PlainPool = options.DEFAULT_POOL,
+    models_dir: options.PlainModelsDir = options.DEFAULT_MODELS,
+    decomposer: options.Decomposer = None,
+    plan_tokens: Annotated[
+        int, flag(ROUTER, "--plan-tokens", metavar="N", help="Output limit of a plan, in tokens.")
+    ] = 200,
+    max_cost_usd: options.MaxCostUsd = None,
+    lake: options.PlainLake = options.DEFAULT_LAKE,
 ) -> None:
-    """Compare a decomposer's plans with gold plans: step count, coverage, order, coherence. Plans paid for once are not
-    paid again."""
+    """Compare a decomposer's plans with gold plans: step count, coverage, order, coherence.
+
+    A source without gold plans is refused, with the names of those that have them.
+    Plans are kept in the lake and paid once. Past the cap a question counts as
+    without a plan.
+
+    Examples:
+
+        r2 plans --problems scan --limit 50
+        r2 plans --problems musique:musique.jsonl --problems gsm8k:gsm8k.jsonl --decomposer qwen-0.5b
+    """
     from r2.labelling.gold_comparison import GoldComparison, Mean, compare
     from r2.pool.file.config import load_pool
     from r2.problems.source import parse_source
     from storage.sources.problem_files import gold_plans_of
     from tasks.labelling.ask_plans import ask_plans
 
+    if not problems:
+        raise ConfigError(f"--problems: name at least one source with gold plans: {', '.join(gold_plan_names())}.")
+    if limit < 1:
+        raise ConfigError(f"--limit {limit}: expected at least 1.")
     config = load_pool(pool)
     config.check_keys()
     name = decomposer or config.router.decomposer

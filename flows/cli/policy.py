@@ -1,36 +1,28 @@
 """`r2 policy ...`: the trained policies, their cards, and which version each name means; `sweep` is
 flows/cli/sweep.py."""
 
-from pathlib import Path
 from typing import Annotated
 
 import orjson
 import typer
 from rich.table import Table
 
+from flows.cli import options
 from flows.cli.console import results, say
-from flows.cli.sweep import sweep
+from flows.cli.options import OUTPUT, flag
 from r2.errors import ConfigError
 from r2.policies.registry import Policy, Registry
 
-policy_app = typer.Typer(
-    help="Trained policies: list, show, promote, roll back, sweep the cost knob.", no_args_is_help=True
-)
-FolderOption = Annotated[
-    Path, typer.Option("--policies-dir", envvar="R2_POLICIES_DIR", help="Folder of the policy registry.")
-]
-DEFAULT_FOLDER = Path("policies")
+_REASON = flag(OUTPUT, "--reason", metavar="TEXT", help="Why. The history of the policy keeps it.")
 
 
-def register(app: typer.Typer) -> None:
-    """Adds `policy` to the command."""
-    app.add_typer(policy_app, name="policy")
-    policy_app.command(name="sweep")(sweep)
+def list_policies(policies_dir: options.PlainPoliciesDir = options.DEFAULT_POLICIES) -> None:
+    """Every version of every policy; the promoted one is marked.
 
+    Example:
 
-@policy_app.command(name="list")
-def list_policies(policies_dir: FolderOption = DEFAULT_FOLDER) -> None:
-    """Every version of every policy; the promoted one is marked."""
+        r2 policy list
+    """
     registry = Registry(policies_dir)
     table = Table(title=str(policies_dir), title_justify="left")
     for heading in ("policy", "version", "", "kind", "base", "weights", "parent", "trained"):
@@ -60,12 +52,16 @@ def list_policies(policies_dir: FolderOption = DEFAULT_FOLDER) -> None:
     results().print(table)
 
 
-@policy_app.command()
 def show(
     policy: Annotated[str, typer.Argument(help="NAME (the promoted version), NAME@v2, or a version's folder.")],
-    policies_dir: FolderOption = DEFAULT_FOLDER,
+    policies_dir: options.PlainPoliciesDir = options.DEFAULT_POLICIES,
 ) -> None:
-    """A version's card, and the promotions and rollbacks of its name."""
+    """A version's card, and the promotions and rollbacks of its name.
+
+    Example:
+
+        r2 policy show scan-specialist
+    """
     registry = Registry(policies_dir)
     found = registry.load(policy)
     card = found.card
@@ -92,14 +88,20 @@ def show(
         results().print(moves)
 
 
-@policy_app.command()
 def promote(
     name: Annotated[str, typer.Argument(help="The policy.")],
     version: Annotated[str, typer.Argument(help="Version it shall mean: v2.")],
-    reason: Annotated[str, typer.Option(help="Why; kept in its history.")],
-    policies_dir: FolderOption = DEFAULT_FOLDER,
+    reason: Annotated[str, _REASON],
+    policies_dir: options.PlainPoliciesDir = options.DEFAULT_POLICIES,
 ) -> None:
-    """Make a version the one that `policy:NAME` means in pool files. Runs from then on are other runs."""
+    """Make a version the one that `policy:NAME` means in pool files.
+
+    Runs from then on are other runs.
+
+    Example:
+
+        r2 policy promote decomposer v2 --reason "fewer steps on held-out problems"
+    """
     if not reason.strip():
         raise ConfigError("--reason is empty; say why this version is promoted, its history keeps it.")
     registry = Registry(policies_dir)
@@ -112,13 +114,17 @@ def promote(
     )
 
 
-@policy_app.command()
 def rollback(
     name: Annotated[str, typer.Argument(help="The policy.")],
-    reason: Annotated[str, typer.Option(help="Why; kept in its history.")] = "",
-    policies_dir: FolderOption = DEFAULT_FOLDER,
+    reason: Annotated[str, _REASON] = "",
+    policies_dir: options.PlainPoliciesDir = options.DEFAULT_POLICIES,
 ) -> None:
-    """Go back to the version that was promoted before the present one."""
+    """Go back to the version that was promoted before the present one.
+
+    Example:
+
+        r2 policy rollback decomposer --reason "plans of v2 are longer"
+    """
     registry = Registry(policies_dir)
     before = registry.current(name)
     print(f"{registry.rollback(name, reason).ref} promoted again (before: {before})")

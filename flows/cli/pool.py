@@ -1,45 +1,45 @@
-"""`r2 pool ...`: fetch weights, check that every model answers, measure profiles, add an entry,
-serve simulated models."""
+"""`r2 pool ...`: fetch weights, check that every model answers, measure profiles, serve simulated models. `add` is
+flows/cli/pool_add.py."""
 
 import asyncio
-from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from flows.cli.console import results, say
-from r2.errors import ConfigError, ModelFetchError, PoolFileError
+from flows.cli import options
+from flows.cli.console import print_measured, results, say
+from flows.cli.options import OUTPUT, POOL, flag
+from r2.errors import ModelFetchError, PoolFileError
 from r2.pool.file.config import PoolConfig, endpoint_kind, load_pool
 
 if TYPE_CHECKING:
-    from r2.pool.calibrate import Calibration
-
-pool_app = typer.Typer(help="Know the pool: fetch, check, calibrate, add, serve.", no_args_is_help=True)
-PoolOption = Annotated[Path, typer.Option("--pool", help="Pool file.")]
-ModelsOption = Annotated[Path, typer.Option("--models-dir", envvar="R2_MODELS_DIR", help="Folder of fetched weights.")]
-DEFAULT_POOL = Path("pools/local.toml")
-DEFAULT_MODELS = Path("models")
+    pass
 
 
-def register(app: typer.Typer) -> None:
-    app.add_typer(pool_app, name="pool")
-
-
-@pool_app.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="Catalogue names; none: those of the pool file.")] = None,
-    pool: PoolOption = DEFAULT_POOL,
-    models_dir: ModelsOption = DEFAULT_MODELS,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names in the catalogue. Left out: those of the pool file.")
+    ] = None,
+    pool: options.PlainPool = options.DEFAULT_POOL,
+    models_dir: options.PlainModelsDir = options.DEFAULT_MODELS,
     allow_unpinned: Annotated[
-        bool, typer.Option(help="Take the hub's file although this catalogue has no sha256 for it.")
+        bool,
+        flag(POOL, "--allow-unpinned", help="Take the hub's file although this catalogue has no sha256 for it."),
     ] = False,
 ) -> None:
-    """Download and check the weights of local models; what is there is not downloaded again."""
+    """Download and check the weights of local models.
+
+    What is there already is not downloaded again.
+
+    Examples:
+
+        r2 pool fetch
+        r2 pool fetch smollm2-135m-instruct --models-dir models
+    """
     wanted = names or local_names(load_pool(pool))
     if failed := fetch_all(wanted, models_dir, allow_unpinned=allow_unpinned):
         raise ModelFetchError("\n".join(failed))
@@ -84,9 +84,18 @@ def fetch_all(names: list[str], models_dir: Path, *, allow_unpinned: bool = Fals
     return failed
 
 
-@pool_app.command()
-def check(pool: PoolOption = DEFAULT_POOL, models_dir: ModelsOption = DEFAULT_MODELS) -> None:
-    """Ask every model one small thing; print price, latency, limits. Exit code 1 if one does not answer."""
+def check(
+    pool: options.PlainPool = options.DEFAULT_POOL,
+    models_dir: options.PlainModelsDir = options.DEFAULT_MODELS,
+) -> None:
+    """Ask every model one small thing, and print its price, latency and limits.
+
+    Exit code 1 if one does not answer.
+
+    Example:
+
+        r2 pool check --pool pools/local.toml
+    """
     from r2.pool.calibrate import Ping, ping_pool
 
     config = load_pool(pool)
@@ -118,23 +127,33 @@ def check(pool: PoolOption = DEFAULT_POOL, models_dir: ModelsOption = DEFAULT_MO
     raise typer.Exit(1 if failed else 0)
 
 
-@pool_app.command()
 def calibrate(
-    pool: PoolOption = DEFAULT_POOL,
-    models_dir: ModelsOption = DEFAULT_MODELS,
-    n: Annotated[int, typer.Option("--n", help="Questions per skill.")] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of the generated questions.")] = 0,
-    core_hour_usd: Annotated[
-        float,
-        typer.Option(help="What an hour of one core is worth: local prices follow from it and the measured speed."),
-    ] = 0.05,
+    seed: options.PlainSeed = 0,
+    pool: options.PlainPool = options.DEFAULT_POOL,
+    models_dir: options.PlainModelsDir = options.DEFAULT_MODELS,
+    model: Annotated[
+        list[str] | None,
+        flag(POOL, "--model", metavar="NAME", help="A pool entry to ask. Repeatable.", default="all"),
+    ] = None,
+    skill: Annotated[
+        list[str] | None,
+        flag(POOL, "--skill", metavar="NAME", help="A skill to measure. Repeatable.", default="all"),
+    ] = None,
+    n: Annotated[int, flag(POOL, "--n", metavar="N", help="Questions per skill.", min=1)] = 20,
+    core_hour_usd: options.CoreHourUsd = 0.05,
     write: Annotated[
-        bool, typer.Option("--write", help="Write the profiles (and local prices) into the pool file.")
+        bool, flag(OUTPUT, "--write", help="Write the profiles (and the prices of local models) into the pool file.")
     ] = False,
-    skill: Annotated[list[str] | None, typer.Option(help="Measure this skill only. Repeatable. [default: all]")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Measure this entry only. Repeatable. [default: all]")] = None,
 ) -> None:
-    """Measure each model's accuracy per skill on generated questions; with --write, keep it as its profile."""
+    """Measure each model's accuracy per skill on generated questions.
+
+    With --write the accuracies are kept as its profile.
+
+    Examples:
+
+        r2 pool calibrate --pool pools/local.toml --n 8
+        r2 pool calibrate --model qwen-1.5b --skill multiply --write
+    """
     from r2.pool.calibrate import calibrate_pool, write_profiles
 
     config = load_pool(pool)
@@ -144,163 +163,42 @@ def calibrate(
         config = config.only(model)
     config.check_keys()
     measured = asyncio.run(calibrate_pool(config, models_dir, state_dir(), n, seed, skill or (), say))
-    _print_measured(f"{pool}, {n} questions per skill", measured, n, core_hour_usd)
+    print_measured(f"{pool}, {n} questions per skill", measured, n, core_hour_usd)
     if write:
         write_profiles(config, measured, n, core_hour_usd)
         say(f"profiles written to {pool}")
 
 
-def _print_measured(title: str, measured: "Sequence[Calibration]", n: int, core_hour_usd: float) -> None:
-    table = Table(title=title, title_justify="left")
-    table.add_column("model")
-    for heading in (
-        *measured[0].right_by_skill,
-        "s per call",
-        "tok/s in",
-        "tok/s out",
-        "USD/M in",
-        "USD/M out",
-        "USD spent",
-    ):
-        table.add_column(heading, justify="right")
-    for m in measured:
-        price_in, price_out = m.core_hour_price(core_hour_usd)
-        table.add_row(
-            m.model,
-            *(f"{right}/{n}" for right in m.right_by_skill.values()),
-            f"{m.seconds_per_call:.2f}",
-            f"{m.input_tokens_per_s:.0f}",
-            f"{m.output_tokens_per_s:.1f}",
-            f"{price_in:.3f}",
-            f"{price_out:.3f}",
-            f"{m.cost_usd:.6f}",
-        )
-    results().print(table)
-
-
-@pool_app.command()
-def add(
-    pool: Annotated[Path, typer.Argument(help="Pool file.")],
-    name: Annotated[str, typer.Argument(help="Name of the new entry.")],
-    endpoint: Annotated[
-        str,
-        typer.Option(help="policy:NAME[@VERSION], policy:FOLDER, local:NAME, local:FILE.gguf, or http(s)://host/v1."),
-    ],
-    tier: Annotated[str, typer.Option(help="small, medium or large.")],
-    prompt_mode: Annotated[
-        str | None, typer.Option(help="direct, cot or bare. [default: the policy's own, else direct]")
-    ] = None,
-    price_input: Annotated[float | None, typer.Option(min=0, help="USD per million prompt tokens.")] = None,
-    price_output: Annotated[float | None, typer.Option(min=0, help="USD per million generated tokens.")] = None,
-    price_source: Annotated[str, typer.Option(help="Where the price was read.")] = "given to r2 pool add",
-    measure: Annotated[
-        bool, typer.Option("--measure", help="Measure price (of what this machine computes) and profile, as calibrate.")
-    ] = False,
-    skill: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=ACCURACY for the profile; with --measure, NAME alone measures that skill. Repeatable."),
-    ] = None,
-    router_only: Annotated[
-        bool, typer.Option("--router-only", help="The entry decomposes or allocates, and is given no subtasks.")
-    ] = False,
-    context_tokens: Annotated[int, typer.Option(min=256, help="Context of the entry's server.")] = 2048,
-    max_in_flight: Annotated[int | None, typer.Option(min=1, help="[default: 4 for llama.cpp, else 64]")] = None,
-    served_model: Annotated[str, typer.Option(help="The model field sent to a URL. [default: the entry's name]")] = "",
-    api_key_env: Annotated[str | None, typer.Option(help="Name of the variable that holds the key.")] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="With --measure: questions per skill.")] = 20,
-    seed: Annotated[int, typer.Option(help="With --measure: of the questions.")] = 0,
-    core_hour_usd: Annotated[float, typer.Option(help="With --measure: what an hour of one core is worth.")] = 0.05,
-    models_dir: ModelsOption = DEFAULT_MODELS,
-    policies_dir: Annotated[Path, typer.Option(envvar="R2_POLICIES_DIR", help="The policy registry.")] = Path(
-        "policies"
-    ),
-) -> None:
-    """Write a new entry into a pool file, with its price and profile. Comments stay; a file that would not be good is
-    not written."""
-    from r2.policies.registry import Registry
-    from r2.pool.calibrate import SERVED_HERE, calibrate_pool, write_profiles
-    from r2.pool.file.new_entry import adding
-    from r2.pool.servers.local import SLOTS
-
-    kind = endpoint_kind(endpoint)
-    given, asked = _skills(skill or [], may_measure=measure)
-    is_priced = price_input is not None and price_output is not None
-    if not is_priced and not (measure and kind in SERVED_HERE):
-        raise ConfigError(
-            (
-                f"{name}: a model without a price would make every total wrong. Give --price-input and --price-output "
-                "(USD per million tokens)"
-            )
-            + (
-                ", or --measure."
-                if kind in SERVED_HERE
-                else f"; --measure prices {' and '.join(SERVED_HERE)} entries only."
-            )
-        )
-    is_embedded = kind == "local"
-    if kind == "policy":
-        policy = Registry(policies_dir).load(endpoint.partition(":")[2])
-        prompt_mode = prompt_mode or policy.card.prompt_mode
-        is_embedded = policy.is_adapter
-    entry: dict[str, Any] = {
-        "endpoint": endpoint,
-        "served_model": served_model,
-        "tier": tier,
-        "prompt_mode": prompt_mode or "direct",
-        "price_usd_per_mtok": {
-            "input": price_input or 0.0,
-            "output": price_output or 0.0,
-            "date": date.today().isoformat(),
-            "source": price_source,
-        },
-        "api_key_env": api_key_env,
-        "context_tokens": context_tokens,
-        "max_in_flight": max_in_flight or (SLOTS if is_embedded else 64),
-        "logprobs": kind in SERVED_HERE,
-        "solver": not router_only,
-        "profile": given,
-    }
-    kept = {
-        key: value for key, value in entry.items() if value not in ("", None, {}) and (key, value) != ("solver", True)
-    }
-    with adding(pool, name, kept, policies_dir) as config:
-        if measure:
-            config.check_keys()
-            alone = config.only([name])
-            measured = asyncio.run(calibrate_pool(alone, models_dir, state_dir(), n, seed, asked, say))
-            _print_measured(f"{name}, {n} questions per skill", measured, n, core_hour_usd)
-            write_profiles(alone, measured, n, core_hour_usd, with_prices=not is_priced)
-    say(f"{name} added to {pool}")
-
-
-def _skills(texts: list[str], *, may_measure: bool) -> tuple[dict[str, float], list[str]]:
-    """NAME=ACCURACY pairs, and names alone."""
-    given: dict[str, float] = {}
-    asked: list[str] = []
-    for text in texts:
-        name, mark, value = text.partition("=")
-        try:
-            if mark:
-                given[name] = float(value)
-                continue
-        except ValueError:
-            raise ConfigError(f"--skill {text}: expected NAME=ACCURACY with an accuracy of 0 to 1.") from None
-        if not may_measure:
-            raise ConfigError(f"--skill {text}: expected NAME=ACCURACY; a name alone is measured, with --measure.")
-        asked.append(name)
-    return given, asked
-
-
-@pool_app.command()
 def serve(
-    pool: PoolOption = Path("pools/simulated.toml"),
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one and prints it.")] = 8100,
-    seed: Annotated[int, typer.Option(help="Seed of the simulated answers.")] = 0,
-    time_scale: Annotated[float, typer.Option(min=0, help="Stretches every delay; 0 answers as fast as it can.")] = 1.0,
-    log: Annotated[Path | None, typer.Option(help="One JSON line per request goes here.")] = None,
+    seed: options.PlainSeed = 0,
+    pool: Annotated[str, options.pool("pools/simulated.toml")] = "pools/simulated.toml",
+    host: Annotated[str, flag(OUTPUT, "--host", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, flag(OUTPUT, "--port", metavar="N", help="Port to listen on. 0 takes a free one and prints it.")
+    ] = 8100,
+    time_scale: Annotated[
+        float,
+        flag(
+            OUTPUT,
+            "--time-scale",
+            metavar="FACTOR",
+            help="Factor of every delay. 0 answers as fast as it can.",
+            min=0,
+        ),
+    ] = 1.0,
+    log: Annotated[
+        Path | None,
+        flag(OUTPUT, "--log", metavar="FILE", help="One JSON line per request is written here.", default="none"),
+    ] = None,
 ) -> None:
-    """Serve a pool file's simulated models over HTTP until interrupted. Statistics at /stats."""
+    """Serve a pool file's simulated models over HTTP until interrupted.
+
+    Statistics are at /stats.
+
+    Example:
+
+        r2 pool serve --pool pools/simulated.toml --port 8100
+    """
     from r2.pool.simulated.process import serve as serve_simulated
     from r2.pool.simulated.server import Conditions
 

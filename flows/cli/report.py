@@ -5,24 +5,26 @@ from typing import Annotated
 
 import typer
 
-
-def register(app: typer.Typer) -> None:
-    """Adds `report` to the command."""
-    app.command(name="report")(report)
+from flows.cli import options
 
 
 def report(
     run: Annotated[
         str | None,
-        typer.Argument(help="Id of an evaluation or a run, or the beginning of one. [default: the newest evaluation]"),
+        typer.Argument(help="Id of an evaluation or a run, or its beginning. Left out: the newest evaluation."),
     ] = None,
-    lake: Annotated[Path, typer.Option(help="Folder of the trajectory lake.")] = Path("lake"),
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write. [default: LAKE/_reports/ID.html]")
-    ] = None,
+    lake: options.ReadLake = options.DEFAULT_LAKE,
+    out: Annotated[Path | None, options.out(default="LAKE/_reports/ID.html")] = None,
 ) -> None:
-    """Write a report as one HTML file that opens offline: verdict, charts, cautions, and the worst cases with all their
-    calls."""
+    """Write a report as one HTML file that opens offline.
+
+    It has the verdict, charts, cautions, and the worst cases with all their calls.
+
+    Examples:
+
+        r2 report
+        r2 report evaluation-3f2a --lake lake --out report.html
+    """
     from storage.report import write_report
 
     print(write_report(lake, run, out))

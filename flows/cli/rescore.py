@@ -1,12 +1,13 @@
 """`r2 rescore`: a stored run or evaluation under other prices, today's parser and today's checks, without a call."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from flows.cli import options
 from flows.cli.console import results
+from flows.cli.options import INPUT, MONEY, flag
 from r2.errors import ConfigError
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
@@ -18,16 +19,36 @@ SHOWN = 20
 
 def rescore(
     name: Annotated[str, typer.Argument(help="Run id, or the id of an evaluation.")],
-    lake: Annotated[Path, typer.Option(help="Folder of the trajectory lake.")] = Path("lake"),
-    prices: Annotated[str | None, typer.Option(help="Pool file whose prices are charged. [default: as stored]")] = None,
+    lake: options.ReadLake = options.DEFAULT_LAKE,
     parser: Annotated[
-        bool, typer.Option("--parser/--no-parser", help="Read answers anew from the stored texts, or keep them.")
+        bool,
+        flag(
+            INPUT, "--parser/--no-parser", help="Read the answers anew from the stored texts, or keep them as stored."
+        ),
     ] = True,
-    lambda_usd: Annotated[float, typer.Option(help="What a USD takes off the utility of a problem.")] = 0.0,
-    lambda_s: Annotated[float, typer.Option(help="What a second takes off it.")] = 0.0,
+    prices: Annotated[
+        str | None,
+        flag(MONEY, "--prices", metavar="FILE", help="Pool file whose prices are charged.", default="as stored"),
+    ] = None,
+    lambda_usd: Annotated[
+        float,
+        flag(MONEY, "--lambda-usd", metavar="WEIGHT", help="What a USD takes off the utility of a problem."),
+    ] = 0.0,
+    lambda_s: Annotated[
+        float,
+        flag(MONEY, "--lambda-s", metavar="WEIGHT", help="What a second takes off the utility of a problem."),
+    ] = 0.0,
 ) -> None:
-    """Score stored answers again: costs under another price table, answers by today's parser and check. Old rows stay
-    as they are."""
+    """Score stored answers again, without a call.
+
+    Costs under another price table, answers by today's parser and check. Old rows
+    stay as they are.
+
+    Examples:
+
+        r2 rescore evaluation-3f2a --prices pools/hosted.toml
+        r2 rescore r2-0a1b2c3d4e5f --no-parser --lambda-usd 10
+    """
     from r2.pool.file.config import load_pool
     from r2.problems.checks import extract_answer
     from storage.evaluations.rescore import rescore as score_again

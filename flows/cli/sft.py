@@ -1,80 +1,123 @@
 """`r2 sft`: label sets or generated subtasks in, a policy in the registry out. Results on stdout, progress and errors
 on stderr."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
-import typer
 from rich.table import Table
 
+from flows.cli import options
 from flows.cli.console import figures, results, say
-
-
-def register(app: typer.Typer) -> None:
-    """Adds `sft` to the command."""
-    app.command(name="sft")(sft)
+from flows.cli.options import INPUT, TRAINING, flag
 
 
 def sft(
-    policy: Annotated[
-        str | None, typer.Option(help="decomposer, allocator, both, or specialist. [default: both]")
-    ] = None,
+    config: options.Config = None,
     labels: Annotated[
-        str | None, typer.Option(help="Folder that r2 label wrote, or several with commas between. [default: labels]")
-    ] = None,
-    problems: Annotated[
         str | None,
-        typer.Option(
-            help=(
-                "A specialist is trained on the subtasks of these (scan, arithmetic); with --pool, a router is "
-                "executed on these."
-            )
+        flag(
+            INPUT,
+            "--labels",
+            metavar="FOLDER,...",
+            help="Label sets to train on: folders that r2 label wrote.",
+            default="labels",
+        ),
+    ] = None,
+    problems: options.Problems = None,
+    seed: options.Seed = None,
+    split_seed: options.SplitSeed = None,
+    test_share: options.TestShare = None,
+    data_dir: options.DataDir = None,
+    pool: Annotated[str | None, options.pool("none: nothing is executed")] = None,
+    models_dir: options.ModelsDir = None,
+    policies_dir: options.PoliciesDir = None,
+    policy: Annotated[
+        str | None,
+        flag(
+            TRAINING,
+            "--policy",
+            metavar="KIND",
+            help="What is trained: decomposer, allocator, both, or specialist.",
+            default="both",
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name in the registry. [default: decomposer, allocator, PROBLEMS-specialist]")
+        str | None,
+        flag(
+            TRAINING,
+            "--name",
+            metavar="NAME",
+            help="Name of the policy in the registry.",
+            default="decomposer, allocator, SOURCE-specialist",
+        ),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="smollm2, tiny, tiny:128x4, or a path or hub id of Hugging Face weights. [default: smollm2]"),
+        flag(
+            TRAINING,
+            "--base",
+            metavar="NAME",
+            help="Weights to begin with: smollm2, tiny, tiny:128x4, or a path or hub id of Hugging Face weights.",
+            default="smollm2",
+        ),
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(help="Policy to go on from, NAME or NAME@VERSION, of the same base. [default: the base]"),
+        flag(
+            TRAINING,
+            "--start",
+            metavar="NAME",
+            help="Policy of the same base to train further: NAME or NAME@VERSION.",
+            default="the base",
+        ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="adapter (LoRA) or full. [default: full for tiny, else adapter]")
+        str | None,
+        flag(
+            TRAINING,
+            "--weights",
+            metavar="KIND",
+            help="What of the weights is trained: adapter (LoRA) or full.",
+            default="full for tiny, else adapter",
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps. [default: 260]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Rows per step. [default: 4]")] = None,
+    steps: Annotated[int | None, options.steps("", "260")] = None,
+    batch_size: Annotated[
+        int | None, flag(TRAINING, "--batch-size", metavar="N", help="Rows per step.", default="4")
+    ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Learning rate. [default: 8e-4 for adapters, 3e-3 for tiny, else 5e-5]")
+        float | None, options.learning_rate("8e-4 for adapters, 3e-3 for tiny, 5e-5 for other full weights")
     ] = None,
-    pool: Annotated[
-        str | None, typer.Option(help="Pool file to execute held-out problems on. [default: they are not executed]")
+    save_steps: Annotated[int | None, options.save_steps("25")] = None,
+    n_held_out: Annotated[int | None, options.n_held_out("Rows of the label sets.", "60")] = None,
+    n_executed: Annotated[
+        int | None,
+        flag(
+            TRAINING,
+            "--n-executed",
+            metavar="N",
+            help="Number of held-out problems that are executed on --pool after training.",
+            default="40",
+        ),
     ] = None,
-    out: Annotated[
-        str | None, typer.Option(envvar="R2_POLICIES_DIR", help="The policy registry. [default: policies]")
-    ] = None,
-    lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, problems and the order of rows.")] = None,
-    split_seed: Annotated[int | None, typer.Option(help="Of the split into train and test, as in r2 label.")] = None,
-    test_share: Annotated[float | None, typer.Option(help="Share that is held out. [default: 0.1]")] = None,
-    held_out: Annotated[int | None, typer.Option(help="Held-out rows answered after training. [default: 60]")] = None,
-    executed: Annotated[int | None, typer.Option(help="Held-out problems executed on --pool. [default: 40]")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: torch's choice]")] = None,
+    threads: options.Threads = None,
     promote: Annotated[
-        bool | None, typer.Option("--promote", help="Promote the new version over the present one.")
+        bool | None, flag(TRAINING, "--promote", help="Promote the new version over the present one.")
     ] = None,
-    data_dir: Annotated[str | None, typer.Option(envvar="R2_DATA_DIR", help="Folder of benchmark files.")] = None,
-    models_dir: Annotated[
-        str | None, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights. [default: models]")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print rows, tokens, steps and time, and stop.")] = False,
+    dry_run: options.DryRun = False,
+    lake: options.Lake = None,
 ) -> None:
-    """Train a decomposer and an allocator on label sets, or a specialist on subtasks; the same command goes on where it
-    stopped."""
+    """Train a decomposer and an allocator on label sets, or a specialist on subtasks.
+
+    A specialist is trained on the subtasks of --problems. With --pool, the plans
+    or allocations of the new policy are executed for held-out --problems. The same
+    command continues where it stopped.
+
+    Examples:
+
+        r2 sft --labels labels --policy both --base smollm2 --dry-run
+        r2 sft --policy specialist --problems scan --base tiny:128x4 --steps 1200
+        r2 sft --config configs/gpu/sft.toml
+    """
     from r2.training.sft.settings import load_sft_settings
 
     settings = load_sft_settings(
@@ -82,7 +125,7 @@ def sft(
         {
             "policy": policy,
             "labels": labels,
-            "problems": problems,
+            "problems": options.one_source(problems, "sft"),
             "name": name,
             "base": base,
             "start": start,
@@ -91,13 +134,14 @@ def sft(
             "batch_size": batch_size,
             "learning_rate": lr,
             "pool": pool,
-            "out": out,
+            "policies_dir": policies_dir,
             "lake": lake,
             "seed": seed,
             "split_seed": split_seed,
             "test_share": test_share,
-            "n_held_out": held_out,
-            "n_executed": executed,
+            "save_steps": save_steps,
+            "n_held_out": n_held_out,
+            "n_executed": n_executed,
             "threads": threads,
             "promote": promote,
             "data_dir": data_dir,

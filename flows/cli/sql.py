@@ -7,26 +7,37 @@ from typing import Annotated
 
 import typer
 
+from flows.cli import options
 from flows.cli.console import say
-from flows.cli.lake import LakeOption
+from flows.cli.options import INPUT, OUTPUT, flag
 from r2.atomic import replacing
 from r2.errors import ConfigError
 
 
-def register(app: typer.Typer) -> None:
-    """Adds `sql` to the command."""
-    app.command(name="sql")(sql)
-
-
 def sql(
-    query: Annotated[str | None, typer.Argument(help="One SELECT-like statement; leave it out with --view.")] = None,
-    lake: LakeOption = Path("lake"),
-    view: Annotated[str | None, typer.Option(help="Show a whole view or table instead of a query.")] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="table, csv, json or parquet.")] = "table",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write to a file instead of stdout.")] = None,
+    query: Annotated[
+        str | None, typer.Argument(help="One statement that reads. Or leave it out and give --view.")
+    ] = None,
+    lake: options.ReadLake = options.DEFAULT_LAKE,
+    view: Annotated[
+        str | None,
+        flag(INPUT, "--view", metavar="NAME", help="A whole view or table instead of a query.", default="none"),
+    ] = None,
+    format: Annotated[
+        str, flag(OUTPUT, "--format", "-f", metavar="NAME", help="Form of the rows: table, csv, json or parquet.")
+    ] = "table",
+    out: Annotated[Path | None, options.out(default="stdout")] = None,
 ) -> None:
-    """Ask the lake in SQL, read-only. Tables: runs, trajectories, subtasks, calls, candidates; docs/data_dictionary.md
-    has every column."""
+    """Ask the lake in SQL, read-only.
+
+    Tables: runs, trajectories, subtasks, calls, candidates.
+    docs/data_dictionary.md has every column and view.
+
+    Examples:
+
+        r2 sql "select model, count(*) from subtasks group by 1"
+        r2 sql --view cost_by_model --format csv --out cost.csv
+    """
     from storage.sql.query import run_sql, shipped_views
 
     if (query is None) == (view is None):

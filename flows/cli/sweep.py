@@ -8,53 +8,75 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from flows.cli.console import results, say
+from flows.cli import options
+from flows.cli.console import print_calls, results, say
+from flows.cli.options import MONEY, ROUTER, flag
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
-    from r2.evaluation.sweep import Sweep
+    from r2.evaluation.sweep import Sweep, SweepSettings
 
 
 def sweep(
-    problems: Annotated[
-        list[str] | None, typer.Option(help="scan, arithmetic, gsm8k, file:PATH?check=NAME, ... Repeatable.")
-    ] = None,
-    pool: Annotated[str | None, typer.Option(help="Pool file. [default: pools/local.toml]")] = None,
-    limit: Annotated[int | None, typer.Option(help="Problems per source.")] = None,
+    config: options.Config = None,
+    problems: options.Problems = None,
+    limit: options.Limit = None,
+    seed: options.Seed = None,
+    held_out: options.HeldOut = None,
+    split_seed: options.SplitSeed = None,
+    data_dir: options.DataDir = None,
+    pool: options.Pool = None,
+    models_dir: options.ModelsDir = None,
+    max_in_flight: options.MaxInFlight = None,
+    decomposer: options.Decomposer = None,
+    allocator: Annotated[str | None, options.allocator("A pool entry with log-probabilities.")] = None,
     b: Annotated[
-        str | None, typer.Option("--b", help="Comma-separated values. [default: 0,0.05,0.1,0.2,0.4,0.8]")
-    ] = None,
-    budget_usd_per_1k: Annotated[
-        float | None, typer.Option(help="Advise the most accurate b at no more than this, USD per 1,000 problems.")
-    ] = None,
-    min_accuracy_share: Annotated[
-        float | None, typer.Option(help="Advise the cheapest b with this share (0..1) of the reference accuracy.")
+        str | None, options.cost_knob("Each value is a point of the curve.", "NUMBER,...", "0,0.05,0.1,0.2,0.4,0.8")
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Solver that is the reference. [default: the sweep's own best point]")
+        str | None,
+        flag(
+            ROUTER,
+            "--reference",
+            metavar="NAME",
+            help="Solver whose accuracy the shares of accuracy refer to.",
+            default="the sweep's own best point",
+        ),
     ] = None,
-    decomposer: Annotated[str | None, typer.Option(help="Pool entry. [default: the pool file's]")] = None,
-    allocator: Annotated[
-        str | None, typer.Option(help="Pool entry with log-probabilities. [default: the pool file's]")
+    budget_usd_per_1k: Annotated[
+        float | None,
+        flag(
+            MONEY,
+            "--budget-usd-per-1k",
+            metavar="USD",
+            help="Advise the most accurate b that costs no more than this per 1,000 problems.",
+            default="not asked for",
+        ),
     ] = None,
-    held_out: Annotated[
-        float | None, typer.Option(help="Only questions on the test side of the training split with this test share.")
+    min_accuracy_share: Annotated[
+        float | None,
+        flag(
+            MONEY,
+            "--min-accuracy-share",
+            metavar="SHARE",
+            help="Advise the cheapest b with this share of the reference accuracy, between 0 and 1.",
+            default="not asked for",
+        ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of generated problems.")] = None,
-    lake: Annotated[str | None, typer.Option(help="Folder of the trajectory lake. [default: lake]")] = None,
-    max_cost_usd: Annotated[
-        float | None, typer.Option(help="Hard cap on what is paid; it stops cleanly there.")
-    ] = None,
-    max_in_flight: Annotated[int | None, typer.Option(help="Problems worked on at once. [default: 64]")] = None,
-    data_dir: Annotated[str | None, typer.Option(envvar="R2_DATA_DIR", help="Folder of benchmark files.")] = None,
-    models_dir: Annotated[
-        str | None, typer.Option(envvar="R2_MODELS_DIR", help="Folder of fetched weights. [default: models]")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with the same settings; flags override it.")] = None,
+    max_cost_usd: options.MaxCostUsd = None,
+    dry_run: options.DryRun = False,
+    lake: options.Lake = None,
 ) -> None:
-    """Answer the same problems once per b: the accuracy-cost curve, and the b for a budget or an accuracy. The same
-    command goes on."""
-    from flows.cli.evaluate import _numbers
-    from r2.evaluation.sweep import SweepSettings
+    """Answer the same problems once per b: the accuracy-cost curve, and the b to use.
+
+    Says which b fits a budget or an accuracy. The same command continues where it
+    stopped.
+
+    Examples:
+
+        r2 policy sweep --problems scan --b 0,0.1,0.3,1 --budget-usd-per-1k 0.05 --dry-run
+        r2 policy sweep --pool pools/simulated.toml --problems scan --b=-0.5,0,0.5
+    """
+    from r2.evaluation.sweep import SweepSettings, checked
     from r2.pool.file.config import load_pool
     from r2.settings import load
 
@@ -65,13 +87,14 @@ def sweep(
             "problems": tuple(problems) if problems else None,
             "pool": pool,
             "limit": limit,
-            "b": _numbers(b),
+            "b": options.numbers_of("--b", b),
             "budget_usd_per_1k": budget_usd_per_1k,
             "min_accuracy_share": min_accuracy_share,
             "reference": reference,
             "decomposer": decomposer,
             "allocator": allocator,
             "held_out": held_out,
+            "split_seed": split_seed,
             "seed": seed,
             "lake": lake,
             "max_cost_usd": max_cost_usd,
@@ -80,16 +103,36 @@ def sweep(
             "models_dir": models_dir,
         },
     )
-    # Here and not above: importing the flow imports Prefect, seconds that --help need not wait for.
-    from flows.support.embedded_api import embedded_api
-    from flows.sweep_b import checked, sweep_b
-
     opened = load_pool(settings.pool)
+    settings = checked(settings, opened)
+    if dry_run:
+        _print_estimate(settings)
+        return
+    # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
+    from flows.support.embedded_api import embedded_api
+    from flows.sweep_b import sweep_b
+
     opened.check_keys()
-    checked(settings, opened)
     with embedded_api():
         done = asyncio.run(sweep_b(settings))
     raise typer.Exit(print_sweep(done, Path(settings.lake)))
+
+
+def _print_estimate(settings: "SweepSettings") -> None:
+    """Points, and calls as if nothing were shared between them."""
+    from r2.evaluation.estimate import estimate_sweep
+    from r2.methods.router import make_router
+    from r2.pool.file.config import load_pool
+    from storage.evaluations.problems import evaluated_problems
+
+    pool = load_pool(settings.pool)
+    found = evaluated_problems(settings)
+    problems = [*found.dev, *found.test]
+    router = make_router(pool, settings.answering("", settings.at(0.0)))
+    reference = f", and {settings.reference} beside them" if settings.reference else ""
+    print(f"{len(problems)} problems, each at {len(settings.b)} values of b{reference}")
+    print_calls(pool, estimate_sweep(settings, router, problems))
+    print("An upper estimate: calls that values share are paid once. --max-cost-usd sets a hard cap.")
 
 
 def print_sweep(sweep: "Sweep", lake: Path) -> int:

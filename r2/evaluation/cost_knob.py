@@ -4,11 +4,12 @@ accuracy to b. Pure.
 Ours (docs/method.md, section 3): an allocator that gives log-probabilities chooses argmax of log p - b * ln price, so
 each b is an operating point. Points are measured on a calibration set and need not be monotone in b: a dearer point
 that is no more accurate is never worth choosing, which the running maximum of the curve takes care of. Called by
-flows/sweep_b.py.
+r2/evaluation/sweep.py.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from r2.errors import ConfigError
 
@@ -47,13 +48,15 @@ class TableRow:
 
 
 def checked_values(values: Sequence[float], allocator: str, has_logprobs: bool) -> tuple[float, ...]:
-    """The values of b in ascending order, each once. ConfigError for none, for a negative one, and for an allocator
-    without log-probabilities."""
+    """The values of b in ascending order, each once; below 0 dearer models win.
+
+    ConfigError for none, for one that is no finite number, and for an allocator without log-probabilities.
+    """
     found = tuple(sorted(set(values)))
     if not found:
         raise ConfigError("--b: give at least one value, such as 0,0.05,0.1,0.2.")
-    if found[0] < 0:
-        raise ConfigError(f"--b {found[0]:g}: b weighs the price against the allocator's preference and is at least 0.")
+    if not all(map(isfinite, found)):
+        raise ConfigError(f"--b {','.join(f'{value:g}' for value in values)}: expected finite numbers.")
     if not has_logprobs:
         raise ConfigError(
             f"--b: the cost knob needs the allocator's log-probabilities, and {allocator!r} has logprobs = false. "

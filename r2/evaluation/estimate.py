@@ -1,14 +1,16 @@
-"""What an evaluation may cost at most, before it begins: every row at every point, as if no call were shared. For
-`--dry-run`."""
+"""What an evaluation or a sweep may cost at most, before it begins: every row at every point, as if no call were
+shared. For `--dry-run`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from r2.answering.protocol import Router
-from r2.evaluation.operating_points import Variant, constants_of, own_mode, variants_of
+from r2.evaluation.operating_points import constants_of, own_mode, variants_of
 from r2.evaluation.settings import EvaluateSettings
+from r2.evaluation.sweep import SweepSettings
 from r2.methods.estimate import CallEstimate, estimate_calls
 from r2.problem import Problem
+from r2.settings import Reasoning
 
 
 def estimate_evaluation(
@@ -30,14 +32,29 @@ def estimate_evaluation(
     totals: dict[tuple[str, str], CallEstimate] = {}
     for variant, n_dev, n_test in rows:
         for side, n_runs in ((dev, n_dev), (test, n_test)):
-            for call in _calls(variant, router, side, n_runs) if n_runs else ():
-                key = (call.purpose, call.model)
-                totals[key] = _sum(totals[key], call) if key in totals else call
+            for call in _calls(variant.reasoning, router, side, n_runs) if n_runs else ():
+                _add(totals, call)
     return [(v.name, n_dev, n_test) for v, n_dev, n_test in rows], list(totals.values())
 
 
-def _calls(variant: Variant, router: Router, problems: Sequence[Problem], n_runs: int) -> list[CallEstimate]:
-    reasoning = variant.reasoning
+def estimate_sweep(settings: SweepSettings, router: Router, problems: Sequence[Problem]) -> list[CallEstimate]:
+    """The calls of every value of b, and of the reference."""
+    points = [settings.at(b) for b in settings.b]
+    if settings.reference is not None:
+        points.append(own_mode(settings, router.roster[settings.reference]).reasoning)
+    totals: dict[tuple[str, str], CallEstimate] = {}
+    for reasoning in points:
+        for call in _calls(reasoning, router, problems, 1):
+            _add(totals, call)
+    return list(totals.values())
+
+
+def _add(totals: dict[tuple[str, str], CallEstimate], call: CallEstimate) -> None:
+    key = (call.purpose, call.model)
+    totals[key] = _sum(totals[key], call) if key in totals else call
+
+
+def _calls(reasoning: Reasoning, router: Router, problems: Sequence[Problem], n_runs: int) -> list[CallEstimate]:
     mine = replace(
         router,
         settings=reasoning,

@@ -14,8 +14,9 @@ import orjson
 from pydantic import Field
 
 from r2.evaluation.comparison import Comparison
-from r2.evaluation.cost_knob import Advice, KnobResult, TableRow, at_accuracy, table, within_budget
+from r2.evaluation.cost_knob import Advice, KnobResult, TableRow, at_accuracy, checked_values, table, within_budget
 from r2.evaluation.settings import EvaluateSettings
+from r2.pool.file.config import PoolConfig
 from r2.settings import Positive, Reasoning
 
 REFERENCE = "reference"
@@ -47,6 +48,17 @@ class SweepSettings(EvaluateSettings):
         added."""
         shared = [problems_digest, pool_digest, self.decomposer, self.allocator, self.reasoning.identity()]
         return f"sweep-{hashlib.sha256(orjson.dumps(shared)).hexdigest()[:12]}"
+
+
+def checked(settings: SweepSettings, pool: PoolConfig) -> SweepSettings:
+    """The settings with their router filled in. ConfigError where the sweep cannot work, before anything is asked."""
+    roster = pool.roster()
+    decomposer = settings.decomposer or pool.router.decomposer
+    allocator = settings.allocator or pool.router.allocator
+    for name in (decomposer, allocator, *([settings.reference] if settings.reference else [])):
+        roster.require(name)
+    values = checked_values(settings.b, allocator, roster[allocator].has_logprobs)
+    return settings.model_copy(update={"decomposer": decomposer, "allocator": allocator, "b": values})
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def sft_policy(spec: PolicySpec, data_sha256: dict[str, str]) -> TrainedPolicy:
     rows = curve_rows(spec.run_id, name, points, result, spec.settings.steps)
     Lake(spec.settings.lake).commit(spec.run_id, f"curve-{name}", {"curves": rows})
     policy = register(spec, result, points, data_sha256)
-    registry = Registry(spec.settings.out)
+    registry = Registry(spec.settings.policies_dir)
     is_first = registry.current(name) is None
     if is_first or spec.settings.promote:
         reason = "first version" if is_first else "asked for with --promote"
@@ -71,7 +71,7 @@ def register(
     spec: PolicySpec, result: PolicyResult, points: Sequence[MetricValue], data_sha256: dict[str, str]
 ) -> Policy:
     """The version of this run: the one that is there, else a new one with its card."""
-    settings, registry = spec.settings, Registry(spec.settings.out)
+    settings, registry = spec.settings, Registry(spec.settings.policies_dir)
     name = settings.policy_name(spec.kind)
     for known in registry.versions(name):
         policy = registry.load(f"{name}@{known}")

@@ -107,7 +107,7 @@ def train_policy(spec: PolicySpec) -> PolicyResult | None:
 
 def starting_policy(settings: SftSettings) -> Policy:
     """The policy `settings.start` names. ConfigError if it is not there or was trained from another base."""
-    policy = Registry(settings.out).load(settings.start or "")
+    policy = Registry(settings.policies_dir).load(settings.start or "")
     if policy.card.base != settings.base:
         raise ConfigError(
             f"start {policy.ref}: it was trained from base {policy.card.base!r}, not {settings.base!r}. Give --base "

@@ -1,17 +1,189 @@
-"""The command `r2` as its user meets it: every shipped settings file is accepted by the command it is named for."""
+"""The command `r2` as its user meets it: what flags mean, what help says, which settings files it takes."""
 
 import importlib
 import re
+import shlex
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from pydantic import BaseModel
+from typer.core import TyperGroup, TyperOption
 from typer.testing import CliRunner
 
-from flows.cli.app import app
+from flows.cli.app import JOBS, app
+from flows.cli.command import CHANGED, RENAMED
+from flows.cli.options import PANELS
+from r2.errors import ConfigError
+from r2.evaluation.settings import EvaluateSettings
+from r2.evaluation.sweep import SweepSettings
+from r2.settings import AnswerSettings, LabelSettings, load
+from r2.training.grpo.settings import GrpoSettings
+from r2.training.sft.settings import SftSettings
 from tests.support.paths import ROOT
 
+ROOT_COMMAND: Any = typer.main.get_command(app)
 CONFIGS = sorted((ROOT / "configs").rglob("*.toml"))
+SETTINGS: dict[str, type[BaseModel]] = {
+    "answer": AnswerSettings,
+    "label": LabelSettings,
+    "sft": SftSettings,
+    "grpo": GrpoSettings,
+    "evaluate": EvaluateSettings,
+    "policy sweep": SweepSettings,
+}
+
+
+def leaves(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from leaves(command, f"{path}{name} ")
+        else:
+            yield f"{path}{name}", command
+
+
+COMMANDS = dict(leaves(ROOT_COMMAND))
+
+
+def flags(command: Any) -> list[TyperOption]:
+    return [param for param in command.params if isinstance(param, TyperOption) and not param.hidden]
+
+
+def meaning(flag: TyperOption) -> str:
+    """The first sentence of its help."""
+    return re.split(r"(?<=\.)\s", flag.help or "")[0]
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """What a command line gives to its command, which is not run."""
+    command, rest = ROOT_COMMAND, words
+    while isinstance(command, TyperGroup):
+        command, rest = command.commands[rest[0]], rest[1:]
+    with command.make_context(words[0], list(rest)) as context:
+        return dict(context.params)
+
+
+def every_flag(*parts: str) -> dict[str, set[Any]]:
+    """Flag -> what it is in each command."""
+    found: dict[str, set[Any]] = defaultdict(set)
+    for command in COMMANDS.values():
+        for flag in flags(command):
+            kind = flag.type_descriptor.annotation
+            what = {
+                "meaning": meaning(flag),
+                "panel": flag.rich_help_panel,
+                "variable": flag.envvar,
+                "value": re.sub("FILE|FOLDER", "PATH", flag.metavar or "").removesuffix(",..."),
+                "kind": "text" if "," in (flag.metavar or "") or kind in (str, Path, list[str]) else kind.__name__,
+            }
+            for name in flag.opts:
+                found[name].add(tuple(what[part] for part in parts))
+    return found
+
+
+def test_a_flag_means_the_same_in_every_command():
+    assert {name: said for name, said in every_flag("meaning", "value", "variable").items() if len(said) > 1} == {}
+
+
+def test_a_flag_takes_the_same_kind_of_value_in_every_command():
+    found = every_flag("kind")
+    assert found.pop("--b") == {("float",), ("text",)}, "one number to answer with, several to try"
+    assert {name: kinds for name, kinds in found.items() if len(kinds) > 1} == {}
+
+
+def test_a_flag_is_in_the_same_panel_in_every_command_but_for_the_lake_that_some_read_and_others_write():
+    found = every_flag("panel")
+    assert found.pop("--lake") == {("Input",), ("Output",)}
+    assert {name: panels for name, panels in found.items() if len(panels) > 1} == {}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_is_in_a_panel_explains_itself_and_says_whether_it_may_be_repeated(name: str):
+    for flag in flags(COMMANDS[name]):
+        assert flag.rich_help_panel in PANELS, flag.opts
+        assert meaning(flag).endswith((".", "]")) and flag.help and flag.help[0].isupper(), flag.opts
+        assert flag.multiple == ("Repeatable" in flag.help), flag.opts
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_shows_its_panels_in_order_and_an_example_that_can_be_run(name: str):
+    done = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "120"})
+    assert done.exit_code == 0
+    panels = [title for title in re.findall(r"╭─ (\w+) ─", done.stdout) if title != "Arguments"]
+    assert panels == [panel for panel in PANELS if panel in panels] and len(panels) > 1
+    examples = re.findall(r"^\s+r2 (\S.*?)\s*$", done.stdout, re.MULTILINE)
+    assert examples and "Example" in done.stdout
+    for example in examples:
+        assert example.startswith(name)
+        parsed(shlex.split(example))
+
+
+def test_the_first_help_lists_every_command_in_the_order_of_the_jobs():
+    assert set(JOBS) == set(ROOT_COMMAND.commands)
+    done = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"})
+    assert re.findall(r"^│ (\w+) ", done.stdout, re.MULTILINE) == list(JOBS)
+    assert re.findall(r"╭─ (.+?) ─", done.stdout)[1:] == list(dict.fromkeys(JOBS.values()))
+
+
+def test_a_default_in_the_help_is_read_as_it_is_written():
+    done = CliRunner().invoke(app, ["label", "--help"], env={"COLUMNS": "160"})
+    assert "[default: pools/local.toml]" in done.stdout and "[default: the strongest]" in done.stdout
+    assert "\\[" not in done.stdout
+
+
+FIELDS = {"lr": "learning_rate", "candidates": "n_candidates", "benchmark": "default_benchmark", "router": "routers"}
+"""Flags whose settings have another name."""
+
+
+def default_of(kind: type[BaseModel], name: str) -> Any:
+    """The default of a setting, also of those in a table: reasoning, labelling, columns."""
+    name = FIELDS.get(name, name.removesuffix("_column"))
+    if name in kind.model_fields:
+        field = kind.model_fields[name]
+        return None if field.is_required() else field.default
+    tables = [field.default for field in kind.model_fields.values() if isinstance(field.default, BaseModel)]
+    [table] = [table for table in tables if name in type(table).model_fields]
+    return getattr(table, name)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_defaults_that_a_help_shows_are_those_of_the_settings(name: str):
+    command = COMMANDS[name]
+    assert {"--config", "--dry-run"} <= {option for flag in flags(command) for option in flag.opts}
+    for flag in flags(command):
+        if flag.name in ("config", "dry_run"):
+            continue
+        shown = (re.findall(r"\\\[default: (.*)\]$", flag.help or "") or [None])[0]
+        value = default_of(SETTINGS[name], str(flag.name))
+        if isinstance(value, tuple) and value and isinstance(value[0], float):
+            assert shown == ",".join(f"{number:g}" for number in value), flag.opts
+        elif isinstance(value, bool) or value in (None, "", (), "auto") or flag.name == "methods":
+            assert shown is None or not re.match(r"[\d.]+$", shown), flag.opts
+        else:
+            assert shown is not None and (shown == value or float(shown) == value), flag.opts
+
+
+@pytest.mark.parametrize(("command", "flag"), [(name, flag) for name, old in CHANGED.items() for flag in old])
+def test_a_flag_whose_meaning_changed_is_refused_with_the_name_of_the_new_one(command: str, flag: str):
+    for words in ([flag, "60"], [f"{flag}=60"]):
+        done = CliRunner().invoke(app, [*command.split(), *words], env={"COLUMNS": "200"})
+        assert done.exit_code == 2
+        [new] = re.findall(r"is now (--[\w-]+)\. *│", done.output)
+        assert new in {option for known in flags(COMMANDS[command]) for option in known.opts}
+
+
+NEEDED = {"pool add": ["pool.toml", "entry", "--endpoint", "local:x", "--tier", "small"]}
+
+
+@pytest.mark.parametrize(("command", "flag"), [(name, flag) for name, old in RENAMED.items() for flag in old])
+def test_a_flag_that_was_only_renamed_still_works_and_is_not_shown(command: str, flag: str):
+    new = RENAMED[command][flag]
+    words = [*command.split(), *NEEDED.get(command, [])]
+    assert parsed([*words, flag, "7"]) == parsed([*words, new, "7"]) != parsed(words)
+    assert flag not in {option for known in flags(COMMANDS[command]) for option in known.opts}
 
 
 def command_of(path: Path) -> str:
@@ -39,3 +211,46 @@ def test_configs_of_one_goal_are_numbered_in_the_order_of_their_steps():
     for folder in {path.parent for path in CONFIGS}:
         steps = [int(found[1]) for path in sorted(folder.glob("*.toml")) if (found := re.match(r"(\d+)_", path.stem))]
         assert sorted(set(steps)) == list(range(1, len(set(steps)) + 1)), folder
+
+
+def test_the_questions_of_an_answering_may_stand_in_its_settings_file(tmp_path: Path):
+    questions, config = tmp_path / "q.jsonl", tmp_path / "a.toml"
+    questions.write_text('{"id": "1", "question": "What is 1 + 1?"}\n')
+    config.write_text(f'input = "{questions}"\npool = "{ROOT}/pools/simulated.toml"\n')
+    done = CliRunner().invoke(app, ["answer", "--config", str(config), "--dry-run"], catch_exceptions=False)
+    assert f"{questions}: 1 questions, 0 bad rows, 1 shards" in done.stdout
+    missing = CliRunner().invoke(app, ["answer", "--dry-run"])
+    assert isinstance(missing.exception, ConfigError) and "input: required" in str(missing.exception)
+
+
+def test_old_names_of_settings_are_read_and_a_flag_wins_over_them(tmp_path: Path):
+    old = tmp_path / "old.toml"
+    old.write_text('out = "registry"\nsave_every = 7\n')
+    read = load(SftSettings, old, {})
+    assert (read.policies_dir, read.save_steps) == ("registry", 7)
+    assert load(SftSettings, old, {"policies_dir": "elsewhere"}).policies_dir == "elsewhere"
+    assert SftSettings.model_validate({"out": "registry", "save_every": 7}) == read, "of a stored run"
+    old.write_text('out = "registry"\npolicies_dir = "elsewhere"\n')
+    with pytest.raises(ConfigError, match="out is the old name of policies_dir"):
+        load(SftSettings, old, {})
+
+
+@pytest.mark.parametrize("command", ["label", "sft", "grpo"])
+def test_a_command_of_one_source_refuses_a_second_and_says_what_to_do(command: str):
+    done = CliRunner().invoke(app, [command, "--problems", "scan", "--problems", "arithmetic", "--dry-run"])
+    assert isinstance(done.exception, ConfigError)
+    assert f"{command} takes one source" in str(done.exception) and "file:PATH" in str(done.exception)
+
+
+def test_a_sweep_takes_negative_values_of_b_and_says_before_what_it_would_ask(tmp_path: Path):
+    pool, lake = str(ROOT / "pools/simulated.toml"), tmp_path / "lake"
+    words = ["policy", "sweep", "--pool", pool, "--problems", "arithmetic", "--limit", "8", "--lake", str(lake)]
+    done = CliRunner().invoke(app, [*words, "--b=-0.5,0,0.5", "--reference", "sim-8b", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "8 problems, each at 3 values of b, and sim-8b beside them" in done.stdout
+    [decompose] = re.findall(r"decompose +│ sim-8b +│ +(\d+)", done.stdout)
+    assert int(decompose) == 3 * 8
+    wrong = CliRunner().invoke(app, [*words, "--b", "0,x", "--dry-run"])
+    assert isinstance(wrong.exception, ConfigError) and "--b 0,x: expected numbers" in str(wrong.exception)
+    config = load(EvaluateSettings, ROOT / "configs/simulated/6_evaluate.toml", {})
+    assert min(config.b) < 0, "the values that a shipped comparison tries"

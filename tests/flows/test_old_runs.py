@@ -131,11 +131,11 @@ def test_reports_and_new_scores_are_made_of_it():
 def test_finished_trainings_are_found_and_train_nothing_again(tmp_path: Path):
     Path("grpo.toml").write_text("prompts_per_step = 2\n[filter]\nn_problems = 4\nn_rollouts = 2\n", "utf-8")
     weights = {path: path.read_bytes() for path in Path("policies").rglob("*") if path.is_file()}
-    sft = "sft --policy both --labels labels --base tiny:16x1 --steps 2 --batch-size 2 --held-out 0 --threads 1"
+    sft = "sft --policy both --labels labels --base tiny:16x1 --steps 2 --batch-size 2 --n-held-out 0 --threads 1"
     assert r2(*sft.split(), "--out", "policies").exit_code == 0
     grpo = (
         "grpo --config grpo.toml --problems file:more.jsonl --limit 8 --rounds 1 --first decomposer --pool pool.toml "
-        "--decomposer decomposer --allocator allocator --steps 1 --group-size 2 --held-out 2 --test-share 0.3 "
+        "--decomposer decomposer --allocator allocator --steps 1 --group-size 2 --n-held-out 2 --test-share 0.3 "
         "--threads 1 --policies-dir policies --max-cost-usd 1"
     )
     done = r2(*grpo.split())

@@ -11,11 +11,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from flows.cli import lake as cli_lake
-from flows.cli import sql as cli_sql
+from flows.cli.app import app
 from r2.errors import ConfigError
 from storage.lake.lake import Lake
 from storage.sql.query import run_sql
@@ -125,9 +123,6 @@ def test_everything_that_reads_like_a_select_is_allowed(query: str, lake: Path) 
 @pytest.fixture
 def r2() -> Any:
     """Runs `r2 sql ...` or `r2 lake ...` in this process; errors are raised, as flows/cli/app.py expects them."""
-    app = typer.Typer()
-    cli_sql.register(app)
-    cli_lake.register(app)
     runner = CliRunner()
     return lambda *arguments: runner.invoke(app, [str(a) for a in arguments])
 

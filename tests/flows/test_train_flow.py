@@ -36,7 +36,7 @@ SPECIALIST = [
 
 def test_a_dry_run_says_rows_steps_and_minutes_and_trains_nothing(tmp_path: Path):
     out = CliRunner().invoke(
-        app, [*SPECIALIST, "--dry-run", "--out", str(tmp_path / "policies"), "--lake", str(tmp_path / "lake")]
+        app, [*SPECIALIST, "--dry-run", "--policies-dir", str(tmp_path / "policies"), "--lake", str(tmp_path / "lake")]
     )
     assert out.exit_code == 0
     assert "arithmetic-specialist" in out.stdout
@@ -82,7 +82,7 @@ def test_held_out_metrics_are_points_at_the_last_step():
 @pytest.mark.slow
 def test_a_run_is_in_the_registry_and_in_the_lake_and_a_second_time_changes_neither(tmp_path: Path):
     policies, lake = tmp_path / "policies", tmp_path / "lake"
-    command = [*SPECIALIST, "--out", str(policies), "--lake", str(lake), "--held-out", "8", "--threads", "1"]
+    command = [*SPECIALIST, "--policies-dir", str(policies), "--lake", str(lake), "--n-held-out", "8", "--threads", "1"]
     for _ in range(2):
         out = CliRunner().invoke(app, command, catch_exceptions=False)
         assert out.exit_code == 0

@@ -136,7 +136,7 @@ def fine_tune(
         learning_rate=settings.learning_rate,
         seed=settings.seed,
         threads=settings.threads,
-        save_every=settings.save_steps,
+        save_steps=settings.save_steps,
         weights="full",
         trainer={"train_sampling_strategy": "random"},
     )

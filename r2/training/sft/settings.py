@@ -3,7 +3,7 @@ are this class."""
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import orjson
 from pydantic import Field, model_validator
@@ -17,6 +17,8 @@ PolicyKind = Literal["decomposer", "allocator", "specialist"]
 
 class SftSettings(Frozen):
     """One run of `train_sft`: one base, one policy or the two of a router."""
+
+    old_names: ClassVar = {"out": "policies_dir", "save_every": "save_steps"}
 
     policy: Literal["decomposer", "allocator", "both", "specialist"] = "both"
     labels: str = "labels"
@@ -62,7 +64,7 @@ class SftSettings(Frozen):
     """Pool file: the policy's plans or allocations are executed on it for `n_executed` held-out problems. None: not
     executed."""
     n_executed: int = Field(default=40, ge=0)
-    save_every: int = Field(default=25, ge=1)
+    save_steps: int = Field(default=25, ge=1)
     """Steps between checkpoints: what a kill can cost."""
     threads: int | None = Field(default=None, ge=1)
     """Of torch; None: its own choice. On a machine that is busy with other work, 1 is the fastest: threads wait for
@@ -76,8 +78,8 @@ class SftSettings(Frozen):
     """Another command that starts Python modules on several devices, put before `-m`: ("torchrun", "--nproc_per_node",
     "4")."""
     lake: str = "lake"
-    out: str = "policies"
-    """The registry."""
+    policies_dir: str = "policies"
+    """Folder of the policy registry."""
     models_dir: str = "models"
     data_dir: str | None = None
     promote: bool = False

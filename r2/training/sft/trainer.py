@@ -146,7 +146,7 @@ def _config(work_dir: Path, settings: SftSettings) -> Any:
         "warmup_steps": min(10, settings.steps // 10),
         "logging_steps": 1,
         "logging_strategy": "steps",
-        "save_steps": settings.save_every,
+        "save_steps": settings.save_steps,
         "save_total_limit": 2,
         "report_to": "none",
         "seed": settings.seed,

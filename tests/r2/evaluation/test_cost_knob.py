@@ -68,10 +68,10 @@ def test_the_table_has_a_row_for_each_step_and_each_share_of_the_reference():
 
 
 def test_values_of_b_are_sorted_once_each_and_refused_where_they_cannot_work():
-    assert checked_values([0.2, 0.0, 0.2], "a", True) == (0.0, 0.2)
+    assert checked_values([0.2, 0.0, 0.2, -0.5], "a", True) == (-0.5, 0.0, 0.2)
     for values, has_logprobs, words in [
         ((), True, "at least one"),
-        ((-0.1,), True, "at least 0"),
+        ((float("nan"),), True, "finite"),
         ((0.0,), False, "logprobs = false"),
     ]:
         with pytest.raises(ConfigError, match=words):

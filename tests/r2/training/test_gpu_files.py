@@ -4,6 +4,7 @@ import re
 import shlex
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -33,7 +34,7 @@ def commands(program: str) -> list[list[str]]:
 
 
 def test_every_r2_command_of_the_page_is_one(monkeypatch: pytest.MonkeyPatch):
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     for words in commands("r2"):
         command, rest = group, words
         while isinstance(command, TyperGroup):

@@ -49,7 +49,7 @@ def settings(**fields: Any) -> SftSettings:
         "base": "tiny",
         "steps": 8,
         "batch_size": 4,
-        "save_every": 4,
+        "save_steps": 4,
         "threads": 1,
     }
     return SftSettings.model_validate({**made, **fields})
@@ -105,7 +105,7 @@ def test_a_training_that_was_stopped_goes_on_and_ends_as_an_unbroken_one(tmp_pat
 
 
 def test_training_learns_and_what_is_saved_answers_as_what_was_trained(tmp_path: Path):
-    chosen = settings(steps=120, batch_size=6, save_every=1000)
+    chosen = settings(steps=120, batch_size=6, save_steps=1000)
     trained = train(ROWS, *base(chosen), tmp_path, chosen)
     save(trained, tmp_path / "weights")
     model, tokenizer = load_policy_weights(tmp_path / "weights", "tiny", Path("models"))
@@ -197,7 +197,7 @@ def test_a_killed_training_process_goes_on_at_its_checkpoint(tmp_path: Path):
     from tasks.training.sft_process import PolicySpec, read_result
 
     def spec(name: str) -> PolicySpec:
-        chosen = settings(steps=400, batch_size=8, save_every=20, n_problems=400, n_held_out=20)
+        chosen = settings(steps=400, batch_size=8, save_steps=20, n_problems=400, n_held_out=20)
         return PolicySpec(settings=chosen, kind="specialist", run_id="run", work_dir=tmp_path / name)
 
     def start(one: PolicySpec) -> "subprocess.Popen[bytes]":

@@ -120,7 +120,9 @@ def test_the_side_of_a_question_is_that_of_its_words():
 def test_the_same_data_base_and_settings_are_the_same_run_and_paths_are_not_in_it():
     settings = SftSettings(policy="decomposer")
     data = {"labels/decomposer.parquet": "ab"}
-    moved = SftSettings(policy="decomposer", lake="elsewhere", out="other", save_every=3, n_held_out=5, promote=True)
+    moved = SftSettings(
+        policy="decomposer", lake="elsewhere", policies_dir="other", save_steps=3, n_held_out=5, promote=True
+    )
     assert settings.run_id(data) == moved.run_id(data)
     assert settings.run_id(data) != settings.run_id({"labels/decomposer.parquet": "cd"})
     assert settings.run_id(data) != SftSettings(policy="decomposer", steps=261).run_id(data)

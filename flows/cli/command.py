@@ -1,0 +1,65 @@
+"""The class of every command: its flags in the order of their panels, and the flags of earlier versions. One of those
+whose meaning is unchanged keeps working and is not shown; one whose meaning changed is refused with the new one's
+name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from typer.core import TyperCommand, TyperOption
+
+from flows.cli.options import OUTPUT, PANELS
+
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "demo": {"--folder": "--out"},
+    "pool add": {"--max-in-flight": "--calls-in-flight"},
+    "sft": {"--out": "--policies-dir", "--executed": "--n-executed"},
+}
+"""Command -> old flag -> the flag that means the same."""
+
+_HELD_OUT = (
+    "--held-out is a share of the problems (r2 evaluate, r2 policy sweep). The number of held-out questions is now "
+    "--n-held-out."
+)
+CHANGED: Mapping[str, Mapping[str, str]] = {"grpo": {"--held-out": _HELD_OUT}, "sft": {"--held-out": _HELD_OUT}}
+"""Command -> flag whose meaning changed -> what to say, with the new flag."""
+
+
+def command_class(name: str) -> type[TyperCommand]:
+    """The class of the command `name`, which knows its old flags."""
+    return type("Command", (_Command,), {"renamed": RENAMED.get(name, {}), "changed": CHANGED.get(name, {})})
+
+
+class _Command(TyperCommand):
+    renamed: Mapping[str, str] = {}
+    changed: Mapping[str, str] = {}
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        """--help, in a panel with others and not in one of its own."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.rich_help_panel = OUTPUT
+        return option
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The arguments, then the flags in the order of their panels."""
+        return sorted(super().get_params(ctx), key=_place)
+
+    def make_parser(self, ctx: Any) -> Any:
+        parser = super().make_parser(ctx)
+        by_flag: dict[str, Any] = {name: param for param in self.params for name in param.opts}
+        for old, new in self.renamed.items():
+            param = by_flag[new]
+            action = "append" if param.multiple else "store"
+            parser.add_option(obj=param, opts=[old], dest=param.name, action=action, nargs=param.nargs)
+        return parser
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for word in args:
+            flag = word.partition("=")[0]
+            if flag in self.changed:
+                ctx.fail(self.changed[flag])
+        return super().parse_args(ctx, args)
+
+
+def _place(param: Any) -> int:
+    return PANELS.index(param.rich_help_panel) if isinstance(param, TyperOption) else -1

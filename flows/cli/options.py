@@ -1,0 +1,257 @@
+"""The flags that several commands share: one name, one meaning, one help text and one kind of value in all of them.
+
+A flag of a command that has settings is None where it was not given; the --config file counts then, else the default
+that the help shows. The first sentence of a help text is the flag's meaning; a command may add sentences of its own.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from r2.errors import ConfigError
+from r2.problems.benchmark import benchmark_names
+
+INPUT, POOL, ROUTER, TRAINING, MONEY, OUTPUT = "Input", "Pool", "Router", "Training", "Money", "Output"
+PANELS = (INPUT, POOL, ROUTER, TRAINING, MONEY, OUTPUT)
+"""Panels of a help text, in the order they are shown."""
+
+DEFAULT_POOL = "pools/local.toml"
+DEFAULT_LAKE = Path("lake")
+DEFAULT_MODELS = Path("models")
+DEFAULT_POLICIES = Path("policies")
+
+
+def flag(panel: str, *names: str, help: str, metavar: str | None = None, default: str = "", **further: Any) -> Any:
+    """A flag of a command, in its panel. `default` is what the help shows where the flag's own default says less."""
+    return typer.Option(
+        *names,
+        help=escape(f"{help} [default: {default}]" if default else help),  # else rich reads brackets as markup
+        metavar=metavar,
+        rich_help_panel=panel,
+        show_default=not default,
+        **further,
+    )
+
+
+# Input: what is worked on.
+
+Config = Annotated[
+    Path | None,
+    flag(INPUT, "--config", metavar="FILE", help="TOML file with these settings. Flags win over it.", default="none"),
+]
+Problems = Annotated[
+    list[str] | None,
+    flag(
+        INPUT,
+        "--problems",
+        metavar="SOURCE",
+        help=f"Source of problems: {', '.join(benchmark_names())} (as rg:TASK), or file:PATH?check=NAME. Repeatable in "
+        "evaluate, plans and policy sweep.",
+    ),
+]
+
+
+def limit(default: str) -> Any:
+    """--limit with a command's own default."""
+    return flag(INPUT, "--limit", metavar="N", help="Only the first N questions of each source.", default=default)
+
+
+Limit = Annotated[int | None, limit("all")]
+_SEED = flag(
+    INPUT,
+    "--seed",
+    metavar="N",
+    help="Seed of what is drawn at random: generated problems, samples, the order of rows.",
+    default="0",
+)
+Seed = Annotated[int | None, _SEED]
+PlainSeed = Annotated[int, _SEED]
+SplitSeed = Annotated[
+    int | None,
+    flag(INPUT, "--split-seed", metavar="N", help="Seed of the split of problems into train and test.", default="0"),
+]
+TestShare = Annotated[
+    float | None,
+    flag(
+        INPUT,
+        "--test-share",
+        metavar="SHARE",
+        help="Share of the problems on the test side of the split, between 0 and 1.",
+        default="0.1",
+    ),
+]
+HeldOut = Annotated[
+    float | None,
+    flag(
+        INPUT,
+        "--held-out",
+        metavar="SHARE",
+        help="Only problems on the test side of a split with this --test-share: no training has seen them.",
+        default="all problems",
+    ),
+]
+_DATA_DIR = flag(INPUT, "--data-dir", metavar="FOLDER", help="Folder of benchmark files.", envvar="R2_DATA_DIR")
+DataDir = Annotated[str | None, _DATA_DIR]
+PlainDataDir = Annotated[Path | None, _DATA_DIR]
+
+# Pool: who is asked.
+
+
+def pool(default: str = DEFAULT_POOL) -> Any:
+    """--pool with a command's own default."""
+    meaning = "Pool file: the models with their prices and limits. recording:FILE replays stored calls."
+    return flag(POOL, "--pool", metavar="FILE", help=meaning, default=default)
+
+
+Pool = Annotated[str | None, pool()]
+PlainPool = Annotated[str, pool()]
+_MODELS_DIR = flag(
+    POOL,
+    "--models-dir",
+    metavar="FOLDER",
+    help="Folder of fetched weights.",
+    envvar="R2_MODELS_DIR",
+    default=str(DEFAULT_MODELS),
+)
+ModelsDir = Annotated[str | None, _MODELS_DIR]
+PlainModelsDir = Annotated[Path, _MODELS_DIR]
+MaxInFlight = Annotated[
+    int | None, flag(POOL, "--max-in-flight", metavar="N", help="Problems worked on at once.", default="64")
+]
+
+# Router: who decomposes, who allocates, and what they weigh.
+
+
+def decomposer(detail: str = "A pool entry.", default: str = "the pool file's") -> Any:
+    """--decomposer with a command's own detail and default."""
+    return flag(ROUTER, "--decomposer", metavar="NAME", help=f"Who decomposes questions. {detail}", default=default)
+
+
+def allocator(detail: str = "A pool entry.", default: str = "the pool file's") -> Any:
+    """--allocator with a command's own detail and default."""
+    return flag(ROUTER, "--allocator", metavar="NAME", help=f"Who allocates subtasks. {detail}", default=default)
+
+
+Decomposer = Annotated[str | None, decomposer()]
+Allocator = Annotated[str | None, allocator()]
+_POLICIES_DIR = flag(
+    ROUTER,
+    "--policies-dir",
+    metavar="FOLDER",
+    help="Folder of the policy registry.",
+    envvar="R2_POLICIES_DIR",
+    default=str(DEFAULT_POLICIES),
+)
+PoliciesDir = Annotated[str | None, _POLICIES_DIR]
+PlainPoliciesDir = Annotated[Path, _POLICIES_DIR]
+
+
+def cost_knob(detail: str, metavar: str, default: str) -> Any:
+    """--b with a command's own detail and default."""
+    meaning = "Cost knob: weight of log price in the allocation. 0 takes the allocator's choice as written, above 0 "
+    meaning += "cheaper models win, below 0 dearer ones."
+    return flag(ROUTER, "--b", metavar=metavar, help=f"{meaning} {detail}".strip(), default=default)
+
+
+def numbers_of(name: str, text: str | None) -> tuple[float, ...] | None:
+    """The numbers of `0,0.1,0.4`. ConfigError names the flag."""
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ConfigError(f"{name} {text}: expected numbers with commas between, such as 0,0.1,0.4.") from None
+
+
+def names_of(text: str | None) -> tuple[str, ...] | None:
+    """The names of `A,B,C`."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def one_source(problems: Sequence[str] | None, command: str) -> str | None:
+    """The only source of a command that takes one. ConfigError for several."""
+    if problems and len(problems) > 1:
+        raise ConfigError(
+            f"--problems {' --problems '.join(problems)}: {command} takes one source. Put the questions of several "
+            "into one file and give --problems file:PATH."
+        )
+    return problems[0] if problems else None
+
+
+# Training: how weights change.
+
+
+def steps(detail: str, default: str) -> Any:
+    """--steps with a command's own detail and default."""
+    return flag(TRAINING, "--steps", metavar="N", help=f"Optimiser steps. {detail}".strip(), default=default)
+
+
+def learning_rate(default: str) -> Any:
+    """--lr with a command's own default."""
+    return flag(TRAINING, "--lr", metavar="RATE", help="Learning rate.", default=default)
+
+
+def n_held_out(detail: str, default: str) -> Any:
+    """--n-held-out with a command's own detail and default."""
+    meaning = f"Number of held-out questions that are answered after training. {detail}".strip()
+    return flag(TRAINING, "--n-held-out", metavar="N", help=meaning, default=default)
+
+
+def save_steps(default: str) -> Any:
+    """--save-steps with a command's own default."""
+    meaning = "Optimiser steps between checkpoints: what a kill can cost."
+    return flag(TRAINING, "--save-steps", metavar="N", help=meaning, default=default)
+
+
+Threads = Annotated[
+    int | None, flag(TRAINING, "--threads", metavar="N", help="CPU threads of torch.", default="torch's choice")
+]
+
+# Money: what may be spent.
+
+MaxCostUsd = Annotated[
+    float | None,
+    flag(
+        MONEY,
+        "--max-cost-usd",
+        metavar="USD",
+        help="Hard cap on what is paid, over all sessions. The command stops cleanly there.",
+        default="no cap",
+    ),
+]
+DryRun = Annotated[
+    bool, flag(MONEY, "--dry-run", help="Print what would be done and what it would cost, pay nothing, and stop.")
+]
+CoreHourUsd = Annotated[
+    float,
+    flag(
+        MONEY,
+        "--core-hour-usd",
+        metavar="USD",
+        help="What an hour of one core is worth: the prices of local models follow from it and their measured speed.",
+    ),
+]
+
+# Output: where results go.
+
+
+def _lake(panel: str) -> Any:
+    return flag(panel, "--lake", metavar="FOLDER", help="Folder of the trajectory lake.", default=str(DEFAULT_LAKE))
+
+
+Lake = Annotated[str | None, _lake(OUTPUT)]
+PlainLake = Annotated[Path, _lake(OUTPUT)]
+ReadLake = Annotated[Path, _lake(INPUT)]
+"""Of a command that reads the lake."""
+
+
+def out(detail: str = "", default: str = "", metavar: str = "FILE") -> Any:
+    """--out with a command's own detail and default."""
+    meaning = f"Where the result is written. {detail}".strip()
+    return flag(OUTPUT, "--out", "-o", metavar=metavar, help=meaning, default=default)
+
+
+def shard_size(default: str) -> Any:
+    """--shard-size with a command's own default."""
+    return flag(OUTPUT, "--shard-size", metavar="N", help="Problems per shard, the unit of commit.", default=default)
