@@ -46,7 +46,7 @@ def rescore(
 
     Examples:
 
-        r2 rescore evaluation-3f2a --prices pools/hosted.toml
+        r2 rescore evaluation-3f2a --prices pools/hosted.example.toml
         r2 rescore r2-0a1b2c3d4e5f --no-parser --lambda-usd 10
     """
     from r2.pool.file.config import load_pool
