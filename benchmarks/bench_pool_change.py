@@ -128,7 +128,7 @@ async def _answered(
 ) -> str:
     plan = plan_evaluated(settings, opened.pool, path, reasoning)
     if not await answer_run(opened, plan):
-        raise SystemExit(f"{label}: not every problem could be answered; the same command goes on.")
+        raise SystemExit(f"{label}: not every problem could be answered; the same command resumes it.")
     print(f"{label}: {plan.n_requested} problems, {opened.paid_usd:.6f} USD paid so far", file=sys.stderr)
     return plan.run_id
 

@@ -6,9 +6,9 @@
     │   └── InputFileError     the question file as a whole cannot be read
     ├── PlanParseError         a decomposer's text holds no plan
     ├── AllocationParseError   an allocator's text holds no allocation
-    ├── ModelFetchError        weights could not be had, or do not match their sha256
+    ├── ModelFetchError        weights cannot be fetched, or do not match their sha256
     ├── SupportError           logged trajectories cannot tell what a candidate allocator would reach
-    ├── TrainingError          a training cannot go on: nothing to learn from, or a frozen policy changed
+    ├── TrainingError          a training cannot continue: nothing to learn from, or a frozen policy changed
     ├── EndpointError          a model's endpoint is unreachable or refuses us, before any paid call
     └── LakeError              stored data is torn, foreign or of another schema
         └── RunLockedError     another process works on the same run
@@ -159,7 +159,7 @@ class AllocationParseError(R2Error):
 
 
 class ModelFetchError(R2Error):
-    """Weights could not be had, or do not match their sha256."""
+    """Weights cannot be fetched, or do not match their sha256."""
 
     transient = True
 
@@ -169,7 +169,7 @@ class SupportError(R2Error):
 
 
 class TrainingError(R2Error):
-    """A training cannot go on: there is nothing to learn from, or what must not change did."""
+    """A training cannot continue: there is nothing to learn from, or something changed that must not."""
 
 
 class EndpointError(R2Error):

@@ -136,7 +136,7 @@ class Reasoning(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """What tells two ways of answering apart. Fields that came later count only where they differ from their
-        defaults, so that runs of earlier versions go on."""
+        defaults, so that runs of earlier versions can be resumed."""
         defaults = Reasoning.model_construct()
         return self.model_dump(
             mode="json", exclude={name for name in _LATER_FIELDS if getattr(self, name) == getattr(defaults, name)}
@@ -197,7 +197,7 @@ class AnswerSettings(Frozen):
     sample: int | None = Field(default=None, ge=1)
     """A seeded sample of so many rows, in input order."""
     max_cost_usd: Positive | None = None
-    """Hard cap of the run over all its sessions; the run stops cleanly there and a higher cap goes on."""
+    """Hard cap of the run over all its sessions; the run stops cleanly there, and a higher cap resumes it."""
     shard_size: int = Field(default=500, ge=1)
     """Problems per shard: the unit of commit and of Prefect's retries."""
     shards_in_flight: int = Field(default=2, ge=1)
@@ -209,7 +209,7 @@ class AnswerSettings(Frozen):
 
     def run_id(self, input_digest: str, pool_digest: str) -> str:
         """Identity of the job: what decides which questions are asked and how. Budgets, concurrency and paths are not
-        in it, so that a run can go on with a higher cap or from another folder."""
+        in it, so that a run can be resumed with a higher cap or from another folder."""
         identity = [
             input_digest,
             pool_digest,

@@ -19,8 +19,8 @@ ACCURACY_SHARES = (0.80, 0.90, 0.95, 0.98, 1.00)
 
 @dataclass(frozen=True, slots=True)
 class KnobResult:
-    """What one b came to on the calibration set. `usd_per_1k` is USD per thousand problems, the router's own calls
-    included."""
+    """The measured result of one b on the calibration set. `usd_per_1k` is USD per thousand problems, the router's own
+    calls included."""
 
     b: float
     accuracy: float

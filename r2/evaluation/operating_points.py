@@ -134,7 +134,7 @@ def _row_names() -> list[str]:
 
 
 def _tried(settings: EvaluateSettings, method: Method, allocator: ModelCard) -> tuple[float, ...]:
-    """Values of the method's knob; the cost knob moves nothing where the allocator gives no log-probabilities."""
+    """Values of the method's knob; the cost knob has no effect where the allocator gives no log-probabilities."""
     if method.knob != route.METHOD.knob:
         return method.values
     return settings.b if allocator.has_logprobs else (0.0,)

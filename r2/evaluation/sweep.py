@@ -1,4 +1,4 @@
-"""A sweep of the cost knob: what is asked for, what it came to, and the b it advises. Pure; the choice itself is
+"""A sweep of the cost knob: what is asked for, what was measured, and which b it advises. Pure; the choice itself is
 r2/evaluation/cost_knob.py.
 
 `r2 policy sweep` answers the same problems once per b. `flows/sweep_b.py` runs it, `storage/evaluations/sweeps.py`
@@ -63,7 +63,7 @@ def checked(settings: SweepSettings, pool: PoolConfig) -> SweepSettings:
 
 @dataclass(frozen=True, slots=True)
 class SweepMeasurement:
-    """One b with the 95 % intervals of what it came to. `run_id` is its run in the lake."""
+    """One b with the 95 % intervals of its accuracy and cost. `run_id` is its run in the lake."""
 
     b: float
     run_id: str

@@ -120,9 +120,8 @@ class Registry:
         """A new version: `write` fills a temporary folder, which gets its card and is renamed once all of it is on
         disk.
 
-        `card.version` "" takes the next free one, also when another process takes one meanwhile; a version that is
-        there already is a ConfigError. A kill leaves at most a folder whose name begins with a dot, which nothing
-        reads.
+        `card.version` "" takes the next free one, also when another process takes one meanwhile; an existing version is
+        a ConfigError. A kill leaves at most a folder whose name begins with a dot, which nothing reads.
         """
         if card.name != name:
             raise ConfigError(f"policy {name!r}: its card names {card.name!r}; give both the same name.")

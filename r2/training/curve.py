@@ -42,8 +42,8 @@ class MetricsFile:
             file.write(b"".join(orjson.dumps(asdict(point), option=orjson.OPT_APPEND_NEWLINE) for point in points))
 
     def points(self) -> list[MetricValue]:
-        """Every point, by step; of a step that was run twice the later. A line torn by a kill is passed over: its step
-        is run again."""
+        """Every point, by step; of a step that was run twice the later. A line torn by a kill is skipped: its step is
+        run again."""
         found: dict[tuple[int, str], MetricValue] = {}
         for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
             try:
@@ -54,7 +54,7 @@ class MetricsFile:
         return sorted(found.values(), key=lambda point: (point.step, point.metric))
 
     def cut(self, step: int) -> None:
-        """Forgets what came after `step`: a training that goes on from there writes it anew."""
+        """Forgets what came after `step`: a training that is resumed from there writes it anew."""
         kept = [point for point in self.points() if point.step <= step]
         lines = [orjson.dumps(asdict(point), option=orjson.OPT_APPEND_NEWLINE) for point in kept]
         write_atomically(self.path, b"".join(lines))

@@ -185,7 +185,7 @@ def _rescored(
 
 
 def _cost_usd(call: Mapping[str, Any], prices: Mapping[str, Price] | None) -> float:
-    """Of one attempt; what was charged without a word from the provider was charged by its stored worst-case usage."""
+    """Of one attempt; an attempt without usage from the provider was charged by its stored worst-case usage."""
     if prices is None:
         return float(call["cost_usd"])
     price = prices.get(call["request_model"])

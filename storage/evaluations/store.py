@@ -36,8 +36,8 @@ class DevRun:
     """A run over the dev problems at one value of a method's knob (None: it has none), and how it did. `cost_usd` is
     per problem.
 
-    `run_id` is "" where the point followed from other runs' answers: a query router asks one model, and every model was
-    asked.
+    `run_id` is "" where the point followed from other runs' answers: a query router's answers are known, because every
+    model was asked.
     """
 
     value: float | None

@@ -228,7 +228,7 @@ def _cautions(
     found = []
     if plan.status != "completed":
         found.append(
-            Caution("Not finished.", f"The evaluation is {plan.status.replace('_', ' ')}; the same command goes on.")
+            Caution("Not finished.", f"The evaluation is {plan.status.replace('_', ' ')}; the same command resumes it.")
         )
     if plan.unfinished:
         found.append(

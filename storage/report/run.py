@@ -178,8 +178,8 @@ def _cautions(db: duckdb.DuckDBPyConnection, about: dict[str, str], summary: Run
         found.append(
             Caution(
                 "Not finished.",
-                f"The run is {about.get('status', 'still going on, or was killed').replace('_', ' ')}; the same "
-                "command goes on.",
+                f"The run is {about.get('status', 'still running, or was killed').replace('_', ' ')}; the same "
+                "command resumes it.",
             )
         )
     if n_deferred := int(about.get("n_deferred", 0)):

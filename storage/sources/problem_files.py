@@ -103,7 +103,7 @@ def _rows_of(source: Source, benchmark: Benchmark, data_dir: Path | None) -> Ite
 
 def benchmark_file(source: Source, data_dir: Path | None) -> Path | None:
     """The file a source names (`gsm8k:test.jsonl`, in the data folder or not), or the one file of the benchmark's
-    folder in the data folder; None where there is no data folder. ConfigError where it is not there or not one.
+    folder in the data folder; None where there is no data folder. ConfigError where there is not exactly one.
     """
     if source.place:
         places = [Path(source.place), *([data_dir / source.place] if data_dir else [])]
@@ -182,7 +182,8 @@ def _from_hub(source: Source, benchmark: Benchmark) -> Iterator[tuple[int, Row]]
         data = load_dataset(hub.dataset, hub.configuration, split=hub.split)
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"--problems {source}: {hub.dataset} cannot be had from the hub: {error}. Name a file: {source.name}:FILE."
+            f"--problems {source}: {hub.dataset} cannot be loaded from the hub: {error}. Name a file: "
+            f"{source.name}:FILE."
         ) from error
     yield from enumerate(map(dict, data), start=1)
 

@@ -39,7 +39,7 @@ from tasks.retry import may_help
 
 @dataclass(slots=True)
 class OpenEvaluation:
-    """What the runs of an evaluation share while it goes on. Models are started when the first call has to be made."""
+    """What the runs of an evaluation share while it runs. Models are started when the first call has to be made."""
 
     evaluation_id: str
     settings: EvaluateSettings

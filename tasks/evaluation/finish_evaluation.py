@@ -62,7 +62,7 @@ def finish_evaluation(
         outcomes = outcomes_of_rows(root, rows, planned.test_ids, of_test)  # shares per difficulty follow from it
     judged = subject_of(settings, rows)
     comparison = compared(settings, rows, [outcomes[row.name] for row in rows if row.name in outcomes], judged)
-    said = "No row of the table is finished; the same command goes on."
+    said = "No row of the table is finished; the same command resumes it."
     if comparison is not None:
         write_comparison(root, planned.evaluation_id, "summary", comparison)
         said = verdict(comparison) if comparison.subject is not None else "No router was judged."

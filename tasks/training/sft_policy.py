@@ -1,8 +1,8 @@
 """Prefect's task around the training of one policy: starts the process, waits, stores the curve, registers the new
 version.
 
-Each step is done once however often the task is run: the process goes on at its checkpoint, the lake drops a unit it
-has, and a version that was registered for the run already is found again.
+Each step is done once however often the task is run: the process resumes at its checkpoint, the lake drops a unit that
+it has, and a version that this run has registered is found again.
 """
 
 import shutil
@@ -38,7 +38,7 @@ class TrainedPolicy:
 
 @task(name="sft-policy", task_run_name="sft-{spec.kind}", cache_policy=NO_CACHE, persist_result=False)
 def sft_policy(spec: PolicySpec, data_sha256: dict[str, str]) -> TrainedPolicy:
-    """Trains, stores, registers. TrainingError if the process ends badly: the same command goes on at its last
+    """Trains, stores, registers. TrainingError if the process fails: the same command resumes it at its last
     checkpoint."""
     result = read_result(spec.work_dir) or _run(spec)
     name = spec.settings.policy_name(spec.kind)
@@ -162,7 +162,7 @@ def _run(spec: PolicySpec) -> PolicyResult:
     if code or result is None:
         raise TrainingError(
             f"policy {name}: the training process ended with code {code} (log: {spec.work_dir / 'trainer.log'}). "
-            "The same command goes on at its last checkpoint."
+            "The same command resumes it at its last checkpoint."
         )
     return result
 

@@ -2,7 +2,7 @@
 all are settled.
 
 How a round is run is the caller's: `run_in_process` starts a fresh process for it; the flow wraps that in a Prefect
-task. The same settings go on with what is there.
+task. The same settings resume the training.
 """
 
 import os

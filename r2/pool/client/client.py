@@ -110,7 +110,7 @@ class PoolClient:
         Durable in `journal` when returned, unless nothing was sent. A stored failure that only defers the question is
         asked again, unless `replay_failures`; its attempts that cost something stay in the outcome, so that no money is
         forgotten. Never raises for what a provider does; an error of the journal (a full disk) comes through, because
-        going on would lose paid answers.
+        continuing would lose paid answers.
         """
         recording = self._open.recordings.get(call.model)
         if recording is not None:

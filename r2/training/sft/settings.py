@@ -32,7 +32,7 @@ class SftSettings(Frozen):
     """`smollm2` or another catalogue name, `tiny` or `tiny:WIDTHxLAYERS` (made from scratch), or a path or hub id of
     Hugging Face weights."""
     start: str | None = None
-    """Policy of the registry to go on from, NAME or NAME@VERSION, of the same base; None: the base itself."""
+    """Policy of the registry to train further, NAME or NAME@VERSION, of the same base; None: the base itself."""
     weights: Literal["auto", "adapter", "full"] = "auto"
     """LoRA adapter or all weights; `auto`: full for `tiny`, else adapter."""
     steps: int = Field(default=260, ge=1)
@@ -159,8 +159,7 @@ class SftSettings(Frozen):
         )
 
     def run_id(self, data_sha256: dict[str, str]) -> str:
-        """Identity of the job: the same data, base and settings go on where they stopped; anything
-        else is another run."""
+        """Identity of the job: the same data, base and settings resume the same run; anything else is another run."""
         identity = [sorted(data_sha256.items()), self.identity()]
         return f"sft-{hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]}"
 

@@ -2,8 +2,8 @@
 weights, resumable.
 
 Who calls it says where rows come from and where the weights go (tasks/training/sft_process.py); here is only the
-training. The order of rows is fixed beforehand (`training_order`), so a run that goes on from a checkpoint sees what an
-unbroken one would have seen.
+training. The order of rows is fixed beforehand (`training_order`), so a resumed run sees what an unbroken one would
+have seen.
 """
 
 import time
@@ -25,7 +25,7 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """A finished training. `first_step` is the checkpoint it went on from, 0 for none; times and tokens are of this
+    """A finished training. `first_step` is the checkpoint it was resumed from, 0 for none; times and tokens are of this
     process. `weights` are the model's where several processes share it, None where this one has all of them."""
 
     model: Any

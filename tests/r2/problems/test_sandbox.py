@@ -91,8 +91,8 @@ def test_the_child_sees_no_environment():
 def test_the_child_dies_with_its_parent():
     # The death signal is asked for before the code runs; seen from outside as a process that is gone when we are.
     code = (
-        "from r2.problems.sandbox import run, Limits; print('go', flush=True); run('evaluate', 'def sol():\\n    "
-        "while True: pass', limits=Limits(cpu_s=60, wall_s=60))"
+        "from r2.problems.sandbox import SandboxLimits, run; print('go', flush=True); "
+        "run('evaluate', 'def sol():\\n    while True: pass', limits=SandboxLimits(cpu_s=60, wall_s=60))"
     )
     parent = psutil.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=-1)
     deadline = time.monotonic() + 10
