@@ -1,8 +1,9 @@
-"""Child processes that never outlive their parent, not even one that was killed with -9.
+"""Child processes that never outlive their parent, not even one that was killed with -9, and that Ctrl-C does not reach.
 
 Two ropes, because each has a gap: on Linux the kernel signals the child when its parent dies (PR_SET_PDEATHSIG), and
-everywhere the child watches its standard input, a pipe that only the parent holds, for its end. Used by the embedded
-model servers, the simulated server and Prefect's embedded API.
+everywhere the child watches its standard input, a pipe that only the parent holds, for its end. Each child has a
+session of its own: a terminal sends Ctrl-C to every process of the command, and the parent must outlive its servers to
+end in order. Used by the model servers, the simulated server, trainings and Prefect's embedded API.
 """
 
 import ctypes
@@ -34,6 +35,7 @@ def spawn(
             stdout=sink if stdout is None else stdout,
             stderr=sink if log is not None else None,
             env={**(os.environ if env is None else env), PARENT_VARIABLE: str(os.getpid())},
+            start_new_session=True,
         )
     finally:
         if log is not None:

@@ -1,8 +1,9 @@
 """Prefect's API for runs without a server: started beside the run, and gone when the run is gone, even after `kill -9`.
 
 Prefect starts such a server by itself, but one whose flow was killed lives on as an orphan. This one ends with its
-parent. With PREFECT_API_URL set (a server or Prefect Cloud), nothing is started. As a script it is the server's own
-process.
+parent. If it ends before (somebody killed it, memory ran out), it is started again at the same address: its database is
+a file, so the run goes on. With PREFECT_API_URL set (a server or Prefect Cloud), nothing is started. As a script it is
+the server's own process.
 """
 
 import argparse
@@ -10,15 +11,24 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from r2.errors import EndpointError
 from r2.lifeline import die_with_parent, end, spawn
 
+MAX_RESTARTS = 3
+"""An API that ends so often will not stay: then the run ends with what its client says."""
+EVENTS_S = 10.0
+"""What the events of a run are given to reach the API. They say what happened; nothing depends on them."""
+END_S = 3.0
+"""What the server is given to end; its database survives a kill."""
 _NEEDLESS_SERVICES = (
     "CANCELLATION_CLEANUP",
     "FOREMAN",
@@ -30,31 +40,119 @@ _NEEDLESS_SERVICES = (
 )
 """Loops of a server that schedules for workers. They poll its database; an API that lives as long as one run needs none
 of them."""
+_UNPROXIED = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""No proxy can reach an address of this machine."""
 
 
 @contextmanager
 def embedded_api() -> Iterator[None]:
     """While open, this process's flows report to an API: the configured one, else an embedded one.
 
-    Raises EndpointError if the embedded API does not come up within the start-up timeout.
+    Raises EndpointError if the configured API cannot be reached, or the embedded one does not come up within the
+    start-up timeout.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    if PREFECT_API_URL.value():
+    import flows.support.prefect_threads  # noqa: F401  so that they end before the interpreter does
+
+    if configured := PREFECT_API_URL.value():
+        _check_reachable(configured)
         with _events_sent():
             yield
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = spawn([sys.executable, "-m", "flows.support.embedded_api", "--port", str(port)])
+    with tempfile.TemporaryDirectory(prefix="r2-api-") as folder:
+        server = _Server(Path(folder) / "log")
+        try:
+            server.start()
+            # No heartbeats: nobody watches the runs of an API that ends with the run.
+            with temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                with _events_sent():
+                    yield
+        finally:
+            server.close()
+
+
+class _Server:
+    """The embedded API's process and the thread that keeps it running."""
+
+    def __init__(self, log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}/api"
+        self._log = log
+        self._process = self._spawn()
+        self._is_closing = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="embedded-api", daemon=True)
+
+    def start(self) -> None:
+        """Returns once the API answers. EndpointError if it does not."""
+        timeout_s = float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
+        deadline = time.monotonic() + timeout_s
+        while not _is_healthy(self.url):
+            if self._process.poll() is not None:
+                raise EndpointError(
+                    f"Prefect's embedded API ended at start with code {self._process.returncode}: {self._last_words()} "
+                    "Run `prefect server start` to see more."
+                )
+            if time.monotonic() > deadline:
+                raise EndpointError(
+                    f"Prefect's embedded API did not answer within {timeout_s:g} s at {self.url}. Set "
+                    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS higher, or start a server (`prefect server "
+                    "start`) and set PREFECT_API_URL."
+                )
+            time.sleep(0.1)
+        self._keeper.start()
+
+    def close(self) -> None:
+        """Ends the server and its keeper."""
+        self._is_closing.set()
+        end(self._process, END_S)
+        if self._keeper.ident is not None:
+            self._keeper.join()
+        end(self._process, END_S)  # the one that the keeper may have started meanwhile
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        return spawn([sys.executable, "-m", "flows.support.embedded_api", "--port", str(self._port)], log=self._log)
+
+    def _keep(self) -> None:
+        """Starts the server again when it ends. This thread waits for the process that it started: the kernel ends a
+        child with the thread that started it."""
+        for _ in range(MAX_RESTARTS):
+            self._process.wait()
+            if self._is_closing.is_set():
+                return
+            self._process = self._spawn()
+        self._process.wait()
+
+    def _last_words(self) -> str:
+        try:
+            lines = [line.strip() for line in self._log.read_text("utf-8", "replace").splitlines() if line.strip()]
+        except OSError as error:
+            return f"its log cannot be read ({error})."
+        return f"{lines[-1].rstrip('.')}." if lines else "it said nothing."
+
+
+def _is_healthy(url: str) -> bool:
     try:
-        url = f"http://127.0.0.1:{port}/api"
-        _wait_until_healthy(url, server)
-        with temporary_settings({PREFECT_API_URL: url}), _events_sent():
-            yield
-    finally:
-        end(server)
+        with _UNPROXIED.open(f"{url}/health", timeout=2) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def _check_reachable(url: str) -> None:
+    """EndpointError where nothing answers. What answers with an error is there: the flow's own calls will tell."""
+    try:
+        urllib.request.urlopen(f"{url}/health", timeout=10).close()
+    except urllib.error.HTTPError:
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise EndpointError(
+            f"Prefect's API at {url} (PREFECT_API_URL) cannot be reached: {reason}. Start it, or unset the variable: "
+            "then an API is started beside the run."
+        ) from error
 
 
 @contextmanager
@@ -66,29 +164,7 @@ def _events_sent() -> Iterator[None]:
     try:
         yield
     finally:
-        EventsWorker.drain_all(timeout=10)
-
-
-def _wait_until_healthy(url: str, server: "subprocess.Popen[bytes]") -> None:
-    timeout_s = float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise EndpointError(
-                f"Prefect's embedded API ended at start with code {server.returncode}. Run `prefect server start` to "
-                "see why."
-            )
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2) as reply:
-                if reply.status == 200:
-                    return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.1)
-    raise EndpointError(
-        f"Prefect's embedded API did not answer within {timeout_s:g} s. Set "
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS "
-        "higher, or start a server (`prefect server start`) and set PREFECT_API_URL."
-    )
+        EventsWorker.drain_all(timeout=EVENTS_S)
 
 
 def _serve() -> None:

@@ -1,7 +1,9 @@
 """Prefect's settings for this application, put in place before Prefect is imported (flows/__init__.py sees to it).
 
 Only defaults: a variable that the user has set stands. Telemetry and analytics are off, the embedded API gets time to
-start on slow machines, and Prefect's own log lines stay below warnings (the run's progress is ours to show).
+start on slow machines, and Prefect's own log lines stay below warnings (the run's progress is ours to show). This
+machine's own addresses are added to NO_PROXY: no proxy can reach what listens here, and Prefect's client, its websocket
+and the children of this process would ask one.
 """
 
 import os
@@ -15,5 +17,16 @@ DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def without_proxy(listed: str) -> str:
+    """A value of NO_PROXY with this machine's own addresses in it."""
+    known = [part.strip() for part in listed.split(",") if part.strip()]
+    return ",".join(known if "*" in known else dict.fromkeys([*known, *LOOPBACK]))
+
+
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
+_listed = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY"))
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = without_proxy(_listed)  # programs read the one or the other
