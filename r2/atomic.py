@@ -5,6 +5,9 @@ name nobody can guess, is created exclusively, never through a link, and only it
 finished: it may hold prompts. Then it gets the rights of the file it replaces, or those that the umask leaves.
 """
 
+import ctypes
+import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -13,6 +16,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+_HERE, _NO_REPLACE = -100, 1
+"""AT_FDCWD and RENAME_NOREPLACE of Linux."""
+_NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_SUCH_RENAME = {errno.ENOSYS, errno.EINVAL}
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)  # there is no other way to read it
 
@@ -44,14 +51,10 @@ def create_atomically(path: Path, content: bytes) -> bool:
     temporary = beside(path)
     with ExitStack() as stack:
         file = stack.enter_context(create_exclusively(temporary))
-        stack.callback(temporary.unlink)
+        stack.callback(temporary.unlink, missing_ok=True)
         file.write(content)
         _finish(file, path)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-    return True
+        return _named(temporary, path)
 
 
 @contextmanager
@@ -87,6 +90,47 @@ def beside(path: Path) -> Path:
     """A name in the folder of `path` that nothing has and nobody can guess. It begins with a dot, so that no reader of
     the folder takes it."""
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.tmp")
+
+
+def _named(temporary: Path, path: Path) -> bool:
+    """Gives the file its name, in one step, unless something has it. File systems without hard links (FAT, some network
+    and FUSE ones) rename it instead, and refuse to replace; where they cannot refuse, a lock stands in for that."""
+    try:
+        os.link(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+    try:
+        _rename_to_free_name(temporary, path)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_SUCH_RENAME:
+            raise
+    lock = os.open(path.with_name(".names.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.lexists(path):
+            return False
+        temporary.rename(path)
+        return True
+    finally:
+        os.close(lock)
+
+
+def _rename_to_free_name(temporary: Path, path: Path) -> None:
+    """Linux's renameat2 with RENAME_NOREPLACE. FileExistsError if the name is taken, OSError with ENOSYS where the
+    system has no such call."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(path))
+    if rename(_HERE, os.fsencode(temporary), _HERE, os.fsencode(path), _NO_REPLACE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(path))
 
 
 def _finish(file: BinaryIO, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent, not even one that was killed with -9, and that Ctrl-C does not reach.
+"""Child processes that never outlive their parent, not even one that was killed with -9, and do not hear Ctrl-C.
 
 Two ropes, because each has a gap: on Linux the kernel signals the child when its parent dies (PR_SET_PDEATHSIG), and
 everywhere the child watches its standard input, a pipe that only the parent holds, for its end. Each child has a

@@ -65,9 +65,9 @@ def embedded_api() -> Iterator[None]:
         try:
             server.start()
             # No heartbeats: nobody watches the runs of an API that ends with the run.
-            with temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                with _events_sent():
-                    yield
+            ours = {PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+            with temporary_settings(ours), _events_sent():
+                yield
         finally:
             server.close()
 

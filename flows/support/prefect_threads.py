@@ -1,8 +1,8 @@
 """Prefect's threads, ended before the interpreter is.
 
-Prefect asks its background loops to end when the process does, and does not wait for them. What they hold then is never
-collected, with all that can be reached from it: the flows, their modules, DuckDB. DuckDB's binding finds its types alive
-after the interpreter's end and reports each as leaked, a hundred lines on stderr.
+Prefect asks its background loops to end when the process does, and does not wait for them. What they hold then is
+never collected, with all that can be reached from it: the flows, their modules, DuckDB. DuckDB's binding finds its
+types alive after the interpreter's end and reports each as leaked, a hundred lines on stderr.
 """
 
 import atexit

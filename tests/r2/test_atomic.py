@@ -1,7 +1,10 @@
 """Files are written whole: by their owner alone until they are finished, never through a link, never half."""
 
+import errno
 import os
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,3 +102,35 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
     with pytest.raises(OSError, match="not empty"), replacing_folder(tmp_path / "a"):
         pass
     assert names(tmp_path) == ["a"]
+
+
+def refused(number: int) -> Callable[..., None]:
+    def refuse(*names: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize("way", ["link", "rename", "lock"])
+def test_of_many_that_create_a_file_one_does_also_where_hard_links_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+):
+    if way != "link":
+        monkeypatch.setattr("r2.atomic.os.link", refused(errno.EPERM))
+    if way == "lock":
+        monkeypatch.setattr("r2.atomic._rename_to_free_name", refused(errno.EINVAL))
+    for round_ in range(20):
+        path = tmp_path / f"{round_}.json"
+        with ThreadPoolExecutor(8) as threads:
+            won = list(threads.map(lambda i: (create_atomically(path, b"%d" % i), i), range(8)))  # noqa: B023
+        [winner] = [i for has_won, i in won if has_won]
+        assert path.read_bytes() == b"%d" % winner
+    left = {entry.name for entry in tmp_path.iterdir()} - {f"{round_}.json" for round_ in range(20)}
+    assert left == ({".names.lock"} if way == "lock" else set())
+
+
+def test_another_refusal_than_that_of_links_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("r2.atomic.os.link", refused(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"):
+        create_atomically(tmp_path / "a", b"x")
+    assert list(tmp_path.iterdir()) == []
