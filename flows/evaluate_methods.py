@@ -2,9 +2,9 @@
 ordinary runs.
 
 Constants first, for they are what the others are held against; then the query router is fitted and every knob is tried
-on dev problems; then each method at its chosen point on test problems. The same parameters go on where it stopped; a
-further method pays for the calls that nobody made before. By hand: `r2 evaluate --problems scan`, or
-`python -m flows.evaluate_methods configs/local/3_evaluate.toml`.
+on dev problems; then each method at its chosen point on test problems. The same parameters resume it; a further method
+pays for the calls that nobody made before. By hand: `r2 evaluate --problems scan`, or `python -m flows.evaluate_methods
+configs/local/3_evaluate.toml`.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ Wanted = Sequence[tuple[Variant, float | None, Reasoning]]
 
 @dataclass(slots=True)
 class _Session:
-    """The evaluation while it goes on: what the steps of the flow share."""
+    """The running evaluation: what the steps of the flow share."""
 
     settings: EvaluateSettings
     planned: PlannedEvaluation

@@ -1,8 +1,7 @@
 """Flow: the same problems answered once per value of the cost knob `b`, and the b to use for a budget or an accuracy.
 
 Each value is an ordinary run; calls that several values share (every plan, most steps) are made and paid once. The same
-parameters go on where it stopped. By hand: `r2 policy sweep --pool P --problems S`, or
-`python -m flows.sweep_b SETTINGS.toml`.
+parameters resume it. By hand: `r2 policy sweep --pool P --problems S`, or `python -m flows.sweep_b SETTINGS.toml`.
 """
 
 import asyncio

@@ -223,7 +223,7 @@ def print_result(result: Any, *, is_kept: bool = True) -> int:
         why = {"budget_stopped": "Stopped at the money budget", "interrupted": "Interrupted"}.get(
             evaluation.status, "Some calls could not be made"
         )
-        say(f"{why}; not finished: {', '.join(left)}. The same command goes on.")
+        say(f"{why}; not finished: {', '.join(left)}. The same command resumes it.")
     return 130 if evaluation.status == "interrupted" else 1 if left else 0
 
 

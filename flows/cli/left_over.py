@@ -1,4 +1,4 @@
-"""What a command says of the questions it left over: why, and the command that goes on."""
+"""What a command says about the questions it left over: why, and the command that resumes it."""
 
 import shlex
 import sys
@@ -9,18 +9,18 @@ if TYPE_CHECKING:  # not when the command starts: --help need not wait for it
 
 
 def what_is_deferred(progress: "Progress", things: str) -> str:
-    """Why a session left something over, and the command that goes on. `things`: questions, problems, ..."""
+    """Why a session left something over, and the command that resumes it. `things`: questions, problems, ..."""
     n = progress.n_deferred
     outages = ", ".join(f"{error_type}: {count}" for error_type, count in progress.n_by_outage.items())
     newest = "".join(c if c.isprintable() else " " for c in progress.last_outage)
-    go_on = "The same command goes on"
+    resume = "The same command resumes it"
     if progress.stop_reason == "budget":
         why = f"Stopped at a money budget; {n} {things} are deferred."
-        go_on = "The same command with a higher cap goes on"
+        resume = "The same command with a higher cap resumes it"
     elif progress.stop_reason == "interrupted":
         why = f"Interrupted; {n} {things} are left."
     elif progress.is_cut_off:
         why = f"Stopped: no model could be reached; {n} {things} are deferred ({outages}). The last error: {newest}"
     else:
         why = f"{n} {things} are deferred: a model could not be reached or used ({outages}). The last error: {newest}"
-    return f"{why}\n{go_on}:\n  {shlex.join(['r2', *sys.argv[1:]])}"
+    return f"{why}\n{resume}:\n  {shlex.join(['r2', *sys.argv[1:]])}"

@@ -216,7 +216,7 @@ def state_dir() -> Path:
 
 
 def fetch_for_pool(pool: str, models_dir: Path) -> None:
-    """Fetches what a pool file needs; ModelFetchError with the fallback if something cannot be had."""
+    """Fetches what a pool file needs; ModelFetchError, with what to use instead, if something cannot be fetched."""
     if failed := fetch_all(local_names(load_pool(pool)), models_dir):
         raise ModelFetchError(
             "\n".join(failed)

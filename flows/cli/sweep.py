@@ -183,6 +183,6 @@ def print_sweep(sweep: "Sweep", lake: Path) -> int:
     print(f"paid {sweep.paid_usd:.6f} USD")
     print(sweep_file(lake, sweep.sweep_id, ".json"))
     if sweep.status != "completed":
-        say(f"Not every b is finished ({sweep.status}). The same command goes on.")
+        say(f"Not every b is finished ({sweep.status}). The same command resumes it.")
         return 130 if sweep.status == "interrupted" else 1
     return 0 if all(advice.is_reached for advice in sweep.advice) else 1

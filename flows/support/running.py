@@ -30,8 +30,8 @@ class Stoppable(Protocol):
 
 @contextmanager
 def stopped_by_signals(session: Stoppable) -> Iterator[None]:
-    """The first Ctrl-C (or a worker's SIGTERM) ends the run cleanly; a second one ends it at once. Both can be gone on
-    from."""
+    """The first Ctrl-C (or a worker's SIGTERM) ends the run cleanly; a second one ends it at once. The run can be
+    resumed after either."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

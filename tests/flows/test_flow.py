@@ -322,7 +322,7 @@ def test_ctrl_c_stops_cleanly_leaves_no_process_and_the_same_command_goes_on(tmp
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "The same command goes on" in err
+    assert "The same command resumes it" in err
     assert "deferred" in out
     psutil.wait_procs(children, timeout=10)
     assert not [child for child in children if child.is_running()]

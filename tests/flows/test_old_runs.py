@@ -1,4 +1,4 @@
-"""Work that the commit before the move of the packages began goes on with the same commands (tests/support/data/)."""
+"""Work that the commit before the move of the packages began is resumed by the same commands (tests/support/data/)."""
 
 import json
 from collections.abc import Iterator
