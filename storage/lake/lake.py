@@ -1,11 +1,11 @@
 """The lake: flat Parquet tables that grow by whole units, each exactly once, and stay readable through any crash.
 
     <root>/<table>/run_date=YYYY-MM-DD/run_id=<id>/part-<unit>-<token>.parquet    one file per unit and table
-    <root>/<table>/_schema.parquet                                                 empty, for readers of an empty table
+    <root>/<table>/_schema.parquet                                                 empty, for other readers of the folder
     <root>/_manifest/<run_id>/<unit>.json                                          the truth: which parts count
 
 A commit writes and syncs the parts first and links the manifest entry last, so a reader sees all tables of a unit or
-none of it, and a retried unit is dropped. A unit is complete: its subtasks and calls belong to its trajectories, and
+none of it, and a retried unit is dropped. Readers write nothing: a lake on a read-only disk answers as any other. A unit is complete: its subtasks and calls belong to its trajectories, and
 only settled trajectories (answered, failed) are stored, each once; deferred ones are counted in `runs` and committed
 when settled. Everything here blocks; from a coroutine call it in a thread.
 """
@@ -28,7 +28,7 @@ from r2.errors import LakeError, RunLockedError
 from storage.lake.compaction import compact_run
 from storage.lake.manifest import COMPACTION, Manifest, UnitEntry, make_folder
 from storage.lake.ordered import rows_of_run, windows
-from storage.lake.parts import check_part
+from storage.lake.parts import SCHEMA_FILE, check_part, check_schema_file
 from storage.lake.run_lock import run_lock
 from storage.lake.schema import OF_RUNS, TABLES, Row, table_from_rows
 from storage.lake.unit import UnitWriter
@@ -155,7 +155,7 @@ class Lake:
                         problems.append(found)
         ours = set(self._our_files())
         for path in sorted(path for table in TABLES for path in (self.root / table).rglob("*") if path.is_file()):
-            if path not in ours and path.name != "_schema.parquet":
+            if path not in ours and path.name != SCHEMA_FILE:
                 problems.append(
                     f"{path}: foreign file, not part of the lake and not read. Move it out of the lake's folders."
                 )
@@ -170,8 +170,8 @@ class Lake:
         if self._is_prepared:
             return
         for table in TABLES.values():
-            path = self.root / table.name / "_schema.parquet"
-            if path.exists() and pq.read_schema(path).equals(table.schema, check_metadata=True):
+            path = self.root / table.name / SCHEMA_FILE
+            if check_schema_file(path, table) is None:
                 continue
             make_folder(path.parent)
             with replacing(path) as file:

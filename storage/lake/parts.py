@@ -20,6 +20,8 @@ from r2.errors import LakeError
 from storage.lake.manifest import Part, make_folder, sync_folder
 from storage.lake.schema import StoredTable, conform
 
+SCHEMA_FILE = "_schema.parquet"
+"""In each table's folder: no rows, and the columns of today, for whoever reads the folder without our manifest."""
 GROUP_ROWS = 122_880
 GROUP_BYTES = 16 << 20
 """A row group also ends here: rows of `calls` can carry long bodies, and a group is held in memory while it is written.
@@ -132,7 +134,7 @@ def read_batches(path: Path, schema: pa.Schema, columns: Sequence[str], batch_ro
     """The rows of a part in file order, a few at a time, page checksums verified; columns it was written without are
     null.
 
-    Raises LakeError, naming the file, if it is missing, torn or damaged.
+    Raises LakeError, naming the file, if it is missing, torn, damaged or of another table.
     """
     wanted = pa.schema([schema.field(name) for name in columns])
     try:
@@ -140,11 +142,31 @@ def read_batches(path: Path, schema: pa.Schema, columns: Sequence[str], batch_ro
             names = set(file.schema_arrow.names)
             stored = [name for name in columns if name in names]
             for batch in file.iter_batches(batch_rows, columns=stored, use_threads=False):
-                yield conform(pa.Table.from_batches([batch]), wanted)
+                yield _conformed(path, pa.Table.from_batches([batch]), wanted)
     except FileNotFoundError:
         raise LakeError(f"{path}: missing, though the manifest names it. Restore it from a backup.") from None
     except (OSError, pa.ArrowException) as error:
         raise LakeError(f"{path}: torn or damaged: {error}. Restore it from a backup.") from error
+
+
+def _conformed(path: Path, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    try:
+        return conform(rows, schema)
+    except LakeError as error:
+        raise LakeError(f"{path}: not a part of this table: {error}. Restore it from a backup.") from error
+
+
+def check_footer(path: Path, schema: pa.Schema) -> str | None:
+    """What is wrong with a part at a first look, or None: missing, no Parquet file, or one with other columns."""
+    try:
+        _conformed(path, pq.read_schema(path).empty_table(), schema)
+    except FileNotFoundError:
+        return f"{path}: missing, though the manifest names it. Restore it from a backup."
+    except (OSError, pa.ArrowException) as error:
+        return f"{path}: torn or damaged: {error}. Restore it from a backup."
+    except LakeError as error:
+        return str(error)
+    return None
 
 
 def check_part(root: Path, part: Part, schema: pa.Schema) -> str | None:
@@ -160,3 +182,24 @@ def check_part(root: Path, part: Part, schema: pa.Schema) -> str | None:
         if hashlib.file_digest(file, "sha256").hexdigest() != part.sha256:
             return f"{path}: sha256 differs from the manifest: the file was changed after it was committed"
     return None
+
+
+def check_schema_file(path: Path, table: StoredTable) -> str | None:
+    """What is wrong with a table's `_schema.parquet`, or None: missing, unreadable, or with the columns of another
+    version. The next commit writes it anew."""
+    try:
+        stored = pq.read_schema(path)
+    except FileNotFoundError:
+        return f"{path}: missing; the next run writes it anew"
+    except (OSError, pa.ArrowException) as error:
+        return f"{path}: torn or damaged: {error}. Delete it; the next run writes it anew"
+    if not stored.equals(_as_read_back(table.schema), check_metadata=True):
+        return f"{path}: has the columns of another version of this program; the next run writes it anew"
+    return None
+
+
+def _as_read_back(schema: pa.Schema) -> pa.Schema:
+    """A declared schema as Parquet gives it back: it names the items of a list `element`, where Arrow says `item`."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    return pq.read_schema(pa.BufferReader(sink.getvalue()))

@@ -7,7 +7,7 @@ from r2.atomic import write_atomically
 from r2.errors import ConfigError, LakeError
 from storage.evaluations.store import evaluation_ids
 from storage.lake.lake import Lake
-from storage.sql.query import connect
+from storage.sql.query import connect, damage_named
 
 N_LISTED = 10
 
@@ -23,12 +23,16 @@ def write_report(lake: Path, name: str | None = None, out: Path | None = None) -
     from storage.report.run import report_of_run
 
     found = resolve(lake, name)
-    with connect(lake) as db:
+    with connect(lake) as db, damage_named(lake):
         is_evaluation = found in evaluation_ids(lake)
         report = report_of_evaluation(lake, db, found) if is_evaluation else report_of_run(lake, db, found)
     path = out or lake / "_reports" / f"{found}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page_of(report).encode("utf-8", "replace"))
+    content = page_of(report).encode("utf-8", "replace")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}. Name another file with --out.") from error
     return path
 
 

@@ -5,11 +5,14 @@ ad-hoc SQL.
 disposable; `run_sql` answers `r2 sql` and refuses whatever could write, read outside the lake or change a setting.
 """
 
+import contextlib
 import functools
 import os
 import re
+import secrets
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
@@ -20,7 +23,8 @@ import pyarrow as pa
 
 from r2.errors import ConfigError, LakeError
 from storage.lake.lake import Lake
-from storage.lake.schema import TABLES, schema_digest
+from storage.lake.parts import check_footer
+from storage.lake.schema import TABLES, StoredTable, schema_digest
 from storage.sql.output import FORMATS
 
 _LATEST = "select * from runs qualify row_number() over (partition by run_id order by session desc) = 1"
@@ -31,25 +35,75 @@ def connect(
     lake_root: Path | str, *, memory_limit: str | None = None, threads: int | None = None
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the lake's tables and views as of now, time zone UTC. An empty lake gives empty
-    tables.
+    tables. Nothing is written: the lake may lie on a read-only disk.
 
-    `memory_limit` ("2GB") and `threads` default to DuckDB's own. Raises LakeError if there is no such folder, or if the
-    manifest cannot be read.
+    `memory_limit` ("2GB") and `threads` default to DuckDB's own. Raises LakeError if there is no such folder, if the
+    manifest cannot be read, or if a file that it names is missing or no part.
     """
-    sql = "".join(statements(Path(lake_root)))
-    spill = Path(tempfile.gettempdir()) / f"r2-duckdb-{os.getpid()}"  # DuckDB's default is a folder in the current one
-    connection = duckdb.connect(config={"temp_directory": str(spill)})
+    root = Path(lake_root)
+    sql = "".join(statements(root))
+    connection = duckdb.connect(config={"temp_directory": str(_spill_folder())})
     try:
         if memory_limit is not None:
             connection.execute("set memory_limit = ?", [memory_limit])
         if threads is not None:
             connection.execute("set threads = ?", [threads])
         connection.execute("set TimeZone = 'UTC'; set parquet_metadata_cache = true")
-        connection.execute(sql)
+        with damage_named(root):
+            connection.execute(sql)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _spill_folder() -> Path:
+    """Where a query that outgrows the memory puts rows: a name of its own in a folder that only this user can open.
+
+    DuckDB makes it when it needs it; its default would be a folder in the current one.
+    """
+    private = Path(tempfile.gettempdir()) / f"r2-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        private.mkdir(mode=0o700)
+    about = private.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) & 0o077:
+        private = Path(tempfile.mkdtemp(prefix="r2-"))  # somebody else has that name
+    return private / f"duckdb-{secrets.token_hex(8)}"
+
+
+@contextmanager
+def damage_named(lake_root: Path, *, is_our_sql: bool = True) -> Iterator[None]:
+    """A query that meets a damaged file raises LakeError with the file's name. Other errors of DuckDB pass; where the
+    SQL is the user's, an error in its words is one of them, and no file is looked at."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if not is_our_sql and isinstance(
+            error, (duckdb.ParserException, duckdb.CatalogException, duckdb.BinderException)
+        ):
+            raise
+        wrong = next(filter(None, (check_footer(path, schema) for path, schema in _live_files(Lake(lake_root)))), None)
+        said = str(error).splitlines()[0]
+        if wrong is None and not any(phrase in said for phrase in _DAMAGE):
+            raise
+        raise LakeError(
+            f"{wrong or said} `r2 lake verify --lake {lake_root}` names everything that is wrong."
+        ) from error
+
+
+_DAMAGE = (
+    "Failed to read file",
+    "Decompression failure",
+    "TProtocolException",
+    "don't know what type",
+    "Out of buffer",
+)
+"""How DuckDB speaks of a Parquet file whose inside is damaged."""
+
+
+def _live_files(lake: Lake) -> Iterator[tuple[Path, pa.Schema]]:
+    for name, table in TABLES.items():
+        yield from ((path, table.schema) for path in lake.files(name))
 
 
 def statements(lake_root: Path) -> Iterator[str]:
@@ -59,21 +113,62 @@ def statements(lake_root: Path) -> Iterator[str]:
     if any(sign in str(lake_root.resolve()) for sign in "*?["):
         raise LakeError(f"{lake_root}: DuckDB reads '*', '?' and '[' in a path as a pattern. Rename the folder.")
     lake = Lake(lake_root)
-    lake.prepare()
     live = [entry for run_id in lake.manifest.run_ids() for entry in lake.manifest.live(run_id)]
-    by_name = ", union_by_name = true" if any(entry.schema != schema_digest() for entry in live) else ""
+    is_of_today = all(entry.schema == schema_digest() for entry in live)
     for name, table in TABLES.items():
-        paths = [
-            lake.root / name / "_schema.parquet",
-            *(lake.root / e.parts[name].path for e in live if name in e.parts),
-        ]
-        files = ", ".join(_quoted(str(path.resolve())) for path in paths)
-        yield _view(
-            name, f"select * from read_parquet([{files}], hive_partitioning = false{by_name})", table.doc, table.schema
-        )
+        paths = [lake.root / entry.parts[name].path for entry in live if name in entry.parts]
+        if missing := [path for path in paths if not path.is_file()]:
+            raise LakeError(_missing(missing, lake_root))
+        yield _view(name, _rows_of(table, paths, is_of_today), table.doc, table.schema)
     # Here and not in storage/sql/, because its columns are those of `runs`, and so are their comments.
     yield _view("runs_latest", _LATEST, _LATEST_DOC, TABLES["runs"].schema)
     yield from _shipped_sql()
+
+
+def _rows_of(table: StoredTable, paths: Sequence[Path], is_of_today: bool) -> str:
+    """The SELECT over a table's files. Columns that they lack, and tables without a file, come from the declaration:
+    what a lake holds is never written anew to be read."""
+    nothing = ", ".join(f"null::{_sql_type(field.type)} as {_named(field.name)}" for field in table.schema)
+    if not paths:
+        return f"select {nothing} where false"
+    files = ", ".join(_quoted(str(path.resolve())) for path in paths)
+    if is_of_today:
+        return f"select * from read_parquet([{files}], hive_partitioning = false)"
+    stored = f"from read_parquet([{files}], hive_partitioning = false, union_by_name = true)"
+    return f"(select {nothing} where false) union all by name ({stored})"
+
+
+_SQL_TYPES = {
+    pa.int16(): "smallint",
+    pa.int32(): "integer",
+    pa.int64(): "bigint",
+    pa.float64(): "double",
+    pa.bool_(): "boolean",
+    pa.string(): "varchar",
+    pa.binary(): "blob",
+    pa.timestamp("us", tz="UTC"): "timestamptz",
+}
+
+
+def _sql_type(kind: pa.DataType) -> str:
+    """DuckDB's name of a stored column's type."""
+    if pa.types.is_list(kind):
+        return f"{_sql_type(kind.value_type)}[]"
+    if pa.types.is_struct(kind):
+        return f"struct({', '.join(f'{_named(kind.field(i).name)} {_sql_type(kind.field(i).type)}' for i in range(kind.num_fields))})"
+    return _SQL_TYPES[kind]
+
+
+def _named(name: str) -> str:
+    return f'"{name}"'
+
+
+def _missing(paths: Sequence[Path], lake_root: Path) -> str:
+    others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return (
+        f"{paths[0]}{others}: missing, though the manifest names it. Restore it from a backup; `r2 lake verify --lake "
+        f"{lake_root}` names everything that is wrong."
+    )
 
 
 def _view(name: str, query: str, doc: str, schema: pa.Schema) -> str:
@@ -103,6 +198,7 @@ def write_database(lake_root: Path | str) -> Path:
     """
     root = Path(lake_root)
     sql = "".join(statements(root))
+    Lake(root).prepare()
     with tempfile.TemporaryDirectory(dir=root, prefix=".views-") as folder:
         script, database = Path(folder) / "lake.sql", Path(folder) / "lake.duckdb"
         script.write_text("set TimeZone = 'UTC';\n" + sql, "utf-8")
@@ -125,7 +221,7 @@ def run_sql(lake_root: Path | str, sql: str, fmt: str, out: BinaryIO) -> int:
         raise ConfigError(f"format {fmt!r}: expected {', '.join(FORMATS)}")
     with closing(connect(lake_root)) as connection:
         _lock_in(connection, Path(lake_root))
-        with _explained():
+        with _explained(), damage_named(Path(lake_root), is_our_sql=False):
             _refuse_writing(connection, sql)
             return FORMATS[fmt](connection, sql, out)
 
