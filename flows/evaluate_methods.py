@@ -28,6 +28,7 @@ from r2.methods.router import make_router
 from r2.pool.file.config import load_pool
 from r2.settings import Reasoning, load
 from storage.evaluations.store import DevRun, EvaluatedRow, Evaluation
+from tasks.blocking import to_end
 from tasks.evaluation.evaluate_method import (
     OpenEvaluation,
     evaluate_method,
@@ -96,7 +97,7 @@ class _Session:
 
         async def one(variant: Variant, value: float | None, reasoning: Reasoning) -> _Run:
             async with self.gate:
-                plan = plan_evaluated(self.settings, self.opened.pool, path, reasoning)
+                plan = await to_end(plan_evaluated, self.settings, self.opened.pool, path, reasoning)
                 if is_settled(plan):
                     return _Run(variant, value, plan.run_id, True)
                 point = "" if value is None else f" {variant.knob}={value:g}"

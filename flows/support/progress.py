@@ -63,27 +63,25 @@ async def _report(session: RunSession, artifact: UUID, *, is_terminal: bool) -> 
 
 
 def _settled_percent(session: RunSession) -> float:
-    return 100 * session.progress.n_settled / max(1, session.progress.n_requested)
+    return 100 * session.progress.shown().n_settled / max(1, session.progress.n_requested)
 
 
 def projected_usd(session: RunSession) -> float:
     """Cost of the whole run if the rest costs per question what the settled part did."""
-    progress = session.progress
-    if not progress.n_settled:
-        return 0.0
-    return progress.settled_cost_usd / progress.n_settled * progress.n_requested
+    shown = session.progress.shown()
+    return shown.cost_usd / shown.n_settled * session.progress.n_requested if shown.n_settled else 0.0
 
 
 def _facts(session: RunSession) -> dict[str, object]:
-    progress = session.progress
+    progress, shown = session.progress, session.progress.shown()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "run_id": session.plan.run_id,
         "requested": progress.n_requested,
-        "answered": progress.n_answered,
-        "failed": progress.n_failed,
+        "answered": shown.n_answered,
+        "failed": shown.n_failed,
         "questions_per_s": round(_rate(session), 2),
-        "usd": round(progress.settled_cost_usd, 6),
+        "usd": round(shown.cost_usd, 6),
         "usd_projected": round(projected_usd(session), 6),
         "models": {
             gauge.name: {
@@ -102,11 +100,12 @@ def _facts(session: RunSession) -> dict[str, object]:
 
 
 def _rate(session: RunSession) -> float:
-    return session.progress.session_n_settled / max(1e-9, time.time() - session.progress.started_at)
+    progress = session.progress
+    return (progress.shown().n_settled - progress.n_settled_before) / max(1e-9, time.time() - progress.started_at)
 
 
 def _picture(session: RunSession) -> Group:
-    progress = session.progress
+    progress, shown = session.progress, session.progress.shown()
     table = Table(box=None, pad_edge=False)
     table.add_column("model")
     for heading in ("in flight", "limit", "calls", "per s", "429s", "errors", "p50 s", "p95 s", "USD"):
@@ -125,8 +124,8 @@ def _picture(session: RunSession) -> Group:
             f"{g.cost_usd:.6f}",
         )
     head = Text(
-        f"{session.plan.run_id}  {progress.n_answered} answered, {progress.n_failed} failed of {progress.n_requested}"
-        f"  {_rate(session):.1f}/s  USD {progress.settled_cost_usd:.6f} so far, {projected_usd(session):.6f} projected"
+        f"{session.plan.run_id}  {shown.n_answered} answered, {shown.n_failed} failed of {progress.n_requested}"
+        f"  {_rate(session):.1f}/s  USD {shown.cost_usd:.6f} so far, {projected_usd(session):.6f} projected"
     )
-    bar = ProgressBar(total=max(1, progress.n_requested), completed=progress.n_settled)
+    bar = ProgressBar(total=max(1, progress.n_requested), completed=shown.n_settled)
     return Group(head, bar, table)

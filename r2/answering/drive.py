@@ -6,29 +6,53 @@ row.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from r2.answering.protocol import Solving, Trajectory
+from r2.answering.protocol import Outcome, Solving, Trajectory, Wave
 from r2.call import Call, Completion
 from r2.problem import Problem
 
 Complete = Callable[[Call], Coroutine[Any, Any, Completion]]
 
 
-async def drive(problem: Problem, solving: Solving, complete: Complete) -> Trajectory:
-    """Runs one generator to its end; the calls of a wave are made at the same time."""
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    outcome: Outcome
+
+
+class Beside(Protocol):
+    """Runs what may block away from the event loop, and gives back what it returns (`tasks/blocking.py`)."""
+
+    def __call__(
+        self, work: Callable[[Solving, list[Completion] | None], Wave | _Ended], /, *args: Any
+    ) -> Coroutine[Any, Any, Wave | _Ended]: ...
+
+
+async def drive(problem: Problem, solving: Solving, complete: Complete, beside: Beside | None = None) -> Trajectory:
+    """Runs one generator to its end; the calls of a wave are made at the same time.
+
+    `beside` is for a generator that blocks between its waves, as labelling does where it checks answers.
+    """
     waves: list[tuple[tuple[Call, Completion], ...]] = []
+    completions: list[Completion] | None = None
+    while True:
+        wave = _next(solving, completions) if beside is None else await beside(_next, solving, completions)
+        if isinstance(wave, _Ended):
+            return Trajectory(problem, wave.outcome, tuple(waves))
+        if len(wave) == 1:
+            completions = [await complete(wave[0])]
+        else:
+            completions = await _together([complete(call) for call in wave])
+        waves.append(tuple(zip(wave, completions, strict=True)))
+
+
+def _next(solving: Solving, completions: list[Completion] | None) -> Wave | _Ended:
+    """The next wave, or how the problem ended. None for the first step."""
     try:
-        wave = next(solving)
-        while True:
-            if len(wave) == 1:
-                completions = [await complete(wave[0])]
-            else:
-                completions = await _together([complete(call) for call in wave])
-            waves.append(tuple(zip(wave, completions, strict=True)))
-            wave = solving.send(completions)
+        return next(solving) if completions is None else solving.send(completions)
     except StopIteration as end:
-        return Trajectory(problem, end.value, tuple(waves))
+        return _Ended(end.value)
 
 
 async def drive_all(

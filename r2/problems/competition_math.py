@@ -9,16 +9,19 @@ models.
 import logging
 import re
 import threading
-from typing import Any
+from importlib.util import find_spec
 
 from r2.errors import ConfigError
 from r2.problem import Problem
 from r2.problems.checks import same_number, yes_or_no
+from r2.problems.math_process import same_mathematics
 from r2.problems.record import Benchmark, HubDataset
 from r2.problems.row import FieldError, Row, id_of, text_of
 
 WORDING = "Answer with a number or an expression."
 MAX_CHARACTERS = 200
+SECONDS = 2
+"""Limit of math-verify for each of its steps."""
 CHECKED_KINDS = ("number", "yesno", "expression")
 """Kinds of CHAMP answers that can be checked; rows of the others are left out."""
 _TOWER = re.compile(r"(\^|\*\*)[^+\-=,]*(\^|\*\*)|(\^|\*\*)\s*\{?\s*\d{4,}|!\s*!|\d{4,}\s*!")
@@ -84,18 +87,18 @@ def _equal(answer: str, target: str) -> bool:
 def _verified(answer: str, target: str) -> bool:
     if any(len(text) > MAX_CHARACTERS or _TOWER.search(text) for text in (answer, target)):
         return False
-    try:
-        from math_verify import parse, verify
-    except ImportError as error:
+    if find_spec("math_verify") is None:
         raise ConfigError(
-            f"math and champ are checked with math-verify: {error}. Install it: pip install math-verify (extra "
-            "`problems`)."
-        ) from error
+            "math and champ are checked with math-verify, which is not installed. Install it: pip install math-verify "
+            "(extra `problems`)."
+        )
+    if threading.current_thread() is not threading.main_thread():
+        return same_mathematics(_as_latex(answer), _as_latex(target))
+    from math_verify import parse, verify
+
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    # Its time limits are signals, which only the main thread may set; elsewhere the bounds above are what there is.
-    seconds: Any = 2 if threading.current_thread() is threading.main_thread() else None
-    gold, found = (parse(_as_latex(text), parsing_timeout=seconds) for text in (target, answer))
-    return bool(gold) and bool(found) and bool(verify(gold, found, timeout_seconds=seconds))
+    gold, found = (parse(_as_latex(text), parsing_timeout=SECONDS) for text in (target, answer))
+    return bool(gold) and bool(found) and bool(verify(gold, found, timeout_seconds=SECONDS))
 
 
 def _without_space(text: str) -> str:
@@ -109,6 +112,7 @@ def _as_latex(text: str) -> str:
 MATH = Benchmark(
     name="math",
     is_correct=is_correct,
+    is_slow=True,
     wording=WORDING,
     answer_tokens=96,
     read=math_problem,
@@ -116,5 +120,11 @@ MATH = Benchmark(
     licence="MIT",
 )
 CHAMP = Benchmark(
-    name="champ", is_correct=is_correct, wording=WORDING, answer_tokens=96, read=champ_problem, licence="MIT"
+    name="champ",
+    is_correct=is_correct,
+    is_slow=True,
+    wording=WORDING,
+    answer_tokens=96,
+    read=champ_problem,
+    licence="MIT",
 )

@@ -29,4 +29,12 @@ def is_correct(problem: Problem, answer: str) -> bool:
     return solves(problem.question, answer.strip().strip("`"))
 
 
-BENCHMARK = Benchmark(name="p3", is_correct=is_correct, wording=WORDING, answer_tokens=256, read=problem, licence="MIT")
+BENCHMARK = Benchmark(
+    name="p3",
+    is_correct=is_correct,
+    is_slow=True,
+    wording=WORDING,
+    answer_tokens=256,
+    read=problem,
+    licence="MIT",
+)

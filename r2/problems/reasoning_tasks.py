@@ -79,6 +79,7 @@ def _value(text: str) -> object:
 BENCHMARK = Benchmark(
     name="rg",
     is_correct=is_correct,
+    is_slow=True,
     answer_tokens=256,
     generate=generate,
     place="TASK",

@@ -32,6 +32,9 @@ class Benchmark:
     """What rows, sources (`--problems`) and `--benchmark` call it."""
     is_correct: Callable[[Problem, str], bool] | None = None
     """Whether an answer is right. None: by choice letter, number or text, whichever fits the target."""
+    is_slow: bool = False
+    """A check may take a second or more (it runs code, or mathematics): it is made in a thread, beside the event loop,
+    and so must work in one."""
     malformed: Callable[[str], str | None] = lambda text: None
     """Names what is wrong with a result's form; None where nothing is."""
     wording: str = ""

@@ -5,6 +5,9 @@ on memory, CPU seconds and file size; an empty environment; a session of its own
 death signal should we end first. The filter is made by libseccomp. What an answer's code is worth and whether it solves
 the puzzle are found in two processes, so that no answer can write its own verdict. This is one of the three places of
 `r2` that touch the outside (with pool/ and training/).
+
+`solves` blocks for as long as the child runs: whoever has an event loop calls it in a thread (`tasks/blocking.py`), and
+ends it through `stop_of_checks`.
 """
 
 import contextlib
@@ -15,7 +18,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,13 +58,26 @@ ALLOWED_CALLS = (
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 
 
+_POLL_S = 0.1
+"""How often a child is looked at while it says nothing."""
+
+stop_of_checks: ContextVar[threading.Event | None] = ContextVar("stop_of_checks", default=None)
+"""Set by whoever runs checks in threads: once the event is set, children are killed and CheckStopped is raised."""
+
+
+class CheckStopped(Exception):
+    """The run was asked to stop while an answer was being checked: it is not judged, neither right nor wrong."""
+
+
 @dataclass(frozen=True, slots=True)
 class SandboxLimits:
-    """Of one child. Computing is bounded by `cpu_s`; `wall_s` only ends a child that waits, so it is wide enough for a
-    busy machine, where five seconds of computing can take a minute."""
+    """Of one child. Computing is bounded by `cpu_s`; `wall_s` is wide enough for a busy machine, where five seconds of
+    computing can take a minute. `idle_s` ends a child that sleeps: it computes nothing, and there is nothing in the
+    sandbox that it could wait for."""
 
     cpu_s: int = 5
     wall_s: float = 60.0
+    idle_s: float = 3.0
     memory_bytes: int = 512 * 1024 * 1024
     output_bytes: int = 16 * 1024 * 1024
 
@@ -76,7 +94,8 @@ def solves(puzzle: str, answer: str, limits: SandboxLimits = SandboxLimits()) ->
     """True if `sat` of the puzzle's source is True on what the answer is worth: a literal, an expression, or code that
     defines `sol`.
 
-    Raises ConfigError where there is no sandbox: nothing of a model is ever run outside it.
+    Raises ConfigError where there is no sandbox: nothing of a model is ever run outside it; CheckStopped as
+    `stop_of_checks` says.
     """
     return _solves(puzzle, answer, limits)
 
@@ -131,7 +150,7 @@ def run(
 def _exchange(
     process: "subprocess.Popen[bytes]", job: bytes, limits: SandboxLimits
 ) -> tuple[bytes, Literal["timeout", "output"] | None]:
-    """What the child wrote, or which limit it passed."""
+    """What the child wrote until it ended, or which limit it passed."""
     assert process.stdin is not None and process.stdout is not None
     deadline = time.monotonic() + limits.wall_s
     try:
@@ -140,21 +159,54 @@ def _exchange(
     except BrokenPipeError:
         return b"", None
     written = bytearray()
+    patience = _Patience(process.pid, deadline, limits.idle_s)
+    output = select.poll()
+    output.register(process.stdout)
     while True:
-        ready, _, _ = select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return b"", "timeout"
+        if not output.poll(_POLL_S * 1000):
+            if patience.is_over():
+                return b"", "timeout"
+            continue
         piece = os.read(process.stdout.fileno(), 65536)
         if not piece:
             break
         written += piece
         if len(written) > limits.output_bytes:
             return b"", "output"
-    try:
-        process.wait(max(0.1, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return b"", "timeout"
+    while process.poll() is None:  # it closed its output, and may do anything but end
+        if patience.is_over():
+            return b"", "timeout"
+        time.sleep(_POLL_S / 10)
     return bytes(written), None
+
+
+class _Patience:
+    """How long a silent child is waited for."""
+
+    def __init__(self, pid: int, deadline: float, idle_s: float) -> None:
+        self._pid, self._deadline, self._idle_s = pid, deadline, idle_s
+        self._stopping = stop_of_checks.get()
+        self._asleep_at: tuple[str, ...] | None = None
+        self._asleep_since = 0.0
+
+    def is_over(self) -> bool:
+        """True past the deadline, or where it has slept for too long. Raises CheckStopped if we were asked to stop."""
+        if self._stopping is not None and self._stopping.is_set():
+            raise CheckStopped("the run was asked to stop while an answer was being checked")
+        now, activity = time.monotonic(), _activity(self._pid)
+        if activity is None or activity != self._asleep_at:
+            self._asleep_at, self._asleep_since = activity, now
+        return now > self._deadline or now - self._asleep_since > self._idle_s
+
+
+def _activity(pid: int) -> tuple[str, ...] | None:
+    """Seconds of computing so far, as the kernel counts them, of a child that sleeps; None for one that computes, or
+    waits for a processor or the disk."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+    except OSError:  # it has just ended: its output ends too
+        return None
+    return tuple(fields[10:12]) if state == "S" else None
 
 
 def _kill_group(process: "subprocess.Popen[bytes]") -> None:

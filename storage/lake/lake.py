@@ -1,13 +1,14 @@
 """The lake: flat Parquet tables that grow by whole units, each exactly once, and stay readable through any crash.
 
     <root>/<table>/run_date=YYYY-MM-DD/run_id=<id>/part-<unit>-<token>.parquet    one file per unit and table
-    <root>/<table>/_schema.parquet                                                 empty, for other readers of the folder
+    <root>/<table>/_schema.parquet                                                 empty, for other readers
     <root>/_manifest/<run_id>/<unit>.json                                          the truth: which parts count
 
 A commit writes and syncs the parts first and links the manifest entry last, so a reader sees all tables of a unit or
-none of it, and a retried unit is dropped. Readers write nothing: a lake on a read-only disk answers as any other. A unit is complete: its subtasks and calls belong to its trajectories, and
+none of it, and a retried unit is dropped. A unit is complete: its subtasks and calls belong to its trajectories, and
 only settled trajectories (answered, failed) are stored, each once; deferred ones are counted in `runs` and committed
-when settled. Everything here blocks; from a coroutine call it in a thread.
+when settled. Readers write nothing: a lake on a read-only disk is read as any other. Everything here blocks; from a
+coroutine call it in a thread.
 """
 
 import contextlib

@@ -155,7 +155,8 @@ def _sql_type(kind: pa.DataType) -> str:
     if pa.types.is_list(kind):
         return f"{_sql_type(kind.value_type)}[]"
     if pa.types.is_struct(kind):
-        return f"struct({', '.join(f'{_named(kind.field(i).name)} {_sql_type(kind.field(i).type)}' for i in range(kind.num_fields))})"
+        fields = (kind.field(i) for i in range(kind.num_fields))
+        return f"struct({', '.join(f'{_named(field.name)} {_sql_type(field.type)}' for field in fields)})"
     return _SQL_TYPES[kind]
 
 

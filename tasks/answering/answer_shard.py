@@ -1,23 +1,31 @@
 """One shard answered and committed: the unit of Prefect's retries. What an earlier session settled or paid is not done
 again."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from r2.answering.drive import drive, drive_all
-from r2.answering.protocol import Trajectory
+from r2.answering.protocol import Outcome, Trajectory
 from r2.call import Call, Completion
 from r2.errors import LakeError, failure
 from r2.methods import method_named
 from r2.problem import Problem
+from r2.problems.benchmark import benchmark_of
+from r2.problems.sandbox import CheckStopped
 from r2.records.rows import bad_row, candidate_rows, to_rows
 from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
+from storage.lake.manifest import UnitEntry
 from storage.lake.schema import Row
 from storage.runs.journal import Journal, keep_only
+from storage.sources.questions import BadRow
+from tasks.answering.progress import Counts
 from tasks.answering.session import RunSession, session_of
+from tasks.blocking import opened, to_end
 from tasks.retry import may_help
 
 
@@ -39,84 +47,124 @@ async def answer_shard(run_dir: str, shard: int) -> dict[str, int]:
 
 async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
     """The same without Prefect: used by the task, by tests and by the benchmark of Prefect's share."""
+    counts = session.progress.begin(shard)
+    try:
+        return await _answer_rows(session, shard, counts)
+    finally:
+        session.progress.end(shard)
+
+
+@dataclass(slots=True)
+class _Unit:
+    """The rows of the problems that an attempt settles: what it commits, or nothing of it."""
+
+    trajectories: list[TrajectoryRow] = field(default_factory=list)
+    subtasks: list[SubtaskRow] = field(default_factory=list)
+    calls: list[CallRow] = field(default_factory=list)
+    candidates: list[CandidateRow] = field(default_factory=list)
+
+    def tables(self) -> dict[str, Sequence[Row]]:
+        return {
+            "trajectories": self.trajectories,
+            "subtasks": self.subtasks,
+            "calls": self.calls,
+            "candidates": self.candidates,
+        }
+
+
+async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[str, int]:
     plan, progress = session.plan, session.progress
     method = plan.settings.reasoning.method
-    settled = session.lake.settled_ids(plan.run_id, f"{shard:05d}-")
-    trajectories: list[TrajectoryRow] = []
-    subtasks: list[SubtaskRow] = []
-    calls: list[CallRow] = []
-    candidates: list[CandidateRow] = []
+    units, settled, planned = await to_end(_read, session, shard)
+    for name, entry in units.items():  # an attempt before this one may have ended after its commit
+        progress.settle(name, Counts.of_note(entry.meta))
+    unit = _Unit()
     open_problems: list[Problem] = []
-    n_rows = 0
-    for problem, bad in plan.rows(shard):
-        n_rows += 1
+    for problem, bad in planned:
         if problem.problem_id in settled:
             continue
         if bad is None:
             open_problems.append(problem)
         else:
-            trajectories.append(bad_row(plan.run_id, method, problem, bad.error_type, bad.message, plan.created_at))
-            progress.n_failed += 1
+            row = bad_row(plan.run_id, method, problem, bad.error_type, bad.message, plan.created_at)
+            unit.trajectories.append(row)
+            counts.add(row)
     deferred_keys: set[str] = set()
-    n_taken = n_deferred = 0
+    deferred: list[Outcome | None] = []  # None: its check was stopped
+    n_taken = 0
 
-    with Journal.open(plan.journal_file(shard)) as journal:
-        progress.n_calls_lost += journal.n_lost_at_open
+    async with opened(Journal.open, plan.journal_file(shard)) as journal:
+        counts.n_calls_lost = journal.n_lost_at_open
 
         async def answer(problem: Problem) -> None:
-            nonlocal n_taken, n_deferred
+            nonlocal n_taken
             if progress.stop_reason is not None:
                 return
             n_taken += 1
-            trajectory, keys = await _answered(session, problem, journal)
-            if trajectory.outcome.status == "deferred":
-                n_deferred += 1
+            keys: set[str] = set()
+            outcome: Outcome | None = None
+            rows: _Rows | None = None
+            with contextlib.suppress(CheckStopped):  # its calls are kept, and the next session checks its answer
+                trajectory = await _answered(session, problem, journal, keys)
+                outcome = trajectory.outcome
+                rows = await _rows_of(session, trajectory) if outcome.status != "deferred" else None
+            if rows is None:
+                deferred.append(outcome)
                 deferred_keys.update(keys)
-                progress.note_deferred(trajectory.outcome)
-                if trajectory.outcome.error_type == "budget_exhausted":
+                if outcome is not None and outcome.error_type == "budget_exhausted":
                     session.stop("budget")
                 return
-            row, its_subtasks, its_calls = to_rows(plan.run_id, method, trajectory, session.router.roster)
-            trajectories.append(row)
-            subtasks.extend(its_subtasks)
-            calls.extend(its_calls)
-            candidates.extend(candidate_rows(plan.run_id, trajectory, session.router.roster))
-            _count(session, row)
+            row, its_subtasks, its_calls, its_candidates = rows
+            unit.trajectories.append(row)
+            unit.subtasks.extend(its_subtasks)
+            unit.calls.extend(its_calls)
+            unit.candidates.extend(its_candidates)
+            counts.add(row)
 
         await drive_all(open_problems, answer, slots=session.slots, max_workers=plan.settings.max_in_flight)
-        if trajectories:
-            tables: dict[str, Sequence[Row]] = {
-                "trajectories": trajectories,
-                "subtasks": subtasks,
-                "calls": calls,
-                "candidates": candidates,
-            }
-            _commit(session, shard, trajectories, tables, journal.n_lost_at_open)
-    n_untaken = len(open_problems) - n_taken
-    n_settled = len(settled) + len(trajectories)
-    if n_rows != n_settled + n_deferred + n_untaken:
+        if unit.trajectories:
+            name = f"{shard:05d}-{len(units)}"
+            if not await to_end(session.lake.commit, plan.run_id, name, unit.tables(), meta=counts.note()):
+                raise LakeError(
+                    f"unit {name} of run {plan.run_id} was committed by somebody else while we held the run's lock"
+                )
+            progress.settle(name, counts)
+        else:
+            progress.n_calls_lost += counts.n_calls_lost
+    n_open = len(deferred) + len(open_problems) - n_taken
+    n_settled = len(settled) + len(unit.trajectories)
+    if len(planned) != n_settled + n_open:
         raise LakeError(
-            f"shard {shard} of run {plan.run_id}: {n_rows} rows, but {n_settled} settled and "
-            f"{n_deferred + n_untaken} deferred. "
+            f"shard {shard} of run {plan.run_id}: {len(planned)} rows, but {n_settled} settled and {n_open} deferred. "
             "This is a bug; the journal is kept, please report it."
         )
-    if n_deferred + n_untaken == 0:
-        plan.journal_file(shard).unlink()
-    else:
-        keep_only(plan.journal_file(shard), deferred_keys)
-    progress.n_deferred += n_deferred + n_untaken
-    return {"n_rows": n_rows, "n_settled": n_settled, "n_deferred": n_deferred + n_untaken}
+    await to_end(_close_journal, plan.journal_file(shard), deferred_keys if n_open else None)
+    progress.n_deferred += n_open
+    for outcome in deferred:
+        if outcome is not None:
+            progress.note_deferred(outcome)
+    return {"n_rows": len(planned), "n_settled": n_settled, "n_deferred": n_open}
 
 
-async def _answered(session: RunSession, problem: Problem, journal: Journal) -> tuple[Trajectory, set[str]]:
-    """The problem answered or deferred, and the journal keys of its calls.
+def _read(
+    session: RunSession, shard: int
+) -> tuple[dict[str, UnitEntry], set[str], list[tuple[Problem, BadRow | None]]]:
+    """The units that the lake has of the shard, the problems in them, and all rows of the shard."""
+    plan, prefix = session.plan, f"{shard:05d}-"
+    units = {name: entry for name, entry in session.lake.units(plan.run_id).items() if name.startswith(prefix)}
+    return units, session.lake.settled_ids(plan.run_id, prefix), list(plan.rows(shard))
+
+
+async def _answered(session: RunSession, problem: Problem, journal: Journal, keys: set[str]) -> Trajectory:
+    """The problem answered or deferred; `keys` gets the journal keys of its calls.
 
     What earlier sessions got as far as is walked from the journal, stored failures included, since a stronger model may
     have answered after them. Where that walk ends with the failures that deferred the problem, those calls, and no
-    others, are asked again.
+    others, are asked again. A way to answer that checks answers on its way (labelling) does it beside the loop where
+    the check may take seconds.
     """
     method = method_named(session.plan.settings.reasoning.method)
-    keys: set[str] = set()
+    beside = session.checks.run if benchmark_of(problem).is_slow else None
     again: set[str] = set()
     asked_again: set[str] = set()
 
@@ -128,9 +176,9 @@ async def _answered(session: RunSession, problem: Problem, journal: Journal) -> 
         )
 
     while True:
-        trajectory = await drive(problem, method.run(problem, session.router), complete)
+        trajectory = await drive(problem, method.run(problem, session.router), complete, beside)
         if trajectory.outcome.status != "deferred":
-            return trajectory, keys
+            return trajectory
         asked_again |= again
         again = {
             key
@@ -140,40 +188,26 @@ async def _answered(session: RunSession, problem: Problem, journal: Journal) -> 
             and (key := call.journal_key(problem.problem_id)) not in asked_again
         }
         if not again:
-            return trajectory, keys
+            return trajectory
 
 
-def _commit(
-    session: RunSession,
-    shard: int,
-    trajectories: list[TrajectoryRow],
-    tables: Mapping[str, Sequence[Row]],
-    n_calls_lost: int,
-) -> None:
-    """One unit of the lake: all tables of the shard's newly settled problems, or none."""
-    run_id = session.plan.run_id
-    n_earlier = sum(name.startswith(f"{shard:05d}-") for name in session.lake.units(run_id))
-    meta = {
-        "n_answered": sum(row.status == "answered" for row in trajectories),
-        "n_failed": sum(row.status == "failed" for row in trajectories),
-        "n_correct": sum(row.is_correct is True for row in trajectories),
-        "n_judged": sum(row.is_correct is not None for row in trajectories),
-        "cost_usd": sum(row.cost_usd for row in trajectories),
-        "n_calls_lost": n_calls_lost,
-    }
-    unit = f"{shard:05d}-{n_earlier}"
-    if not session.lake.commit(run_id, unit, tables, meta=meta):
-        raise LakeError(f"unit {unit} of run {run_id} was committed by somebody else while we held the run's lock")
+_Rows = tuple[TrajectoryRow, list[SubtaskRow], list[CallRow], list[CandidateRow]]
 
 
-def _count(session: RunSession, row: TrajectoryRow) -> None:
-    progress = session.progress
-    progress.session_n_settled += 1
-    progress.settled_cost_usd += row.cost_usd
-    if row.status == "answered":
-        progress.n_answered += 1
+async def _rows_of(session: RunSession, trajectory: Trajectory) -> _Rows:
+    """The rows of a settled trajectory, its answer checked: beside the loop where that may take seconds."""
+    plan, roster = session.plan, session.router.roster
+    method = plan.settings.reasoning.method
+
+    def rows() -> _Rows:
+        return *to_rows(plan.run_id, method, trajectory, roster), candidate_rows(plan.run_id, trajectory, roster)
+
+    return await session.checks.run(rows) if benchmark_of(trajectory.problem).is_slow else rows()
+
+
+def _close_journal(path: Path, needed: set[str] | None) -> None:
+    """Keeps the calls that the shard still needs; None: it is complete."""
+    if needed is None:
+        path.unlink()
     else:
-        progress.n_failed += 1
-    if row.is_correct is not None:
-        progress.n_judged += 1
-        progress.n_correct += row.is_correct
+        keep_only(path, needed)

@@ -1,17 +1,55 @@
-"""Counts of a run over all its sessions, and what earlier sessions settled."""
+"""Counts of a run over all its sessions, and what earlier sessions settled.
+
+What counts is what the lake has committed. Questions of a shard that is still open are shown beside it, and forgotten
+if the shard has to be answered again: nothing is counted twice, however often a shard is tried.
+"""
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from r2.answering.protocol import Outcome
 from r2.errors import failure
+from r2.records.tables import TrajectoryRow
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan
 
 
 @dataclass(slots=True)
+class Counts:
+    """Settled questions of one unit of the lake, or of a shard on its way to one; kept with the unit as its note."""
+
+    n_answered: int = 0
+    n_failed: int = 0
+    n_correct: int = 0
+    n_judged: int = 0
+    n_calls_lost: int = 0
+    cost_usd: float = 0.0
+
+    @classmethod
+    def of_note(cls, note: Mapping[str, Any]) -> "Counts":
+        """From a unit's note. Units that settled nothing (a session's row) have an empty one."""
+        return cls(**{name: note[name] for name in cls.__slots__ if name in note})
+
+    def note(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def add(self, row: TrajectoryRow) -> None:
+        self.n_answered += row.status == "answered"
+        self.n_failed += row.status != "answered"
+        self.n_judged += row.is_correct is not None
+        self.n_correct += row.is_correct is True
+        self.cost_usd += row.cost_usd
+
+    @property
+    def n_settled(self) -> int:
+        return self.n_answered + self.n_failed
+
+
+@dataclass(slots=True)
 class Progress:
-    """Counts of a run, over all its sessions; read by whoever shows them."""
+    """Counts of a run, over all its sessions; read by whoever shows them. `settled` is what is committed."""
 
     n_requested: int
     n_answered: int = 0
@@ -29,16 +67,24 @@ class Progress:
     unsettled_cost_usd: float = 0.0
     """Paid for problems that are not settled yet; their calls wait in the journals."""
     session_cost_usd: float = 0.0
-    session_n_settled: int = 0
+    n_settled_before: int = 0
+    """By earlier sessions."""
     started_at: float = field(default_factory=time.time)
     wall_s: float = 0.0
     """Of the session, once it is closed."""
     stop_reason: str | None = None
     """`budget` or `interrupted` once the run is ending early."""
+    _units: set[str] = field(default_factory=set)
+    _open: dict[int, Counts] = field(default_factory=dict)
 
     @property
     def n_settled(self) -> int:
         return self.n_answered + self.n_failed
+
+    @property
+    def session_n_settled(self) -> int:
+        """By this session."""
+        return self.n_settled - self.n_settled_before
 
     @property
     def is_cut_off(self) -> bool:
@@ -52,15 +98,52 @@ class Progress:
             self.n_by_outage[error_type] = self.n_by_outage.get(error_type, 0) + 1
             self.last_outage = outcome.error_message or error_type
 
+    def settle(self, unit: str, counts: Counts) -> None:
+        """Counts a unit that the lake has committed; a second time it changes nothing."""
+        if unit in self._units:
+            return
+        self._units.add(unit)
+        self.n_answered += counts.n_answered
+        self.n_failed += counts.n_failed
+        self.n_correct += counts.n_correct
+        self.n_judged += counts.n_judged
+        self.n_calls_lost += counts.n_calls_lost
+        self.settled_cost_usd += counts.cost_usd
+
+    def begin(self, shard: int) -> Counts:
+        """What an attempt at a shard counts in while it goes on. An earlier attempt's counts are forgotten."""
+        self._open[shard] = counts = Counts()
+        return counts
+
+    def end(self, shard: int) -> None:
+        """The attempt is over: what it settled is committed, or is not settled."""
+        self._open.pop(shard, None)
+
+    def shown(self) -> Counts:
+        """What is committed together with what the open shards have answered so far: for a display, never for
+        accounts."""
+        shown = Counts(
+            self.n_answered,
+            self.n_failed,
+            self.n_correct,
+            self.n_judged,
+            self.n_calls_lost,
+            self.settled_cost_usd,
+        )
+        for counts in self._open.values():
+            shown.n_answered += counts.n_answered
+            shown.n_failed += counts.n_failed
+            shown.n_correct += counts.n_correct
+            shown.n_judged += counts.n_judged
+            shown.n_calls_lost += counts.n_calls_lost
+            shown.cost_usd += counts.cost_usd
+        return shown
+
 
 def progress_so_far(plan: RunPlan) -> Progress:
     """What earlier sessions of the run settled, from the notes in the lake's manifest: no table is read."""
     progress = Progress(plan.n_requested)
-    for entry in Lake(plan.settings.lake).units(plan.run_id).values():
-        progress.n_answered += entry.meta.get("n_answered", 0)
-        progress.n_failed += entry.meta.get("n_failed", 0)
-        progress.n_correct += entry.meta.get("n_correct", 0)
-        progress.n_judged += entry.meta.get("n_judged", 0)
-        progress.n_calls_lost += entry.meta.get("n_calls_lost", 0)
-        progress.settled_cost_usd += entry.meta.get("cost_usd", 0.0)
+    for unit, entry in Lake(plan.settings.lake).units(plan.run_id).items():
+        progress.settle(unit, Counts.of_note(entry.meta))
+    progress.n_settled_before = progress.n_settled
     return progress

@@ -8,7 +8,7 @@ A task that runs in a process of its own (a Dask or Ray task runner) opens one f
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +27,7 @@ from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from storage.runs.plan import RunPlan, ShardPlan, read_plan
 from tasks.answering.progress import Progress, progress_so_far
+from tasks.blocking import Checks, to_end
 
 
 class CallClient(Protocol):
@@ -65,6 +66,7 @@ class RunSession:
     lake: Lake
     slots: asyncio.Semaphore
     progress: Progress
+    checks: Checks
 
     def open_shards(self) -> Iterator[ShardPlan]:
         """Shards with rows that no session has settled."""
@@ -77,10 +79,13 @@ class RunSession:
         return (shard for shard in self.plan.shards if settled.get(shard.index, 0) < shard.n_rows)
 
     def stop(self, reason: str) -> None:
-        """Ends the run cleanly: no new problem is taken, no new call is sent, calls in flight finish and are kept."""
+        """Ends the run cleanly: no new problem is taken, no new call is sent, calls in flight finish and are kept.
+        Ctrl-C does not wait for answers that are being checked: the next session checks them."""
         if self.progress.stop_reason is None:
             self.progress.stop_reason = reason
         self.client.stop()
+        if reason == "interrupted":
+            self.checks.stop()
 
 
 _open_sessions: dict[Path, RunSession] = {}
@@ -96,7 +101,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     router = make_router(pool, settings)
     lake = Lake(Path(settings.lake))
     progress = progress_so_far(plan)
-    progress.unsettled_cost_usd = sum(_journaled_usd(plan, lake))
+    progress.unsettled_cost_usd = await to_end(_journaled_usd, plan, lake)
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
         addresses = await stack.enter_async_context(
@@ -112,7 +117,9 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
                 already_spent_usd=already_spent_usd,
             )
         )
-        session = RunSession(plan, pool, router, client, lake, asyncio.Semaphore(settings.max_in_flight), progress)
+        checks = stack.enter_context(closing(Checks()))
+        slots = asyncio.Semaphore(settings.max_in_flight)
+        session = RunSession(plan, pool, router, client, lake, slots, progress, checks)
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)
         yield session
@@ -121,10 +128,11 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         progress.unsettled_cost_usd = already_spent_usd + client.spent_usd - progress.settled_cost_usd
 
 
-def _journaled_usd(plan: RunPlan, lake: Lake) -> Iterator[float]:
+def _journaled_usd(plan: RunPlan, lake: Lake) -> float:
     """What earlier sessions paid for problems they did not settle. A journal left beside a finished
     shard is removed."""
     units = lake.units(plan.run_id)
+    paid_usd = 0.0
     for shard in plan.shards:
         path = plan.journal_file(shard.index)
         if not path.exists():
@@ -134,7 +142,8 @@ def _journaled_usd(plan: RunPlan, lake: Lake) -> Iterator[float]:
             path.unlink()
             continue
         with Journal.open(path) as journal:
-            yield sum(Completion.from_bytes(record).cost_usd for _, record in journal.records())
+            paid_usd += sum(Completion.from_bytes(record).cost_usd for _, record in journal.records())
+    return paid_usd
 
 
 @asynccontextmanager

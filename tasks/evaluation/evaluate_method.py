@@ -8,7 +8,7 @@ otherwise an ordinary run with its own plan, shards and rows, so that what was a
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from tasks.answering.finish_run import record_session
 from tasks.answering.plan_file import who_answers_digest
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.answering.session import RunSession
+from tasks.blocking import Checks, opened, to_end
 from tasks.evaluation.shared_calls import SharedCalls, paid
 from tasks.retry import may_help
 
@@ -50,6 +51,7 @@ class OpenEvaluation:
     paid_before_usd: float
     n_paid_before: int
     resources: AsyncExitStack
+    checks: Checks
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     calls: SharedCalls | None = None
     open_runs: dict[str, RunSession] = field(default_factory=dict)
@@ -111,9 +113,9 @@ async def open_evaluation(
     collect_seldom()
     root = Path(settings.lake)
     async with AsyncExitStack() as stack:
-        journal = stack.enter_context(Journal.open(root / FOLDER / CALLS))
-        before_usd, n_before = paid(journal, evaluation_id)
-        opened = OpenEvaluation(
+        journal = await stack.enter_async_context(opened(Journal.open, root / FOLDER / CALLS))
+        before_usd, n_before = await to_end(paid, journal, evaluation_id)
+        evaluation = OpenEvaluation(
             evaluation_id,
             settings,
             pool,
@@ -123,10 +125,11 @@ async def open_evaluation(
             before_usd,
             n_before,
             stack,
+            stack.enter_context(closing(Checks())),
         )
-        _open_evaluations[root] = opened
+        _open_evaluations[root] = evaluation
         stack.callback(_open_evaluations.pop, root)
-        yield opened
+        yield evaluation
 
 
 def plan_evaluated(settings: EvaluateSettings, pool: PoolConfig, input_path: Path, reasoning: Reasoning) -> RunPlan:
@@ -151,39 +154,40 @@ def is_settled(plan: RunPlan) -> bool:
 )
 async def evaluate_method(run_dir: str, label: str) -> bool:
     """Answers what is left of a run; True once every problem is settled. `label` names it in Prefect's UI."""
-    opened = _open_evaluations.get(Path(run_dir).parent.parent)
-    if opened is None:
+    evaluation = _open_evaluations.get(Path(run_dir).parent.parent)
+    if evaluation is None:
         raise LakeError(
             f"{run_dir}: no evaluation is open in this process; `r2 evaluate` opens it, its tasks run beside it."
         )
     plan = read_plan(Path(run_dir))
-    return await answer_run(opened, plan)
+    return await answer_run(evaluation, plan)
 
 
-async def answer_run(opened: OpenEvaluation, plan: RunPlan) -> bool:
+async def answer_run(evaluation: OpenEvaluation, plan: RunPlan) -> bool:
     """The same without Prefect."""
-    with opened.lake.run_lock(plan.run_id):
+    with evaluation.lake.run_lock(plan.run_id):
         progress = progress_so_far(plan)
         if progress.n_settled == plan.n_requested:
             return True
-        if opened.stop_reason is not None:
+        if evaluation.stop_reason is not None:
             return False  # no call would be made
-        calls = await opened.ready()
+        calls = await evaluation.ready()
         progress.started_at = time.time()
-        router = make_router(opened.pool, plan.settings)
-        session = RunSession(plan, opened.pool, router, calls, opened.lake, opened.slots, progress)
-        opened.open_runs[plan.run_id] = session
+        router = make_router(evaluation.pool, plan.settings)
+        slots, checks = evaluation.slots, evaluation.checks
+        session = RunSession(plan, evaluation.pool, router, calls, evaluation.lake, slots, progress, checks)
+        evaluation.open_runs[plan.run_id] = session
         try:
             for shard in session.open_shards():
                 await answer_rows(session, shard.index)
                 if progress.stop_reason is not None:
                     break
         finally:
-            del opened.open_runs[plan.run_id]
+            del evaluation.open_runs[plan.run_id]
         progress.n_deferred = plan.n_requested - progress.n_settled
         if progress.stop_reason is not None:
-            opened.stop(progress.stop_reason)
-        close_run(plan, progress)
+            evaluation.stop(progress.stop_reason)
+        await to_end(close_run, plan, progress)
         return progress.n_deferred == 0
 
 

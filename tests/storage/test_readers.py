@@ -1,5 +1,5 @@
-"""Readers of a lake write nothing: `r2 sql`, `r2 report`, `r2 lake verify` and `r2 lake record` on a read-only disk, and
-what they say where a stored file is missing or is another's."""
+"""Readers of a lake write nothing: `r2 sql`, `r2 report` and `r2 lake verify` on a read-only disk, and what they say
+where a stored file is missing or is another's."""
 
 import contextlib
 import io

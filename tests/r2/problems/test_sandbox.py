@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,14 @@ pytest.importorskip("pyseccomp", exc_type=(ImportError, RuntimeError)) if sys.pl
     "Linux only", allow_module_level=True
 )
 
-from r2.problems.sandbox import SandboxLimits, run, solves  # noqa: E402
+from r2.problems.sandbox import (  # noqa: E402
+    CheckStopped,
+    SandboxLimits,
+    SandboxResult,
+    run,
+    solves,
+    stop_of_checks,
+)
 
 FAST = SandboxLimits(cpu_s=1, wall_s=3.0)
 
@@ -68,13 +76,49 @@ ATTACKS = {
 }
 
 
+def children() -> set[psutil.Process]:
+    found = psutil.Process().children(recursive=True)
+    return {child for child in found if child.status() != psutil.STATUS_ZOMBIE}
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_fails_in_time_and_leaves_nothing_behind(name: str):
-    started = time.monotonic()
+    started, before = time.monotonic(), children()
     assert run("evaluate", ATTACKS[name], limits=FAST).value is None
     assert time.monotonic() - started < FAST.wall_s + 2
-    assert not [child for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
+    assert children() <= before
     assert not Path("/tmp/r2-was-here").exists()
+
+
+LOCK = "import _thread\n    l = _thread.allocate_lock(); l.acquire(); l.acquire()"
+
+
+@pytest.mark.parametrize("before", ["pass", "import os; os.close(1)", "print('x' * 100_000, flush=True)"])
+def test_code_that_sleeps_is_ended_long_before_code_that_computes(before: str):
+    started = time.monotonic()
+    assert run("evaluate", f"def sol():\n    {before}\n    {LOCK}") == SandboxResult("timeout")
+    assert time.monotonic() - started < 20, "sixty seconds are for a busy machine, three for one that sleeps"
+
+
+def test_a_check_in_a_thread_ends_when_it_is_asked_to():
+    stopping, before = threading.Event(), children()
+    ended: list[float] = []
+
+    def check() -> None:
+        stop_of_checks.set(stopping)
+        with pytest.raises(CheckStopped):
+            run("evaluate", "def sol():\n    while True: pass", limits=SandboxLimits(cpu_s=60))
+        ended.append(time.monotonic())
+
+    thread = threading.Thread(target=check)
+    thread.start()
+    time.sleep(0.5)
+    asked_at = time.monotonic()
+    stopping.set()
+    thread.join(10)
+    assert ended and ended[0] - asked_at < 2
+    assert children() <= before
+    assert run("evaluate", "1 + 1").value == "2", "another context is not stopped"
 
 
 def test_the_child_sees_no_environment():
