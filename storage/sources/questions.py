@@ -5,26 +5,27 @@ file that cannot be read as a whole raises InputFileError. Called by `storage/ru
 """
 
 import csv
-import gzip
 import hashlib
+import itertools
 import sqlite3
-from collections.abc import Callable, Container, Iterator
-from contextlib import closing
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import orjson
-import pyarrow.parquet as pq
-from pyarrow import ArrowException
 
 from r2.errors import InputFileError
 from r2.problem import Problem
 from r2.settings import Columns
+from storage.sources.lines import MAX_LINE_BYTES, LongLine, read_lines
+from storage.sources.parquet_rows import parquet_rows
 
-MAX_LINE_BYTES = 4 * 1024 * 1024
-"""A longer line is a bad row: no model of the pools we know reads 4 MiB, and one such line must not fill the memory."""
+MAX_DEPTH = 240
+"""Lists and objects within each other in one value of a row. A file of answers can hold 254."""
+LOOK_AHEAD = 1000
+"""Rows after which a file without a good one is not taken for OpenAI Batch."""
 
 InputFormat = Literal["jsonl", "csv", "parquet", "openai-batch"]
 
@@ -61,7 +62,7 @@ def detect_format(path: Path) -> InputFormat:
         raise InputFileError(
             f"{path}: cannot tell its format from its ending. Expected .jsonl, .csv, .tsv or .parquet (.gz allowed)."
         )
-    first = next((row for _, row in _json_rows(path) if isinstance(row, dict)), {})
+    first = next((row for _, row in islice(_json_rows(path), LOOK_AHEAD) if isinstance(row, dict)), {})
     return "openai-batch" if "custom_id" in first and "body" in first else "jsonl"
 
 
@@ -108,6 +109,7 @@ def read_questions(
             try:
                 if isinstance(row, _Bad):
                     raise row
+                _check_depth(row)
                 problem = to_problem(row, line, index, columns, default_benchmark)
                 if (first := seen.line_of(problem.problem_id, line)) is not None:
                     raise _Bad(
@@ -141,6 +143,18 @@ class _SeenIds:
 def raw_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
     """(line, row) of a .jsonl, .csv, .tsv or .parquet file; an exception that says why for a line that is no row."""
     return _ROWS[detect_format(path)](path)
+
+
+def _check_depth(row: Mapping[str, Any]) -> None:
+    """_Bad for a row that could be read and not be written again."""
+    for column, value in row.items():
+        level, depth = [value] if isinstance(value, (dict, list)) else [], 0
+        while level:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise _Bad("too_deep", f"{column!r:.60} is nested more than {MAX_DEPTH} deep")
+            inside = itertools.chain.from_iterable(one.values() if isinstance(one, dict) else one for one in level)
+            level = [one for one in inside if isinstance(one, (dict, list))]
 
 
 def _column_problem(row: dict[str, Any], line: int, index: int, columns: Columns, default_benchmark: str) -> Problem:
@@ -264,9 +278,9 @@ def _text(value: str, column: str) -> str:
 
 
 def _json_rows(path: Path) -> Iterator[RawRow]:
-    for line, raw in _lines(path):
-        if isinstance(raw, _Bad):
-            yield line, raw
+    for line, raw in read_lines(path):
+        if isinstance(raw, LongLine):
+            yield line, _Bad("line_too_long", str(raw))
             continue
         if not raw.strip():
             continue
@@ -291,29 +305,21 @@ def _json_rows(path: Path) -> Iterator[RawRow]:
 
 
 def _csv_rows(path: Path) -> Iterator[RawRow]:
-    too_long: dict[int, _Bad] = {}
-
-    def text_lines() -> Iterator[str]:
-        for line, raw in _lines(path):
-            if isinstance(raw, _Bad):
-                too_long[line] = raw
-                yield ""
-            else:
-                # Escaped bytes come out as lone surrogates, which `_text` names per row; one bad byte spoils one row.
-                yield raw.decode("utf-8", "surrogateescape") + "\n"
-
     csv.field_size_limit(MAX_LINE_BYTES)
-    reader = csv.reader(text_lines(), delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
+    lines = _CsvLines(path)
+    reader = csv.reader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
     header: list[str] | None = None
     while True:
+        lines.n_bytes = 0
         try:
             fields = next(reader, None)
-        except csv.Error as error:
-            yield reader.line_num, _Bad("bad_csv", str(error))
+        except (csv.Error, _Bad) as error:
+            yield reader.line_num, error if isinstance(error, _Bad) else _Bad("bad_csv", str(error))
             continue
         line = reader.line_num
-        if line in too_long:
-            yield line, too_long.pop(line)
+        if lines.too_long is not None:
+            yield line, lines.too_long
+            lines.too_long = None
         elif fields is None:
             return
         elif header is None:
@@ -326,45 +332,34 @@ def _csv_rows(path: Path) -> Iterator[RawRow]:
             yield line, dict(zip(header, fields, strict=True))
 
 
+class _CsvLines:
+    """The lines of a CSV file as text. Quoted line ends may spread a row over any number of lines: past the limit of a
+    row it is bad, and the next line begins another."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = read_lines(path)
+        self.n_bytes = 0
+        """Of the lines given since this was set to 0."""
+        self.too_long: _Bad | None = None
+
+    def __iter__(self) -> "_CsvLines":
+        return self
+
+    def __next__(self) -> str:
+        _, raw = next(self._lines)
+        if isinstance(raw, LongLine):
+            self.too_long = _Bad("line_too_long", str(raw))
+            return ""
+        self.n_bytes += len(raw) + 1
+        if self.n_bytes > MAX_LINE_BYTES + 1:
+            raise _Bad("line_too_long", f"a row of several lines, over {MAX_LINE_BYTES} bytes. Is a quote left open?")
+        # Escaped bytes come out as lone surrogates, which `_text` names per row; one bad byte spoils one row.
+        return raw.decode("utf-8", "surrogateescape") + "\n"
+
+
 def _parquet_rows(path: Path) -> Iterator[RawRow]:
-    try:
-        with pq.ParquetFile(path) as file:
-            row_number = 0
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    row_number += 1
-                    yield row_number, row
-    except (ArrowException, OSError) as error:
-        raise InputFileError(f"{path}: not a readable Parquet file: {error}") from error
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes | _Bad]]:
-    """(1-based number, line without its end), or a `_Bad` for a line over the limit, which is skipped without being
-    held."""
-    try:
-        with closing(_open(path)) as file:
-            number = 0
-            while raw := file.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if number == 1:
-                    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                        raise InputFileError(
-                            f"{path}: the file is UTF-16. Convert it first: iconv -f UTF-16 -t UTF-8 {path.name}"
-                        )
-                    raw = raw.removeprefix(b"\xef\xbb\xbf")
-                if len(raw) > MAX_LINE_BYTES and not raw.endswith(b"\n"):
-                    n_bytes = len(raw)
-                    while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                        n_bytes += len(rest)
-                    yield number, _Bad("line_too_long", f"{n_bytes + len(rest)} bytes; a row may have {MAX_LINE_BYTES}")
-                else:
-                    yield number, raw.rstrip(b"\r\n")
-    except (OSError, EOFError) as error:
-        raise InputFileError(f"{path}: cannot be read: {error}. Check the path and its permissions.") from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    for row_number, row in enumerate(parquet_rows(path, MAX_LINE_BYTES), start=1):
+        yield row_number, _Bad("line_too_long", str(LongLine(row))) if isinstance(row, int) else row
 
 
 _ROWS: dict[InputFormat, Callable[[Path], Iterator[RawRow]]] = {
