@@ -24,6 +24,11 @@ _LINE = re.compile(
 _MODEL_VALUE = re.compile(r'"model"\s*:\s*"\s*([A-Za-z])(?![A-Za-z])', re.IGNORECASE)
 
 
+def allocation_tokens(n_steps: int) -> int:
+    """Output limit of an allocation (ours): a step's pair of number and model in JSON is at most 20 tokens."""
+    return 16 + 20 * n_steps
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The model for one subtask, with what is known of the alternatives.

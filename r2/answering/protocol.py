@@ -7,11 +7,12 @@ from typing import Literal
 
 from r2.answering.allocation import Choice
 from r2.answering.query_router import QueryRouter
-from r2.call import Call, Completion
+from r2.call import ROUTER_PURPOSES, Call, Completion
 from r2.errors import failure
 from r2.ledger import cost_usd, worst_case_usage
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
+from r2.problems.benchmark import judge
 from r2.roster import Roster
 from r2.settings import Reasoning
 
@@ -87,6 +88,33 @@ class Trajectory:
     problem: Problem
     outcome: Outcome
     waves: tuple[tuple[tuple[Call, Completion], ...], ...]
+
+    @property
+    def pairs(self) -> list[tuple[Call, Completion]]:
+        """Every call with its completion, in the order of asking."""
+        return [pair for wave in self.waves for pair in wave]
+
+    @property
+    def cost_usd(self) -> float:
+        """Every attempt of every call, the router's own included."""
+        return sum(completion.cost_usd for _, completion in self.pairs)
+
+    @property
+    def router_cost_usd(self) -> float:
+        """Of it, the calls that decompose and allocate."""
+        return sum(completion.cost_usd for call, completion in self.pairs if call.purpose in ROUTER_PURPOSES)
+
+    @property
+    def is_correct(self) -> bool | None:
+        """The benchmark's check; False where there is no answer, None where there is nothing to check against."""
+        if self.problem.target is None:
+            return None
+        return self.outcome.answer is not None and judge(self.problem, self.outcome.answer)
+
+    @property
+    def is_right(self) -> bool:
+        """The answer passed the benchmark's check."""
+        return self.is_correct is True
 
 
 Wave = list[Call]

@@ -10,7 +10,7 @@ import random
 from collections.abc import Generator
 from dataclasses import replace
 
-from r2.answering.allocation import Choice, allocation_schema, choose
+from r2.answering.allocation import Choice, allocation_schema, allocation_tokens, choose
 from r2.answering.confidence import token_confidence, with_logprobs
 from r2.answering.plan_check import plan_defect
 from r2.answering.prompts import (
@@ -101,7 +101,7 @@ def _allocate(
         router.allocator,
         allocate_messages(problem, plan, shown, mode),
         "allocate",
-        16 + 20 * len(subtasks),
+        allocation_tokens(len(subtasks)),
         temperature=router.settings.temperature,
         seed=router.settings.seed or None,
         top_logprobs=min(20, len(shown)) if router.roster[router.allocator].has_logprobs else 0,

@@ -22,7 +22,7 @@ from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig, endpoint_kind
-from r2.pool.servers.endpoints import open_endpoints
+from r2.pool.opening import open_client
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
 from r2.problems.benchmark import benchmark_of, judge
@@ -137,10 +137,7 @@ async def ping_pool(pool: PoolConfig, models_dir: Path, state_dir: Path) -> list
         error = None if answered else (last.error_message if last else completion.error_message) or "no answer"
         return Ping(model, last.response_model if last else "", last.latency_s if last else 0.0, error)
 
-    async with (
-        open_endpoints(pool, models_dir=models_dir, log_dir=state_dir / "logs") as addresses,
-        PoolClient(pool, addresses, state_dir=state_dir) as client,
-    ):
+    async with open_client(pool, models_dir=models_dir, log_dir=state_dir / "logs", state_dir=state_dir) as client:
         return list(await asyncio.gather(*(ping(client, name) for name in pool.models)))
 
 
@@ -157,10 +154,7 @@ async def calibrate_pool(
     computes get one call at a time, so that the measured speed is a single request's. `report` is given a line for each
     entry and skill that is done."""
     skills = skill_questions(n, seed, only)
-    async with (
-        open_endpoints(pool, models_dir=models_dir, log_dir=state_dir / "logs") as addresses,
-        PoolClient(pool, addresses, state_dir=state_dir) as client,
-    ):
+    async with open_client(pool, models_dir=models_dir, log_dir=state_dir / "logs", state_dir=state_dir) as client:
         return [await _measure(pool, client, name, skills, n, report) for name in pool.models]
 
 

@@ -3,11 +3,10 @@
 import orjson
 
 from r2.answering.protocol import Step, Trajectory
-from r2.call import ROUTER_PURPOSES, Attempt, Call, Completion
+from r2.call import Attempt, Call, Completion
 from r2.ledger import cost_usd, total_usage, worst_case_usage
 from r2.plan import format_plan
 from r2.problem import Problem
-from r2.problems.benchmark import judge
 from r2.records.tables import CallRow, Candidate, CandidateRow, SubtaskRow, TrajectoryRow
 from r2.roster import Roster
 
@@ -17,7 +16,7 @@ def to_rows(
 ) -> tuple[TrajectoryRow, list[SubtaskRow], list[CallRow]]:
     """The trajectory's row, its subtasks' and its calls'. Sums over the calls equal the parents by construction."""
     problem, outcome = trajectory.problem, trajectory.outcome
-    pairs = [pair for wave in trajectory.waves for pair in wave]
+    pairs = trajectory.pairs
     calls = [
         _call_row(run_id, problem, rollout, index, call, completion, attempt)
         for index, (call, completion) in enumerate(pairs)
@@ -38,7 +37,7 @@ def to_rows(
         input=problem.question,
         target=problem.target,
         answer=outcome.answer,
-        is_correct=None if problem.target is None else outcome.answer is not None and judge(problem, outcome.answer),
+        is_correct=trajectory.is_correct,
         plan=format_plan(outcome.plan) if outcome.plan is not None else "",
         n_subtasks=len(outcome.plan.subtasks) if outcome.plan is not None else 0,
         n_calls=len(pairs),
@@ -47,8 +46,8 @@ def to_rows(
         input_tokens=usage.input_tokens,
         cached_input_tokens=usage.cached_input_tokens,
         output_tokens=usage.output_tokens,
-        cost_usd=sum(call.cost_usd for call in calls),
-        router_cost_usd=sum(c.cost_usd for call, c in pairs if call.purpose in ROUTER_PURPOSES),
+        cost_usd=trajectory.cost_usd,
+        router_cost_usd=trajectory.router_cost_usd,
         latency_s=sum(max((_elapsed_s(c) for _, c in wave), default=0.0) for wave in trajectory.waves),
         failed_checks=",".join(outcome.failed_checks),
         error_type=outcome.error_type,

@@ -14,12 +14,11 @@ from pathlib import Path
 from r2.answering.drive import drive, drive_all
 from r2.answering.protocol import Router, Trajectory
 from r2.answering.route import solve
-from r2.call import ROUTER_PURPOSES, Call, Completion, Purpose
-from r2.pool.client.client import PoolClient
+from r2.call import Call, Completion, Purpose
+from r2.errors import TrainingError, failure
 from r2.pool.file.config import PoolConfig
-from r2.pool.servers.endpoints import open_endpoints
+from r2.pool.opening import open_client
 from r2.problem import Problem
-from r2.problems.benchmark import judge
 from r2.roster import ModelCard, PromptMode, Roster
 from r2.training.sampling import LocalPolicy, Partner
 
@@ -78,12 +77,10 @@ async def execute(
     log_dir: Path,
     max_in_flight: int = 32,
 ) -> HeldOutAnswers:
-    """Answers every problem once. PoolFileError or EndpointError before the first call."""
+    """Answers every problem once. PoolFileError or EndpointError before the first call; TrainingError where the pool
+    failed for some of the problems."""
     policed = router_with_policies(router, list(policies), mode)
-    async with (
-        open_endpoints(pool, models_dir=models_dir, log_dir=log_dir) as addresses,
-        PoolClient(pool, addresses, state_dir=state_dir) as client,
-    ):
+    async with open_client(pool, models_dir=models_dir, log_dir=log_dir, state_dir=state_dir) as client:
         partners = {ENTRY[purpose]: Partner(policy, policed.roster) for purpose, policy in policies.items()}
         finished: list[Trajectory] = []
 
@@ -96,19 +93,23 @@ async def execute(
             finished.append(await drive(problem, solve(problem, policed), complete))
 
         await drive_all(problems, answer, slots=asyncio.Semaphore(max_in_flight), max_workers=max_in_flight)
+        n_lost = sum(not failure(trajectory.outcome.error_type).counts for trajectory in finished)
+        if n_lost:
+            raise TrainingError(
+                f"the pool failed for {n_lost} of {len(problems)} held-out problems, so that the policy cannot be "
+                "measured. Run the same command again when it is up; what was trained is kept."
+            )
         return summed(finished, client.spent_usd)
 
 
 def summed(trajectories: Sequence[Trajectory], paid_usd: float) -> HeldOutAnswers:
     """Means over the trajectories."""
     n = max(1, len(trajectories))
-    pairs = [pair for t in trajectories for wave in t.waves for pair in wave]
-    n_right = sum(t.outcome.answer is not None and judge(t.problem, t.outcome.answer) is True for t in trajectories)
     return HeldOutAnswers(
         len(trajectories),
-        n_right / n,
-        sum(c.cost_usd for _, c in pairs) / n,
-        sum(c.cost_usd for call, c in pairs if call.purpose in ROUTER_PURPOSES) / n,
-        len(pairs) / n,
+        sum(t.is_right for t in trajectories) / n,
+        sum(t.cost_usd for t in trajectories) / n,
+        sum(t.router_cost_usd for t in trajectories) / n,
+        sum(len(t.pairs) for t in trajectories) / n,
         paid_usd,
     )

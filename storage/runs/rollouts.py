@@ -7,20 +7,18 @@ already is not written again: a step that is done twice after a kill has the sam
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from r2.answering.protocol import Trajectory
 from r2.records.rows import to_rows
-from r2.records.tables import CurveRow, RewardRow, RunRow, TrajectoryRow
+from r2.records.tables import CurveRow, RewardRow, TrajectoryRow
 from r2.roster import Roster
 from r2.training.curve import MetricsFile
 from r2.training.grpo.batch import Rollout
 from storage.lake.lake import Lake
 from storage.lake.schema import Row
+from storage.runs.sessions import add_session
 
 
 def commit_rollouts(
@@ -73,30 +71,23 @@ def close_rollouts(lake: Lake, run_id: str, config: Mapping[str, Any], session_c
         for status, cost in zip(batch["status"].to_pylist(), batch["cost_usd"].to_pylist(), strict=True):
             counts[status] += 1
             charged_usd += cost
-    session = sum(name.startswith("session-") for name in lake.units(run_id))
-    row = RunRow(
-        run_id=run_id,
-        session=session,
+    add_session(
+        lake,
+        run_id,
         flow_run_id="",
         kind="grpo",
         method="r2",
         input_path=str(config["problems"]),
         pool_path=str(config["pool"]),
-        config=orjson.dumps(dict(config)).decode(),
-        code_version=version("r2-reasoner"),
+        config=config,
         status="completed_with_errors" if counts["failed"] else "completed",
         n_requested=sum(counts.values()),
         n_answered=counts["answered"],
         n_failed=counts["failed"],
-        n_deferred=0,
-        n_calls_lost=0,
         cost_usd=charged_usd,
         session_cost_usd=session_cost_usd,
-        wall_s=wall_s,
         started_at=time.time() - wall_s,
-        ended_at=time.time(),
     )
-    lake.commit(run_id, f"session-{session:04d}", {"runs": [row]})
 
 
 def commit_held_out(

@@ -1,20 +1,17 @@
 """The last task of a run's session: accounts checked, session recorded, lake compacted, views refreshed, answers
 exported."""
 
-import time
-from importlib.metadata import version
 from pathlib import Path
 
-import orjson
 from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from r2.errors import LakeError
 from r2.methods import method_named
-from r2.records.tables import RunRow
 from storage.lake.lake import Lake
 from storage.runs.answers import default_out, write_answers
 from storage.runs.plan import RunPlan, read_plan
+from storage.runs.sessions import add_session
 from storage.runs.summary import RunSummary, summarize
 from storage.sql.query import write_database
 from tasks.answering.progress import Progress
@@ -55,18 +52,15 @@ def record_session(
     plan: RunPlan, progress: Progress, *, kind: str, n_answered: int, n_failed: int, cost_usd: float
 ) -> None:
     """Adds the session's row to `runs`. The counts and the cost are over all sessions of the run."""
-    lake = Lake(plan.run_dir.parent.parent)
-    n_earlier = sum(name.startswith("session-") for name in lake.units(plan.run_id))
-    row = RunRow(
-        run_id=plan.run_id,
-        session=n_earlier,
+    add_session(
+        Lake(plan.run_dir.parent.parent),
+        plan.run_id,
         flow_run_id=str(runtime.flow_run.id or ""),
         kind=kind,
         method=plan.settings.reasoning.method,
         input_path=plan.settings.input,
         pool_path=plan.settings.pool,
-        config=orjson.dumps(plan.settings.model_dump(mode="json")).decode(),
-        code_version=version("r2-reasoner"),
+        config=plan.settings.model_dump(mode="json"),
         status=_status(n_answered, n_failed, progress, plan.settings.max_error_rate),
         n_requested=plan.n_requested,
         n_answered=n_answered,
@@ -75,11 +69,8 @@ def record_session(
         n_calls_lost=progress.n_calls_lost,
         cost_usd=cost_usd + progress.unsettled_cost_usd,
         session_cost_usd=progress.session_cost_usd,
-        wall_s=time.time() - progress.started_at,
         started_at=progress.started_at,
-        ended_at=time.time(),
     )
-    lake.commit(plan.run_id, f"session-{n_earlier:04d}", {"runs": [row]})
 
 
 def check_accounts(n_requested: int, summary: RunSummary, n_deferred: int) -> None:

@@ -16,13 +16,11 @@ from typing import Protocol
 from r2.answering.protocol import Router
 from r2.call import Call, Completion
 from r2.methods.router import make_router
-from r2.pool.client.client import PoolClient
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal
-from r2.pool.client.state import state_dir
 from r2.pool.collector import collect_seldom
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.pool.servers.endpoints import open_endpoints
+from r2.pool.opening import open_client
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from storage.runs.plan import RunPlan, ShardPlan, read_plan
@@ -104,14 +102,11 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     progress.unsettled_cost_usd = await to_end(_journaled_usd, plan, lake)
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
-        addresses = await stack.enter_async_context(
-            open_endpoints(pool, models_dir=Path(settings.models_dir), log_dir=plan.run_dir / "logs")
-        )
         client = await stack.enter_async_context(
-            PoolClient(
+            open_client(
                 pool,
-                addresses,
-                state_dir=state_dir(),
+                models_dir=Path(settings.models_dir),
+                log_dir=plan.run_dir / "logs",
                 run_account=f"run:{plan.run_id}",
                 max_cost_usd=settings.max_cost_usd,
                 already_spent_usd=already_spent_usd,

@@ -18,11 +18,9 @@ from prefect.cache_policies import NO_CACHE
 from r2.errors import LakeError
 from r2.evaluation.settings import EvaluateSettings
 from r2.methods.router import make_router
-from r2.pool.client.client import PoolClient
-from r2.pool.client.state import state_dir
 from r2.pool.collector import collect_seldom
 from r2.pool.file.config import PoolConfig
-from r2.pool.servers.endpoints import open_endpoints
+from r2.pool.opening import open_client
 from r2.settings import Reasoning
 from storage.evaluations.store import CALLS, FOLDER, evaluation_dir
 from storage.lake.lake import Lake
@@ -73,18 +71,11 @@ class OpenEvaluation:
         async with self.opening:
             if self.calls is None:
                 settings, root = self.settings, self.lake.root
-                addresses = await self.resources.enter_async_context(
-                    open_endpoints(
+                client = await self.resources.enter_async_context(
+                    open_client(
                         self.pool,
                         models_dir=Path(settings.models_dir),
                         log_dir=evaluation_dir(root, self.evaluation_id) / "logs",
-                    )
-                )
-                client = await self.resources.enter_async_context(
-                    PoolClient(
-                        self.pool,
-                        addresses,
-                        state_dir=state_dir(),
                         run_account=f"evaluation:{root.resolve()}:{self.evaluation_id}",
                         max_cost_usd=settings.max_cost_usd,
                         already_spent_usd=self.paid_before_usd,

@@ -11,10 +11,8 @@ from r2.answering.drive import drive_all
 from r2.answering.prompts import decompose_messages
 from r2.call import Call, Completion
 from r2.plan import Plan
-from r2.pool.client.client import PoolClient
-from r2.pool.client.state import state_dir
 from r2.pool.file.config import PoolConfig
-from r2.pool.servers.endpoints import open_endpoints
+from r2.pool.opening import open_client
 from r2.problem import Problem
 from storage.runs.journal import Journal
 
@@ -41,14 +39,11 @@ async def ask_plans(
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(Journal.open(folder / f"{key}.journal"))
         already_spent_usd = sum(Completion.from_bytes(record).cost_usd for _, record in journal.records())
-        addresses = await stack.enter_async_context(
-            open_endpoints(pool, models_dir=models_dir, log_dir=folder / "logs")
-        )
         client = await stack.enter_async_context(
-            PoolClient(
+            open_client(
                 pool,
-                addresses,
-                state_dir=state_dir(),
+                models_dir=models_dir,
+                log_dir=folder / "logs",
                 run_account=f"plans:{key}",
                 max_cost_usd=max_cost_usd,
                 already_spent_usd=already_spent_usd,

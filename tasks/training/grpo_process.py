@@ -36,7 +36,7 @@ from r2.training.grpo.stages import (
     check_frozen,
     evaluate,
     fine_tune,
-    most_steps,
+    output_limit,
     pilot_of,
     plans_of,
     prompts_of,
@@ -223,7 +223,6 @@ def _learn(
     if settings.mode == "rejection":
         trained = fine_tune(round_, role, chosen, plans, model, tokenizer, keep)
     else:
-        limit = settings.reasoning.plan_tokens if role == "decomposer" else 16 + 20 * most_steps(plans)
         trained = train(
             chosen,
             model,
@@ -231,7 +230,7 @@ def _learn(
             work_dir,
             settings,
             seed=settings.seed + 1000 * round_.number,
-            max_completion_tokens=limit,
+            max_completion_tokens=output_limit(round_, role, plans),
             score=score,
             keep=keep,
         )

@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import orjson
@@ -19,11 +18,12 @@ from prefect.cache_policies import NO_CACHE
 from r2.errors import ConfigError, TrainingError
 from r2.lifeline import end, spawn
 from r2.policies.registry import Policy, PolicyCard, Registry, git_commit
-from r2.records.tables import CurveRow, RunRow
+from r2.records.tables import CurveRow
 from r2.training.curve import MetricsFile, MetricValue
 from r2.training.launch import training_command
 from r2.training.sft.settings import SftSettings
 from storage.lake.lake import Lake
+from storage.runs.sessions import add_session
 from tasks.training.sft_process import PolicyResult, PolicySpec, read_result
 
 
@@ -113,32 +113,24 @@ def record_training(
 ) -> None:
     """Adds the session's row to `runs`; the rows trained on count as requested, and as answered
     once training is done."""
-    lake = Lake(settings.lake)
-    n_earlier = sum(name.startswith("session-") for name in lake.units(run_id))
     n_done = n_rows if status == "completed" else 0
-    row = RunRow(
-        run_id=run_id,
-        session=n_earlier,
+    add_session(
+        Lake(settings.lake),
+        run_id,
         flow_run_id=str(runtime.flow_run.id or ""),
         kind=kind,
         method=kind,
         input_path=settings.problems or settings.labels if settings.policy == "specialist" else settings.labels,
         pool_path=settings.pool or "",
-        config=orjson.dumps(settings.model_dump(mode="json")).decode(),
-        code_version=version("r2-reasoner"),
+        config=settings.model_dump(mode="json"),
         status=status,
         n_requested=n_rows,
         n_answered=n_done,
-        n_failed=0,
         n_deferred=n_rows - n_done,
-        n_calls_lost=0,
         cost_usd=cost_usd,
         session_cost_usd=session_cost_usd,
-        wall_s=time.time() - started_at,
         started_at=started_at,
-        ended_at=time.time(),
     )
-    lake.commit(run_id, f"session-{n_earlier:04d}", {"runs": [row]})
 
 
 def _run(spec: PolicySpec) -> PolicyResult:

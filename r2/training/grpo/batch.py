@@ -63,13 +63,12 @@ def batch_metrics(
     total = sum(models.values()) or 1
     shares = {name: count / total for name, count in models.items()}
     valid = [one.terms.well_formed for one in scored if one.terms.well_formed is not None]
-    costs = [sum(c.cost_usd for wave in one.trajectory.waves for _, c in wave) for one in scored]
     return {
         "pool/valid_share": fmean(valid) if valid else 0.0,
         "pool/outage_share": sum(reward is None for reward in rewards) / n,
         "pool/zero_variance_share": sum(not group or max(group) - min(group) < 1e-9 for group in known) / len(groups),
         "pool/review_share": sum(one.n_reviews > 0 for one in scored) / n,
-        "pool/cost_usd": fmean(costs),
+        "pool/cost_usd": fmean(one.trajectory.cost_usd for one in scored),
         "pool/subtasks": fmean(len(one.trajectory.outcome.steps) for one in scored),
         "pool/top_model_share": max(shares.values(), default=0.0),
         "pool/model_entropy": -sum(share * math.log(share) for share in shares.values()),

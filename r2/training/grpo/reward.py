@@ -23,7 +23,6 @@ from r2.call import Call, Completion, Purpose
 from r2.errors import failure
 from r2.methods.cot import chain_of_thought
 from r2.problem import Problem
-from r2.problems.benchmark import judge
 from r2.training.grpo.review import reviewed
 from r2.training.grpo.settings import Role
 from r2.training.sampled import SampledText, completion_of
@@ -91,16 +90,13 @@ def score(trajectory: Trajectory, role: Role, sampled: SampledText, cost_ref_usd
     `right`: 1 for a right answer, 0 for a wrong one or none. `cost`: the trajectory's USD, router and review included,
     over `cost_ref_usd`. `well_formed`: 1 if the text was read as a plan or an allocation and was not cut.
     """
-    pairs = [pair for wave in trajectory.waves for pair in wave]
-    n_reviews = sum(call.purpose == "review" for call, _ in pairs)
-    ends = [trajectory.outcome.error_type, *(completion.error_type for _, completion in pairs)]
+    n_reviews = sum(call.purpose == "review" for call, _ in trajectory.pairs)
+    ends = [trajectory.outcome.error_type, *(completion.error_type for _, completion in trajectory.pairs)]
     if not all(failure(end).counts for end in ends):
         return ScoredTrajectory(trajectory, Terms(None, None, None), n_reviews)
-    answer = trajectory.outcome.answer
-    is_right = answer is not None and judge(trajectory.problem, answer) is True
     is_read = UNREAD[role] not in trajectory.outcome.failed_checks and not sampled.is_cut
-    spent_usd = sum(completion.cost_usd for _, completion in pairs)
-    return ScoredTrajectory(trajectory, Terms(float(is_right), spent_usd / cost_ref_usd, float(is_read)), n_reviews)
+    terms = Terms(float(trajectory.is_right), trajectory.cost_usd / cost_ref_usd, float(is_read))
+    return ScoredTrajectory(trajectory, terms, n_reviews)
 
 
 def all_read(trajectory: Trajectory) -> bool:
@@ -115,8 +111,7 @@ async def reference_cost_usd(problem: Problem, router: Router, complete: Complet
     trajectory = await drive(problem, chain_of_thought(problem, router, router.roster.strongest), complete)
     if not failure(trajectory.outcome.error_type).counts:
         return None
-    spent_usd = sum(completion.cost_usd for wave in trajectory.waves for _, completion in wave)
-    return spent_usd or None
+    return trajectory.cost_usd or None
 
 
 def rollout_seed(seed: int, number: int, step: int, problem_id: str, index: int) -> int:

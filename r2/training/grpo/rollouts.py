@@ -21,7 +21,7 @@ from r2.call import Call, Completion, Purpose
 from r2.pool.client.client import PoolClient
 from r2.pool.client.ports import CallJournal
 from r2.pool.file.config import PoolConfig
-from r2.pool.servers.endpoints import open_endpoints
+from r2.pool.opening import open_client
 from r2.problem import Problem
 from r2.training.grpo.reward import PURPOSE_OF, ScoredTrajectory, reference_cost_usd, rollout, score
 from r2.training.grpo.settings import Role
@@ -165,11 +165,11 @@ def open_rollouts(
     stack = AsyncExitStack()
 
     async def start() -> Rollouts:
-        addresses = await stack.enter_async_context(open_endpoints(pool, models_dir=models_dir, log_dir=log_dir))
         client = await stack.enter_async_context(
-            PoolClient(
+            open_client(
                 pool,
-                addresses,
+                models_dir=models_dir,
+                log_dir=log_dir,
                 state_dir=state_dir,
                 run_account=run_account,
                 max_cost_usd=max_cost_usd,

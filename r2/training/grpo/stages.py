@@ -9,14 +9,14 @@ from typing import Any
 
 import orjson
 
+from r2.answering.allocation import allocation_tokens
 from r2.answering.prompts import allocate_messages, decompose_messages
 from r2.answering.route import shown_models
-from r2.errors import PlanParseError, TrainingError
+from r2.errors import PlanParseError, TrainingError, failure
 from r2.plan import DIRECT, Plan, parse_plan
 from r2.policies.registry import Policy
 from r2.pool.file.config import PoolConfig
 from r2.problem import Problem
-from r2.problems.benchmark import judge
 from r2.training.data import ChatMessage
 from r2.training.grpo.batch import Draw, Rollout, TrainingPrompt
 from r2.training.grpo.partners import ENTRY, Parts
@@ -82,14 +82,17 @@ def evaluate(round_: Round, parts: Parts) -> tuple[HeldOut, list[Any]]:
         [RolloutRequest(p, {}, rollout_seed(round_.settings.seed, 0, 0, p.problem_id, 0)) for p in problems],
         with_review=False,
     )
-    right = [float(t.outcome.answer is not None and judge(t.problem, t.outcome.answer) is True) for t in trajectories]
-    cost = [sum(c.cost_usd for wave in t.waves for _, c in wave) for t in trajectories]
-    if any(ref is None for ref in references):
+    n_lost = sum(
+        reference is None or not failure(trajectory.outcome.error_type).counts
+        for reference, trajectory in zip(references, trajectories, strict=True)
+    )
+    if n_lost:
         raise TrainingError(
-            f"round {round_.number}: the pool failed for {sum(r is None for r in references)} of {len(references)} "
-            "held-out problems' reference "
-            "cost. Run the same command again when it is up; what was paid is kept."
+            f"round {round_.number}: the pool failed for {n_lost} of {len(problems)} held-out problems, so that the "
+            "versions cannot be compared. Run the same command again when it is up; what was paid is kept."
         )
+    right = [float(trajectory.is_right) for trajectory in trajectories]
+    cost = [trajectory.cost_usd for trajectory in trajectories]
     share = [usd / (ref or 1.0) for usd, ref in zip(cost, references, strict=True)]
     read = [float(all_read(t)) for t in trajectories]
     return HeldOut(
@@ -167,13 +170,11 @@ def plans_of(round_: Round) -> dict[int, SampledText]:
 
 def _plan_in(trajectory: Any) -> SampledText:
     """The plan a pool entry wrote, as a sampled text."""
-    for wave in trajectory.waves:
-        for call, completion in wave:
-            if call.purpose == "decompose":
-                usage = completion.usage
-                return SampledText(
-                    completion.text, usage.input_tokens, usage.output_tokens, completion.finish_reason == "length"
-                )
+    for call, completion in trajectory.pairs:
+        if call.purpose == "decompose":
+            usage = completion.usage
+            is_cut = completion.finish_reason == "length"
+            return SampledText(completion.text, usage.input_tokens, usage.output_tokens, is_cut)
     return SampledText("", 0, 0)
 
 
@@ -212,12 +213,17 @@ def request_of(round_: Round, role: Role, draw: Draw, step: int, plans: Mapping[
     )
 
 
+def output_limit(round_: Round, role: Role, plans: Mapping[int, SampledText]) -> int:
+    """Most tokens of a text that the role's policy samples."""
+    return round_.settings.reasoning.plan_tokens if role == "decomposer" else allocation_tokens(most_steps(plans))
+
+
 def _sample(
     round_: Round, role: Role, prompts: Sequence[TrainingPrompt], plans: Mapping[int, SampledText], n: int, why: str
 ) -> list[Rollout]:
     """`n` rollouts of each prompt with the round's starting policy."""
     policy, settings = round_.local(round_.parts.policies[role]), round_.settings
-    limit = settings.reasoning.plan_tokens if role == "decomposer" else 16 + 20 * most_steps(plans)
+    limit = output_limit(round_, role, plans)
     asked = [[(said["role"], said["content"]) for said in prompt.messages] for prompt in prompts for _ in range(n)]
     seed = rollout_seed(settings.seed, round_.number, 0, why, 0)
     written = policy.write(asked, limit, temperature=settings.temperature, seed=seed)  # type: ignore[arg-type]

@@ -1,0 +1,61 @@
+"""A session of a run in the table `runs`: one row each time somebody worked on it, whatever kind of run it is."""
+
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+
+import orjson
+
+from r2.records.tables import RunRow
+from storage.lake.lake import Lake
+
+
+def add_session(
+    lake: Lake,
+    run_id: str,
+    *,
+    flow_run_id: str,
+    kind: str,
+    method: str,
+    input_path: str,
+    pool_path: str,
+    config: Mapping[str, object],
+    status: str,
+    n_requested: int,
+    n_answered: int,
+    n_failed: int = 0,
+    n_deferred: int = 0,
+    n_calls_lost: int = 0,
+    cost_usd: float,
+    session_cost_usd: float,
+    started_at: float,
+) -> None:
+    """Adds the row of the session that ends now. Counts and `cost_usd` are over all sessions of the run; see `RunRow`.
+
+    `flow_run_id` is Prefect's, "" outside a flow.
+    """
+    number = sum(name.startswith("session-") for name in lake.units(run_id))
+    ended_at = time.time()
+    row = RunRow(
+        run_id=run_id,
+        session=number,
+        flow_run_id=flow_run_id,
+        kind=kind,
+        method=method,
+        input_path=input_path,
+        pool_path=pool_path,
+        config=orjson.dumps(dict(config)).decode(),
+        code_version=version("r2-reasoner"),
+        status=status,
+        n_requested=n_requested,
+        n_answered=n_answered,
+        n_failed=n_failed,
+        n_deferred=n_deferred,
+        n_calls_lost=n_calls_lost,
+        cost_usd=cost_usd,
+        session_cost_usd=session_cost_usd,
+        wall_s=ended_at - started_at,
+        started_at=started_at,
+        ended_at=ended_at,
+    )
+    lake.commit(run_id, f"session-{number:04d}", {"runs": [row]})
