@@ -89,6 +89,7 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
             row = bad_row(plan.run_id, method, problem, bad.error_type, bad.message, plan.created_at)
             unit.trajectories.append(row)
             counts.add(row)
+    n_bad_rows = len(unit.trajectories)
     deferred_keys: set[str] = set()
     deferred: list[Outcome | None] = []  # None: its check was stopped
     n_taken = 0
@@ -129,6 +130,7 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
                     f"unit {name} of run {plan.run_id} was committed by somebody else while we held the run's lock"
                 )
             progress.settle(name, counts)
+            progress.n_bad_rows += n_bad_rows
         else:
             progress.n_calls_lost += counts.n_calls_lost
     n_open = len(deferred) + len(open_problems) - n_taken

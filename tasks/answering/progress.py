@@ -69,6 +69,8 @@ class Progress:
     session_cost_usd: float = 0.0
     n_settled_before: int = 0
     """By earlier sessions."""
+    n_bad_rows: int = 0
+    """Of those that this session settled: rows of the input that no model was asked about."""
     started_at: float = field(default_factory=time.time)
     wall_s: float = 0.0
     """Of the session, once it is closed."""
@@ -89,7 +91,7 @@ class Progress:
     @property
     def is_cut_off(self) -> bool:
         """No model could be reached: every problem that this session worked on was deferred for that."""
-        return bool(self.n_by_outage) and self.session_n_settled == 0
+        return bool(self.n_by_outage) and self.session_n_settled == self.n_bad_rows
 
     def note_deferred(self, outcome: Outcome) -> None:
         """Remembers why a problem was deferred, where an outage is the reason."""

@@ -61,17 +61,18 @@ def test_questions_of_an_outage_are_deferred_and_the_same_command_answers_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     port = prepare(tmp_path, 10)
+    with (tmp_path / "q.jsonl").open("a", encoding="utf-8") as file:
+        file.write("not a row\n")
     down = asyncio.run(session(tmp_path))
-    assert counts(down) == (0, 0, 10)
+    assert counts(down) == (0, 1, 10)
     assert _print_result(down) == 1
     said = capsys.readouterr().err
     assert "Stopped: no model could be reached; 10 questions are deferred" in said
     assert "disconnected" in said
     assert "The same command resumes it:\n  r2 " in said
     assert query(tmp_path, "select status, n_deferred from runs") == [("failed", 10)]
-    assert {json.loads(line)["status"] for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()} == {
-        "deferred"
-    }
+    statuses = [json.loads(line)["status"] for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()]
+    assert statuses == ["deferred"] * 10 + ["failed"]
 
     async def up() -> RunResult:
         async with Loopback(port=port) as server:
@@ -80,9 +81,9 @@ def test_questions_of_an_outage_are_deferred_and_the_same_command_answers_them(
             return result
 
     result = asyncio.run(up())
-    assert counts(result) == (10, 0, 0)
-    assert _print_result(result) == 0
-    assert query(tmp_path, "select count(*), count(distinct problem_id) from trajectories") == [(10, 10)]
+    assert counts(result) == (10, 1, 0)
+    assert _print_result(result) == 1, "for the bad row"
+    assert query(tmp_path, "select count(*), count(distinct problem_id) from trajectories") == [(11, 11)]
 
 
 def test_a_session_that_reached_a_model_says_how_many_questions_an_outage_left_over(
