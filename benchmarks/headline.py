@@ -13,10 +13,24 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from r2.evaluation.compare import Comparison
+    from storage.evaluations.store import Evaluation
 
 HERE = Path(__file__).parent
 SHIPPED = HERE / "headline.jsonl.gz"
+RULE = """
+    with chosen as (
+        select benchmark, allocated_model, count(*) as n
+        from subtasks where run_id in (select unnest(?)) group by all
+    )
+    select benchmark, arg_max(allocated_model, n), max(n), sum(n)::bigint from chosen group by benchmark order by 1
+"""
+"""(benchmark, the model that most of its steps are allocated to, those steps, all its steps)."""
 
 
 def main() -> int:
@@ -50,6 +64,8 @@ def replay(recording: Path, lake: Path, *, is_kept: bool) -> int:
     with embedded_api():
         result = asyncio.run(evaluate_methods(settings))
     code = print_result(result, is_kept=is_kept)
+    for line in rules(result.lake, result.evaluation, result.comparison):
+        print(line)
     header = recorded_evaluation(recording) or {}
     print(f"{time.monotonic() - began:.0f} s, no model was asked")
     if "comparison" not in header or result.comparison is None:
@@ -62,6 +78,21 @@ def replay(recording: Path, lake: Path, *, is_kept: bool) -> int:
     differing = [m.label for m in was.methods if now.get(m.label) != m]
     sys.stderr.write(f"Figures differ from the recorded ones in: {', '.join(differing) or 'the summary'}\n")
     return 1
+
+
+def rules(lake: Path, evaluation: "Evaluation", comparison: "Comparison | None") -> Iterator[str]:
+    """How far the subject's allocations are those of a rule that knows the benchmark alone: one model for each."""
+    from storage.sql.query import connect
+
+    rows = {row.name: row for row in evaluation.rows}
+    subject = None if comparison is None or comparison.subject is None else rows[comparison.subject]
+    if subject is None:
+        return
+    with connect(lake) as db:
+        found = db.execute(RULE, [list(subject.test_runs)]).fetchall()
+    n_steps, n_same = sum(n for _, _, _, n in found), sum(n for _, _, n, _ in found)
+    rule = ", ".join(f"{benchmark} to {model}" for benchmark, model, _, _ in found)
+    yield f"{subject.name}: {n_same} of {n_steps} steps are allocated as by the rule: {rule}"
 
 
 if __name__ == "__main__":

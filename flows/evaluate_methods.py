@@ -167,8 +167,7 @@ async def _evaluate(session: _Session) -> list[EvaluatedRow]:
     """Constants, then what is fitted or chosen on dev problems, then everything on test problems."""
     settings, pool = session.settings, session.opened.pool
     roster = pool.roster()
-    weights = {name: f"{model.endpoint} {model.served_model}" for name, model in pool.models.items()}
-    constants = constants_of(settings, roster, weights)
+    constants = constants_of(settings, roster)
     variants = variants_of(settings, roster, pool.router.decomposer, pool.router.allocator)
     for variant in [*constants, *variants]:
         if not variant.method.uses_query_router:  # its file is fitted here

@@ -18,7 +18,8 @@ class ModelCard:
     """One pool entry. An entry is an arm: (weights, prompt mode); two entries may share one server.
 
     `skills` maps a skill name to measured accuracy in 0..1 (`r2 pool calibrate`); empty when nothing was measured.
-    `has_logprobs` and `guided` say what its server can do.
+    `has_logprobs` and `guided` say what its server can do. `weights` is equal for entries that ask the same model;
+    "" where that is not known.
     """
 
     name: str
@@ -30,6 +31,7 @@ class ModelCard:
     has_logprobs: bool = False
     guided: bool = False
     is_solver: bool = True
+    weights: str = ""
 
     @property
     def blended_price(self) -> float:
@@ -62,6 +64,13 @@ class Roster:
     def require(self, name: str) -> None:
         """Nothing if the pool has an entry called `name`; else the ConfigError of `roster[name]`."""
         self[name]
+
+    def step_by_step(self, name: str) -> str:
+        """The entry to ask for a chain of thought of the weights of `name`: the one whose prompt mode is `cot`, whose
+        price was measured on such replies, solver or not; `name` itself where the pool has none."""
+        card = self[name]
+        twins = [c.name for c in self.by_name.values() if c.prompt_mode == "cot" and c.weights == card.weights]
+        return name if not card.weights or not twins or name in twins else twins[0]
 
     def stronger(self, name: str) -> str | None:
         """The next solver above `name`, or None at the top."""

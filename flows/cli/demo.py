@@ -37,8 +37,11 @@ def demo(
     from flows.answer_questions import RunResult, answer_questions
     from flows.cli.pool import fetch_for_pool
     from flows.support.embedded_api import embedded_api
+    from r2.pool.file.config import load_pool
 
     fetch_for_pool(pool, models_dir)
+    roster = load_pool(pool).roster()
+    chain_of_thought = {"method": "cot", "model": roster.step_by_step(roster.strongest)}
     here = out / time.strftime("%Y%m%d-%H%M%S")
     here.mkdir(parents=True)
     questions = here / "questions.jsonl"
@@ -46,16 +49,16 @@ def demo(
         shutil.copyfile(bundled, questions)
     ended: list[tuple[AnswerSettings, RunResult]] = []
     with embedded_api():
-        for method in ("r2", "cot"):
+        for reasoning in ({"method": "r2"}, chain_of_thought):
             settings = load_settings(
                 None,
                 {
                     "input": str(questions),
                     "pool": pool,
                     "lake": str(here / "lake"),
-                    "out": str(here / f"answers.{method}.jsonl"),
+                    "out": str(here / f"answers.{reasoning['method']}.jsonl"),
                     "models_dir": str(models_dir),
-                    "reasoning": {"method": method},
+                    "reasoning": reasoning,
                 },
             )
             ended.append((settings, asyncio.run(answer_questions(settings))))

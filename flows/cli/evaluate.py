@@ -184,8 +184,7 @@ def _print_estimate(settings: "EvaluateSettings") -> None:
     found = evaluated_problems(settings)
     router = make_router(pool, settings.answering("", settings.reasoning))
     print(f"{len(found.dev)} dev problems, {len(found.test)} test problems, {settings.seeds} seeds")
-    weights = {name: f"{model.endpoint} {model.served_model}" for name, model in pool.models.items()}
-    rows, calls = estimate_evaluation(settings, router, weights, found.dev, found.test)
+    rows, calls = estimate_evaluation(settings, router, found.dev, found.test)
     for name, n_dev, n_test in rows:
         print(f"  {name}: {n_dev} runs on dev, {n_test} on test problems")
     print_calls(pool, calls)

@@ -56,11 +56,10 @@ def rescore(
 
     if not (lake / "_manifest").is_dir():
         raise ConfigError(f"{lake}: no lake there. Name its folder with --lake.")
-    pool = None if prices is None else load_pool(prices)
     done = score_again(
         Lake(lake),
         name,
-        prices=None if pool is None else {model: pool.price(model) for model in pool.models},
+        prices=None if prices is None else load_pool(prices).roster(),
         parser=extract_answer if parser else None,
         lambda_usd=lambda_usd,
         lambda_s=lambda_s,

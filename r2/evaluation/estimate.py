@@ -1,7 +1,7 @@
 """What an evaluation or a sweep may cost at most, before it begins: every row at every point, as if no call were
 shared. For `--dry-run`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from r2.answering.protocol import Router
@@ -16,13 +16,12 @@ from r2.settings import Reasoning
 def estimate_evaluation(
     settings: EvaluateSettings,
     router: Router,
-    weights: Mapping[str, str],
     dev: Sequence[Problem],
     test: Sequence[Problem],
 ) -> tuple[list[tuple[str, int, int]], list[CallEstimate]]:
     """((row, runs on dev problems, runs on test problems), ...) and the calls by purpose and model."""
     roster = router.roster
-    constants = constants_of(settings, roster, weights)
+    constants = constants_of(settings, roster)
     variants = variants_of(settings, roster, router.decomposer, router.allocator)
     is_fitted = any(variant.method.uses_query_router for variant in variants)
     extra = [own_mode(settings, card) for card in roster.solvers] if is_fitted else []

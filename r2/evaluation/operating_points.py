@@ -5,7 +5,7 @@ problems and the constants on the same problems. Constants (one model for everyt
 beat.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,23 +40,21 @@ class Variant:
         return method_named(self.reasoning.method)
 
 
-def constants_of(settings: EvaluateSettings, roster: Roster, weights: Mapping[str, str]) -> list[Variant]:
+def constants_of(settings: EvaluateSettings, roster: Roster) -> list[Variant]:
     """The constants: `direct NAME` asks an entry in its own prompt mode, `cot NAME` lets it think step by step; other
     methods with a row per model likewise.
 
     `cot`, `direct`, `cot:NAME` and `direct:NAME` of `methods` say which; without any of them it is all. A model that
-    was fine-tuned to be asked without instructions has no `cot`; two entries of the same `weights` (entry -> what
-    answers) and price share one.
+    was fine-tuned to be asked without instructions has no `cot`. Entries of the same weights share one, which is asked
+    of the entry whose prompt mode is `cot`, at that entry's price.
     """
     wanted = [text for text in settings.methods if _is_constant(text)] or [DIRECT, cot.METHOD.name]
     found: dict[str, Variant] = {}
     for text in wanted:
         method, _, name = text.partition(":")
         for card in [roster[name]] if name else roster.solvers:
-            variant = own_mode(settings, card) if method == DIRECT else _always(settings, method, card)
-            is_spare = (method == DIRECT and card.prompt_mode == "cot") or _is_told_by_another(
-                method, card, roster, weights
-            )
+            variant = own_mode(settings, card) if method == DIRECT else _always(settings, method, card, roster)
+            is_spare = card.prompt_mode == "cot" if method == DIRECT else _is_told_by_another(method, card, roster)
             if name or not is_spare:
                 found[variant.name] = variant
     return list(found.values())
@@ -66,7 +64,8 @@ def own_mode(settings: EvaluateSettings, card: ModelCard) -> Variant:
     """One call to an entry as its prompt mode says, which is how routers ask it for a whole question: a draw from one
     model."""
     if card.prompt_mode == "cot":
-        return _always(settings, cot.METHOD.name, card)
+        name = cot.METHOD.name
+        return Variant(f"{name} {card.name}", name, _with(settings, method=name, model=card.name))
     reasoning = _with(settings, method=random_model.METHOD.name, mix={card.name: 1.0})
     return Variant(f"{DIRECT} {card.name}", DIRECT, reasoning)
 
@@ -77,17 +76,19 @@ def _is_constant(text: str) -> bool:
     return name == DIRECT or (name in methods() and methods()[name].per_model)
 
 
-def _always(settings: EvaluateSettings, method: str, card: ModelCard) -> Variant:
-    """The method with one model for everything."""
-    return Variant(f"{method} {card.name}", method, _with(settings, method=method, model=card.name))
+def _always(settings: EvaluateSettings, method: str, card: ModelCard, roster: Roster) -> Variant:
+    """The method with one model for everything; a chain of thought by the entry whose price was measured on them."""
+    asked = roster[roster.step_by_step(card.name)] if method == cot.METHOD.name else card
+    model = card.name if asked.price == card.price else asked.name  # at one price it is the run it always was
+    return Variant(f"{method} {card.name}", method, _with(settings, method=method, model=model))
 
 
-def _is_told_by_another(method: str, card: ModelCard, roster: Roster, weights: Mapping[str, str]) -> bool:
-    """True for a chain of thought that an entry of its own, with the same weights and price, has as its prompt mode."""
-    if method != cot.METHOD.name or card.prompt_mode == "cot":
+def _is_told_by_another(method: str, card: ModelCard, roster: Roster) -> bool:
+    """True for a chain of thought that makes no sense, or that another solver has as its prompt mode."""
+    if method != cot.METHOD.name:
         return False
-    twins = [c for c in roster.solvers if c.prompt_mode == "cot" and weights[c.name] == weights[card.name]]
-    return card.prompt_mode == "bare" or any(twin.price == card.price for twin in twins)
+    asked = roster[roster.step_by_step(card.name)]
+    return card.prompt_mode == "bare" or (asked.name != card.name and asked.is_solver)
 
 
 def variants_of(settings: EvaluateSettings, roster: Roster, decomposer: str, allocator: str) -> list[Variant]:

@@ -26,15 +26,17 @@ from r2.evaluation.comparison import Comparison, to_json
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.settings import EvaluateSettings
 from r2.ledger import Price, Usage, cost_usd
+from r2.methods import cot
 from r2.pool.client.wire import ParsedReply, parse_body
 from r2.problem import Problem
 from r2.problems.benchmark import judge
 from r2.problems.checks import extract_answer
+from r2.roster import Roster
 from storage.evaluations.store import evaluation_dir, is_evaluation, read_comparison, read_evaluation
 from storage.evaluations.summary import compared, outcomes_of_rows
 from storage.lake.lake import Lake
 from storage.lake.manifest import make_folder
-from storage.runs.plan import read_plan, run_dir_of
+from storage.runs.plan import RunPlan, read_plan, run_dir_of
 
 Parser = Callable[[str], str]
 
@@ -109,17 +111,19 @@ def rescore_run(
     lake: Lake,
     run_id: str,
     *,
-    prices: Mapping[str, Price] | None = None,
+    prices: Roster | None = None,
     parser: Parser | None = None,
     lambda_usd: float = 0.0,
     lambda_s: float = 0.0,
 ) -> Iterator[RescoredRow]:
     """A run's trajectories in input order. `prices` None: as stored; `parser` None: answers as stored, and only judged
-    again.
+    again. A chain of thought is charged as the pool's entry for it (`Roster.step_by_step`), whoever was asked then.
 
     Raises ConfigError for a run that the lake does not have, or a model that `prices` lacks.
     """
-    problems = _problems(lake, run_id)
+    plan = _plan(lake, run_id)
+    problems = _problems(plan)
+    table = None if prices is None else _price_table(prices, plan.settings.reasoning.method)
     trajectories = (row for batch in lake.iter_rows("trajectories", run_id, _TRAJECTORIES) for row in batch.to_pylist())
     calls = (row for batch in lake.iter_rows("calls", run_id, _CALLS) for row in batch.to_pylist())
     by_problem = groupby(calls, key=lambda row: (row["problem_id"], row["rollout"]))
@@ -129,15 +133,25 @@ def rescore_run(
         if ahead is not None and ahead[0] == (old["problem_id"], old["rollout"]):
             mine = list(ahead[1])
             ahead = next(by_problem, None)
-        yield _rescored(run_id, old, mine, problems, prices, parser, lambda_usd, lambda_s)
+        yield _rescored(run_id, old, mine, problems, table, parser, lambda_usd, lambda_s)
 
 
-def _problems(lake: Lake, run_id: str) -> dict[str, Problem]:
+def _plan(lake: Lake, run_id: str) -> RunPlan:
     try:
-        plan = read_plan(run_dir_of(lake.root, run_id))
+        return read_plan(run_dir_of(lake.root, run_id))
     except LakeError:
         known = ", ".join(lake.manifest.run_ids()) or "none"
         raise ConfigError(f"{lake.root} has no run {run_id!r} with its plan. Runs: {known}.") from None
+
+
+def _price_table(pool: Roster, method: str) -> dict[str, Price]:
+    """Entry that was asked -> what it is charged for a call of the method."""
+    if method == cot.METHOD.name:
+        return {name: pool[pool.step_by_step(name)].price for name in pool.by_name}
+    return {name: card.price for name, card in pool.by_name.items()}
+
+
+def _problems(plan: RunPlan) -> dict[str, Problem]:
     return {
         problem.problem_id: problem for shard in plan.shards for problem, bad in plan.rows(shard.index) if bad is None
     }
@@ -218,7 +232,7 @@ def rescore(
     lake: Lake,
     name: str,
     *,
-    prices: Mapping[str, Price] | None = None,
+    prices: Roster | None = None,
     parser: Parser | None = extract_answer,
     lambda_usd: float = 0.0,
     lambda_s: float = 0.0,

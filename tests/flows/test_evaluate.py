@@ -109,18 +109,45 @@ def test_without_gold_plans_difficulty_is_thirds_by_how_many_constants_are_right
 def test_constants_are_every_solver_in_its_own_mode_and_thinking_step_by_step_each_once():
     roster = Roster(
         [
-            ModelCard("small", "small", CHEAP),
-            ModelCard("small-cot", "small", CHEAP, prompt_mode="cot"),
-            ModelCard("tuned", "small", CHEAP, prompt_mode="bare"),
-            ModelCard("large", "large", DEAR),
+            ModelCard("small", "small", CHEAP, weights="s"),
+            ModelCard("small-cot", "small", DEAR, prompt_mode="cot", weights="s"),
+            ModelCard("tuned", "small", CHEAP, prompt_mode="bare", weights="t"),
+            ModelCard("large", "large", DEAR, weights="l"),
         ]
     )
-    weights = {"small": "s", "small-cot": "s", "tuned": "t", "large": "l"}
-    rows = constants_of(EvaluateSettings(methods=("r2",)), roster, weights)
+    rows = constants_of(EvaluateSettings(methods=("r2",)), roster)
     assert [row.name for row in rows] == ["direct small", "direct tuned", "direct large", "cot small-cot", "cot large"]
     assert rows[0].reasoning.mix == {"small": 1.0}
-    named = constants_of(EvaluateSettings(methods=("cot:small", "r2")), roster, weights)
-    assert [row.name for row in named] == ["cot small"]
+    assert [row.reasoning.model for row in rows[3:]] == ["small-cot", "large"]
+
+
+def test_a_chain_of_thought_is_billed_at_the_price_of_the_entry_that_thinks_step_by_step():
+    roster = Roster(
+        [
+            ModelCard("small", "small", DEAR, weights="s"),
+            ModelCard("small-cot", "small", CHEAP, prompt_mode="cot", weights="s"),
+            ModelCard("large", "large", DEAR, weights="l"),
+            ModelCard("large-cot", "large", CHEAP, prompt_mode="cot", weights="l", is_solver=False),
+        ]
+    )
+    [named] = constants_of(EvaluateSettings(methods=("cot:small",)), roster)
+    assert (named.name, named.reasoning.model) == ("cot small", "small-cot")
+    rows = {row.name: row.reasoning.model for row in constants_of(EvaluateSettings(methods=("cot",)), roster)}
+    assert rows == {"cot small-cot": "small-cot", "cot large": "large-cot"}, "who is no solver has no row of its own"
+
+
+@pytest.mark.parametrize("pool", ["specialists", "no_scan"])
+def test_the_shipped_pools_bill_chains_of_thought_at_the_measured_prices(pool: str):
+    measured = load_pool(ROOT / "pools" / "local.toml")
+    roster = load_pool(ROOT / "pools" / f"{pool}.toml").roster()
+    rows = {row.name: row for row in constants_of(EvaluateSettings(methods=("cot",)), roster)}
+    assert list(rows) == ["cot smollm-135m", "cot qwen-0.5b", "cot qwen-1.5b"]
+    for name in ("qwen-0.5b", "qwen-1.5b"):
+        asked = rows[f"cot {name}"].reasoning.model
+        assert asked == f"{name}-cot"
+        assert roster[asked].price == measured.price(asked)
+        assert roster[name].price == measured.price(name)
+    assert not [card.name for card in roster.solvers if card.prompt_mode == "cot"], "the allocator was trained without"
 
 
 def test_every_router_is_a_row_and_b_is_tried_only_where_the_allocator_gives_log_probabilities():
@@ -394,11 +421,13 @@ def test_thresholds_come_from_dev_problems_alone(evaluated: tuple[Path, Evaluati
 
 def test_an_evaluation_is_scored_again_under_doubled_prices(evaluated: tuple[Path, EvaluationResult]):
     folder, result = evaluated
-    pool = load_pool(SIMULATED)
-    doubled = {
-        name: replace(p := pool.price(name), input=2 * p.input, cached_input=2 * p.cached_input, output=2 * p.output)
-        for name in pool.models
-    }
+    doubled = Roster(
+        replace(
+            card,
+            price=replace(p := card.price, input=2 * p.input, cached_input=2 * p.cached_input, output=2 * p.output),
+        )
+        for card in load_pool(SIMULATED).roster().by_name.values()
+    )
     done = rescore(Lake(folder / "lake"), result.evaluation.evaluation_id, prices=doubled)
     assert done.changed() == []
     assert done.old is not None and done.new is not None

@@ -3,6 +3,7 @@ facts."""
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from r2.problem import Problem
 from r2.problems.checks import extract_answer
 from r2.records.rows import to_rows
 from r2.records.tables import CallRow, SubtaskRow, TrajectoryRow
+from r2.roster import Roster
 from r2.settings import AnswerSettings
 from storage.evaluations.rescore import rescore, rescore_run
 from storage.lake.lake import Lake
@@ -29,10 +31,13 @@ QUESTIONS = [
     {"id": "void", "question": "Say nothing.", "answer": "something"},
 ]
 REPLIES = {"sum": "4 + 5 is\nAnswer: 9", "word": "It is blue\nThe colour: Blue.", "void": ""}
-DOUBLE = {
-    name: Price(2 * c.price.input, 2 * c.price.cached_input, 2 * c.price.output, "2026-11-02", "doubled")
-    for name, c in ROSTER.by_name.items()
-}
+
+
+def doubled(price: Price) -> Price:
+    return Price(2 * price.input, 2 * price.cached_input, 2 * price.output, "2026-11-02", "doubled")
+
+
+DOUBLE = Roster(replace(card, price=doubled(card.price)) for card in ROSTER.by_name.values())
 
 
 @pytest.fixture
@@ -70,6 +75,15 @@ def test_doubled_prices_double_every_cost_and_change_no_answer(answered: tuple[L
     assert [row.old_cost_usd for row in rows] == pytest.approx([0.0002] * 3)
     assert [row.cost_usd for row in rows] == pytest.approx([0.0004] * 3)
     assert not [row for row in rows if row.is_changed]
+
+
+def test_a_chain_of_thought_is_charged_as_the_entry_that_thinks_step_by_step(answered: tuple[Lake, str]):
+    lake, run_id = answered
+    told_apart = [replace(card, weights=name, prompt_mode="direct") for name, card in ROSTER.by_name.items()]
+    twin = replace(DOUBLE["large"], name="large-cot", prompt_mode="cot", weights="large", is_solver=False)
+    rows = list(rescore_run(lake, run_id, prices=Roster([*told_apart, twin])))
+    assert [row.old_cost_usd for row in rows] == pytest.approx([0.0002] * 3)
+    assert [row.cost_usd for row in rows] == pytest.approx([0.0004] * 3)
 
 
 def test_another_parser_reads_the_stored_texts_and_the_checks_judge_what_it_read(answered: tuple[Lake, str]):
@@ -127,6 +141,6 @@ def test_the_new_scores_are_a_file_and_the_stored_rows_stay_as_they_are(answered
 def test_a_model_without_a_price_and_a_run_that_is_not_there_are_named(answered: tuple[Lake, str]):
     lake, run_id = answered
     with pytest.raises(ConfigError, match="no price for 'large'"):
-        rescore(lake, run_id, prices={"small": DOUBLE["small"]})
+        rescore(lake, run_id, prices=Roster([DOUBLE["small"]]))
     with pytest.raises(ConfigError, match=run_id):
         rescore(lake, "cot-of-nobody")

@@ -142,10 +142,13 @@ class PoolConfig:
         text: str,
         policies: Mapping[str, Policy] = MappingProxyType({}),
         policies_dir: Path = Path("policies"),
+        weights: Mapping[str, str] | None = None,
     ) -> None:
+        """`weights`: entry -> what answers; None: by the entries' endpoints."""
         self.path = path
         self.text = text
         self.tables = tables
+        self.weights = weights or {name: _weights(name, model) for name, model in tables.models.items()}
         self.policies = policies
         self.policies_dir = policies_dir
         self.models: Mapping[str, ModelTable] = tables.models
@@ -180,7 +183,7 @@ class PoolConfig:
         models = {name: model for name, model in self.models.items() if name in names}
         policies = {name: policy for name, policy in self.policies.items() if name in names}
         tables = self.tables.model_copy(update={"models": models})
-        return PoolConfig(self.path, tables, self.text, policies, self.policies_dir)
+        return PoolConfig(self.path, tables, self.text, policies, self.policies_dir, self.weights)
 
     def price(self, name: str) -> Price:
         table = self.models[name].price_usd_per_mtok
@@ -200,6 +203,7 @@ class PoolConfig:
                 has_logprobs=model.logprobs,
                 guided=model.guided,
                 is_solver=model.solver,
+                weights=self.weights[name],
             )
             for name, model in self.models.items()
         )
@@ -271,7 +275,17 @@ def _replayed(path: Path) -> PoolConfig:
     tables = _checked(path, text)
     replay = {"endpoint": f"recording:{path.resolve()}", "api_key_env": None}
     models = {name: model.model_copy(update=replay) for name, model in tables.models.items()}
-    return PoolConfig(path, tables.model_copy(update={"models": models, "budget": BudgetTable()}), text)
+    replayed = tables.model_copy(update={"models": models, "budget": BudgetTable()})
+    answered = {name: _weights(name, model) for name, model in tables.models.items()}
+    return PoolConfig(path, replayed, text, weights=answered)
+
+
+def _weights(name: str, model: ModelTable) -> str:
+    """Equal for entries that ask the same model. A server that is not told a model's name is asked for the entry's."""
+    kind = model.endpoint.partition(":")[0]
+    if kind == "recording":
+        return name
+    return f"{model.endpoint} {model.served_model or name}" if kind in ("http", "https") else model.endpoint
 
 
 def _checked(path: Path, text: str) -> PoolTables:
