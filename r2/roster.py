@@ -20,8 +20,8 @@ class ModelCard:
     `skills` maps a skill name to measured accuracy in 0..1 (`r2 pool calibrate`); empty when nothing was measured.
     `has_logprobs` and `guided` say what its server can do. `weights` is equal for entries that ask the same model;
     "" where that is not known. `sent_output_limit` is the limit that the entry sends in place of a call's own (None:
-    the call's own). `further_input_tokens` and `hidden_output_tokens` bound what a bill may hold beside the messages and
-    beyond that limit.
+    the call's own). `further_input_tokens` and `hidden_output_tokens` bound what a bill may hold beside the messages
+    and beyond that limit.
     """
 
     name: str

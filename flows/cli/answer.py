@@ -347,7 +347,7 @@ def _print_result(result: Any) -> int:
     if summary.n_without_logprobs:
         say(
             f"{summary.n_without_logprobs} questions got no log-probabilities from entries whose pool table promises "
-            "them (logprobs = true): --b and --min-confidence had nothing to go by there. `r2 pool check` names the entries."
+            "them (logprobs = true): --b and --min-confidence had nothing to go by there. `r2 pool check` says which."
         )
     return 1 if summary.n_failed or progress.n_deferred or summary.n_cut else 0
 

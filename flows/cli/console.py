@@ -88,9 +88,9 @@ def _print_caps(pool: "PoolConfig", models: "Sequence[str]") -> None:
                 f"{name} sends its own output limit, {limit} tokens: up to {limit * price.output / 1e6:.6f} USD a call"
             )
     print(
-        "A money cap sets aside the most that each call may cost: a token per byte sent, and the whole output limit. Each\n"
-        "entry gets one call at a time until one of its bills kept that bound. A bill above it closes the entry; only such\n"
-        "bills, of calls that were on their way by then, can pass the cap."
+        "A money cap sets aside the most that each call may cost: a token per byte sent, and the whole output limit.\n"
+        "Each entry gets one call at a time until one of its bills kept that bound. A bill above it closes the entry; "
+        "only\nsuch bills, of calls that were on their way by then, can pass the cap."
     )
 
 

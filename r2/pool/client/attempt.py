@@ -120,8 +120,9 @@ class Attempts:
         if not asked.may_cost(way.worst_usd):
             spent_usd = asked.earlier_usd + asked.charged_usd
             message = (
-                f"USD {way.worst_usd:.6f} that a call to {entry.name} may cost beside the {spent_usd:.6f} already spent on "
-                f"it would pass the {call.max_cost_usd:.6f} left of the question's cap; raise --max-cost-per-question-usd"
+                f"USD {way.worst_usd:.6f} that a call to {entry.name} may cost, beside {spent_usd:.6f} spent on it, "
+                f"would pass {call.max_cost_usd:.6f}, what is left of the question's cap; raise "
+                "--max-cost-per-question-usd"
             )
             return refused(entry, asked, "question_budget", message, way.queued_at)
         is_capped = self._money is not None or call.max_cost_usd is not None

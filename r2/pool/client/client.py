@@ -114,9 +114,9 @@ class PoolClient:
         """The settled outcome of a call: from the journal if it was paid for before, else from the model or a fallback.
 
         Durable in `journal` when returned, unless nothing was sent. A stored failure that says nothing about the call
-        is asked again, unless `replay_failures`; its attempts that cost something stay in the outcome, so that no money is
-        forgotten. Never raises for what a provider does; an error of the journal (a full disk) comes through, because
-        continuing would lose paid answers.
+        is asked again, unless `replay_failures`; its attempts that cost something stay in the outcome, so that no money
+        is forgotten. Never raises for what a provider does; an error of the journal (a full disk) comes through,
+        because continuing would lose paid answers.
         """
         recording = self._open.recordings.get(call.model)
         if recording is not None:

@@ -29,9 +29,9 @@ class Bills:
             return
         self.why_closed = (
             f"{entry} billed {bill.usage.input_tokens} prompt and {bill.usage.output_tokens} generated tokens, "
-            f"{bill.usd:.6f} USD for a call that may cost {reserved_usd:.6f} USD at most by what was asked. No cap can hold "
-            "for it, and it gets no further call in this session. If the bill is right, tell the pool file what the "
-            "server adds (hidden_input_tokens, hidden_output_tokens); else use another entry."
+            f"{bill.usd:.6f} USD for a call that may cost {reserved_usd:.6f} USD at most by what was asked. No cap can "
+            "hold for it, and it gets no further call in this session. If the bill is right, tell the pool file what "
+            "the server adds (hidden_input_tokens, hidden_output_tokens); else use another entry."
         )
 
 

@@ -115,8 +115,8 @@ class ModelTable(EndpointLimits):
             limit = extra_body.get(name, 1)
             if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
                 raise ValueError(
-                    f"extra_body.{name} = {limit!r} does not bound what a call may cost; give a whole number of tokens, "
-                    "1 or more, or leave it out"
+                    f"extra_body.{name} = {limit!r} does not bound what a call may cost; give a number of tokens, 1 or "
+                    "more, or leave it out"
                 )
         for name in _ANSWER_COUNT_FIELDS:
             if name in extra_body and extra_body[name] != 1:
