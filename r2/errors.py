@@ -104,9 +104,22 @@ CALL_FAILURES: Final[Mapping[str, Failure]] = {
     "bad_body": _outage("HTTP 200 whose body is not a chat completion", "counted", "understood"),
     "auth": _outage("401, 403 or 402: wrong key or no balance", "never", "bad_key"),
     "moderated": _final("the provider's moderation refused this one input"),
+    "content_filter": _final("the provider's filter, or the model itself, broke off the answer"),
+    "bad_end": _final("the generation ended in a way that leaves no answer: tool calls, or an end we do not know"),
     "context_length": _final("the prompt is longer than the model's context"),
     "bad_request": _final("any other 4xx: the same request will fail again"),
     "circuit_open": _unsent("the model's breaker is open and no fallback was left", next_entry=True, is_outage=True),
+    "overbilled": _unsent("the entry billed more than was asked for, and is closed", next_entry=True, is_outage=True),
+    "question_budget": Failure(
+        "a further attempt could pass the question's money budget",
+        "never",
+        next_entry=True,
+        stronger_model=False,
+        defers=False,
+        is_outage=False,
+        counts=True,
+        sign=None,
+    ),
     "budget_exhausted": _unsent("the reserve for this call would pass a money budget"),
     "stopped": _unsent("the run was asked to stop before the call was sent"),
     "not_recorded": Failure(
@@ -129,6 +142,12 @@ def failure(error_type: str | None) -> Failure:
     """The row of `CALL_FAILURES`; for what is no failure of a call (`empty`, `plan_parse`, None, ...) a row that is
     final and counts."""
     return CALL_FAILURES.get(error_type or "", _FINAL)
+
+
+def is_asked_again(error_type: str | None) -> bool:
+    """Whether a call that is stored with this error is asked again when it comes up again: the error says nothing about
+    the call, or goes by a cap that may have been raised since."""
+    return failure(error_type).defers or error_type == "question_budget"
 
 
 class R2Error(Exception):

@@ -6,9 +6,14 @@ a price cannot be in a pool, so a total can never leave a call out for want of a
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
-UsageSource = Literal["provider", "estimated"]
+UsageSource = Literal["provider", "estimated", "doubtful"]
+"""Who counted: the provider; nobody, so that the worst case is charged; or the provider, in a number that cannot be
+true of what was asked."""
+
+TEMPLATE_TOKENS_PER_MESSAGE: Final = 8
+"""Tokens that a chat template puts around one message; ours, an upper bound of the templates we know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,10 @@ class Usage:
     source: UsageSource = "provider"
 
     def __add__(self, other: Self) -> "Usage":
-        source: UsageSource = "estimated" if "estimated" in (self.source, other.source) else "provider"
+        sources = (self.source, other.source)
+        source: UsageSource = (
+            "doubtful" if "doubtful" in sources else "estimated" if "estimated" in sources else "provider"
+        )
         return Usage(
             self.input_tokens + other.input_tokens,
             self.cached_input_tokens + other.cached_input_tokens,
@@ -72,14 +80,31 @@ def total_usage(usages: Iterable[Usage]) -> Usage:
     return total
 
 
-def worst_case_usage(messages: Sequence[tuple[str, str]], max_output_tokens: int) -> Usage:
-    """An upper estimate before a call: a token per 2.5 UTF-8 bytes of prompt, 8 per message for its template, and the
-    whole output limit.
+def worst_case_usage(
+    messages: Sequence[tuple[str, str]], max_output_tokens: int, *, further_input_tokens: int = 0
+) -> Usage:
+    """A bound before a call: a token per UTF-8 byte of prompt, 8 per message for its template, `further_input_tokens`
+    for what else is sent or added, and the whole output limit.
 
-    Ours: English prose has about 4 bytes a token, digits and symbols 1 to 3; reserves that are too high are refunded,
-    too low ones break a cap.
+    Ours: no tokenizer in use makes more tokens of a text than it has bytes (emoji and rare scripts come near), and what
+    a call is bounded by may be far above what it costs: reserves that are too high are refunded, too low ones break a
+    cap.
     """
+    n_bytes = _utf8_bytes(messages)
+    return Usage(
+        n_bytes + TEMPLATE_TOKENS_PER_MESSAGE * len(messages) + further_input_tokens, 0, max_output_tokens, "estimated"
+    )
+
+
+def expected_usage(messages: Sequence[tuple[str, str]], max_output_tokens: int) -> Usage:
+    """What a call is expected to need at most, no bound: a token per 2.5 UTF-8 bytes of prompt, 8 per message, and the
+    whole output limit. Ours: English prose has about 4 bytes a token, digits and symbols 1 to 3."""
+    n_tokens = round(_utf8_bytes(messages) / 2.5) + TEMPLATE_TOKENS_PER_MESSAGE * len(messages)
+    return Usage(n_tokens, 0, max_output_tokens, "estimated")
+
+
+def _utf8_bytes(messages: Sequence[tuple[str, str]]) -> int:
     n_bytes = 0
     for _, text in messages:
         n_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-    return Usage(round(n_bytes / 2.5) + 8 * len(messages), 0, max_output_tokens, "estimated")
+    return n_bytes

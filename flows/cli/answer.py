@@ -322,7 +322,7 @@ def _print_result(result: Any) -> int:
     table.add_row("USD", f"{summary.cost_usd:.6f}")
     table.add_row("  of it router", f"{summary.router_cost_usd:.6f}")
     if progress.unsettled_cost_usd > 1e-12:
-        table.add_row("  paid for deferred questions", f"{progress.unsettled_cost_usd:.6f}")
+        table.add_row("  paid beside: deferred questions, lost calls", f"{progress.unsettled_cost_usd:.6f}")
     table.add_row("  this session", f"{progress.session_cost_usd:.6f}")
     table.add_row("USD per 1k questions", f"{summary.usd_per_1k:.4f}")
     table.add_row("calls per question", f"{summary.calls_per_question:.2f}")
@@ -342,7 +342,14 @@ def _print_result(result: Any) -> int:
         return 130
     if summary.n_failed:
         say(f"{summary.n_failed} rows failed. See why: r2 sql --lake {result.lake} --view errors, or --view bad_rows")
-    return 1 if summary.n_failed or progress.n_deferred else 0
+    if summary.n_cut:
+        say(f"{summary.n_cut} answers end at their token limit and nobody stronger had a whole one: finish = length.")
+    if summary.n_without_logprobs:
+        say(
+            f"{summary.n_without_logprobs} questions got no log-probabilities from entries whose pool table promises "
+            "them (logprobs = true): --b and --min-confidence had nothing to go by there. `r2 pool check` says which."
+        )
+    return 1 if summary.n_failed or progress.n_deferred or summary.n_cut else 0
 
 
 def _print_estimate(settings: AnswerSettings) -> None:

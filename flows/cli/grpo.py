@@ -137,7 +137,7 @@ def _print_estimate(settings: Any) -> None:
     """An upper bound: every call on the dearest solver, none of them equal to an earlier one."""
     from collections import Counter
 
-    from r2.ledger import cost_usd, worst_case_usage
+    from r2.ledger import cost_usd, expected_usage
     from r2.methods.expected import SUBTASKS_PER_QUESTION
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
@@ -160,7 +160,7 @@ def _print_estimate(settings: Any) -> None:
         0 if settings.filter.by == "nothing" else n_rounds * settings.filter.n_problems * settings.filter.n_rollouts
     )
     n_calls = (n_training + n_pilot) * SUBTASKS_PER_QUESTION
-    usd = n_calls * cost_usd(dearest.price, worst_case_usage([("user", "x" * 800)], 64))
+    usd = n_calls * cost_usd(dearest.price, expected_usage([("user", "x" * 800)], dearest.output_limit(64)))
     print(
         f"{n_rounds} rounds of {settings.steps} steps: {n_training} rollouts, {n_pilot} in pilots, about "
         f"{n_calls:.0f} pool calls at most"

@@ -4,7 +4,7 @@ import orjson
 
 from r2.answering.protocol import Step, Trajectory
 from r2.call import Attempt, Call, Completion
-from r2.ledger import cost_usd, total_usage, worst_case_usage
+from r2.ledger import cost_usd, expected_usage, total_usage
 from r2.plan import format_plan
 from r2.problem import Problem
 from r2.records.tables import CallRow, Candidate, CandidateRow, SubtaskRow, TrajectoryRow
@@ -147,7 +147,8 @@ def _subtask_row(
             score=step.choice.log_probabilities.get(solver.name),
             propensity=propensities.get(solver.name),
             expected_cost_usd=cost_usd(
-                solver.price, worst_case_usage(first_call.messages, first_call.max_output_tokens)
+                solver.price,
+                expected_usage(first_call.messages, solver.output_limit(first_call.max_output_tokens)),
             )
             if first_call is not None
             else 0.0,

@@ -9,10 +9,12 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from r2.answering.admission import Begun
 from r2.answering.drive import drive, drive_all
 from r2.answering.protocol import Outcome, Trajectory
 from r2.call import Call, Completion
 from r2.errors import LakeError, failure
+from r2.ledger import cost_usd
 from r2.methods import method_named
 from r2.problem import Problem
 from r2.problems.benchmark import benchmark_of
@@ -21,7 +23,7 @@ from r2.records.rows import bad_row, candidate_rows, to_rows
 from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
 from storage.lake.manifest import UnitEntry
 from storage.lake.schema import Row
-from storage.runs.journal import Journal, keep_only
+from storage.runs.journal import Journal, drop_settled
 from storage.sources.questions import BadRow
 from tasks.answering.progress import Counts
 from tasks.answering.session import RunSession, session_of
@@ -74,7 +76,7 @@ class _Unit:
 
 async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[str, int]:
     plan, progress = session.plan, session.progress
-    method = plan.settings.reasoning.method
+    method, guess_usd = plan.settings.reasoning.method, session.guessed_usd()
     units, settled, planned = await to_end(_read, session, shard)
     for name, entry in units.items():  # an attempt before this one may have ended after its commit
         progress.settle(name, Counts.of_note(entry.meta))
@@ -90,31 +92,40 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
             unit.trajectories.append(row)
             counts.add(row)
     n_bad_rows = len(unit.trajectories)
-    deferred_keys: set[str] = set()
+    settled_keys: set[str] = set()
     deferred: list[Outcome | None] = []  # None: its check was stopped
     n_taken = 0
 
     async with opened(Journal.open, plan.journal_file(shard)) as journal:
-        counts.n_calls_lost = journal.n_lost_at_open
+        counts.note_lost(journal.lost_at_open)
 
         async def answer(problem: Problem) -> None:
             nonlocal n_taken
             if progress.stop_reason is not None:
                 return
-            n_taken += 1
             keys: set[str] = set()
             outcome: Outcome | None = None
             rows: _Rows | None = None
-            with contextlib.suppress(CheckStopped):  # its calls are kept, and the next session checks its answer
-                trajectory = await _answered(session, problem, journal, keys)
-                outcome = trajectory.outcome
-                rows = await _rows_of(session, trajectory) if outcome.status != "deferred" else None
+            begun = await session.admission.begin(method, guess_usd)
+            if begun is None:
+                session.stop("budget")
+                return
+            try:
+                if progress.stop_reason is not None:
+                    return
+                n_taken += 1
+                with contextlib.suppress(CheckStopped):  # its calls are kept, and the next session checks its answer
+                    trajectory = await _answered(session, problem, journal, keys, begun)
+                    outcome = trajectory.outcome
+                    rows = await _rows_of(session, trajectory) if outcome.status != "deferred" else None
+            finally:
+                session.admission.end(begun, is_whole=rows is not None)
             if rows is None:
                 deferred.append(outcome)
-                deferred_keys.update(keys)
                 if outcome is not None and outcome.error_type == "budget_exhausted":
                     session.stop("budget")
                 return
+            settled_keys.update(keys)
             row, its_subtasks, its_calls, its_candidates = rows
             unit.trajectories.append(row)
             unit.subtasks.extend(its_subtasks)
@@ -125,6 +136,10 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
         await drive_all(open_problems, answer, slots=session.slots, max_workers=plan.settings.max_in_flight)
         if unit.trajectories:
             name = f"{shard:05d}-{len(units)}"
+            is_complete = not deferred and n_taken == len(open_problems)
+            lost = [call for call in journal.lost_at_open if is_complete or call.key in settled_keys]
+            progress.n_calls_lost += len(journal.lost_at_open) - len(lost)
+            counts.note_lost(lost)
             if not await to_end(session.lake.commit, plan.run_id, name, unit.tables(), meta=counts.note()):
                 raise LakeError(
                     f"unit {name} of run {plan.run_id} was committed by somebody else while we held the run's lock"
@@ -140,7 +155,7 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
             f"shard {shard} of run {plan.run_id}: {len(planned)} rows, but {n_settled} settled and {n_open} deferred. "
             "This is a bug; the journal is kept, please report it."
         )
-    await to_end(_close_journal, plan.journal_file(shard), deferred_keys if n_open else None)
+    await to_end(_close_journal, plan.journal_file(shard), settled_keys if n_open else None)
     progress.n_deferred += n_open
     for outcome in deferred:
         if outcome is not None:
@@ -157,8 +172,10 @@ def _read(
     return units, session.lake.settled_ids(plan.run_id, prefix), list(plan.rows(shard))
 
 
-async def _answered(session: RunSession, problem: Problem, journal: Journal, keys: set[str]) -> Trajectory:
-    """The problem answered or deferred; `keys` gets the journal keys of its calls.
+async def _answered(
+    session: RunSession, problem: Problem, journal: Journal, keys: set[str], begun: Begun
+) -> Trajectory:
+    """The problem answered or deferred; `keys` gets the journal keys of its calls, `begun` what they may cost and did.
 
     What earlier sessions got as far as is walked from the journal, stored failures included, since a stronger model may
     have answered after them. Where that walk ends with the failures that deferred the problem, those calls, and no
@@ -173,9 +190,14 @@ async def _answered(session: RunSession, problem: Problem, journal: Journal, key
     async def complete(call: Call) -> Completion:
         key = call.journal_key(problem.problem_id)
         keys.add(key)
-        return await session.client.complete(
+        card = session.router.roster[call.model]
+        worst_usd = cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
+        begun.sends(worst_usd)
+        completion = await session.client.complete(
             call, problem_id=problem.problem_id, journal=journal, replay_failures=key not in again
         )
+        begun.got(worst_usd, 0.0 if completion.is_replayed else completion.cost_usd)
+        return completion
 
     while True:
         trajectory = await drive(problem, method.run(problem, session.router), complete, beside)
@@ -207,9 +229,9 @@ async def _rows_of(session: RunSession, trajectory: Trajectory) -> _Rows:
     return await session.checks.run(rows) if benchmark_of(trajectory.problem).is_slow else rows()
 
 
-def _close_journal(path: Path, needed: set[str] | None) -> None:
-    """Keeps the calls that the shard still needs; None: it is complete."""
-    if needed is None:
+def _close_journal(path: Path, settled_keys: set[str] | None) -> None:
+    """Drops the calls that the shard no longer needs; None: it is complete."""
+    if settled_keys is None:
         path.unlink()
     else:
-        keep_only(path, needed)
+        drop_settled(path, settled_keys)

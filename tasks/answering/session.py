@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from r2.answering.admission import Admission
 from r2.answering.protocol import Router
 from r2.call import Call, Completion
+from r2.methods.estimate import guessed_usd
 from r2.methods.router import make_router
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal
@@ -23,6 +25,7 @@ from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.opening import open_client
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
+from storage.runs.paid import paid_usd
 from storage.runs.plan import RunPlan, ShardPlan, read_plan
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.blocking import Checks, to_end
@@ -34,6 +37,9 @@ class CallClient(Protocol):
     @property
     def spent_usd(self) -> float:
         """Paid by this process."""
+
+    def unspent_usd(self) -> float:
+        """What its money caps still leave; inf without one."""
 
     async def complete(
         self,
@@ -65,6 +71,8 @@ class RunSession:
     slots: asyncio.Semaphore
     progress: Progress
     checks: Checks
+    admission: Admission
+    """Shared by all runs that pay from one purse."""
 
     def open_shards(self) -> Iterator[ShardPlan]:
         """Shards with rows that no session has settled."""
@@ -77,13 +85,21 @@ class RunSession:
         return (shard for shard in self.plan.shards if settled.get(shard.index, 0) < shard.n_rows)
 
     def stop(self, reason: str) -> None:
-        """Ends the run cleanly: no new problem is taken, no new call is sent, calls in flight finish and are kept.
-        Ctrl-C does not wait for answers that are being checked: the next session checks them."""
+        """Ends the run cleanly: no new problem is taken, calls in flight finish and are kept.
+
+        At a budget's end the problems under way get what is left; else no new call is sent. Ctrl-C does not wait for
+        answers that are being checked: the next session checks them.
+        """
         if self.progress.stop_reason is None:
             self.progress.stop_reason = reason
-        self.client.stop()
+        if reason != "budget":
+            self.client.stop()
         if reason == "interrupted":
             self.checks.stop()
+
+    def guessed_usd(self) -> float:
+        """What one question may need, before any has been answered."""
+        return guessed_usd(self.router, {name: self.pool.price(name) for name in self.pool.models})
 
 
 _open_sessions: dict[Path, RunSession] = {}
@@ -99,7 +115,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     router = make_router(pool, settings)
     lake = Lake(Path(settings.lake))
     progress = progress_so_far(plan)
-    progress.unsettled_cost_usd = await to_end(_journaled_usd, plan, lake)
+    progress.unsettled_cost_usd = progress.lost_cost_usd + await to_end(_journaled_usd, plan, lake)
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(
@@ -114,7 +130,8 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         )
         checks = stack.enter_context(closing(Checks()))
         slots = asyncio.Semaphore(settings.max_in_flight)
-        session = RunSession(plan, pool, router, client, lake, slots, progress, checks)
+        admission = Admission(client.unspent_usd)
+        session = RunSession(plan, pool, router, client, lake, slots, progress, checks, admission)
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)
         yield session
@@ -124,10 +141,10 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
 
 
 def _journaled_usd(plan: RunPlan, lake: Lake) -> float:
-    """What earlier sessions paid for problems they did not settle. A journal left beside a finished
-    shard is removed."""
+    """What earlier sessions paid for problems they did not settle, calls lost in kills included. A journal left beside
+    a finished shard is removed."""
     units = lake.units(plan.run_id)
-    paid_usd = 0.0
+    journaled_usd = 0.0
     for shard in plan.shards:
         path = plan.journal_file(shard.index)
         if not path.exists():
@@ -137,8 +154,8 @@ def _journaled_usd(plan: RunPlan, lake: Lake) -> float:
             path.unlink()
             continue
         with Journal.open(path) as journal:
-            paid_usd += sum(Completion.from_bytes(record).cost_usd for _, record in journal.records())
-    return paid_usd
+            journaled_usd += paid_usd(journal)
+    return journaled_usd
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from r2.answering.admission import Admission
 from r2.errors import LakeError
 from r2.evaluation.settings import EvaluateSettings
 from r2.methods.router import make_router
@@ -52,6 +53,7 @@ class OpenEvaluation:
     checks: Checks
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     calls: SharedCalls | None = None
+    admission: Admission | None = None
     open_runs: dict[str, RunSession] = field(default_factory=dict)
     stop_reason: str | None = None
     """`budget` or `interrupted` once it is ending early."""
@@ -166,7 +168,8 @@ async def answer_run(evaluation: OpenEvaluation, plan: RunPlan) -> bool:
         progress.started_at = time.time()
         router = make_router(evaluation.pool, plan.settings)
         slots, checks = evaluation.slots, evaluation.checks
-        session = RunSession(plan, evaluation.pool, router, calls, evaluation.lake, slots, progress, checks)
+        admission = evaluation.admission = evaluation.admission or Admission(calls.unspent_usd)
+        session = RunSession(plan, evaluation.pool, router, calls, evaluation.lake, slots, progress, checks, admission)
         evaluation.open_runs[plan.run_id] = session
         try:
             for shard in session.open_shards():

@@ -10,34 +10,41 @@ import ipaddress
 import time
 import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import aiohttp
 from yarl import URL
 
-from r2.pool.client.wire import classify, parse_retry_after, provider_message, scrub
+from r2.pool.client.body import KEPT_BYTES, MOST_BYTES, read_body
+from r2.pool.client.refusals import Refusal, refusal
+from r2.pool.client.wire import scrub
 
-_LARGE_BODY = (
-    1 << 20
-)  # aiohttp writes larger bytes in one piece and warns about it; from a file object it writes chunks
+_LARGE_BODY = 1 << 20
+"""aiohttp writes larger bytes in one piece and warns about it; from a file object it writes chunks."""
+
+
+_COMPUTING_S = 1.0
+"""A connection that ends without a byte of an answer, this long or longer after the request: the answer may have been
+under way."""
+
+Billing = Literal["usage", "worst", "nothing"]
+"""What the server may have billed: what the body says, anything up to the worst case, or nothing."""
 
 
 @dataclass(slots=True)  # not frozen: freezing costs more than the rest of making one, and there is one per call
 class HttpReply:
-    """What came of one POST. `status` is 0 if no answer began; `error_type` None only for a 2xx, whose body has yet to
-    be parsed.
+    """What came of one POST. `status` is 0 if no answer began; `refusal` None only for a 2xx, whose body has yet to be
+    parsed.
 
-    `was_sent` is False where no connection came about: nothing can have been billed. `is_stale` marks a connection that
-    ended before any byte of the answer, as idle ones do: the caller may try once more at no charge.
+    `is_stale` marks a connection that ended at once, before any byte of the answer, as idle ones do: the caller may try
+    once more at no charge.
     """
 
     status: int
     body: bytes = b""
-    error_type: str | None = None
-    error_message: str | None = None
-    retry_after_s: float | None = None
-    was_sent: bool = True
+    refusal: Refusal | None = None
+    billing: Billing = "usage"
     is_stale: bool = False
 
 
@@ -75,8 +82,11 @@ class HttpSession:
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, endpoint: Endpoint, body: bytes, within_s: float = float("inf")) -> HttpReply:
-        """Sends `body` and reads the whole answer, within the endpoint's time limit and `within_s`.
+    async def post(
+        self, endpoint: Endpoint, body: bytes, within_s: float = float("inf"), most_bytes: int = MOST_BYTES
+    ) -> HttpReply:
+        """Sends `body` and reads the whole answer, within the endpoint's time limit and `within_s`, if it has at most
+        `most_bytes`.
 
         Never raises for what a server does; cancellation passes through.
         """
@@ -87,14 +97,14 @@ class HttpSession:
             key = self._environ.get(endpoint.api_key_env, "").strip()
             if not key or not key.isascii() or not key.isprintable():
                 state = "is not set" if not key else "holds characters that no key has"
-                return HttpReply(
-                    0, error_type="auth", error_message=f"${endpoint.api_key_env} {state}; set it.", was_sent=False
-                )
+                message = f"${endpoint.api_key_env} {state}; set it."
+                return HttpReply(0, refusal=Refusal("auth", message, blames_the_key=True), billing="nothing")
             headers = {"Authorization": f"Bearer {key}"}
         status = 0
         limit_s = endpoint.timeout.total or within_s
         timeout = endpoint.timeout if limit_s <= within_s else _time_limit(within_s)
         content = body if len(body) < _LARGE_BODY else io.BytesIO(body)
+        began_at = time.monotonic()
         try:
             async with self._session.post(
                 endpoint.url,
@@ -105,25 +115,41 @@ class HttpSession:
                 allow_redirects=False,
             ) as response:
                 status = response.status
-                received = scrub(await response.read(), key)
-                error_type = classify(status, received)
-                if error_type is None:
-                    return HttpReply(status, received)
-                message = f"HTTP {status}: {provider_message(received)}"
-                if error_type == "auth" and endpoint.api_key_env is not None:
-                    message += f" (the key is read from ${endpoint.api_key_env})"
-                retry_after_s = parse_retry_after(response.headers, time.time())
-                return HttpReply(status, received, error_type, message, retry_after_s)
+                if not 200 <= status < 300:
+                    received, _ = await read_body(response, KEPT_BYTES)
+                    received = scrub(received, key)
+                    refused = refusal(status, received, response.headers)
+                    if refused is not None and refused.error_type == "auth" and endpoint.api_key_env is not None:
+                        said = f"{refused.message} (the key is read from ${endpoint.api_key_env})"
+                        refused = replace(refused, message=said)
+                    return HttpReply(status, received, refused, billing="nothing")
+                received, is_whole = await read_body(response, most_bytes)
+                received = scrub(received, key)
+                if not is_whole:
+                    message = f"HTTP {status}: a body of more than {most_bytes / 2**20:.0f} MiB; the rest was not read"
+                    return HttpReply(status, received, Refusal("bad_body", message, status), billing="worst")
+                return HttpReply(status, received)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
-            return HttpReply(0, error_type="disconnected", error_message=_said(error, key, endpoint), was_sent=False)
+            said = _said(error, key, endpoint)
+            return HttpReply(0, refusal=Refusal("disconnected", said), billing="nothing")
         except TimeoutError:
             message = f"no complete answer within {min(limit_s, within_s):g} s"
-            return HttpReply(status, error_type="timeout", error_message=message)
+            billing: Billing = "worst" if status < 300 else "nothing"
+            return HttpReply(status, refusal=Refusal("timeout", message), billing=billing)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            message = _said(error, key, endpoint)
-            return HttpReply(status, error_type="disconnected", error_message=message, is_stale=status == 0)
-        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError) as error:
-            return HttpReply(status, error_type="disconnected", error_message=_said(error, key, endpoint))
+            refused, waited_s = Refusal("disconnected", _said(error, key, endpoint)), time.monotonic() - began_at
+            is_billed = 200 <= status < 300 or (status == 0 and waited_s >= _COMPUTING_S)
+            return HttpReply(
+                status,
+                refusal=refused,
+                billing="worst" if is_billed else "nothing",
+                is_stale=status == 0 and waited_s < _COMPUTING_S,
+            )
+        except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueError) as error:
+            # Bytes came that are no HTTP, or a body that is none of its kind: an answer had begun.
+            is_cut = isinstance(error, (aiohttp.ClientPayloadError, asyncio.IncompleteReadError))
+            refused = Refusal("disconnected" if is_cut else "bad_body", _said(error, key, endpoint))
+            return HttpReply(status, refusal=refused, billing="worst" if status < 300 else "nothing")
 
 
 def _time_limit(seconds: float) -> aiohttp.ClientTimeout:

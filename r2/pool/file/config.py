@@ -6,15 +6,16 @@ held here. `load_pool` is the one way in; `PoolConfig.roster()` is what the reas
 
 import difflib
 import hashlib
+import json
 import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from r2.errors import ConfigError, PoolFileError
 from r2.ledger import Price
@@ -24,6 +25,19 @@ from r2.roster import ModelCard, PromptMode, Roster, Tier
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+
+OUTPUT_LIMIT_FIELDS: Final = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_new_tokens",
+    "n_predict",
+    "num_predict",
+)
+"""Names that servers give the limit on generated tokens."""
+
+_ANSWER_COUNT_FIELDS: Final = ("n", "best_of", "num_return_sequences", "candidate_count")
+"""Names that servers give the number of answers to one request. Each is billed, and one is read."""
 
 
 class _Table(BaseModel):
@@ -84,7 +98,40 @@ class ModelTable(EndpointLimits):
     simulated: Mapping[str, float] = Field(default_factory=dict)
     """Parameters of a `simulated:` model; see r2/pool/simulated/process.py."""
     extra_body: Mapping[str, Any] = Field(default_factory=dict)
-    """Further fields of the request body, for server options this file has no name for."""
+    """Further fields of the request body, for server options this file has no name for. A limit on generated tokens
+    (`max_tokens`, `max_completion_tokens`, ...) is sent in place of each call's own, and reserves, caps and estimates
+    go by it; fields that ask for several answers are refused."""
+    hidden_input_tokens: int = Field(default=64, ge=0)
+    """Prompt tokens that the server may bill beside a token per byte of what is sent: its chat template, its own system
+    prompt. A bill above that closes the entry in a run with a money cap."""
+    hidden_output_tokens: int = Field(default=0, ge=0)
+    """Generated tokens that the server may bill beyond the limit it was given, as those that count thinking beside the
+    limit do. A bill above that closes the entry in a run with a money cap."""
+
+    @field_validator("extra_body")
+    @classmethod
+    def _bounds_its_cost(cls, extra_body: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in OUTPUT_LIMIT_FIELDS:
+            limit = extra_body.get(name, 1)
+            if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+                raise ValueError(
+                    f"extra_body.{name} = {limit!r} does not bound what a call may cost; give a number of tokens, 1 or "
+                    "more, or leave it out"
+                )
+        for name in _ANSWER_COUNT_FIELDS:
+            if name in extra_body and extra_body[name] != 1:
+                raise ValueError(
+                    f"extra_body.{name} = {extra_body[name]!r} asks for several answers to one request: all would be "
+                    "billed and one is read. Leave it out; methods that need samples ask for them one by one"
+                )
+        return extra_body
+
+    @property
+    def sent_output_limit(self) -> int | None:
+        """The limit on generated tokens that `extra_body` sends in place of a call's own; None: the call's own."""
+        if not self.extra_body:
+            return None
+        return max((self.extra_body[name] for name in OUTPUT_LIMIT_FIELDS if name in self.extra_body), default=None)
 
 
 class RouterTable(_Table):
@@ -167,6 +214,8 @@ class PoolConfig:
                         "deadline_s",
                         "quota",
                         "api_key_env",
+                        "hidden_input_tokens",
+                        "hidden_output_tokens",
                     }
                 },
             }
@@ -204,6 +253,9 @@ class PoolConfig:
                 guided=model.guided,
                 is_solver=model.solver,
                 weights=self.weights[name],
+                sent_output_limit=model.sent_output_limit,
+                further_input_tokens=model.hidden_input_tokens + _sent_beside(model.extra_body),
+                hidden_output_tokens=model.hidden_output_tokens,
             )
             for name, model in self.models.items()
         )
@@ -224,6 +276,15 @@ class PoolConfig:
                     f"{self.path}:{line}: model {name!r} reads its key from ${model.api_key_env}, which is not set. "
                     f"Set it (export {model.api_key_env}=...), or remove the model from the pool."
                 )
+
+
+def _sent_beside(extra_body: Mapping[str, Any]) -> int:
+    """Bytes of the further fields: a server may take any of them into the prompt."""
+    return (
+        len(json.dumps(dict(extra_body), ensure_ascii=False, default=str).encode("utf-8", "replace"))
+        if extra_body
+        else 0
+    )
 
 
 def load_pool(path: Path | str, policies_dir: Path | str | None = None) -> PoolConfig:

@@ -129,7 +129,15 @@ def test_a_step_that_nobody_else_is_asked_for_ends_the_question_with_its_error_t
 
 def test_what_is_final_is_short_everything_else_defers_the_question():
     final = {name for name, failed in CALL_FAILURES.items() if not failed.defers}
-    assert final == {"moderated", "context_length", "bad_request", "not_recorded"}
+    assert final == {
+        "moderated",
+        "content_filter",
+        "bad_end",
+        "context_length",
+        "bad_request",
+        "question_budget",
+        "not_recorded",
+    }
 
 
 @pytest.mark.parametrize("error_type", [name for name, failed in CALL_FAILURES.items() if failed.defers])
