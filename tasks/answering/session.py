@@ -7,9 +7,9 @@ A task that runs in a process of its own (a Dask or Ray task runner) opens one f
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from storage.runs.paid import paid_usd
 from storage.runs.plan import RunPlan, ShardPlan, read_plan
+from storage.runs.reopened import Reopened, reopened
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.blocking import Checks, to_end
 
@@ -72,7 +73,9 @@ class RunSession:
     progress: Progress
     checks: Checks
     admission: Admission
-    """Shared by all runs that pay from one purse."""
+    """Shared by all runs that pay from one budget."""
+    reopened: Mapping[str, Reopened] = field(default_factory=dict)
+    """problem_id -> what was paid before for a question that had failed and is asked again."""
 
     def open_shards(self) -> Iterator[ShardPlan]:
         """Shards with rows that no session has settled."""
@@ -115,7 +118,9 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     router = make_router(pool, settings)
     lake = Lake(Path(settings.lake))
     progress = progress_so_far(plan)
+    again = await to_end(reopened, plan, lake)
     progress.unsettled_cost_usd = progress.lost_cost_usd + await to_end(_journaled_usd, plan, lake)
+    progress.unsettled_cost_usd += sum(one.cost_usd for one in again.values())
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(
@@ -131,7 +136,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         checks = stack.enter_context(closing(Checks()))
         slots = asyncio.Semaphore(settings.max_in_flight)
         admission = Admission(client.unspent_usd)
-        session = RunSession(plan, pool, router, client, lake, slots, progress, checks, admission)
+        session = RunSession(plan, pool, router, client, lake, slots, progress, checks, admission, again)
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)
         yield session
