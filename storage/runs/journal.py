@@ -26,6 +26,7 @@ from typing import NamedTuple, Self
 from r2.atomic import beside
 from r2.errors import LakeError, RunLockedError
 from storage.lake.manifest import make_folder, sync_folder
+from storage.runs.journal_mark import JournalMark, Known, read_mark, replace_mark
 
 MAGIC = b"R2J\x01"
 _HEAD = struct.Struct("<4sIBIIQ")
@@ -60,6 +61,7 @@ class Journal:
         self._in_sync: list[tuple[asyncio.Future[None], str, int]] = []
         self._is_sync_due = False
         self._syncer = _Syncer(descriptor)
+        self._mark = JournalMark(path)
         self._broken: LakeError | None = None
         self.in_flight_at_open: list[tuple[str, float]] = []
         """(key, cost estimate in USD) of calls that earlier sessions began and never stored: they may have been paid.
@@ -67,6 +69,8 @@ class Journal:
         self.n_lost_at_open = 0
         """How often a call was begun by earlier sessions and its answer lost; a call lost twice and then stored counts
         twice."""
+        self.n_missing_at_open = 0
+        """Stored calls that the file had once and has no longer: it was cut, emptied or taken away. They were paid."""
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -151,6 +155,15 @@ class Journal:
             assert body is not None, f"{key} has an offset {offset}"
             yield key, body
 
+    def loss(self) -> str:
+        """What to say where `n_missing_at_open` is not 0."""
+        n, n_left = self.n_missing_at_open, len(self._offsets)
+        return (
+            f"{self.path}: cut or taken away: {n} of the {n + n_left} answers that were safely in it are missing. They "
+            f"were paid for and are asked again, so up to {n} calls are paid twice. Where you have a backup of it, "
+            "stop now (Ctrl-C) and restore it."
+        )
+
     def __len__(self) -> int:
         return len(self._offsets)
 
@@ -158,6 +171,7 @@ class Journal:
         """Ends the sync thread, writes what is left, and lets the file go."""
         self._syncer.close()
         self._write()
+        self._mark.close()
         os.close(self._descriptor)
 
     def __enter__(self) -> Self:
@@ -230,6 +244,7 @@ class Journal:
             self._offsets[key] = offset  # here, not in `commit`: a caller that was cancelled has paid too
             if not written.done():
                 written.set_result(None)
+        self._mark.write(Known(end, len(self._offsets)))
         self._is_sync_due = bool(self._waiting)
         if self._waiting:
             loop.call_later(GATHER_S, self._begin_sync, loop)
@@ -237,6 +252,7 @@ class Journal:
     def _replay(self) -> None:
         """Reads the file once: offsets of stored calls, calls left open, and where the next record goes."""
         size = os.fstat(self._descriptor).st_size
+        known = read_mark(self.path)
         begun: dict[str, float] = {}
         n_open: dict[str, int] = {}
         if size:
@@ -245,6 +261,8 @@ class Journal:
                     record = _parse(view[self._end :])
                     if record is None:
                         self._refuse_corruption(stored, view)
+                        if self._end < known.end <= size:
+                            raise self._damaged()
                         break
                     if record.kind == _BEGUN:
                         begun[record.key] = _ESTIMATE.unpack(record.body)[0]
@@ -255,6 +273,8 @@ class Journal:
                         self._offsets[record.key] = self._end
                     self._end += record.size
             os.ftruncate(self._descriptor, self._end)
+        if self._end < known.end:
+            self.n_missing_at_open = max(0, known.n_calls - len(self._offsets))
         self.in_flight_at_open = list(begun.items())
         self.n_lost_at_open = sum(n_open.values())
 
@@ -267,13 +287,15 @@ class Journal:
         while at >= 0:
             later = _parse(view[at:])
             if later is not None and later.durable > self._end:
-                raise LakeError(
-                    f"{self.path}: the record at byte {self._end} is damaged, though it was safely on disk before. "
-                    "Calls after it "
-                    "were paid for, so nothing is cut off. Restore the file from a backup, or move it away and pay "
-                    "for them again."
-                )
+                raise self._damaged()
             at = stored.find(MAGIC, at + 1)
+
+    def _damaged(self) -> LakeError:
+        return LakeError(
+            f"{self.path}: the record at byte {self._end} is damaged, though it was safely on disk before. Calls after "
+            "it were paid for, so nothing is cut off. Restore the file from a backup, or move it away and pay for them "
+            "again."
+        )
 
 
 class _Syncer:
@@ -320,9 +342,11 @@ def keep_only(path: Path, keys: Set[str]) -> None:
     No call was lost in a clean end, so notes of begun calls are dropped.
     """
     shorter = beside(path)
+    n_kept = 0
     with Journal.open(path) as old, Journal.open(shorter) as new:
         for key, record in old.records():
             if key in keys:
+                n_kept += 1
                 offset = new._append(_COMMITTED, key, record)
                 new._write()
                 if new._end == offset:
@@ -330,6 +354,7 @@ def keep_only(path: Path, keys: Set[str]) -> None:
                         f"{shorter}: cannot be written. Make room on the disk and run the same command again."
                     )
         os.fsync(new._descriptor)
+        replace_mark(path, Known(new._end, n_kept))
     shorter.replace(path)
     sync_folder(path.parent)
 

@@ -22,6 +22,7 @@ from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
 from storage.lake.manifest import UnitEntry
 from storage.lake.schema import Row
 from storage.runs.journal import Journal, keep_only
+from storage.runs.journal_mark import remove_journal
 from storage.sources.questions import BadRow
 from tasks.answering.progress import Counts
 from tasks.answering.session import RunSession, session_of
@@ -95,7 +96,7 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
     n_taken = 0
 
     async with opened(Journal.open, plan.journal_file(shard)) as journal:
-        counts.n_calls_lost = journal.n_lost_at_open
+        counts.n_calls_lost = journal.n_lost_at_open + session.n_missing.get(shard, 0)
 
         async def answer(problem: Problem) -> None:
             nonlocal n_taken
@@ -210,6 +211,6 @@ async def _rows_of(session: RunSession, trajectory: Trajectory) -> _Rows:
 def _close_journal(path: Path, needed: set[str] | None) -> None:
     """Keeps the calls that the shard still needs; None: it is complete."""
     if needed is None:
-        path.unlink()
+        remove_journal(path)
     else:
         keep_only(path, needed)
