@@ -103,6 +103,29 @@ class Journal:
         journal._durable = journal._end
         return journal
 
+    @classmethod
+    def problem(cls, path: Path) -> str | None:
+        """What is wrong with a journal, or None; also where a run has it open. Changes nothing: a torn end is not
+        wrong, and is not cut off."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            n_calls = read_mark(path).n_calls
+            return f"{path}: missing, with {n_calls} answers that were safely in it" if n_calls else None
+        except OSError as error:
+            return f"{path}: cannot be read: {error.strerror}"
+        journal = cls(path, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            journal._replay(cut_off=False)
+            return journal.loss() if journal.n_missing_at_open else None
+        except BlockingIOError:
+            return None
+        except LakeError as error:
+            return str(error)
+        finally:
+            journal.close()
+
     def find(self, key: str) -> bytes | None:
         """The stored record of `key`, the newest if there are several; None if there is none."""
         offset = self._offsets.get(key)
@@ -249,7 +272,7 @@ class Journal:
         if self._waiting:
             loop.call_later(GATHER_S, self._begin_sync, loop)
 
-    def _replay(self) -> None:
+    def _replay(self, *, cut_off: bool = True) -> None:
         """Reads the file once: offsets of stored calls, calls left open, and where the next record goes."""
         size = os.fstat(self._descriptor).st_size
         known = read_mark(self.path)
@@ -272,7 +295,8 @@ class Journal:
                         begun.pop(record.key, None)
                         self._offsets[record.key] = self._end
                     self._end += record.size
-            os.ftruncate(self._descriptor, self._end)
+            if cut_off:
+                os.ftruncate(self._descriptor, self._end)
         if self._end < known.end:
             self.n_missing_at_open = max(0, known.n_calls - len(self._offsets))
         self.in_flight_at_open = list(begun.items())
