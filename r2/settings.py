@@ -5,7 +5,6 @@ Flags override TOML, TOML overrides the defaults here. Validators check, they do
 """
 
 import hashlib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -14,6 +13,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from r2.errors import ConfigError
+from r2.toml_text import parsed
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Positive = Annotated[float, Field(gt=0)]
@@ -286,8 +286,8 @@ def load(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> 
     merged: dict[str, Any] = {}
     if path is not None:
         try:
-            merged = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            merged = parsed(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     try:
         if issubclass(kind, Frozen):
