@@ -5,8 +5,8 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from storage.evaluations.verify import verify_lake as problems_of
 from storage.lake.lake import Lake
-from storage.runs.verify import verify_lake as problems_of
 from storage.sql.query import write_database
 
 

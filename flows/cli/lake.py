@@ -85,7 +85,7 @@ def verify(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
 
         r2 lake verify
     """
-    from storage.runs.verify import verify_lake
+    from storage.evaluations.verify import verify_lake
 
     for path in _existing(lake).unnamed():
         say(f"{path}: named by no run: a crash left it, or somebody put it there. It is not read.")

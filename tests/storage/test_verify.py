@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from r2.errors import LakeError
+from storage.evaluations.verify import verify_lake
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from storage.runs.journal_mark import mark_of
 from storage.runs.plan import RunPlan, read_plan
-from storage.runs.verify import verify_lake
 from storage.sql.query import connect
 from tests.storage.test_readers import unchanged
 from tests.support.lake_rows import problem

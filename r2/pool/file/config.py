@@ -21,7 +21,7 @@ from r2.policies.registry import Policy, Registry
 from r2.pool.file.recording import recorded_pool
 from r2.pool.file.secrets import line_of_login, secret_of_body, secret_of_endpoint, secret_of_variable
 from r2.roster import ModelCard, PromptMode, Roster, Tier
-from r2.toml_text import parsed
+from r2.settings import parsed_toml
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -313,7 +313,7 @@ def _weights(name: str, model: ModelTable) -> str:
 
 def _checked(path: Path, text: str) -> PoolTables:
     try:
-        document = parsed(text)
+        document = parsed_toml(text)
     except ValueError as error:
         raise PoolFileError(f"{path}: not valid TOML: {error}") from error
     try:

@@ -12,7 +12,7 @@ from tomlkit.exceptions import ParseError
 from r2.atomic import beside, write_atomically
 from r2.errors import PoolFileError
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.toml_text import parsed
+from r2.settings import parsed_toml
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def _with_entry(path: Path, name: str, entry: Mapping[str, Any]) -> str:
         )
     try:
         text = path.read_text("utf-8")
-        parsed(text)  # within bounds; the other parser, which keeps comments, has none
+        parsed_toml(text)  # within bounds; the other parser, which keeps comments, has none
         document = tomlkit.parse(text)
     except (ValueError, ParseError) as error:
         raise PoolFileError(f"{path}: not valid TOML: {error}") from error

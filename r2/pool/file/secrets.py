@@ -19,7 +19,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def secret_of_endpoint(endpoint: str) -> str | None:
     """What of an address is a secret, in words that do not repeat it; None if nothing is."""
-    if re.match(r"[a-z][a-z0-9+.-]*:(//)?[^/?#]*@", endpoint, re.IGNORECASE):
+    if re.match(r"[a-z][a-z0-9+.-]*://[^/?#]*@", endpoint, re.IGNORECASE):
         return "the address holds a user name or a password"
     try:
         query = urlsplit(endpoint).query

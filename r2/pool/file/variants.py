@@ -11,7 +11,7 @@ import tomlkit
 from tomlkit.exceptions import ParseError
 
 from r2.errors import PoolFileError
-from r2.toml_text import parsed
+from r2.settings import parsed_toml
 
 
 def without(text: str, names: Collection[str]) -> str:
@@ -40,7 +40,7 @@ def with_entries(text: str, added: str) -> str:
 
 def _parsed(text: str, what: str) -> tomlkit.TOMLDocument:
     try:
-        parsed(text)
+        parsed_toml(text)
         document = tomlkit.parse(text)
     except (ValueError, ParseError) as error:
         raise PoolFileError(f"{what}: not valid TOML: {error}") from error
