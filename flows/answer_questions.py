@@ -67,6 +67,8 @@ async def answer_what_is_open(plan: RunPlan) -> Progress:
     if progress.n_settled == plan.n_requested:
         return progress
     async with open_session(plan) as session, shown(session):
+        for warning in session.progress.warnings:
+            sys.stderr.write(f"r2: {warning}\n")
         with stopped_by_signals(session):
             await _answer_open_shards(session)
         return session.progress

@@ -152,6 +152,8 @@ async def evaluate_methods(settings: EvaluateSettings) -> EvaluationResult:
     pool = load_pool(settings.pool)
     planned = plan_evaluation(settings)
     async with open_evaluation(planned.evaluation_id, settings, pool) as opened:
+        for warning in opened.warnings:
+            sys.stderr.write(f"r2: {warning}\n")
         session = _Session(settings, planned, opened, asyncio.Semaphore(settings.methods_in_flight))
         with stopped_by_signals(opened):
             rows = await _evaluate(session)

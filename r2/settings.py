@@ -7,6 +7,7 @@ Flags override TOML, TOML overrides the defaults here. Validators check, they do
 import hashlib
 import tomllib
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -15,6 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from r2.errors import ConfigError
 
+MAX_TOML_CHARACTERS = 4 * 1024 * 1024
+"""A pool file of a thousand models has a tenth of it."""
+MAX_TOML_DEPTH = 32
+"""Tables and lists within each other; our own files have five."""
 Settings = TypeVar("Settings", bound=BaseModel)
 Positive = Annotated[float, Field(gt=0)]
 
@@ -286,8 +291,8 @@ def load(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> 
     merged: dict[str, Any] = {}
     if path is not None:
         try:
-            merged = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            merged = parsed_toml(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     try:
         if issubclass(kind, Frozen):
@@ -302,6 +307,26 @@ def load(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> 
         missing = "required, and neither a settings file nor a flag gives it"
         problems = [_said(where, e["loc"], missing if e["type"] == "missing" else e["msg"]) for e in error.errors()]
         raise ConfigError("\n".join(problems)) from None
+
+
+def parsed_toml(text: str) -> dict[str, Any]:
+    """A settings or pool file, which travel between people, as a document. Raises ValueError, in words for people, for
+    text that is not TOML, too long, or nested too deeply to be handled (the parsers of TOML recurse)."""
+    if len(text) > MAX_TOML_CHARACTERS:
+        raise ValueError(f"too long: {len(text)} characters; at most {MAX_TOML_CHARACTERS} are read")
+    try:
+        document = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(
+            f"nested too deeply; at most {MAX_TOML_DEPTH} tables and lists within each other are read"
+        ) from None
+    level: list[Any] = [document]
+    for _ in range(MAX_TOML_DEPTH):
+        inside = chain.from_iterable(one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for one in inside if isinstance(one, (dict, list))]
+        if not level:
+            return document
+    raise ValueError(f"nested too deeply; at most {MAX_TOML_DEPTH} tables and lists within each other are read")
 
 
 def _said(where: Path | str, field: tuple[int | str, ...], message: str) -> str:

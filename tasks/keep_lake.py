@@ -5,6 +5,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from storage.evaluations.verify import verify_lake as problems_of
 from storage.lake.lake import Lake
 from storage.sql.query import write_database
 
@@ -26,7 +27,7 @@ def vacuum_lake(root: Path, older_than_hours: float) -> int:
 @task(name="verify-lake", cache_policy=NO_CACHE, persist_result=False)
 def verify_lake(root: Path) -> list[str]:
     """Names every file whose checksum, schema or place is wrong."""
-    return Lake(root).verify()
+    return problems_of(root)
 
 
 @task(name="refresh-views", cache_policy=NO_CACHE, persist_result=False)

@@ -341,7 +341,7 @@ def _print_result(result: Any) -> int:
         table.add_row(f"calls to {name}", f"{n_calls}  ({n_calls / max(1, sum(summary.calls_by_model.values())):.0%})")
     if progress.n_calls_lost:
         table.add_row(
-            "calls in flight when an earlier session was killed", f"{progress.n_calls_lost} (may have been paid twice)"
+            "answers lost by a kill or a damaged journal", f"{progress.n_calls_lost} (may have been paid twice)"
         )
     results().print(table)
     for path in result.out:

@@ -168,7 +168,9 @@ def _print_result(result: Any) -> int:
     table.add_row("decomposer rows", f"{sets.decomposer['train']} train, {sets.decomposer['test']} test")
     table.add_row("allocator rows", f"{sets.allocator['train']} train, {sets.allocator['test']} test")
     if progress.n_calls_lost:
-        table.add_row("calls in flight at a kill", f"{progress.n_calls_lost} (may have been paid twice)")
+        table.add_row(
+            "answers lost by a kill or a damaged journal", f"{progress.n_calls_lost} (may have been paid twice)"
+        )
     results().print(table)
     for name in ("decomposer.parquet", "allocator.parquet", "README.md"):
         print(sets.out / name)

@@ -7,10 +7,12 @@ never dropped. The format is that of llama.cpp's `convert_lora_to_gguf.py`: for 
 A (rank x in) and `W.lora_b` is B (out x rank), and W + alpha / rank * B A is applied.
 """
 
+import filecmp
 import math
 import os
 import re
 import struct
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ import orjson
 import safetensors
 import safetensors.numpy
 
-from r2.atomic import replacing
+from r2.atomic import replacing, write_atomically
 from r2.errors import ConfigError
 
 Matrix = npt.NDArray[np.float32]
@@ -87,12 +89,17 @@ def _header(path: Path) -> dict[str, str | int | float]:
 
 
 def cached_gguf(adapter: Path, base_gguf: Path) -> Path:
-    """The adapter's GGUF file, kept beside it as `adapter.gguf` and made anew where the weights are younger than it."""
+    """The adapter's GGUF file, kept beside it as `adapter.gguf`, for it must lie somewhere while it is served.
+
+    Converted each time, which takes less than a second, and replaced where it is not the same: no card has its hash.
+    """
     path = adapter / CACHED
-    weights = adapter / "adapter_model.safetensors"
-    if not path.exists() or (weights.exists() and path.stat().st_mtime_ns < weights.stat().st_mtime_ns):
+    with tempfile.TemporaryDirectory(prefix="r2-") as folder:
+        made = Path(folder) / CACHED
+        convert(adapter, BaseShape.of_gguf(base_gguf), made)
         try:
-            convert(adapter, BaseShape.of_gguf(base_gguf), path)
+            if path.is_symlink() or not path.exists() or not filecmp.cmp(made, path, shallow=False):
+                write_atomically(path, made.read_bytes())
         except OSError as error:
             raise ConfigError(
                 f"{path}: cannot be written: {error}. Make the folder writable, or copy the policy."

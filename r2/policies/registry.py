@@ -86,6 +86,29 @@ class Policy:
         """True for a PEFT adapter, which needs its base; False for full weights."""
         return (self.path / "adapter_config.json").exists()
 
+    def check_files(self) -> None:
+        """ConfigError unless the folder holds the files of the card, unchanged, and no other that could be loaded.
+
+        Called before anything of the folder is loaded: weights that were changed answer otherwise than the card says,
+        and a file that nobody wrote (a pickle, a module) may run code.
+        """
+        found = {str(path.relative_to(self.path)) for path in self.path.rglob("*") if _is_loadable(path)}
+        for name, expected in self.card.files_sha256.items():
+            if name not in found:
+                raise ConfigError(self._changed(name, "missing, or a link to another place"))
+            if file_sha256(self.path / name) != expected:
+                raise ConfigError(
+                    self._changed(name, "not the file that was written: its sha256 differs from the card")
+                )
+        if foreign := sorted(found - set(self.card.files_sha256)):
+            raise ConfigError(self._changed(foreign[0], "not a file of this version: its card does not name it"))
+
+    def _changed(self, name: str, what: str) -> str:
+        return (
+            f"policy {self.ref}: {self.path / name}: {what}. A version is never changed after it was written; restore "
+            "the folder, or use another version."
+        )
+
     @property
     def catalogue_name(self) -> str:
         """The base's name in the pool catalogue, if it has one there."""
@@ -299,6 +322,10 @@ def _read(path: Path, what: str) -> Policy:
     except (OSError, ValidationError) as error:
         raise ConfigError(f"{what}: {path / CARD} is not a policy card: {error}") from None
     return Policy(path, card)
+
+
+def _is_loadable(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.name not in _NOT_WEIGHTS
 
 
 def _file_hashes(folder: Path) -> dict[str, str]:

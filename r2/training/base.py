@@ -11,7 +11,7 @@ from typing import Any
 
 from r2.atomic import replacing_folder
 from r2.errors import ConfigError
-from r2.policies.registry import CATALOGUE_NAME
+from r2.policies.registry import CARD, CATALOGUE_NAME, Registry
 from r2.pool.servers.fetch import catalogue, find_weights
 from r2.training.tiny import make_model, make_tokenizer, tiny_size
 
@@ -54,7 +54,12 @@ def load_weights(folder: str) -> tuple[Any, Any]:
 
 
 def load_policy_weights(folder: Path, base: str, models_dir: Path) -> tuple[Any, Any]:
-    """(model, tokenizer) of a policy's folder: full weights, or its base with the adapter merged in."""
+    """(model, tokenizer) of a policy's folder: full weights, or its base with the adapter merged in.
+
+    ConfigError if it is a version whose files are not those of its card.
+    """
+    if (folder / CARD).exists():
+        Registry(folder.parent).load(folder).check_files()
     if not (folder / "adapter_config.json").exists():
         return load_weights(str(folder))
     from peft import PeftModel

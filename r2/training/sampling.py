@@ -140,7 +140,11 @@ def load_policy(policy: Policy, models_dir: Path) -> LocalPolicy:
 
 
 def load_trainable(policy: Policy, models_dir: Path) -> tuple[Any, Any]:
-    """(model, tokenizer) to train on from a version: full weights, or its base with the adapter as what is trained."""
+    """(model, tokenizer) to train on from a version: full weights, or its base with the adapter as what is trained.
+
+    ConfigError if its files are not those of its card.
+    """
+    policy.check_files()
     if not policy.is_adapter:
         return load_weights(str(policy.path))
     from peft import PeftModel

@@ -28,9 +28,9 @@ import pyarrow.parquet as pq
 from r2.atomic import replacing
 from r2.errors import LakeError, RunLockedError
 from storage.lake.compaction import compact_run, leave_out
-from storage.lake.manifest import COMPACTION, LEFT_OUT, Manifest, UnitEntry, make_folder
+from storage.lake.manifest import COMPACTION, LEFT_OUT, Manifest, Part, UnitEntry, make_folder
 from storage.lake.ordered import rows_of_run, windows
-from storage.lake.parts import SCHEMA_FILE, check_part, check_schema_file
+from storage.lake.parts import SCHEMA_FILE, check_part, check_schema_file, is_inside
 from storage.lake.run_lock import run_lock
 from storage.lake.schema import OF_RUNS, TABLES, Row, table_from_rows
 from storage.lake.unit import UnitWriter
@@ -179,15 +179,38 @@ class Lake:
                 continue
             for entry in live:
                 for table, part in entry.parts.items():
-                    if found := check_part(self.root, part, TABLES[table].schema):
+                    if found := self._check_part(table, part):
                         problems.append(found)
         ours = set(self._our_files())
-        for path in sorted(path for table in TABLES for path in (self.root / table).rglob("*") if path.is_file()):
-            if path not in ours and path.name != SCHEMA_FILE:
+        for path in sorted(path for table in TABLES for path in (self.root / table).rglob("*") if not path.is_dir()):
+            if path.name == SCHEMA_FILE:
+                if found := check_schema_file(path, TABLES[path.parent.name]):
+                    problems.append(found)
+            elif path not in ours:
                 problems.append(
                     f"{path}: foreign file, not part of the lake and not read. Move it out of the lake's folders."
                 )
         return problems
+
+    def unnamed(self) -> list[Path]:
+        """Files with a part's name that no commit ever named: a crash left them, or somebody put them there. They are
+        not read; `vacuum` deletes them. Runs whose manifest cannot be read are left out: nobody knows of their files.
+        """
+        found = []
+        for run_id, paths in itertools.groupby(sorted(self._our_files(), key=_run_of), _run_of):
+            with contextlib.suppress(LakeError):
+                entries = self.manifest.entries(run_id)
+                named = {self.root / part.path for entry in entries for part in entry.parts.values()}
+                found += [path for path in paths if path not in named]
+        return sorted(found)
+
+    def _check_part(self, table: str, part: Part) -> str | None:
+        path = self.root / part.path
+        if table not in TABLES:
+            return f"{path}: of table {table}, which this program does not know. Upgrade it."
+        if not is_inside(path, self.root):
+            return f"{path}: a link that leads out of the lake. Put the file itself in its place."
+        return check_part(self.root, part, TABLES[table].schema)
 
     def run_lock(self, run_id: str) -> contextlib.AbstractContextManager[None]:
         """See `storage.lake.run_lock`."""
@@ -199,7 +222,7 @@ class Lake:
             return
         for table in TABLES.values():
             path = self.root / table.name / SCHEMA_FILE
-            if check_schema_file(path, table) is None:
+            if check_schema_file(path, table, is_of_today=True) is None:
                 continue
             make_folder(path.parent)
             with replacing(path) as file:

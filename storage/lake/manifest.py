@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
@@ -141,12 +141,24 @@ def _parse_entry(path: Path) -> UnitEntry:
             )
         stored["parts"] = {table: Part(**part) for table, part in stored["parts"].items()}
         stored["replaces"] = tuple(stored["replaces"])
-        return UnitEntry(**stored)
+        entry = UnitEntry(**stored)
+        _check_place(path, entry)
+        return entry
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LakeError(
             f"{path}: not a manifest entry ({error}). Without it the run's totals would be wrong, so nothing is read. "
             "Restore the file from a backup, or move it away to give the unit up."
         ) from error
+
+
+def _check_place(path: Path, entry: UnitEntry) -> None:
+    """ValueError for an entry that was copied from another unit, and for a part outside its table's folder."""
+    if (entry.run_id, entry.unit) != (path.parent.name, path.name.removesuffix(".json")):
+        raise ValueError(f"it is the entry of run {entry.run_id}, unit {entry.unit}")
+    for table, part in entry.parts.items():
+        place = PurePosixPath(part.path)
+        if place.is_absolute() or ".." in place.parts or place.parts[:1] != (table,):
+            raise ValueError(f"its part of {table} is {part.path!r}, outside the table's folder")
 
 
 def checked_name(what: str, name: str) -> str:

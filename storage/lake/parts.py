@@ -184,17 +184,24 @@ def check_part(root: Path, part: Part, schema: pa.Schema) -> str | None:
     return None
 
 
-def check_schema_file(path: Path, table: StoredTable) -> str | None:
-    """What is wrong with a table's `_schema.parquet`, or None: missing, unreadable, or with the columns of another
-    version. The next commit writes it anew."""
+def is_inside(path: Path, root: Path) -> bool:
+    """False where a link on the way leads out of the lake."""
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def check_schema_file(path: Path, table: StoredTable, *, is_of_today: bool = False) -> str | None:
+    """What is wrong with a table's `_schema.parquet`, or None. With `is_of_today`, to be missing or to have the columns
+    of another version of this program is wrong too: harmless, and the next commit writes the file anew."""
     try:
         stored = pq.read_schema(path)
     except FileNotFoundError:
-        return f"{path}: missing; the next run writes it anew"
+        return f"{path}: missing" if is_of_today else None
     except (OSError, pa.ArrowException) as error:
-        return f"{path}: torn or damaged: {error}. Delete it; the next run writes it anew"
-    if not stored.equals(_as_read_back(table.schema), check_metadata=True):
-        return f"{path}: has the columns of another version of this program; the next run writes it anew"
+        return f"{path}: torn or damaged: {error}. Delete it; the next run writes it anew."
+    if is_of_today and not stored.equals(_as_read_back(table.schema), check_metadata=True):
+        return f"{path}: has the columns of another version of this program"
+    if (stored.metadata or {}).get(b"table") != table.name.encode():
+        return f"{path}: not the schema of table {table.name}. Delete it; the next run writes it anew."
     return None
 
 

@@ -27,6 +27,7 @@ from typing import NamedTuple, Self
 from r2.atomic import beside
 from r2.errors import LakeError, RunLockedError
 from storage.lake.manifest import make_folder, sync_folder
+from storage.runs.journal_mark import JournalMark, Known, read_mark, replace_mark
 
 MAGIC = b"R2J\x01"
 _HEAD = struct.Struct("<4sIBIIQ")
@@ -74,10 +75,13 @@ class Journal:
         self._reading: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
         self._syncer = _Syncer(descriptor)
+        self._mark = JournalMark(path)
         self._broken: LakeError | None = None
         self.lost_at_open: list[LostCall] = []
         """Calls that earlier sessions began and never stored, one by one: a call lost twice and then stored is here
         twice."""
+        self.n_missing_at_open = 0
+        """Stored calls that the file had once and has no longer: it was cut, emptied or taken away. They were paid."""
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -109,6 +113,29 @@ class Journal:
             raise
         journal._durable = journal._end
         return journal
+
+    @classmethod
+    def problem(cls, path: Path) -> str | None:
+        """What is wrong with a journal, or None; also where a run has it open. Changes nothing: a torn end is not
+        wrong, and is not cut off."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            n_calls = read_mark(path).n_calls
+            return f"{path}: missing, with {n_calls} answers that were safely in it" if n_calls else None
+        except OSError as error:
+            return f"{path}: cannot be read: {error.strerror}"
+        journal = cls(path, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            journal._replay(cut_off=False)
+            return journal.loss() if journal.n_missing_at_open else None
+        except BlockingIOError:
+            return None
+        except LakeError as error:
+            return str(error)
+        finally:
+            journal.close()
 
     def find(self, key: str) -> bytes | None:
         """The stored record of `key`, the newest if there are several; None if there is none."""
@@ -169,6 +196,15 @@ class Journal:
             assert body is not None, f"{key} has an offset {offset}"
             yield key, body
 
+    def loss(self) -> str:
+        """What to say where `n_missing_at_open` is not 0."""
+        n, n_left = self.n_missing_at_open, len(self._offsets)
+        return (
+            f"{self.path}: cut or taken away: {n} of the {n + n_left} answers that were safely in it are missing. They "
+            f"were paid for and are asked again, so up to {n} calls are paid twice. Where you have a backup of it, "
+            "stop now (Ctrl-C) and restore it."
+        )
+
     def __len__(self) -> int:
         return len(self._offsets)
 
@@ -180,6 +216,7 @@ class Journal:
             self._reading.remove_reader(self._syncer.answers)
         self._syncer.close()
         self._write()
+        self._mark.close()
         os.close(self._descriptor)
 
     def __enter__(self) -> Self:
@@ -256,13 +293,15 @@ class Journal:
             self._offsets[key] = offset  # here, not in `commit`: a caller that was cancelled has paid too
             if not written.done():
                 written.set_result(None)
+        self._mark.write(Known(end, len(self._offsets)))
         self._is_sync_due = bool(self._waiting)
         if self._waiting:
             loop.call_later(GATHER_S, self._begin_sync, loop)
 
-    def _replay(self) -> None:
+    def _replay(self, *, cut_off: bool = True) -> None:
         """Reads the file once: offsets of stored calls, calls left open, and where the next record goes."""
         size = os.fstat(self._descriptor).st_size
+        known = read_mark(self.path)
         begun: dict[str, LostCall] = {}
         if size:
             with mmap.mmap(self._descriptor, size, prot=mmap.PROT_READ) as stored, memoryview(stored) as view:
@@ -270,6 +309,8 @@ class Journal:
                     record = _parse(view[self._end :])
                     if record is None:
                         self._refuse_corruption(stored, view)
+                        if self._end < known.end <= size:
+                            raise self._damaged()
                         break
                     if record.kind == _COMMITTED:
                         begun.pop(record.key, None)
@@ -277,7 +318,10 @@ class Journal:
                     else:
                         self._replay_note(record, begun)
                     self._end += record.size
-            os.ftruncate(self._descriptor, self._end)
+            if cut_off:
+                os.ftruncate(self._descriptor, self._end)
+        if self._end < known.end:
+            self.n_missing_at_open = max(0, known.n_calls - len(self._offsets))
         self.lost_at_open += begun.values()
         for call in self.lost_at_open:
             place = (call.key, call.payer)
@@ -303,13 +347,15 @@ class Journal:
         while at >= 0:
             later = _parse(view[at:])
             if later is not None and later.durable > self._end:
-                raise LakeError(
-                    f"{self.path}: the record at byte {self._end} is damaged, though it was safely on disk before. "
-                    "Calls after it "
-                    "were paid for, so nothing is cut off. Restore the file from a backup, or move it away and pay "
-                    "for them again."
-                )
+                raise self._damaged()
             at = stored.find(MAGIC, at + 1)
+
+    def _damaged(self) -> LakeError:
+        return LakeError(
+            f"{self.path}: the record at byte {self._end} is damaged, though it was safely on disk before. Calls after "
+            "it were paid for, so nothing is cut off. Restore the file from a backup, or move it away and pay for them "
+            "again."
+        )
 
 
 class _Syncer:
@@ -355,9 +401,11 @@ def drop_settled(path: Path, keys: Set[str]) -> None:
     The other calls stay, stored or lost: their questions are still to be answered, and what was paid for them counts.
     """
     shorter = beside(path)
+    n_kept = 0
     with Journal.open(path) as old, Journal.open(shorter) as new:
         for key, record in old.records():
             if key not in keys:
+                n_kept += 1
                 new._append(_COMMITTED, key, record)
                 refusal = new._write()
                 if refusal is not None:
@@ -366,6 +414,7 @@ def drop_settled(path: Path, keys: Set[str]) -> None:
             if call.key not in keys:
                 new.begin(call.key, call.usd, call.payer)
         os.fsync(new._descriptor)
+        replace_mark(path, Known(new._end, n_kept))
     shorter.replace(path)
     sync_folder(path.parent)
 

@@ -6,6 +6,7 @@ settings, `pool.toml` the pool file as it was. The manifest is written last: its
 Reading it never looks at the input again.
 """
 
+import hashlib
 import random
 import time
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from r2.problem import Problem
 from r2.settings import AnswerSettings
 from storage.sources.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
 
+MAX_SHARD_BYTES = 64 * 1024 * 1024
+"""A shard ends here too: its rows are held in memory, by whoever plans it and by whoever answers it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
@@ -29,6 +33,8 @@ class ShardPlan:
     index: int
     n_rows: int
     n_bad: int
+    sha256: str = ""
+    """Of its file. "": planned by a version that did not note it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +60,48 @@ class RunPlan:
 
     def rows(self, index: int) -> Iterator[tuple[Problem, BadRow | None]]:
         """The shard's rows in input order; a bad row comes as a bare problem (id `bad-line-<n>`) with its reason."""
-        with self.shard_file(index).open("rb") as file:
-            for line in file:
-                fields = orjson.loads(line)
-                bad = fields.pop("bad", None)
-                fields["choices"] = tuple(fields["choices"])
-                fields["aliases"] = tuple(fields.get("aliases", ()))
-                yield Problem(**fields), BadRow(**bad) if bad else None
+        path = self.shard_file(index)
+        n_rows = 0
+        try:
+            with path.open("rb") as file:
+                for line in file:
+                    yield _row_of(line)
+                    n_rows += 1
+        except FileNotFoundError:
+            raise self.damaged(path, "missing") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self.damaged(path, f"line {n_rows + 1} is no row of a shard ({error})") from error
+        if n_rows != self.shards[index].n_rows:
+            raise self.damaged(path, f"{n_rows} rows, the plan has {self.shards[index].n_rows}")
+
+    def check_shard(self, index: int) -> None:
+        """LakeError, with the file's name, unless the shard's file is as it was planned."""
+        path, expected = self.shard_file(index), self.shards[index].sha256
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
+        except OSError as error:
+            raise self.damaged(path, error.strerror or "cannot be read") from None
+        if found != expected:
+            raise self.damaged(path, "its content is not what was planned")
+        if not expected:
+            for _ in self.rows(index):
+                pass
+
+    def damaged(self, path: Path, what: str) -> LakeError:
+        """What to say of a file of the plan."""
+        return LakeError(
+            f"{path}: {what}: the file was cut, changed or taken away after the run was planned. Restore it from a "
+            "backup, or answer the questions into another lake (--lake)."
+        )
+
+
+def _row_of(line: bytes) -> tuple[Problem, BadRow | None]:
+    fields = orjson.loads(line)
+    bad = fields.pop("bad", None)
+    fields["choices"] = tuple(fields["choices"])
+    fields["aliases"] = tuple(fields.get("aliases", ()))
+    return Problem(**fields), BadRow(**bad) if bad else None
 
 
 def run_dir_of(lake: Path, run_id: str) -> Path:
@@ -83,19 +124,22 @@ def plan_run(settings: AnswerSettings, pool_digest: str, pool_text: str | None =
     (run_dir / "journal").mkdir(exist_ok=True)
     shards: list[ShardPlan] = []
     batch: list[bytes] = []
-    n_bad = 0
+    n_bad = n_bytes = 0
 
     def close_shard() -> None:
-        nonlocal n_bad
-        write_atomically(run_dir / "shards" / f"{len(shards):05d}.jsonl", b"".join(batch))
-        shards.append(ShardPlan(len(shards), len(batch), n_bad))
+        nonlocal n_bad, n_bytes
+        content = b"".join(batch)
+        write_atomically(run_dir / "shards" / f"{len(shards):05d}.jsonl", content)
+        shards.append(ShardPlan(len(shards), len(batch), n_bad, hashlib.sha256(content).hexdigest()))
         batch.clear()
-        n_bad = 0
+        n_bad = n_bytes = 0
 
     for row in _selected_rows(settings, source):
-        batch.append(_shard_line(row))
-        n_bad += isinstance(row, BadRow)
-        if len(batch) >= settings.shard_size:
+        line, is_bad = _shard_line(row)
+        batch.append(line)
+        n_bytes += len(line)
+        n_bad += is_bad
+        if len(batch) >= settings.shard_size or n_bytes >= MAX_SHARD_BYTES:
             close_shard()
     if batch:
         close_shard()
@@ -147,11 +191,16 @@ def _selected_rows(settings: AnswerSettings, source: Path) -> Iterator[Problem |
     return read_questions(source, settings.columns, settings.default_benchmark, settings.limit, wanted)
 
 
-def _shard_line(row: Problem | BadRow) -> bytes:
+def _shard_line(row: Problem | BadRow) -> tuple[bytes, bool]:
+    """The row as stored, and whether it is a bad one: one that cannot be written fails alone."""
     if isinstance(row, Problem):
-        return orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE)
+        try:
+            return orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE), False
+        except (TypeError, ValueError, RecursionError) as error:
+            number = row.input_index + 1
+            row = BadRow(row.input_index, number, "not_storable", f"row {number}: a column cannot be stored: {error}")
     stub = Problem(problem_id=f"bad-line-{row.line}", question="", input_index=row.input_index)
-    return orjson.dumps(asdict(stub) | {"bad": row}, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(asdict(stub) | {"bad": row}, option=orjson.OPT_APPEND_NEWLINE), True
 
 
 def _manifest(plan: RunPlan) -> bytes:

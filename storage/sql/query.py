@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from r2.errors import ConfigError, LakeError
 from storage.lake.lake import Lake
-from storage.lake.parts import check_footer
+from storage.lake.parts import check_footer, is_inside
 from storage.lake.schema import TABLES, StoredTable, schema_digest
 from storage.sql.output import FORMATS
 
@@ -119,6 +119,8 @@ def statements(lake_root: Path) -> Iterator[str]:
         paths = [lake.root / entry.parts[name].path for entry in live if name in entry.parts]
         if missing := [path for path in paths if not path.is_file()]:
             raise LakeError(_missing(missing, lake_root))
+        if outside := [path for path in paths if not is_inside(path, lake.root)]:
+            raise LakeError(f"{outside[0]}: a link that leads out of the lake. Put the file itself in its place.")
         yield _view(name, _rows_of(table, paths, is_of_today), table.doc, table.schema)
     # Here and not in storage/sql/, because its columns are those of `runs`, and so are their comments.
     yield _view("runs_latest", _LATEST, _LATEST_DOC, TABLES["runs"].schema)

@@ -24,6 +24,7 @@ from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
 from storage.lake.manifest import UnitEntry
 from storage.lake.schema import Row
 from storage.runs.journal import Journal, drop_settled
+from storage.runs.journal_mark import remove_journal
 from storage.sources.questions import BadRow
 from tasks.answering.progress import Counts
 from tasks.answering.session import RunSession, session_of
@@ -98,6 +99,7 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
 
     async with opened(Journal.open, plan.journal_file(shard)) as journal:
         counts.note_lost(journal.lost_at_open)
+        counts.n_calls_lost += session.n_missing.get(shard, 0)
 
         async def answer(problem: Problem) -> None:
             nonlocal n_taken
@@ -236,6 +238,6 @@ async def _rows_of(session: RunSession, trajectory: Trajectory) -> _Rows:
 def _close_journal(path: Path, settled_keys: set[str] | None) -> None:
     """Drops the calls that the shard no longer needs; None: it is complete."""
     if settled_keys is None:
-        path.unlink()
+        remove_journal(path)
     else:
         drop_settled(path, settled_keys)

@@ -70,7 +70,8 @@ class Progress:
     n_correct: int = 0
     n_judged: int = 0
     n_calls_lost: int = 0
-    """Calls begun by a session that was killed before their answer was durable: they may have been paid twice."""
+    """Calls begun by a session that was killed before their answer was durable, or whose answer a damaged journal lost:
+    they may have been paid twice."""
     lost_cost_usd: float = 0.0
     """The most that those of settled problems may have cost."""
     settled_cost_usd: float = 0.0
@@ -87,6 +88,8 @@ class Progress:
     """Of the session, once it is closed."""
     stop_reason: str | None = None
     """`budget` or `interrupted` once the run is ending early."""
+    warnings: list[str] = field(default_factory=list)
+    """What was found amiss before the first call, for people."""
     _units: set[str] = field(default_factory=set)
     _open: dict[int, Counts] = field(default_factory=dict)
 

@@ -7,6 +7,7 @@ A task that runs in a process of its own (a Dask or Ray task runner) opens one f
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -25,10 +26,11 @@ from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.opening import open_client
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
+from storage.runs.journal_mark import mark_of, remove_journal
 from storage.runs.paid import paid_usd
 from storage.runs.plan import RunPlan, ShardPlan, read_plan
 from storage.runs.reopened import Reopened, reopened
-from tasks.answering.progress import Progress, progress_so_far
+from tasks.answering.progress import Counts, Progress, progress_so_far
 from tasks.blocking import Checks, to_end
 
 
@@ -76,16 +78,13 @@ class RunSession:
     """Shared by all runs that pay from one budget."""
     reopened: Mapping[str, Reopened] = field(default_factory=dict)
     """problem_id -> what was paid before for a question that had failed and is asked again."""
+    n_missing: Mapping[int, int] = field(default_factory=dict)
+    """Shard -> stored calls that its journal has lost: they are asked again, and were paid."""
 
     def open_shards(self) -> Iterator[ShardPlan]:
         """Shards with rows that no session has settled."""
-        settled: dict[int, int] = {}
-        for name, entry in self.lake.units(self.plan.run_id).items():
-            if name[:5].isdigit():
-                settled[int(name[:5])] = (
-                    settled.get(int(name[:5]), 0) + entry.meta["n_answered"] + entry.meta["n_failed"]
-                )
-        return (shard for shard in self.plan.shards if settled.get(shard.index, 0) < shard.n_rows)
+        settled = _settled_by_shard(self.lake, self.plan.run_id)
+        return (shard for shard in self.plan.shards if settled[shard.index] < shard.n_rows)
 
     def stop(self, reason: str) -> None:
         """Ends the run cleanly: no new problem is taken, calls in flight finish and are kept.
@@ -119,8 +118,10 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     lake = Lake(Path(settings.lake))
     progress = progress_so_far(plan)
     again = await to_end(reopened, plan, lake)
-    progress.unsettled_cost_usd = progress.lost_cost_usd + await to_end(_journaled_usd, plan, lake)
+    left = await to_end(_left_over, plan, lake)
+    progress.unsettled_cost_usd = progress.lost_cost_usd + left.paid_usd
     progress.unsettled_cost_usd += sum(one.cost_usd for one in again.values())
+    progress.warnings += left.warnings
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(
@@ -136,7 +137,9 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         checks = stack.enter_context(closing(Checks()))
         slots = asyncio.Semaphore(settings.max_in_flight)
         admission = Admission(client.unspent_usd)
-        session = RunSession(plan, pool, router, client, lake, slots, progress, checks, admission, again)
+        session = RunSession(
+            plan, pool, router, client, lake, slots, progress, checks, admission, again, left.n_missing
+        )
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)
         yield session
@@ -145,22 +148,45 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         progress.unsettled_cost_usd = already_spent_usd + client.spent_usd - progress.settled_cost_usd
 
 
-def _journaled_usd(plan: RunPlan, lake: Lake) -> float:
-    """What earlier sessions paid for problems they did not settle, calls lost in kills included. A journal left beside
-    a finished shard is removed."""
-    units = lake.units(plan.run_id)
-    journaled_usd = 0.0
+@dataclass(slots=True)
+class _LeftOver:
+    """What earlier sessions left on disk: paid for problems that they did not settle; stored calls that a shard's
+    journal has lost, by shard; what there is to say about it."""
+
+    paid_usd: float = 0.0
+    n_missing: dict[int, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def _left_over(plan: RunPlan, lake: Lake) -> _LeftOver:
+    """Read before anything is paid. A journal left beside a finished shard is removed. LakeError, with its name, for a
+    file of an open shard that is not as it was planned, and for a damaged journal."""
+    settled = _settled_by_shard(lake, plan.run_id)
+    left = _LeftOver()
     for shard in plan.shards:
         path = plan.journal_file(shard.index)
-        if not path.exists():
+        if settled[shard.index] == shard.n_rows:
+            remove_journal(path)
             continue
-        entries = [entry for name, entry in units.items() if name.startswith(f"{shard.index:05d}-")]
-        if sum(entry.meta["n_answered"] + entry.meta["n_failed"] for entry in entries) == shard.n_rows:
-            path.unlink()
+        plan.check_shard(shard.index)
+        if not path.exists() and not mark_of(path).exists():
             continue
         with Journal.open(path) as journal:
-            journaled_usd += paid_usd(journal)
-    return journaled_usd
+            left.paid_usd += paid_usd(journal)
+            if journal.n_missing_at_open:
+                left.n_missing[shard.index] = journal.n_missing_at_open
+                left.warnings.append(journal.loss())
+    return left
+
+
+def _settled_by_shard(lake: Lake, run_id: str) -> Counter[int]:
+    """Settled rows of each shard, from the notes of the units that have one."""
+    settled = Counter[int]()
+    for name, entry in lake.units(run_id).items():
+        shard = name.partition("-")[0]
+        if shard.isdigit():
+            settled[int(shard)] += Counts.of_note(entry.meta).n_settled
+    return settled
 
 
 @asynccontextmanager

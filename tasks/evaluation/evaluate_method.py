@@ -51,6 +51,8 @@ class OpenEvaluation:
     n_paid_before: int
     resources: AsyncExitStack
     checks: Checks
+    warnings: list[str]
+    """What was found amiss before the first call, for people."""
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     calls: SharedCalls | None = None
     admission: Admission | None = None
@@ -119,6 +121,7 @@ async def open_evaluation(
             n_before,
             stack,
             stack.enter_context(closing(Checks())),
+            [journal.loss()] if journal.n_missing_at_open else [],
         )
         _open_evaluations[root] = evaluation
         stack.callback(_open_evaluations.pop, root)

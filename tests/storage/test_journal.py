@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from r2.errors import LakeError, RunLockedError
 from storage.runs.journal import Journal, drop_settled
+from storage.runs.journal_mark import mark_of, read_mark, remove_journal
 
 
 def commit_all(path: Path, calls: dict[str, bytes]) -> None:
@@ -283,7 +284,8 @@ async def _one(commit: Callable[[str, bytes], Awaitable[None]], key: str) -> Non
 
 WRITE_UNTIL_KILLED = """
 import asyncio, sys
-from storage.runs.journal import Journal
+from storage.runs.journal import Journal, keep_only
+from storage.runs.journal_mark import mark_of, read_mark, remove_journal
 
 async def main() -> None:
     journal = Journal.open(sys.argv[1])
@@ -344,3 +346,91 @@ def test_noting_and_storing_a_call_costs_little(tmp_path: Path) -> None:
             return (time.process_time() - began) / 3000
 
     assert asyncio.run(session()) < 100e-6
+
+
+CALLS = {f"call-{i}": bytes([i]) * (10 + 40 * i) for i in range(8)}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2000))
+def test_a_journal_that_was_cut_says_how_many_stored_calls_it_lost(
+    tmp_path_factory: pytest.TempPathFactory, n_bytes: int
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "j"
+    commit_all(path, CALLS)
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    with Journal.open(path) as journal:
+        assert len(journal) + journal.n_missing_at_open == len(CALLS)
+        assert (journal.n_missing_at_open > 0) == (len(journal) < len(CALLS))
+        if journal.n_missing_at_open:
+            assert f"{journal.n_missing_at_open} of the 8 answers" in journal.loss()
+            assert str(path) in journal.loss()
+
+
+def test_a_journal_that_was_taken_away_says_so_once(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    commit_all(path, CALLS)
+    path.unlink()
+    with Journal.open(path) as journal:
+        assert journal.n_missing_at_open == 8
+    commit_all(path, {"call-0": b"paid again"})
+    with Journal.open(path) as journal:
+        assert (len(journal), journal.n_missing_at_open) == (1, 0)
+
+
+def test_damage_to_the_last_stored_record_is_an_error_too_though_no_record_follows(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    commit_all(path, {"a": b"answer"})
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(LakeError, match=r"damaged|not a call journal"):
+            Journal.open(path)
+    mark_of(path).unlink()
+    with Journal.open(path) as journal:
+        assert len(journal) == 0, "without its mark, as of an earlier version, a bad end is a torn end"
+
+
+def test_a_mark_that_is_damaged_or_a_link_says_nothing(tmp_path: Path) -> None:
+    path, precious = tmp_path / "j", tmp_path / "precious"
+    precious.write_bytes(b"somebody's")
+    mark_of(path).symlink_to(precious)
+    commit_all(path, CALLS)
+    assert precious.read_bytes() == b"somebody's"
+    for content in (b"", b"R2M", b"x" * 24):
+        mark_of(path).unlink(missing_ok=True)
+        mark_of(path).write_bytes(content)
+        with Journal.open(path) as journal:
+            assert (len(journal), journal.n_missing_at_open) == (8, 0)
+
+
+def test_a_journal_that_keeps_what_is_needed_has_lost_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    commit_all(path, CALLS)
+    keep_only(path, {"call-1", "call-2"})
+    assert read_mark(path).n_calls == 2
+    with Journal.open(path) as journal:
+        assert (len(journal), journal.n_missing_at_open) == (2, 0)
+    remove_journal(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_while_a_journal_is_shortened_is_not_taken_for_a_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "j"
+    commit_all(path, CALLS)
+    monkeypatch.setattr(Path, "replace", _killed_where_a_journal_is_moved(Path.replace))
+    with pytest.raises(KeyboardInterrupt):
+        keep_only(path, {"call-1"})
+    with Journal.open(path) as journal:
+        assert (len(journal), journal.n_missing_at_open) == (8, 0)
+
+
+def _killed_where_a_journal_is_moved(real: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+    def replace(source: Path, target: Path) -> Path:
+        if target.name == "j":
+            raise KeyboardInterrupt
+        return real(source, target)
+
+    return replace

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +20,9 @@ from r2.errors import ConfigError, PoolFileError
 from r2.ledger import Price
 from r2.policies.registry import Policy, Registry
 from r2.pool.file.recording import recorded_pool
+from r2.pool.file.secrets import line_of_login, secret_of_body, secret_of_endpoint, secret_of_variable
 from r2.roster import ModelCard, PromptMode, Roster, Tier
+from r2.settings import parsed_toml
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -306,8 +307,30 @@ def load_pool(path: Path | str, policies_dir: Path | str | None = None) -> PoolC
     except (OSError, UnicodeDecodeError) as error:
         raise PoolFileError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     tables = _checked(path, text)
+    _refuse_secrets(path, text, tables)
     registry = Registry(policies_dir or os.environ.get("R2_POLICIES_DIR") or "policies")
     return PoolConfig(path, tables, text, _policies(path, text, tables, registry), registry.root)
+
+
+def _refuse_secrets(path: Path, text: str, tables: PoolTables) -> None:
+    """PoolFileError, which does not repeat it, for a secret in the file: the whole of it is stored with every run."""
+    for name, table in tables.models.items():
+        for field, said in (
+            ("endpoint", secret_of_endpoint(table.endpoint)),
+            ("extra_body", secret_of_body(table.extra_body)),
+            ("api_key_env", secret_of_variable(table.api_key_env)),
+        ):
+            if said is not None:
+                line = _line_of(text, ("models", name, field))
+                raise PoolFileError(
+                    f"{path}:{line}: models.{name}.{field}: {said}. This file is stored with every run: take it out, "
+                    'put the key into an environment variable, and name that: api_key_env = "NAME".'
+                )
+    if line := line_of_login(text):
+        raise PoolFileError(
+            f"{path}:{line}: an address with a user name or a password, and this file is stored with every run. Take "
+            'them out; keys are named by their environment variable: api_key_env = "NAME".'
+        )
 
 
 def _policies(path: Path, text: str, tables: PoolTables, registry: Registry) -> dict[str, Policy]:
@@ -351,9 +374,11 @@ def _weights(name: str, model: ModelTable) -> str:
 
 def _checked(path: Path, text: str) -> PoolTables:
     try:
-        return PoolTables.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        document = parsed_toml(text)
+    except ValueError as error:
         raise PoolFileError(f"{path}: not valid TOML: {error}") from error
+    try:
+        return PoolTables.model_validate(document)
     except ValidationError as error:
         raise PoolFileError("\n".join(_explain(path, text, dict(e)) for e in error.errors())) from None
 
@@ -375,7 +400,14 @@ def _explain(path: Path, text: str, error: dict[str, Any]) -> str:
         )
     if error["type"] == "missing":
         return f"{where}: missing; add it."
-    return f"{where}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r:.60})"
+    got = _without_secrets(location, f"{error['input']!r:.60}")
+    return f"{where}: {error['msg'].removeprefix('Value error, ')}{got}"
+
+
+def _without_secrets(location: tuple[str, ...], got: str) -> str:
+    """What a field holds, for a message; nothing where it may be a key or an address with one."""
+    is_open = not {"endpoint", "api_key_env", "extra_body"} & set(location) and line_of_login(got) is None
+    return f" (got {got})" if is_open else ""
 
 
 def _known_keys(location: tuple[str, ...]) -> list[str]:

@@ -12,6 +12,7 @@ from tomlkit.exceptions import ParseError
 from r2.atomic import beside, write_atomically
 from r2.errors import PoolFileError
 from r2.pool.file.config import PoolConfig, load_pool
+from r2.settings import parsed_toml
 
 
 @contextmanager
@@ -39,8 +40,10 @@ def _with_entry(path: Path, name: str, entry: Mapping[str, Any]) -> str:
             f"{path}: no such pool file. Give one that is there: pools/local.toml, pools/simulated.toml."
         )
     try:
-        document = tomlkit.parse(path.read_text("utf-8"))
-    except ParseError as error:
+        text = path.read_text("utf-8")
+        parsed_toml(text)  # within bounds; the other parser, which keeps comments, has none
+        document = tomlkit.parse(text)
+    except (ValueError, ParseError) as error:
         raise PoolFileError(f"{path}: not valid TOML: {error}") from error
     models = document.get("models", {})
     if name in models:

@@ -11,6 +11,7 @@ import tomlkit
 from tomlkit.exceptions import ParseError
 
 from r2.errors import PoolFileError
+from r2.settings import parsed_toml
 
 
 def without(text: str, names: Collection[str]) -> str:
@@ -39,8 +40,9 @@ def with_entries(text: str, added: str) -> str:
 
 def _parsed(text: str, what: str) -> tomlkit.TOMLDocument:
     try:
+        parsed_toml(text)
         document = tomlkit.parse(text)
-    except ParseError as error:
+    except (ValueError, ParseError) as error:
         raise PoolFileError(f"{what}: not valid TOML: {error}") from error
     if "models" not in document:
         raise PoolFileError(f"{what}: no [models.NAME] table.")

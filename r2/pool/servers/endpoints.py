@@ -55,9 +55,10 @@ def open_policy(
     """The base URL of a server for one version: llama.cpp where it is an adapter on catalogue weights, else
     transformers.
 
-    ConfigError or PoolFileError if the base's weights are missing or the adapter cannot be converted; EndpointError as
-    `open_local`.
+    ConfigError or PoolFileError if a file of the version was changed, the base's weights are missing or the adapter
+    cannot be converted; EndpointError as `open_local`.
     """
+    policy.check_files()
     what = f"policy:{policy.ref}"
     if policy.is_adapter and policy.catalogue_name in catalogue():
         # Here and not above: numpy and gguf take a while, which pools without adapters need not wait for.

@@ -1,5 +1,6 @@
 """The policy registry: versions appear whole or not at all, and what is promoted can be taken back."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from r2.errors import ConfigError, PoolFileError
 from r2.policies.registry import PolicyCard, Registry, file_sha256, git_commit
 from r2.pool.file.config import load_pool
+from r2.pool.servers.endpoints import open_policy
 from tests.support.paths import ROOT
 
 CARD = PolicyCard(name="decomposer", kind="decomposer", base="smollm2", metrics={"valid": 0.97}, cost_usd=0.5)
@@ -44,6 +46,54 @@ def test_equal_weights_have_equal_hashes_and_others_do_not(tmp_path: Path):
     registry = Registry(tmp_path)
     first, again, other = (registry.create("decomposer", CARD, writes(text)) for text in ("a", "a", "b"))
     assert first.card.weights_sha256 == again.card.weights_sha256 != other.card.weights_sha256
+
+
+@pytest.mark.parametrize("ref", Registry(ROOT / "policies").names())
+def test_the_shipped_policies_are_as_their_cards_say(ref: str):
+    Registry(ROOT / "policies").load(ref).check_files()
+
+
+def flip_a_bit(folder: Path) -> None:
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(bytes([weights.read_bytes()[0] ^ 1]) + weights.read_bytes()[1:])
+
+
+def replace_by_a_link(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").rename(folder.parent / "elsewhere")
+    (folder / "adapter_model.safetensors").symlink_to(folder.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (flip_a_bit, "adapter_model.safetensors: not the file that was written"),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text('{"auto_map": {}}'),
+            "adapter_config.json: not the",
+        ),
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "adapter_model.safetensors: missing"),
+        (replace_by_a_link, "adapter_model.safetensors: missing, or a link"),
+        (
+            lambda folder: (folder / "pytorch_model.bin").write_bytes(b"a pickle"),
+            "pytorch_model.bin: not a file of this",
+        ),
+        (lambda folder: (folder / "evil.py").write_text("open('x', 'w')"), "evil.py: not a file of this version"),
+    ],
+)
+def test_a_version_that_was_changed_is_not_loaded(harm: Callable[[Path], object], said: str, tmp_path: Path):
+    policy = with_versions(tmp_path, 1).load("decomposer@v1")
+    policy.check_files()
+    (policy.path / "adapter.gguf").write_bytes(b"made from it")
+    (policy.path / "README.md").write_text("what it is for")
+    policy.check_files()
+    harm(policy.path)
+    loaders: list[Callable[[], object]] = [
+        policy.check_files,
+        lambda: open_policy(policy, models_dir=tmp_path, log_dir=tmp_path, context_tokens=512),
+    ]
+    for load in loaders:
+        with pytest.raises(ConfigError, match=f"decomposer@v1: .*{said}"):
+            load()
 
 
 def test_versions_sort_as_numbers(tmp_path: Path):

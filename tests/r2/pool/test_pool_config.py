@@ -1,9 +1,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from r2.errors import PoolFileError
+from r2.errors import ConfigError, PoolFileError
 from r2.pool.file.config import load_pool
+from r2.pool.file.new_entry import adding
+from r2.settings import load_settings
 from tests.support.paths import ROOT
 
 GOOD = """[router]
@@ -84,3 +88,88 @@ def test_limits_do_not_change_a_pools_identity_but_prices_do(tmp_path: Path):
 @pytest.mark.parametrize("path", sorted((ROOT / "pools").glob("*.toml")), ids=lambda p: p.name)
 def test_shipped_pool_files_are_good(path: Path):
     assert load_pool(path).roster().solvers
+
+
+SECRET = "hunter2-4711"
+ENDPOINT = 'endpoint = "https://example.org/v1"\ntier = "small"'
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        (
+            f'endpoint = "https://user:{SECRET}@example.org/v1"',
+            r"pool.toml:6: models.a.endpoint: the address holds a user",
+        ),
+        (f'endpoint = "https://{SECRET}@example.org/v1"', r"pool.toml:6: models.a.endpoint: the address holds a user"),
+        (f'endpoint = "https://example.org/v1?key={SECRET}"', r"pool.toml:6: .* a key in its query \(key=...\)"),
+        (f'endpoint = "https://example.org/v1?v=2&api_key={SECRET}"', r"pool.toml:6: .* \(api_key=...\)"),
+        (f'endpoint = "https://example.org/v1?X-Amz-Signature={SECRET}"', r"\(X-Amz-Signature=...\)"),
+        (
+            f'endpoint = "ftp://user:{SECRET}@example.org/v1"',
+            r"pool.toml:6: models.a.endpoint: the address holds a user",
+        ),
+        (
+            f'endpoint = "https://example.org/v1" # was https://u:{SECRET}@x.org',
+            r"pool.toml:6: an address with a user name",
+        ),
+        (
+            f'api_key_env = "sk-{SECRET}"\nendpoint = "https://x.org/v1"',
+            r"pool.toml:6: models.a.api_key_env: not the name",
+        ),
+        (f'api_key_env = ["{SECRET}"]\nendpoint = "https://x.org/v1"', r"pool.toml:6: models.a.api_key_env"),
+        (f'extra_body = {{api_key = "{SECRET}"}}\nendpoint = "https://x.org/v1"', r"the field 'api_key' holds a key"),
+        (f'extra_body = "{SECRET}"\nendpoint = "https://x.org/v1"', r"pool.toml:6: models.a.extra_body"),
+    ],
+)
+def test_a_secret_in_a_pool_file_is_refused_without_being_repeated(tmp_path: Path, new: str, message: str):
+    text = GOOD.replace('endpoint = "https://example.org/v1"\ntier = "small"', f'{new}\ntier = "small"')
+    with pytest.raises(PoolFileError, match=message) as told:
+        load_pool(pool_file(tmp_path, text))
+    assert SECRET not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        'endpoint = "https://example.org/v1?api-version=2024-10-21"',
+        'endpoint = "https://example.org/@team/v1"',
+        'extra_body = {max_tokens = 16, stop_token_ids = [1], tokens = "x", keyword = "y"}\nendpoint = "https://x.org/v1"',
+        'api_key_env = "OPENAI_API_KEY_2"\nendpoint = "https://x.org/v1"  # https://x.org/a@b.html, mail: me@x.org',
+    ],
+)
+def test_what_only_looks_like_a_secret_is_not_refused(tmp_path: Path, new: str):
+    text = GOOD.replace('endpoint = "https://example.org/v1"\ntier = "small"', f'{new}\ntier = "small"')
+    assert load_pool(pool_file(tmp_path, text)).models["a"].tier == "small"
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "x = " + "[" * 5000 + "]" * 5000,
+        "x = " + "[" * 40 + "]" * 40,
+        "x = " + "{a = " * 200 + "1" + "}" * 200,
+        "[" + ".".join("a" * 3000) + "]\nb = 1",
+        "x = " + "9" * 10_000,
+        "# " + "x" * (5 * 1024 * 1024),
+    ],
+)
+def test_toml_that_is_nested_or_long_beyond_reason_is_one_message(tmp_path: Path, hostile: str):
+    with pytest.raises(PoolFileError, match=r"pool.toml: not valid TOML: ") as told:
+        load_pool(pool_file(tmp_path, GOOD + hostile))
+    assert len(str(told.value)) < 400
+    with pytest.raises(ConfigError, match=r"pool.toml: cannot be read as TOML: "):
+        load_settings(pool_file(tmp_path, hostile), {})
+    with (
+        pytest.raises(PoolFileError, match=r"pool.toml: not valid TOML: "),
+        adding(pool_file(tmp_path, GOOD + hostile), "c", {}, None),
+    ):
+        pytest.fail("nothing was to be added")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(st.sampled_from("[]{}=.,\"'ab1\n# -"), max_size=120))
+def test_any_text_is_a_pool_or_one_message(tmp_path_factory: pytest.TempPathFactory, text: str):
+    path = pool_file(tmp_path_factory.mktemp("pool"), text)
+    with pytest.raises(PoolFileError):  # no such text holds a router and a model with a price
+        load_pool(path)
