@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     The file has a `name`, its present path, for writers that must open it themselves.
     """
     temporary = beside(path)
-    with ExitStack() as stack:
+    with naming(path, temporary), ExitStack() as stack:
         file = stack.enter_context(create_exclusively(temporary))
         stack.callback(temporary.unlink, missing_ok=True)
         yield file
@@ -49,7 +49,7 @@ def create_atomically(path: Path, content: bytes) -> bool:
     """The file with this content, in one step, where nothing has its name. False, and nothing changed, where something
     does."""
     temporary = beside(path)
-    with ExitStack() as stack:
+    with naming(path, temporary), ExitStack() as stack:
         file = stack.enter_context(create_exclusively(temporary))
         stack.callback(temporary.unlink, missing_ok=True)
         file.write(content)
@@ -69,6 +69,17 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Errors of the system that name no file, a full disk for one, or only the temporary one, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def create_exclusively(path: Path) -> BinaryIO:
