@@ -3,9 +3,9 @@
 
 def main() -> None:
     """Entry point of the installed command `r2`. The commands' modules are loaded only here, when Ctrl-C is heard."""
-    from flows.support.ending import run
+    from flows.support.ending import as_command
 
-    run(_command)
+    as_command(_command)
 
 
 def _command() -> None:

@@ -1,8 +1,8 @@
 """What a command says of the questions it left over: why, and the command that goes on."""
 
-import shlex
-import sys
 from typing import TYPE_CHECKING
+
+from flows.support.terminal import this_command
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for it
     from tasks.answering.progress import Progress
@@ -23,4 +23,4 @@ def what_is_deferred(progress: "Progress", things: str) -> str:
         why = f"Stopped: no model could be reached; {n} {things} are deferred ({outages}). The last error: {newest}"
     else:
         why = f"{n} {things} are deferred: a model could not be reached or used ({outages}). The last error: {newest}"
-    return f"{why}\n{go_on}:\n  {shlex.join(['r2', *sys.argv[1:]])}"
+    return f"{why}\n{go_on}:\n  {this_command()}"

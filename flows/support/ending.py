@@ -17,7 +17,7 @@ DEBUG = "R2_DEBUG"
 _PREFECT_LOGS = ("PREFECT_LOGGING_LEVEL", "PREFECT_INTERNAL_LOGGING_LEVEL")
 
 
-def run(command: Callable[[], None]) -> NoReturn:
+def as_command(command: Callable[[], None]) -> NoReturn:
     """Runs `command` and ends the process."""
     terminal.listen()
     if "--debug" in sys.argv[1:]:

@@ -53,6 +53,9 @@ class CallClient(Protocol):
     def stop(self) -> None:
         """No new call is sent from now on."""
 
+    def give_up(self) -> None:
+        """Calls in flight are not waited for."""
+
 
 @dataclass(slots=True)
 class RunSession:
@@ -81,6 +84,10 @@ class RunSession:
         if self.progress.stop_reason is None:
             self.progress.stop_reason = reason
         self.client.stop()
+
+    def give_up(self) -> None:
+        """After `stop`: calls in flight are not waited for. Their questions are deferred."""
+        self.client.give_up()
 
 
 _open_sessions: dict[Path, RunSession] = {}
