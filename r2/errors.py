@@ -9,6 +9,7 @@
     ├── ModelFetchError        weights cannot be fetched, or do not match their sha256
     ├── SupportError           logged trajectories cannot tell what a candidate allocator would reach
     ├── TrainingError          a training cannot continue: nothing to learn from, or a frozen policy changed
+    ├── StoppedError           the user stopped the command while this work was going on
     ├── EndpointError          a model's endpoint is unreachable or refuses us, before any paid call
     └── LakeError              stored data is torn, foreign or of another schema
         └── RunLockedError     another process works on the same run
@@ -189,6 +190,10 @@ class SupportError(R2Error):
 
 class TrainingError(R2Error):
     """A training cannot continue: there is nothing to learn from, or something changed that must not."""
+
+
+class StoppedError(R2Error):
+    """The user stopped the command while this work was going on."""
 
 
 class EndpointError(R2Error):

@@ -10,6 +10,7 @@ from flows.cli import options
 from flows.cli.console import figures, print_calls, results, say
 from flows.cli.left_over import RETRY_FAILED, what_is_deferred
 from flows.cli.options import INPUT, MONEY, POOL, ROUTER, flag
+from flows.support.terminal import INTERRUPTED
 from r2.errors import ConfigError
 from r2.methods import described, method_named
 from r2.problems.benchmark import benchmark_names
@@ -286,14 +287,18 @@ def answer(
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.answer_questions import answer_questions
     from flows.support.embedded_api import embedded_api
+    from r2.atomic import check_file, check_folder
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
+    from storage.runs.answers import default_out
     from storage.sources.questions import check_readable
 
     loaded = load_pool(settings.pool)
     loaded.check_keys()
     make_router(loaded, settings)
     check_readable(Path(settings.input))
+    check_file(Path(settings.out) if settings.out else default_out(settings.input), "--out")
+    check_folder(Path(settings.lake), "--lake")
     with embedded_api():
         result = asyncio.run(answer_questions(settings, retry_failed=retry_failed))
     raise typer.Exit(_print_result(result))
@@ -349,7 +354,7 @@ def _print_result(result: Any) -> int:
     if progress.n_deferred or progress.stop_reason:
         say(what_is_deferred(progress, "questions"))
     if progress.stop_reason == "interrupted":
-        return 130
+        return INTERRUPTED
     if summary.n_failed:
         say(f"{summary.n_failed} rows failed. See why: r2 sql --lake {result.lake} --view errors, or --view bad_rows")
         say(f"{RETRY_FAILED} asks the questions among them again.")

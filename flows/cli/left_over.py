@@ -1,8 +1,8 @@
 """What a command says about the questions it left over: why, and the command that resumes it."""
 
-import shlex
-import sys
 from typing import TYPE_CHECKING
+
+from flows.support.terminal import this_command
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for it
     from tasks.answering.progress import Progress
@@ -27,5 +27,4 @@ def what_is_deferred(progress: "Progress", things: str) -> str:
     else:
         why = f"{n} {things} are deferred: a model could not be reached or used ({outages}). The last error: {newest}"
     # Questions that were to be asked again are deferred now; with the flag, those that failed again would be too.
-    command = ["r2", *(word for word in sys.argv[1:] if word != RETRY_FAILED)]
-    return f"{why}\n{resume}:\n  {shlex.join(command)}"
+    return f"{why}\n{resume}:\n  {this_command(without=RETRY_FAILED)}"

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from r2.atomic import replacing
+from r2.atomic import naming, replacing
 from r2.errors import LakeError, RunLockedError
 from storage.lake.compaction import compact_run, leave_out
 from storage.lake.manifest import COMPACTION, LEFT_OUT, Manifest, Part, UnitEntry, make_folder
@@ -59,13 +59,14 @@ class Lake:
             raise LakeError(f"unit {unit!r}: names that start with {COMPACTION!r} are for compactions")
         if self.manifest.has(run_id, unit):
             return False
-        self.prepare()
         ordered = _in_input_order(unit, tables)
-        with UnitWriter(self.manifest, run_id, unit) as writer:
-            for name, rows in ordered.items():
-                writer.write(name, table_from_rows(name, rows))
-            indices = [row.input_index for row in ordered.get("trajectories", ())]
-            return writer.publish(indices, meta=meta) is not None
+        with naming(self.root):
+            self.prepare()
+            with UnitWriter(self.manifest, run_id, unit) as writer:
+                for name, rows in ordered.items():
+                    writer.write(name, table_from_rows(name, rows))
+                indices = [row.input_index for row in ordered.get("trajectories", ())]
+                return writer.publish(indices, meta=meta) is not None
 
     def entries(self, run_id: str | None = None) -> list[UnitEntry]:
         """Every commit ever made, superseded ones included, oldest first within a run."""
@@ -133,7 +134,8 @@ class Lake:
     def compact(self, run_id: str) -> UnitEntry | None:
         """Rewrites a run's parts as one file per table; None if there is nothing to gain. See
         `storage.lake.compaction`."""
-        return compact_run(self.manifest, run_id)
+        with naming(self.root):
+            return compact_run(self.manifest, run_id)
 
     def leave_out(
         self,

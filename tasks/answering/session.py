@@ -61,6 +61,9 @@ class CallClient(Protocol):
     def stop(self) -> None:
         """No new call is sent from now on."""
 
+    def give_up(self) -> None:
+        """Calls in flight are not waited for."""
+
 
 @dataclass(slots=True)
 class RunSession:
@@ -102,6 +105,10 @@ class RunSession:
     def guessed_usd(self) -> float:
         """What one question may need, before any has been answered."""
         return guessed_usd(self.router, {name: self.pool.price(name) for name in self.pool.models})
+
+    def give_up(self) -> None:
+        """After `stop`: calls in flight are not waited for. Their questions are deferred."""
+        self.client.give_up()
 
 
 _open_sessions: dict[Path, RunSession] = {}

@@ -93,6 +93,9 @@ class SharedCalls:
     def stop(self) -> None:
         self._client.stop()
 
+    def give_up(self) -> None:
+        self._client.give_up()
+
     def _key(self, call: Call) -> str:
         return hashlib.blake2b(f"{self._entries[call.model]}{call.request_sha()}".encode(), digest_size=16).hexdigest()
 

@@ -25,6 +25,7 @@ from r2.training.sft.settings import SftSettings
 from storage.lake.lake import Lake
 from storage.runs.sessions import add_session, session_row
 from tasks.training.sft_process import PolicyResult, PolicySpec, read_result
+from tasks.training.waiting import exit_code_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,17 @@ def register(
     return registry.create(name, card, lambda folder: _copy(spec.weights, folder))
 
 
+def how_far(spec: PolicySpec) -> str:
+    """Where a policy that was stopped stands: its newest step, and the checkpoint that it is resumed from."""
+    name, settings = spec.settings.policy_name(spec.kind), spec.settings
+    if spec.weights.exists():
+        return f"{name}: trained, not yet examined"
+    step = max((point.step for point in MetricsFile(spec.work_dir / "curve.jsonl").points()), default=0)
+    saved = [int(path.name.removeprefix("checkpoint-")) for path in spec.work_dir.glob("checkpoint-*[0-9]")]
+    kept = f"resumed from step {max(saved)}" if saved else "begun anew, no checkpoint was due yet"
+    return f"{name}: step {step} of {settings.steps}, to be {kept}"
+
+
 def record_training(
     run_id: str,
     kind: str,
@@ -145,10 +157,8 @@ def _run(spec: PolicySpec) -> PolicyResult:
         "tasks.training.sft_process", path, accelerate_config=settings.accelerate_config, launcher=settings.launcher
     )
     process = spawn(command)
-    try:
-        code = process.wait()
-    finally:
-        end(process)
+    code = exit_code_of(process)
+    end(process)
     name = spec.settings.policy_name(spec.kind)
     if code == 2:
         raise ConfigError(f"policy {name}: it cannot be trained as asked; the line above says why.")

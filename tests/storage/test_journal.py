@@ -284,8 +284,7 @@ async def _one(commit: Callable[[str, bytes], Awaitable[None]], key: str) -> Non
 
 WRITE_UNTIL_KILLED = """
 import asyncio, sys
-from storage.runs.journal import Journal, keep_only
-from storage.runs.journal_mark import mark_of, read_mark, remove_journal
+from storage.runs.journal import Journal
 
 async def main() -> None:
     journal = Journal.open(sys.argv[1])
@@ -407,7 +406,7 @@ def test_a_mark_that_is_damaged_or_a_link_says_nothing(tmp_path: Path) -> None:
 def test_a_journal_that_keeps_what_is_needed_has_lost_nothing(tmp_path: Path) -> None:
     path = tmp_path / "j"
     commit_all(path, CALLS)
-    keep_only(path, {"call-1", "call-2"})
+    drop_settled(path, set(CALLS) - {"call-1", "call-2"})
     assert read_mark(path).n_calls == 2
     with Journal.open(path) as journal:
         assert (len(journal), journal.n_missing_at_open) == (2, 0)
@@ -422,7 +421,7 @@ def test_a_crash_while_a_journal_is_shortened_is_not_taken_for_a_loss(
     commit_all(path, CALLS)
     monkeypatch.setattr(Path, "replace", _killed_where_a_journal_is_moved(Path.replace))
     with pytest.raises(KeyboardInterrupt):
-        keep_only(path, {"call-1"})
+        drop_settled(path, set(CALLS) - {"call-1"})
     with Journal.open(path) as journal:
         assert (len(journal), journal.n_missing_at_open) == (8, 0)
 

@@ -72,6 +72,8 @@ class PoolClient:
         self._rate_window_s = rate_window_s
         self._exchange = HttpSession(environ)
         self._stopping = asyncio.Event()
+        self._asking: set[asyncio.Task[object]] = set()
+        self._is_giving_up = False
         self._open: OpenPool
         self._attempts: Attempts
 
@@ -133,7 +135,9 @@ class PoolClient:
             asked.attempts = _paid_attempts(known)
             asked.n_attempts = len(asked.attempts)
             asked.earlier_usd = lost_usd + sum(attempt.cost_usd for attempt in asked.attempts)
-        completion = await self._settle(asked)
+        completion = await self._settled_or_given_up(asked)
+        if completion is None:
+            return _given_up(asked)  # what it may have cost is noted in the journal, as for a call a kill cut off
         if lost_usd:
             completion = replace(completion, lost_usd=lost_usd)
         if asked.is_begun or not is_asked_again(completion.error_type):
@@ -156,6 +160,27 @@ class PoolClient:
         self._stopping.set()
         for entry in self._open.entries.values():
             entry.gate.stop()
+
+    def give_up(self) -> None:
+        """After `stop`: calls that are still on the wire are not waited for. They return the error `stopped`, and are
+        asked again when the run goes on: what they cost is not known."""
+        self._is_giving_up = True
+        for task in self._asking:
+            task.cancel()
+
+    async def _settled_or_given_up(self, asked: CallState) -> Completion | None:
+        """None for a call that `give_up` broke off."""
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine runs in a task"
+        self._asking.add(task)
+        try:
+            return await self._settle(asked)
+        except asyncio.CancelledError:
+            if not self._is_giving_up or task.uncancel():  # somebody else cancelled it, too
+                raise
+            return None
+        finally:
+            self._asking.discard(task)
 
     async def _settle(self, asked: CallState) -> Completion:
         """Through the entries, until one answers or the error is one that all of them would have."""
@@ -226,6 +251,12 @@ def _not_recorded(call: Call, path: Path) -> Completion:
     message = f"{path} holds no answer to this {call.purpose} request. Record the run again with this version."
     row = Attempt(call.model, 0, 0, time.time(), error_type="not_recorded", error_message=message)
     return Completion("", call.model, (row,), "", error_type=row.error_type, error_message=message)
+
+
+def _given_up(asked: CallState) -> Completion:
+    message = "the run was stopped while the call was on its way"
+    row = Attempt(asked.call.model, 0, 0, time.time(), error_type="stopped", error_message=message)
+    return Completion("", asked.call.model, (), "", error_type=row.error_type, error_message=message)
 
 
 def _failure(asked: CallState, last: Attempt) -> Completion:
