@@ -15,6 +15,7 @@ from r2.call import Call, TokenLogprob
 from r2.ledger import Usage
 from r2.pool.client.endings import ending
 from r2.pool.client.refusals import Refusal, provider_message, refusal_inside
+from r2.pool.client.stream import STREAM_FIELDS
 from r2.pool.client.text import as_json, clean, clip, text_of
 from r2.pool.file.config import ModelTable
 
@@ -48,7 +49,7 @@ class BadBody:
     reason: str
 
 
-def request_body(call: Call, table: ModelTable, served_model: str) -> bytes:
+def request_body(call: Call, table: ModelTable, served_model: str, *, streams: bool = False) -> bytes:
     """The JSON body of a chat completion request.
 
     Log-probabilities and schemas are asked for only where the entry says its server has them. A seed is sent when the
@@ -75,6 +76,8 @@ def request_body(call: Call, table: ModelTable, served_model: str) -> bytes:
     if table.extra_body:
         body.update(table.extra_body)
         body.pop("stream", None)
+    if streams:
+        body.update(STREAM_FIELDS)
     try:
         return orjson.dumps(body)
     except TypeError:  # orjson refuses lone surrogates, which come from broken input files

@@ -84,9 +84,13 @@ class ModelTable(EndpointLimits):
     """Name of a `[quotas.NAME]` table whose limits this model shares with others (one key, one quota)."""
     context_tokens: int = Field(default=4096, ge=256)
     timeout_s: Positive = 120.0
-    """Time limit of one attempt."""
+    """Least time that one attempt is waited for; longer where the entry's last answers say that it needs more."""
     deadline_s: Positive = 600.0
-    """Time limit of one call with all its waits, retries and fallbacks."""
+    """Time limit of one call with all its waits, retries and fallbacks. Servers that we start ourselves (`local:`,
+    `policy:`, `simulated:`) have none: whoever waits for them waits for work of ours."""
+    stream: bool = False
+    """Ask for the answer in pieces and give it up only when nothing came for `timeout_s`: for slow servers of your own
+    that send a token a piece (llama.cpp, vLLM, Ollama). `local:` entries always do."""
     logprobs: bool = False
     """The endpoint returns log-probabilities (`top_logprobs`) when asked."""
     guided: bool = False
@@ -212,6 +216,7 @@ class PoolConfig:
                         "max_in_flight",
                         "timeout_s",
                         "deadline_s",
+                        "stream",
                         "quota",
                         "api_key_env",
                         "hidden_input_tokens",
