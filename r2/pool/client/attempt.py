@@ -181,7 +181,8 @@ class Attempts:
         if isinstance(parsed, BadBody):
             parsed = Refusal("bad_body", f"HTTP {reply.status}: {parsed.reason}", reply.status)
         if isinstance(parsed, Refusal) and parsed.error_type == "timeout":
-            entry.pace.learn(expected_tokens, reply.computed_tokens or 1, latency_s)
+            n_tokens = way.worst.output_tokens if reply.computed_tokens is None else reply.computed_tokens
+            entry.pace.learn(expected_tokens, n_tokens, latency_s)
         cost = _charge(entry, body, way, reply, parsed)
         way.charge_usd = cost.usd
         way.used_tokens = None if cost.usage is way.worst else cost.usage.total_tokens
