@@ -319,7 +319,29 @@ def test_limits_are_read_where_a_provider_sends_them_per_minute():
     assert DIALECTS["anthropic"].limits(sizes) == RateLimits(50, 40000)
 
 
-FIELDS = ["choices", "message", "content", "finish_reason", "usage", "prompt_tokens", "completion_tokens", "error", "code", "candidates", "parts", "text", "thought", "finishReason", "usageMetadata", "stop_reason", "type", "thinking", "logprobs", "tokens", "token_logprobs"]
+FIELDS = (
+    "choices",
+    "message",
+    "content",
+    "finish_reason",
+    "usage",
+    "prompt_tokens",
+    "completion_tokens",
+    "error",
+    "code",
+    "candidates",
+    "parts",
+    "text",
+    "thought",
+    "finishReason",
+    "usageMetadata",
+    "stop_reason",
+    "type",
+    "thinking",
+    "logprobs",
+    "tokens",
+    "token_logprobs",
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**13), 10**13) | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: (
