@@ -15,6 +15,7 @@ import orjson
 
 from r2.errors import PoolFileError
 from r2.ledger import Price
+from r2.pool.client.dialects import dialect_of
 from r2.pool.client.gauges import Tally
 from r2.pool.client.http import Endpoint
 from r2.pool.client.pace import Pace
@@ -130,7 +131,14 @@ class OpenPool:
                 self._pool.price(name),
                 self._pool.price(name).version,
                 addresses[name].served_model,
-                Endpoint.at(base_url, key_env, table.timeout_s, streams=addresses[name].streams),
+                Endpoint.at(
+                    base_url,
+                    key_env,
+                    table.timeout_s,
+                    served_model=addresses[name].served_model,
+                    dialect=dialect_of(table.endpoint, table.dialect),
+                    streams=addresses[name].streams,
+                ),
                 gates[owner],
                 TokenRatio(),
                 Tally(name, time.monotonic),

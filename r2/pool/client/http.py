@@ -1,6 +1,6 @@
 """One POST to a model's endpoint and its outcome, as a value. No retries and no limits here: those are the caller's.
 
-The API key is read by name when a request is sent, lives in that request's Authorization header and nowhere else, and
+The API key is read by name when a request is sent, lives in that request's headers and nowhere else, and
 is struck from everything that comes back before anybody sees it.
 """
 
@@ -18,6 +18,8 @@ import aiohttp
 from yarl import URL
 
 from r2.pool.client.body import KEPT_BYTES, MOST_BYTES, read_body
+from r2.pool.client.dialects import DIALECTS
+from r2.pool.client.dialects.dialect import Dialect
 from r2.pool.client.refusals import Refusal, refusal
 from r2.pool.client.stream import StreamedReply, read_stream
 from r2.pool.client.wire import scrub
@@ -62,12 +64,22 @@ class Endpoint:
     proxy: URL | None
     api_key_env: str | None
     timeout_s: float
+    dialect: Dialect
     streams: bool = False
 
     @classmethod
-    def at(cls, base_url: str, api_key_env: str | None, timeout_s: float, *, streams: bool = False) -> Self:
-        url = URL(base_url.rstrip("/") + "/chat/completions")
-        return cls(url, _proxy_for(url), api_key_env, timeout_s, streams)
+    def at(
+        cls,
+        base_url: str,
+        api_key_env: str | None,
+        timeout_s: float,
+        *,
+        served_model: str = "",
+        dialect: Dialect = DIALECTS["compatible"],
+        streams: bool = False,
+    ) -> Self:
+        url = URL(dialect.url(base_url, served_model), encoded=True)
+        return cls(url, _proxy_for(url), api_key_env, timeout_s, dialect, streams)
 
 
 class HttpSession:
@@ -106,14 +118,14 @@ class HttpSession:
         """
         if self._session is None:
             raise RuntimeError("HttpSession is used outside `async with`")
-        key, headers = "", None
+        key, headers = "", endpoint.dialect.headers("")
         if endpoint.api_key_env is not None:
             key = self._environ.get(endpoint.api_key_env, "").strip()
             if not key or not key.isascii() or not key.isprintable():
                 state = "is not set" if not key else "holds characters that no key has"
                 message = f"${endpoint.api_key_env} {state}; set it."
                 return HttpReply(0, refusal=Refusal("auth", message, blames_the_key=True), billing="nothing")
-            headers = {"Authorization": f"Bearer {key}"}
+            headers = endpoint.dialect.headers(key)
         status = 0
         limit_s = min(endpoint.timeout_s if limit_s is None else limit_s, within_s)
         timeout = _time_limit(within_s if endpoint.streams else limit_s)

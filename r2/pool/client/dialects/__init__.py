@@ -1,10 +1,11 @@
-"""The forms in which providers take a prompt and give a text, by name; and which one an address speaks."""
+"""The forms in which providers take a prompt and give a text: by name, by address, and by what a body looks like."""
 
 import urllib.parse
 from collections.abc import Mapping
+from typing import Any
 
 from r2.pool.client.dialects import anthropic, gemini, openai_chat
-from r2.pool.client.dialects.dialect import Dialect
+from r2.pool.client.dialects.dialect import Dialect, NoReply, Reply
 
 DIALECTS: Mapping[str, Dialect] = {
     **openai_chat.DIALECTS,
@@ -42,3 +43,18 @@ def dialect_of(endpoint: str, named: str | None = None) -> Dialect:
     if "/openai/deployments/" in parts.path or "api-version=" in parts.query:
         return DIALECTS["azure"]
     return DIALECTS["compatible"]
+
+
+def parse(document: Any) -> Reply | NoReply:
+    """What the JSON of a body says, in whichever of the three forms it has: a stored body is read again by its form
+    alone."""
+    if isinstance(document, list) and document and isinstance(document[0], dict) and document[0].get("error"):
+        document = document[0]  # Gemini's compatible address
+    if not isinstance(document, dict):
+        return NoReply("not a JSON object")
+    if "choices" not in document:
+        if any(field in document for field in ("candidates", "promptFeedback", "usageMetadata")):
+            return gemini.parse(document)
+        if document.get("type") in ("message", "error") or isinstance(document.get("content"), list):
+            return anthropic.parse(document)
+    return openai_chat.parse(document)

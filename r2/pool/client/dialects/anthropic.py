@@ -12,29 +12,21 @@ from r2.ledger import Usage
 from r2.pool.client.dialects.dialect import (
     Dialect,
     Feature,
-    Finish,
     NoReply,
     RateLimits,
     Reply,
     Request,
     count,
     parts_of,
-    text,
     with_path,
 )
 from r2.pool.client.dialects.openai_chat import number
+from r2.pool.client.text import text_of
 
 VERSION = "2023-06-01"
 FEATURES: frozenset[Feature] = frozenset(
     {"sampling", "stop", "schema", "effort", "cached", "cache_write", "reasoning", "batch"}
 )
-_ENDS: Mapping[str, Finish] = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "filtered",
-}
 _REFUSED_KEYWORDS = frozenset(
     {
         "minimum",
@@ -103,29 +95,21 @@ def without_refused_words(schema: Any) -> Any:
     return schema
 
 
-def parse(document: Any) -> Reply | NoReply:
+def parse(document: Mapping[str, Any]) -> Reply | NoReply:
     """What a body says. Thinking comes in parts of its own, before the text."""
-    if not isinstance(document, dict):
-        return NoReply("not a JSON object")
     error = document.get("error")
-    if isinstance(error, (dict, str)) and error:
-        return NoReply("an error in the place of an answer", error)
+    if error:
+        return NoReply("an error in the place of an answer", error, usage_of(document.get("usage")))
     content = document.get("content")
     if not isinstance(content, list):
         return NoReply("no content")
     parts = parts_of(content)
-    said = text(document.get("stop_reason"))
-    answer = "".join(text(part.get("text")) for part in parts if part.get("type") == "text")
-    details = document.get("stop_details")
-    if said == "refusal" and not answer and isinstance(details, dict):
-        answer = text(details.get("explanation"))
     return Reply(
-        answer,
-        "".join(text(part.get("thinking")) for part in parts if part.get("type") == "thinking"),
-        _ENDS.get(said, "error") if said else "stop",
-        said or "end_turn",
-        text(document.get("model")),
-        text(document.get("id")),
+        "".join(text_of(part.get("text")) for part in parts if part.get("type") == "text"),
+        "".join(text_of(part.get("thinking")) for part in parts if part.get("type") == "thinking"),
+        text_of(document.get("stop_reason")) or "end_turn",
+        text_of(document.get("model")),
+        text_of(document.get("id")),
         usage_of(document.get("usage")),
     )
 
@@ -168,4 +152,4 @@ def _headers(key: str) -> dict[str, str]:
     return {"anthropic-version": VERSION, **({"x-api-key": key} if key else {})}
 
 
-DIALECT = Dialect("anthropic", _url, _headers, body, parse, limits_of, FEATURES)
+DIALECT = Dialect("anthropic", _url, _headers, body, limits_of, FEATURES)

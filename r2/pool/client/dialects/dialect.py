@@ -19,34 +19,35 @@ Feature = Literal[
 """What a provider can be asked for, or reports: sampling parameters, log-probabilities, a JSON schema, a reasoning
 effort; tokens read from and written to its cache, tokens spent on thinking; a batch endpoint."""
 
-Finish = Literal["stop", "length", "filtered", "error"]
-"""How a reply ended: by itself, at a limit, by the provider's moderation, or in any way that is no natural end."""
-
 
 @dataclass(slots=True)  # not frozen: one is made per call, and freezing costs more than the rest of making it
 class Reply:
     """A text that a model wrote.
 
-    `text` is the answer alone. `thinking` is what came before it, where the provider shows it. `finish` is one of the
-    four ends that matter here, `finish_reason` the provider's own word. `usage` is None where none was reported.
+    `text` is the answer alone. `thinking` is what came before it, where the provider shows it. `finish_reason` is the
+    provider's own word for the end (`endings.py` says what it means). `usage` is None where none was reported.
+    `is_refused`: the model declined, and the text is why. `has_error`: an error came with the text.
     """
 
     text: str
     thinking: str
-    finish: Finish
     finish_reason: str
     response_model: str
     response_id: str
     usage: Usage | None
     token_logprobs: tuple[TokenLogprob, ...] = ()
+    is_refused: bool = False
+    has_error: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NoReply:
-    """A body that holds no text of a model, and why. `error` is the provider's error object, if that is what came."""
+    """A body that holds no text of a model, and why. `error` is the provider's error object, if that is what came, and
+    `usage` what it counted all the same."""
 
     reason: str
     error: Mapping[str, Any] | str | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,6 @@ class Dialect:
     headers: Callable[[str], dict[str, str]]
     """API key, "" for none -> headers of a request."""
     body: Callable[[Request], dict[str, Any]]
-    parse: Callable[[Any], Reply | NoReply]
-    """JSON of a body -> what it says."""
     limits: Callable[[Mapping[str, str]], RateLimits]
     """Headers of a reply, names in lower case -> the entry's limits."""
     features: frozenset[Feature]
@@ -112,19 +111,17 @@ def with_path(endpoint: str, path: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc, base, parts.query, ""))
 
 
-MAX_COUNT: Final = 10**12
+MAX_COUNT: Final = 10**8
+"""More tokens than any request can have: a larger count is cut to it."""
 
 
 def count(value: object) -> int | None:
     """A token count, or None for what is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT else None
-
-
-def text(value: object) -> str:
-    """A text without lone surrogates, which no file or database takes; "" for what is no text."""
-    if not isinstance(value, str):
-        return ""
-    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        return None
+    return min(value, MAX_COUNT)
 
 
 def parts_of(value: object) -> list[Mapping[str, Any]]:

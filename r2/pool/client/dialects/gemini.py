@@ -13,31 +13,18 @@ from r2.ledger import Usage
 from r2.pool.client.dialects.dialect import (
     Dialect,
     Feature,
-    Finish,
     NoReply,
     RateLimits,
     Reply,
     Request,
     count,
     parts_of,
-    text,
 )
+from r2.pool.client.text import text_of
 
 FEATURES: frozenset[Feature] = frozenset(
     {"sampling", "seed", "stop", "n", "logprobs", "schema", "effort", "cached", "reasoning", "batch"}
 )
-_ENDS: Mapping[str, Finish] = {
-    "STOP": "stop",
-    "MAX_TOKENS": "length",
-    "SAFETY": "filtered",
-    "RECITATION": "filtered",
-    "BLOCKLIST": "filtered",
-    "PROHIBITED_CONTENT": "filtered",
-    "SPII": "filtered",
-    "LANGUAGE": "filtered",
-    "MODEL_ARMOR": "filtered",
-    "IMAGE_SAFETY": "filtered",
-}
 BUDGETS: Mapping[str, int] = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576}
 """Reasoning effort -> thinking budget in tokens, for the 2.5 models, which know no levels (Google's own mapping of its
 OpenAI-compatible address)."""
@@ -78,33 +65,25 @@ def _thinking(model: str, effort: str) -> dict[str, Any]:
     return {"thinkingLevel": effort.upper()}
 
 
-def parse(document: Any) -> Reply | NoReply:
+def parse(document: Mapping[str, Any]) -> Reply | NoReply:
     """What a body says. A prompt that was blocked has no candidate, and a reply cut while thinking has no parts."""
-    if isinstance(document, list) and document:  # errors of a stream come as a list
-        document = document[0]
-    if not isinstance(document, dict):
-        return NoReply("not a JSON object")
-    error = document.get("error")
-    if isinstance(error, (dict, str)) and error:
-        return NoReply("an error in the place of an answer", error)
     usage = usage_of(document.get("usageMetadata"))
-    named = (text(document.get("modelVersion")), text(document.get("responseId")), usage)
+    error = document.get("error")
+    if error:
+        return NoReply("an error in the place of an answer", error, usage)
+    named = (text_of(document.get("modelVersion")), text_of(document.get("responseId")), usage)
     candidates = document.get("candidates")
     if not isinstance(candidates, list) or not candidates or not isinstance(candidates[0], dict):
         feedback = document.get("promptFeedback")
-        reason = text(feedback.get("blockReason")) if isinstance(feedback, dict) else ""
-        if not reason:
-            return NoReply("no candidates")
-        return Reply("", "", "filtered", reason, *named)
+        reason = text_of(feedback.get("blockReason")) if isinstance(feedback, dict) else ""
+        return Reply("", "", reason, *named, is_refused=True) if reason else NoReply("no candidates")
     candidate: dict[str, Any] = candidates[0]
     content = candidate.get("content")
     parts = parts_of(content.get("parts")) if isinstance(content, dict) else []
-    said = text(candidate.get("finishReason"))
     return Reply(
-        "".join(text(part.get("text")) for part in parts if part.get("thought") is not True),
-        "".join(text(part.get("text")) for part in parts if part.get("thought") is True),
-        _ENDS.get(said, "error") if said else "stop",
-        said or "STOP",
+        "".join(text_of(part.get("text")) for part in parts if part.get("thought") is not True),
+        "".join(text_of(part.get("text")) for part in parts if part.get("thought") is True),
+        text_of(candidate.get("finishReason")) or "STOP",
         *named,
         _logprobs(candidate.get("logprobsResult")),
     )
@@ -136,8 +115,8 @@ def _logprobs(value: object) -> tuple[TokenLogprob, ...]:
     found = []
     for place, token in enumerate(chosen):
         others = parts_of(tops[place].get("candidates")) if place < len(tops) else []
-        alternatives = sorted(((text(o.get("token")), _number(o)) for o in others), key=lambda pair: -pair[1])
-        found.append(TokenLogprob(text(token.get("token")), _number(token), tuple(alternatives)))
+        alternatives = sorted(((text_of(o.get("token")), _number(o)) for o in others), key=lambda pair: -pair[1])
+        found.append(TokenLogprob(text_of(token.get("token")), _number(token), tuple(alternatives)))
     return tuple(found)
 
 
@@ -163,4 +142,4 @@ def _headers(key: str) -> dict[str, str]:
     return {"x-goog-api-key": key} if key else {}
 
 
-DIALECT = Dialect("gemini", _url, _headers, body, parse, _limits, FEATURES, 20)
+DIALECT = Dialect("gemini", _url, _headers, body, _limits, FEATURES, 20)

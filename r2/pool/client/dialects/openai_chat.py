@@ -1,7 +1,7 @@
 """OpenAI's chat completions, and the providers that speak them with habits of their own. Pure.
 
 One module for all of them, because they differ in a few fields: the name of the output limit and of the seed, how
-log-probabilities are asked for and come back, where thinking stands, and whether thinking is counted among the output.
+log-probabilities are asked for and come back, where thinking stands, and which fields they refuse.
 `FLAVOURS` holds these differences, one line each. Sources: the vendors' own SDKs and pages, as of 2026-11.
 """
 
@@ -16,7 +16,6 @@ from r2.ledger import Usage
 from r2.pool.client.dialects.dialect import (
     Dialect,
     Feature,
-    Finish,
     NoReply,
     RateLimits,
     Reply,
@@ -24,23 +23,12 @@ from r2.pool.client.dialects.dialect import (
     bearer,
     count,
     parts_of,
-    text,
     with_path,
 )
 from r2.pool.client.dialects.thinking import split_thinking
+from r2.pool.client.text import text_of
 
 _LOWEST_LOGPROB = -9999.0  # what vLLM sends for minus infinity, which JSON does not have
-_ENDS: Mapping[str, Finish] = {
-    "stop": "stop",
-    "eos": "stop",  # Together
-    "stop_sequence": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",  # Mistral
-    "content_filter": "filtered",
-    "refusal": "filtered",
-    "safety": "filtered",
-}
 _FEATURES: frozenset[Feature] = frozenset(
     {"sampling", "seed", "stop", "n", "logprobs", "schema", "effort", "cached", "reasoning"}
 )
@@ -51,7 +39,6 @@ class Flavour:
     """How one provider differs from OpenAI. `limit_field`: of the output limit. `seed_field`: "" where there is none.
 
     `logprobs`: "openai" (a switch and a number), "int" (one number under `logprobs`), "" (none to be had).
-    `is_thinking_outside`: thinking is not counted in `completion_tokens`, but only in the total.
     """
 
     limit_field: str = "max_tokens"
@@ -59,7 +46,6 @@ class Flavour:
     logprobs: str = "openai"
     max_top_logprobs: int = 20
     schema: str = "json_schema"
-    is_thinking_outside: bool = False
     features: frozenset[Feature] = _FEATURES
     effort_field: str = "reasoning_effort"
 
@@ -74,7 +60,7 @@ FLAVOURS: Mapping[str, Flavour] = {
     "groq": Flavour("max_completion_tokens", logprobs="", features=_FEATURES - {"logprobs", "n"} | {"batch"}),
     "together": Flavour(logprobs="int", features=_FEATURES | {"batch"}),
     "fireworks": Flavour(max_top_logprobs=5, features=_FEATURES | {"batch"}),
-    "xai": Flavour(is_thinking_outside=True, features=_FEATURES - {"stop"} | {"batch"}),
+    "xai": Flavour(features=_FEATURES - {"stop"} | {"batch"}),
     "vllm": Flavour(),
     "sglang": Flavour(),
     "llamacpp": Flavour(),
@@ -113,48 +99,45 @@ def body(request: Request, flavour: Flavour) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in request.omitted}
 
 
-def parse(document: Any, *, is_thinking_outside: bool = False) -> Reply | NoReply:
-    """What a body says. An error object under any status is an error, also inside a choice."""
-    if not isinstance(document, dict):
-        return NoReply("not a JSON object")
+def parse(document: Mapping[str, Any]) -> Reply | NoReply:
+    """What a body says. An error object under any status is an error, also inside a choice, unless text came with it."""
     choices = document.get("choices")
-    error = document.get("error")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-        error = error or choices[0].get("error")
-    if isinstance(error, (dict, str)) and error:
-        return NoReply("an error in the place of an answer", error)
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        return NoReply("no choices")
-    choice: dict[str, Any] = choices[0]
+    choice: Mapping[str, Any] = (
+        choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    )
+    usage = usage_of(document.get("usage"))
     message = choice.get("message")
+    content = _content(message.get("content")) if isinstance(message, dict) else None
+    error = choice.get("error") or document.get("error")
+    if error and not (content and content[1]):
+        return NoReply("an error in the place of an answer", error, usage)
+    if not choice:
+        return NoReply("no choices")
     if not isinstance(message, dict):
         return NoReply("a choice without a message")
-    content = _content(message.get("content"))
     if content is None:
         return NoReply("a message whose content is neither text nor null")
     thinking, answer = content
     for field in ("reasoning_content", "reasoning"):
-        thinking = thinking or text(message.get(field))
-    said = text(choice.get("finish_reason"))
-    finish: Finish = _ENDS.get(said.lower(), "error") if said else "stop"
-    if refusal := text(message.get("refusal")):
-        answer, finish, said = answer or refusal, "filtered", "refusal"
+        thinking = thinking or text_of(message.get(field))
+    is_refused = not answer and bool(text_of(message.get("refusal")))
     return Reply(
         answer,
         thinking,
-        finish,
-        said or "stop",
-        text(document.get("model")),
-        text(document.get("id")),
-        usage_of(document.get("usage"), is_thinking_outside=is_thinking_outside),
+        text_of(choice.get("finish_reason")) or "stop",
+        text_of(document.get("model")),
+        text_of(document.get("id")),
+        usage,
         logprobs_of(choice.get("logprobs")) if choice.get("logprobs") else (),
+        is_refused,
+        bool(error),
     )
 
 
 def _content(value: object) -> tuple[str, str] | None:
     """(thinking, answer) of a message's content: a text, null (a refusal, or thinking up to the limit), or parts."""
     if isinstance(value, str):
-        return split_thinking(text(value))
+        return split_thinking(text_of(value))
     if value is None:
         return "", ""
     if not isinstance(value, list):
@@ -163,19 +146,16 @@ def _content(value: object) -> tuple[str, str] | None:
     for part in parts_of(value):
         if part.get("type") == "thinking":  # Mistral: a list of parts again, elsewhere a text
             inner = part.get("thinking")
-            thinking.append(text(inner) or "".join(text(each.get("text")) for each in parts_of(inner)))
+            thinking.append(text_of(inner) or "".join(text_of(each.get("text")) for each in parts_of(inner)))
         else:
-            answer.append(text(part.get("text")))
+            answer.append(text_of(part.get("text")))
     within, rest = split_thinking("".join(answer))
     return "".join(thinking) or within, rest
 
 
-def usage_of(value: object, *, is_thinking_outside: bool = False) -> Usage | None:
-    """Tokens as billed. Thinking that a provider counts beside the output, in the total alone, is added to it.
-
-    Only where the counts say so themselves: total > prompt + completion. `is_thinking_outside` adds the reported
-    thinking also where no total is given.
-    """
+def usage_of(value: object) -> Usage | None:
+    """Tokens as billed. Generated tokens are those beside the prompt's in the total, where that is more than the
+    completion's: some providers count thinking there alone. Cache reads beyond the prompt are no cache reads."""
     if not isinstance(value, dict):
         return None
     n_input = count(value.get("prompt_tokens"))
@@ -188,13 +168,11 @@ def usage_of(value: object, *, is_thinking_outside: bool = False) -> Usage | Non
     n_output = n_output or 0
     if n_total is not None:
         n_output = max(n_output, n_total - n_input)
-    elif is_thinking_outside:
-        n_output += n_thinking or 0
     prompt = value.get("prompt_tokens_details")
     prompt = prompt if isinstance(prompt, dict) else {}
     n_cached = count(prompt.get("cached_tokens")) or count(value.get("prompt_cache_hit_tokens")) or 0
     n_written = count(prompt.get("cache_write_tokens")) or 0
-    n_cached = min(n_cached, n_input)
+    n_cached = n_cached if n_cached <= n_input else 0
     return Usage(
         n_input,
         n_cached,
@@ -214,12 +192,12 @@ def logprobs_of(value: object) -> tuple[TokenLogprob, ...]:
         for entry in parts_of(content):
             if isinstance(entry.get("token"), str):
                 others = [
-                    (text(other["token"]), _logprob(other.get("logprob")))
+                    (text_of(other["token"]), _logprob(other.get("logprob")))
                     for other in parts_of(entry.get("top_logprobs"))
                     if isinstance(other.get("token"), str)
                 ]
                 others.sort(key=lambda pair: -pair[1])
-                tokens.append(TokenLogprob(text(entry["token"]), _logprob(entry.get("logprob")), tuple(others)))
+                tokens.append(TokenLogprob(text_of(entry["token"]), _logprob(entry.get("logprob")), tuple(others)))
         return tuple(tokens)
     names, values = value.get("tokens"), value.get("token_logprobs")
     if not isinstance(names, list) or not isinstance(values, list) or len(names) != len(values):
@@ -227,15 +205,16 @@ def logprobs_of(value: object) -> tuple[TokenLogprob, ...]:
     listed = value.get("top_logprobs")
     tops = listed if isinstance(listed, list) and len(listed) == len(names) else [None] * len(names)
     return tuple(
-        TokenLogprob(text(name), _logprob(logprob), _alternatives(top))
+        TokenLogprob(text_of(name), _logprob(logprob), _alternatives(top))
         for name, logprob, top in zip(names, values, tops, strict=True)
+        if isinstance(name, str) and logprob is not None  # null: a token of the prompt that has none
     )
 
 
 def _alternatives(top: object) -> tuple[tuple[str, float], ...]:
     if not isinstance(top, dict):
         return ()
-    return tuple(sorted(((text(t), _logprob(p)) for t, p in top.items()), key=lambda pair: -pair[1]))
+    return tuple(sorted(((text_of(t), _logprob(p)) for t, p in top.items()), key=lambda pair: -pair[1]))
 
 
 def _logprob(value: object) -> float:
@@ -293,7 +272,6 @@ def _dialect(name: str, flavour: Flavour) -> Dialect:
         _azure_url if is_azure else _url,
         _api_key if is_azure else bearer,
         lambda request: body(request, flavour),
-        lambda document: parse(document, is_thinking_outside=flavour.is_thinking_outside),
         limits,
         flavour.features,
         flavour.max_top_logprobs if flavour.logprobs else 0,
