@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from r2.pool.client.text import as_json
+from r2.pool.client.dialects.text import as_json
 
 OPTIONAL: Final = frozenset(
     {

@@ -11,7 +11,7 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
-from r2.pool.client.text import as_json
+from r2.pool.client.dialects.text import as_json
 
 STREAM_FIELDS: Final[dict[str, Any]] = {"stream": True, "stream_options": {"include_usage": True}}
 """What a request has beside its other fields to be answered in pieces, the counts of tokens in the last one."""

@@ -15,10 +15,10 @@ from r2.call import Call, TokenLogprob
 from r2.ledger import Usage
 from r2.pool.client.dialects import DIALECTS, parse
 from r2.pool.client.dialects.dialect import Dialect, NoReply, Request
+from r2.pool.client.dialects.text import as_json, clean
 from r2.pool.client.endings import ending
 from r2.pool.client.refusals import Refusal, provider_message, refusal_inside
 from r2.pool.client.stream import STREAM_FIELDS
-from r2.pool.client.text import as_json, clean
 from r2.pool.file.config import OUTPUT_LIMIT_FIELDS, ModelTable
 
 

@@ -51,7 +51,8 @@ _LATER_MODEL_FIELDS: Final[Mapping[str, object]] = {
     "cache_prefix": False,
 }
 _LATER_PRICE_FIELDS: Final[Mapping[str, object]] = {"cache_write": None, "long": (), "batch": ..., "until": ...}
-"""Fields that came later, with their defaults: pool files that do not set them keep their digest. `...`: never counts."""
+"""Fields that came later, with their defaults: pool files that do not set them keep their digest. `...`: never counts.
+"""
 
 
 def _drop_defaults(table: dict[str, Any], defaults: Mapping[str, object]) -> None:
@@ -148,7 +149,8 @@ class ModelTable(EndpointLimits):
     """Mark the part of the prompt that stays the same for the provider's cache, where it must be asked for (Anthropic).
     A cache write costs more than a fresh token, so it pays only for long prompts that come often."""
     retires: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
-    """Day from which the provider no longer serves the model. A run that would begin then stops before its first call."""
+    """Day from which the provider no longer serves the model. A run that would begin then stops before its first call.
+    """
     stream: bool = False
     """Ask for the answer in pieces and give it up only when nothing came for `timeout_s`: for slow servers of your own
     that send a token a piece (llama.cpp, vLLM, Ollama). `local:` entries always do."""

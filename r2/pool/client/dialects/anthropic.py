@@ -21,7 +21,7 @@ from r2.pool.client.dialects.dialect import (
     with_path,
 )
 from r2.pool.client.dialects.openai_chat import number
-from r2.pool.client.text import text_of
+from r2.pool.client.dialects.text import text_of
 
 VERSION = "2023-06-01"
 FEATURES: frozenset[Feature] = frozenset(

@@ -20,7 +20,7 @@ from r2.pool.client.dialects.dialect import (
     count,
     parts_of,
 )
-from r2.pool.client.text import text_of
+from r2.pool.client.dialects.text import text_of
 
 FEATURES: frozenset[Feature] = frozenset(
     {"sampling", "seed", "stop", "n", "logprobs", "schema", "effort", "cached", "reasoning", "batch"}

@@ -25,8 +25,8 @@ from r2.pool.client.dialects.dialect import (
     parts_of,
     with_path,
 )
+from r2.pool.client.dialects.text import text_of
 from r2.pool.client.dialects.thinking import split_thinking
-from r2.pool.client.text import text_of
 
 _LOWEST_LOGPROB = -9999.0  # what vLLM sends for minus infinity, which JSON does not have
 _FEATURES: frozenset[Feature] = frozenset(
