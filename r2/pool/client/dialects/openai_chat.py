@@ -100,7 +100,7 @@ def body(request: Request, flavour: Flavour) -> dict[str, Any]:
 
 
 def parse(document: Mapping[str, Any]) -> Reply | NoReply:
-    """What a body says. An error object is an error under any status, also inside a choice, unless text came with it."""
+    """What a body says. An error object under any status is an error, in a choice too, unless text came with it."""
     choices = document.get("choices")
     choice: Mapping[str, Any] = (
         choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
