@@ -22,9 +22,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Sign = Literal["refused", "failed", "bad_key", "understood"]
-"""What a failed call says about the endpoint: too many requests; down or broken; key or balance refused; alive, and it
-understood us."""
+Sign = Literal["refused", "failed", "slow", "bad_key", "understood"]
+"""What a failed call says about the endpoint: too many requests; down or broken; too much at once, or down; key or
+balance refused; alive, and it understood us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _unsent(meaning: str, *, next_entry: bool = False, is_outage: bool = False) 
 CALL_FAILURES: Final[Mapping[str, Failure]] = {
     "rate_limited": _outage("429 or 503 until the call's deadline", "uncounted", "refused"),
     "server_error": _outage("5xx on every attempt", "counted", "failed"),
-    "timeout": _outage("no complete answer within the attempt's time limit", "counted", "failed"),
+    "timeout": _outage("no complete answer within the attempt's time limit", "counted", "slow"),
     "disconnected": _outage("connection refused, reset, or cut in the middle of a body", "counted", "failed"),
     "bad_body": _outage("HTTP 200 whose body is not a chat completion", "counted", "understood"),
     "auth": _outage("401, 403 or 402: wrong key or no balance", "never", "bad_key"),

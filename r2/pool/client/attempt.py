@@ -173,18 +173,24 @@ class Attempts:
         sent_at, started_at = time.monotonic(), time.time()
         left_s = max(0.001, asked.deadline - asyncio.get_running_loop().time())
         longest = most_bytes(way.worst.output_tokens, call.top_logprobs)
-        reply = await self._exchange.post(entry.endpoint, body, left_s, longest)
+        expected_tokens = min(way.worst.input_tokens, entry.ratio.upper(len(body)))
+        limit_s = entry.pace.limit_s(entry.endpoint.timeout_s, expected_tokens, way.worst.output_tokens)
+        reply = await self._exchange.post(entry.endpoint, body, limit_s, longest, left_s)
         latency_s = time.monotonic() - sent_at
         parsed = reply.refusal if reply.refusal is not None else parse_body(reply.body, reply.status)
         if isinstance(parsed, BadBody):
             parsed = Refusal("bad_body", f"HTTP {reply.status}: {parsed.reason}", reply.status)
-        cost = _charge(entry, way, reply, parsed)
+        if isinstance(parsed, Refusal) and parsed.error_type == "timeout":
+            n_tokens = way.worst.output_tokens if reply.computed_tokens is None else reply.computed_tokens
+            entry.pace.learn(expected_tokens, n_tokens, latency_s)
+        cost = _charge(entry, body, way, reply, parsed)
         way.charge_usd = cost.usd
         way.used_tokens = None if cost.usage is way.worst else cost.usage.total_tokens
         if isinstance(parsed, ParsedReply):
             entry.key.answered()
             if parsed.usage is not None:
                 entry.ratio.learn(len(body), parsed.usage.input_tokens)
+                entry.pace.learn(parsed.usage.input_tokens, parsed.usage.output_tokens, latency_s)
             entry.bills.saw(entry.name, cost, way.worst_usd)
         elif parsed.usage is not None:
             entry.bills.saw(entry.name, cost, way.worst_usd)
@@ -249,9 +255,14 @@ def refused(entry: Entry, asked: CallState, error_type: str, message: str, queue
     return AttemptResult(row, is_refusal=True)
 
 
-def _charge(entry: Entry, way: _Way, reply: HttpReply, parsed: ParsedReply | Refusal) -> Charge:
+def _charge(entry: Entry, body: bytes, way: _Way, reply: HttpReply, parsed: ParsedReply | Refusal) -> Charge:
     if isinstance(parsed, ParsedReply):
         return charge(entry.price, way.worst, parsed.usage, has_text=bool(parsed.text))
+    if reply.computed_tokens is not None:  # closing the connection ended the computing: the prompt, and so many tokens
+        n_output = min(reply.computed_tokens, way.worst.output_tokens)
+        n_input = min(entry.ratio.upper(len(body)), way.worst.input_tokens)
+        usage = Usage(n_input, 0, n_output, "estimated")
+        return Charge(usage, cost_usd(entry.price, usage))
     if parsed.usage is not None:
         return charge(entry.price, way.worst, parsed.usage, has_text=False)
     if reply.billing == "nothing" or (reply.billing == "usage" and parsed.error_type != "bad_body"):

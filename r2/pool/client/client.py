@@ -129,7 +129,9 @@ class PoolClient:
         lost_usd = journal.lost_usd(key)
         if known is not None and (replay_failures or not is_asked_again(known.error_type)):
             return replace(known, lost_usd=lost_usd) if lost_usd else known
-        deadline = asyncio.get_running_loop().time() + self._pool.models[call.model].deadline_s
+        is_ours = self._addresses[call.model].is_ours
+        deadline_s = math.inf if is_ours else self._pool.models[call.model].deadline_s
+        deadline = asyncio.get_running_loop().time() + deadline_s
         asked = CallState(call, key, journal, deadline)
         if known is not None or lost_usd:
             asked.attempts = _paid_attempts(known)
@@ -215,7 +217,7 @@ class PoolClient:
 
     async def _ask(self, entry: Entry, asked: CallState) -> AttemptResult:
         """One entry until it answers or is spent; the last attempt. Attempts that were sent are noted in `asked`."""
-        body = request_body(asked.call, entry.table, entry.served_model)
+        body = request_body(asked.call, entry.table, entry.served_model, streams=entry.endpoint.streams)
         loop = asyncio.get_running_loop()
         n_counted, may_reconnect = 0, entry.tally.calls > 0
         while True:

@@ -15,8 +15,10 @@ import orjson
 
 from r2.errors import PoolFileError
 from r2.ledger import Price
+from r2.pool.client.dialects import dialect_of
 from r2.pool.client.gauges import Tally
 from r2.pool.client.http import Endpoint
+from r2.pool.client.pace import Pace
 from r2.pool.client.ports import Address
 from r2.pool.client.tokens import TokenRatio
 from r2.pool.client.trust import Bills, Key
@@ -45,6 +47,7 @@ class Entry:
     tally: Tally
     bills: Bills
     key: Key
+    pace: Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +131,20 @@ class OpenPool:
                 self._pool.price(name),
                 self._pool.price(name).version,
                 addresses[name].served_model,
-                Endpoint.at(base_url, key_env, table.timeout_s),
+                Endpoint.at(
+                    base_url,
+                    key_env,
+                    table.timeout_s,
+                    served_model=addresses[name].served_model,
+                    dialect=dialect_of(table.endpoint, table.dialect),
+                    streams=addresses[name].streams,
+                ),
                 gates[owner],
                 TokenRatio(),
                 Tally(name, time.monotonic),
                 Bills(),
                 keys.setdefault((key_env, base_url), Key()),
+                Pace(),
             )
 
     def _open_gate(self, name: str) -> Gate:

@@ -10,11 +10,16 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where one pool entry answers: `base_url` ends before `/chat/completions`, `served_model` is
-    the body's `model`."""
+    """Where one pool entry answers: `base_url` ends before `/chat/completions`, `served_model` is the body's `model`.
+
+    `streams`: the server sends its answer in pieces when asked to, a token each. `is_ours`: we started it, it serves
+    nobody else, and whoever waits for it waits for work of ours.
+    """
 
     base_url: str
     served_model: str
+    streams: bool = False
+    is_ours: bool = False
 
 
 class CallJournal(Protocol):

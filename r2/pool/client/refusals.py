@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from r2.ledger import Usage
-from r2.pool.client.text import as_json, clean, clip
+from r2.pool.client.dialects.text import as_json, clean, clip
 from r2.pool.limits.aimd import Times
 
 MAX_RETRY_AFTER_S: Final = 3600.0

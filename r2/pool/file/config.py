@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from r2.errors import ConfigError, PoolFileError
-from r2.ledger import Price
+from r2.ledger import LongContextPrice, Price
 from r2.policies.registry import Policy, Registry
 from r2.pool.file.recording import recorded_pool
 from r2.pool.file.secrets import line_of_login, secret_of_body, secret_of_endpoint, secret_of_variable
@@ -41,8 +42,43 @@ _ANSWER_COUNT_FIELDS: Final = ("n", "best_of", "num_return_sequences", "candidat
 """Names that servers give the number of answers to one request. Each is billed, and one is read."""
 
 
+_LATER_MODEL_FIELDS: Final[Mapping[str, object]] = {
+    "dialect": None,
+    "sampling": True,
+    "reasoning_effort": None,
+    "omit": (),
+    "limit_field": None,
+    "max_output_tokens": None,
+    "cache_prefix": False,
+}
+_LATER_PRICE_FIELDS: Final[Mapping[str, object]] = {"cache_write": None, "long": (), "batch": ..., "until": ...}
+"""Fields that came later, with their defaults: pool files that do not set them keep their digest. `...`: never counts.
+"""
+
+
+def _drop_defaults(table: dict[str, Any], defaults: Mapping[str, object]) -> None:
+    for name, default in defaults.items():
+        if default is ... or table[name] == default:
+            del table[name]
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rates(_Table):
+    """USD per million tokens; None: as `input`."""
+
+    input: NotNegative
+    cached_input: NotNegative | None = None
+    cache_write: NotNegative | None = None
+    output: NotNegative
+
+
+class LongRates(Rates):
+    """Rates of a request whose prompt has more than `above_tokens` tokens, all of it."""
+
+    above_tokens: int = Field(ge=1)
 
 
 class PriceTable(_Table):
@@ -50,8 +86,16 @@ class PriceTable(_Table):
     """USD per million prompt tokens."""
     cached_input: NotNegative | None = None
     """USD per million prompt tokens read from the provider's cache; None: as `input`."""
+    cache_write: NotNegative | None = None
+    """USD per million prompt tokens written to the provider's cache; None: as `input`."""
     output: NotNegative
     """USD per million generated tokens."""
+    long: tuple[LongRates, ...] = ()
+    """Other rates for a whole request with a longer prompt, smallest threshold first."""
+    batch: Rates | None = None
+    """Rates of the provider's batch endpoint."""
+    until: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """Last day of this price, where a later one is known. A run after it stops before its first call."""
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
     """Day the price was read or measured."""
     source: str = Field(min_length=1)
@@ -85,9 +129,32 @@ class ModelTable(EndpointLimits):
     """Name of a `[quotas.NAME]` table whose limits this model shares with others (one key, one quota)."""
     context_tokens: int = Field(default=4096, ge=256)
     timeout_s: Positive = 120.0
-    """Time limit of one attempt."""
+    """Least time that one attempt is waited for; longer where the entry's last answers say that it needs more."""
     deadline_s: Positive = 600.0
-    """Time limit of one call with all its waits, retries and fallbacks."""
+    """Time limit of one call with all its waits, retries and fallbacks. Servers that we start ourselves (`local:`,
+    `policy:`, `simulated:`) have none: whoever waits for them waits for work of ours."""
+    dialect: str | None = None
+    """How the endpoint is spoken to (r2/pool/client/dialects/); None: as the address's host says, else as any
+    OpenAI-compatible server."""
+    sampling: bool = True
+    """The model takes a temperature. False for those that refuse it or ignore it."""
+    reasoning_effort: str | None = None
+    """How hard a reasoning model thinks; None: the model's default. One model with two efforts is two entries."""
+    omit: tuple[str, ...] = ()
+    """Fields of the request body that are never sent, because the model refuses them."""
+    limit_field: str | None = None
+    """Name of the output limit in the request body; None: the dialect's own."""
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    """The most tokens that the model can generate; None: not known. A call's own limit is cut to it."""
+    cache_prefix: bool = False
+    """Mark the part of the prompt that stays the same for the provider's cache, where it must be asked for (Anthropic).
+    A cache write costs more than a fresh token, so it pays only for long prompts that come often."""
+    retires: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """Day from which the provider no longer serves the model. A run that would begin then stops before its first call.
+    """
+    stream: bool = False
+    """Ask for the answer in pieces and give it up only when nothing came for `timeout_s`: for slow servers of your own
+    that send a token a piece (llama.cpp, vLLM, Ollama). `local:` entries always do."""
     logprobs: bool = False
     """The endpoint returns log-probabilities (`top_logprobs`) when asked."""
     guided: bool = False
@@ -213,14 +280,19 @@ class PoolConfig:
                         "max_in_flight",
                         "timeout_s",
                         "deadline_s",
+                        "stream",
                         "quota",
                         "api_key_env",
                         "hidden_input_tokens",
                         "hidden_output_tokens",
+                        "retires",
                     }
                 },
             }
         )
+        for model in answers["models"].values():
+            _drop_defaults(model, _LATER_MODEL_FIELDS)
+            _drop_defaults(model["price_usd_per_mtok"], _LATER_PRICE_FIELDS)
         if self.router.second_decomposer is None:
             del answers["router"]["second_decomposer"]  # it came later: pool files without it keep their digest
         identity = repr(sorted(answers.items()))
@@ -237,8 +309,8 @@ class PoolConfig:
 
     def price(self, name: str) -> Price:
         table = self.models[name].price_usd_per_mtok
-        cached = table.input if table.cached_input is None else table.cached_input
-        return Price(table.input, cached, table.output, table.date, table.source)
+        long = tuple(LongContextPrice(each.above_tokens, _price(each, table)) for each in table.long)
+        return replace(_price(table, table), long=long)
 
     def roster(self) -> Roster:
         """The pool without endpoints, keys and limits."""
@@ -286,6 +358,11 @@ def _sent_beside(extra_body: Mapping[str, Any]) -> int:
         if extra_body
         else 0
     )
+
+
+def _price(rates: Rates | PriceTable, table: PriceTable) -> Price:
+    cached = rates.input if rates.cached_input is None else rates.cached_input
+    return Price(rates.input, cached, rates.output, table.date, table.source, rates.cache_write)
 
 
 def load_pool(path: Path | str, policies_dir: Path | str | None = None) -> PoolConfig:

@@ -7,7 +7,8 @@ refusals):
 - a refusal (429, 503) pauses everybody for 0.25 to 0.5 s, doubling while nothing is answered, and longer where the
   server names a later time: its number never makes a pause shorter. It cuts the limit to 0.85 of itself, once in 5 s
   and only after a success since the last cut; later refusals never extend those 5 s, or the limit would freeze;
-- other failures (5xx, timeouts, cut connections) cut nothing and stop growth for their round;
+- a call that was given up for time halves the limit, once in 5 s: what a server cannot do at once it may do in turn;
+- other failures (5xx, cut connections) cut nothing and stop growth for their round;
 - a breaker opens when there was nothing but refusals for 120 s (or three times what the server asked for), nothing but
   failures for 30 s, or at once when the key is refused; every 60 s one call may probe, and its answer closes it.
 
@@ -125,8 +126,16 @@ class Controller:
         if was_probe or now - self._refused_since >= patience_s:
             self.open(now, f"it answered nothing but 429 or 503 for {now - self._refused_since:.0f} s")
 
+    def slow(self, now: float, *, was_probe: bool) -> None:
+        """A call was given up for time: fewer at once, and a failure like any other."""
+        if now >= self._cut_until:
+            self._threshold = self.limit
+            self.limit = max(1, self.limit // 2)
+            self._cut_until = now + self._times.cut_s
+        self.failed(now, was_probe=was_probe)
+
     def failed(self, now: float, *, was_probe: bool) -> None:
-        """5xx, timeout, refused or cut connection."""
+        """5xx, refused or cut connection."""
         self._is_round_frozen = True
         self._failures += 1
         if self._failing_since is None:
