@@ -3,9 +3,10 @@
 A question begins only where the cap has room for the rest of all that are under way and for one more whole question.
 What a whole one needs is estimated from the most that any of its kind needed so far at one time, spent and set aside
 for calls on their way: that most, times 1 + 1/n after n of them (as the largest of n draws falls short of the largest
-there is); before the first has ended, a guess. Where nothing is under way a question begins anyway, unless the cap has
-less than the least that any needed: the guess is no reason to stop. Hard bounds are set where calls are sent
-(r2/pool/client/attempt.py); this only decides what the last of the money is spent on. Ours.
+there is), and never less than an n-th of the guess that serves before the first has ended. Where nothing is under way a
+question begins anyway, unless the cap has less than the least that any needed: the guess is no reason to stop. Hard
+bounds are set where calls are sent (r2/pool/client/attempt.py); this only decides what the last of the money is spent
+on. Ours.
 """
 
 import asyncio
@@ -77,7 +78,7 @@ class Admission:
 
     def _need_usd(self, kind: str, guess_usd: float) -> float:
         n = self._n_ended[kind]
-        return self._most_usd[kind] * (1 + 1 / n) if n else guess_usd
+        return max(self._most_usd[kind] * (1 + 1 / n), guess_usd / n) if n else guess_usd
 
     def _owed_usd(self, guess_usd: float) -> float:
         """What the questions under way still need."""
