@@ -1,13 +1,16 @@
 """Which question may begin under a money cap: a run that nears its cap finishes what it began before it begins more.
 
 A question begins only where the cap has room for the rest of all that are under way and for one more whole question.
-What a whole question needs is the most that any of its kind needed so far at one time, spent and set aside for calls on
-their way; before the first has ended, a guess. Where nothing is under way a question begins anyway, unless the cap has
-less than the least that any needed: the guess is no reason to stop. Hard bounds are set where calls are sent
-(r2/pool/client/attempt.py); this only decides what the last of the money is spent on. Ours.
+What a whole one needs is estimated from the most that any of its kind needed so far at one time, spent and set aside
+for calls on their way: that most, times 1 + 1/n after n of them (as the largest of n draws falls short of the largest
+there is), and never less than an n-th of the guess that serves before the first has ended. Where nothing is under way a
+question begins anyway, unless the cap has less than the least that any needed: the guess is no reason to stop. Hard
+bounds are set where calls are sent (r2/pool/client/attempt.py); this only decides what the last of the money is spent
+on. Ours.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
@@ -42,6 +45,7 @@ class Admission:
         self._under_way: set[Begun] = set()
         self._least_usd: dict[str, float] = {}
         self._most_usd: dict[str, float] = {}
+        self._n_ended: Counter[str] = Counter()
         self._changed = asyncio.Event()
 
     async def begin(self, kind: str, guess_usd: float) -> Begun | None:
@@ -49,7 +53,7 @@ class Admission:
         need as long as none has ended."""
         while True:
             unspent_usd = self._unspent_usd()
-            need_usd = self._most_usd.get(kind, guess_usd)
+            need_usd = self._need_usd(kind, guess_usd)
             if unspent_usd == inf or unspent_usd - self._owed_usd(guess_usd) >= need_usd:
                 break
             if not self._under_way:
@@ -69,11 +73,16 @@ class Admission:
             kind, peak_usd = begun.kind, begun.peak_usd
             self._least_usd[kind] = min(self._least_usd.get(kind, inf), peak_usd)
             self._most_usd[kind] = max(self._most_usd.get(kind, 0.0), peak_usd)
+            self._n_ended[kind] += 1
         self._changed.set()
+
+    def _need_usd(self, kind: str, guess_usd: float) -> float:
+        n = self._n_ended[kind]
+        return max(self._most_usd[kind] * (1 + 1 / n), guess_usd / n) if n else guess_usd
 
     def _owed_usd(self, guess_usd: float) -> float:
         """What the questions under way still need."""
         return sum(
-            max(begun.reserved_usd, self._most_usd.get(begun.kind, guess_usd) - begun.spent_usd)
+            max(begun.reserved_usd, self._need_usd(begun.kind, guess_usd) - begun.spent_usd)
             for begun in self._under_way
         )

@@ -104,7 +104,7 @@ class RunSession:
 
     def guessed_usd(self) -> float:
         """What one question may need, before any has been answered."""
-        return guessed_usd(self.router, {name: self.pool.price(name) for name in self.pool.models})
+        return guessed_usd(self.router, {name: card.price for name, card in self.router.roster.by_name.items()})
 
     def give_up(self) -> None:
         """After `stop`: calls in flight are not waited for. Their questions are deferred."""
