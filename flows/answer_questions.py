@@ -22,6 +22,7 @@ from tasks.answering.answer_shard import answer_shard
 from tasks.answering.finish_run import finish_run
 from tasks.answering.plan_file import plan_file
 from tasks.answering.progress import Progress, progress_so_far
+from tasks.answering.reopen_run import reopen_run
 from tasks.answering.session import RunSession, open_session
 
 
@@ -34,6 +35,8 @@ class RunResult:
     lake: Path
     out: list[Path]
     wall_s: float
+    n_reopened: int = 0
+    """Questions that had failed and were asked again."""
 
 
 def _run_name() -> str:
@@ -42,19 +45,20 @@ def _run_name() -> str:
 
 
 @flow(name="answer-questions", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
-async def answer_questions(settings: AnswerSettings) -> RunResult:
-    """Answers the rows of `settings.input` that are not settled yet. Failed rows are data; only broken infrastructure
-    raises."""
+async def answer_questions(settings: AnswerSettings, retry_failed: bool = False) -> RunResult:
+    """Answers the rows of `settings.input` that are not settled yet; with `retry_failed` also those that an earlier
+    session settled as failed. Failed rows are data; only broken infrastructure raises."""
     await tag_run(
         f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"
     )
     run_dir = plan_file(settings)
     plan = read_plan(run_dir, settings)
     with Lake(settings.lake).run_lock(plan.run_id):
+        n_reopened = reopen_run(run_dir) if retry_failed else 0
         progress = await answer_what_is_open(plan)
         summary, written = finish_run(run_dir, progress, settings.out)
     await _publish(summary, run_dir, written)
-    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s)
+    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, n_reopened)
 
 
 async def answer_what_is_open(plan: RunPlan) -> Progress:

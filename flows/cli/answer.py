@@ -8,7 +8,7 @@ import typer
 
 from flows.cli import options
 from flows.cli.console import figures, print_calls, results, say
-from flows.cli.left_over import what_is_deferred
+from flows.cli.left_over import RETRY_FAILED, what_is_deferred
 from flows.cli.options import INPUT, MONEY, POOL, ROUTER, flag
 from r2.errors import ConfigError
 from r2.methods import described, method_named
@@ -210,6 +210,14 @@ def answer(
             default="no cap",
         ),
     ] = None,
+    retry_failed: Annotated[
+        bool,
+        flag(
+            INPUT,
+            RETRY_FAILED,
+            help="Ask the questions again that an earlier session settled as failed. What they cost before is kept.",
+        ),
+    ] = False,
     dry_run: options.DryRun = False,
     out: Annotated[
         str | None,
@@ -287,7 +295,7 @@ def answer(
     make_router(loaded, settings)
     check_readable(Path(settings.input))
     with embedded_api():
-        result = asyncio.run(answer_questions(settings))
+        result = asyncio.run(answer_questions(settings, retry_failed=retry_failed))
     raise typer.Exit(_print_result(result))
 
 
@@ -315,6 +323,8 @@ def _print_result(result: Any) -> int:
     table.add_row("requested", str(progress.n_requested))
     table.add_row("answered", str(summary.n_answered))
     table.add_row("failed", str(summary.n_failed))
+    if result.n_reopened:
+        table.add_row("  failed before and asked again", str(result.n_reopened))
     table.add_row("deferred", str(progress.n_deferred))
     if summary.accuracy is not None:
         low, high = summary.accuracy_interval
@@ -342,6 +352,7 @@ def _print_result(result: Any) -> int:
         return 130
     if summary.n_failed:
         say(f"{summary.n_failed} rows failed. See why: r2 sql --lake {result.lake} --view errors, or --view bad_rows")
+        say(f"{RETRY_FAILED} asks the questions among them again.")
     return 1 if summary.n_failed or progress.n_deferred else 0
 
 

@@ -8,6 +8,9 @@ if TYPE_CHECKING:  # not when the command starts: --help need not wait for it
     from tasks.answering.progress import Progress
 
 
+RETRY_FAILED = "--retry-failed"
+
+
 def what_is_deferred(progress: "Progress", things: str) -> str:
     """Why a session left something over, and the command that resumes it. `things`: questions, problems, ..."""
     n = progress.n_deferred
@@ -23,4 +26,6 @@ def what_is_deferred(progress: "Progress", things: str) -> str:
         why = f"Stopped: no model could be reached; {n} {things} are deferred ({outages}). The last error: {newest}"
     else:
         why = f"{n} {things} are deferred: a model could not be reached or used ({outages}). The last error: {newest}"
-    return f"{why}\n{resume}:\n  {shlex.join(['r2', *sys.argv[1:]])}"
+    # Questions that were to be asked again are deferred now; with the flag, those that failed again would be too.
+    command = ["r2", *(word for word in sys.argv[1:] if word != RETRY_FAILED)]
+    return f"{why}\n{resume}:\n  {shlex.join(command)}"

@@ -201,8 +201,12 @@ async def _rows_of(session: RunSession, trajectory: Trajectory) -> _Rows:
     plan, roster = session.plan, session.router.roster
     method = plan.settings.reasoning.method
 
+    before = session.reopened.get(trajectory.problem.problem_id)
+    earlier = before.calls() if before is not None else ()
+
     def rows() -> _Rows:
-        return *to_rows(plan.run_id, method, trajectory, roster), candidate_rows(plan.run_id, trajectory, roster)
+        stored = to_rows(plan.run_id, method, trajectory, roster, earlier=earlier)
+        return *stored, candidate_rows(plan.run_id, trajectory, roster)
 
     return await session.checks.run(rows) if benchmark_of(trajectory.problem).is_slow else rows()
 

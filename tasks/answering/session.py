@@ -7,9 +7,9 @@ A task that runs in a process of its own (a Dask or Ray task runner) opens one f
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from r2.pool.opening import open_client
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from storage.runs.plan import RunPlan, ShardPlan, read_plan
+from storage.runs.reopened import Reopened, reopened
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.blocking import Checks, to_end
 
@@ -65,6 +66,8 @@ class RunSession:
     slots: asyncio.Semaphore
     progress: Progress
     checks: Checks
+    reopened: Mapping[str, Reopened] = field(default_factory=dict)
+    """problem_id -> what was paid before for a question that had failed and is asked again."""
 
     def open_shards(self) -> Iterator[ShardPlan]:
         """Shards with rows that no session has settled."""
@@ -100,6 +103,8 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     lake = Lake(Path(settings.lake))
     progress = progress_so_far(plan)
     progress.unsettled_cost_usd = await to_end(_journaled_usd, plan, lake)
+    again = await to_end(reopened, plan, lake)
+    progress.unsettled_cost_usd += sum(one.cost_usd for one in again.values())
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(
@@ -114,7 +119,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         )
         checks = stack.enter_context(closing(Checks()))
         slots = asyncio.Semaphore(settings.max_in_flight)
-        session = RunSession(plan, pool, router, client, lake, slots, progress, checks)
+        session = RunSession(plan, pool, router, client, lake, slots, progress, checks, again)
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)
         yield session

@@ -23,7 +23,7 @@ from r2.training.curve import MetricsFile, MetricValue
 from r2.training.launch import training_command
 from r2.training.sft.settings import SftSettings
 from storage.lake.lake import Lake
-from storage.runs.sessions import add_session
+from storage.runs.sessions import add_session, session_row
 from tasks.training.sft_process import PolicyResult, PolicySpec, read_result
 
 
@@ -114,8 +114,9 @@ def record_training(
     """Adds the session's row to `runs`; the rows trained on count as requested, and as answered
     once training is done."""
     n_done = n_rows if status == "completed" else 0
-    add_session(
-        Lake(settings.lake),
+    lake = Lake(settings.lake)
+    row = session_row(
+        lake,
         run_id,
         flow_run_id=str(runtime.flow_run.id or ""),
         kind=kind,
@@ -131,6 +132,7 @@ def record_training(
         session_cost_usd=session_cost_usd,
         started_at=started_at,
     )
+    add_session(lake, row)
 
 
 def _run(spec: PolicySpec) -> PolicyResult:
