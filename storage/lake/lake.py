@@ -153,22 +153,6 @@ class Lake:
         self.prepare()
         return leave_out(self.manifest, run_id, problem_ids, added, {LEFT_OUT: counted}) is not None
 
-    def leave_out(
-        self,
-        run_id: str,
-        problem_ids: Collection[str],
-        counted: Mapping[str, Mapping[str, Any]],
-        added: Mapping[str, Sequence[Row]],
-    ) -> bool:
-        """Takes problems out of a run, at one instant in all tables, so that they can be answered again. False, and
-        nothing changed, where a compaction was faster.
-
-        `counted` says what `units` is to count for it: prefix of a unit's name -> meta, negative. `added` are rows of
-        the tables `OF_RUNS` that come with it.
-        """
-        self.prepare()
-        return leave_out(self.manifest, run_id, problem_ids, added, {LEFT_OUT: counted}) is not None
-
     def vacuum(self, older_than_hours: float = 24.0) -> list[Path]:
         """Deletes our files that no live entry names and that are older than given, and returns them.
 
