@@ -1,9 +1,10 @@
 """Anthropic's Messages.
 
-Refused as there: Bearer keys, a missing version header, a missing `max_tokens`, the role system among the messages,
-seed, n and every other unknown field, sampling parameters for the newest models, thinking that a model cannot switch on
-or off, a last turn of the assistant, and the words of JSON Schema that it does not know. Thinking is a part of the
-output and comes first; the cache is used only where the client marks it, and its tokens are counted beside the input.
+Refused as there: Bearer keys (but for the newest version of the API), a missing version header, a missing `max_tokens`,
+the role system among the messages, seed, n and every other unknown field, sampling parameters for the newest models,
+thinking that a model cannot switch on or off, a last turn of the assistant, and the words of JSON Schema that it does
+not know. Thinking is a part of the output and comes first; the cache is used only where the client marks it, and its
+tokens are counted beside the input.
 """
 
 import datetime
@@ -17,7 +18,11 @@ from tests.support.providers import imitation
 from tests.support.providers.bill import PriceList, Tokens, rates
 from tests.support.providers.imitation import Ask, Imitation, Refused, Sent, Written
 
-VERSIONS = ("2023-06-01", "2026-10-21")
+VERSION = "2023-06-01"
+BEARER_VERSION = "2026-10-21"
+"""What the vendor's own SDK sends since 2.0 (seen in anthropic 2.14.0), with the key as Bearer; every earlier version
+takes keys in `x-api-key` alone."""
+
 _FIELDS = frozenset(
     {
         "model",
@@ -111,7 +116,7 @@ OPUS_55 = ClaudeModel(
 
 
 class Anthropic(Imitation):
-    """`api.anthropic.com`, with the key in `x-api-key`."""
+    """`api.anthropic.com`, with the key in `x-api-key` (the newest version of the API: as Bearer)."""
 
     name = "anthropic"
     route = "/v1"
@@ -157,17 +162,19 @@ class Anthropic(Imitation):
         )
 
     def _check_headers(self, request: web.Request) -> None:
-        if request.headers.get("Authorization"):
+        version = request.headers.get("anthropic-version")
+        bearer, given = request.headers.get("Authorization"), request.headers.get("x-api-key")
+        if version == BEARER_VERSION and bearer is not None and given is None:
+            given = bearer.removeprefix("Bearer ")
+        elif bearer is not None:
             raise Refused(self._error(401, "authentication_error", "Invalid bearer token"))
-        given = request.headers.get("x-api-key")
         if given is None:
             raise Refused(self._error(401, "authentication_error", "x-api-key header is required"))
         if given != self.key:
             raise Refused(self._error(401, "authentication_error", "invalid x-api-key"))
-        version = request.headers.get("anthropic-version")
         if version is None:
             self.refuse("anthropic-version: header is required")
-        if version not in VERSIONS:
+        if version not in (VERSION, BEARER_VERSION):
             self.refuse(f'anthropic-version: "{version}" is not a valid version')
 
     def _limit(self, body: Mapping[str, Any], model: ClaudeModel) -> int:

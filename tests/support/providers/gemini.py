@@ -60,7 +60,7 @@ _CONFIG = frozenset(
     }
 )
 _THINKING = frozenset({"includeThoughts", "thinkingBudget", "thinkingLevel"})
-_PATH = re.compile(r"/v1beta/models/([^/:]+):generateContent")
+_PATH = re.compile(r"/v1(?:beta)?/models/([^/:]+):generateContent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,10 @@ FLASH_38 = GeminiModel(
 
 
 class Gemini(Imitation):
-    """`generativelanguage.googleapis.com`, with the key in `x-goog-api-key`, or as `key` of the query."""
+    """`generativelanguage.googleapis.com`, with the key in `x-goog-api-key`, or as `key` of the query.
+
+    `/v1beta` and `/v1` (what the vendor's own SDK asks since 3.0) take the same.
+    """
 
     name = "gemini"
     route = "/v1beta"
@@ -140,7 +143,8 @@ class Gemini(Imitation):
         turns = self._turns(body, model)
         system = "\n".join(self._texts(body.get("systemInstruction") or {"parts": []}, "system_instruction"))
         schema = self._schema(config)
-        thinking = self._thinking(config, model)
+        asked = self._named(config.get("thinkingConfig") or {}, _THINKING, "generation_config.thinking_config")
+        thinking = self._thinking(asked, model)
         limit = self._whole(config, "maxOutputTokens", 1, model.max_output_tokens)
         self._whole(config, "seed", -(2**31), 2**31 - 1)
         stops = config.get("stopSequences") or []
@@ -161,7 +165,7 @@ class Gemini(Imitation):
             stop=tuple(stops),
             n=1 if model.is_new else config.get("candidateCount") or 1,
             n_top_logprobs=self._logprobs(config, model),
-            form={"shows_thoughts": bool((config.get("thinkingConfig") or {}).get("includeThoughts"))},
+            form={"shows_thoughts": bool(asked.get("includeThoughts"))},
         )
 
     def _check_key(self, request: web.Request) -> None:
@@ -223,8 +227,7 @@ class Gemini(Imitation):
             texts.append(part["text"])
         return texts
 
-    def _thinking(self, config: Mapping[str, Any], model: GeminiModel) -> str | int:
-        asked = self._named(config.get("thinkingConfig") or {}, _THINKING, "generation_config.thinking_config")
+    def _thinking(self, asked: Mapping[str, Any], model: GeminiModel) -> str | int:
         level, budget = asked.get("thinkingLevel"), asked.get("thinkingBudget")
         if level is not None and budget is not None:
             self.refuse("You can only set only one of thinking budget and thinking level.")
