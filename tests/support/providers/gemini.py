@@ -376,7 +376,7 @@ class Gemini(Imitation):
             "quotaDimensions": {"location": "global", "model": ask.model.name},
             "quotaValue": str(limit),
         }
-        details = [
+        details: list[dict[str, Any]] = [
             {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]},
             {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay},
         ]
