@@ -226,7 +226,7 @@ def answer(
 
         r2 answer questions.jsonl --pool pools/local.toml --dry-run
         r2 answer questions.jsonl --pool pools/local.toml --max-cost-usd 5
-        r2 answer questions.jsonl --method cot --model qwen-1.5b
+        r2 answer questions.jsonl --method cot --model qwen-1.5b-cot
     """
     settings = load_settings(
         config,
