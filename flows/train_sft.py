@@ -45,7 +45,7 @@ def _run_name() -> str:
 def train_sft(settings: SftSettings) -> SftResult:
     """Trains what is not trained yet, one process after the other, and registers each policy."""
     started_at = time.time()
-    check_folder(Path(settings.out), "--policies-dir")
+    check_folder(Path(settings.policies_dir), "--policies-dir")
     if settings.start is not None:  # the name may mean another version tomorrow: the run's identity is of this one
         settings = settings.model_copy(update={"start": starting_policy(settings).ref})
     data = {kind: training_rows(settings, kind) for kind in settings.kinds}

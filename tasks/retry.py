@@ -14,7 +14,7 @@ def may_help(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool
     a wrong setting or a full disk: it is said at once, not after minutes of waiting. What is tried again is told, for
     the wait is long and Prefect's own log is off.
     """
-    if not is_transient(state.data):
+    if not isinstance(state.data, BaseException) or not is_transient(state.data):
         return False
     sys.stderr.write(f"{task_run.name}: {message(state.data)} It is tried again.\n")
     return True

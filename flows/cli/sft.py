@@ -158,7 +158,7 @@ def sft(
     from flows.train_sft import train_sft
     from r2.atomic import check_folder
 
-    check_folder(Path(settings.out), "--policies-dir")
+    check_folder(Path(settings.policies_dir), "--policies-dir")
     check_folder(Path(settings.lake), "--lake")
     with embedded_api():
         result = train_sft(settings)

@@ -403,9 +403,10 @@ def _refuse_secrets(path: Path, text: str, tables: PoolTables) -> None:
                     f"{path}:{line}: models.{name}.{field}: {said}. This file is stored with every run: take it out, "
                     'put the key into an environment variable, and name that: api_key_env = "NAME".'
                 )
-    if line := line_of_login(text):
+    if (login_line := line_of_login(text)) is not None:
         raise PoolFileError(
-            f"{path}:{line}: an address with a user name or a password, and this file is stored with every run. Take "
+            f"{path}:{login_line}: an address with a user name or a password, and this file is stored with every run. "
+            "Take "
             'them out; keys are named by their environment variable: api_key_env = "NAME".'
         )
 
