@@ -443,7 +443,8 @@ class Anthropic(Imitation):
         return headers
 
     def entry_lines(self, model: imitation.Model) -> dict[str, str]:
-        return {} if isinstance(model, ClaudeModel) and model.takes_sampling else {"sampling": "false"}
+        is_older = isinstance(model, ClaudeModel) and model.takes_sampling
+        return {"guided": "true"} | ({} if is_older else {"sampling": "false"})
 
     # Refusals
 

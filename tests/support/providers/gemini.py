@@ -346,7 +346,8 @@ class Gemini(Imitation):
         return {"server-timing": "gfet4t7; dur=12"}
 
     def entry_lines(self, model: imitation.Model) -> dict[str, str]:
-        return {"sampling": "false"} if isinstance(model, GeminiModel) and model.is_new else {}
+        is_new = isinstance(model, GeminiModel) and model.is_new
+        return {"guided": "true"} | ({"sampling": "false"} if is_new else {})
 
     # Refusals
 

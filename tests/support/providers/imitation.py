@@ -346,7 +346,7 @@ class Imitation(ABC):
 
     def _think(self, ask: Ask, limit: int) -> list[str]:
         if isinstance(ask.thinking, int):
-            n_tokens = min(ask.thinking // 4, limit)
+            n_tokens = min(ask.thinking // 16, limit)  # a budget is seldom used up
         else:
             least, per_cent = SPENT_ON_THINKING[ask.thinking]
             n_tokens = min(max(least, min(limit, 8192) * per_cent // 100), limit)
@@ -369,8 +369,13 @@ class Imitation(ABC):
             pieces += tokens.split(text, self.letters)
         return pieces
 
-    def entry(self, name: str, model: str, *, tier: str, key_env: str | None = None, **lines: str) -> str:
-        """The table of a pool file for one of the models. `lines` are further keys with their TOML values."""
+    def entry(
+        self, name: str, model: str, *, tier: str, key_env: str | None = None, is_plain: bool = False, **lines: str
+    ) -> str:
+        """The table of a pool file for one of the models. `lines` are further keys with their TOML values.
+
+        `is_plain`: without the lines that say what the model takes, so that a client has to find it out.
+        """
         served = self.models[model]
         fields = {
             "endpoint": json.dumps(self.base_url),
@@ -383,11 +388,11 @@ class Imitation(ABC):
         }
         if key_env is not None:
             fields["api_key_env"] = json.dumps(key_env)
-        fields |= self.entry_lines(served) | lines
+        fields |= ({} if is_plain else self.entry_lines(served)) | lines
         return f"[models.{json.dumps(name)}]\n" + "".join(f"{key} = {value}\n" for key, value in fields.items())
 
     def entry_lines(self, model: Model) -> dict[str, str]:
-        """Lines that the model needs, as TOML values."""
+        """What the model takes, as lines with TOML values."""
         return {}
 
 

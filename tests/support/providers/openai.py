@@ -293,6 +293,12 @@ class OpenAI(Imitation):
             headers[f"x-ratelimit-reset-{kind}"] = _duration(window.reset_s)
         return headers
 
+    def entry_lines(self, model: Model) -> dict[str, str]:
+        lines = {"guided": "true"}
+        if isinstance(model, ChatModel) and model.takes_sampling(model.default_effort):
+            return lines | {"logprobs": "true"}
+        return lines | {"sampling": "false", "omit": '["stop"]'}
+
     # Refusals
 
     def refuse(self, message: str, param: str | None, code: str | None) -> NoReturn:

@@ -129,6 +129,9 @@ class OpenRouter(Imitation):
         document = chat.completion(ask, [made], usage, number=len(self.requests), provider="Imitation")
         return Sent(200, document, tokens=counts, text=text, finish=finish)
 
+    def entry_lines(self, model: imitation.Model) -> dict[str, str]:
+        return {"guided": "true"}
+
     # Refusals
 
     def refuse(self, message: str, param: str | None, code: str | None) -> NoReturn:

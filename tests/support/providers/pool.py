@@ -57,11 +57,14 @@ class Providers:
         """The variables that the pool file reads its keys from."""
         return {_variable(name): one.key for name, one in self.by_name.items()}
 
-    def pool_text(self, *, decomposer: str = "llama", allocator: str = "llama", extra: str = "") -> str:
-        """A pool file with an entry for each of `ENTRIES`."""
+    def pool_text(
+        self, *, decomposer: str = "llama", allocator: str = "llama", is_plain: bool = False, extra: str = ""
+    ) -> str:
+        """A pool file with an entry for each of `ENTRIES`; `is_plain` as of `Imitation.entry`."""
         tables = [f'[router]\ndecomposer = "{decomposer}"\nallocator = "{allocator}"\n{extra}']
         for entry, provider, model, tier in ENTRIES:
-            tables.append(self.by_name[provider].entry(entry, model, tier=tier, key_env=_variable(provider)))
+            key_env = _variable(provider)
+            tables.append(self.by_name[provider].entry(entry, model, tier=tier, key_env=key_env, is_plain=is_plain))
         return "\n".join(tables)
 
 

@@ -751,6 +751,10 @@ def test_the_pool_names_every_entry_with_the_price_of_the_imitation():
             assert luna["price_usd_per_mtok"]["long"] == [
                 {"above_tokens": 272_000, "input": 0.2, "cached_input": 0.02, "output": 0.75, "cache_write": 0.25}
             ]
+            assert (luna["sampling"], luna["omit"], luna["guided"]) == (False, ["stop"], True)
+            assert "sampling" not in pool["models"]["mini"] and pool["models"]["llama"]["logprobs"] is True
+            plain = tomllib.loads(providers.pool_text(is_plain=True))["models"]
+            assert not {"sampling", "omit", "guided", "logprobs"} & {name for table in plain.values() for name in table}
             assert set(providers.environment) == {table["api_key_env"] for table in pool["models"].values()}
             await send(providers.gemini, body_of(providers.gemini))
             assert providers.bill_usd == providers.gemini.bill_usd > 0

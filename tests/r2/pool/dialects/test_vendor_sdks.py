@@ -56,7 +56,12 @@ def checked(model: type[BaseModel], document: Any) -> Any:
 
 
 async def with_openai(server: Imitation, use: Callable[[openai.AsyncOpenAI], Awaitable[Any]]) -> Any:
-    async with server, openai.AsyncOpenAI(base_url=server.base_url, api_key=server.key, max_retries=0) as client:
+    """`verify` is off, as no certificate is to be read: the address is loopback's, without TLS."""
+    bare = openai.DefaultAsyncHttpxClient(verify=False)
+    async with (
+        server,
+        openai.AsyncOpenAI(base_url=server.base_url, api_key=server.key, max_retries=0, http_client=bare) as client,
+    ):
         return await use(client)
 
 
@@ -68,6 +73,7 @@ async def with_azure(server: Azure, use: Callable[[openai.AsyncOpenAI], Awaitabl
             api_version=API_VERSION,
             api_key=server.key,
             max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(verify=False),
         ) as client,
     ):
         return await use(client)
@@ -76,7 +82,9 @@ async def with_azure(server: Azure, use: Callable[[openai.AsyncOpenAI], Awaitabl
 async def with_anthropic(server: Anthropic, use: Callable[[anthropic.AsyncAnthropic], Awaitable[Any]]) -> Any:
     async with server:
         root = server.base_url.removesuffix(server.route)
-        async with anthropic.AsyncAnthropic(base_url=root, api_key=server.key, max_retries=0) as client:
+        bare = anthropic.DefaultAsyncHttpxClient(verify=False)
+        key = server.key
+        async with anthropic.AsyncAnthropic(base_url=root, api_key=key, max_retries=0, http_client=bare) as client:
             return await use(client)
 
 
@@ -86,7 +94,9 @@ Generate = Callable[..., Awaitable[genai_types.GenerateContentResponse]]
 async def with_gemini(server: Gemini, use: Callable[[Generate], Awaitable[Any]]) -> Any:
     """The SDK's blocking client in a thread: its other one warns of its own use of aiohttp."""
     async with server:
-        options = genai_types.HttpOptions(base_url=server.base_url.removesuffix(server.route))
+        root = server.base_url.removesuffix(server.route)
+        off = {"verify": False}
+        options = genai_types.HttpOptions(base_url=root, client_args=off, async_client_args=off)
         with genai.Client(api_key=server.key, http_options=options) as client:
 
             async def generate(**fields: Any) -> genai_types.GenerateContentResponse:
