@@ -9,7 +9,7 @@ from r2.answering.allocation import Choice
 from r2.answering.query_router import QueryRouter
 from r2.call import ROUTER_PURPOSES, Call, Completion
 from r2.errors import failure
-from r2.ledger import cost_usd
+from r2.ledger import worst_cost_usd
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
 from r2.problems.benchmark import judge
@@ -211,7 +211,7 @@ class QuestionBudget:
         cheaper = [c.name for c in reversed(roster.solvers) if c.blended_price < roster[call.model].blended_price]
         for name in [call.model, *cheaper]:
             card = roster[name]
-            cost = cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
+            cost = worst_cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
             if cost <= left_usd:
                 return replace(call, model=name), cost
         raise Stop(

@@ -14,7 +14,7 @@ from r2.answering.drive import drive, drive_all
 from r2.answering.protocol import Outcome, Trajectory
 from r2.call import Call, Completion
 from r2.errors import LakeError, failure
-from r2.ledger import cost_usd
+from r2.ledger import worst_cost_usd
 from r2.methods import method_named
 from r2.problem import Problem
 from r2.problems.benchmark import benchmark_of
@@ -193,7 +193,7 @@ async def _answered(
         key = call.journal_key(problem.problem_id)
         keys.add(key)
         card = session.router.roster[call.model]
-        worst_usd = cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
+        worst_usd = worst_cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
         begun.sends(worst_usd)
         completion = await session.client.complete(
             call, problem_id=problem.problem_id, journal=journal, replay_failures=key not in again

@@ -33,6 +33,7 @@ OUTPUT_LIMIT_FIELDS: Final = (
     "max_completion_tokens",
     "max_output_tokens",
     "max_new_tokens",
+    "maxOutputTokens",
     "n_predict",
     "num_predict",
 )
@@ -196,10 +197,16 @@ class ModelTable(EndpointLimits):
 
     @property
     def sent_output_limit(self) -> int | None:
-        """The limit on generated tokens that `extra_body` sends in place of a call's own; None: the call's own."""
-        if not self.extra_body:
+        """The limit on generated tokens that holds in place of a call's own: the one in `extra_body`, or where `omit`
+        leaves the limit out what the model can generate; None: the call's own."""
+        if not self.extra_body and not self.omit:
             return None
-        return max((self.extra_body[name] for name in OUTPUT_LIMIT_FIELDS if name in self.extra_body), default=None)
+        given = [self.extra_body[name] for name in OUTPUT_LIMIT_FIELDS if name in self.extra_body]
+        if given:
+            return max(given)
+        if any(name in self.omit for name in OUTPUT_LIMIT_FIELDS):
+            return self.max_output_tokens or self.context_tokens
+        return None
 
 
 class RouterTable(_Table):
