@@ -70,7 +70,9 @@ class TrajectoryRow:
     input: str = col("the question")
     target: str | None = col("the gold answer, if the input had one")
     answer: str | None = col("the final answer; null unless status is answered")
-    is_correct: bool | None = col("the benchmark's check, false where there is no answer; null without a target")
+    is_correct: bool | None = col(
+        "the benchmark's check, or your own (--check); false where there is no answer; null where nothing could judge"
+    )
     plan: str = col("the plan that was executed, canonical text; '' for methods without plans")
     n_subtasks: int = col("subtasks of the plan, 0 for a direct plan", kind="int16")
     n_calls: int = col("model calls, the router's own included", kind="int16")
@@ -95,6 +97,18 @@ class TrajectoryRow:
     )
     policy: str | None = col(
         "policy under training, NAME@VERSION of the weights it started the round with", label=True, default=None
+    )
+    check_score: float | None = col(
+        "what your own check (--check) gave, 0..1, right from 0.5; null without one, or where it gave none",
+        default=None,
+    )
+    check_error: str | None = col(
+        "why your own check (--check, --verify) gave no verdict: its exception with the line, its time limit, ...",
+        default=None,
+    )
+    is_correct_by_gold: bool | None = col(
+        "beside the verdict of your own check, the benchmark's check against the gold answer; null without either",
+        default=None,
     )
 
 

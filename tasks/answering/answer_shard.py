@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from r2.answering.admission import Begun
 from r2.answering.drive import drive, drive_all
+from r2.answering.judging import judged
 from r2.answering.protocol import Outcome, Trajectory
 from r2.call import Call, Completion
 from r2.errors import LakeError, failure
@@ -185,7 +186,8 @@ async def _answered(
     the check may take seconds.
     """
     method = method_named(session.plan.settings.reasoning.method)
-    beside = session.checks.run if benchmark_of(problem).is_slow else None
+    is_slow = benchmark_of(problem).is_slow or session.router.blocks
+    beside = session.checks.run if is_slow else None
     again: set[str] = set()
     asked_again: set[str] = set()
 
@@ -202,7 +204,8 @@ async def _answered(
         return completion
 
     while True:
-        trajectory = await drive(problem, method.run(problem, session.router), complete, beside)
+        solving = judged(problem, method.run(problem, session.router), session.router.check)
+        trajectory = await drive(problem, solving, complete, beside)
         if trajectory.outcome.status != "deferred":
             return trajectory
         asked_again |= again
