@@ -134,7 +134,8 @@ def test_a_secret_in_a_pool_file_is_refused_without_being_repeated(tmp_path: Pat
     [
         'endpoint = "https://example.org/v1?api-version=2024-10-21"',
         'endpoint = "https://example.org/@team/v1"',
-        'extra_body = {max_tokens = 16, stop_token_ids = [1], tokens = "x", keyword = "y"}\nendpoint = "https://x.org/v1"',
+        'extra_body = {max_tokens = 16, stop_token_ids = [1], tokens = "x", keyword = "y"}\n'
+        'endpoint = "https://x.org/v1"',
         'api_key_env = "OPENAI_API_KEY_2"\nendpoint = "https://x.org/v1"  # https://x.org/a@b.html, mail: me@x.org',
     ],
 )
