@@ -2,6 +2,7 @@
 again."""
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ from tasks.answering.session import RunSession, session_of
 from tasks.blocking import opened, to_end
 from tasks.retry import may_help
 
+MAX_UNIT_BYTES = 64 * 1024 * 1024
+"""A shard whose answers are longer than this is committed in several units: they are held in memory until then."""
+
 
 @task(
     name="answer-shard",
@@ -48,21 +52,37 @@ async def answer_shard(run_dir: str, shard: int) -> dict[str, int]:
 
 async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
     """The same without Prefect: used by the task, by tests and by the benchmark of Prefect's share."""
-    counts = session.progress.begin(shard)
     try:
-        return await _answer_rows(session, shard, counts)
+        return await _answer_rows(session, shard)
     finally:
         session.progress.end(shard)
 
 
 @dataclass(slots=True)
 class _Unit:
-    """The rows of the problems that an attempt settles: what it commits, or nothing of it."""
+    """The rows of the problems that an attempt settles, and their counts: what it commits at once, or nothing of it."""
 
+    counts: Counts
     trajectories: list[TrajectoryRow] = field(default_factory=list)
     subtasks: list[SubtaskRow] = field(default_factory=list)
     calls: list[CallRow] = field(default_factory=list)
     candidates: list[CandidateRow] = field(default_factory=list)
+    n_bad_rows: int = 0
+    n_bytes: int = 0
+
+    def add(
+        self,
+        trajectory: TrajectoryRow,
+        subtasks: Sequence[SubtaskRow] = (),
+        calls: Sequence[CallRow] = (),
+        candidates: Sequence[CandidateRow] = (),
+    ) -> None:
+        self.trajectories.append(trajectory)
+        self.subtasks.extend(subtasks)
+        self.calls.extend(calls)
+        self.candidates.extend(candidates)
+        self.counts.add(trajectory)
+        self.n_bytes += len(trajectory.input) + sum(len(call.raw_body) + len(call.input_messages) for call in calls)
 
     def tables(self) -> dict[str, Sequence[Row]]:
         return {
@@ -73,13 +93,15 @@ class _Unit:
         }
 
 
-async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[str, int]:
+async def _answer_rows(session: RunSession, shard: int) -> dict[str, int]:
     plan, progress = session.plan, session.progress
     method = plan.settings.reasoning.method
     units, settled, planned = await to_end(_read, session, shard)
     for name, entry in units.items():  # an attempt before this one may have ended after its commit
         progress.settle(name, Counts.of_note(entry.meta))
-    unit = _Unit()
+    numbers = itertools.count(1 + max((int(name.rpartition("-")[2]) for name in units), default=-1))
+    n_settled = len(settled)
+    unit = _Unit(progress.begin(shard))
     open_problems: list[Problem] = []
     for problem, bad in planned:
         if problem.problem_id in settled:
@@ -87,16 +109,27 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
         if bad is None:
             open_problems.append(problem)
         else:
-            row = bad_row(plan.run_id, method, problem, bad.error_type, bad.message, plan.created_at)
-            unit.trajectories.append(row)
-            counts.add(row)
-    n_bad_rows = len(unit.trajectories)
+            unit.add(bad_row(plan.run_id, method, problem, bad.error_type, bad.message, plan.created_at))
+            unit.n_bad_rows += 1
     deferred_keys: set[str] = set()
     deferred: list[Outcome | None] = []  # None: its check was stopped
     n_taken = 0
 
+    async def commit() -> None:
+        """One unit of the lake: all tables of the problems settled since the last one, or none."""
+        nonlocal unit, n_settled
+        full, unit = unit, _Unit(progress.begin(shard))
+        name = f"{shard:05d}-{next(numbers)}"
+        if not await to_end(session.lake.commit, plan.run_id, name, full.tables(), meta=full.counts.note()):
+            raise LakeError(
+                f"unit {name} of run {plan.run_id} was committed by somebody else while we held the run's lock"
+            )
+        n_settled += len(full.trajectories)
+        progress.settle(name, full.counts)
+        progress.n_bad_rows += full.n_bad_rows
+
     async with opened(Journal.open, plan.journal_file(shard)) as journal:
-        counts.n_calls_lost = journal.n_lost_at_open + session.n_missing.get(shard, 0)
+        unit.counts.n_calls_lost = journal.n_lost_at_open + session.n_missing.get(shard, 0)
 
         async def answer(problem: Problem) -> None:
             nonlocal n_taken
@@ -116,26 +149,16 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
                 if outcome is not None and outcome.error_type == "budget_exhausted":
                     session.stop("budget")
                 return
-            row, its_subtasks, its_calls, its_candidates = rows
-            unit.trajectories.append(row)
-            unit.subtasks.extend(its_subtasks)
-            unit.calls.extend(its_calls)
-            unit.candidates.extend(its_candidates)
-            counts.add(row)
+            unit.add(*rows)
+            if unit.n_bytes >= MAX_UNIT_BYTES:
+                await commit()
 
         await drive_all(open_problems, answer, slots=session.slots, max_workers=plan.settings.max_in_flight)
         if unit.trajectories:
-            name = f"{shard:05d}-{len(units)}"
-            if not await to_end(session.lake.commit, plan.run_id, name, unit.tables(), meta=counts.note()):
-                raise LakeError(
-                    f"unit {name} of run {plan.run_id} was committed by somebody else while we held the run's lock"
-                )
-            progress.settle(name, counts)
-            progress.n_bad_rows += n_bad_rows
+            await commit()
         else:
-            progress.n_calls_lost += counts.n_calls_lost
+            progress.n_calls_lost += unit.counts.n_calls_lost
     n_open = len(deferred) + len(open_problems) - n_taken
-    n_settled = len(settled) + len(unit.trajectories)
     if len(planned) != n_settled + n_open:
         raise LakeError(
             f"shard {shard} of run {plan.run_id}: {len(planned)} rows, but {n_settled} settled and {n_open} deferred. "
