@@ -21,6 +21,8 @@ from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan
 
 ANSWER_COLUMNS = ("status", "answer", "target", "is_correct", "cost_usd", "n_calls", "error_type", "error_message")
+_BATCH_CHARACTERS = 16 * 1024 * 1024
+"""Of a Parquet row group that is held until it is written."""
 _READ = [
     "problem_id",
     "input_index",
@@ -117,13 +119,16 @@ def _write_parquet(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
     )
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         batch: list[dict[str, Any]] = []
+        n_characters = 0
         for row in rows:
             fixed = {name: row.get(name) for name in schema.names}
             fixed["extra"] = _json({key: value for key, value in row.items() if key not in schema.names})
             batch.append(fixed)
-            if len(batch) == 4096:
+            n_characters += sum(len(value) for value in fixed.values() if isinstance(value, str))
+            if len(batch) == 4096 or n_characters >= _BATCH_CHARACTERS:
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
                 batch.clear()
+                n_characters = 0
         writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 
