@@ -12,16 +12,21 @@ from prefect import flow, runtime
 from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 
 from flows.support.embedded_api import embedded_api
+from flows.support.ending import as_command
 from flows.support.progress import shown
-from flows.support.running import stopped_by_signals, tag_run
+from flows.support.running import tag_run, told
+from flows.support.terminal import stopped_by_signals
+from r2.atomic import check_file
 from r2.settings import AnswerSettings, load_settings
 from storage.lake.lake import Lake
+from storage.runs.answers import default_out
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary
 from tasks.answering.answer_shard import answer_shard
 from tasks.answering.finish_run import finish_run
 from tasks.answering.plan_file import plan_file
 from tasks.answering.progress import Progress, progress_so_far
+from tasks.answering.reopen_run import reopen_run
 from tasks.answering.session import RunSession, open_session
 
 
@@ -34,6 +39,8 @@ class RunResult:
     lake: Path
     out: list[Path]
     wall_s: float
+    n_reopened: int = 0
+    """Questions that had failed and were asked again."""
 
 
 def _run_name() -> str:
@@ -42,19 +49,21 @@ def _run_name() -> str:
 
 
 @flow(name="answer-questions", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
-async def answer_questions(settings: AnswerSettings) -> RunResult:
-    """Answers the rows of `settings.input` that are not settled yet. Failed rows are data; only broken infrastructure
-    raises."""
+async def answer_questions(settings: AnswerSettings, retry_failed: bool = False) -> RunResult:
+    """Answers the rows of `settings.input` that are not settled yet; with `retry_failed` also those that an earlier
+    session settled as failed. Failed rows are data; only broken infrastructure raises."""
     await tag_run(
         f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"
     )
+    check_file(Path(settings.out) if settings.out else default_out(settings.input), "--out")
     run_dir = plan_file(settings)
     plan = read_plan(run_dir, settings)
     with Lake(settings.lake).run_lock(plan.run_id):
+        n_reopened = reopen_run(run_dir) if retry_failed else 0
         progress = await answer_what_is_open(plan)
         summary, written = finish_run(run_dir, progress, settings.out)
-    await _publish(summary, run_dir, written)
-    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s)
+    await told(_publish(summary, run_dir, written))
+    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, n_reopened)
 
 
 async def answer_what_is_open(plan: RunPlan) -> Progress:
@@ -112,9 +121,13 @@ async def _publish(summary: RunSummary, run_dir: Path, written: list[Path]) -> N
         )
 
 
-if __name__ == "__main__":
+def _by_hand() -> None:
     with embedded_api():
         result = asyncio.run(answer_questions(load_settings(Path(sys.argv[1]), {})))
     print(
         f"{result.summary.n_answered} answered, {result.summary.n_failed} failed -> {', '.join(map(str, result.out))}"
     )
+
+
+if __name__ == "__main__":
+    as_command(_by_hand)

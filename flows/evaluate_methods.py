@@ -19,7 +19,9 @@ from prefect import flow, runtime
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from flows.support.embedded_api import embedded_api
-from flows.support.running import stopped_by_signals, tag_run
+from flows.support.ending import as_command
+from flows.support.running import tag_run, told
+from flows.support.terminal import stopped_by_signals
 from r2.evaluation.comparison import Comparison
 from r2.evaluation.operating_points import OperatingPoint, Variant, choose_point, constants_of, own_mode, variants_of
 from r2.evaluation.outcomes import MethodOutcomes
@@ -161,7 +163,7 @@ async def evaluate_methods(settings: EvaluateSettings) -> EvaluationResult:
             settings, planned, opened, rows, session.dev_outcomes, session.fitted_on, started
         )
         session_paid_usd = opened.paid_usd - opened.paid_before_usd
-    await _publish(evaluation, comparison)
+    await told(_publish(evaluation, comparison))
     return EvaluationResult(evaluation, comparison, Path(settings.lake), session_paid_usd)
 
 
@@ -297,7 +299,11 @@ async def _publish(evaluation: Evaluation, comparison: Comparison | None) -> Non
     await acreate_table_artifact(key="evaluate-methods-table", table=table, description=description)
 
 
-if __name__ == "__main__":
+def _by_hand() -> None:
     with embedded_api():
         result = asyncio.run(evaluate_methods(load(EvaluateSettings, Path(sys.argv[1]), {})))
     print(f"{result.evaluation.evaluation_id}: {result.evaluation.verdict}")
+
+
+if __name__ == "__main__":
+    as_command(_by_hand)

@@ -14,7 +14,9 @@ from prefect.artifacts import acreate_table_artifact
 
 from flows.answer_questions import answer_what_is_open
 from flows.support.embedded_api import embedded_api
-from flows.support.running import tag_run
+from flows.support.ending import as_command
+from flows.support.running import tag_run, told
+from r2.atomic import check_folder
 from r2.settings import LabelSettings, load_label_settings
 from storage.lake.lake import Lake
 from storage.runs.label_sets import LabelSets, LabelSummary
@@ -45,6 +47,7 @@ async def label_plans(settings: LabelSettings) -> LabelResult:
     """Labels the problems that are not settled yet and writes both sets from all that are. Dropped
     problems are data."""
     await tag_run("method:label", f"pool:{Path(settings.pool).stem}", f"problems:{settings.problems}")
+    check_folder(Path(settings.out), "--out")
     data_dir = Path(settings.data_dir) if settings.data_dir else None
     path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
     answering = settings.answering(str(path), check)
@@ -53,7 +56,7 @@ async def label_plans(settings: LabelSettings) -> LabelResult:
     with Lake(settings.lake).run_lock(plan.run_id):
         progress = await answer_what_is_open(plan)
         summary, sets = finish_labels(run_dir, progress, settings)
-    await _publish(summary, sets)
+    await told(_publish(summary, sets))
     return LabelResult(summary, sets, progress, Path(settings.lake))
 
 
@@ -77,7 +80,11 @@ async def _publish(summary: LabelSummary, sets: LabelSets) -> None:
     await acreate_table_artifact(key="label-plans-scores", table=spread, description=description)
 
 
-if __name__ == "__main__":
+def _by_hand() -> None:
     with embedded_api():
         done = asyncio.run(label_plans(load_label_settings(Path(sys.argv[1]), {})))
     print(f"{done.summary.n_kept} of {done.summary.n_problems} labelled -> {done.sets.out}")
+
+
+if __name__ == "__main__":
+    as_command(_by_hand)

@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.support.embedded_api import embedded_api
+from flows.support.ending import as_command
 from r2.errors import LakeError
 from tasks.keep_lake import compact_lake, refresh_views, vacuum_lake, verify_lake
 
@@ -22,6 +23,10 @@ def maintain_lake(lake: str = "lake", vacuum_after_hours: float = 24.0) -> None:
         raise LakeError(f"{root}: {len(problems)} problems\n" + "\n".join(problems))
 
 
-if __name__ == "__main__":
+def _by_hand() -> None:
     with embedded_api():
         maintain_lake(sys.argv[1] if len(sys.argv) > 1 else "lake")
+
+
+if __name__ == "__main__":
+    as_command(_by_hand)

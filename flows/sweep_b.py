@@ -12,7 +12,9 @@ from prefect import flow, runtime
 from prefect.artifacts import acreate_table_artifact
 
 from flows.support.embedded_api import embedded_api
-from flows.support.running import stopped_by_signals, tag_run
+from flows.support.ending import as_command
+from flows.support.running import tag_run, told
+from flows.support.terminal import stopped_by_signals
 from r2.evaluation.compare import compare
 from r2.evaluation.operating_points import own_mode
 from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, checked, concluded, points_of
@@ -61,11 +63,8 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
     status = "completed" if len(runs) == len(wanted) else stop_reason or "incomplete"
     sweep = concluded(sweep_id, status, settings, len(problems), points, reference, paid_usd)
     write_sweep(root, sweep)
-    await acreate_table_artifact(
-        key="sweep-b-points",
-        table=[{"b": p.b, "accuracy": p.accuracy, "USD per 1k": p.usd_per_1k} for p in sweep.points],
-        description=f"sweep {sweep_id}",
-    )
+    table = [{"b": p.b, "accuracy": p.accuracy, "USD per 1k": p.usd_per_1k} for p in sweep.points]
+    await told(acreate_table_artifact(key="sweep-b-points", table=table, description=f"sweep {sweep_id}"))
     return sweep
 
 
@@ -86,7 +85,11 @@ async def _answer(
     return dict(pair for task in tasks if (pair := task.result()) is not None)
 
 
-if __name__ == "__main__":
+def _by_hand() -> None:
     with embedded_api():
         done = asyncio.run(sweep_b(load(SweepSettings, Path(sys.argv[1]), {})))
     print(f"{done.sweep_id}: {len(done.points)} points")
+
+
+if __name__ == "__main__":
+    as_command(_by_hand)

@@ -14,11 +14,15 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.support.embedded_api import embedded_api
+from flows.support.ending import as_command
+from flows.support.running import told_now
+from flows.support.terminal import stopped_by_signals
 from r2.training.grpo.rounds import Decision, Rounds, State
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from storage.sql.query import write_database
 from tasks.retry import may_help
 from tasks.training.train_rounds import run_in_process, train_rounds
+from tasks.training.waiting import Trainings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class GrpoResult:
 
     state: State
     run_dir: Path
+    is_stopped: bool = False
+    """The user stopped it before all its rounds were settled."""
 
 
 def _run_name() -> str:
@@ -57,13 +63,13 @@ def train_grpo(settings: GrpoSettings) -> GrpoResult:
             f"{decision.reason}\n"
         )
 
-    rounds = train_rounds(settings, grpo_round, told)
+    with stopped_by_signals(Trainings()):
+        rounds = train_rounds(settings, grpo_round, told)
     if Path(settings.lake).is_dir():
         write_database(Path(settings.lake))
-    create_table_artifact(
-        key="train-grpo-rounds", table=round_table(rounds.state), description=f"run {rounds.state.run_id}"
-    )
-    return GrpoResult(rounds.state, rounds.run_dir)
+    table, description = round_table(rounds.state), f"run {rounds.state.run_id}"
+    told_now(lambda: create_table_artifact(key="train-grpo-rounds", table=table, description=description))
+    return GrpoResult(rounds.state, rounds.run_dir, is_stopped=not rounds.is_done)
 
 
 def round_table(state: State) -> list[dict[str, object]]:
@@ -92,7 +98,11 @@ def round_table(state: State) -> list[dict[str, object]]:
     return rows
 
 
-if __name__ == "__main__":
+def _by_hand() -> None:
     with embedded_api():
         result = train_grpo(load_grpo_settings(Path(sys.argv[1]), {}))
     print(", ".join(result.state.current.values()))
+
+
+if __name__ == "__main__":
+    as_command(_by_hand)

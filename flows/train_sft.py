@@ -12,11 +12,17 @@ from prefect import flow, runtime
 from prefect.artifacts import create_table_artifact
 
 from flows.support.embedded_api import embedded_api
+from flows.support.ending import as_command
+from flows.support.running import told_now
+from flows.support.terminal import stopped_by_signals
+from r2.atomic import check_folder
+from r2.errors import StoppedError
 from r2.training.sft.settings import PolicyKind, SftSettings, load_sft_settings
 from storage.lake.lake import Lake
-from tasks.training.sft_policy import TrainedPolicy, record_training, sft_policy
+from tasks.training.sft_policy import TrainedPolicy, how_far, record_training, sft_policy
 from tasks.training.sft_process import PolicySpec, read_result, starting_policy
 from tasks.training.training_rows import held_out_problems, training_rows
+from tasks.training.waiting import Trainings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,8 @@ class SftResult:
     run_id: str
     policies: list[TrainedPolicy]
     wall_s: float
+    reached: str = ""
+    """How far the policy came that the user stopped; empty where nobody did."""
 
 
 def _run_name() -> str:
@@ -37,6 +45,7 @@ def _run_name() -> str:
 def train_sft(settings: SftSettings) -> SftResult:
     """Trains what is not trained yet, one process after the other, and registers each policy."""
     started_at = time.time()
+    check_folder(Path(settings.policies_dir), "--policies-dir")
     if settings.start is not None:  # the name may mean another version tomorrow: the run's identity is of this one
         settings = settings.model_copy(update={"start": starting_policy(settings).ref})
     data = {kind: training_rows(settings, kind) for kind in settings.kinds}
@@ -47,8 +56,8 @@ def train_sft(settings: SftSettings) -> SftResult:
     n_rows = sum(len(rows.train) for rows in data.values())
     done: list[TrainedPolicy] = []
     partners: dict[PolicyKind, Path] = {}
-    status, session_usd = "failed", 0.0
-    with Lake(settings.lake).run_lock(run_id):
+    status, session_usd, reached = "failed", 0.0, ""
+    with Lake(settings.lake).run_lock(run_id), stopped_by_signals(Trainings()):
         try:
             for kind in settings.kinds:
                 spec = PolicySpec(
@@ -59,10 +68,15 @@ def train_sft(settings: SftSettings) -> SftResult:
                     partners=partners,
                 )
                 is_new = read_result(spec.work_dir) is None
-                done.append(sft_policy(spec, data[kind].data_sha256))
+                try:
+                    done.append(sft_policy(spec, data[kind].data_sha256))
+                except StoppedError:
+                    status, reached = "interrupted", how_far(spec)
+                    break
                 session_usd += done[-1].result.paid_usd if is_new else 0.0
                 partners = {**partners, kind: spec.weights}
-            status = "completed"
+            else:
+                status = "completed"
         finally:
             paid_usd = sum(trained.result.paid_usd for trained in done)
             record_training(
@@ -75,8 +89,8 @@ def train_sft(settings: SftSettings) -> SftResult:
                 status=status,
                 started_at=started_at,
             )
-    _publish(run_id, done)
-    return SftResult(run_id, done, time.time() - started_at)
+    told_now(lambda: _publish(run_id, done))
+    return SftResult(run_id, done, time.time() - started_at, reached)
 
 
 def work_dir(settings: SftSettings, run_id: str, kind: PolicyKind) -> Path:
@@ -94,7 +108,11 @@ def _publish(run_id: str, done: list[TrainedPolicy]) -> None:
     create_table_artifact(key="train-sft-policies", table=table, description=f"run {run_id}")
 
 
-if __name__ == "__main__":
+def _by_hand() -> None:
     with embedded_api():
         finished = train_sft(load_sft_settings(Path(sys.argv[1]), {}))
     print(", ".join(trained.policy.ref for trained in finished.policies))
+
+
+if __name__ == "__main__":
+    as_command(_by_hand)

@@ -16,10 +16,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from r2.errors import ConfigError
+
 _HERE, _NO_REPLACE = -100, 1
 """AT_FDCWD and RENAME_NOREPLACE of Linux."""
 _NO_HARD_LINKS = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _NO_SUCH_RENAME = {errno.ENOSYS, errno.EINVAL}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)  # there is no other way to read it
 
@@ -38,7 +41,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     The file has a `name`, its present path, for writers that must open it themselves.
     """
     temporary = beside(path)
-    with ExitStack() as stack:
+    with naming(path, temporary), ExitStack() as stack:
         file = stack.enter_context(create_exclusively(temporary))
         stack.callback(temporary.unlink, missing_ok=True)
         yield file
@@ -49,7 +52,7 @@ def create_atomically(path: Path, content: bytes) -> bool:
     """The file with this content, in one step, where nothing has its name. False, and nothing changed, where something
     does."""
     temporary = beside(path)
-    with ExitStack() as stack:
+    with naming(path, temporary), ExitStack() as stack:
         file = stack.enter_context(create_exclusively(temporary))
         stack.callback(temporary.unlink, missing_ok=True)
         file.write(content)
@@ -69,6 +72,43 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Errors of the system that name no file, a full disk for one, or only the temporary one, name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Before anything is paid: ConfigError, naming the flag, where a file that is written at the end could not be."""
+    if path.is_dir():
+        raise ConfigError(f"{flag} {path}: this is a folder; the name of a file was expected.")
+    check_folder(path.parent, flag)
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """The same for a folder that files will be written into; it is created if it is missing. A full disk is an OSError:
+    the flag is not to blame."""
+    probe = beside(folder / "probe")
+    try:
+        with naming(folder, probe), ExitStack() as stack:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.callback(probe.unlink, missing_ok=True)
+            with create_exclusively(probe) as file:
+                file.write(b"\0")
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise ConfigError(
+            f"{flag} {folder}: nothing can be written there: {error.strerror or error}. Name another place, or make "
+            "this one writable; nothing was paid."
+        ) from error
 
 
 def create_exclusively(path: Path) -> BinaryIO:

@@ -40,6 +40,7 @@ class Call:
     seed: int | None = None
     subtask_index: int | None = None
     sample_index: int = 0
+    max_cost_usd: float | None = field(default=None, compare=False)
 
     def request_sha(self) -> str:
         """Content address of the request: model entry, messages and sampling parameters, nothing of where it is sent.
@@ -115,6 +116,7 @@ class Completion:
 
     `model` is the pool entry that answered. `text` is "" when `error_type` is set. `is_replayed` is true where the
     journal answered and nothing was paid now (the cost stays: it was paid by an earlier session of the same run).
+    `lost_usd` is what killed sessions of the run may have paid for this call beside its attempts; not stored here.
     """
 
     text: str
@@ -125,6 +127,7 @@ class Completion:
     error_type: str | None = None
     error_message: str | None = None
     is_replayed: bool = False
+    lost_usd: float = field(default=0.0, compare=False)
 
     @property
     def is_ok(self) -> bool:

@@ -9,6 +9,7 @@
     ├── ModelFetchError        weights cannot be fetched, or do not match their sha256
     ├── SupportError           logged trajectories cannot tell what a candidate allocator would reach
     ├── TrainingError          a training cannot continue: nothing to learn from, or a frozen policy changed
+    ├── StoppedError           the user stopped the command while this work was going on
     ├── EndpointError          a model's endpoint is unreachable or refuses us, before any paid call
     └── LakeError              stored data is torn, foreign or of another schema
         └── RunLockedError     another process works on the same run
@@ -21,9 +22,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Sign = Literal["refused", "failed", "bad_key", "understood"]
-"""What a failed call says about the endpoint: too many requests; down or broken; key or balance refused; alive, and it
-understood us."""
+Sign = Literal["refused", "failed", "slow", "bad_key", "understood"]
+"""What a failed call says about the endpoint: too many requests; down or broken; too much at once, or down; key or
+balance refused; alive, and it understood us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +100,27 @@ def _unsent(meaning: str, *, next_entry: bool = False, is_outage: bool = False) 
 CALL_FAILURES: Final[Mapping[str, Failure]] = {
     "rate_limited": _outage("429 or 503 until the call's deadline", "uncounted", "refused"),
     "server_error": _outage("5xx on every attempt", "counted", "failed"),
-    "timeout": _outage("no complete answer within the attempt's time limit", "counted", "failed"),
+    "timeout": _outage("no complete answer within the attempt's time limit", "counted", "slow"),
     "disconnected": _outage("connection refused, reset, or cut in the middle of a body", "counted", "failed"),
     "bad_body": _outage("HTTP 200 whose body is not a chat completion", "counted", "understood"),
     "auth": _outage("401, 403 or 402: wrong key or no balance", "never", "bad_key"),
     "moderated": _final("the provider's moderation refused this one input"),
+    "content_filter": _final("the provider's filter, or the model itself, broke off the answer"),
+    "bad_end": _final("the generation ended in a way that leaves no answer: tool calls, or an end we do not know"),
     "context_length": _final("the prompt is longer than the model's context"),
     "bad_request": _final("any other 4xx: the same request will fail again"),
     "circuit_open": _unsent("the model's breaker is open and no fallback was left", next_entry=True, is_outage=True),
+    "overbilled": _unsent("the entry billed more than was asked for, and is closed", next_entry=True, is_outage=True),
+    "question_budget": Failure(
+        "a further attempt could pass the question's money budget",
+        "never",
+        next_entry=True,
+        stronger_model=False,
+        defers=False,
+        is_outage=False,
+        counts=True,
+        sign=None,
+    ),
     "budget_exhausted": _unsent("the reserve for this call would pass a money budget"),
     "stopped": _unsent("the run was asked to stop before the call was sent"),
     "not_recorded": Failure(
@@ -129,6 +143,12 @@ def failure(error_type: str | None) -> Failure:
     """The row of `CALL_FAILURES`; for what is no failure of a call (`empty`, `plan_parse`, None, ...) a row that is
     final and counts."""
     return CALL_FAILURES.get(error_type or "", _FINAL)
+
+
+def is_asked_again(error_type: str | None) -> bool:
+    """Whether a call that is stored with this error is asked again when it comes up again: the error says nothing about
+    the call, or goes by a cap that may have been raised since."""
+    return failure(error_type).defers or error_type == "question_budget"
 
 
 class R2Error(Exception):
@@ -170,6 +190,10 @@ class SupportError(R2Error):
 
 class TrainingError(R2Error):
     """A training cannot continue: there is nothing to learn from, or something changed that must not."""
+
+
+class StoppedError(R2Error):
+    """The user stopped the command while this work was going on."""
 
 
 class EndpointError(R2Error):

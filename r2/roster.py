@@ -1,11 +1,11 @@
 """The pool as the reasoning sees it: names, tiers, prices and profiles, without an endpoint or a key in sight."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from r2.errors import ConfigError
-from r2.ledger import Price
+from r2.ledger import Price, Usage, worst_case_usage
 
 Tier = Literal["small", "medium", "large"]
 TIERS: tuple[Tier, ...] = ("small", "medium", "large")
@@ -19,7 +19,9 @@ class ModelCard:
 
     `skills` maps a skill name to measured accuracy in 0..1 (`r2 pool calibrate`); empty when nothing was measured.
     `has_logprobs` and `guided` say what its server can do. `weights` is equal for entries that ask the same model;
-    "" where that is not known.
+    "" where that is not known. `sent_output_limit` is the limit that the entry sends in place of a call's own (None:
+    the call's own). `further_input_tokens` and `hidden_output_tokens` bound what a bill may hold beside the messages
+    and beyond that limit.
     """
 
     name: str
@@ -32,6 +34,23 @@ class ModelCard:
     guided: bool = False
     is_solver: bool = True
     weights: str = ""
+    sent_output_limit: int | None = None
+    further_input_tokens: int = 0
+    hidden_output_tokens: int = 0
+
+    def output_limit(self, asked: int) -> int:
+        """The most tokens that a call which asks for `asked` can have generated and billed."""
+        limit = asked if self.sent_output_limit is None else self.sent_output_limit
+        return limit + self.hidden_output_tokens
+
+    def worst_case(
+        self, messages: Sequence[tuple[str, str]], max_output_tokens: int, json_schema: str | None = None
+    ) -> Usage:
+        """The bound of `r2.ledger.worst_case_usage` for a call to this entry, with all that the entry adds to it."""
+        further = self.further_input_tokens
+        if json_schema is not None and self.guided:
+            further += len(json_schema.encode())
+        return worst_case_usage(messages, self.output_limit(max_output_tokens), further_input_tokens=further)
 
     @property
     def blended_price(self) -> float:

@@ -2,7 +2,13 @@
 
 
 def main() -> None:
-    """Entry point of the installed command `r2`; the command's modules are loaded only here."""
-    from flows.cli.app import main as run
+    """Entry point of the installed command `r2`. The commands' modules are loaded only here, when Ctrl-C is heard."""
+    from flows.support.ending import as_command
 
-    run()
+    as_command(_command)
+
+
+def _command() -> None:
+    from flows.cli.app import app
+
+    app()

@@ -8,8 +8,9 @@ import typer
 
 from flows.cli import options
 from flows.cli.console import figures, print_calls, results, say
-from flows.cli.left_over import what_is_deferred
+from flows.cli.left_over import RETRY_FAILED, what_is_deferred
 from flows.cli.options import INPUT, MONEY, POOL, ROUTER, flag
+from flows.support.terminal import INTERRUPTED
 from r2.errors import ConfigError
 from r2.methods import described, method_named
 from r2.problems.benchmark import benchmark_names
@@ -210,6 +211,14 @@ def answer(
             default="no cap",
         ),
     ] = None,
+    retry_failed: Annotated[
+        bool,
+        flag(
+            INPUT,
+            RETRY_FAILED,
+            help="Ask the questions again that an earlier session settled as failed. What they cost before is kept.",
+        ),
+    ] = False,
     dry_run: options.DryRun = False,
     out: Annotated[
         str | None,
@@ -226,7 +235,7 @@ def answer(
 
         r2 answer questions.jsonl --pool pools/local.toml --dry-run
         r2 answer questions.jsonl --pool pools/local.toml --max-cost-usd 5
-        r2 answer questions.jsonl --method cot --model qwen-1.5b
+        r2 answer questions.jsonl --method cot --model qwen-1.5b-cot
     """
     settings = load_settings(
         config,
@@ -278,16 +287,20 @@ def answer(
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.answer_questions import answer_questions
     from flows.support.embedded_api import embedded_api
+    from r2.atomic import check_file, check_folder
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
+    from storage.runs.answers import default_out
     from storage.sources.questions import check_readable
 
     loaded = load_pool(settings.pool)
     loaded.check_keys()
     make_router(loaded, settings)
     check_readable(Path(settings.input))
+    check_file(Path(settings.out) if settings.out else default_out(settings.input), "--out")
+    check_folder(Path(settings.lake), "--lake")
     with embedded_api():
-        result = asyncio.run(answer_questions(settings))
+        result = asyncio.run(answer_questions(settings, retry_failed=retry_failed))
     raise typer.Exit(_print_result(result))
 
 
@@ -315,6 +328,8 @@ def _print_result(result: Any) -> int:
     table.add_row("requested", str(progress.n_requested))
     table.add_row("answered", str(summary.n_answered))
     table.add_row("failed", str(summary.n_failed))
+    if result.n_reopened:
+        table.add_row("  failed before and asked again", str(result.n_reopened))
     table.add_row("deferred", str(progress.n_deferred))
     if summary.accuracy is not None:
         low, high = summary.accuracy_interval
@@ -322,7 +337,7 @@ def _print_result(result: Any) -> int:
     table.add_row("USD", f"{summary.cost_usd:.6f}")
     table.add_row("  of it router", f"{summary.router_cost_usd:.6f}")
     if progress.unsettled_cost_usd > 1e-12:
-        table.add_row("  paid for deferred questions", f"{progress.unsettled_cost_usd:.6f}")
+        table.add_row("  paid beside: deferred questions, lost calls", f"{progress.unsettled_cost_usd:.6f}")
     table.add_row("  this session", f"{progress.session_cost_usd:.6f}")
     table.add_row("USD per 1k questions", f"{summary.usd_per_1k:.4f}")
     table.add_row("calls per question", f"{summary.calls_per_question:.2f}")
@@ -339,10 +354,18 @@ def _print_result(result: Any) -> int:
     if progress.n_deferred or progress.stop_reason:
         say(what_is_deferred(progress, "questions"))
     if progress.stop_reason == "interrupted":
-        return 130
+        return INTERRUPTED
     if summary.n_failed:
         say(f"{summary.n_failed} rows failed. See why: r2 sql --lake {result.lake} --view errors, or --view bad_rows")
-    return 1 if summary.n_failed or progress.n_deferred else 0
+        say(f"{RETRY_FAILED} asks the questions among them again.")
+    if summary.n_cut:
+        say(f"{summary.n_cut} answers end at their token limit and nobody stronger had a whole one: finish = length.")
+    if summary.n_without_logprobs:
+        say(
+            f"{summary.n_without_logprobs} questions got no log-probabilities from entries whose pool table promises "
+            "them (logprobs = true): --b and --min-confidence had nothing to go by there. `r2 pool check` says which."
+        )
+    return 1 if summary.n_failed or progress.n_deferred or summary.n_cut else 0
 
 
 def _print_estimate(settings: AnswerSettings) -> None:

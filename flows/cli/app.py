@@ -1,11 +1,10 @@
 """The command `r2`: a thin face on the flows. Results on stdout, progress and errors on stderr.
 
-Exit codes: 0 done, 1 some work failed or was left over, 2 wrong usage or configuration, 130 interrupted.
+How it ends, with which exit code: `flows/support/ending.py`.
 """
 
-import os
-import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -28,8 +27,6 @@ from flows.cli import (
     sweep,
 )
 from flows.cli.command import command_class
-from flows.cli.console import say
-from r2.errors import ConfigError, R2Error
 
 ANSWERING, LABELLING, TRAINING, EVALUATION, KEEPING = "Answer", "Label", "Train", "Evaluate", "Look and keep"
 JOBS = {
@@ -126,30 +123,10 @@ for _name, _typer in GROUPS.items():
 
 
 @app.callback()
-def _root() -> None:
+def _root(
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show where an error arose. May stand anywhere. Also: R2_DEBUG=1.", is_eager=True),
+    ] = False,
+) -> None:
     """Answers large files of questions with a router over a pool of models, and shows what it cost."""
-
-
-def main() -> None:
-    """Entry point: errors that the user can act on are one message, without a traceback."""
-    code: int | str | None
-    try:
-        app()
-        code = 0
-    except SystemExit as end:
-        code = end.code
-    except ConfigError as error:
-        say(f"r2: {error}")
-        code = 2
-    except R2Error as error:
-        say(f"r2: {error}")
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Everything is closed by now. The interpreter's own way out prints dozens of lines about DuckDB objects that
-    # Prefect's threads keep alive.
-    os._exit(code if isinstance(code, int) else int(code is not None))
-
-
-if __name__ == "__main__":
-    main()

@@ -77,6 +77,24 @@ def print_calls(pool: "PoolConfig", calls: "Sequence[CallEstimate]") -> None:
         if minutes
         else "time: the pool file sets no limit that bounds it"
     )
+    _print_caps(pool, [c.model for c in calls])
+
+
+def _print_caps(pool: "PoolConfig", models: "Sequence[str]") -> None:
+    """What a money cap goes by: the limits that entries send of their own, and what happens to a bill beyond what was
+    asked."""
+    for name in dict.fromkeys(models):
+        limit = pool.models[name].sent_output_limit
+        if limit is not None:
+            price = pool.price(name)
+            print(
+                f"{name} sends its own output limit, {limit} tokens: up to {limit * price.output / 1e6:.6f} USD a call"
+            )
+    print(
+        "A money cap sets aside the most that each call may cost: a token per byte sent, and the whole output limit.\n"
+        "Each entry gets one call at a time until one of its bills kept that bound. A bill above it closes the entry; "
+        "only\nsuch bills, of calls that were on their way by then, can pass the cap."
+    )
 
 
 def print_measured(title: str, measured: "Sequence[Calibration]", n: int, core_hour_usd: float) -> None:

@@ -8,10 +8,12 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.table import Table
 
 from flows.cli import options
 from flows.cli.console import results
+from flows.support.terminal import INTERRUPTED
 from r2.settings import AnswerSettings, load_settings
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for DuckDB
@@ -62,6 +64,8 @@ def demo(
                 },
             )
             ended.append((settings, asyncio.run(answer_questions(settings))))
+            if ended[-1][1].progress.stop_reason == "interrupted":
+                raise typer.Exit(INTERRUPTED)
     results().print(comparison([(s.reasoning.method, r.summary, r.wall_s) for s, r in ended]))
     print(f"Every call is in {here / 'lake'}. Look: r2 sql --lake {here / 'lake'} --view cost_by_model")
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from flows.cli import options
 from flows.cli.console import results, say
 from flows.cli.options import INPUT, ROUTER, flag
+from flows.support.terminal import INTERRUPTED, this_command
 from r2.errors import ConfigError
 from r2.methods import described
 
@@ -144,11 +145,13 @@ def evaluate(
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.evaluate_methods import evaluate_methods
     from flows.support.embedded_api import embedded_api
+    from r2.atomic import check_folder
     from r2.evaluation.operating_points import variants_of
 
     loaded = load_pool(settings.pool)
     loaded.check_keys()
     variants_of(settings, loaded.roster(), loaded.router.decomposer, loaded.router.allocator)
+    check_folder(Path(settings.lake), "--lake")
     with embedded_api():
         result = asyncio.run(evaluate_methods(settings))
     raise typer.Exit(print_result(result))
@@ -222,8 +225,8 @@ def print_result(result: Any, *, is_kept: bool = True) -> int:
         why = {"budget_stopped": "Stopped at the money budget", "interrupted": "Interrupted"}.get(
             evaluation.status, "Some calls could not be made"
         )
-        say(f"{why}; not finished: {', '.join(left)}. The same command resumes it.")
-    return 130 if evaluation.status == "interrupted" else 1 if left else 0
+        say(f"{why}; not finished: {', '.join(left)}. The same command resumes it:\n  {this_command()}")
+    return INTERRUPTED if evaluation.status == "interrupted" else 1 if left else 0
 
 
 def comparison_table(evaluation: "Evaluation", comparison: "Comparison") -> Table:

@@ -4,11 +4,13 @@ and errors on stderr."""
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 
 from flows.cli import options
 from flows.cli.console import results, say
 from flows.cli.options import TRAINING, flag
+from flows.support.terminal import INTERRUPTED, this_command
 
 _STARTING = "A policy to start from, NAME or NAME@VERSION, or a pool entry, which is not trained."
 
@@ -121,8 +123,11 @@ def grpo(
     if dry_run:
         _print_estimate(settings)
         return
+    from r2.atomic import check_folder
     from tasks.training.train_rounds import open_rounds
 
+    check_folder(Path(settings.policies_dir), "--policies-dir")
+    check_folder(Path(settings.lake), "--lake")
     open_rounds(settings)
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.support.embedded_api import embedded_api
@@ -130,14 +135,14 @@ def grpo(
 
     with embedded_api():
         result = train_grpo(settings)
-    _print_result(result, round_table(result.state))
+    raise typer.Exit(_print_result(result, round_table(result.state)))
 
 
 def _print_estimate(settings: Any) -> None:
     """An upper bound: every call on the dearest solver, none of them equal to an earlier one."""
     from collections import Counter
 
-    from r2.ledger import cost_usd, worst_case_usage
+    from r2.ledger import cost_usd, expected_usage
     from r2.methods.expected import SUBTASKS_PER_QUESTION
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
@@ -160,7 +165,7 @@ def _print_estimate(settings: Any) -> None:
         0 if settings.filter.by == "nothing" else n_rounds * settings.filter.n_problems * settings.filter.n_rollouts
     )
     n_calls = (n_training + n_pilot) * SUBTASKS_PER_QUESTION
-    usd = n_calls * cost_usd(dearest.price, worst_case_usage([("user", "x" * 800)], 64))
+    usd = n_calls * cost_usd(dearest.price, expected_usage([("user", "x" * 800)], dearest.output_limit(64)))
     print(
         f"{n_rounds} rounds of {settings.steps} steps: {n_training} rollouts, {n_pilot} in pilots, about "
         f"{n_calls:.0f} pool calls at most"
@@ -171,8 +176,8 @@ def _print_estimate(settings: Any) -> None:
     )
 
 
-def _print_result(result: Any, rows: list[dict[str, object]]) -> None:
-    """A column per round, and which versions stand now."""
+def _print_result(result: Any, rows: list[dict[str, object]]) -> int:
+    """A column per round, and which versions stand now; the exit code: 0 done, 130 interrupted."""
     table = Table(title=f"run {result.state.run_id}", title_justify="left")
     table.add_column("")
     for row in rows:
@@ -185,3 +190,10 @@ def _print_result(result: Any, rows: list[dict[str, object]]) -> None:
     results().print(table)
     print(f"decomposer {result.state.current['decomposer']}, allocator {result.state.current['allocator']}")
     say("Rollouts, rewards and curves: r2 sql --view training_curve, reward_terms, promotions")
+    if not result.is_stopped:
+        return 0
+    say(
+        f"Interrupted in round {len(rows)}: it is resumed at its last checkpoint, and answered calls are not paid for "
+        f"again. The same command goes on:\n  {this_command()}"
+    )
+    return INTERRUPTED

@@ -10,6 +10,7 @@ from flows.cli import options
 from flows.cli.console import figures, results, say
 from flows.cli.left_over import what_is_deferred
 from flows.cli.options import INPUT, TRAINING, flag
+from flows.support.terminal import INTERRUPTED
 from r2.settings import LabelSettings, load_label_settings
 
 
@@ -114,12 +115,15 @@ def label(
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.label_plans import label_plans
     from flows.support.embedded_api import embedded_api
+    from r2.atomic import check_folder
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
 
     loaded = load_pool(settings.pool)
     loaded.check_keys()
     make_router(loaded, settings.answering(""))
+    check_folder(Path(settings.out), "--out")
+    check_folder(Path(settings.lake), "--lake")
     with embedded_api():
         result = asyncio.run(label_plans(settings))
     raise typer.Exit(_print_result(result))
@@ -177,4 +181,4 @@ def _print_result(result: Any) -> int:
     if progress.n_deferred or progress.stop_reason:
         say(what_is_deferred(progress, "problems"))
         say("The sets hold what is labelled so far.")
-    return 130 if progress.stop_reason == "interrupted" else 1 if progress.n_deferred else 0
+    return INTERRUPTED if progress.stop_reason == "interrupted" else 1 if progress.n_deferred else 0

@@ -1,11 +1,14 @@
 """What a command says about the questions it left over: why, and the command that resumes it."""
 
-import shlex
-import sys
 from typing import TYPE_CHECKING
+
+from flows.support.terminal import this_command
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for it
     from tasks.answering.progress import Progress
+
+
+RETRY_FAILED = "--retry-failed"
 
 
 def what_is_deferred(progress: "Progress", things: str) -> str:
@@ -23,4 +26,5 @@ def what_is_deferred(progress: "Progress", things: str) -> str:
         why = f"Stopped: no model could be reached; {n} {things} are deferred ({outages}). The last error: {newest}"
     else:
         why = f"{n} {things} are deferred: a model could not be reached or used ({outages}). The last error: {newest}"
-    return f"{why}\n{resume}:\n  {shlex.join(['r2', *sys.argv[1:]])}"
+    # Questions that were to be asked again are deferred now; with the flag, those that failed again would be too.
+    return f"{why}\n{resume}:\n  {this_command(without=RETRY_FAILED)}"

@@ -90,7 +90,7 @@ def check(
 ) -> None:
     """Ask every model one small thing, and print its price, latency and limits.
 
-    Exit code 1 if one does not answer.
+    Exit code 1 if one does not answer, or keeps back log-probabilities that the file promises.
 
     Example:
 
@@ -102,7 +102,7 @@ def check(
     config.check_keys()
     pings: list[Ping] = asyncio.run(ping_pool(config, models_dir, state_dir()))
     table = Table(title=str(pool), title_justify="left")
-    for heading in ("model", "tier", "answers", "served by"):
+    for heading in ("model", "tier", "answers", "logprobs", "served by"):
         table.add_column(heading)
     for heading in ("s", "USD/M in", "USD/M out", "req/min", "tok/min", "in flight"):
         table.add_column(heading, justify="right")
@@ -112,6 +112,7 @@ def check(
             ping.model,
             config.models[ping.model].tier,
             "yes" if ping.error is None else "NO",
+            {None: "-", True: "yes", False: "NO"}[ping.has_logprobs],
             ping.response_model,
             f"{ping.latency_s:.2f}",
             f"{price.input:g}",
@@ -124,7 +125,13 @@ def check(
     failed = [ping for ping in pings if ping.error is not None]
     for ping in failed:
         say(f"{ping.model}: {ping.error}")
-    raise typer.Exit(1 if failed else 0)
+    unkept = [ping.model for ping in pings if ping.has_logprobs is False]
+    for name in unkept:
+        say(
+            f"{name}: its table says logprobs = true, and none came. Set logprobs = false, or have the server send "
+            "them: --b and --min-confidence go by them."
+        )
+    raise typer.Exit(1 if failed or unkept else 0)
 
 
 def calibrate(

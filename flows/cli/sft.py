@@ -1,13 +1,16 @@
 """`r2 sft`: label sets or generated subtasks in, a policy in the registry out. Results on stdout, progress and errors
 on stderr."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 
 from flows.cli import options
 from flows.cli.console import figures, results, say
 from flows.cli.options import INPUT, TRAINING, flag
+from flows.support.terminal import INTERRUPTED, this_command
 
 
 def sft(
@@ -153,10 +156,13 @@ def sft(
         return
     from flows.support.embedded_api import embedded_api
     from flows.train_sft import train_sft
+    from r2.atomic import check_folder
 
+    check_folder(Path(settings.policies_dir), "--policies-dir")
+    check_folder(Path(settings.lake), "--lake")
     with embedded_api():
         result = train_sft(settings)
-    _print_result(result)
+    raise typer.Exit(_print_result(result))
 
 
 def _print_estimate(settings: Any) -> None:
@@ -186,8 +192,8 @@ def _print_estimate(settings: Any) -> None:
     print("Minutes: without examination, by speeds measured on two CPU cores; other work on the machine adds to them.")
 
 
-def _print_result(result: Any) -> None:
-    """A table per policy, and where the weights are."""
+def _print_result(result: Any) -> int:
+    """A table per policy, and where the weights are; the exit code: 0 done, 130 interrupted."""
     for trained in result.policies:
         card = trained.policy.card
         table = figures(f"{trained.policy.ref}, run {result.run_id}")
@@ -200,3 +206,7 @@ def _print_result(result: Any) -> None:
         print(trained.policy.path)
         if not trained.is_promoted:
             say(f"Promote it with: r2 policy promote {card.name} {card.version} --reason TEXT")
+    if not result.reached:
+        return 0
+    say(f"Interrupted. {result.reached}. The same command goes on:\n  {this_command()}")
+    return INTERRUPTED

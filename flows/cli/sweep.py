@@ -11,6 +11,7 @@ from rich.table import Table
 from flows.cli import options
 from flows.cli.console import print_calls, results, say
 from flows.cli.options import MONEY, ROUTER, flag
+from flows.support.terminal import INTERRUPTED, this_command
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.sweep import Sweep, SweepSettings
@@ -111,8 +112,10 @@ def sweep(
     # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.support.embedded_api import embedded_api
     from flows.sweep_b import sweep_b
+    from r2.atomic import check_folder
 
     opened.check_keys()
+    check_folder(Path(settings.lake), "--lake")
     with embedded_api():
         done = asyncio.run(sweep_b(settings))
     raise typer.Exit(print_sweep(done, Path(settings.lake)))
@@ -183,6 +186,6 @@ def print_sweep(sweep: "Sweep", lake: Path) -> int:
     print(f"paid {sweep.paid_usd:.6f} USD")
     print(sweep_file(lake, sweep.sweep_id, ".json"))
     if sweep.status != "completed":
-        say(f"Not every b is finished ({sweep.status}). The same command resumes it.")
-        return 130 if sweep.status == "interrupted" else 1
+        say(f"Not every b is finished ({sweep.status}). The same command resumes it:\n  {this_command()}")
+        return INTERRUPTED if sweep.status == "interrupted" else 1
     return 0 if all(advice.is_reached for advice in sweep.advice) else 1

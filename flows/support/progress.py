@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flows.support.running import told
 from tasks.answering.session import RunSession
 
 REFRESH_S = 0.5
@@ -29,9 +30,8 @@ REPORT_S = 10.0
 async def shown(session: RunSession) -> AsyncIterator[None]:
     """Shows the session's progress until the block ends."""
     console = Console(stderr=True)
-    artifact = await acreate_progress_artifact(
-        progress=0.0, key="answer-questions-progress", description=f"run {session.plan.run_id}"
-    )
+    artifact = _Artifact()
+    await told(artifact.create(f"run {session.plan.run_id}"))
     reporter = asyncio.create_task(_report(session, artifact, is_terminal=console.is_terminal))
     drawer = asyncio.create_task(_draw(session, console)) if console.is_terminal else None
     try:
@@ -41,7 +41,23 @@ async def shown(session: RunSession) -> AsyncIterator[None]:
             if task is not None:
                 task.cancel()
         await asyncio.gather(reporter, *([drawer] if drawer else []), return_exceptions=True)
-        await aupdate_progress_artifact(artifact_id=artifact, progress=_settled_percent(session))
+        await told(artifact.update(_settled_percent(session)))
+
+
+class _Artifact:
+    """The progress that Prefect's UI shows. Without its API there is none."""
+
+    def __init__(self) -> None:
+        self._id: UUID | None = None
+
+    async def create(self, description: str) -> None:
+        self._id = await acreate_progress_artifact(
+            progress=0.0, key="answer-questions-progress", description=description
+        )
+
+    async def update(self, percent: float) -> None:
+        if self._id is not None:
+            await aupdate_progress_artifact(artifact_id=self._id, progress=percent)
 
 
 async def _draw(session: RunSession, console: Console) -> None:
@@ -51,15 +67,16 @@ async def _draw(session: RunSession, console: Console) -> None:
             live.update(_picture(session))
 
 
-async def _report(session: RunSession, artifact: UUID, *, is_terminal: bool) -> None:
+async def _report(session: RunSession, artifact: _Artifact, *, is_terminal: bool) -> None:
     """The JSON lines, and the progress artifact at the same pace: each update is a call to Prefect's API."""
+    is_told = True
     while True:
         await asyncio.sleep(REPORT_S)
         facts = _facts(session)
         if not is_terminal:
             sys.stderr.write(orjson.dumps(facts).decode() + "\n")
             sys.stderr.flush()
-        await aupdate_progress_artifact(artifact_id=artifact, progress=_settled_percent(session))
+        is_told = is_told and await told(artifact.update(_settled_percent(session)))
 
 
 def _settled_percent(session: RunSession) -> float:

@@ -1,15 +1,45 @@
-"""Around a flow run: its tags, and what Ctrl-C ends."""
+"""What a flow tells Prefect's API beside its states: tags and artifacts. Told as far as it goes: a run whose API is
+away for a while, or for good, answers its questions all the same."""
 
 import asyncio
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any
 
+import httpx
 from prefect import runtime
 from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectException
+
+PATIENCE_S = 15.0
+_OF_THE_API = (httpx.HTTPError, PrefectException, TimeoutError, OSError)
+
+
+async def told(*reports: Coroutine[Any, Any, object]) -> bool:
+    """Awaits calls to the API, one after the other. The first that fails, or takes longer than `PATIENCE_S`, is said in
+    one line on stderr, the others are left out, and the result is False."""
+    for i, report in enumerate(reports):
+        try:
+            await asyncio.wait_for(report, PATIENCE_S)
+        except _OF_THE_API as error:
+            _not_told(error)
+            for left in reports[i + 1 :]:
+                left.close()
+            return False
+    return True
+
+
+def told_now(report: Callable[[], object]) -> None:
+    """The same for a flow without an event loop; Prefect's own retries bound it."""
+    try:
+        report()
+    except _OF_THE_API as error:
+        _not_told(error)
+
+
+def _not_told(error: Exception) -> None:
+    what = str(error) or type(error).__name__
+    sys.stderr.write(f"Prefect's API was not told ({what}). The run itself is not affected.\n")
 
 
 async def tag_run(*tags: str) -> None:
@@ -17,40 +47,9 @@ async def tag_run(*tags: str) -> None:
     API for a place under its tags' concurrency limits before it starts, half a second to two in all shards at once
     (`benchmarks/bench_flow.py prefect`).
     """
+    await told(_tag_run(tags))
+
+
+async def _tag_run(tags: tuple[str, ...]) -> None:
     async with get_client() as client:
         await client.update_flow_run(runtime.flow_run.id, tags=sorted({*runtime.flow_run.tags, *tags}))
-
-
-class Stoppable(Protocol):
-    """What a signal ends: a run's session, or an evaluation."""
-
-    def stop(self, reason: str) -> None:
-        """Cleanly: nothing new is sent, calls in flight finish."""
-
-
-@contextmanager
-def stopped_by_signals(session: Stoppable) -> Iterator[None]:
-    """The first Ctrl-C (or a worker's SIGTERM) ends the run cleanly; a second one ends it at once. The run can be
-    resumed after either."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int) -> None:
-        sys.stderr.write(
-            "\nStopping: calls in flight finish, nothing new is sent. Again to stop at once. The same command goes "
-            "on.\n"
-        )
-        session.stop("interrupted")
-        loop.remove_signal_handler(number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)

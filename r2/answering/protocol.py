@@ -9,7 +9,7 @@ from r2.answering.allocation import Choice
 from r2.answering.query_router import QueryRouter
 from r2.call import ROUTER_PURPOSES, Call, Completion
 from r2.errors import failure
-from r2.ledger import cost_usd, worst_case_usage
+from r2.ledger import cost_usd
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
 from r2.problems.benchmark import judge
@@ -50,7 +50,8 @@ class Trial:
 
 @dataclass(slots=True)
 class Step:
-    """One executed subtask. `text` is the accepted result, None if there is none."""
+    """One executed subtask. `text` is the accepted result, None if there is none; `is_cut`: it ends at its limit, and
+    nobody stronger had a whole one."""
 
     subtask: Subtask
     choice: Choice
@@ -58,11 +59,19 @@ class Step:
     text: str | None = None
     n_asks: int = 0
     error_type: str | None = None
+    is_cut: bool = False
+
+
+CUT_ANSWER = "cut_answer"
+"""The failed check of an answer that ends at its limit and is the best there was."""
+NO_LOGPROBS = "no_logprobs"
+"""The failed check of a question whose log-probabilities, promised by the pool file, did not come."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a problem ended. `error_type` is None exactly when `answer` is not."""
+    """How a problem ended. `error_type` is None exactly when `answer` is not. `is_cut` is that of a final call's
+    answer, None where there was none: then the last step's counts."""
 
     answer: str | None = None
     plan: Plan | None = None
@@ -71,6 +80,7 @@ class Outcome:
     failed_checks: list[str] = field(default_factory=list)
     error_type: str | None = None
     error_message: str | None = None
+    is_cut: bool | None = None
     trials: list[Trial] = field(default_factory=list)
     """What labelling tried, right or wrong; empty for every way to answer."""
 
@@ -157,21 +167,30 @@ def concluded(
     answering: "Callable[[Problem, Router, Outcome, QuestionBudget], Answering]", problem: Problem, router: Router
 ) -> Solving:
     """A way to answer with its ending: the text it returns is the answer, a `Stop` below it is why there is none."""
-    outcome = Outcome()
+    outcome, budget = Outcome(), QuestionBudget(router)
     try:
-        outcome.answer = yield from answering(problem, router, outcome, QuestionBudget(router))
+        outcome.answer = yield from answering(problem, router, outcome, budget)
     except Stop as stop:
         outcome.error_type, outcome.error_message = stop.error_type, str(stop)
+    if outcome.is_cut is None:
+        outcome.is_cut = bool(outcome.steps) and outcome.steps[-1].is_cut
+    if outcome.is_cut and outcome.answer is not None:
+        outcome.failed_checks.append(CUT_ANSWER)
+    if budget.lacks_logprobs:
+        outcome.failed_checks.append(NO_LOGPROBS)
     return outcome
 
 
 class QuestionBudget:
-    """The per-question budget: what was spent, and which models a further call may still go to."""
+    """The per-question budget: what was spent, which models a further call may still go to, and what each call may cost
+    with all its attempts."""
 
     def __init__(self, router: Router) -> None:
         self.router = router
         self.cap_usd = router.settings.max_cost_per_question_usd
         self.spent_usd = 0.0
+        self.lacks_logprobs = False
+        """A completion came without the log-probabilities that its entry promises and the call asked for."""
 
     def affordable(self, wave: Wave) -> Wave:
         """The wave with calls that could pass the cap sent to the strongest cheaper solver that cannot. `Stop` if there
@@ -179,29 +198,37 @@ class QuestionBudget:
         if self.cap_usd is None:
             return wave
         left = self.cap_usd - self.spent_usd
-        kept: Wave = []
+        kept: list[tuple[Call, float]] = []
         for call in wave:
             call, cost = self._within(call, left)
             left -= cost
-            kept.append(call)
-        return kept
+            kept.append((call, cost))
+        # What is left over may go into retries and fallbacks, an equal share for each call.
+        return [replace(call, max_cost_usd=cost + left / len(kept)) for call, cost in kept]
 
     def _within(self, call: Call, left_usd: float) -> tuple[Call, float]:
         roster = self.router.roster
         cheaper = [c.name for c in reversed(roster.solvers) if c.blended_price < roster[call.model].blended_price]
         for name in [call.model, *cheaper]:
-            cost = cost_usd(roster[name].price, worst_case_usage(call.messages, call.max_output_tokens))
+            card = roster[name]
+            cost = cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
             if cost <= left_usd:
                 return replace(call, model=name), cost
         raise Stop(
             "question_budget",
             f"the next {call.purpose} call could pass the question's cap of {self.cap_usd} USD ({self.spent_usd:.6f} "
-            "spent); "
-            "raise --max-cost-per-question-usd or add a cheaper model",
+            "spent); raise --max-cost-per-question-usd or add a cheaper model",
         )
 
     def pay(self, completions: Sequence[Completion]) -> None:
-        self.spent_usd += sum(completion.cost_usd for completion in completions)
+        self.spent_usd += sum(completion.cost_usd + completion.lost_usd for completion in completions)
+
+    def hold_to_promises(self, answered: Sequence[tuple[Call, Completion]]) -> None:
+        """Notes whether log-probabilities came where they were asked for."""
+        for call, completion in answered:
+            if call.top_logprobs and completion.text and not completion.token_logprobs:
+                card = self.router.roster.by_name.get(completion.model or call.model)
+                self.lacks_logprobs = self.lacks_logprobs or (card is not None and card.has_logprobs)
 
 
 def ask(
@@ -216,8 +243,10 @@ def ask(
     wave = budget.affordable(wave)
     completions = yield wave
     budget.pay(completions)
+    answered = list(zip(wave, completions, strict=True))
+    budget.hold_to_promises(answered)
     for completion in completions:
         failed = failure(completion.error_type)
         if failed.defers and not (may_escalate and failed.stronger_model):
             raise Stop(completion.error_type or "", completion.error_message or "")
-    return list(zip(wave, completions, strict=True))
+    return answered

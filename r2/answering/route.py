@@ -187,7 +187,7 @@ def accept(problem: Problem, step: Step, completion: Completion) -> str | None:
     text = extract_answer(completion.text)
     check = failed_check(problem, text, completion.finish_reason)
     if text:
-        step.text = text
+        step.text, step.is_cut = text, completion.finish_reason == "length"
     elif check is not None and step.text is None:
         step.error_type = check
     return check
@@ -214,6 +214,7 @@ def finalize(
         [solver_call(problem, router, router.finalizer, FINAL_TASK, results, "final")], budget
     )
     if completion.is_ok and (text := extract_answer(completion.text)):
+        outcome.is_cut = completion.finish_reason == "length"
         return text
     outcome.failed_checks.append(f"final_{completion.error_type or 'empty'}")
     return outcome.steps[-1].text or ""

@@ -14,6 +14,8 @@ from r2.methods import method_named
 from r2.methods.expected import ExpectedCalls
 
 BYTES_PER_TOKEN = 4
+GUESS_MARGIN = 8
+"""For escalations, long replies, and reserves that are worst cases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,26 @@ def estimate_calls(
     What had to be assumed for the method is its record's `assumes`. ConfigError for an unknown method.
     """
     expected = method_named(router.settings.method).expects(router)
-    return [_priced(part, prices, n_questions, question_bytes) for part in expected]
+    return [_priced(part, router, prices, n_questions, question_bytes) for part in expected]
 
 
-def _priced(part: ExpectedCalls, prices: Mapping[str, Price], n_questions: int, question_bytes: int) -> CallEstimate:
+def guessed_usd(router: Router, prices: Mapping[str, Price]) -> float:
+    """What one question may need at one time, spent and set aside, before any has been answered: `GUESS_MARGIN` times
+    what a question of 600 bytes is expected to cost."""
+    n_questions = 1000
+    calls = estimate_calls(router, prices, n_questions, 600 * n_questions)
+    return GUESS_MARGIN * sum(call.cost_usd for call in calls) / n_questions
+
+
+def _priced(
+    part: ExpectedCalls, router: Router, prices: Mapping[str, Price], n_questions: int, question_bytes: int
+) -> CallEstimate:
+    """An entry that sends a limit of its own is expected to use all of it: that is what such a limit is set for."""
     n_calls = round(n_questions * part.per_question)
     fixed_bytes = sum(len(text.encode()) for _, text in part.messages)
     input_tokens = round((fixed_bytes * n_calls + question_bytes * part.per_question) / BYTES_PER_TOKEN)
-    n_output = round(part.output_tokens * n_calls)
+    sent_limit = router.roster[part.model].sent_output_limit
+    n_output = round((part.output_tokens if sent_limit is None else sent_limit) * n_calls)
     cost = cost_usd(prices[part.model], Usage(input_tokens, 0, n_output, "estimated"))
     return CallEstimate(part.purpose, part.model, n_calls, input_tokens, n_output, cost)
 

@@ -45,12 +45,14 @@ class SkillQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """One small call to one entry. `error` is None if it answered."""
+    """One small call to one entry. `error` is None if it answered; `has_logprobs` None where the pool file promises
+    none, else whether they came."""
 
     model: str
     response_model: str
     latency_s: float
     error: str | None
+    has_logprobs: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +132,15 @@ async def ping_pool(pool: PoolConfig, models_dir: Path, state_dir: Path) -> list
 
     async def ping(client: PoolClient, model: str) -> Ping:
         messages = solve_messages(Problem("ping", "What is 1 + 1?"), None, {}, "direct")
-        completion = await client.complete(Call(model, messages, "calibrate", 8), problem_id="ping")
+        is_promised = pool.models[model].logprobs
+        call = Call(model, messages, "calibrate", 8, top_logprobs=int(is_promised))
+        completion = await client.complete(call, problem_id="ping")
         mine = [attempt for attempt in completion.attempts if attempt.model == model]
         answered = completion.is_ok and completion.model == model
         last = mine[-1] if mine else None
         error = None if answered else (last.error_message if last else completion.error_message) or "no answer"
-        return Ping(model, last.response_model if last else "", last.latency_s if last else 0.0, error)
+        has_logprobs = bool(completion.token_logprobs) if answered and is_promised else None
+        return Ping(model, last.response_model if last else "", last.latency_s if last else 0.0, error, has_logprobs)
 
     async with open_client(pool, models_dir=models_dir, log_dir=state_dir / "logs", state_dir=state_dir) as client:
         return list(await asyncio.gather(*(ping(client, name) for name in pool.models)))

@@ -1,10 +1,12 @@
 """From a finished trajectory to the rows that are stored. Pure: every number comes from the calls' attempts."""
 
+from collections.abc import Sequence
+
 import orjson
 
 from r2.answering.protocol import Step, Trajectory
-from r2.call import Attempt, Call, Completion
-from r2.ledger import cost_usd, total_usage, worst_case_usage
+from r2.call import ROUTER_PURPOSES, Attempt, Call, Completion
+from r2.ledger import cost_usd, expected_usage, total_usage
 from r2.plan import format_plan
 from r2.problem import Problem
 from r2.records.tables import CallRow, Candidate, CandidateRow, SubtaskRow, TrajectoryRow
@@ -12,20 +14,33 @@ from r2.roster import Roster
 
 
 def to_rows(
-    run_id: str, method: str, trajectory: Trajectory, roster: Roster, rollout: int = 0
+    run_id: str,
+    method: str,
+    trajectory: Trajectory,
+    roster: Roster,
+    rollout: int = 0,
+    earlier: Sequence[CallRow] = (),
 ) -> tuple[TrajectoryRow, list[SubtaskRow], list[CallRow]]:
-    """The trajectory's row, its subtasks' and its calls'. Sums over the calls equal the parents by construction."""
+    """The trajectory's row, its subtasks' and its calls'. Sums over the calls equal the parents by construction.
+
+    `earlier` are the calls of a try that failed, of a problem that was asked again: they were paid for it, and come
+    first. Latencies are those of the last try.
+    """
     problem, outcome = trajectory.problem, trajectory.outcome
     pairs = trajectory.pairs
+    n_earlier = 1 + max((call.call_index for call in earlier), default=-1)
     calls = [
-        _call_row(run_id, problem, rollout, index, call, completion, attempt)
-        for index, (call, completion) in enumerate(pairs)
-        for attempt in completion.attempts
+        *earlier,
+        *(
+            _call_row(run_id, problem, rollout, index, call, completion, attempt)
+            for index, (call, completion) in enumerate(pairs, start=n_earlier)
+            for attempt in completion.attempts
+        ),
     ]
     subtasks = [
-        _subtask_row(run_id, problem, rollout, index, step, pairs, roster) for index, step in enumerate(outcome.steps)
+        _subtask_row(run_id, problem, rollout, index, step, pairs, roster, earlier)
+        for index, step in enumerate(outcome.steps)
     ]
-    usage = total_usage(completion.usage for _, completion in pairs)
     row = TrajectoryRow(
         run_id=run_id,
         problem_id=problem.problem_id,
@@ -40,14 +55,15 @@ def to_rows(
         is_correct=trajectory.is_correct,
         plan=format_plan(outcome.plan) if outcome.plan is not None else "",
         n_subtasks=len(outcome.plan.subtasks) if outcome.plan is not None else 0,
-        n_calls=len(pairs),
+        n_calls=n_earlier + len(pairs),
         n_attempts=len(calls),
         n_escalations=outcome.n_escalations,
-        input_tokens=usage.input_tokens,
-        cached_input_tokens=usage.cached_input_tokens,
-        output_tokens=usage.output_tokens,
-        cost_usd=trajectory.cost_usd,
-        router_cost_usd=trajectory.router_cost_usd,
+        input_tokens=sum(call.input_tokens for call in calls),
+        cached_input_tokens=sum(call.cached_input_tokens for call in calls),
+        output_tokens=sum(call.output_tokens for call in calls),
+        cost_usd=trajectory.cost_usd + sum(call.cost_usd for call in earlier),
+        router_cost_usd=trajectory.router_cost_usd
+        + sum(call.cost_usd for call in earlier if call.purpose in ROUTER_PURPOSES),
         latency_s=sum(max((_elapsed_s(c) for _, c in wave), default=0.0) for wave in trajectory.waves),
         failed_checks=",".join(outcome.failed_checks),
         error_type=outcome.error_type,
@@ -135,8 +151,10 @@ def _subtask_row(
     step: Step,
     pairs: list[tuple[Call, Completion]],
     roster: Roster,
+    earlier: Sequence[CallRow],
 ) -> SubtaskRow:
     mine = [(call, completion) for call, completion in pairs if call.subtask_index == index]
+    before = [call for call in earlier if call.subtask_index == index]
     usage = total_usage(completion.usage for _, completion in mine)
     propensities = step.choice.propensities()
     card = roster[step.model]
@@ -147,7 +165,8 @@ def _subtask_row(
             score=step.choice.log_probabilities.get(solver.name),
             propensity=propensities.get(solver.name),
             expected_cost_usd=cost_usd(
-                solver.price, worst_case_usage(first_call.messages, first_call.max_output_tokens)
+                solver.price,
+                expected_usage(first_call.messages, solver.output_limit(first_call.max_output_tokens)),
             )
             if first_call is not None
             else 0.0,
@@ -170,9 +189,9 @@ def _subtask_row(
         candidates=candidates,
         is_escalated=step.n_asks > 1,
         is_fallback=step.model != last_model_asked,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cost_usd=sum(completion.cost_usd for _, completion in mine),
+        input_tokens=usage.input_tokens + sum(call.input_tokens for call in before),
+        output_tokens=usage.output_tokens + sum(call.output_tokens for call in before),
+        cost_usd=sum(completion.cost_usd for _, completion in mine) + sum(call.cost_usd for call in before),
         latency_s=sum(_elapsed_s(completion) for _, completion in mine),
         error_type=step.error_type,
         started_at=min((a.started_at for _, c in mine for a in c.attempts), default=0.0),

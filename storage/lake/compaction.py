@@ -3,13 +3,22 @@
 The new files become the run at the instant their entry is linked; the old ones stay for readers that hold them, until
 `Lake.vacuum`. A crash at any step leaves the old state, and of two compactions at the same time one is dropped, because
 both carry the same generation number. Memory is bounded by a row group per table, whatever the size of the run.
+
+Rewriting is also how problems leave a run, when they are to be answered again (`leave_out`): at one instant they are no
+longer part of it, in any table.
 """
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from r2.errors import LakeError
 from storage.lake.manifest import COMPACTION, Manifest, UnitEntry
 from storage.lake.ordered import rows_of_run, windows
 from storage.lake.parts import GROUP_ROWS
-from storage.lake.schema import OF_RUNS, TABLES
+from storage.lake.schema import OF_RUNS, TABLES, Row, table_from_rows
 from storage.lake.unit import UnitWriter
 
 
@@ -19,8 +28,29 @@ def compact_run(manifest: Manifest, run_id: str) -> UnitEntry | None:
     Raises LakeError, and changes nothing, if the parts do not hold the rows that the manifest says.
     """
     live = manifest.live(run_id)
-    if len(live) < 2:
-        return None
+    return _rewritten(manifest, run_id, live) if len(live) > 1 else None
+
+
+def leave_out(
+    manifest: Manifest,
+    run_id: str,
+    problem_ids: Collection[str],
+    added: Mapping[str, Sequence[Row]],
+    meta: Mapping[str, Any],
+) -> UnitEntry | None:
+    """The run rewritten without the rows of these problems, and with the rows `added` to its tables `OF_RUNS`; None if
+    a compaction was faster."""
+    return _rewritten(manifest, run_id, manifest.live(run_id), problem_ids, added, meta)
+
+
+def _rewritten(
+    manifest: Manifest,
+    run_id: str,
+    live: Sequence[UnitEntry],
+    left_out: Collection[str] = (),
+    added: Mapping[str, Sequence[Row]] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> UnitEntry | None:
     newest = max((entry.unit for entry in live if entry.is_compaction), default=f"{COMPACTION}00000")
     unit = f"{COMPACTION}{int(newest.removeprefix(COMPACTION)) + 1:05d}"
     expected = {name: sum(e.parts[name].rows for e in live if name in e.parts) for name in TABLES}
@@ -29,20 +59,28 @@ def compact_run(manifest: Manifest, run_id: str) -> UnitEntry | None:
     bloom_rows = {
         name: min(n_problems, n_problems * GROUP_ROWS // n_rows + 1) for name, n_rows in expected.items() if n_rows
     }
+    n_read = dict.fromkeys(TABLES, 0)
+    leaving = pa.array(sorted(left_out), pa.string())
     with UnitWriter(manifest, run_id, unit, bloom_rows) as writer:
         for name in OF_RUNS:
             for rows in rows_of_run(manifest.root, live, name, everything.pop(name)):
+                n_read[name] += rows.num_rows
                 writer.write(name, rows)
+            if more := (added or {}).get(name):
+                writer.write(name, table_from_rows(name, more))
         for window in windows(manifest.root, live, everything):
             for name, rows in window.items():
-                writer.write(name, rows)
+                n_read[name] += rows.num_rows
+                staying = rows.filter(pc.invert(pc.is_in(rows["problem_id"], leaving))) if left_out else rows
+                if staying.num_rows:
+                    writer.write(name, staying)
         for name, n_rows in expected.items():
-            if writer.n_rows(name) != n_rows:
+            if n_read[name] != n_rows:
                 raise LakeError(
-                    f"run {run_id}, table {name}: {writer.n_rows(name)} rows read, {n_rows} in the manifest; nothing "
+                    f"run {run_id}, table {name}: {n_read[name]} rows read, {n_rows} in the manifest; nothing "
                     "was changed. "
                     "Run `r2 lake verify` to find the part that is wrong."
                 )
         replaced = {entry.unit for entry in live}.union(*(entry.replaces for entry in live))
         indices = [i for e in live for i in (e.first_input_index, e.last_input_index) if i is not None]
-        return writer.publish(indices, sorted(replaced))
+        return writer.publish(indices if writer.n_rows("trajectories") else [], sorted(replaced), meta)

@@ -16,7 +16,8 @@ import itertools
 import operator
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from r2.atomic import replacing
+from r2.atomic import naming, replacing
 from r2.errors import LakeError, RunLockedError
-from storage.lake.compaction import compact_run
-from storage.lake.manifest import COMPACTION, Manifest, Part, UnitEntry, make_folder
+from storage.lake.compaction import compact_run, leave_out
+from storage.lake.manifest import COMPACTION, LEFT_OUT, Manifest, Part, UnitEntry, make_folder
 from storage.lake.ordered import rows_of_run, windows
 from storage.lake.parts import SCHEMA_FILE, check_part, check_schema_file, is_inside
 from storage.lake.run_lock import run_lock
@@ -58,21 +59,32 @@ class Lake:
             raise LakeError(f"unit {unit!r}: names that start with {COMPACTION!r} are for compactions")
         if self.manifest.has(run_id, unit):
             return False
-        self.prepare()
         ordered = _in_input_order(unit, tables)
-        with UnitWriter(self.manifest, run_id, unit) as writer:
-            for name, rows in ordered.items():
-                writer.write(name, table_from_rows(name, rows))
-            indices = [row.input_index for row in ordered.get("trajectories", ())]
-            return writer.publish(indices, meta=meta) is not None
+        with naming(self.root):
+            self.prepare()
+            with UnitWriter(self.manifest, run_id, unit) as writer:
+                for name, rows in ordered.items():
+                    writer.write(name, table_from_rows(name, rows))
+                indices = [row.input_index for row in ordered.get("trajectories", ())]
+                return writer.publish(indices, meta=meta) is not None
 
     def entries(self, run_id: str | None = None) -> list[UnitEntry]:
         """Every commit ever made, superseded ones included, oldest first within a run."""
         return [entry for run in self._runs(run_id) for entry in self.manifest.entries(run)]
 
     def units(self, run_id: str) -> dict[str, UnitEntry]:
-        """The units committed to a run by name, compactions left out: what a resumed run need not do again."""
-        return {entry.unit: entry for entry in self.manifest.entries(run_id) if not entry.is_compaction}
+        """The units committed to a run by name: what a resumed run need not do again.
+
+        Of compactions only what they left out (`leave_out`), as units of their own that count negative.
+        """
+        found: dict[str, UnitEntry] = {}
+        for entry in self.manifest.entries(run_id):
+            if not entry.is_compaction:
+                found[entry.unit] = entry
+            for prefix, meta in entry.meta.get(LEFT_OUT, {}).items() if entry.is_compaction else ():
+                name = f"{prefix}left-out-by-{entry.unit}"
+                found[name] = replace(entry, unit=name, parts={}, replaces=(), meta=meta)
+        return found
 
     def files(self, table: str, run_id: str | None = None) -> list[Path]:
         """The live files of a table in input order: what a query may read. Superseded and unfinished ones are not among
@@ -122,7 +134,24 @@ class Lake:
     def compact(self, run_id: str) -> UnitEntry | None:
         """Rewrites a run's parts as one file per table; None if there is nothing to gain. See
         `storage.lake.compaction`."""
-        return compact_run(self.manifest, run_id)
+        with naming(self.root):
+            return compact_run(self.manifest, run_id)
+
+    def leave_out(
+        self,
+        run_id: str,
+        problem_ids: Collection[str],
+        counted: Mapping[str, Mapping[str, Any]],
+        added: Mapping[str, Sequence[Row]],
+    ) -> bool:
+        """Takes problems out of a run, at one instant in all tables, so that they can be answered again. False, and
+        nothing changed, where a compaction was faster.
+
+        `counted` says what `units` is to count for it: prefix of a unit's name -> meta, negative. `added` are rows of
+        the tables `OF_RUNS` that come with it.
+        """
+        self.prepare()
+        return leave_out(self.manifest, run_id, problem_ids, added, {LEFT_OUT: counted}) is not None
 
     def vacuum(self, older_than_hours: float = 24.0) -> list[Path]:
         """Deletes our files that no live entry names and that are older than given, and returns them.

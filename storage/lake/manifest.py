@@ -21,6 +21,8 @@ from r2.errors import LakeError
 from r2.records.tables import SCHEMA_VERSION
 
 COMPACTION = "compact-"
+LEFT_OUT = "left_out"
+"""In the `meta` of a compaction that left problems out: prefix of a unit's name -> what to count for it, negative."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*")
 
 

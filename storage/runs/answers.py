@@ -15,12 +15,24 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from r2.answering.protocol import CUT_ANSWER
 from r2.atomic import replacing
 from r2.problem import Problem
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan
 
-ANSWER_COLUMNS = ("status", "answer", "target", "is_correct", "cost_usd", "n_calls", "error_type", "error_message")
+ANSWER_COLUMNS = (
+    "status",
+    "answer",
+    "finish",
+    "target",
+    "is_correct",
+    "cost_usd",
+    "n_calls",
+    "error_type",
+    "error_message",
+)
+"""`finish` is "stop" for a whole answer, "length" for one that ends at its limit and is the best there was."""
 _BATCH_CHARACTERS = 16 * 1024 * 1024
 """Of a Parquet row group that is held until it is written."""
 _READ = [
@@ -35,6 +47,7 @@ _READ = [
     "output_tokens",
     "error_type",
     "error_message",
+    "failed_checks",
 ]
 
 
@@ -64,10 +77,16 @@ def _settled_rows(plan: RunPlan, lake: Lake) -> Iterator[tuple[Problem, dict[str
     for shard in plan.shards:
         for problem, _ in plan.rows(shard.index):
             if ahead is not None and ahead["input_index"] == problem.input_index:
-                yield problem, ahead
+                yield problem, ahead | {"finish": _finish(ahead)}
                 ahead = next(stored, None)
             else:
                 yield problem, None
+
+
+def _finish(row: dict[str, Any]) -> str | None:
+    if row["status"] != "answered":
+        return None
+    return "length" if CUT_ANSWER in row["failed_checks"].split(",") else "stop"
 
 
 def _merged(problem: Problem, row: dict[str, Any] | None) -> dict[str, Any]:
@@ -108,6 +127,7 @@ def _write_parquet(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
             ("question", pa.string()),
             ("status", pa.string()),
             ("answer", pa.string()),
+            ("finish", pa.string()),
             ("target", pa.string()),
             ("is_correct", pa.bool_()),
             ("cost_usd", pa.float64()),
@@ -166,7 +186,7 @@ def _batch_line(run_id: str, problem: Problem, row: dict[str, Any]) -> dict[str,
             {
                 "index": 0,
                 "message": {"role": "assistant", "content": row["answer"]},
-                "finish_reason": "stop",
+                "finish_reason": row["finish"],
                 "logprobs": None,
             }
         ],

@@ -1,9 +1,10 @@
 """The call journal: every completion is on disk before it is used, so that a killed run pays for no call twice.
 
-One append-only file. A call is noted when it is about to be sent (`begin`, not synced) and stored when it was answered
-(`commit`, returns after fsync; concurrent commits share one write and one sync). Opening replays the file: answered
-calls can be found again, and calls that were begun and never stored are known. Bodies stay on disk; memory holds a key
-and an offset per call.
+One append-only file. A call is noted with what it may cost before it is sent (`begin`, and `hold` where it is sent
+again; written at once, not synced: a killed process has written them) and stored when it was answered (`commit`,
+returns after fsync; concurrent commits share one write and one sync). Opening replays the file: answered calls can be
+found again, and calls that were begun and never stored are known, with what they may have cost. Bodies stay on disk;
+memory holds a key and an offset per call.
 
 A record is `MAGIC, crc32, kind, key length, body length, durable, key, body`, with `durable` the length of the file
 known to be synced when the record was written. It settles the one hard question after a crash: a bad record beyond
@@ -32,10 +33,21 @@ MAGIC = b"R2J\x01"
 _HEAD = struct.Struct("<4sIBIIQ")
 _CHECKED_FROM = 8
 """Offset in a record of the first byte that its CRC covers: all after the CRC itself."""
-_BEGUN, _COMMITTED = 1, 2
+_BEGUN, _COMMITTED, _HELD = 1, 2, 3
 GATHER_S = 0.001
 """How long a sync waits for more commits to share it: nothing beside a model's answer, and a fraction of the syncs."""
 _ESTIMATE = struct.Struct("<d")
+
+
+class LostCall(NamedTuple):
+    """A call that an earlier session began and never stored: `usd` is the most that it may have cost.
+
+    `payer` is what the session wrote with the note: b"" but in a journal that several pay into.
+    """
+
+    key: str
+    usd: float
+    payer: bytes
 
 
 class _Record(NamedTuple):
@@ -55,19 +67,18 @@ class Journal:
         self._end = 0
         self._durable = 0
         self._unwritten: list[bytes] = []
-        self._is_write_due = False
+        self._lost_usd: dict[tuple[str, bytes], float] = {}
         self._offsets: dict[str, int] = {}
         self._waiting: list[tuple[asyncio.Future[None], str, int]] = []
         self._in_sync: list[tuple[asyncio.Future[None], str, int]] = []
         self._is_sync_due = False
+        self._reading: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
         self._syncer = _Syncer(descriptor)
         self._mark = JournalMark(path)
         self._broken: LakeError | None = None
-        self.in_flight_at_open: list[tuple[str, float]] = []
-        """(key, cost estimate in USD) of calls that earlier sessions began and never stored: they may have been paid.
-        """
-        self.n_lost_at_open = 0
-        """How often a call was begun by earlier sessions and its answer lost; a call lost twice and then stored counts
+        self.lost_at_open: list[LostCall] = []
+        """Calls that earlier sessions began and never stored, one by one: a call lost twice and then stored is here
         twice."""
         self.n_missing_at_open = 0
         """Stored calls that the file had once and has no longer: it was cut, emptied or taken away. They were paid."""
@@ -143,18 +154,25 @@ class Journal:
             )
         return record.body
 
-    def begin(self, key: str, cost_estimate_usd: float) -> None:
-        """Notes that the call is about to be sent. Not synced: a lost note costs a line in a report, no money.
+    def lost_usd(self, key: str, payer: bytes = b"") -> float:
+        """The most that earlier sessions of `payer` may have paid for this call and never stored."""
+        return self._lost_usd.get((key, payer), 0.0) if self._lost_usd else 0.0
 
-        Notes of one turn of the event loop are written together, at the start of the next.
-        """
-        self._append(_BEGUN, key, _ESTIMATE.pack(cost_estimate_usd))
-        if not self._is_write_due:
-            self._is_write_due = True
-            try:
-                asyncio.get_running_loop().call_soon(self._write)
-            except RuntimeError:  # no loop, no next turn
-                self._write()
+    def begin(self, key: str, worst_usd: float, payer: bytes = b"") -> None:
+        """Notes that the call is about to be sent, and the most that it may cost. LakeError if the disk refuses: then
+        it must not be sent."""
+        self._note(_BEGUN, key, _ESTIMATE.pack(worst_usd) + payer)
+
+    def hold(self, key: str, worst_usd: float) -> None:
+        """Notes that a call of this session is about to be sent again, and the most that it may cost in all."""
+        self._note(_HELD, key, _ESTIMATE.pack(worst_usd))
+
+    def _note(self, kind: int, key: str, body: bytes) -> None:
+        """Written before it returns: what a kill finds on the wire is in the file."""
+        self._append(kind, key, body)
+        refusal = self._write()
+        if refusal is not None:
+            raise refusal
 
     async def commit(self, key: str, record: bytes) -> None:
         """Returns once the record is on disk. Callers that come while a sync is running share the next one.
@@ -191,7 +209,11 @@ class Journal:
         return len(self._offsets)
 
     def close(self) -> None:
-        """Ends the sync thread, writes what is left, and lets the file go."""
+        """Ends the sync thread, writes what is left, and lets the file go. Commits that nobody waits for any more are
+        written and not synced."""
+        self._is_closed = True
+        if self._reading is not None:
+            self._reading.remove_reader(self._syncer.answers)
         self._syncer.close()
         self._write()
         self._mark.close()
@@ -217,12 +239,11 @@ class Journal:
         self._end = offset + len(frame)
         return offset
 
-    def _write(self) -> None:
+    def _write(self) -> LakeError | None:
         """Writes what waits, in one call. If the disk refuses, nothing of it stays, and everybody who waits for it is
         told."""
-        self._is_write_due = False
         if not self._unwritten:
-            return
+            return None
         frames = b"".join(self._unwritten)
         self._unwritten.clear()
         try:
@@ -232,7 +253,8 @@ class Journal:
         except OSError as error:
             self._end -= len(frames)
             os.ftruncate(self._descriptor, self._end)
-            self._refuse(f"cannot be written ({error}). Make room on the disk and run the same command again.")
+            return self._refuse(f"cannot be written ({error}). Make room on the disk and run the same command again.")
+        return None
 
     def _refuse(self, what: str) -> LakeError:
         """Tells those who wait for the next sync that there will be none."""
@@ -246,17 +268,21 @@ class Journal:
     def _begin_sync(self, loop: asyncio.AbstractEventLoop) -> None:
         """Writes what waits and has it synced. From here until `_end_sync` is called, commits
         gather for the next one."""
+        if self._is_closed:
+            return
         self._write()
         self._in_sync, self._waiting = self._waiting, []
         if not self._in_sync:
             self._is_sync_due = False
             return
+        self._reading = loop
         loop.add_reader(self._syncer.answers, self._end_sync, loop, self._end)
         self._syncer.ask()
 
     def _end_sync(self, loop: asyncio.AbstractEventLoop, end: int) -> None:
         """Answers those whose records are on disk now, and begins anew if others wait."""
         loop.remove_reader(self._syncer.answers)
+        self._reading = None
         error = self._syncer.answer()
         if error is not None:
             self._waiting = self._in_sync + self._waiting
@@ -276,8 +302,7 @@ class Journal:
         """Reads the file once: offsets of stored calls, calls left open, and where the next record goes."""
         size = os.fstat(self._descriptor).st_size
         known = read_mark(self.path)
-        begun: dict[str, float] = {}
-        n_open: dict[str, int] = {}
+        begun: dict[str, LostCall] = {}
         if size:
             with mmap.mmap(self._descriptor, size, prot=mmap.PROT_READ) as stored, memoryview(stored) as view:
                 while self._end < size:
@@ -287,20 +312,31 @@ class Journal:
                         if self._end < known.end <= size:
                             raise self._damaged()
                         break
-                    if record.kind == _BEGUN:
-                        begun[record.key] = _ESTIMATE.unpack(record.body)[0]
-                        n_open[record.key] = n_open.get(record.key, 0) + 1
-                    else:
-                        n_open[record.key] = n_open.get(record.key, 1) - 1
+                    if record.kind == _COMMITTED:
                         begun.pop(record.key, None)
                         self._offsets[record.key] = self._end
+                    else:
+                        self._replay_note(record, begun)
                     self._end += record.size
             if cut_off:
                 os.ftruncate(self._descriptor, self._end)
         if self._end < known.end:
             self.n_missing_at_open = max(0, known.n_calls - len(self._offsets))
-        self.in_flight_at_open = list(begun.items())
-        self.n_lost_at_open = sum(n_open.values())
+        self.lost_at_open += begun.values()
+        for call in self.lost_at_open:
+            place = (call.key, call.payer)
+            self._lost_usd[place] = self._lost_usd.get(place, 0.0) + call.usd
+
+    def _replay_note(self, record: _Record, begun: dict[str, LostCall]) -> None:
+        """A call begun anew was lost by the session before; one sent again is the same call at a higher price."""
+        usd = _ESTIMATE.unpack_from(record.body)[0]
+        earlier = begun.get(record.key)
+        if record.kind == _HELD and earlier is not None:
+            begun[record.key] = earlier._replace(usd=usd)
+            return
+        if earlier is not None:
+            self.lost_at_open.append(earlier)
+        begun[record.key] = LostCall(record.key, usd, bytes(record.body[_ESTIMATE.size :]))
 
     def _refuse_corruption(self, stored: mmap.mmap, view: memoryview) -> None:
         """Raises LakeError if a later record shows that the bad one at `_end` had been synced."""
@@ -359,24 +395,24 @@ class _Syncer:
             os.write(self._answering, b".")
 
 
-def keep_only(path: Path, keys: Set[str]) -> None:
-    """Rewrites a closed journal with the stored calls of `keys` alone, atomically: what a run that ended cleanly still
-    needs.
+def drop_settled(path: Path, keys: Set[str]) -> None:
+    """Rewrites a closed journal without the calls of `keys`, atomically: what a run that ended cleanly no longer needs.
 
-    No call was lost in a clean end, so notes of begun calls are dropped.
+    The other calls stay, stored or lost: their questions are still to be answered, and what was paid for them counts.
     """
     shorter = beside(path)
     n_kept = 0
     with Journal.open(path) as old, Journal.open(shorter) as new:
         for key, record in old.records():
-            if key in keys:
+            if key not in keys:
                 n_kept += 1
-                offset = new._append(_COMMITTED, key, record)
-                new._write()
-                if new._end == offset:
-                    raise LakeError(
-                        f"{shorter}: cannot be written. Make room on the disk and run the same command again."
-                    )
+                new._append(_COMMITTED, key, record)
+                refusal = new._write()
+                if refusal is not None:
+                    raise refusal
+        for call in old.lost_at_open:  # after the stored ones: a record ends the note before it
+            if call.key not in keys:
+                new.begin(call.key, call.usd, call.payer)
         os.fsync(new._descriptor)
         replace_mark(path, Known(new._end, n_kept))
     shorter.replace(path)
@@ -399,7 +435,7 @@ def _parse(view: memoryview) -> _Record | None:
         magic != MAGIC
         or len(view) < size
         or zlib.crc32(view[_CHECKED_FROM:size]) != crc
-        or kind not in (_BEGUN, _COMMITTED)
+        or kind not in (_BEGUN, _COMMITTED, _HELD)
     ):
         return None
     key_end = _HEAD.size + key_length

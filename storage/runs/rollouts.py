@@ -18,7 +18,7 @@ from r2.training.curve import MetricsFile
 from r2.training.grpo.batch import Rollout
 from storage.lake.lake import Lake
 from storage.lake.schema import Row
-from storage.runs.sessions import add_session
+from storage.runs.sessions import add_session, session_row
 
 
 def commit_rollouts(
@@ -71,7 +71,7 @@ def close_rollouts(lake: Lake, run_id: str, config: Mapping[str, Any], session_c
         for status, cost in zip(batch["status"].to_pylist(), batch["cost_usd"].to_pylist(), strict=True):
             counts[status] += 1
             charged_usd += cost
-    add_session(
+    row = session_row(
         lake,
         run_id,
         flow_run_id="",
@@ -88,6 +88,7 @@ def close_rollouts(lake: Lake, run_id: str, config: Mapping[str, Any], session_c
         session_cost_usd=session_cost_usd,
         started_at=time.time() - wall_s,
     )
+    add_session(lake, row)
 
 
 def commit_held_out(

@@ -10,7 +10,12 @@ from r2.records.tables import RunRow
 from storage.lake.lake import Lake
 
 
-def add_session(
+def add_session(lake: Lake, row: RunRow) -> None:
+    """Adds the row of a session that has ended."""
+    lake.commit(row.run_id, f"session-{row.session:04d}", {"runs": [row]})
+
+
+def session_row(
     lake: Lake,
     run_id: str,
     *,
@@ -29,14 +34,14 @@ def add_session(
     cost_usd: float,
     session_cost_usd: float,
     started_at: float,
-) -> None:
-    """Adds the row of the session that ends now. Counts and `cost_usd` are over all sessions of the run; see `RunRow`.
+) -> RunRow:
+    """The row of the session that ends now. Counts and `cost_usd` are over all sessions of the run; see `RunRow`.
 
     `flow_run_id` is Prefect's, "" outside a flow.
     """
     number = sum(name.startswith("session-") for name in lake.units(run_id))
     ended_at = time.time()
-    row = RunRow(
+    return RunRow(
         run_id=run_id,
         session=number,
         flow_run_id=flow_run_id,
@@ -58,4 +63,3 @@ def add_session(
         started_at=started_at,
         ended_at=ended_at,
     )
-    lake.commit(run_id, f"session-{number:04d}", {"runs": [row]})

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from r2.answering.protocol import CUT_ANSWER, NO_LOGPROBS
 from r2.evaluation.intervals import wilson_interval
 from storage.sql.query import connect
 
@@ -27,6 +28,10 @@ class RunSummary:
     n_escalations: int
     input_tokens: int
     output_tokens: int
+    n_cut: int
+    """Answers that end at their limit and are the best there was."""
+    n_without_logprobs: int
+    """Questions whose log-probabilities, promised by the pool file, did not come."""
     calls_by_model: Mapping[str, int]
     cost_by_model_usd: Mapping[str, float]
 
@@ -64,6 +69,8 @@ _TOTALS = (
     "n_escalations",
     "input_tokens",
     "output_tokens",
+    "n_cut",
+    "n_without_logprobs",
 )
 
 
@@ -77,10 +84,12 @@ def summarize(lake: Path, run_id: str) -> RunSummary:
                    count(*) filter (target is not null), count(*) filter (is_correct), coalesce(sum(cost_usd), 0),
                    coalesce(sum(router_cost_usd), 0), coalesce(sum(n_calls), 0)::bigint,
                    coalesce(sum(n_escalations), 0)::bigint,
-                   coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint
+                   coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint,
+                   count(*) filter (list_contains(string_split(failed_checks, ','), ?)),
+                   count(*) filter (list_contains(string_split(failed_checks, ','), ?))
             from trajectories where run_id = ?
             """,
-            [run_id],
+            [CUT_ANSWER, NO_LOGPROBS, run_id],
         ).fetchall()[0]
         by_model = db.execute(
             """

@@ -2,7 +2,6 @@
 again."""
 
 import contextlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +9,12 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from r2.answering.admission import Begun
 from r2.answering.drive import drive, drive_all
 from r2.answering.protocol import Outcome, Trajectory
 from r2.call import Call, Completion
 from r2.errors import LakeError, failure
+from r2.ledger import cost_usd
 from r2.methods import method_named
 from r2.problem import Problem
 from r2.problems.benchmark import benchmark_of
@@ -22,16 +23,13 @@ from r2.records.rows import bad_row, candidate_rows, to_rows
 from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
 from storage.lake.manifest import UnitEntry
 from storage.lake.schema import Row
-from storage.runs.journal import Journal, keep_only
+from storage.runs.journal import Journal, drop_settled
 from storage.runs.journal_mark import remove_journal
 from storage.sources.questions import BadRow
 from tasks.answering.progress import Counts
 from tasks.answering.session import RunSession, session_of
 from tasks.blocking import opened, to_end
 from tasks.retry import may_help
-
-MAX_UNIT_BYTES = 64 * 1024 * 1024
-"""A shard whose answers are longer than this is committed in several units: they are held in memory until then."""
 
 
 @task(
@@ -52,37 +50,21 @@ async def answer_shard(run_dir: str, shard: int) -> dict[str, int]:
 
 async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
     """The same without Prefect: used by the task, by tests and by the benchmark of Prefect's share."""
+    counts = session.progress.begin(shard)
     try:
-        return await _answer_rows(session, shard)
+        return await _answer_rows(session, shard, counts)
     finally:
         session.progress.end(shard)
 
 
 @dataclass(slots=True)
 class _Unit:
-    """The rows of the problems that an attempt settles, and their counts: what it commits at once, or nothing of it."""
+    """The rows of the problems that an attempt settles: what it commits, or nothing of it."""
 
-    counts: Counts
     trajectories: list[TrajectoryRow] = field(default_factory=list)
     subtasks: list[SubtaskRow] = field(default_factory=list)
     calls: list[CallRow] = field(default_factory=list)
     candidates: list[CandidateRow] = field(default_factory=list)
-    n_bad_rows: int = 0
-    n_bytes: int = 0
-
-    def add(
-        self,
-        trajectory: TrajectoryRow,
-        subtasks: Sequence[SubtaskRow] = (),
-        calls: Sequence[CallRow] = (),
-        candidates: Sequence[CandidateRow] = (),
-    ) -> None:
-        self.trajectories.append(trajectory)
-        self.subtasks.extend(subtasks)
-        self.calls.extend(calls)
-        self.candidates.extend(candidates)
-        self.counts.add(trajectory)
-        self.n_bytes += len(trajectory.input) + sum(len(call.raw_body) + len(call.input_messages) for call in calls)
 
     def tables(self) -> dict[str, Sequence[Row]]:
         return {
@@ -93,15 +75,13 @@ class _Unit:
         }
 
 
-async def _answer_rows(session: RunSession, shard: int) -> dict[str, int]:
+async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[str, int]:
     plan, progress = session.plan, session.progress
-    method = plan.settings.reasoning.method
+    method, guess_usd = plan.settings.reasoning.method, session.guessed_usd()
     units, settled, planned = await to_end(_read, session, shard)
     for name, entry in units.items():  # an attempt before this one may have ended after its commit
         progress.settle(name, Counts.of_note(entry.meta))
-    numbers = itertools.count(1 + max((int(name.rpartition("-")[2]) for name in units), default=-1))
-    n_settled = len(settled)
-    unit = _Unit(progress.begin(shard))
+    unit = _Unit()
     open_problems: list[Problem] = []
     for problem, bad in planned:
         if problem.problem_id in settled:
@@ -109,63 +89,77 @@ async def _answer_rows(session: RunSession, shard: int) -> dict[str, int]:
         if bad is None:
             open_problems.append(problem)
         else:
-            unit.add(bad_row(plan.run_id, method, problem, bad.error_type, bad.message, plan.created_at))
-            unit.n_bad_rows += 1
-    deferred_keys: set[str] = set()
+            row = bad_row(plan.run_id, method, problem, bad.error_type, bad.message, plan.created_at)
+            unit.trajectories.append(row)
+            counts.add(row)
+    n_bad_rows = len(unit.trajectories)
+    settled_keys: set[str] = set()
     deferred: list[Outcome | None] = []  # None: its check was stopped
     n_taken = 0
 
-    async def commit() -> None:
-        """One unit of the lake: all tables of the problems settled since the last one, or none."""
-        nonlocal unit, n_settled
-        full, unit = unit, _Unit(progress.begin(shard))
-        name = f"{shard:05d}-{next(numbers)}"
-        if not await to_end(session.lake.commit, plan.run_id, name, full.tables(), meta=full.counts.note()):
-            raise LakeError(
-                f"unit {name} of run {plan.run_id} was committed by somebody else while we held the run's lock"
-            )
-        n_settled += len(full.trajectories)
-        progress.settle(name, full.counts)
-        progress.n_bad_rows += full.n_bad_rows
-
     async with opened(Journal.open, plan.journal_file(shard)) as journal:
-        unit.counts.n_calls_lost = journal.n_lost_at_open + session.n_missing.get(shard, 0)
+        counts.note_lost(journal.lost_at_open)
 
         async def answer(problem: Problem) -> None:
             nonlocal n_taken
             if progress.stop_reason is not None:
                 return
-            n_taken += 1
             keys: set[str] = set()
             outcome: Outcome | None = None
             rows: _Rows | None = None
-            with contextlib.suppress(CheckStopped):  # its calls are kept, and the next session checks its answer
-                trajectory = await _answered(session, problem, journal, keys)
-                outcome = trajectory.outcome
-                rows = await _rows_of(session, trajectory) if outcome.status != "deferred" else None
+            begun = await session.admission.begin(method, guess_usd)
+            if begun is None:
+                session.stop("budget")
+                return
+            try:
+                if progress.stop_reason is not None:
+                    return
+                n_taken += 1
+                with contextlib.suppress(CheckStopped):  # its calls are kept, and the next session checks its answer
+                    trajectory = await _answered(session, problem, journal, keys, begun)
+                    outcome = trajectory.outcome
+                    rows = await _rows_of(session, trajectory) if outcome.status != "deferred" else None
+            finally:
+                session.admission.end(begun, is_whole=rows is not None)
             if rows is None:
                 deferred.append(outcome)
-                deferred_keys.update(keys)
                 if outcome is not None and outcome.error_type == "budget_exhausted":
                     session.stop("budget")
                 return
-            unit.add(*rows)
-            if unit.n_bytes >= MAX_UNIT_BYTES:
-                await commit()
+            settled_keys.update(keys)
+            row, its_subtasks, its_calls, its_candidates = rows
+            unit.trajectories.append(row)
+            unit.subtasks.extend(its_subtasks)
+            unit.calls.extend(its_calls)
+            unit.candidates.extend(its_candidates)
+            counts.add(row)
 
         await drive_all(open_problems, answer, slots=session.slots, max_workers=plan.settings.max_in_flight)
         if unit.trajectories:
-            await commit()
+            name = f"{shard:05d}-{len(units)}"
+            is_complete = not deferred and n_taken == len(open_problems)
+            lost = [call for call in journal.lost_at_open if is_complete or call.key in settled_keys]
+            n_lost_open = len(journal.lost_at_open) - len(lost)
+            counts.note_lost(lost)
+            counts.n_calls_lost += session.n_missing.get(shard, 0)
+            if not await to_end(session.lake.commit, plan.run_id, name, unit.tables(), meta=counts.note()):
+                raise LakeError(
+                    f"unit {name} of run {plan.run_id} was committed by somebody else while we held the run's lock"
+                )
+            progress.settle(name, counts)
+            progress.n_bad_rows += n_bad_rows
         else:
-            progress.n_calls_lost += unit.counts.n_calls_lost
+            n_lost_open = counts.n_calls_lost + session.n_missing.get(shard, 0)
     n_open = len(deferred) + len(open_problems) - n_taken
+    n_settled = len(settled) + len(unit.trajectories)
     if len(planned) != n_settled + n_open:
         raise LakeError(
             f"shard {shard} of run {plan.run_id}: {len(planned)} rows, but {n_settled} settled and {n_open} deferred. "
             "This is a bug; the journal is kept, please report it."
         )
-    await to_end(_close_journal, plan.journal_file(shard), deferred_keys if n_open else None)
+    await to_end(_close_journal, plan.journal_file(shard), settled_keys if n_open else None)
     progress.n_deferred += n_open
+    progress.n_calls_lost += n_lost_open
     for outcome in deferred:
         if outcome is not None:
             progress.note_deferred(outcome)
@@ -181,8 +175,10 @@ def _read(
     return units, session.lake.settled_ids(plan.run_id, prefix), list(plan.rows(shard))
 
 
-async def _answered(session: RunSession, problem: Problem, journal: Journal, keys: set[str]) -> Trajectory:
-    """The problem answered or deferred; `keys` gets the journal keys of its calls.
+async def _answered(
+    session: RunSession, problem: Problem, journal: Journal, keys: set[str], begun: Begun
+) -> Trajectory:
+    """The problem answered or deferred; `keys` gets the journal keys of its calls, `begun` what they may cost and did.
 
     What earlier sessions got as far as is walked from the journal, stored failures included, since a stronger model may
     have answered after them. Where that walk ends with the failures that deferred the problem, those calls, and no
@@ -197,9 +193,14 @@ async def _answered(session: RunSession, problem: Problem, journal: Journal, key
     async def complete(call: Call) -> Completion:
         key = call.journal_key(problem.problem_id)
         keys.add(key)
-        return await session.client.complete(
+        card = session.router.roster[call.model]
+        worst_usd = cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
+        begun.sends(worst_usd)
+        completion = await session.client.complete(
             call, problem_id=problem.problem_id, journal=journal, replay_failures=key not in again
         )
+        begun.got(worst_usd, 0.0 if completion.is_replayed else completion.cost_usd)
+        return completion
 
     while True:
         trajectory = await drive(problem, method.run(problem, session.router), complete, beside)
@@ -225,15 +226,19 @@ async def _rows_of(session: RunSession, trajectory: Trajectory) -> _Rows:
     plan, roster = session.plan, session.router.roster
     method = plan.settings.reasoning.method
 
+    before = session.reopened.get(trajectory.problem.problem_id)
+    earlier = before.calls() if before is not None else ()
+
     def rows() -> _Rows:
-        return *to_rows(plan.run_id, method, trajectory, roster), candidate_rows(plan.run_id, trajectory, roster)
+        stored = to_rows(plan.run_id, method, trajectory, roster, earlier=earlier)
+        return *stored, candidate_rows(plan.run_id, trajectory, roster)
 
     return await session.checks.run(rows) if benchmark_of(trajectory.problem).is_slow else rows()
 
 
-def _close_journal(path: Path, needed: set[str] | None) -> None:
-    """Keeps the calls that the shard still needs; None: it is complete."""
-    if needed is None:
+def _close_journal(path: Path, settled_keys: set[str] | None) -> None:
+    """Drops the calls that the shard no longer needs; None: it is complete."""
+    if settled_keys is None:
         remove_journal(path)
     else:
-        keep_only(path, needed)
+        drop_settled(path, settled_keys)

@@ -8,10 +8,11 @@ from prefect.cache_policies import NO_CACHE
 
 from r2.errors import LakeError
 from r2.methods import method_named
+from r2.records.tables import RunRow
 from storage.lake.lake import Lake
 from storage.runs.answers import default_out, write_answers
 from storage.runs.plan import RunPlan, read_plan
-from storage.runs.sessions import add_session
+from storage.runs.sessions import add_session, session_row
 from storage.runs.summary import RunSummary, summarize
 from storage.sql.query import write_database
 from tasks.answering.progress import Progress
@@ -52,8 +53,18 @@ def record_session(
     plan: RunPlan, progress: Progress, *, kind: str, n_answered: int, n_failed: int, cost_usd: float
 ) -> None:
     """Adds the session's row to `runs`. The counts and the cost are over all sessions of the run."""
-    add_session(
-        Lake(plan.run_dir.parent.parent),
+    status = _status(n_answered, n_failed, progress, plan.settings.max_error_rate)
+    row = row_of(plan, progress, kind=kind, status=status, n_answered=n_answered, n_failed=n_failed, cost_usd=cost_usd)
+    add_session(Lake(plan.run_dir.parent.parent), row)
+
+
+def row_of(
+    plan: RunPlan, progress: Progress, *, kind: str, status: str, n_answered: int, n_failed: int, cost_usd: float
+) -> RunRow:
+    """A session's row in `runs`; what is not settled is deferred."""
+    lake = Lake(plan.run_dir.parent.parent)
+    return session_row(
+        lake,
         plan.run_id,
         flow_run_id=str(runtime.flow_run.id or ""),
         kind=kind,
@@ -61,11 +72,11 @@ def record_session(
         input_path=plan.settings.input,
         pool_path=plan.settings.pool,
         config=plan.settings.model_dump(mode="json"),
-        status=_status(n_answered, n_failed, progress, plan.settings.max_error_rate),
+        status=status,
         n_requested=plan.n_requested,
         n_answered=n_answered,
         n_failed=n_failed,
-        n_deferred=progress.n_deferred,
+        n_deferred=plan.n_requested - n_answered - n_failed,
         n_calls_lost=progress.n_calls_lost,
         cost_usd=cost_usd + progress.unsettled_cost_usd,
         session_cost_usd=progress.session_cost_usd,

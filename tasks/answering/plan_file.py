@@ -6,6 +6,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from r2.atomic import check_folder
 from r2.errors import ConfigError
 from r2.methods import method_named
 from r2.pool.file.config import load_pool
@@ -16,6 +17,7 @@ from storage.runs.plan import plan_run
 @task(name="plan-file", cache_policy=NO_CACHE, persist_result=False)
 def plan_file(settings: AnswerSettings) -> Path:
     """The run's folder, with its frozen plan in it. ConfigError or InputFileError if pool or input cannot be used."""
+    check_folder(Path(settings.lake), "--lake")
     pool = load_pool(settings.pool)
     pool.check_keys()
     return plan_run(settings, who_answers_digest(settings, pool.digest), pool.text).run_dir

@@ -5,7 +5,7 @@ if the shard has to be answered again: nothing is counted twice, however often a
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from r2.answering.protocol import Outcome
 from r2.errors import failure
 from r2.records.tables import TrajectoryRow
 from storage.lake.lake import Lake
+from storage.runs.journal import LostCall
 from storage.runs.plan import RunPlan
 
 
@@ -26,6 +27,8 @@ class Counts:
     n_judged: int = 0
     n_calls_lost: int = 0
     cost_usd: float = 0.0
+    lost_cost_usd: float = 0.0
+    """The most that the lost calls may have cost."""
 
     @classmethod
     def of_note(cls, note: Mapping[str, Any]) -> "Counts":
@@ -41,6 +44,11 @@ class Counts:
         self.n_judged += row.is_correct is not None
         self.n_correct += row.is_correct is True
         self.cost_usd += row.cost_usd
+
+    def note_lost(self, calls: Sequence[LostCall]) -> None:
+        """These calls were lost in kills: what they may have cost is in no row."""
+        self.n_calls_lost = len(calls)
+        self.lost_cost_usd = sum(call.usd for call in calls)
 
     @property
     def n_settled(self) -> int:
@@ -64,9 +72,12 @@ class Progress:
     n_calls_lost: int = 0
     """Calls begun by a session that was killed before their answer was durable, or whose answer a damaged journal lost:
     they may have been paid twice."""
+    lost_cost_usd: float = 0.0
+    """The most that those of settled problems may have cost."""
     settled_cost_usd: float = 0.0
     unsettled_cost_usd: float = 0.0
-    """Paid for problems that are not settled yet; their calls wait in the journals."""
+    """Paid beside what the settled problems' rows say: for problems that are not settled yet, whose calls wait in the
+    journals, and for calls that were lost in kills, at the most they may have cost."""
     session_cost_usd: float = 0.0
     n_settled_before: int = 0
     """By earlier sessions."""
@@ -114,6 +125,7 @@ class Progress:
         self.n_judged += counts.n_judged
         self.n_calls_lost += counts.n_calls_lost
         self.settled_cost_usd += counts.cost_usd
+        self.lost_cost_usd += counts.lost_cost_usd
 
     def begin(self, shard: int) -> Counts:
         """What an attempt at a shard counts in while it goes on. An earlier attempt's counts are forgotten."""

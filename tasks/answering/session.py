@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from r2.answering.admission import Admission
 from r2.answering.protocol import Router
 from r2.call import Call, Completion
+from r2.methods.estimate import guessed_usd
 from r2.methods.router import make_router
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal
@@ -25,7 +27,9 @@ from r2.pool.opening import open_client
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from storage.runs.journal_mark import mark_of, remove_journal
+from storage.runs.paid import paid_usd
 from storage.runs.plan import RunPlan, ShardPlan, read_plan
+from storage.runs.reopened import Reopened, reopened
 from tasks.answering.progress import Counts, Progress, progress_so_far
 from tasks.blocking import Checks, to_end
 
@@ -36,6 +40,9 @@ class CallClient(Protocol):
     @property
     def spent_usd(self) -> float:
         """Paid by this process."""
+
+    def unspent_usd(self) -> float:
+        """What its money caps still leave; inf without one."""
 
     async def complete(
         self,
@@ -54,6 +61,9 @@ class CallClient(Protocol):
     def stop(self) -> None:
         """No new call is sent from now on."""
 
+    def give_up(self) -> None:
+        """Calls in flight are not waited for."""
+
 
 @dataclass(slots=True)
 class RunSession:
@@ -67,6 +77,10 @@ class RunSession:
     slots: asyncio.Semaphore
     progress: Progress
     checks: Checks
+    admission: Admission
+    """Shared by all runs that pay from one budget."""
+    reopened: Mapping[str, Reopened] = field(default_factory=dict)
+    """problem_id -> what was paid before for a question that had failed and is asked again."""
     n_missing: Mapping[int, int] = field(default_factory=dict)
     """Shard -> stored calls that its journal has lost: they are asked again, and were paid."""
 
@@ -76,13 +90,25 @@ class RunSession:
         return (shard for shard in self.plan.shards if settled[shard.index] < shard.n_rows)
 
     def stop(self, reason: str) -> None:
-        """Ends the run cleanly: no new problem is taken, no new call is sent, calls in flight finish and are kept.
-        Ctrl-C does not wait for answers that are being checked: the next session checks them."""
+        """Ends the run cleanly: no new problem is taken, calls in flight finish and are kept.
+
+        At a budget's end the problems under way get what is left; else no new call is sent. Ctrl-C does not wait for
+        answers that are being checked: the next session checks them.
+        """
         if self.progress.stop_reason is None:
             self.progress.stop_reason = reason
-        self.client.stop()
+        if reason != "budget":
+            self.client.stop()
         if reason == "interrupted":
             self.checks.stop()
+
+    def guessed_usd(self) -> float:
+        """What one question may need, before any has been answered."""
+        return guessed_usd(self.router, {name: card.price for name, card in self.router.roster.by_name.items()})
+
+    def give_up(self) -> None:
+        """After `stop`: calls in flight are not waited for. Their questions are deferred."""
+        self.client.give_up()
 
 
 _open_sessions: dict[Path, RunSession] = {}
@@ -98,8 +124,10 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     router = make_router(pool, settings)
     lake = Lake(Path(settings.lake))
     progress = progress_so_far(plan)
+    again = await to_end(reopened, plan, lake)
     left = await to_end(_left_over, plan, lake)
-    progress.unsettled_cost_usd = left.paid_usd
+    progress.unsettled_cost_usd = progress.lost_cost_usd + left.paid_usd
+    progress.unsettled_cost_usd += sum(one.cost_usd for one in again.values())
     progress.warnings += left.warnings
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
@@ -115,7 +143,10 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         )
         checks = stack.enter_context(closing(Checks()))
         slots = asyncio.Semaphore(settings.max_in_flight)
-        session = RunSession(plan, pool, router, client, lake, slots, progress, checks, left.n_missing)
+        admission = Admission(client.unspent_usd)
+        session = RunSession(
+            plan, pool, router, client, lake, slots, progress, checks, admission, again, left.n_missing
+        )
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)
         yield session
@@ -148,7 +179,7 @@ def _left_over(plan: RunPlan, lake: Lake) -> _LeftOver:
         if not path.exists() and not mark_of(path).exists():
             continue
         with Journal.open(path) as journal:
-            left.paid_usd += sum(Completion.from_bytes(record).cost_usd for _, record in journal.records())
+            left.paid_usd += paid_usd(journal)
             if journal.n_missing_at_open:
                 left.n_missing[shard.index] = journal.n_missing_at_open
                 left.warnings.append(journal.loss())

@@ -15,6 +15,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from r2.answering.admission import Admission
 from r2.errors import LakeError
 from r2.evaluation.settings import EvaluateSettings
 from r2.methods.router import make_router
@@ -54,9 +55,12 @@ class OpenEvaluation:
     """What was found amiss before the first call, for people."""
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     calls: SharedCalls | None = None
+    admission: Admission | None = None
     open_runs: dict[str, RunSession] = field(default_factory=dict)
     stop_reason: str | None = None
     """`budget` or `interrupted` once it is ending early."""
+    starter: asyncio.Task[object] | None = None
+    """The task that is starting the models."""
 
     @property
     def paid_usd(self) -> float:
@@ -68,23 +72,36 @@ class OpenEvaluation:
         """Calls that were sent, over all sessions."""
         return self.n_paid_before + (self.calls.n_sent if self.calls is not None else 0)
 
-    async def ready(self) -> SharedCalls:
-        """Endpoints and client, opened at the first need. ConfigError or EndpointError before the first paid call."""
+    async def ready(self) -> SharedCalls | None:
+        """Endpoints and client, opened at the first need; None if the evaluation was stopped by then. ConfigError or
+        EndpointError before the first paid call."""
         async with self.opening:
+            if self.stop_reason is not None:
+                return None  # no call would be made
             if self.calls is None:
-                settings, root = self.settings, self.lake.root
-                client = await self.resources.enter_async_context(
-                    open_client(
-                        self.pool,
-                        models_dir=Path(settings.models_dir),
-                        log_dir=evaluation_dir(root, self.evaluation_id) / "logs",
-                        run_account=f"evaluation:{root.resolve()}:{self.evaluation_id}",
-                        max_cost_usd=settings.max_cost_usd,
-                        already_spent_usd=self.paid_before_usd,
-                    )
-                )
-                self.calls = SharedCalls(client, self.pool, self.journal, self.evaluation_id)
+                self.starter = starter = asyncio.current_task()
+                try:
+                    self.calls = await self._opened()
+                except asyncio.CancelledError:
+                    if self.stop_reason is None or starter is None or starter.uncancel():
+                        raise
+                finally:
+                    self.starter = None
             return self.calls
+
+    async def _opened(self) -> SharedCalls:
+        settings, root = self.settings, self.lake.root
+        client = await self.resources.enter_async_context(
+            open_client(
+                self.pool,
+                models_dir=Path(settings.models_dir),
+                log_dir=evaluation_dir(root, self.evaluation_id) / "logs",
+                run_account=f"evaluation:{root.resolve()}:{self.evaluation_id}",
+                max_cost_usd=settings.max_cost_usd,
+                already_spent_usd=self.paid_before_usd,
+            )
+        )
+        return SharedCalls(client, self.pool, self.journal, self.evaluation_id)
 
     def stop(self, reason: str) -> None:
         """Ends every run cleanly: calls in flight finish and are kept, nothing new is sent."""
@@ -92,6 +109,13 @@ class OpenEvaluation:
             self.stop_reason = reason
         for session in self.open_runs.values():
             session.stop(reason)
+
+    def give_up(self) -> None:
+        """After `stop`: calls in flight, and models that are being started, are not waited for."""
+        if self.calls is not None:
+            self.calls.give_up()
+        elif self.starter is not None:
+            self.starter.cancel()
 
 
 _open_evaluations: dict[Path, OpenEvaluation] = {}
@@ -163,13 +187,14 @@ async def answer_run(evaluation: OpenEvaluation, plan: RunPlan) -> bool:
         progress = progress_so_far(plan)
         if progress.n_settled == plan.n_requested:
             return True
-        if evaluation.stop_reason is not None:
-            return False  # no call would be made
         calls = await evaluation.ready()
+        if calls is None:
+            return False  # no call would be made
         progress.started_at = time.time()
         router = make_router(evaluation.pool, plan.settings)
         slots, checks = evaluation.slots, evaluation.checks
-        session = RunSession(plan, evaluation.pool, router, calls, evaluation.lake, slots, progress, checks)
+        admission = evaluation.admission = evaluation.admission or Admission(calls.unspent_usd)
+        session = RunSession(plan, evaluation.pool, router, calls, evaluation.lake, slots, progress, checks, admission)
         evaluation.open_runs[plan.run_id] = session
         try:
             for shard in session.open_shards():

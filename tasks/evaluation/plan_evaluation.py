@@ -6,6 +6,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from r2.atomic import check_folder
 from r2.evaluation.settings import EvaluateSettings
 from r2.pool.file.config import load_pool
 from storage.evaluations.problems import EvaluatedProblems, evaluated_problems
@@ -41,6 +42,7 @@ class PlannedEvaluation:
 @task(name="plan-evaluation", cache_policy=NO_CACHE, persist_result=False)
 def plan_evaluation(settings: EvaluateSettings) -> PlannedEvaluation:
     """ConfigError or InputFileError if problems or pool cannot be used."""
+    check_folder(Path(settings.lake), "--lake")
     pool = load_pool(settings.pool)
     pool.check_keys()
     problems = evaluated_problems(settings)

@@ -12,7 +12,7 @@ import hashlib
 import orjson
 
 from r2.call import Call, Completion
-from r2.errors import failure
+from r2.errors import is_asked_again
 from r2.pool.client.client import PoolClient
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal, NoJournal
@@ -42,6 +42,9 @@ class SharedCalls:
         """Paid by this process."""
         return self._client.spent_usd
 
+    def unspent_usd(self) -> float:
+        return self._client.unspent_usd()
+
     async def complete(
         self,
         call: Call,
@@ -59,10 +62,12 @@ class SharedCalls:
         stored = self._journal.find(key)
         if stored is not None:
             known = Completion.from_bytes(stored[_PAYER_BYTES:])
-            if not failure(known.error_type).defers:
+            if not is_asked_again(known.error_type):
                 return known
-        if (answer := self._on_their_way.get(key)) is not None:
-            return await asyncio.shield(answer)
+        while (answer := self._on_their_way.get(key)) is not None:
+            theirs = await asyncio.shield(answer)
+            if theirs.error_type != "question_budget":  # of the question that asked; ours may have more left
+                return theirs
         answer = asyncio.get_running_loop().create_future()
         self._on_their_way[key] = answer
         try:
@@ -88,6 +93,9 @@ class SharedCalls:
     def stop(self) -> None:
         self._client.stop()
 
+    def give_up(self) -> None:
+        self._client.give_up()
+
     def _key(self, call: Call) -> str:
         return hashlib.blake2b(f"{self._entries[call.model]}{call.request_sha()}".encode(), digest_size=16).hexdigest()
 
@@ -106,8 +114,14 @@ class _Slot:
         stored = self._journal.find(self._key)
         return None if stored is None else stored[_PAYER_BYTES:]
 
-    def begin(self, key: str, cost_estimate_usd: float) -> None:
-        self._journal.begin(self._key, cost_estimate_usd)
+    def lost_usd(self, key: str) -> float:
+        return self._journal.lost_usd(self._key, self._payer)
+
+    def begin(self, key: str, worst_usd: float) -> None:
+        self._journal.begin(self._key, worst_usd, self._payer)
+
+    def hold(self, key: str, worst_usd: float) -> None:
+        self._journal.hold(self._key, worst_usd)
 
     async def commit(self, key: str, record: bytes) -> None:
         await self._journal.commit(self._key, self._payer + record)
@@ -130,6 +144,8 @@ def entry_digest(pool: PoolConfig, name: str) -> str:
             "tier",
             "profile",
             "solver",
+            "hidden_input_tokens",
+            "hidden_output_tokens",
         },
     )
     policy = pool.policies.get(name)
@@ -138,11 +154,13 @@ def entry_digest(pool: PoolConfig, name: str) -> str:
 
 
 def paid(journal: Journal, payer: str) -> tuple[float, int]:
-    """(USD, calls) that an evaluation has paid for so far, over all its sessions."""
+    """(USD, calls) that an evaluation has paid for so far, over all its sessions; calls that were on their way in a
+    kill at the most they may have cost."""
     mine = payer.encode().ljust(_PAYER_BYTES)[:_PAYER_BYTES]
     costs = [
         Completion.from_bytes(record[_PAYER_BYTES:]).cost_usd
         for _, record in journal.records()
         if record[:_PAYER_BYTES] == mine
     ]
-    return sum(costs), len(costs)
+    lost_usd = sum(call.usd for call in journal.lost_at_open if call.payer == mine)
+    return sum(costs) + lost_usd, len(costs)

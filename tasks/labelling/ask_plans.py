@@ -9,12 +9,13 @@ from pathlib import Path
 
 from r2.answering.drive import drive_all
 from r2.answering.prompts import decompose_messages
-from r2.call import Call, Completion
+from r2.call import Call
 from r2.plan import Plan
 from r2.pool.file.config import PoolConfig
 from r2.pool.opening import open_client
 from r2.problem import Problem
 from storage.runs.journal import Journal
+from storage.runs.paid import paid_usd
 
 
 async def ask_plans(
@@ -38,7 +39,7 @@ async def ask_plans(
     n_failed = 0
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(Journal.open(folder / f"{key}.journal"))
-        already_spent_usd = sum(Completion.from_bytes(record).cost_usd for _, record in journal.records())
+        already_spent_usd = paid_usd(journal)
         client = await stack.enter_async_context(
             open_client(
                 pool,

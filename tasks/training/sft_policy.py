@@ -23,8 +23,9 @@ from r2.training.curve import MetricsFile, MetricValue
 from r2.training.launch import training_command
 from r2.training.sft.settings import SftSettings
 from storage.lake.lake import Lake
-from storage.runs.sessions import add_session
+from storage.runs.sessions import add_session, session_row
 from tasks.training.sft_process import PolicyResult, PolicySpec, read_result
+from tasks.training.waiting import exit_code_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,17 @@ def register(
     return registry.create(name, card, lambda folder: _copy(spec.weights, folder))
 
 
+def how_far(spec: PolicySpec) -> str:
+    """Where a policy that was stopped stands: its newest step, and the checkpoint that it is resumed from."""
+    name, settings = spec.settings.policy_name(spec.kind), spec.settings
+    if spec.weights.exists():
+        return f"{name}: trained, not yet examined"
+    step = max((point.step for point in MetricsFile(spec.work_dir / "curve.jsonl").points()), default=0)
+    saved = [int(path.name.removeprefix("checkpoint-")) for path in spec.work_dir.glob("checkpoint-*[0-9]")]
+    kept = f"resumed from step {max(saved)}" if saved else "begun anew, no checkpoint was due yet"
+    return f"{name}: step {step} of {settings.steps}, to be {kept}"
+
+
 def record_training(
     run_id: str,
     kind: str,
@@ -114,8 +126,9 @@ def record_training(
     """Adds the session's row to `runs`; the rows trained on count as requested, and as answered
     once training is done."""
     n_done = n_rows if status == "completed" else 0
-    add_session(
-        Lake(settings.lake),
+    lake = Lake(settings.lake)
+    row = session_row(
+        lake,
         run_id,
         flow_run_id=str(runtime.flow_run.id or ""),
         kind=kind,
@@ -131,6 +144,7 @@ def record_training(
         session_cost_usd=session_cost_usd,
         started_at=started_at,
     )
+    add_session(lake, row)
 
 
 def _run(spec: PolicySpec) -> PolicyResult:
@@ -143,10 +157,8 @@ def _run(spec: PolicySpec) -> PolicyResult:
         "tasks.training.sft_process", path, accelerate_config=settings.accelerate_config, launcher=settings.launcher
     )
     process = spawn(command)
-    try:
-        code = process.wait()
-    finally:
-        end(process)
+    code = exit_code_of(process)
+    end(process)
     name = spec.settings.policy_name(spec.kind)
     if code == 2:
         raise ConfigError(f"policy {name}: it cannot be trained as asked; the line above says why.")

@@ -6,17 +6,17 @@ task. The same settings resume the training.
 """
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
 
 from r2.atomic import write_atomically
-from r2.errors import ConfigError, TrainingError
-from r2.lifeline import end, spawn
+from r2.errors import ConfigError, StoppedError, TrainingError
+from r2.lifeline import spawn
 from r2.policies.registry import file_sha256
 from r2.pool.file.config import load_pool
 from r2.problem import Problem
@@ -30,6 +30,7 @@ from storage.lake.lake import Lake
 from storage.runs.plan import run_dir_of
 from storage.sources.problem_files import question_file, row_of
 from storage.sources.questions import read_questions
+from tasks.training.waiting import exit_code_of
 
 REPORT_S = 10.0
 SHOWN = {
@@ -86,9 +87,9 @@ def train_rounds(
     run_round: RunRound,
     told: Callable[[Rounds, Decision], None] = lambda rounds, decision: None,
 ) -> Rounds:
-    """Rounds until all that were asked for are settled; `told` hears each decision."""
+    """Rounds until all that were asked for are settled, or until the user stops them; `told` hears each decision."""
     rounds = open_rounds(settings)
-    with Lake(settings.lake).run_lock(rounds.state.run_id):
+    with Lake(settings.lake).run_lock(rounds.state.run_id), suppress(StoppedError):
         while not rounds.is_done:
             spec = rounds.next_spec()
             if not (spec.parent / "result.json").exists():
@@ -108,14 +109,10 @@ def run_in_process(spec: Path) -> None:
 
 def run_command(command: list[str], log: Path, threads: int | None = None) -> None:
     """Runs a command to its end, its output in `log`. TrainingError with the log's last lines if it fails, transient
-    unless the process said that it refuses."""
+    unless the process said that it refuses; StoppedError if the user stopped it."""
     environment = dict(os.environ) if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
     process = spawn(command, log=log, env=environment)
-    try:
-        code = _watched(process, log.parent)
-    except BaseException:
-        end(process)
-        raise
+    code = exit_code_of(process, lambda: _report(log.parent), REPORT_S)
     if process.stdin is not None:
         process.stdin.close()
     if code:
@@ -124,15 +121,11 @@ def run_command(command: list[str], log: Path, threads: int | None = None) -> No
         raise error
 
 
-def _watched(process: "subprocess.Popen[bytes]", folder: Path) -> int:
-    """Waits for a round's process, and says every `REPORT_S` seconds on stderr where its policies are."""
-    while True:
-        try:
-            return process.wait(REPORT_S)
-        except subprocess.TimeoutExpired:
-            if facts := progress_of(folder):
-                sys.stderr.write(orjson.dumps(facts).decode() + "\n")
-                sys.stderr.flush()
+def _report(folder: Path) -> None:
+    """Says on stderr where the policies of a round are."""
+    if facts := progress_of(folder):
+        sys.stderr.write(orjson.dumps(facts).decode() + "\n")
+        sys.stderr.flush()
 
 
 def progress_of(folder: Path) -> dict[str, object]:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2.call import Attempt, Call, Completion, TokenLogprob
-from r2.ledger import Price, Usage, cost_usd, total_usage, worst_case_usage
+from r2.ledger import Price, Usage, cost_usd, expected_usage, total_usage, worst_case_usage
 
 PRICE = Price(2.0, 0.5, 8.0, "2026-11-01", "made up")
 tokens = st.integers(0, 10**7)
@@ -30,8 +30,21 @@ def test_costs_are_never_negative_and_grow_with_tokens(a: Usage, b: Usage):
 
 
 def test_the_worst_case_counts_bytes_templates_and_the_whole_output_limit():
+    # 25 bytes + 8 for the one message; an emoji has four bytes
+    assert worst_case_usage((("user", "x" * 25),), 7) == Usage(33, 0, 7, "estimated")
+    assert worst_case_usage((("user", "\U0001f701"),), 7, further_input_tokens=5) == Usage(17, 0, 7, "estimated")
+
+
+def test_what_is_expected_of_a_call_is_no_bound():
     # 25 bytes / 2.5 + 8 for the one message
-    assert worst_case_usage((("user", "x" * 25),), 7) == Usage(18, 0, 7, "estimated")
+    assert expected_usage((("user", "x" * 25),), 7) == Usage(18, 0, 7, "estimated")
+
+
+def test_a_sum_of_usages_is_as_doubtful_as_its_most_doubtful_part():
+    sources = [Usage(1, 0, 1, source) for source in ("provider", "estimated", "doubtful")]
+    assert total_usage(sources[:1]).source == "provider"
+    assert total_usage(sources[:2]).source == "estimated"
+    assert total_usage(sources).source == "doubtful"
 
 
 @given(st.text(max_size=50), st.text(max_size=20), st.binary(max_size=50), st.floats(0, 1e6), st.booleans())

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2.errors import LakeError, RunLockedError
-from storage.runs.journal import Journal, keep_only
+from storage.runs.journal import Journal, drop_settled
 from storage.runs.journal_mark import mark_of, read_mark, remove_journal
 
 
@@ -43,7 +43,7 @@ def test_any_bytes_under_any_key_are_found_by_the_next_session(
         assert {key: journal.find(key) for key in calls} == calls
         assert list(journal.records()) == list(calls.items())
         assert len(journal) == len(calls)
-        assert journal.in_flight_at_open == []
+        assert journal.lost_at_open == []
         assert journal.find("another key, longer than any of them by far, to be sure") is None
 
 
@@ -61,11 +61,37 @@ def test_calls_that_were_begun_and_never_stored_are_known_to_later_sessions(tmp_
         journal.begin("b", 0.25)
         journal.begin("c", 0.125)
     with Journal.open(tmp_path / "j") as journal:
-        assert journal.in_flight_at_open == [("b", 0.25), ("c", 0.125)]
+        assert journal.lost_at_open == [("b", 0.25, b""), ("c", 0.125, b"")]
         assert journal.find("b") is None
     commit_all(tmp_path / "j", {"b": b"made again"})
     with Journal.open(tmp_path / "j") as journal:
-        assert journal.in_flight_at_open == [("c", 0.125)]
+        assert sorted(journal.lost_at_open) == [("b", 0.25, b""), ("c", 0.125, b"")], "b was paid for twice"
+        assert journal.lost_usd("b") == 0.25
+        assert journal.lost_usd("a") == 0
+
+
+def test_a_call_sent_again_by_the_same_session_is_one_call_at_the_price_of_both(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "j") as journal:
+        journal.begin("a", 0.25, b"me")
+        journal.hold("a", 0.5)
+        journal.hold("a", 0.75)
+    with Journal.open(tmp_path / "j") as journal:
+        assert journal.lost_at_open == [("a", 0.75, b"me")]
+        journal.begin("a", 0.25)
+    with Journal.open(tmp_path / "j") as journal:
+        assert sorted(usd for _, usd, _ in journal.lost_at_open) == [0.25, 0.75]
+
+
+def test_what_is_settled_leaves_the_journal_and_what_is_not_stays_with_what_it_may_have_cost(tmp_path: Path) -> None:
+    commit_all(tmp_path / "j", {"settled": b"1", "open": b"2"})
+    with Journal.open(tmp_path / "j") as journal:
+        journal.begin("settled", 0.5)
+        journal.begin("open", 0.25)
+        journal.begin("never stored", 0.125)
+    drop_settled(tmp_path / "j", {"settled"})
+    with Journal.open(tmp_path / "j") as journal:
+        assert list(journal.records()) == [("open", b"2")]
+        assert sorted(journal.lost_at_open) == [("never stored", 0.125, b""), ("open", 0.25, b"")]
 
 
 def test_a_record_is_acknowledged_only_after_a_sync_that_began_when_it_was_written(
@@ -141,7 +167,7 @@ def test_a_lost_page_among_records_that_were_never_acknowledged_is_a_torn_end(tm
     path.write_bytes(stored)
     with Journal.open(path) as journal:
         assert list(journal.records()) == [("a", b"1")]
-        assert journal.in_flight_at_open == []
+        assert journal.lost_at_open == []
     assert path.stat().st_size == start
 
 
@@ -202,6 +228,20 @@ def test_a_disk_that_refuses_to_sync_fails_every_waiting_call_and_all_that_follo
     assert [type(error) for error in asyncio.run(session())] == [LakeError] * 3
 
 
+def test_a_call_that_cannot_be_noted_is_an_error_before_it_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, frame: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with Journal.open(tmp_path / "j") as journal:
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(LakeError, match="No space left"):
+            journal.begin("a", 1.0)
+        monkeypatch.undo()
+        assert len(journal) == 0
+
+
 def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
 
@@ -244,8 +284,7 @@ async def _one(commit: Callable[[str, bytes], Awaitable[None]], key: str) -> Non
 
 WRITE_UNTIL_KILLED = """
 import asyncio, sys
-from storage.runs.journal import Journal, keep_only
-from storage.runs.journal_mark import mark_of, read_mark, remove_journal
+from storage.runs.journal import Journal
 
 async def main() -> None:
     journal = Journal.open(sys.argv[1])
@@ -279,7 +318,7 @@ def test_after_kill_9_everything_acknowledged_is_found_again(tmp_path: Path) -> 
             acknowledged += [line.strip() for line in writer.stdout if line.endswith("\n")]
         with Journal.open(path) as journal:
             assert all(journal.find(key) == key.encode() * 50 for key in acknowledged)
-            open_calls = {key for key, _ in journal.in_flight_at_open}
+            open_calls = {call.key for call in journal.lost_at_open}
             assert len(open_calls) <= 16
             assert not open_calls & set(acknowledged)
     assert len(acknowledged) >= 1000
@@ -367,7 +406,7 @@ def test_a_mark_that_is_damaged_or_a_link_says_nothing(tmp_path: Path) -> None:
 def test_a_journal_that_keeps_what_is_needed_has_lost_nothing(tmp_path: Path) -> None:
     path = tmp_path / "j"
     commit_all(path, CALLS)
-    keep_only(path, {"call-1", "call-2"})
+    drop_settled(path, set(CALLS) - {"call-1", "call-2"})
     assert read_mark(path).n_calls == 2
     with Journal.open(path) as journal:
         assert (len(journal), journal.n_missing_at_open) == (2, 0)
@@ -382,7 +421,7 @@ def test_a_crash_while_a_journal_is_shortened_is_not_taken_for_a_loss(
     commit_all(path, CALLS)
     monkeypatch.setattr(Path, "replace", _killed_where_a_journal_is_moved(Path.replace))
     with pytest.raises(KeyboardInterrupt):
-        keep_only(path, {"call-1"})
+        drop_settled(path, set(CALLS) - {"call-1"})
     with Journal.open(path) as journal:
         assert (len(journal), journal.n_missing_at_open) == (8, 0)
 

@@ -3,10 +3,12 @@ answers from a function."""
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from r2.answering.admission import Admission
 from r2.call import Call, Completion
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal
@@ -27,6 +29,10 @@ class ScriptedClient:
         self.spent_usd = 0.0
         self.n_sent = 0
         self.is_stopped = False
+        self.cap_usd = math.inf
+
+    def unspent_usd(self) -> float:
+        return self.cap_usd - self.spent_usd
 
     async def complete(
         self,
@@ -71,13 +77,15 @@ def planned(tmp_path: Path, rows: Sequence[Mapping[str, Any]], **settings: Any) 
 
 def session_for(plan: RunPlan, reply: Callable[[Call], str], n_threads: int = 2) -> RunSession:
     """As `open_session` makes one; whoever asks for it closes its checks."""
+    client = ScriptedClient(reply)
     return RunSession(
         plan,
         None,  # type: ignore[arg-type]
         router(**plan.settings.reasoning.model_dump(mode="json")),
-        ScriptedClient(reply),
+        client,
         Lake(plan.settings.lake),
         asyncio.Semaphore(plan.settings.max_in_flight),
         progress_so_far(plan),
         Checks(n_threads),
+        Admission(client.unspent_usd),
     )

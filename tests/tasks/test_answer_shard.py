@@ -238,37 +238,3 @@ def test_a_unit_that_somebody_else_committed_is_an_error(tmp_path: Path, monkeyp
 
     with pytest.raises(LakeError, match="committed by somebody else"):
         asyncio.run(session())
-
-
-def test_a_shard_of_long_answers_is_committed_in_several_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tasks.answering.answer_shard.MAX_UNIT_BYTES", 700)
-    plan = planned(tmp_path, [*SUMS, {"id": "bad"}], max_in_flight=3)
-    real, n_units = Lake.commit, 0
-
-    def commit(lake: Lake, *args: Any, **kwargs: Any) -> bool:
-        nonlocal n_units
-        n_units += 1
-        if n_units == 3:
-            raise OSError(28, "No space left on device")
-        return real(lake, *args, **kwargs)
-
-    monkeypatch.setattr(Lake, "commit", commit)
-
-    async def two_tries() -> RunSession:
-        session = session_for(plan, reply)
-        with contextlib.closing(session.checks):
-            with pytest.raises(ExceptionGroup):
-                await answer_rows(session, 0)
-            assert await answer_rows(session, 0) == {"n_rows": 41, "n_settled": 41, "n_deferred": 0}
-        return session
-
-    session = asyncio.run(two_tries())
-    assert counted(session) == (40, 1, 40, 40, 0)
-    assert isinstance(session.client, ScriptedClient) and session.client.n_sent == 40, "nothing is paid twice"
-    units = Lake(tmp_path / "lake").units(plan.run_id)
-    assert len(units) == n_units - 1 > 3
-    with connect(tmp_path / "lake") as db:
-        order = db.execute("select problem_id from trajectories order by input_index").fetchall()
-        assert db.execute("select count(*) from calls").fetchall() == [(40,)]
-    assert order == [*((row["id"],) for row in SUMS), ("bad-line-41",)]
-    assert counted(session)[:2] == (progress_so_far(plan).n_answered, progress_so_far(plan).n_failed)

@@ -1,6 +1,8 @@
 """Which failures Prefect tries again, with a real flow; and that a wrong setting is said before anybody is asked."""
 
+import errno
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.support.embedded_api import embedded_api
-from r2.errors import ConfigError, EndpointError, R2Error, TrainingError
+from r2.errors import ConfigError, EndpointError, LakeError, R2Error, TrainingError
 from r2.training.launch import REFUSED
 from tasks.retry import may_help
 from tasks.training.train_rounds import run_command
@@ -19,12 +21,26 @@ from tests.support.prefect_sockets import LEAVES_SOCKETS
 pytestmark = LEAVES_SOCKETS
 
 
+@pytest.fixture(scope="module")
+def api() -> Iterator[None]:
+    with embedded_api():
+        yield
+
+
 @pytest.mark.parametrize(
     ("error", "n_tries"),
-    [(ConfigError("a wrong flag"), 1), (EndpointError("no answer"), 3), (OSError("a full disk"), 3)],
-    ids=["wrong setting", "endpoint", "disk"],
+    [
+        (ConfigError("a wrong flag"), 1),
+        (EndpointError("no answer"), 3),
+        (OSError(errno.ENOSPC, "a full disk"), 1),
+        (ExceptionGroup("shards", [ExceptionGroup("workers", [LakeError("torn")])]), 1),
+        (ExceptionGroup("shards", [EndpointError("no answer")]), 3),
+    ],
+    ids=["wrong setting", "endpoint", "disk", "lake in a group", "endpoint in a group"],
 )
-def test_only_what_may_not_come_back_is_tried_again(error: Exception, n_tries: int):
+def test_only_what_the_tree_of_errors_calls_transient_is_tried_again(
+    error: Exception, n_tries: int, api: None, capsys: pytest.CaptureFixture[str]
+):
     tries = []
 
     @task(retries=2, retry_delay_seconds=0, retry_condition_fn=may_help)
@@ -36,9 +52,10 @@ def test_only_what_may_not_come_back_is_tried_again(error: Exception, n_tries: i
     def job() -> None:
         work()
 
-    with embedded_api(), pytest.raises(type(error)):
+    with pytest.raises(type(error)):
         job()
     assert len(tries) == n_tries
+    assert capsys.readouterr().err.count("It is tried again.") == n_tries - 1
 
 
 @pytest.mark.parametrize(("code", "is_transient"), [(REFUSED, False), (1, True), (9, True)])

@@ -1,45 +1,72 @@
 """One attempt at a call: money set aside, the gate passed, one POST, and everything settled whatever happened.
 
-Charged is what was or may have been billed. Answers cost what the provider counted, or an estimate (marked so) where it
-counted nothing; a 200 that cannot be read costs an estimate of what arrived; a call that timed out, was cut inside its
-answer or was cancelled on its way costs the worst case, because nobody will say what it cost. Refusals, 5xx and
-connections that ended before an answer began cost nothing.
+Charged is what was or may have been billed (`billing.py`). Answers cost what the provider counted; an answer without a
+count, a 200 that cannot be read, a call that timed out, was cut inside its answer or was cancelled on its way costs the
+worst case, because nobody will say what it cost. Refusals, 5xx, errors under a 200 and connections that ended at once
+before an answer began cost nothing.
 """
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from r2.call import Attempt, Call
 from r2.errors import failure
-from r2.ledger import Usage, cost_usd, worst_case_usage
+from r2.ledger import Usage, cost_usd
+from r2.pool.client.billing import NOTHING, Charge, charge, worst_charge
+from r2.pool.client.body import KEPT_BYTES, most_bytes
 from r2.pool.client.entries import Entry
 from r2.pool.client.http import HttpReply, HttpSession
 from r2.pool.client.ports import CallJournal
-from r2.pool.client.tokens import estimated_usage
+from r2.pool.client.refusals import Refusal
 from r2.pool.client.wire import BadBody, ParsedReply, parse_body
 from r2.pool.limits.gate import GateClosedError, Slot, Verdict
 from r2.pool.limits.shares import MoneyShare
+
+KEPT_ATTEMPTS = 32
+"""Attempts of one call that are kept as rows. Of more, the refusals in the middle are counted and not kept."""
+
+_CENT_DUST = 1e-12  # of sums of floats; no price is this small
 
 
 @dataclass(slots=True)
 class CallState:
     """A call on its way through its attempts, those that earlier sessions paid for included.
 
-    `deadline` is in the event loop's seconds. `is_begun`: this session has noted in the journal that it sends the call.
+    `deadline` is in the event loop's seconds. `earlier_usd` is what earlier sessions paid or may have paid for it,
+    `charged_usd` what this one has. `n_attempts` counts those that are not kept as well. `is_begun`: this session has
+    noted in the journal that it sends the call.
     """
 
     call: Call
     key: str
     journal: CallJournal
     deadline: float
-    attempts: list[Attempt]
+    attempts: list[Attempt] = field(default_factory=list)
+    earlier_usd: float = 0.0
+    charged_usd: float = 0.0
+    n_attempts: int = 0
     is_begun: bool = False
+
+    def keep(self, row: Attempt) -> None:
+        """Adds an attempt; beyond `KEPT_ATTEMPTS` one that cost nothing goes, from the middle."""
+        self.attempts.append(row)
+        self.n_attempts += 1
+        if len(self.attempts) > KEPT_ATTEMPTS:
+            for index in range(KEPT_ATTEMPTS // 2, len(self.attempts) - 1):
+                if self.attempts[index].cost_usd == 0:
+                    del self.attempts[index]
+                    return
+
+    def may_cost(self, usd: float) -> bool:
+        """Whether a further attempt of at most `usd` stays within what the call may cost."""
+        cap_usd = self.call.max_cost_usd
+        return cap_usd is None or self.earlier_usd + self.charged_usd + usd <= cap_usd + _CENT_DUST
 
 
 @dataclass(slots=True)
 class AttemptResult:
-    """What came of an attempt: its row, and the reply if it succeeded.
+    """What came of an attempt: its row, and the reply if it left an answer.
 
     `is_refusal`: it was not sent, and asking this entry again is no use. `is_stale`: see `HttpReply`.
     """
@@ -58,8 +85,10 @@ class _Way:
     worst_usd: float
     is_first: bool
     queued_at: float
+    has_turn: bool = False
     is_reserved: bool = False
     slot: Slot | None = None
+    is_counted: bool = False
     verdict: Verdict = "abandoned"
     charge_usd: float = 0.0
     used_tokens: float | None = None
@@ -77,16 +106,31 @@ class Attempts:
 
     async def make(self, entry: Entry, asked: CallState, body: bytes, *, is_first: bool) -> AttemptResult:
         """Sends `body` to `entry` once. `is_first`: nothing that counts was sent to this entry for this call before."""
-        worst = worst_case_usage(asked.call.messages, asked.call.max_output_tokens)
+        call = asked.call
+        worst = entry.card.worst_case(call.messages, call.max_output_tokens, call.json_schema)
         way = _Way(worst, cost_usd(entry.price, worst), is_first, time.monotonic())
         try:
-            return await self._go(entry, asked, body, way)
+            return await self._enter(entry, asked, body, way) or await self._send(entry, asked, body, way)
         finally:
-            self._settle(entry, way)
+            self._settle(entry, asked, way)
 
-    async def _go(self, entry: Entry, asked: CallState, body: bytes, way: _Way) -> AttemptResult:
+    async def _enter(self, entry: Entry, asked: CallState, body: bytes, way: _Way) -> AttemptResult | None:
+        """Takes what the attempt needs, in order: the question's money, the entry's trust, the run's money, a slot."""
         call = asked.call
+        if not asked.may_cost(way.worst_usd):
+            spent_usd = asked.earlier_usd + asked.charged_usd
+            message = (
+                f"USD {way.worst_usd:.6f} that a call to {entry.name} may cost, beside {spent_usd:.6f} spent on it, "
+                f"would pass {call.max_cost_usd:.6f}, what is left of the question's cap; raise "
+                "--max-cost-per-question-usd"
+            )
+            return refused(entry, asked, "question_budget", message, way.queued_at)
+        is_capped = self._money is not None or call.max_cost_usd is not None
         try:
+            if is_capped and not entry.bills.is_proven:
+                await self._take_turn(entry, asked, way)
+            if is_capped and entry.bills.why_closed:
+                return refused(entry, asked, "overbilled", entry.bills.why_closed, way.queued_at)
             if self._money is not None:
                 way.is_reserved = self._money.reserve_now(way.worst_usd) or await self._money.reserve(
                     way.worst_usd, asked.deadline
@@ -95,63 +139,97 @@ class Attempts:
                     caps = ", ".join(self._money.accounts)
                     message = f"USD {way.worst_usd:.6f} that this call may cost would pass the cap of {caps}"
                     return refused(entry, asked, "budget_exhausted", message, way.queued_at)
-            tokens = entry.ratio.upper(len(body)) + call.max_output_tokens
+            tokens = entry.ratio.upper(len(body)) + way.worst.output_tokens
             way.slot = entry.gate.enter_now(tokens) or await entry.gate.enter(tokens, asked.deadline)
         except GateClosedError as closed:
             return refused(entry, asked, closed.reason, str(closed), way.queued_at)
         except TimeoutError:
             message = f"no turn at {entry.gate.owner} before the call's deadline; raise deadline_s or the limits"
             return refused(entry, asked, "rate_limited", message, way.queued_at)
+        if is_capped and entry.bills.why_closed:  # once more: it may have been closed while this call waited
+            way.used_tokens = 0.0
+            return refused(entry, asked, "overbilled", entry.bills.why_closed, way.queued_at)
         entry.tally.in_flight += 1
+        way.is_counted = True
+        return None
+
+    async def _take_turn(self, entry: Entry, asked: CallState, way: _Way) -> None:
+        """Waits until no other call is on its way to an entry whose bills are not proven."""
+        async with asyncio.timeout_at(asked.deadline):
+            await entry.bills.turn.acquire()
+        if entry.bills.is_proven or entry.bills.why_closed:
+            entry.bills.turn.release()
+        else:
+            way.has_turn = True
+
+    async def _send(self, entry: Entry, asked: CallState, body: bytes, way: _Way) -> AttemptResult:
+        call = asked.call
+        if asked.is_begun:
+            asked.journal.hold(asked.key, asked.charged_usd + way.worst_usd)
+        else:
+            asked.journal.begin(asked.key, way.worst_usd)
+            asked.is_begun = True
         way.charge_usd = way.worst_usd  # what it is if it ends without a word from here on
         sent_at, started_at = time.monotonic(), time.time()
-        if not asked.is_begun:
-            asked.is_begun = True
-            asked.journal.begin(asked.key, way.worst_usd)
         left_s = max(0.001, asked.deadline - asyncio.get_running_loop().time())
-        reply = await self._exchange.post(entry.endpoint, body, left_s)
+        longest = most_bytes(way.worst.output_tokens, call.top_logprobs)
+        expected_tokens = min(way.worst.input_tokens, entry.ratio.upper(len(body)))
+        limit_s = entry.pace.limit_s(entry.endpoint.timeout_s, expected_tokens, way.worst.output_tokens)
+        reply = await self._exchange.post(entry.endpoint, body, limit_s, longest, left_s)
         latency_s = time.monotonic() - sent_at
-        parsed = parse_body(reply.body) if reply.error_type is None else None
-        error_type, error_message = reply.error_type, reply.error_message
+        parsed = reply.refusal if reply.refusal is not None else parse_body(reply.body, reply.status)
         if isinstance(parsed, BadBody):
-            error_type, error_message = "bad_body", f"HTTP {reply.status}: {parsed.reason}"
-        usage = _usage(entry, call, body, reply, parsed, way)
-        charge_usd = cost_usd(entry.price, usage)
-        way.charge_usd = charge_usd
-        way.verdict = "answered" if error_type is None else failure(error_type).sign or "failed"
-        way.retry_after_s, way.why = reply.retry_after_s, error_message or ""
-        answer = parsed if isinstance(parsed, ParsedReply) else None
-        if answer is not None:
+            parsed = Refusal("bad_body", f"HTTP {reply.status}: {parsed.reason}", reply.status)
+        if isinstance(parsed, Refusal) and parsed.error_type == "timeout":
+            n_tokens = way.worst.output_tokens if reply.computed_tokens is None else reply.computed_tokens
+            entry.pace.learn(expected_tokens, n_tokens, latency_s)
+        cost = _charge(entry, body, way, reply, parsed)
+        way.charge_usd = cost.usd
+        way.used_tokens = None if cost.usage is way.worst else cost.usage.total_tokens
+        if isinstance(parsed, ParsedReply):
+            entry.key.answered()
+            if parsed.usage is not None:
+                entry.ratio.learn(len(body), parsed.usage.input_tokens)
+                entry.pace.learn(parsed.usage.input_tokens, parsed.usage.output_tokens, latency_s)
+            entry.bills.saw(entry.name, cost, way.worst_usd)
+        elif parsed.usage is not None:
+            entry.bills.saw(entry.name, cost, way.worst_usd)
+        error_type, error_message = _error(entry, parsed, way)
+        if error_type is None:
             entry.tally.answered(latency_s)
         elif error_type != "rate_limited":
             entry.tally.errors += 1
+        answer = parsed if isinstance(parsed, ParsedReply) else None
         row = Attempt(
             model=entry.name,
-            attempt=len(asked.attempts),
+            attempt=asked.n_attempts,
             status=reply.status,
             started_at=started_at,
             latency_s=latency_s,
             queue_s=sent_at - way.queued_at,
-            usage=usage,
-            cost_usd=charge_usd,
+            usage=cost.usage,
+            cost_usd=cost.usd,
             price_version=entry.price_version,
             response_model=answer.response_model if answer is not None else "",
             response_id=answer.response_id if answer is not None else "",
             finish_reason=answer.finish_reason if answer is not None else "",
             error_type=error_type,
             error_message=error_message,
-            retry_after_s=reply.retry_after_s,
-            raw_body=reply.body,
+            retry_after_s=way.retry_after_s,
+            raw_body=reply.body if answer is not None else reply.body[:KEPT_BYTES],
         )
-        return AttemptResult(row, answer, is_stale=reply.is_stale)
+        return AttemptResult(row, answer if error_type is None else None, is_stale=reply.is_stale)
 
-    def _settle(self, entry: Entry, way: _Way) -> None:
+    def _settle(self, entry: Entry, asked: CallState, way: _Way) -> None:
         self.spent_usd += way.charge_usd
+        asked.charged_usd += way.charge_usd
         entry.tally.cost_usd += way.charge_usd
+        if way.has_turn:
+            entry.bills.turn.release()
         if way.is_reserved and self._money is not None:
             self._money.settle(way.worst_usd, way.charge_usd)
         if way.slot is not None:
-            entry.tally.in_flight -= 1
+            entry.tally.in_flight -= way.is_counted
             entry.gate.leave(
                 way.slot,
                 way.verdict,
@@ -166,7 +244,7 @@ def refused(entry: Entry, asked: CallState, error_type: str, message: str, queue
     """An attempt that was not sent."""
     row = Attempt(
         model=entry.name,
-        attempt=len(asked.attempts),
+        attempt=asked.n_attempts,
         status=0,
         started_at=time.time(),
         queue_s=time.monotonic() - queued_at,
@@ -177,22 +255,38 @@ def refused(entry: Entry, asked: CallState, error_type: str, message: str, queue
     return AttemptResult(row, is_refusal=True)
 
 
-def _usage(
-    entry: Entry, call: Call, body: bytes, reply: HttpReply, parsed: ParsedReply | BadBody | None, way: _Way
-) -> Usage:
-    """What to charge; also tells the gate what was used and the ratio what was learned."""
-    was_begun = 200 <= reply.status < 300
+def _charge(entry: Entry, body: bytes, way: _Way, reply: HttpReply, parsed: ParsedReply | Refusal) -> Charge:
     if isinstance(parsed, ParsedReply):
-        if parsed.usage is not None:
-            entry.ratio.learn(len(body), parsed.usage.input_tokens)
-            usage = parsed.usage
-        else:
-            usage = estimated_usage(entry.ratio, len(body), len(parsed.text.encode()), call.max_output_tokens)
-    elif isinstance(parsed, BadBody):
-        usage = estimated_usage(entry.ratio, len(body), len(reply.body), call.max_output_tokens)
-    elif reply.was_sent and (was_begun or (reply.status == 0 and reply.error_type == "timeout")):
-        return way.worst  # and the gate keeps its reserve
-    else:
-        usage = Usage()
-    way.used_tokens = usage.total_tokens
-    return usage
+        return charge(entry.price, way.worst, parsed.usage, has_text=bool(parsed.text))
+    if reply.computed_tokens is not None:  # closing the connection ended the computing: the prompt, and so many tokens
+        n_output = min(reply.computed_tokens, way.worst.output_tokens)
+        n_input = min(entry.ratio.upper(len(body)), way.worst.input_tokens)
+        usage = Usage(n_input, 0, n_output, "estimated")
+        return Charge(usage, cost_usd(entry.price, usage))
+    if parsed.usage is not None:
+        return charge(entry.price, way.worst, parsed.usage, has_text=False)
+    if reply.billing == "nothing" or (reply.billing == "usage" and parsed.error_type != "bad_body"):
+        return NOTHING
+    return worst_charge(entry.price, way.worst)
+
+
+def _error(entry: Entry, parsed: ParsedReply | Refusal, way: _Way) -> tuple[str | None, str | None]:
+    """The attempt's error and its words, None for an answer; also tells the gate how the call went."""
+    if isinstance(parsed, ParsedReply):
+        error_type = parsed.error_type
+        if error_type is None:
+            way.verdict = "answered"
+            return None, None
+        way.verdict = failure(error_type).sign or "failed"
+        return error_type, f"the generation ended with finish_reason {parsed.finish_reason!r}, which leaves no answer"
+    error_type = parsed.error_type
+    way.verdict = failure(error_type).sign or "failed"
+    way.retry_after_s, way.why = parsed.retry_after_s, parsed.message
+    if error_type == "auth" and not entry.key.is_bad(blamed=parsed.blames_the_key):
+        way.verdict = "understood"
+        if parsed.status == 403:
+            return (
+                "moderated",
+                f"{parsed.message} (this key has answered other calls: taken as a refusal of this input)",
+            )
+    return error_type, parsed.message

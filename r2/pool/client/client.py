@@ -8,11 +8,13 @@ again here and nowhere else. What follows which failure stands in one table, `r2
     retry "uncounted"    sent again when the gate's pause is over, up to the call's deadline
     next_entry           then sent to the next solver of the entry's tier, then of the tiers above, cheapest first
 
-A connection that ended before any byte of an answer is tried once more at once, free. Every attempt is kept, with the
-model it was sent to, its usage and its cost.
+A connection that ended at once, before any byte of an answer, is tried once more at once, free. Attempts are kept, with
+the model they were sent to, their usage and their cost; of very many refusals some tens. No attempt is made, at any
+entry, that could pass what the question or the run may cost.
 """
 
 import asyncio
+import math
 import os
 import random
 import time
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from r2.call import Attempt, Call, Completion
-from r2.errors import failure
+from r2.errors import failure, is_asked_again
 from r2.pool.client.attempt import AttemptResult, Attempts, CallState
 from r2.pool.client.entries import Caps, Entry, OpenPool
 from r2.pool.client.gauges import ModelGauge
@@ -70,6 +72,8 @@ class PoolClient:
         self._rate_window_s = rate_window_s
         self._exchange = HttpSession(environ)
         self._stopping = asyncio.Event()
+        self._asking: set[asyncio.Task[object]] = set()
+        self._is_giving_up = False
         self._open: OpenPool
         self._attempts: Attempts
 
@@ -96,6 +100,10 @@ class PoolClient:
         """Charged by this process."""
         return self._attempts.spent_usd
 
+    def unspent_usd(self) -> float:
+        """What the caps of run and day still leave, reserves of calls on their way not taken off; inf without a cap."""
+        return math.inf if self._open.money is None else self._open.money.unspent_usd()
+
     async def complete(
         self,
         call: Call,
@@ -107,10 +115,10 @@ class PoolClient:
     ) -> Completion:
         """The settled outcome of a call: from the journal if it was paid for before, else from the model or a fallback.
 
-        Durable in `journal` when returned, unless nothing was sent. A stored failure that only defers the question is
-        asked again, unless `replay_failures`; its attempts that cost something stay in the outcome, so that no money is
-        forgotten. Never raises for what a provider does; an error of the journal (a full disk) comes through, because
-        continuing would lose paid answers.
+        Durable in `journal` when returned, unless nothing was sent. A stored failure that says nothing about the call
+        is asked again, unless `replay_failures`; its attempts that cost something stay in the outcome, so that no money
+        is forgotten. Never raises for what a provider does; an error of the journal (a full disk) comes through,
+        because continuing would lose paid answers.
         """
         recording = self._open.recordings.get(call.model)
         if recording is not None:
@@ -118,12 +126,23 @@ class PoolClient:
         key = call.journal_key(problem_id, rollout)
         stored = journal.find(key)
         known = None if stored is None else Completion.from_bytes(stored)
-        if known is not None and (replay_failures or not failure(known.error_type).defers):
-            return known
-        deadline = asyncio.get_running_loop().time() + self._pool.models[call.model].deadline_s
-        asked = CallState(call, key, journal, deadline, _paid_attempts(known))
-        completion = await self._settle(asked)
-        if asked.is_begun or not failure(completion.error_type).defers:
+        lost_usd = journal.lost_usd(key)
+        if known is not None and (replay_failures or not is_asked_again(known.error_type)):
+            return replace(known, lost_usd=lost_usd) if lost_usd else known
+        is_ours = self._addresses[call.model].is_ours
+        deadline_s = math.inf if is_ours else self._pool.models[call.model].deadline_s
+        deadline = asyncio.get_running_loop().time() + deadline_s
+        asked = CallState(call, key, journal, deadline)
+        if known is not None or lost_usd:
+            asked.attempts = _paid_attempts(known)
+            asked.n_attempts = len(asked.attempts)
+            asked.earlier_usd = lost_usd + sum(attempt.cost_usd for attempt in asked.attempts)
+        completion = await self._settled_or_given_up(asked)
+        if completion is None:
+            return _given_up(asked)  # what it may have cost is noted in the journal, as for a call a kill cut off
+        if lost_usd:
+            completion = replace(completion, lost_usd=lost_usd)
+        if asked.is_begun or not is_asked_again(completion.error_type):
             await journal.commit(key, completion.to_bytes())
         return completion
 
@@ -144,24 +163,46 @@ class PoolClient:
         for entry in self._open.entries.values():
             entry.gate.stop()
 
+    def give_up(self) -> None:
+        """After `stop`: calls that are still on the wire are not waited for. They return the error `stopped`, and are
+        asked again when the run goes on: what they cost is not known."""
+        self._is_giving_up = True
+        for task in self._asking:
+            task.cancel()
+
+    async def _settled_or_given_up(self, asked: CallState) -> Completion | None:
+        """None for a call that `give_up` broke off."""
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine runs in a task"
+        self._asking.add(task)
+        try:
+            return await self._settle(asked)
+        except asyncio.CancelledError:
+            if not self._is_giving_up or task.uncancel():  # somebody else cancelled it, too
+                raise
+            return None
+        finally:
+            self._asking.discard(task)
+
     async def _settle(self, asked: CallState) -> Completion:
         """Through the entries, until one answers or the error is one that all of them would have."""
         last: AttemptResult | None = None
         for entry in self._route(asked.call.model):
             if last is not None and asyncio.get_running_loop().time() >= asked.deadline:
                 break
-            last = await self._ask(entry, asked)
-            if last.reply is not None:
-                reply = last.reply
-                return Completion(
-                    reply.text, entry.name, tuple(asked.attempts), reply.finish_reason, reply.token_logprobs
-                )
-            if not failure(last.row.error_type).next_entry:
+            tried = await self._ask(entry, asked)
+            if tried.reply is not None:
+                reply = tried.reply
+                end = "length" if reply.is_cut else reply.finish_reason
+                return Completion(reply.text, entry.name, tuple(asked.attempts), end, reply.token_logprobs)
+            if last is None or tried.row.error_type != "question_budget":
+                last = tried  # a dearer entry that the question cannot pay for is not why the call failed
+            if not failure(tried.row.error_type).next_entry:
                 break
         assert last is not None, "the route begins with the entry that was asked for"
         if last.is_refusal:
-            asked.attempts.append(last.row)
-        return _failure(asked.call, last.row, asked.attempts)
+            asked.keep(last.row)
+        return _failure(asked, last.row)
 
     def _route(self, model: str) -> Iterator[Entry]:
         """The entry that was asked for, then its fallbacks: solvers of its tier, then of those
@@ -176,14 +217,14 @@ class PoolClient:
 
     async def _ask(self, entry: Entry, asked: CallState) -> AttemptResult:
         """One entry until it answers or is spent; the last attempt. Attempts that were sent are noted in `asked`."""
-        body = request_body(asked.call, entry.table, entry.served_model)
+        body = request_body(asked.call, entry.table, entry.served_model, streams=entry.endpoint.streams)
         loop = asyncio.get_running_loop()
         n_counted, may_reconnect = 0, entry.tally.calls > 0
         while True:
             tried = await self._attempts.make(entry, asked, body, is_first=n_counted == 0)
             if tried.is_refusal:
                 return tried
-            asked.attempts.append(tried.row)
+            asked.keep(tried.row)
             if tried.reply is not None:
                 return tried
             if failure(tried.row.error_type).retry == "uncounted":
@@ -211,8 +252,19 @@ def _paid_attempts(earlier: Completion | None) -> list[Attempt]:
 def _not_recorded(call: Call, path: Path) -> Completion:
     message = f"{path} holds no answer to this {call.purpose} request. Record the run again with this version."
     row = Attempt(call.model, 0, 0, time.time(), error_type="not_recorded", error_message=message)
-    return _failure(call, row, [row])
+    return Completion("", call.model, (row,), "", error_type=row.error_type, error_message=message)
 
 
-def _failure(call: Call, last: Attempt, attempts: list[Attempt]) -> Completion:
-    return Completion("", call.model, tuple(attempts), "", error_type=last.error_type, error_message=last.error_message)
+def _given_up(asked: CallState) -> Completion:
+    message = "the run was stopped while the call was on its way"
+    row = Attempt(asked.call.model, 0, 0, time.time(), error_type="stopped", error_message=message)
+    return Completion("", asked.call.model, (), "", error_type=row.error_type, error_message=message)
+
+
+def _failure(asked: CallState, last: Attempt) -> Completion:
+    message = last.error_message
+    if asked.n_attempts > len(asked.attempts):
+        message = f"{message} ({asked.n_attempts} attempts, {len(asked.attempts)} of them kept)"
+    return Completion(
+        "", asked.call.model, tuple(asked.attempts), "", error_type=last.error_type, error_message=message
+    )

@@ -15,16 +15,20 @@ import orjson
 
 from r2.errors import PoolFileError
 from r2.ledger import Price
+from r2.pool.client.dialects import dialect_of
 from r2.pool.client.gauges import Tally
 from r2.pool.client.http import Endpoint
+from r2.pool.client.pace import Pace
 from r2.pool.client.ports import Address
 from r2.pool.client.tokens import TokenRatio
+from r2.pool.client.trust import Bills, Key
 from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
 from r2.pool.file.recording import Recording
 from r2.pool.limits.aimd import Times
 from r2.pool.limits.gate import Gate
 from r2.pool.limits.lease import Lease, RateLimits
 from r2.pool.limits.shares import MoneyShare, RateShare
+from r2.roster import ModelCard
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Entry:
 
     name: str
     table: ModelTable
+    card: ModelCard
     price: Price
     price_version: str
     served_model: str
@@ -40,6 +45,9 @@ class Entry:
     gate: Gate
     ratio: TokenRatio
     tally: Tally
+    bills: Bills
+    key: Key
+    pace: Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,8 @@ class OpenPool:
 
     def _open_entries(self, addresses: Mapping[str, Address]) -> None:
         gates: dict[str, Gate] = {}
+        keys: dict[tuple[str | None, str], Key] = {}
+        roster = self._pool.roster()
         recordings: dict[Path, Recording] = {}
         for name, table in self._pool.models.items():
             if endpoint_kind(table.endpoint) == "recording":
@@ -113,16 +123,28 @@ class OpenPool:
             owner, _ = self._pool.limits_of(name)
             if owner not in gates:
                 gates[owner] = self._open_gate(name)
+            key_env, base_url = table.api_key_env, addresses[name].base_url
             self.entries[name] = Entry(
                 name,
                 table,
+                roster[name],
                 self._pool.price(name),
                 self._pool.price(name).version,
                 addresses[name].served_model,
-                Endpoint.at(addresses[name].base_url, table.api_key_env, table.timeout_s),
+                Endpoint.at(
+                    base_url,
+                    key_env,
+                    table.timeout_s,
+                    served_model=addresses[name].served_model,
+                    dialect=dialect_of(table.endpoint, table.dialect),
+                    streams=addresses[name].streams,
+                ),
                 gates[owner],
                 TokenRatio(),
                 Tally(name, time.monotonic),
+                Bills(),
+                keys.setdefault((key_env, base_url), Key()),
+                Pace(),
             )
 
     def _open_gate(self, name: str) -> Gate:

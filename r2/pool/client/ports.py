@@ -10,11 +10,16 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where one pool entry answers: `base_url` ends before `/chat/completions`, `served_model` is
-    the body's `model`."""
+    """Where one pool entry answers: `base_url` ends before `/chat/completions`, `served_model` is the body's `model`.
+
+    `streams`: the server sends its answer in pieces when asked to, a token each. `is_ours`: we started it, it serves
+    nobody else, and whoever waits for it waits for work of ours.
+    """
 
     base_url: str
     served_model: str
+    streams: bool = False
+    is_ours: bool = False
 
 
 class CallJournal(Protocol):
@@ -23,8 +28,15 @@ class CallJournal(Protocol):
     def find(self, key: str) -> bytes | None:
         """The stored completion (`Completion.to_bytes`) of this `Call.journal_key`, or None."""
 
-    def begin(self, key: str, cost_estimate_usd: float) -> None:
-        """Notes that the call is about to be sent (no fsync): what a kill leaves open can then be reported."""
+    def lost_usd(self, key: str) -> float:
+        """The most that killed sessions may have paid for this call and never stored."""
+
+    def begin(self, key: str, worst_usd: float) -> None:
+        """Notes that the call is about to be sent, and the most that it may cost (no fsync, but written on return):
+        what a kill leaves open is counted as paid."""
+
+    def hold(self, key: str, worst_usd: float) -> None:
+        """The same for a call of this session that is about to be sent again: the most that it may cost in all."""
 
     async def commit(self, key: str, record: bytes) -> None:
         """Returns once the record is on disk (fsync, batched over concurrent callers)."""
@@ -36,7 +48,13 @@ class NoJournal:
     def find(self, key: str) -> bytes | None:
         return None
 
-    def begin(self, key: str, cost_estimate_usd: float) -> None:
+    def lost_usd(self, key: str) -> float:
+        return 0.0
+
+    def begin(self, key: str, worst_usd: float) -> None:
+        return None
+
+    def hold(self, key: str, worst_usd: float) -> None:
         return None
 
     async def commit(self, key: str, record: bytes) -> None:

@@ -1,11 +1,8 @@
-"""How many tokens a text has, without its tokenizer: for reserves made before a call and for providers that report no
-usage.
+"""How many tokens a text probably has, without its tokenizer: for reserves of token rates made before a call.
 
-The rule is bytes: a token per 2.5 UTF-8 bytes, the rule of `r2.ledger.worst_case_usage`, until a model has reported the
-usage of real prompts; from then on its own ratio. Ours.
+The rule is bytes: a token per 2.5 UTF-8 bytes, the rule of `r2.ledger.expected_usage`, until a model has reported the
+usage of real prompts; from then on its own ratio. Ours. Money goes by bounds, not by this (`billing.py`).
 """
-
-from r2.ledger import Usage
 
 TOKENS_PER_BYTE = 1 / 2.5
 """Upper estimate for unknown text: English prose has about 1/4, digits and symbols up to 1."""
@@ -35,18 +32,8 @@ class TokenRatio:
         self._deviation += (abs(ratio - self._mean) - self._deviation) * _LEARNING_RATE
         self._mean += (ratio - self._mean) * _LEARNING_RATE
 
-    def mean(self, n_bytes: int) -> int:
-        """Expected tokens of `n_bytes`; the upper rule while nothing was learned."""
-        return round(n_bytes * (TOKENS_PER_BYTE if self._mean is None else self._mean))
-
     def upper(self, n_bytes: int) -> int:
         """Tokens that `n_bytes` will seldom exceed."""
         if self._mean is None:
             return round(n_bytes * TOKENS_PER_BYTE)
         return round(n_bytes * (self._mean + 4 * self._deviation)) + 1
-
-
-def estimated_usage(ratio: TokenRatio, request_bytes: int, reply_bytes: int, max_output_tokens: int) -> Usage:
-    """Usage of an exchange whose provider reported none; output cannot pass the limit that was asked for."""
-    n_output = min(max_output_tokens, round(reply_bytes * TOKENS_PER_BYTE))
-    return Usage(ratio.mean(request_bytes), 0, n_output, "estimated")

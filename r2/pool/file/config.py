@@ -6,17 +6,19 @@ held here. `load_pool` is the one way in; `PoolConfig.roster()` is what the reas
 
 import difflib
 import hashlib
+import json
 import os
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from r2.errors import ConfigError, PoolFileError
-from r2.ledger import Price
+from r2.ledger import LongContextPrice, Price
 from r2.policies.registry import Policy, Registry
 from r2.pool.file.recording import recorded_pool
 from r2.pool.file.secrets import line_of_login, secret_of_body, secret_of_endpoint, secret_of_variable
@@ -26,9 +28,57 @@ from r2.settings import parsed_toml
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
+OUTPUT_LIMIT_FIELDS: Final = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_new_tokens",
+    "n_predict",
+    "num_predict",
+)
+"""Names that servers give the limit on generated tokens."""
+
+_ANSWER_COUNT_FIELDS: Final = ("n", "best_of", "num_return_sequences", "candidate_count")
+"""Names that servers give the number of answers to one request. Each is billed, and one is read."""
+
+
+_LATER_MODEL_FIELDS: Final[Mapping[str, object]] = {
+    "dialect": None,
+    "sampling": True,
+    "reasoning_effort": None,
+    "omit": (),
+    "limit_field": None,
+    "max_output_tokens": None,
+    "cache_prefix": False,
+}
+_LATER_PRICE_FIELDS: Final[Mapping[str, object]] = {"cache_write": None, "long": (), "batch": ..., "until": ...}
+"""Fields that came later, with their defaults: pool files that do not set them keep their digest. `...`: never counts.
+"""
+
+
+def _drop_defaults(table: dict[str, Any], defaults: Mapping[str, object]) -> None:
+    for name, default in defaults.items():
+        if default is ... or table[name] == default:
+            del table[name]
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rates(_Table):
+    """USD per million tokens; None: as `input`."""
+
+    input: NotNegative
+    cached_input: NotNegative | None = None
+    cache_write: NotNegative | None = None
+    output: NotNegative
+
+
+class LongRates(Rates):
+    """Rates of a request whose prompt has more than `above_tokens` tokens, all of it."""
+
+    above_tokens: int = Field(ge=1)
 
 
 class PriceTable(_Table):
@@ -36,8 +86,16 @@ class PriceTable(_Table):
     """USD per million prompt tokens."""
     cached_input: NotNegative | None = None
     """USD per million prompt tokens read from the provider's cache; None: as `input`."""
+    cache_write: NotNegative | None = None
+    """USD per million prompt tokens written to the provider's cache; None: as `input`."""
     output: NotNegative
     """USD per million generated tokens."""
+    long: tuple[LongRates, ...] = ()
+    """Other rates for a whole request with a longer prompt, smallest threshold first."""
+    batch: Rates | None = None
+    """Rates of the provider's batch endpoint."""
+    until: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """Last day of this price, where a later one is known. A run after it stops before its first call."""
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
     """Day the price was read or measured."""
     source: str = Field(min_length=1)
@@ -71,9 +129,32 @@ class ModelTable(EndpointLimits):
     """Name of a `[quotas.NAME]` table whose limits this model shares with others (one key, one quota)."""
     context_tokens: int = Field(default=4096, ge=256)
     timeout_s: Positive = 120.0
-    """Time limit of one attempt."""
+    """Least time that one attempt is waited for; longer where the entry's last answers say that it needs more."""
     deadline_s: Positive = 600.0
-    """Time limit of one call with all its waits, retries and fallbacks."""
+    """Time limit of one call with all its waits, retries and fallbacks. Servers that we start ourselves (`local:`,
+    `policy:`, `simulated:`) have none: whoever waits for them waits for work of ours."""
+    dialect: str | None = None
+    """How the endpoint is spoken to (r2/pool/client/dialects/); None: as the address's host says, else as any
+    OpenAI-compatible server."""
+    sampling: bool = True
+    """The model takes a temperature. False for those that refuse it or ignore it."""
+    reasoning_effort: str | None = None
+    """How hard a reasoning model thinks; None: the model's default. One model with two efforts is two entries."""
+    omit: tuple[str, ...] = ()
+    """Fields of the request body that are never sent, because the model refuses them."""
+    limit_field: str | None = None
+    """Name of the output limit in the request body; None: the dialect's own."""
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    """The most tokens that the model can generate; None: not known. A call's own limit is cut to it."""
+    cache_prefix: bool = False
+    """Mark the part of the prompt that stays the same for the provider's cache, where it must be asked for (Anthropic).
+    A cache write costs more than a fresh token, so it pays only for long prompts that come often."""
+    retires: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    """Day from which the provider no longer serves the model. A run that would begin then stops before its first call.
+    """
+    stream: bool = False
+    """Ask for the answer in pieces and give it up only when nothing came for `timeout_s`: for slow servers of your own
+    that send a token a piece (llama.cpp, vLLM, Ollama). `local:` entries always do."""
     logprobs: bool = False
     """The endpoint returns log-probabilities (`top_logprobs`) when asked."""
     guided: bool = False
@@ -85,7 +166,40 @@ class ModelTable(EndpointLimits):
     simulated: Mapping[str, float] = Field(default_factory=dict)
     """Parameters of a `simulated:` model; see r2/pool/simulated/process.py."""
     extra_body: Mapping[str, Any] = Field(default_factory=dict)
-    """Further fields of the request body, for server options this file has no name for."""
+    """Further fields of the request body, for server options this file has no name for. A limit on generated tokens
+    (`max_tokens`, `max_completion_tokens`, ...) is sent in place of each call's own, and reserves, caps and estimates
+    go by it; fields that ask for several answers are refused."""
+    hidden_input_tokens: int = Field(default=64, ge=0)
+    """Prompt tokens that the server may bill beside a token per byte of what is sent: its chat template, its own system
+    prompt. A bill above that closes the entry in a run with a money cap."""
+    hidden_output_tokens: int = Field(default=0, ge=0)
+    """Generated tokens that the server may bill beyond the limit it was given, as those that count thinking beside the
+    limit do. A bill above that closes the entry in a run with a money cap."""
+
+    @field_validator("extra_body")
+    @classmethod
+    def _bounds_its_cost(cls, extra_body: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in OUTPUT_LIMIT_FIELDS:
+            limit = extra_body.get(name, 1)
+            if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+                raise ValueError(
+                    f"extra_body.{name} = {limit!r} does not bound what a call may cost; give a number of tokens, 1 or "
+                    "more, or leave it out"
+                )
+        for name in _ANSWER_COUNT_FIELDS:
+            if name in extra_body and extra_body[name] != 1:
+                raise ValueError(
+                    f"extra_body.{name} = {extra_body[name]!r} asks for several answers to one request: all would be "
+                    "billed and one is read. Leave it out; methods that need samples ask for them one by one"
+                )
+        return extra_body
+
+    @property
+    def sent_output_limit(self) -> int | None:
+        """The limit on generated tokens that `extra_body` sends in place of a call's own; None: the call's own."""
+        if not self.extra_body:
+            return None
+        return max((self.extra_body[name] for name in OUTPUT_LIMIT_FIELDS if name in self.extra_body), default=None)
 
 
 class RouterTable(_Table):
@@ -166,12 +280,19 @@ class PoolConfig:
                         "max_in_flight",
                         "timeout_s",
                         "deadline_s",
+                        "stream",
                         "quota",
                         "api_key_env",
+                        "hidden_input_tokens",
+                        "hidden_output_tokens",
+                        "retires",
                     }
                 },
             }
         )
+        for model in answers["models"].values():
+            _drop_defaults(model, _LATER_MODEL_FIELDS)
+            _drop_defaults(model["price_usd_per_mtok"], _LATER_PRICE_FIELDS)
         if self.router.second_decomposer is None:
             del answers["router"]["second_decomposer"]  # it came later: pool files without it keep their digest
         identity = repr(sorted(answers.items()))
@@ -188,8 +309,8 @@ class PoolConfig:
 
     def price(self, name: str) -> Price:
         table = self.models[name].price_usd_per_mtok
-        cached = table.input if table.cached_input is None else table.cached_input
-        return Price(table.input, cached, table.output, table.date, table.source)
+        long = tuple(LongContextPrice(each.above_tokens, _price(each, table)) for each in table.long)
+        return replace(_price(table, table), long=long)
 
     def roster(self) -> Roster:
         """The pool without endpoints, keys and limits."""
@@ -205,6 +326,9 @@ class PoolConfig:
                 guided=model.guided,
                 is_solver=model.solver,
                 weights=self.weights[name],
+                sent_output_limit=model.sent_output_limit,
+                further_input_tokens=model.hidden_input_tokens + _sent_beside(model.extra_body),
+                hidden_output_tokens=model.hidden_output_tokens,
             )
             for name, model in self.models.items()
         )
@@ -225,6 +349,20 @@ class PoolConfig:
                     f"{self.path}:{line}: model {name!r} reads its key from ${model.api_key_env}, which is not set. "
                     f"Set it (export {model.api_key_env}=...), or remove the model from the pool."
                 )
+
+
+def _sent_beside(extra_body: Mapping[str, Any]) -> int:
+    """Bytes of the further fields: a server may take any of them into the prompt."""
+    return (
+        len(json.dumps(dict(extra_body), ensure_ascii=False, default=str).encode("utf-8", "replace"))
+        if extra_body
+        else 0
+    )
+
+
+def _price(rates: Rates | PriceTable, table: PriceTable) -> Price:
+    cached = rates.input if rates.cached_input is None else rates.cached_input
+    return Price(rates.input, cached, rates.output, table.date, table.source, rates.cache_write)
 
 
 def load_pool(path: Path | str, policies_dir: Path | str | None = None) -> PoolConfig:
@@ -268,9 +406,10 @@ def _refuse_secrets(path: Path, text: str, tables: PoolTables) -> None:
                     f"{path}:{line}: models.{name}.{field}: {said}. This file is stored with every run: take it out, "
                     'put the key into an environment variable, and name that: api_key_env = "NAME".'
                 )
-    if line := line_of_login(text):
+    if (login_line := line_of_login(text)) is not None:
         raise PoolFileError(
-            f"{path}:{line}: an address with a user name or a password, and this file is stored with every run. Take "
+            f"{path}:{login_line}: an address with a user name or a password, and this file is stored with every run. "
+            "Take "
             'them out; keys are named by their environment variable: api_key_env = "NAME".'
         )
 

@@ -4,10 +4,11 @@ The controller (ours, from simulation: pacing at the known rate plus this reache
 refusals):
 - slow start from 16, doubling below 0.6 of the last limit that was refused, then +5 % a round; a round is as many
   first-attempt successes as the limit, and only a round that used 80 % of the limit raises it;
-- a refusal (429, 503) pauses everybody until the time the server named, and cuts the limit to 0.85 of itself, once in 5
-  s and only after a success since the last cut. Later refusals never extend that time, or the limit would freeze for
-  good;
-- other failures (5xx, timeouts, cut connections) cut nothing and stop growth for their round;
+- a refusal (429, 503) pauses everybody for 0.25 to 0.5 s, doubling while nothing is answered, and longer where the
+  server names a later time: its number never makes a pause shorter. It cuts the limit to 0.85 of itself, once in 5 s
+  and only after a success since the last cut; later refusals never extend those 5 s, or the limit would freeze;
+- a call that was given up for time halves the limit, once in 5 s: what a server cannot do at once it may do in turn;
+- other failures (5xx, cut connections) cut nothing and stop growth for their round;
 - a breaker opens when there was nothing but refusals for 120 s (or three times what the server asked for), nothing but
   failures for 30 s, or at once when the key is refused; every 60 s one call may probe, and its answer closes it.
 
@@ -107,12 +108,12 @@ class Controller:
         if sent_at > self._paused_at:
             self._pauses += 1
             self._paused_at = now
-        if retry_after_s is None:
-            pause_s = self._times.first_pause_s * 2 ** min(self._pauses - 1, 20)
-            pause_s = min(pause_s, self._times.max_pause_s) * (0.5 + 0.5 * self._jitter())
-        else:  # never earlier than the server asked
-            pause_s = min(retry_after_s, self._times.max_pause_s) * (1 + 0.1 * self._jitter())
-            self._longest_asked_s = max(self._longest_asked_s, min(retry_after_s, self._times.max_pause_s))
+        pause_s = self._times.first_pause_s * 2 ** min(self._pauses - 1, 20)
+        pause_s = min(pause_s, self._times.max_pause_s) * (0.5 + 0.5 * self._jitter())
+        if retry_after_s is not None:  # never earlier than the server asked, and never sooner for what it asked
+            asked_s = min(retry_after_s, self._times.max_pause_s)
+            pause_s = max(pause_s, asked_s * (1 + 0.1 * self._jitter()))
+            self._longest_asked_s = max(self._longest_asked_s, asked_s)
         self.blocked_until = max(self.blocked_until, now + pause_s)
         if now >= self._cut_until and self._succeeded_since_cut:
             self._threshold = self.limit
@@ -125,8 +126,16 @@ class Controller:
         if was_probe or now - self._refused_since >= patience_s:
             self.open(now, f"it answered nothing but 429 or 503 for {now - self._refused_since:.0f} s")
 
+    def slow(self, now: float, *, was_probe: bool) -> None:
+        """A call was given up for time: fewer at once, and a failure like any other."""
+        if now >= self._cut_until:
+            self._threshold = self.limit
+            self.limit = max(1, self.limit // 2)
+            self._cut_until = now + self._times.cut_s
+        self.failed(now, was_probe=was_probe)
+
     def failed(self, now: float, *, was_probe: bool) -> None:
-        """5xx, timeout, refused or cut connection."""
+        """5xx, refused or cut connection."""
         self._is_round_frozen = True
         self._failures += 1
         if self._failing_since is None:

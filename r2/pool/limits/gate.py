@@ -23,7 +23,7 @@ from r2.pool.limits.aimd import Breaker, Controller, Times
 from r2.pool.limits.lease import Wait
 from r2.pool.limits.shares import RateShare
 
-Verdict = Literal["answered", "refused", "failed", "bad_key", "understood", "abandoned"]
+Verdict = Literal["answered", "refused", "failed", "slow", "bad_key", "understood", "abandoned"]
 """How a call went, as the gate needs to know it: answered; 429 or 503; 5xx, timeout or cut; 401 to 403; any other
 refusal of this one request; cancelled."""
 
@@ -166,6 +166,8 @@ class Gate:
             controller.refused(now, slot.sent_at, retry_after_s, was_probe=slot.is_probe)
         elif verdict == "failed":
             controller.failed(now, was_probe=slot.is_probe)
+        elif verdict == "slow":
+            controller.slow(now, was_probe=slot.is_probe)
         elif verdict == "bad_key":
             controller.open(now, why)
         elif slot.is_probe and verdict == "understood":

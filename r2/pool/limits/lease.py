@@ -6,7 +6,8 @@ and the whole of the oldest bucket, so that any window as the *server* sees it s
 % of the rate. Tokens are granted by estimate and settled by usage in the bucket they were granted in.
 
 Money is accounts with a cap. A process *holds* an amount on an account before it spends; cap >= spent + all holds,
-always. Holds of dead processes are dropped, what they had booked stays.
+always. What a dead process held counts as spent: nobody knows how much of it its calls in flight cost. A run that goes
+on sets its own account by its journal, which knows more.
 
 Each grant is one `BEGIN IMMEDIATE` transaction of about 40 us that blocks the caller's event loop, so callers take
 slices ahead of need (`r2/pool/limits/shares.py`). Time is the host's monotonic clock, which all its processes share and
@@ -96,7 +97,7 @@ class Lease:
             self._db.executescript(_SCHEMA)
             with self._transaction():
                 self._db.execute("DELETE FROM rates WHERE start_us > ?", (round(clock() * 1e6),))
-                self._drop_dead_holds()
+                self._book_dead_holds()
         except sqlite3.DatabaseError as error:
             raise ConfigError(
                 f"{path}: limits and budgets shared by this host's processes cannot be opened ({error}). If no run is "
@@ -166,7 +167,7 @@ class Lease:
                 (name, cap_usd),
             )
             if spent_usd is not None:
-                self._drop_dead_holds()
+                self._book_dead_holds()
                 self._db.execute(
                     "UPDATE accounts SET spent_usd = CASE WHEN EXISTS (SELECT 1 FROM holds WHERE account = name) "
                     "THEN max(spent_usd, ?1) ELSE ?1 END WHERE name = ?2",
@@ -189,8 +190,6 @@ class Lease:
                     [(spent_usd, name) for name in accounts],
                 )
             fits = self._fits(accounts, holder, want_usd)
-            if not fits and self._drop_dead_holds():
-                fits = self._fits(accounts, holder, want_usd)
             usd = want_usd if fits else keep_usd
             self._db.executemany(
                 "INSERT INTO holds VALUES (?, ?, ?) ON CONFLICT (account, holder) DO UPDATE SET usd = excluded.usd",
@@ -259,12 +258,17 @@ class Lease:
                 return False
         return True
 
-    def _drop_dead_holds(self) -> bool:
-        """Drops holds of processes that are gone; True if there were any."""
+    def _book_dead_holds(self) -> None:
+        """Turns the holds of processes that are gone into money spent."""
         holders = [row[0] for row in self._db.execute("SELECT DISTINCT holder FROM holds")]
-        dead = [(holder,) for holder in holders if not _is_alive(holder)]
-        self._db.executemany("DELETE FROM holds WHERE holder = ?", dead)
-        return bool(dead)
+        for holder in holders:
+            if not _is_alive(holder):
+                self._db.execute(
+                    "UPDATE accounts SET spent_usd = spent_usd + (SELECT usd FROM holds WHERE account = name AND "
+                    "holder = ?1) WHERE name IN (SELECT account FROM holds WHERE holder = ?1)",
+                    (holder,),
+                )
+                self._db.execute("DELETE FROM holds WHERE holder = ?", (holder,))
 
 
 def new_holder(purpose: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from r2.pool.limits.lease import Lease, RateGrant, RateLimits, Wait, new_holder
 
 _AHEAD_CALLS = 256
-_AHEAD_SHARE = 0.01
+_AHEAD_SHARE = 0.002
 _BOOK_EVERY_S = 0.1
 _numbers = itertools.count()
 
@@ -90,8 +90,8 @@ class MoneyShare:
     day).
 
     Held at the lease at any time: what is free here, what calls have reserved, and what they spent since it was last
-    booked. The free part is at most 1 % of the smallest cap, so near a cap a process may be refused what another does
-    not need.
+    booked. The free part is at most 0.2 % of the smallest cap: near a cap a process may be refused what another does
+    not need, and where a process is killed it counts as spent.
     """
 
     def __init__(
@@ -140,6 +140,11 @@ class MoneyShare:
         self._settled.set()
         if self._clock() - self._booked_at >= _BOOK_EVERY_S:
             self._exchange(self._free_usd if self._free_usd < self._most_ahead_usd else self._most_ahead_usd)
+
+    def unspent_usd(self) -> float:
+        """What all caps still leave, what others hold taken off; what calls of this process have reserved is in it."""
+        rooms = [cap - spent - held for cap, spent, held in map(self._lease.balance, self.accounts)]
+        return min(rooms) + max(0.0, self._free_usd) + self._reserved_usd
 
     def close(self) -> None:
         """Books what is spent and lets go of the rest."""

@@ -29,7 +29,7 @@ async def open_endpoints(pool: PoolConfig, *, models_dir: Path, log_dir: Path) -
         for name, model in pool.models.items():
             kind, target = endpoint_kind(model.endpoint), model.endpoint.partition(":")[2]
             if kind == "http":
-                addresses[name] = Address(model.endpoint.rstrip("/"), model.served_model or name)
+                addresses[name] = Address(model.endpoint.rstrip("/"), model.served_model or name, model.stream)
             elif kind in ("local", "policy"):
                 policy = pool.policies.get(name)
                 target = target if policy is None else policy.ref
@@ -41,11 +41,11 @@ async def open_endpoints(pool: PoolConfig, *, models_dir: Path, log_dir: Path) -
                         if policy is None
                         else open_policy(policy, models_dir=models_dir, log_dir=log_dir, context_tokens=context)
                     )
-                addresses[name] = Address(opened[key], target)
+                addresses[name] = Address(opened[key], target, is_llama_cpp(policy), is_ours=True)
             elif kind == "simulated":
                 if simulated is None:
                     simulated = await stack.enter_async_context(start_simulated(pool))
-                addresses[name] = Address(simulated, target)
+                addresses[name] = Address(simulated, target, is_ours=True)
         yield addresses
 
 
@@ -60,7 +60,7 @@ def open_policy(
     """
     policy.check_files()
     what = f"policy:{policy.ref}"
-    if policy.is_adapter and policy.catalogue_name in catalogue():
+    if is_llama_cpp(policy):
         # Here and not above: numpy and gguf take a while, which pools without adapters need not wait for.
         from r2.policies.adapter_gguf import cached_gguf
 
@@ -75,3 +75,8 @@ def open_policy(
         )
     args = [sys.executable, "-m", "r2.training.server", "--policy", str(policy.path), "--models-dir", str(models_dir)]
     return child_server(args, what, log_dir)
+
+
+def is_llama_cpp(policy: Policy | None) -> bool:
+    """Whether the embedded llama.cpp serves it: weights without a policy, or an adapter on catalogue weights."""
+    return policy is None or (policy.is_adapter and policy.catalogue_name in catalogue())

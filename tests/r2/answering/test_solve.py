@@ -73,7 +73,8 @@ def test_a_failed_check_asks_the_next_stronger_model():
 def test_a_step_whose_model_is_not_sure_goes_to_the_next_stronger_one():
     careful = replace(router(min_confidence=0.9), roster=LOGPROBS)
     waves, outcome = replay(
-        solve(PROBLEM, careful), ["DIRECT", '[{"subtask": 1, "model": "small"}]', sure("38", 0.89), sure("39", 0.91)]
+        solve(PROBLEM, careful),
+        ["DIRECT", sure('[{"subtask": 1, "model": "small"}]', 0.9), sure("38", 0.89), sure("39", 0.91)],
     )
     assert [(w[0].model, w[0].top_logprobs) for w in waves[2:]] == [("small", 1), ("middle", 1)]
     assert (outcome.answer, outcome.n_escalations, outcome.failed_checks) == ("39", 1, ["unsure"])
@@ -82,13 +83,38 @@ def test_a_step_whose_model_is_not_sure_goes_to_the_next_stronger_one():
 def test_an_unsure_result_stands_where_nobody_is_left_to_ask():
     careful = replace(router(min_confidence=0.9), roster=LOGPROBS)
     waves, outcome = replay(
-        solve(PROBLEM, careful), ["DIRECT", '[{"subtask": 1, "model": "large"}]', sure("Answer: 39", 0.2)]
+        solve(PROBLEM, careful), ["DIRECT", sure('[{"subtask": 1, "model": "large"}]', 0.9), sure("Answer: 39", 0.2)]
     )
     assert (len(waves), outcome.answer, outcome.status) == (3, "39", "answered")
     failed = completion("", error_type="server_error")
-    replies = ["DIRECT", '[{"subtask": 1, "model": "small"}]', sure("39", 0.2), failed, failed]
+    replies = ["DIRECT", sure('[{"subtask": 1, "model": "small"}]', 0.9), sure("39", 0.2), failed, failed]
     _, outcome = replay(solve(PROBLEM, careful), replies)
     assert (outcome.answer, outcome.failed_checks) == ("39", ["unsure", "solve_server_error", "solve_server_error"])
+
+
+def test_log_probabilities_that_were_promised_and_did_not_come_are_said():
+    careful = replace(router(min_confidence=0.9), roster=LOGPROBS)
+    _, outcome = replay(solve(PROBLEM, careful), ["DIRECT", sure('[{"subtask": 1, "model": "small"}]', 0.9), "39"])
+    assert (outcome.answer, outcome.failed_checks) == ("39", ["no_logprobs"])
+
+
+def test_a_cut_answer_stands_only_where_nobody_stronger_has_a_whole_one_and_is_marked():
+    cut = replace(completion("39"), finish_reason="length")
+    small = ["DIRECT", '[{"subtask": 1, "model": "small"}]']
+    _, outcome = replay(solve(PROBLEM, router(max_escalations=1)), [*small, cut, "39"])
+    assert (outcome.answer, outcome.failed_checks, outcome.is_cut) == ("39", ["truncated"], False)
+    _, outcome = replay(solve(PROBLEM, router(max_escalations=1)), [*small, cut, cut])
+    assert (outcome.answer, outcome.failed_checks) == ("39", ["truncated", "truncated", "cut_answer"])
+    assert outcome.status == "answered"
+
+
+def test_a_filtered_answer_goes_to_a_stronger_model_and_fails_where_nobody_is_left():
+    filtered = completion("", error_type="content_filter")
+    small = ["DIRECT", '[{"subtask": 1, "model": "small"}]']
+    _, outcome = replay(solve(PROBLEM, router(max_escalations=1)), [*small, filtered, "39"])
+    assert (outcome.answer, outcome.failed_checks) == ("39", ["solve_content_filter"])
+    _, outcome = replay(solve(PROBLEM, router(max_escalations=1)), [*small, filtered, filtered])
+    assert (outcome.answer, outcome.status, outcome.error_type) == (None, "failed", "content_filter")
 
 
 def test_results_without_log_probabilities_are_checked_by_their_form():
@@ -129,7 +155,15 @@ def test_a_step_that_nobody_else_is_asked_for_ends_the_question_with_its_error_t
 
 def test_what_is_final_is_short_everything_else_defers_the_question():
     final = {name for name, failed in CALL_FAILURES.items() if not failed.defers}
-    assert final == {"moderated", "context_length", "bad_request", "not_recorded"}
+    assert final == {
+        "moderated",
+        "content_filter",
+        "bad_end",
+        "context_length",
+        "bad_request",
+        "question_budget",
+        "not_recorded",
+    }
 
 
 @pytest.mark.parametrize("error_type", [name for name, failed in CALL_FAILURES.items() if failed.defers])

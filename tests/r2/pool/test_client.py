@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from r2.call import Call, Completion
+from r2.pool.client.attempt import KEPT_ATTEMPTS
 from r2.pool.client.client import PoolClient
 from r2.pool.client.ports import Address, NoJournal
 from r2.pool.file.config import PoolConfig
@@ -223,6 +224,133 @@ def test_a_cancelled_call_gives_its_place_back(tmp_path: Path):
             with pytest.raises(asyncio.CancelledError):
                 await hanging
             assert (await client.complete(call(text="next"), problem_id="q")).text == "4"
+
+    asyncio.run(scenario())
+
+
+def test_one_input_that_moderation_refuses_fails_alone(tmp_path: Path):
+    flagged = says(403, {"error": {"code": 403, "message": "Your input was flagged", "metadata": {"reasons": ["x"]}}})
+
+    async def scenario() -> None:
+        async with Loopback(script=[flagged]) as server:
+            calls = [call(text=f"question {i}") for i in range(12)]
+            done = await complete(write_pool(tmp_path, {"a": "max_in_flight = 1"}), server, tmp_path, calls)
+            assert [c.error_type for c in done] == ["moderated", *[None] * 11]
+
+    asyncio.run(scenario())
+
+
+def test_a_403_without_a_word_is_a_refusal_of_the_input_where_the_key_has_answered(tmp_path: Path):
+    async def scenario() -> None:
+        script = [answers(), says(403), answers(), *[says(403)] * 5, says(403)]
+        async with Loopback(script=script) as server:
+            calls = [call(text=f"question {i}") for i in range(10)]
+            done = await complete(write_pool(tmp_path, {"a": "max_in_flight = 1"}), server, tmp_path, calls)
+            # Five in a row may be five bad inputs; the sixth is taken for the key, and the endpoint is left alone
+            assert [c.error_type for c in done] == [None, "moderated", None, *["moderated"] * 5, "auth", "circuit_open"]
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_key_closes_the_endpoint_where_it_never_answered_or_the_body_says_so(tmp_path: Path):
+    async def scenario() -> None:
+        calls = [call(text=f"question {i}") for i in range(4)]
+        async with Loopback(after=says(403)) as server:
+            done = await complete(write_pool(tmp_path, {"a": "max_in_flight = 1"}), server, tmp_path, calls)
+            assert [c.error_type for c in done] == ["auth", *["circuit_open"] * 3]
+        async with Loopback(script=[answers()], after=says(403, "this key has expired")) as server:
+            done = await complete(write_pool(tmp_path, {"a": "max_in_flight = 1"}), server, tmp_path, calls)
+            assert [c.error_type for c in done] == [None, "auth", *["circuit_open"] * 2]
+
+    asyncio.run(scenario())
+
+
+def test_an_error_under_a_200_waits_is_sent_again_and_costs_nothing(tmp_path: Path):
+    async def scenario() -> None:
+        slow = says(200, {"error": {"code": 429, "message": "Provider returned error"}})
+        down = says(200, {"error": {"code": 502, "message": "upstream"}})
+        async with Loopback(script=[slow, slow, down]) as server:
+            [done] = await complete(write_pool(tmp_path, {"a": ""}), server, tmp_path, [call()])
+            assert [a.error_type for a in done.attempts] == ["rate_limited", "rate_limited", "server_error", None]
+            assert [a.cost_usd for a in done.attempts[:3]] == [0.0, 0.0, 0.0]
+            gaps = [b.at - a.at for a, b in zip(server.arrivals, server.arrivals[1:], strict=False)]
+            assert gaps[0] >= 0.25 and gaps[1] >= 0.5, "refusals pause everybody, twice as long the second time"
+        async with Loopback(
+            after=says(200, {"error": {"code": 401, "message": "No auth credentials found"}})
+        ) as server:
+            [done] = await complete(write_pool(tmp_path, {"a": ""}), server, tmp_path, [call()])
+            assert (done.error_type, done.cost_usd, len(server.arrivals)) == ("auth", 0.0, 1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Retry-After": "0"},
+        {"Retry-After": "-5"},
+        {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"},
+        {"retry-after-ms": "0"},
+        {"x-ratelimit-reset-requests": "0s"},
+    ],
+    ids=["zero", "negative", "past", "ms", "reset"],
+)
+def test_a_wait_of_nothing_is_our_own_wait(tmp_path: Path, headers: dict[str, str]):
+    async def scenario() -> None:
+        async with Loopback(after=says(429, "slow down", headers)) as server:
+            calls = [call(text=f"question {i}") for i in range(4)]
+            done = await complete(write_pool(tmp_path, {"a": "deadline_s = 3"}), server, tmp_path, calls)
+            assert {c.error_type for c in done} == {"rate_limited"}
+            # Pauses of at least 0.25, 0.5 and 1 s: bursts at 0, 0.25, 0.75 and 1.75 s at most, of four calls
+            assert len(server.arrivals) <= 16
+
+    asyncio.run(scenario())
+
+
+def test_of_very_many_refusals_some_are_kept_and_all_are_counted(tmp_path: Path):
+    async def scenario() -> None:
+        times = Times(first_pause_s=0.0, max_pause_s=0.0)
+        async with Loopback(script=[says(429, "no")] * 100) as server:
+            [done] = await complete(write_pool(tmp_path, {"a": ""}), server, tmp_path, [call()], times=times)
+            assert done.is_ok
+            assert len(done.attempts) == KEPT_ATTEMPTS
+            assert [a.attempt for a in done.attempts][:3] == [0, 1, 2]
+            assert done.attempts[-1].attempt == 100, "a gap in the numbers says how many there were"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("reason", "error_type"),
+    [("content_filter", "content_filter"), ("SAFETY", "content_filter"), ("tool_calls", "bad_end")],
+)
+def test_a_bad_end_is_no_answer_and_is_paid(tmp_path: Path, reason: str, error_type: str):
+    async def scenario() -> None:
+        async with Loopback(after=says(200, reply_json("The capital of", finish_reason=reason))) as server:
+            [done] = await complete(write_pool(tmp_path, {"a": ""}), server, tmp_path, [call()])
+            assert (done.error_type, done.text, len(server.arrivals)) == (error_type, "", 1)
+            assert done.attempts[0].finish_reason == reason
+            assert done.cost_usd == pytest.approx(20e-6)
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_breaks_off_is_asked_again(tmp_path: Path):
+    async def scenario() -> None:
+        async with Loopback(script=[says(200, reply_json("The cap", finish_reason="error"))]) as server:
+            [done] = await complete(write_pool(tmp_path, {"a": ""}), server, tmp_path, [call()])
+            assert [a.error_type for a in done.attempts] == ["server_error", None]
+            assert done.cost_usd == pytest.approx(40e-6), "both were billed"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "model_length"])
+def test_a_text_cut_by_its_limit_says_so_in_one_word(tmp_path: Path, reason: str):
+    async def scenario() -> None:
+        async with Loopback(after=says(200, reply_json("The cap", finish_reason=reason))) as server:
+            [done] = await complete(write_pool(tmp_path, {"a": ""}), server, tmp_path, [call()])
+            assert (done.text, done.finish_reason, done.attempts[0].finish_reason) == ("The cap", "length", reason)
 
     asyncio.run(scenario())
 

@@ -27,7 +27,7 @@ from r2.call import Completion
 from r2.errors import ConfigError, PoolFileError
 from r2.ledger import Price
 from r2.plan import Plan, Subtask
-from r2.pool.client import wire
+from r2.pool.client import refusals, wire
 from r2.pool.file.config import PoolConfig
 from r2.pool.simulated.faults import MinuteWindow, check_faults, draw_fault
 from r2.pool.simulated.mind import (
@@ -154,7 +154,7 @@ def test_a_request_that_makes_no_sense_is_a_400_that_says_why(tmp_path: Path, bo
             return status, said
 
     status, said = asyncio.run(scenario())
-    assert status == 400 and "for one of sim" in wire.provider_message(said)
+    assert status == 400 and "for one of sim" in refusals.provider_message(said)
 
 
 def meet(pool: PoolConfig, fault: str) -> tuple[int, dict[str, str], bytes]:
@@ -178,8 +178,8 @@ def meet(pool: PoolConfig, fault: str) -> tuple[int, dict[str, str], bytes]:
 )
 def test_a_refusal_says_in_each_known_form_how_long_to_wait(tmp_path: Path, fault: str, wait_s: float | None):
     status, headers, body = meet(write_pool(tmp_path, {"entry": SIMULATED}), fault)
-    assert wire.classify(status, body) == "rate_limited"
-    assert wire.parse_retry_after(headers, time.time()) == (
+    assert refusals.classify(status, body) == "rate_limited"
+    assert refusals.wait_asked_for(headers, time.time()) == (
         None if wait_s is None else pytest.approx(wait_s, abs=0.6 if "date" in fault else 0)
     )
 
@@ -187,7 +187,7 @@ def test_a_refusal_says_in_each_known_form_how_long_to_wait(tmp_path: Path, faul
 @pytest.mark.parametrize(("fault", "error_type"), [("server_error", "server_error"), ("auth", "auth")])
 def test_an_error_status_is_the_error_it_stands_for(tmp_path: Path, fault: str, error_type: str):
     status, _, body = meet(write_pool(tmp_path, {"entry": SIMULATED}), fault)
-    assert wire.classify(status, body) == error_type
+    assert refusals.classify(status, body) == error_type
 
 
 def test_a_cut_body_is_a_broken_connection(tmp_path: Path):
@@ -317,7 +317,7 @@ def test_limits_are_enforced_per_model_when_asked_for(tmp_path: Path):
             replies = [await post(session, root, request(f"What is {n} + 2?")) for n in (3, 4, 5)]
             replies.append(await post(session, root, request(model="twin")))
             for status, headers, _ in replies:
-                wait_s = wire.parse_retry_after(headers, time.time())
+                wait_s = refusals.wait_asked_for(headers, time.time())
                 assert (wait_s is not None and 50 < wait_s <= 60) if status == 429 else wait_s is None
             assert (await get(session, root, "/stats"))["by_model"]["sim"].get("over_limit", 0) == sum(
                 s == 429 for s, _, _ in replies

@@ -2,7 +2,6 @@
 not."""
 
 import json
-from email.utils import formatdate
 
 import orjson
 import pytest
@@ -11,20 +10,10 @@ from hypothesis import strategies as st
 
 from r2.call import Call
 from r2.ledger import Usage
-from r2.pool.client.wire import (
-    MAX_RETRY_AFTER_S,
-    BadBody,
-    ParsedReply,
-    classify,
-    parse_body,
-    parse_retry_after,
-    provider_message,
-    request_body,
-    scrub,
-)
+from r2.pool.client.endings import ending
+from r2.pool.client.refusals import Refusal, classify, provider_message
+from r2.pool.client.wire import BadBody, ParsedReply, parse_body, request_body, scrub
 from r2.pool.file.config import ModelTable
-
-NOW = 1_700_000_000.0
 
 
 def table(**options: object) -> ModelTable:
@@ -71,6 +60,12 @@ def test_extra_fields_win_but_cannot_turn_the_reply_into_a_stream():
     assert (body["max_tokens"], body["top_k"]) == (9, 1)
 
 
+@pytest.mark.parametrize("name", ["max_completion_tokens", "max_tokens", "n_predict"])
+def test_a_limit_among_the_further_fields_is_the_only_one_sent(name: str):
+    body = asked(Call("m", (("user", "u"),), "solve", 16), extra_body={name: 8000})
+    assert {key: value for key, value in body.items() if "max" in key or "predict" in key} == {name: 8000}
+
+
 def test_a_lone_surrogate_of_a_broken_file_is_sent_as_a_question_mark():
     assert asked(Call("m", (("user", "a\ud800b"),), "solve", 16))["messages"] == [{"role": "user", "content": "a?b"}]
 
@@ -96,8 +91,12 @@ def test_content_may_be_null_or_parts():
         ({"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}, Usage(10, 4, 3)),
         (
             {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 40}},
-            Usage(10, 10, 3),
+            Usage(10, 0, 3),  # more read from the cache than there was: no cache price for any of it
         ),
+        ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 113}, Usage(10, 0, 103)),  # thinking beside
+        ({"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 4}, Usage(10, 0, 3)),
+        ({"prompt_tokens": 10.0, "completion_tokens": 3.0}, Usage(10, 0, 3)),
+        ({"prompt_tokens": 10, "completion_tokens": 10**30}, Usage(10, 0, 10**8)),
         ({"prompt_tokens": -1, "completion_tokens": 3}, None),
         ({"prompt_tokens": True, "completion_tokens": 3}, None),
         ({"prompt_tokens": "10", "completion_tokens": 3}, None),
@@ -106,8 +105,82 @@ def test_content_may_be_null_or_parts():
     ],
 )
 def test_usage_is_taken_only_where_it_can_be_true(usage: object, read: Usage | None):
-    body = orjson.dumps({"choices": [{"message": {"content": "4"}}], "usage": usage})
+    body = json.dumps({"choices": [{"message": {"content": "4"}}], "usage": usage}).encode()
     assert parse_body(body).usage == read  # type: ignore[union-attr]
+
+
+def test_the_older_form_of_log_probabilities_is_read():
+    logprobs = {
+        "tokens": ["4", " ok"],
+        "token_logprobs": [-0.5, None],
+        "top_logprobs": [{"5": -2.0, "4": -0.5}, None],
+    }
+    (token,) = parse_body(completion(logprobs=logprobs)).token_logprobs  # type: ignore[union-attr]
+    assert (token.token, token.logprob, token.alternatives) == ("4", -0.5, (("4", -0.5), ("5", -2.0)))
+    assert parse_body(completion(logprobs={"tokens": ["4"], "token_logprobs": []})).token_logprobs == ()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_cut", "error_type"),
+    [
+        ("stop", False, None),
+        ("STOP", False, None),
+        ("eos", False, None),
+        ("end_turn", False, None),
+        ("length", True, None),
+        ("MAX_TOKENS", True, None),
+        ("model_length", True, None),
+        ("content_filter", False, "content_filter"),
+        ("SAFETY", False, "content_filter"),
+        ("refusal", False, "content_filter"),
+        ("error", False, "server_error"),
+        ("insufficient_system_resource", False, "server_error"),
+        ("tool_calls", False, "bad_end"),
+        ("a word of next year", False, "bad_end"),
+    ],
+)
+def test_only_a_natural_end_leaves_an_answer(reason: str, is_cut: bool, error_type: str | None):
+    assert ending(reason) == (is_cut, error_type)
+    parsed = parse_body(completion(finish_reason=reason))
+    assert isinstance(parsed, ParsedReply)
+    assert (parsed.finish_reason, parsed.is_cut, parsed.error_type) == (reason, is_cut, error_type)
+
+
+@pytest.mark.parametrize(
+    ("document", "error_type", "wait_s"),
+    [
+        ({"error": {"code": 429, "message": "slow"}}, "rate_limited", None),
+        (
+            {"error": {"code": 429, "message": "slow", "metadata": {"headers": {"Retry-After": "7"}}}},
+            "rate_limited",
+            7.0,
+        ),
+        ({"error": {"code": "429", "message": "slow"}, "choices": []}, "rate_limited", None),
+        ({"error": {"type": "rate_limit_error", "message": "slow"}}, "rate_limited", None),
+        ({"error": {"code": 401, "message": "No auth credentials found"}}, "auth", None),
+        ({"error": {"code": 402, "message": "Insufficient credits"}}, "auth", None),
+        ({"error": {"code": 502, "message": "upstream"}}, "server_error", None),
+        ({"error": {"message": "no code at all"}}, "server_error", None),
+        ({"error": "just words"}, "server_error", None),
+        ({"error": {"code": 403, "message": "your input was flagged"}}, "moderated", None),
+        ({"error": {"code": 400, "message": "maximum context length is 4096"}}, "context_length", None),
+        (
+            {"choices": [{"error": {"code": 502}, "finish_reason": "error", "message": {"content": ""}}]},
+            "server_error",
+            None,
+        ),
+        ([{"error": {"code": 503, "status": "UNAVAILABLE"}}], "rate_limited", None),
+    ],
+)
+def test_an_error_under_a_200_is_that_error(document: object, error_type: str, wait_s: float | None):
+    parsed = parse_body(orjson.dumps(document))
+    assert isinstance(parsed, Refusal)
+    assert (parsed.error_type, parsed.retry_after_s) == (error_type, wait_s)
+
+
+def test_a_null_error_beside_an_answer_is_none():
+    parsed = parse_body(orjson.dumps({"error": None, "choices": [{"message": {"content": "4"}}]}))
+    assert isinstance(parsed, ParsedReply) and parsed.error_type is None
 
 
 def test_alternatives_come_likeliest_first_and_minus_infinity_is_a_number():
@@ -168,69 +241,6 @@ def test_nothing_a_server_sends_raises(body: bytes, status: int):
         parsed.text.encode()  # it can be stored
     assert len(provider_message(body)) <= 300
     assert (classify(status, body) is None) == (200 <= status < 300)
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "kind"),
-    [
-        (200, "", None),
-        (400, "This model's maximum context length is 4096 tokens", "context_length"),
-        (500, "the request exceeds the available context size", "context_length"),
-        (400, "temperature must be below 2", "bad_request"),
-        (404, "no such model", "bad_request"),
-        (401, "", "auth"),
-        (402, "", "auth"),
-        (429, '{"error": {"code": "insufficient_quota"}}', "auth"),
-        (429, "slow down", "rate_limited"),
-        (503, "", "rate_limited"),
-        (529, "", "rate_limited"),
-        (408, "", "timeout"),
-        (500, "oops", "server_error"),
-        (502, "", "server_error"),
-    ],
-)
-def test_each_refusal_has_its_kind(status: int, body: str, kind: str | None):
-    assert classify(status, body.encode()) == kind
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"Retry-After": "7"}, 7.0),
-        ({"Retry-After": "1.5"}, 1.5),
-        ({"retry-after-ms": "250", "Retry-After": "7"}, 0.25),
-        ({"Retry-After": formatdate(NOW + 30, usegmt=True)}, 30.0),
-        ({"Retry-After": formatdate(NOW - 30, usegmt=True)}, 0.0),
-        ({"Retry-After": "999999999"}, MAX_RETRY_AFTER_S),
-        ({"Retry-After": "soon"}, None),
-        ({"Retry-After": "-5"}, 0.0),
-        ({"Retry-After": "1e400"}, None),
-        ({"x-ratelimit-reset-requests": "6m0s"}, 360.0),
-        ({"x-ratelimit-reset-tokens": "120ms"}, 0.12),
-        ({"x-ratelimit-reset": str(NOW + 12)}, 12.0),
-        ({"x-ratelimit-reset": str(int((NOW + 12) * 1000))}, 12.0),
-        ({"x-ratelimit-reset-requests": "6m0s", "x-ratelimit-remaining-requests": "40"}, None),
-        (
-            {
-                "x-ratelimit-reset-requests": "9s",
-                "x-ratelimit-remaining-requests": "3",
-                "x-ratelimit-reset-tokens": "2s",
-                "x-ratelimit-remaining-tokens": "0",
-            },
-            2.0,
-        ),
-    ],
-)
-def test_every_way_to_say_wait_is_understood(headers: dict[str, str], seconds: float | None):
-    assert parse_retry_after(headers, NOW) == (None if seconds is None else pytest.approx(seconds))
-
-
-@settings(deadline=None)
-@given(st.text(max_size=40), st.sampled_from(["retry-after", "retry-after-ms", "x-ratelimit-reset-requests"]))
-def test_a_wait_is_none_or_within_an_hour(value: str, name: str):
-    seconds = parse_retry_after({name: value}, NOW)
-    assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER_S
 
 
 def test_a_key_is_taken_out_in_every_form_a_server_may_quote_it():

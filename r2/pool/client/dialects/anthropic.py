@@ -1,0 +1,155 @@
+"""Anthropic's Messages. Pure. Source: the vendor's SDK, anthropic 2.14.0 (2026-11).
+
+Not as elsewhere: the system text stands apart from the messages, the output limit is required, there is no seed, no
+`n` and no log-probabilities, cached tokens are counted beside the input and not within it, and the cache must be asked
+for by a mark on the part of the prompt that stays the same.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from r2.ledger import Usage
+from r2.pool.client.dialects.dialect import (
+    Dialect,
+    Feature,
+    NoReply,
+    RateLimits,
+    Reply,
+    Request,
+    count,
+    parts_of,
+    with_path,
+)
+from r2.pool.client.dialects.openai_chat import number
+from r2.pool.client.dialects.text import text_of
+
+VERSION = "2023-06-01"
+FEATURES: frozenset[Feature] = frozenset(
+    {"sampling", "stop", "schema", "effort", "cached", "cache_write", "reasoning", "batch"}
+)
+_REFUSED_KEYWORDS = frozenset(
+    {
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "multipleOf",
+        "minLength",
+        "maxLength",
+        "minItems",
+        "maxItems",
+        "uniqueItems",
+        "minProperties",
+        "maxProperties",
+        "patternProperties",
+        "if",
+        "then",
+        "else",
+        "not",
+        "oneOf",
+    }
+)
+"""Schema words that the API answers with 400; replies are checked against the whole schema afterwards."""
+
+
+def body(request: Request) -> dict[str, Any]:
+    """The JSON body of a Messages request."""
+    system = "\n\n".join(said for role, said in request.messages if role in ("system", "developer"))
+    turns = [{"role": role, "content": said} for role, said in request.messages if role in ("user", "assistant")]
+    fields: dict[str, Any] = {"model": request.model, "max_tokens": request.max_output_tokens, "messages": turns}
+    if system:
+        mark = {"cache_control": {"type": "ephemeral"}} if request.cache_prefix else {}
+        fields["system"] = [{"type": "text", "text": system, **mark}] if mark else system
+    if request.temperature is not None:
+        fields["temperature"] = min(request.temperature, 1.0)
+    if request.top_p is not None:
+        fields["top_p"] = request.top_p
+    if request.stop:
+        fields["stop_sequences"] = list(request.stop)
+    output: dict[str, Any] = {}
+    if request.schema is not None:
+        output["format"] = {"type": "json_schema", "schema": without_refused_words(request.schema)}
+    if request.effort is not None:
+        output["effort"] = request.effort
+    if output:
+        fields["output_config"] = output
+    return {name: value for name, value in fields.items() if name not in request.omitted}
+
+
+def without_refused_words(schema: Any) -> Any:
+    """The schema without the words that the API refuses; objects are closed, as it wants them."""
+    if isinstance(schema, Mapping):
+        kept: dict[str, Any] = {}
+        for name, value in schema.items():
+            if name in _REFUSED_KEYWORDS:
+                continue
+            if name in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
+                kept[name] = {key: without_refused_words(inner) for key, inner in value.items()}
+            else:
+                kept[name] = without_refused_words(value)
+        if kept.get("type") == "object":
+            kept["additionalProperties"] = False
+        return kept
+    if isinstance(schema, (list, tuple)):
+        return [without_refused_words(value) for value in schema]
+    return schema
+
+
+def parse(document: Mapping[str, Any]) -> Reply | NoReply:
+    """What a body says. Thinking comes in parts of its own, before the text."""
+    error = document.get("error")
+    if error:
+        return NoReply("an error in the place of an answer", error, usage_of(document.get("usage")))
+    content = document.get("content")
+    if not isinstance(content, list):
+        return NoReply("no content")
+    parts = parts_of(content)
+    return Reply(
+        "".join(text_of(part.get("text")) for part in parts if part.get("type") == "text"),
+        "".join(text_of(part.get("thinking")) for part in parts if part.get("type") == "thinking"),
+        text_of(document.get("stop_reason")) or "end_turn",
+        text_of(document.get("model")),
+        text_of(document.get("id")),
+        usage_of(document.get("usage")),
+    )
+
+
+def usage_of(value: object) -> Usage | None:
+    """Tokens as billed: `input_tokens` leaves out what was read from the cache and what was written to it."""
+    if not isinstance(value, dict):
+        return None
+    n_fresh, n_output = count(value.get("input_tokens")), count(value.get("output_tokens"))
+    if n_fresh is None or n_output is None:
+        return None
+    n_read = count(value.get("cache_read_input_tokens")) or 0
+    n_written = count(value.get("cache_creation_input_tokens")) or 0
+    details = value.get("output_tokens_details")
+    n_thinking = count(details.get("thinking_tokens")) if isinstance(details, dict) else None
+    return Usage(
+        n_fresh + n_read + n_written,
+        n_read,
+        n_output,
+        cache_write_tokens=n_written,
+        reasoning_tokens=min(n_thinking or 0, n_output),
+    )
+
+
+def limits_of(headers: Mapping[str, str]) -> RateLimits:
+    """Limits per minute from `anthropic-ratelimit-*-limit`; of several token limits the smallest binds."""
+    tokens = [
+        found
+        for name in ("tokens", "input-tokens", "output-tokens")
+        if (found := number(headers.get(f"anthropic-ratelimit-{name}-limit"))) is not None
+    ]
+    return RateLimits(number(headers.get("anthropic-ratelimit-requests-limit")), min(tokens) if tokens else None)
+
+
+def _url(endpoint: str, model: str) -> str:
+    return with_path(endpoint, "/messages")
+
+
+def _headers(key: str) -> dict[str, str]:
+    return {"anthropic-version": VERSION, **({"x-api-key": key} if key else {})}
+
+
+DIALECT = Dialect("anthropic", _url, _headers, body, limits_of, FEATURES)
