@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from storage.sql.visible import visible
+
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for them
     from r2.methods.estimate import CallEstimate
     from r2.pool.calibrate import Calibration
@@ -23,8 +25,9 @@ def results() -> Console:
 
 
 def say(message: str) -> None:
-    """A message for the person at the terminal: one line on stderr."""
-    sys.stderr.write(message + "\n")
+    """A message for the person at the terminal: one line on stderr. It may quote a server, a file or a model: what of
+    it would steer the terminal is written out."""
+    sys.stderr.write(visible(message) + "\n")
 
 
 def figures(title: str) -> Table:

@@ -12,6 +12,7 @@ from flows.cli import options
 from flows.cli.console import say
 from flows.cli.options import INPUT, flag
 from r2.errors import ConfigError, RunLockedError
+from storage.sql.visible import visible
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for Arrow and DuckDB
     from storage.lake.lake import Lake
@@ -91,7 +92,7 @@ def verify(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
         say(f"{path}: named by no run: a crash left it, or somebody put it there. It is not read.")
     problems = verify_lake(lake)
     for problem in problems:
-        print(problem)
+        print(visible(problem))
     if problems:
         raise typer.Exit(1)
     say(f"{lake}: sound")

@@ -26,6 +26,15 @@ def sql(
     format: Annotated[
         str, flag(OUTPUT, "--format", "-f", metavar="NAME", help="Form of the rows: table, csv, json or parquet.")
     ] = "table",
+    keep_formulas: Annotated[
+        bool,
+        flag(
+            OUTPUT,
+            "--keep-formulas",
+            help="In csv, leave texts that a spreadsheet would compute as they are: they begin with =, +, -, @ and are "
+            "no numbers. Without it an apostrophe goes before them.",
+        ),
+    ] = False,
     out: Annotated[Path | None, options.out(default="stdout")] = None,
 ) -> None:
     """Ask the lake in SQL, read-only.
@@ -38,6 +47,7 @@ def sql(
         r2 sql "select model, count(*) from subtasks group by 1"
         r2 sql --view cost_by_model --format csv --out cost.csv
     """
+    from storage.sql.output import Reader
     from storage.sql.query import run_sql, shipped_views
 
     if (query is None) == (view is None):
@@ -45,13 +55,14 @@ def sql(
     statement = query if query is not None else f"from {_known_view(view or '')}"
     if out is None:
         try:
-            run_sql(lake, statement, format, sys.stdout.buffer)
+            reader = Reader(is_terminal=sys.stdout.isatty(), keep_formulas=keep_formulas)
+            run_sql(lake, statement, format, sys.stdout.buffer, reader)
             sys.stdout.buffer.flush()
         except BrokenPipeError:  # `| head` has seen enough; without a target, Python's own flush at exit fails again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     with replacing(out) as file:
-        n_rows = run_sql(lake, statement, format, file)
+        n_rows = run_sql(lake, statement, format, file, Reader(keep_formulas=keep_formulas))
     say(f"{out}: {n_rows} rows")
 
 

@@ -6,18 +6,22 @@ indices at a time; what is held is one window plus one batch per part that reach
 """
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.lake.manifest import UnitEntry
-from storage.lake.parts import read_batches
+from storage.lake.parts import read_batches, unpacked_bytes
 from storage.lake.schema import TABLES
 
 WINDOW = 1024
-"""Input indices per window: twice a default shard, a few MB of rows."""
+"""Input indices per window at most: twice a default shard, a few MB of rows."""
+WINDOW_BYTES = 64 << 20
+"""A window of rows that are larger has fewer indices: calls can carry long bodies."""
 
 Columns = Mapping[str, Sequence[str]]
 
@@ -30,24 +34,38 @@ def windows(root: Path, entries: Sequence[UnitEntry], wanted: Columns) -> Iterat
     """
     needed = {table: [*dict.fromkeys([*columns, *_ordering(table)])] for table, columns in wanted.items()}
     needed.setdefault("trajectories", _ordering("trajectories"))
-    waiting = [entry for entry in entries if entry.first_input_index is not None]
-    walking: list[dict[str, _Cursor]] = []
+    waiting = deque(entry for entry in entries if entry.first_input_index is not None)
+    walking: list[_Walk] = []
     while waiting or walking:
-        starts = [cursors["trajectories"].first("input_index") for cursors in walking]
-        end = min([*starts, *(entry.first_input_index or 0 for entry in waiting[:1])]) + WINDOW
-        while waiting and (waiting[0].first_input_index or 0) < end:
-            parts = waiting.pop(0).parts
-            walking.append(
-                {
-                    name: _Cursor(read_batches(root / parts[name].path, TABLES[name].schema, columns))
-                    for name, columns in needed.items()
-                    if name in parts
-                }
-            )
-        pieces = [_window_of(cursors, end) for cursors in walking]
-        walking = [cursors for cursors in walking if not cursors["trajectories"].is_done()]
+        starts = [walk.first_index() for walk in walking] + [_first(entry) for entry in islice(waiting, 1)]
+        start = min(starts)
+        while waiting and _first(waiting[0]) < start + WINDOW:
+            walking.append(_Walk(root, waiting.popleft(), needed))
+        size = sum(walk.bytes_per_index for walk in walking)
+        end = start + max(1, min(WINDOW, int(WINDOW_BYTES / max(1.0, size))))
+        pieces = [_window_of(walk.cursors, end) for walk in walking]
+        walking = [walk for walk in walking if not walk.cursors["trajectories"].is_done()]
         merged = _merged(pieces)
         yield {name: merged[name].select(list(wanted[name])) for name in wanted if name in merged}
+
+
+class _Walk:
+    """A unit that is being read: a place in each of its parts, and how much there is for one input index."""
+
+    def __init__(self, root: Path, entry: UnitEntry, wanted: Columns) -> None:
+        parts = {name: root / entry.parts[name].path for name in wanted if name in entry.parts}
+        n_bytes = sum(unpacked_bytes(path, wanted[name]) for name, path in parts.items())
+        self.bytes_per_index = n_bytes / ((entry.last_input_index or 0) - _first(entry) + 1)
+        self.cursors = {
+            name: _Cursor(read_batches(path, TABLES[name].schema, wanted[name])) for name, path in parts.items()
+        }
+
+    def first_index(self) -> int:
+        return self.cursors["trajectories"].first("input_index")
+
+
+def _first(entry: UnitEntry) -> int:
+    return entry.first_input_index or 0
 
 
 def rows_of_run(root: Path, entries: Sequence[UnitEntry], table: str, columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -27,6 +27,9 @@ GROUP_BYTES = 16 << 20
 """A row group also ends here: rows of `calls` can carry long bodies, and a group is held in memory while it is written.
 """
 
+BATCH_BYTES = 16 << 20
+"""Of rows read at once, on average."""
+
 
 class _Hashing:
     """A binary file that knows the sha256 and the length of what passed through it."""
@@ -141,12 +144,34 @@ def read_batches(path: Path, schema: pa.Schema, columns: Sequence[str], batch_ro
         with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             names = set(file.schema_arrow.names)
             stored = [name for name in columns if name in names]
-            for batch in file.iter_batches(batch_rows, columns=stored, use_threads=False):
+            row_bytes = _column_bytes(file.metadata, stored) / max(1, file.metadata.num_rows)
+            rows = max(1, min(batch_rows, int(BATCH_BYTES / max(1.0, row_bytes))))
+            for batch in file.iter_batches(rows, columns=stored, use_threads=False):
                 yield _conformed(path, pa.Table.from_batches([batch]), wanted)
     except FileNotFoundError:
         raise LakeError(f"{path}: missing, though the manifest names it. Restore it from a backup.") from None
     except (OSError, pa.ArrowException) as error:
         raise LakeError(f"{path}: torn or damaged: {error}. Restore it from a backup.") from error
+
+
+def unpacked_bytes(path: Path, columns: Sequence[str]) -> int:
+    """Size of these columns of a part. LakeError as `read_batches`."""
+    try:
+        return _column_bytes(pq.read_metadata(path), columns)
+    except FileNotFoundError:
+        raise LakeError(f"{path}: missing, though the manifest names it. Restore it from a backup.") from None
+    except (OSError, pa.ArrowException) as error:
+        raise LakeError(f"{path}: torn or damaged: {error}. Restore it from a backup.") from error
+
+
+def _column_bytes(about: pq.FileMetaData, columns: Sequence[str]) -> int:
+    wanted = set(columns)
+    return sum(
+        column.total_uncompressed_size
+        for group in map(about.row_group, range(about.num_row_groups))
+        for column in map(group.column, range(group.num_columns))
+        if column.path_in_schema.partition(".")[0] in wanted
+    )
 
 
 def _conformed(path: Path, rows: pa.Table, schema: pa.Schema) -> pa.Table:

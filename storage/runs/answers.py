@@ -36,6 +36,8 @@ ANSWER_COLUMNS = (
 """`finish` is "stop" for a whole answer, "length" for one that ends at its limit and is the best there was."""
 _CHECK_FIELDS = (("check_score", pa.float64()), ("check_error", pa.string()))
 """Further columns of a run with a check of the user's own."""
+_BATCH_CHARACTERS = 16 * 1024 * 1024
+"""Of a Parquet row group that is held until it is written."""
 _READ = [
     "problem_id",
     "input_index",
@@ -150,13 +152,16 @@ def _write_parquet(
     )
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         batch: list[dict[str, Any]] = []
+        n_characters = 0
         for row in rows:
             fixed = {name: row.get(name) for name in schema.names}
             fixed["extra"] = _json({key: value for key, value in row.items() if key not in schema.names})
             batch.append(fixed)
-            if len(batch) == 4096:
+            n_characters += sum(len(value) for value in fixed.values() if isinstance(value, str))
+            if len(batch) == 4096 or n_characters >= _BATCH_CHARACTERS:
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
                 batch.clear()
+                n_characters = 0
         writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 

@@ -23,8 +23,11 @@ from r2.problems.record import Benchmark
 from r2.problems.row import FieldError, Row
 from r2.problems.source import Source, parse_source
 from r2.settings import Columns
+from storage.sources.lines import LongLine, read_lines
 from storage.sources.questions import check_readable, raw_rows, read_questions
 
+MAX_JSON_BYTES = 32 * 1024 * 1024
+"""Parsed, it takes up to twenty times as much."""
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 DEFAULT_COUNT = 1000
 """Problems of a generated source where no limit is given."""
@@ -135,9 +138,9 @@ def read_rows(path: Path, read_line: Callable[[str], Row] | None = None) -> Iter
             raise InputFileError(
                 f"{path}: this benchmark is not published as .txt. Give .jsonl, .json, .csv or .parquet."
             )
-        for line, raw in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        for line, raw in read_lines(path):
             try:
-                yield line, read_line(raw.strip())
+                yield line, read_line(str(raw) if isinstance(raw, LongLine) else raw.decode().strip())
             except ValueError as error:
                 raise InputFileError(f"{path}, line {line}: {error}.") from None
         return
@@ -149,6 +152,11 @@ def read_rows(path: Path, read_line: Callable[[str], Row] | None = None) -> Iter
 
 def _whole_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise InputFileError(
+                f"{path}: {size >> 20} MB; a .json file is read as a whole, and so may have {MAX_JSON_BYTES >> 20}. "
+                f"Write it as lines, which are read one by one: jq -c '.[]' {path.name} > {path.stem}.jsonl"
+            )
         document = orjson.loads(path.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise InputFileError(f"{path}: not readable as JSON: {error}.") from error

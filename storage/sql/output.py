@@ -1,9 +1,14 @@
 """A query's result as text for people (table), spreadsheets (csv), programs (json) or other engines (parquet),
-streamed."""
+streamed.
+
+Rows hold what models and question files wrote. A terminal is shown what would steer it as escapes (`visible`), and a
+spreadsheet gets what it would take for a formula as text. Files of json and parquet hold every value as it is stored.
+"""
 
 import csv
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, BinaryIO
@@ -12,16 +17,32 @@ import duckdb
 import orjson
 import pyarrow.parquet as pq
 
+from r2.errors import ConfigError
+from storage.sql.visible import visible, visible_json
+
 _CHUNK = 10_000
 TABLE_ROWS = 200
 """Rows that a terminal is shown; the other formats have no limit."""
 _CELL = 60
 
 
-def write_table(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) -> int:
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who the output is for. `is_terminal`: what would steer a terminal is shown, in every format."""
+
+    is_terminal: bool = False
+    keep_formulas: bool = False
+    """Texts in csv that a spreadsheet would compute stay as they are."""
+
+
+FILE = Reader()
+
+
+def write_table(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO, reader: Reader) -> int:
     """Aligned columns, numbers to the right, at most `TABLE_ROWS` rows and a line that says so.
     Returns the rows shown."""
     result, names = _run(connection, sql)
+    names = [_shown(name) for name in names]
     rows = result.fetchmany(TABLE_ROWS + 1)
     shown = rows[:TABLE_ROWS]
     cells = [[_cell(value) for value in row] for row in shown]
@@ -42,47 +63,62 @@ def write_table(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) 
     return len(shown)
 
 
-def write_csv(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) -> int:
-    """RFC 4180 with a header; null is empty, times are ISO 8601, lists and structs are JSON."""
+def write_csv(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO, reader: Reader) -> int:
+    """RFC 4180 with a header; null is empty, times are ISO 8601, lists and structs are JSON.
+
+    Texts that a spreadsheet would compute (they begin with =, +, -, @, a tab or a line end, and are no numbers) get an
+    apostrophe before them, unless the reader keeps formulas.
+    """
     result, names = _run(connection, sql)
     text = io.TextIOWrapper(out, "utf-8", newline="", write_through=True)
+
+    def field(value: Any) -> Any:
+        flat = _flat(value)
+        if isinstance(flat, str):
+            flat = flat if reader.keep_formulas else _without_formula(flat)
+            flat = visible(flat) if reader.is_terminal else flat
+        return flat
+
     n = 0
     try:
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(names)
+        writer.writerow(map(field, names))
         for rows in _chunks(result):
-            writer.writerows([_flat(value) for value in row] for row in rows)
+            writer.writerows(map(field, row) for row in rows)
             n += len(rows)
     finally:
         text.detach()  # or the wrapper would close `out`, which is the caller's
     return n
 
 
-def write_json(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) -> int:
+def write_json(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO, reader: Reader) -> int:
     """One JSON array with one object a line; times are ISO 8601, bytes are text, NaN is null."""
     result, names = _run(connection, sql)
     n = 0
     for rows in _chunks(result):
         for row in rows:
             out.write(b",\n" if n else b"[\n")
-            out.write(orjson.dumps(dict(zip(names, row, strict=True)), default=_plain))
+            line = orjson.dumps(dict(zip(names, row, strict=True)), default=_plain)
+            out.write(visible_json(line.decode()).encode() if reader.is_terminal else line)
             n += 1
     out.write(b"\n]\n" if n else b"[]\n")
     return n
 
 
-def write_parquet(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO) -> int:
-    """One Parquet file, zstd, with DuckDB's types."""
-    reader = connection.sql(sql).to_arrow_reader(_CHUNK)
+def write_parquet(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO, reader: Reader) -> int:
+    """One Parquet file, zstd, with DuckDB's types. ConfigError for a terminal."""
+    if reader.is_terminal:
+        raise ConfigError("--format parquet is not for a terminal. Give a file: --out FILE.")
+    rows = connection.sql(sql).to_arrow_reader(_CHUNK)
     n = 0
-    with pq.ParquetWriter(out, reader.schema, compression="zstd") as writer:
-        for batch in reader:
+    with pq.ParquetWriter(out, rows.schema, compression="zstd") as writer:
+        for batch in rows:
             writer.write_batch(batch)
             n += batch.num_rows
     return n
 
 
-FORMATS: dict[str, Callable[[duckdb.DuckDBPyConnection, str, BinaryIO], int]] = {
+FORMATS: dict[str, Callable[[duckdb.DuckDBPyConnection, str, BinaryIO, Reader], int]] = {
     "table": write_table,
     "csv": write_csv,
     "json": write_json,
@@ -106,8 +142,23 @@ def _cell(value: Any) -> str:
         return "NULL"
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = " ".join(str(_flat(value)).split())
+    return _shown(str(_flat(value)))
+
+
+def _shown(text: str) -> str:
+    """One line of a table's cell."""
+    text = visible(" ".join(text.split()))
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+def _without_formula(text: str) -> str:
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def _flat(value: Any) -> Any:

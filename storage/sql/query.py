@@ -25,7 +25,7 @@ from r2.errors import ConfigError, LakeError
 from storage.lake.lake import Lake
 from storage.lake.parts import check_footer, is_inside
 from storage.lake.schema import TABLES, StoredTable, schema_digest
-from storage.sql.output import FORMATS
+from storage.sql.output import FILE, FORMATS, Reader
 
 _LATEST = "select * from runs qualify row_number() over (partition by run_id order by session desc) = 1"
 _LATEST_DOC = "The newest session of each run; its counts and its cost are over all sessions."
@@ -214,7 +214,7 @@ def write_database(lake_root: Path | str) -> Path:
         return database.replace(root / "lake.duckdb")
 
 
-def run_sql(lake_root: Path | str, sql: str, fmt: str, out: BinaryIO) -> int:
+def run_sql(lake_root: Path | str, sql: str, fmt: str, out: BinaryIO, reader: Reader = FILE) -> int:
     """Writes the result of one reading statement to `out` as table, csv, json or parquet; returns its number of rows.
 
     Raises ConfigError for anything that is not a single SELECT-like statement, for SQL that DuckDB refuses (with the
@@ -226,7 +226,7 @@ def run_sql(lake_root: Path | str, sql: str, fmt: str, out: BinaryIO) -> int:
         _lock_in(connection, Path(lake_root))
         with _explained(), damage_named(Path(lake_root), is_our_sql=False):
             _refuse_writing(connection, sql)
-            return FORMATS[fmt](connection, sql, out)
+            return FORMATS[fmt](connection, sql, out, reader)
 
 
 def _lock_in(connection: duckdb.DuckDBPyConnection, lake_root: Path) -> None:

@@ -100,7 +100,6 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
 
     async with opened(Journal.open, plan.journal_file(shard)) as journal:
         counts.note_lost(journal.lost_at_open)
-        counts.n_calls_lost += session.n_missing.get(shard, 0)
 
         async def answer(problem: Problem) -> None:
             nonlocal n_taken
@@ -141,8 +140,9 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
             name = f"{shard:05d}-{len(units)}"
             is_complete = not deferred and n_taken == len(open_problems)
             lost = [call for call in journal.lost_at_open if is_complete or call.key in settled_keys]
-            progress.n_calls_lost += len(journal.lost_at_open) - len(lost)
+            n_lost_open = len(journal.lost_at_open) - len(lost)
             counts.note_lost(lost)
+            counts.n_calls_lost += session.n_missing.get(shard, 0)
             if not await to_end(session.lake.commit, plan.run_id, name, unit.tables(), meta=counts.note()):
                 raise LakeError(
                     f"unit {name} of run {plan.run_id} was committed by somebody else while we held the run's lock"
@@ -150,7 +150,7 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
             progress.settle(name, counts)
             progress.n_bad_rows += n_bad_rows
         else:
-            progress.n_calls_lost += counts.n_calls_lost
+            n_lost_open = counts.n_calls_lost + session.n_missing.get(shard, 0)
     n_open = len(deferred) + len(open_problems) - n_taken
     n_settled = len(settled) + len(unit.trajectories)
     if len(planned) != n_settled + n_open:
@@ -160,6 +160,7 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
         )
     await to_end(_close_journal, plan.journal_file(shard), settled_keys if n_open else None)
     progress.n_deferred += n_open
+    progress.n_calls_lost += n_lost_open
     for outcome in deferred:
         if outcome is not None:
             progress.note_deferred(outcome)

@@ -14,8 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
+from flows.cli.console import say
 from r2.errors import ConfigError
 from storage.lake.lake import Lake
+from storage.sql.output import Reader
 from storage.sql.query import run_sql
 from tests.support.lake_rows import NOON, problem, worked_lake
 
@@ -187,3 +189,63 @@ def test_r2_lake_keeps_a_lake(r2: Any, tmp_path: Path) -> None:
 def test_asking_the_lake_loads_no_prefect() -> None:
     code = "import flows.cli.app, sys; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+STEERING = "\x1b]0;PWNED\x07\x1b[2J\x1b[31m\x9b31m\u202edeciled"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake whose model answered with what steers a terminal, and with a formula."""
+    root = tmp_path_factory.mktemp("hostile")
+    Lake(root).commit("run-a", "00000-0", problem(0, answer=STEERING))
+    Lake(root).commit("run-a", "00001-0", problem(1, answer="=1+1|'calc'!A1", target="-5"))
+    return root
+
+
+def shown_on_a_terminal(lake: Path, fmt: str, query: str) -> str:
+    out = io.BytesIO()
+    run_sql(lake, query, fmt, out, Reader(is_terminal=True))
+    return out.getvalue().decode()
+
+
+@pytest.mark.parametrize("fmt", ["table", "csv", "json"])
+def test_what_would_steer_a_terminal_is_shown_and_not_sent(fmt: str, hostile: Path) -> None:
+    text = shown_on_a_terminal(hostile, fmt, "select answer from trajectories where answer not like '=%'")
+    assert not set(text) & set("\x1b\x07\x9b\u202e")
+    assert ("\\x1b]0;PWNED\\x07\\x1b[2J" if fmt != "json" else "\\u001b]0;PWNED\\u0007\\u001b[2J") in text
+    if fmt == "json":
+        assert json.loads(text) == [{"answer": STEERING}], "and it is the same value"
+
+
+def test_a_table_is_never_more_than_text_even_in_a_pipe(hostile: Path, r2: Any) -> None:
+    query = f'select answer as "{STEERING}" from trajectories'
+    result = r2("sql", query, "--lake", hostile)
+    assert result.exit_code == 0
+    assert not set(result.stdout) & set("\x1b\x07\x9b\u202e")
+
+
+def test_files_hold_every_value_as_it_is_stored(hostile: Path) -> None:
+    query = "select answer from trajectories where input_index = 0"
+    assert json.loads(answer(hostile, "json", query)) == [{"answer": STEERING}]
+    assert list(csv.reader(io.StringIO(answer(hostile, "csv", query).decode(), newline="")))[1] == [STEERING]
+    assert pq.read_table(io.BytesIO(answer(hostile, "parquet", query)))["answer"].to_pylist() == [STEERING]
+    with pytest.raises(ConfigError, match="not for a terminal"):
+        shown_on_a_terminal(hostile, "parquet", query)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "=cmd|'/c calc'!A1", "-", "=", "+a"])
+def test_a_formula_reaches_a_spreadsheet_as_text(text: str, lake: Path, r2: Any, tmp_path: Path) -> None:
+    query = "select '{}' as x, -5 as n, '-5' as t, '+1e3' as u, 'a=b' as v".format(text.replace("'", "''"))
+    [_, row] = csv.reader(io.StringIO(answer(lake, "csv", query).decode(), newline=""))
+    assert row == ["'" + text, "-5", "-5", "+1e3", "a=b"]
+    r2("sql", query, "--lake", lake, "--format", "csv", "--out", tmp_path / "x.csv", "--keep-formulas")
+    [_, row] = csv.reader(io.StringIO((tmp_path / "x.csv").read_text("utf-8"), newline=""))
+    assert row[0] == text
+
+
+def test_messages_that_quote_a_file_do_not_steer_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    say(f"the server said {STEERING}\nand more")
+    assert capfd.readouterr().err == (
+        "the server said \\x1b]0;PWNED\\x07\\x1b[2J\\x1b[31m\\x9b31m\\u202edeciled\nand more\n"
+    )

@@ -135,3 +135,23 @@ def test_vacuum_deletes_what_was_superseded_or_left_by_a_crash_and_nothing_else(
     assert len(lake.vacuum(older_than_hours=0)) == 7
     assert not torn.exists() and foreign.exists()
     assert indices(lake) == [0, 1]
+
+
+def test_a_run_of_long_bodies_is_read_and_compacted_in_pieces(tmp_path: Path) -> None:
+    """600 calls of 1 MB: 600 MB that compress to nothing."""
+    body = b"a" * (1 << 20)
+    lake = Lake(tmp_path)
+    for first in (0, 100):
+        tables = unit_of(range(first, first + 100))
+        lake.commit(
+            "run-a", f"{first:05d}-0", {**tables, "calls": [replace(c, raw_body=body) for c in tables["calls"]]}
+        )
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        assert sum(batch.num_rows for batch in lake.iter_rows("calls", "run-a")) == 600
+        assert lake.compact("run-a") is not None
+    finally:
+        pa.set_memory_pool(before)
+    assert pool.max_memory() < 400 << 20
+    assert indices(lake) == list(range(200))

@@ -4,7 +4,7 @@ Every function here is total over whatever a server may send: a reply that makes
 means is read in `refusals.py`, what the end of a generation means in `endings.py`.
 """
 
-import json
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
@@ -137,20 +137,34 @@ def parse_body(body: bytes, status: int = 200) -> ParsedReply | BadBody | Refusa
 
 
 def scrub(body: bytes, key: str) -> bytes:
-    """`body` without the key, as it is or as JSON escapes it: servers quote bad keys in their refusals.
+    """`body` without the key: servers quote bad keys in their refusals, and models repeat what they are shown.
 
-    Keys of fewer than 8 characters are placeholders ("EMPTY", "none"), no secrets, and their words occur in answers.
+    Struck is what decodes to the key: as it is, and with any of its characters escaped as JSON (`\\u0073`, `\\/`), JSON
+    within JSON, or an address (`%2D`) may write it. Keys of fewer than 8 characters are placeholders ("EMPTY", "none"),
+    no secrets, and their words occur in answers.
     """
     if len(key) < 8:
         return body
-    for shape in _shapes(key):
-        if shape in body:
-            body = body.replace(shape, b"[key]")
+    plain = key.encode("utf-8", "replace")
+    if plain in body:
+        body = body.replace(plain, b"[key]")
+    if b"\\" in body or b"%" in body:
+        body = _echo(key).sub(b"[key]", body)
     return body
 
 
 @lru_cache(maxsize=64)
-def _shapes(key: str) -> frozenset[bytes]:
-    escaped = [json.dumps(key, ensure_ascii=is_ascii)[1:-1] for is_ascii in (True, False)]
-    slashed = [text.replace("/", "\\/") for text in escaped]
-    return frozenset(text.encode("utf-8", "replace") for text in (key, *escaped, *slashed))
+def _echo(key: str) -> re.Pattern[bytes]:
+    """Matches the key with any of its characters escaped, each in its own way."""
+    return re.compile(b"".join(b"(?:" + b"|".join(_forms(character)) + b")" for character in key))
+
+
+def _forms(character: str) -> list[bytes]:
+    utf8, utf16 = character.encode("utf-8", "replace"), character.encode("utf-16-be", "replace")
+    units = [utf16[i : i + 2].hex().encode() for i in range(0, len(utf16), 2)]
+    return [
+        re.escape(utf8),
+        rb"\\+" + re.escape(utf8) if character in '"\\/' else re.escape(utf8),
+        b"".join(rb"\\+u(?i:" + unit + b")" for unit in units),
+        b"".join(b"%(?i:" + bytes([byte]).hex().encode() + b")" for byte in utf8),
+    ]

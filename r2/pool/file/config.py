@@ -397,8 +397,11 @@ def load_pool(path: Path | str, policies_dir: Path | str | None = None) -> PoolC
 
 
 def _refuse_secrets(path: Path, text: str, tables: PoolTables) -> None:
-    """PoolFileError, which does not repeat it, for a secret in the file: the whole of it is stored with every run."""
+    """PoolFileError, which does not repeat it, for a secret in the file: the whole of it is stored with every run. And
+    for names that would steer the terminal they are shown on."""
     for name, table in tables.models.items():
+        if not name.isprintable():
+            raise PoolFileError(f"{path}: the model's name {name!r} holds a control character. Take it out.")
         for field, said in (
             ("endpoint", secret_of_endpoint(table.endpoint)),
             ("extra_body", secret_of_body(table.extra_body)),

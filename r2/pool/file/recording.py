@@ -18,6 +18,10 @@ from r2.atomic import replacing
 from r2.call import Completion
 from r2.errors import PoolFileError
 
+MAX_RECORD_BYTES = 64 * 1024 * 1024
+MAX_RATIO, FREE_BYTES = 250, 256 * 1024 * 1024
+"""A gzip file may unpack to so many times its size, and to so many bytes in any case."""
+
 
 class Recording:
     """The completions of one file, held as bytes and read when asked for."""
@@ -34,7 +38,7 @@ class Recording:
         n_read = 0
         try:
             with _opened(path) as file:
-                for line in file:
+                for line in _lines(path, file):
                     n_read += 1
                     record = orjson.loads(line)
                     if n_read == 1 and "pool" in record:
@@ -63,6 +67,20 @@ class Recording:
         return None if stored is None else Completion.from_bytes(stored)
 
 
+def _lines(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
+    """The records. ValueError for one that is too long, and for a gzip file that unpacks to hundreds of times its
+    size: recordings of repeated prompts reach about 20 times."""
+    most = max(FREE_BYTES, MAX_RATIO * path.stat().st_size) if path.suffix == ".gz" else None
+    n_bytes = 0
+    while line := file.readline(MAX_RECORD_BYTES + 1):
+        n_bytes += len(line)
+        if len(line) > MAX_RECORD_BYTES:
+            raise ValueError(f"a record of more than {MAX_RECORD_BYTES >> 20} MB")
+        if most is not None and n_bytes > most:
+            raise ValueError(f"more than {most >> 20} MB, over {MAX_RATIO} times the size of the file")
+        yield line
+
+
 def recorded_pool(path: Path) -> str:
     """The text of the pool file that a recording was made with. PoolFileError if it has none."""
     return _header(path)[0]
@@ -77,7 +95,7 @@ def recorded_evaluation(path: Path) -> dict[str, Any] | None:
 def _header(path: Path) -> tuple[str, dict[str, Any] | None]:
     try:
         with _opened(path) as file:
-            header = orjson.loads(file.readline())
+            header = orjson.loads(next(_lines(path, file), b""))
             return str(header["pool"]), header.get("evaluation")
     except OSError as error:
         raise PoolFileError(f"{path}: the recording cannot be read: {error}. `r2 lake record` makes one.") from error

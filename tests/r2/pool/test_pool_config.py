@@ -134,8 +134,7 @@ def test_a_secret_in_a_pool_file_is_refused_without_being_repeated(tmp_path: Pat
     [
         'endpoint = "https://example.org/v1?api-version=2024-10-21"',
         'endpoint = "https://example.org/@team/v1"',
-        'extra_body = {max_tokens = 16, stop_token_ids = [1], tokens = "x", keyword = "y"}\n'
-        'endpoint = "https://x.org/v1"',
+        'extra_body = {max_tokens = 16, stop_token_ids = [1], keyword = "y"}\nendpoint = "https://x.org/v1"',
         'api_key_env = "OPENAI_API_KEY_2"\nendpoint = "https://x.org/v1"  # https://x.org/a@b.html, mail: me@x.org',
     ],
 )
@@ -174,3 +173,9 @@ def test_any_text_is_a_pool_or_one_message(tmp_path_factory: pytest.TempPathFact
     path = pool_file(tmp_path_factory.mktemp("pool"), text)
     with pytest.raises(PoolFileError):  # no such text holds a router and a model with a price
         load_pool(path)
+
+
+def test_a_name_that_would_steer_the_terminal_is_refused(tmp_path: Path):
+    text = GOOD.replace("[models.b]", '[models."b\\u001b[2J"]')
+    with pytest.raises(PoolFileError, match=r"'b\\x1b\[2J' holds a control character"):
+        load_pool(pool_file(tmp_path, text))

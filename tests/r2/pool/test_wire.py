@@ -250,3 +250,39 @@ def test_a_key_is_taken_out_in_every_form_a_server_may_quote_it():
         said = scrub(f'{{"error": "bad key {quoted}"}}'.encode(), key)
         assert b"[key]" in said and b"ab" not in said
     assert scrub(b"the answer is none", "none") == b"the answer is none", "placeholders are words of answers"
+
+
+SHAPES = (
+    lambda c: c,
+    lambda c: "".join(f"\\u{ord(unit):04x}" for unit in as_utf16(c)),
+    lambda c: "".join(f"\\\\u{ord(unit):04X}" for unit in as_utf16(c)),
+    lambda c: "".join(f"%{byte:02X}" for byte in c.encode()),
+    lambda c: json.dumps(c)[1:-1],
+)
+
+
+def as_utf16(character: str) -> str:
+    encoded = character.encode("utf-16-be")
+    return "".join(chr(int.from_bytes(encoded[i : i + 2], "big")) for i in range(0, len(encoded), 2))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.text(st.characters(exclude_categories=("Cs",), min_codepoint=33), min_size=8, max_size=40),
+    st.lists(st.integers(0, 4), min_size=40, max_size=40),
+    st.binary(max_size=20),
+)
+def test_a_key_is_taken_out_with_any_of_its_characters_escaped(key: str, shapes: list[int], around: bytes):
+    echoed = "".join(SHAPES[shape](character) for character, shape in zip(key, shapes, strict=False)).encode()
+    struck = scrub(b"<" + echoed + b">" + around, key)
+    assert struck.startswith(b"<[key]>")
+    assert struck.endswith(around) or key.encode() in around
+
+
+def test_what_a_model_says_in_escapes_does_not_reach_its_text_as_a_key():
+    key = "sk-hunter2-4711"
+    escaped = "".join(f"\\u{ord(c):04x}" for c in key)
+    body = b'{"choices": [{"message": {"content": "your key is %s, 50%% off"}}]}' % escaped.encode()
+    parsed = parse_body(scrub(body, key))
+    assert isinstance(parsed, ParsedReply)
+    assert parsed.text == "your key is [key], 50% off"
