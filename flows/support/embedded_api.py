@@ -20,15 +20,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.support.terminal import was_stopped
 from r2.errors import EndpointError
 from r2.lifeline import die_with_parent, end, spawn
 
 MAX_RESTARTS = 3
 """An API that ends so often will not stay: then the run ends with what its client says."""
-EVENTS_S = 10.0
-"""What the events of a run are given to reach the API. They say what happened; nothing depends on them."""
-END_S = 3.0
-"""What the server is given to end; its database survives a kill."""
+EVENTS_S, EVENTS_AFTER_STOP_S = 10.0, 1.0
+"""What the events of a run are given to reach the API; the second for a command that Ctrl-C has stopped. They say what
+happened; nothing depends on them."""
+END_S, END_AFTER_STOP_S = 3.0, 0.2
+"""What the server is given to end, likewise; its database survives a kill."""
 _NEEDLESS_SERVICES = (
     "CANCELLATION_CLEANUP",
     "FOREMAN",
@@ -107,10 +109,11 @@ class _Server:
     def close(self) -> None:
         """Ends the server and its keeper."""
         self._is_closing.set()
-        end(self._process, END_S)
+        patience_s = END_AFTER_STOP_S if was_stopped() else END_S
+        end(self._process, patience_s)
         if self._keeper.ident is not None:
             self._keeper.join()
-        end(self._process, END_S)  # the one that the keeper may have started meanwhile
+        end(self._process, patience_s)  # the one that the keeper may have started meanwhile
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         return spawn([sys.executable, "-m", "flows.support.embedded_api", "--port", str(self._port)], log=self._log)
@@ -164,7 +167,7 @@ def _events_sent() -> Iterator[None]:
     try:
         yield
     finally:
-        EventsWorker.drain_all(timeout=EVENTS_S)
+        EventsWorker.drain_all(timeout=EVENTS_AFTER_STOP_S if was_stopped() else EVENTS_S)
 
 
 def _serve() -> None:
