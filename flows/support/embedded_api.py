@@ -8,6 +8,7 @@ the server's own process.
 
 import argparse
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -42,6 +43,8 @@ _NEEDLESS_SERVICES = (
 )
 """Loops of a server that schedules for workers. They poll its database; an API that lives as long as one run needs none
 of them."""
+_ERROR = re.compile(r"[\w.]+(?:Error|Exception): (.+)")
+"""The last line of a traceback."""
 _UNPROXIED = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """No proxy can reach an address of this machine."""
 
@@ -89,13 +92,16 @@ class _Server:
 
     def start(self) -> None:
         """Returns once the API answers. EndpointError if it does not."""
+        from prefect.settings import PREFECT_HOME
+
         timeout_s = float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
         deadline = time.monotonic() + timeout_s
         while not _is_healthy(self.url):
             if self._process.poll() is not None:
+                home = PREFECT_HOME.value()
                 raise EndpointError(
                     f"Prefect's embedded API ended at start with code {self._process.returncode}: {self._last_words()} "
-                    "Run `prefect server start` to see more."
+                    f"Its database lies in {home} (PREFECT_HOME). `prefect server start` says more."
                 )
             if time.monotonic() > deadline:
                 raise EndpointError(
@@ -133,7 +139,8 @@ class _Server:
             lines = [line.strip() for line in self._log.read_text("utf-8", "replace").splitlines() if line.strip()]
         except OSError as error:
             return f"its log cannot be read ({error})."
-        return f"{lines[-1].rstrip('.')}." if lines else "it said nothing."
+        errors = [found[1] for line in lines if (found := _ERROR.fullmatch(line))]
+        return f"{(errors or lines or ['it said nothing'])[-1].rstrip('.')}."
 
 
 def _is_healthy(url: str) -> bool:
