@@ -195,7 +195,8 @@ def _print_result(result: Any, rows: list[dict[str, object]]) -> int:
             table.add_row(
                 name, *(f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for row in rows)
             )
-    results().print(table)
+    if rows:
+        results().print(table)
     print(f"decomposer {result.state.current['decomposer']}, allocator {result.state.current['allocator']}")
     say("Rollouts, rewards and curves: r2 sql --view training_curve, reward_terms, promotions")
     if not result.is_stopped:

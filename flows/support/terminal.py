@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn, Protocol
 
 GIVE_UP_S: Final = 4.0
-END_S: Final = 9.0
+END_S: Final = 9.5
 UNWIND_S: Final = 2.0
 INTERRUPTED: Final = 130
 """Exit code of a command that was stopped by a signal."""
@@ -107,8 +107,8 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         _leave("Ended at once.")
     if _listener.work is not None:
         _say(
-            f"\nStopping: nothing new is sent, calls in flight get {GIVE_UP_S:g} s. Ctrl-C again ends at once. Nothing "
-            "is lost."
+            f"\nStopping: nothing new is begun, what is in flight gets {GIVE_UP_S:g} s. Ctrl-C again ends at once. "
+            "Nothing is lost."
         )
         _stop_in_order(_listener.work, _listener.loop)
         return
