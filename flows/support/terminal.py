@@ -74,7 +74,7 @@ def is_unwinding() -> bool:
 def this_command(without: str | None = None) -> str:
     """What was typed, to be typed again, but for the flag `without`."""
     name = Path(sys.argv[0]).name
-    if name == "__main__.py":
+    if name in ("__main__.py", "-c"):
         return shlex.join(["r2", *(word for word in sys.argv[1:] if word != without)])
     if name.endswith(".py"):
         return shlex.join(sys.orig_argv)

@@ -57,10 +57,12 @@ _LATER_PRICE_FIELDS: Final[Mapping[str, object]] = {"cache_write": None, "long":
 """
 
 
-def _drop_defaults(table: dict[str, Any], defaults: Mapping[str, object]) -> None:
-    for name, default in defaults.items():
-        if default is ... or table[name] == default:
-            del table[name]
+def drop_later_defaults(entry: dict[str, Any]) -> None:
+    """Takes the fields that came later out of a dumped entry where they have their defaults, before it is digested."""
+    for table, later in ((entry, _LATER_MODEL_FIELDS), (entry["price_usd_per_mtok"], _LATER_PRICE_FIELDS)):
+        for name, default in later.items():
+            if name in table and (default is ... or table[name] == default or (default == () and table[name] == [])):
+                del table[name]
 
 
 class _Table(BaseModel):
@@ -203,7 +205,7 @@ class ModelTable(EndpointLimits):
             return None
         given = [self.extra_body[name] for name in OUTPUT_LIMIT_FIELDS if name in self.extra_body]
         if given:
-            return max(given)
+            return max(int(limit) for limit in given)
         if any(name in self.omit for name in OUTPUT_LIMIT_FIELDS):
             return self.max_output_tokens or self.context_tokens
         return None
@@ -298,8 +300,7 @@ class PoolConfig:
             }
         )
         for model in answers["models"].values():
-            _drop_defaults(model, _LATER_MODEL_FIELDS)
-            _drop_defaults(model["price_usd_per_mtok"], _LATER_PRICE_FIELDS)
+            drop_later_defaults(model)
         if self.router.second_decomposer is None:
             del answers["router"]["second_decomposer"]  # it came later: pool files without it keep their digest
         identity = repr(sorted(answers.items()))
