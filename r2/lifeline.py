@@ -27,7 +27,11 @@ def spawn(
 
     The pipe to its standard input stays open in this process for as long as this process lives.
     """
-    sink = subprocess.DEVNULL if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sink = (
+        subprocess.DEVNULL
+        if log is None
+        else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+    )
     try:
         return subprocess.Popen(
             list(args),

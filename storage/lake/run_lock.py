@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from r2.errors import RunLockedError
+from r2.errors import LakeError, RunLockedError
 from storage.lake.manifest import checked_name, make_folder
 
 
@@ -22,7 +22,9 @@ def run_lock(root: Path, run_id: str) -> Iterator[None]:
     """
     path = root / "_locks" / f"{checked_name('run_id', run_id)}.lock"
     make_folder(path.parent)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    if path.is_symlink():
+        raise LakeError(f"{path}: a link, where the lock of a run is expected. Move it away.")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

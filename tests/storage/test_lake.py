@@ -274,3 +274,13 @@ def test_a_run_has_one_worker_and_a_killed_one_lets_it_go(tmp_path: Path) -> Non
         holder.kill()
     with lake.run_lock("run-a"):
         pass
+
+
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("somebody's")
+    (tmp_path / "lake" / "_locks").mkdir(parents=True)
+    (tmp_path / "lake" / "_locks" / "run-a.lock").symlink_to(precious)
+    with pytest.raises(LakeError, match="a link, where the lock"), Lake(tmp_path / "lake").run_lock("run-a"):
+        pytest.fail("nothing is to be done under such a lock")
+    assert precious.read_text() == "somebody's"
