@@ -5,21 +5,18 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_URL
 
 from flows.support.embedded_api import embedded_api
 from flows.support.terminal import END_S
-from tests.support.loopback import reply_json
 from tests.support.paths import ROOT
 from tests.support.prefect_sockets import LEAVES_SOCKETS
+from tests.support.provider import Provider
 from tests.support.pty_command import CTRL_C, R2, PtyCommand, run
 
 pytestmark = LEAVES_SOCKETS
@@ -40,55 +37,10 @@ def check_farewell(terminal: PtyCommand, command: list[str]) -> None:
         time.sleep(0.05)
 
 
-class Provider:
-    """Answers `n_prompt` questions at once, and leaves the others without a word until `is_awake`."""
-
-    def __init__(self, n_prompt: int) -> None:
-        self.questions: list[str] = []
-        self.is_awake = threading.Event()
-        arriving = threading.Lock()
-        provider = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with arriving:
-                    provider.questions.append(body["messages"][-1]["content"])
-                    is_prompt = len(provider.questions) <= n_prompt
-                if not is_prompt and not provider.is_awake.wait(60):
-                    return
-                reply = json.dumps(reply_json("4")).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(reply)))
-                self.end_headers()
-                self.wfile.write(reply)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.server.handle_error = lambda *args: None  # type: ignore[method-assign]  # a client that hung up
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def pool(self, path: Path) -> Path:
-        path.write_text(
-            f'[models.only]\nendpoint = "http://127.0.0.1:{self.server.server_port}/v1"\ntier = "small"\n'
-            'price_usd_per_mtok = {input = 1, output = 1, date = "2026-11-24", source = "made up"}\n'
-            "context_tokens = 4096\nmax_in_flight = 8\ntimeout_s = 60\n[router]\n"
-            'decomposer = "only"\nallocator = "only"\nfinalizer = "last_step"\n'
-        )
-        return path
-
-
 @pytest.fixture
 def provider() -> Iterator[Provider]:
-    serving = Provider(n_prompt=8)
-    yield serving
-    serving.is_awake.set()
-    serving.server.shutdown()
-    serving.server.server_close()
+    with Provider(n_prompt=8) as serving:
+        yield serving
 
 
 @pytest.fixture
