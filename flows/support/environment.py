@@ -18,8 +18,8 @@ DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-CHOSEN_BY_USER = frozenset(DEFAULTS) & frozenset(os.environ)
-"""Settings that the environment had before us."""
+CHOSEN_BY_USER = frozenset(name for name, value in DEFAULTS.items() if os.environ.get(name, value) != value)
+"""Settings that somebody else than us made, here or in the process that started this one."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
