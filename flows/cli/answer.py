@@ -374,6 +374,11 @@ def _print_result(result: Any) -> int:
         say(f"{RETRY_FAILED} asks the questions among them again.")
     if summary.n_cut:
         say(f"{summary.n_cut} answers end at their token limit and nobody stronger had a whole one: finish = length.")
+    if summary.n_doubtful_bills:
+        say(
+            f"{summary.n_doubtful_bills} bills cannot be true of what was asked, and count as they came: r2 sql --lake "
+            f"{result.lake} --view errors, doubtful_usage."
+        )
     if summary.n_without_logprobs:
         say(
             f"{summary.n_without_logprobs} questions got no log-probabilities from entries whose pool table promises "

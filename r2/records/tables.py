@@ -175,7 +175,11 @@ class CallRow:
         "of them, read from the provider's cache", "tokens", "gen_ai.usage.cache_read.input_tokens", kind="int64"
     )
     output_tokens: int = col("generated tokens", "tokens", "gen_ai.usage.output_tokens", kind="int64")
-    usage_source: str = col("provider, or estimated where the provider sent none", label=True)
+    usage_source: str = col(
+        "provider; estimated where it sent none: the worst case; doubtful where its number cannot be true of what was "
+        "asked",
+        label=True,
+    )
     cost_usd: float = col("at `price_version`", "USD")
     price_version: str = col("date and USD per million tokens: input/cached/output", label=True)
     latency_s: float = col("sent to last byte", "s", "gen_ai.client.operation.duration")

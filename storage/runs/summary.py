@@ -33,6 +33,8 @@ class RunSummary:
     """Answers that end at their limit and are the best there was."""
     n_without_logprobs: int
     """Questions whose log-probabilities, promised by the pool file, did not come."""
+    n_doubtful_bills: int
+    """Attempts whose bill cannot be true of what was asked."""
     calls_by_model: Mapping[str, int]
     cost_by_model_usd: Mapping[str, float]
     check: CheckSummary | None = None
@@ -102,8 +104,18 @@ def summarize(lake: Path, run_id: str, check: str | None = None) -> RunSummary:
             """,
             [run_id],
         ).fetchall()
+        [n_doubtful] = db.execute(
+            "select count(*) from calls where run_id = ? and usage_source = 'doubtful'", [run_id]
+        ).fetchall()[0]
     by_count = {name: n for name, n, _ in by_model}
     by_cost = {name: usd for name, _, usd in by_model}
     named: dict[str, Any] = dict(zip(_TOTALS, totals, strict=True))
     own = check_summary(lake, check, [run_id])
-    return RunSummary(run_id=run_id, calls_by_model=by_count, cost_by_model_usd=by_cost, check=own, **named)
+    return RunSummary(
+        run_id=run_id,
+        n_doubtful_bills=n_doubtful,
+        calls_by_model=by_count,
+        cost_by_model_usd=by_cost,
+        check=own,
+        **named,
+    )
