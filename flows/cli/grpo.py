@@ -203,6 +203,6 @@ def _print_result(result: Any, rows: list[dict[str, object]]) -> int:
         return 0
     say(
         f"Interrupted in round {len(rows)}: it is resumed at its last checkpoint, and answered calls are not paid for "
-        f"again. The same command goes on:\n  {this_command()}"
+        f"again. The same command resumes it:\n  {this_command()}"
     )
     return INTERRUPTED

@@ -60,7 +60,8 @@ def embedded_api() -> Iterator[None]:
 
     import flows.support.prefect_threads  # noqa: F401  so that they end before the interpreter does
 
-    if configured := PREFECT_API_URL.value():
+    # The variable itself first: the settings were read when Prefect was imported.
+    if configured := os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value():
         _check_reachable(configured)
         with _events_sent():
             yield

@@ -112,7 +112,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         )
         _stop_in_order(_listener.work, _listener.loop)
         return
-    _say(f"\nInterrupted. The same command goes on:\n  {this_command()}")
+    _say(f"\nInterrupted. The same command resumes it:\n  {this_command()}")
     _listener.is_unwinding = True
     _after(UNWIND_S, os._exit, INTERRUPTED)
     if "R2_DEBUG" not in os.environ:
@@ -135,7 +135,7 @@ def _stop_in_order(work: Stoppable, loop: asyncio.AbstractEventLoop | None) -> N
 
 def _leave(why: str) -> NoReturn:
     """The end of the process, now."""
-    _say(f"\n{why} Nothing is lost, the same command goes on:\n  {this_command()}")
+    _say(f"\n{why} Nothing is lost, the same command resumes it:\n  {this_command()}")
     os._exit(INTERRUPTED)
 
 

@@ -30,7 +30,7 @@ def check_farewell(terminal: PtyCommand, command: list[str]) -> None:
     assert terminal.code == 130, terminal.said
     assert "Traceback" not in terminal.said
     assert "nanobind" not in terminal.said
-    assert f"goes on:\r\n  {shlex.join(['r2', *command[len(R2) :]])}" in terminal.said
+    assert f"resumes it:\r\n  {shlex.join(['r2', *command[len(R2) :]])}" in terminal.said
     deadline = time.monotonic() + 5
     while terminal.children():
         assert time.monotonic() < deadline, [child.cmdline() for child in terminal.children()]
@@ -205,5 +205,5 @@ def test_without_a_terminal_a_sigterm_is_heard_the_same(tmp_path: Path):
     process.terminate()
     said, told = process.communicate(timeout=30)
     assert (process.returncode, said) == (130, "closed\n")
-    assert "Interrupted. The same command goes on:" in told
+    assert "Interrupted. The same command resumes it:" in told
     assert "Traceback" not in told
