@@ -69,7 +69,7 @@ def test_questions_of_an_outage_are_deferred_and_the_same_command_answers_them(
     said = capsys.readouterr().err
     assert "Stopped: no model could be reached; 10 questions are deferred" in said
     assert "disconnected" in said
-    assert "The same command resumes it:\n  r2 " in said
+    assert "The same command resumes it:\n  " in said
     assert query(tmp_path, "select status, n_deferred from runs") == [("failed", 10)]
     statuses = [json.loads(line)["status"] for line in (tmp_path / "a.jsonl").read_text("utf-8").splitlines()]
     assert statuses == ["deferred"] * 10 + ["failed"]

@@ -399,7 +399,7 @@ async def _session(
     return after
 
 
-@pytest.mark.parametrize("chunk", [0, 1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 9))])
+@pytest.mark.parametrize("chunk", [0, 1, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 10))])
 def test_spent_never_passes_a_cap_whatever_the_server_does_and_whenever_the_process_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ):
