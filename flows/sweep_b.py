@@ -19,6 +19,7 @@ from r2.evaluation.compare import compare
 from r2.evaluation.operating_points import own_mode
 from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, checked, concluded, points_of
 from r2.pool.file.config import load_pool
+from r2.problems.own_check import checks_digest
 from r2.settings import Reasoning, load
 from storage.evaluations.problems import evaluated_problems
 from storage.evaluations.store import write_problems
@@ -41,7 +42,8 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
     settings = checked(settings, pool)
     found = evaluated_problems(settings)
     problems = sorted([*found.dev, *found.test], key=lambda problem: problem.input_index)
-    root, sweep_id = Path(settings.lake), settings.sweep_id(found.digest, pool.digest)
+    root = Path(settings.lake)
+    sweep_id = settings.sweep_id(found.digest, pool.digest + checks_digest(settings.reasoning))
     path = sweep_file(root, sweep_id, ".jsonl")
     make_folder(path.parent)
     write_problems(path, problems)

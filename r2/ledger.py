@@ -111,6 +111,19 @@ def cost_usd(price: Price, usage: Usage) -> float:
     return usd / 1e6
 
 
+def worst_cost_usd(price: Price, usage: Usage) -> float:
+    """The most that a request of at most `usage` can cost: every prompt token at its dearest (fresh, read from the
+    cache or written to it), at the dearest of the prices that a prompt up to this length can have."""
+    reached = [price, *(long.price for long in price.long if usage.input_tokens > long.above_tokens)]
+    return (
+        max(
+            usage.input_tokens * max(each.dearest_input, each.cached_input) + usage.output_tokens * each.output
+            for each in reached
+        )
+        / 1e6
+    )
+
+
 def total_usage(usages: Iterable[Usage]) -> Usage:
     """Sum of usages; the empty sum is zero tokens from the provider."""
     total = Usage()

@@ -138,14 +138,25 @@ class Reasoning(Frozen):
     order_seed: int | None = None
     """Seed of the order in which each question's allocator is shown the models; None: cheapest first, as the roster has
     them."""
+    check: str | None = None
+    """Who says whether an answer is right, in place of the benchmark's check: FILE.py:FUNCTION, judge:ENTRY,
+    regex:PATTERN, json-equal or exact (r2/problems/own_check.py)."""
+    rubric: str | None = None
+    """Text file that tells a judge what is right."""
+    verify: str | None = None
+    """A check that is asked while a question is answered, without the gold answer: a result that it refuses goes to the
+    next stronger model, within `max_escalations`. Only where the method escalates (`r2`)."""
 
     def identity(self) -> dict[str, Any]:
         """What tells two ways of answering apart. Fields that came later count only where they differ from their
-        defaults, so that runs of earlier versions can be resumed."""
+        defaults, so that runs of earlier versions can be resumed.
+
+        The user's own checks are not in it: they count by the content of their files, wherever those lie
+        (`checks_digest` of r2/problems/own_check.py).
+        """
         defaults = Reasoning.model_construct()
-        return self.model_dump(
-            mode="json", exclude={name for name in _LATER_FIELDS if getattr(self, name) == getattr(defaults, name)}
-        )
+        unset = {name for name in _LATER_FIELDS if getattr(self, name) == getattr(defaults, name)}
+        return self.model_dump(mode="json", exclude=unset | _BY_CONTENT)
 
 
 _LATER_FIELDS = (
@@ -166,6 +177,7 @@ _LATER_FIELDS = (
     "second_decomposer",
     "min_confidence",
 )
+_BY_CONTENT = {"check", "rubric", "verify"}
 
 
 class Columns(Frozen):
@@ -245,6 +257,9 @@ class LabelSettings(Frozen):
     finalizer: str | None = None
     """None: as the pool file's [router] says."""
     labelling: Labelling = Labelling()
+    check: str | None = None
+    """Who says whether an answer is right, as in `Reasoning`."""
+    rubric: str | None = None
     test_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the problems that goes to the split `test`, by a hash of the question and `split_seed`."""
     split_seed: int = 0
@@ -259,7 +274,14 @@ class LabelSettings(Frozen):
     def answering(self, input_path: str, default_benchmark: str = "") -> AnswerSettings:
         """The same as a run of the method `label` over a file of problems: what plans, journals, budgets and the lake
         know."""
-        reasoning = Reasoning(method="label", finalizer=self.finalizer, seed=self.seed, labelling=self.labelling)
+        reasoning = Reasoning(
+            method="label",
+            finalizer=self.finalizer,
+            seed=self.seed,
+            labelling=self.labelling,
+            check=self.check,
+            rubric=self.rubric,
+        )
         return AnswerSettings(
             input=input_path,
             pool=self.pool,

@@ -16,14 +16,15 @@ GO_ON: Final = "Nothing is lost: the same command goes on where it stopped."
 _ADVICE: Final = {
     errno.ENOSPC: f"Make room on the disk. {GO_ON}",
     errno.EDQUOT: f"Make room within the quota. {GO_ON}",
-    errno.EROFS: f"Name a place that can be written, or make this one so. {GO_ON}",
-    errno.EACCES: f"Give this user the right to it, or name another place. {GO_ON}",
-    errno.EPERM: f"Give this user the right to it, or name another place. {GO_ON}",
+    errno.EROFS: "Name a place that can be written, or make this one so.",
+    errno.EACCES: "Give this user the right to it, or name another place.",
+    errno.EPERM: "Give this user the right to it, or name another place.",
     errno.ENOENT: "It was moved or deleted while this command needed it. Put it back and run the command again.",
     errno.EMFILE: f"Raise the limit (`ulimit -n`), or lower --max-in-flight. {GO_ON}",
     errno.EIO: "The disk or the connection to it is failing: check it, and then the lake with `r2 lake verify`.",
 }
 """Error number of the system -> what to do."""
+_OF_PREFECTS_CLIENT: Final = ("prefect", "httpx", "httpcore", "websockets")
 _BUG: Final = "This is a bug, here or in a package: please report it with what --debug adds to the same command."
 
 
@@ -49,7 +50,10 @@ def message(error: BaseException) -> str:
     if isinstance(found, OSError) and found.errno is not None:
         what = f"{_place(found)}{os.strerror(found.errno).lower()}."
         return f"{what} {_ADVICE.get(found.errno, GO_ON)}"
-    if isinstance(found, OSError | sqlite3.Error) or type(found).__module__.partition(".")[0] in ("duckdb", "_duckdb"):
+    package = type(found).__module__.partition(".")[0]
+    if package in _OF_PREFECTS_CLIENT:
+        return f"Prefect's API was lost: {_sentence(found)} What was done is kept: the same command goes on from there."
+    if isinstance(found, OSError | sqlite3.Error) or package in ("duckdb", "_duckdb"):
         return f"{_sentence(found)} {GO_ON}"
     return f"{_sentence(found)} {_BUG}"
 
@@ -75,7 +79,7 @@ def _place(error: OSError) -> str:
     """The file it was about, or, where a library names none, what the library said."""
     if error.filename is not None:
         return f"{os.fsdecode(error.filename)}: "
-    said = (error.strerror or "").partition(" Detail: ")[0]  # pyarrow adds the system's own words
+    said = (error.strerror or "").partition(" Detail: ")[0].rstrip(".")  # pyarrow adds the system's own words
     return f"{said}: " if said and said != os.strerror(error.errno or 0) else ""
 
 

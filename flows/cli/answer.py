@@ -7,12 +7,13 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import options
+from flows.cli.checked import checked
 from flows.cli.console import figures, print_calls, results, say
 from flows.cli.left_over import RETRY_FAILED, what_is_deferred
 from flows.cli.options import INPUT, MONEY, POOL, ROUTER, flag
 from flows.support.terminal import INTERRUPTED
 from r2.errors import ConfigError
-from r2.methods import described, method_named
+from r2.methods import described, method_named, refuse_unused
 from r2.problems.benchmark import benchmark_names
 from r2.settings import AnswerSettings, load_settings
 
@@ -62,6 +63,8 @@ def answer(
     context_column: Annotated[
         str | None, flag(INPUT, "--context-column", metavar="NAME", help="Column of the context.", default="context")
     ] = None,
+    check: options.Check = None,
+    rubric: options.Rubric = None,
     pool: options.Pool = None,
     models_dir: options.ModelsDir = None,
     max_in_flight: options.MaxInFlight = None,
@@ -119,6 +122,7 @@ def answer(
             default="2",
         ),
     ] = None,
+    verify: options.Verify = None,
     model: Annotated[
         str | None,
         flag(
@@ -236,6 +240,8 @@ def answer(
         r2 answer questions.jsonl --pool pools/local.toml --dry-run
         r2 answer questions.jsonl --pool pools/local.toml --max-cost-usd 5
         r2 answer questions.jsonl --method cot --model qwen-1.5b-cot
+        r2 answer questions.jsonl --check grade.py:ok --verify grade.py:looks_right
+        r2 answer questions.jsonl --check judge:qwen-1.5b --rubric rubric.txt
     """
     settings = load_settings(
         config,
@@ -269,6 +275,9 @@ def answer(
                 "b": b,
                 "min_confidence": min_confidence,
                 "max_escalations": max_escalations,
+                "check": check,
+                "rubric": rubric,
+                "verify": verify,
                 "seed": seed,
                 "max_cost_per_question_usd": max_cost_per_question_usd,
                 "small_model": small_model,
@@ -281,6 +290,7 @@ def answer(
             },
         },
     )
+    refuse_unused(settings.reasoning)
     if dry_run:
         _print_estimate(settings)
         return
@@ -334,8 +344,12 @@ def _print_result(result: Any) -> int:
     if summary.accuracy is not None:
         low, high = summary.accuracy_interval
         table.add_row("accuracy", f"{summary.accuracy:.1%}  (95 % {low:.1%} to {high:.1%}, n = {summary.n_judged})")
+    for what, figure in checked(summary.check):
+        table.add_row(f"  {what}", figure)
     table.add_row("USD", f"{summary.cost_usd:.6f}")
     table.add_row("  of it router", f"{summary.router_cost_usd:.6f}")
+    if summary.check is not None and summary.check.judge_usd:
+        table.add_row("  of it judge", f"{summary.check.judge_usd:.6f}")
     if progress.unsettled_cost_usd > 1e-12:
         table.add_row("  paid beside: deferred questions, lost calls", f"{progress.unsettled_cost_usd:.6f}")
     table.add_row("  this session", f"{progress.session_cost_usd:.6f}")
@@ -360,12 +374,20 @@ def _print_result(result: Any) -> int:
         say(f"{RETRY_FAILED} asks the questions among them again.")
     if summary.n_cut:
         say(f"{summary.n_cut} answers end at their token limit and nobody stronger had a whole one: finish = length.")
+    if summary.n_doubtful_bills:
+        say(
+            f"{summary.n_doubtful_bills} bills cannot be true of what was asked, and count as they came: r2 sql --lake "
+            f"{result.lake} --view errors, doubtful_usage."
+        )
     if summary.n_without_logprobs:
         say(
             f"{summary.n_without_logprobs} questions got no log-probabilities from entries whose pool table promises "
             "them (logprobs = true): --b and --min-confidence had nothing to go by there. `r2 pool check` says which."
         )
-    return 1 if summary.n_failed or progress.n_deferred or summary.n_cut else 0
+    n_unjudged = 0 if summary.check is None else summary.check.n_errors
+    if n_unjudged:
+        say(f"Your check gave no verdict on {n_unjudged} answers: column check_error of the answers says why.")
+    return 1 if summary.n_failed or progress.n_deferred or summary.n_cut or n_unjudged else 0
 
 
 def _print_estimate(settings: AnswerSettings) -> None:

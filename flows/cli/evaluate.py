@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flows.cli import options
+from flows.cli.checked import checked
 from flows.cli.console import results, say
 from flows.cli.options import INPUT, ROUTER, flag
 from flows.support.terminal import INTERRUPTED, this_command
@@ -53,6 +54,8 @@ def evaluate(
         ),
     ] = None,
     data_dir: options.DataDir = None,
+    check: options.Check = None,
+    rubric: options.Rubric = None,
     pool: options.Pool = None,
     models_dir: options.ModelsDir = None,
     max_in_flight: options.MaxInFlight = None,
@@ -84,6 +87,7 @@ def evaluate(
     b: Annotated[
         str | None, options.cost_knob("Each value is tried on dev problems.", "NUMBER,...", "0,0.05,0.1,0.2,0.4")
     ] = None,
+    verify: options.Verify = None,
     subject: Annotated[
         str | None,
         flag(
@@ -111,12 +115,14 @@ def evaluate(
 
         r2 evaluate --problems scan --problems arithmetic --limit 100 --pool pools/simulated.toml --dry-run
         r2 evaluate --config configs/local/3_evaluate.toml
+        r2 evaluate --problems file:questions.jsonl --check grade.py:ok
         r2 evaluate --pool recording:benchmarks/headline.jsonl.gz
     """
     from r2.evaluation.settings import EvaluateSettings
     from r2.pool.file.config import load_pool
     from r2.settings import load
 
+    own = {"check": check, "rubric": rubric, "verify": verify}
     flags: dict[str, Any] = {
         "problems": tuple(problems) if problems else None,
         "limit": limit,
@@ -137,6 +143,7 @@ def evaluate(
         "methods_in_flight": methods_in_flight,
         "data_dir": data_dir,
         "models_dir": models_dir,
+        "reasoning": {name: value for name, value in own.items() if value is not None} or None,
     }
     settings = load(EvaluateSettings, config, recorded_settings(flags))
     if dry_run:
@@ -172,7 +179,8 @@ def recorded_settings(flags: dict[str, Any]) -> dict[str, Any]:
         for key, value in recorded["settings"].items()
         if key not in ("pool", "lake", "max_cost_usd", "models_dir", "data_dir")
     }
-    return asked | {key: value for key, value in flags.items() if value is not None}
+    given = {key: value for key, value in flags.items() if value is not None}
+    return asked | given | {"reasoning": asked.get("reasoning", {}) | given.get("reasoning", {})}
 
 
 def _print_estimate(settings: "EvaluateSettings") -> None:
@@ -206,6 +214,11 @@ def print_result(result: Any, *, is_kept: bool = True) -> int:
             console.width = TABLE_WIDTH
         console.print(comparison_table(evaluation, comparison))
         print_remarks(evaluation, comparison)
+    check = evaluation.check
+    for what, figure in checked(check):
+        print(f"{what}: {figure}")
+    if check is not None and check.judge_usd:
+        print(f"judging: {check.judge_usd:.6f} USD of what is charged below, and no part of the rows above")
     print(evaluation.verdict)
     print(
         f"charged {evaluation.charged_usd:.6f} USD for {evaluation.n_calls_charged} calls; paid "
@@ -226,7 +239,10 @@ def print_result(result: Any, *, is_kept: bool = True) -> int:
             evaluation.status, "Some calls could not be made"
         )
         say(f"{why}; not finished: {', '.join(left)}. The same command resumes it:\n  {this_command()}")
-    return INTERRUPTED if evaluation.status == "interrupted" else 1 if left else 0
+    n_unjudged = 0 if check is None else check.n_errors
+    if n_unjudged:
+        say(f"Your check gave no verdict on {n_unjudged} answers; they count as wrong.")
+    return INTERRUPTED if evaluation.status == "interrupted" else 1 if left or n_unjudged else 0
 
 
 def comparison_table(evaluation: "Evaluation", comparison: "Comparison") -> Table:

@@ -23,11 +23,14 @@ def grpo(
     split_seed: options.SplitSeed = None,
     test_share: options.TestShare = None,
     data_dir: options.DataDir = None,
+    check: options.Check = None,
+    rubric: options.Rubric = None,
     pool: options.Pool = None,
     models_dir: options.ModelsDir = None,
     max_in_flight: options.MaxInFlight = None,
     decomposer: Annotated[str | None, options.decomposer(_STARTING, "decomposer")] = None,
     allocator: Annotated[str | None, options.allocator(_STARTING, "allocator")] = None,
+    verify: options.Verify = None,
     policies_dir: options.PoliciesDir = None,
     rounds: Annotated[
         int | None,
@@ -90,6 +93,7 @@ def grpo(
 
         r2 grpo --problems scan --pool pools/local.toml --rounds 2 --dry-run
         r2 grpo --config configs/local/1_grpo_decomposer.toml
+        r2 grpo --problems file:questions.jsonl --check grade.py:ok
     """
     from r2.training.grpo.settings import load_grpo_settings
 
@@ -118,6 +122,7 @@ def grpo(
         "max_in_flight": max_in_flight,
         "data_dir": data_dir,
         "models_dir": models_dir,
+        "reasoning": {"check": check, "rubric": rubric, "verify": verify},
     }
     settings = load_grpo_settings(config, given)
     if dry_run:
@@ -146,6 +151,7 @@ def _print_estimate(settings: Any) -> None:
     from r2.methods.expected import SUBTASKS_PER_QUESTION
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
+    from r2.problems.own_check import own_checks
     from r2.problems.split import split_of
     from r2.settings import Columns
     from storage.sources.problem_files import question_file
@@ -153,9 +159,11 @@ def _print_estimate(settings: Any) -> None:
 
     pool = load_pool(settings.pool, settings.policies_dir)
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
-    rows = [row for row in read_questions(path, Columns(), check, settings.limit) if isinstance(row, Problem)]
-    sides = Counter(split_of(row.question, settings.split_seed, settings.test_share) for row in rows if row.target)
+    path, benchmark = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    rows = [row for row in read_questions(path, Columns(), benchmark, settings.limit) if isinstance(row, Problem)]
+    check, _ = own_checks(settings.reasoning)
+    judged = [row for row in rows if (row.target is not None if check is None else check.can_judge(row))]
+    sides = Counter(split_of(row.question, settings.split_seed, settings.test_share) for row in judged)
     n_held_out = min(sides["test"], settings.n_held_out or sides["test"])
     print(f"{len(rows)} problems of {settings.problems}: {sides['train']} to train on, {n_held_out} held out")
     dearest = pool.roster()[pool.roster().strongest]
@@ -187,13 +195,14 @@ def _print_result(result: Any, rows: list[dict[str, object]]) -> int:
             table.add_row(
                 name, *(f"{row[name]:.4f}" if isinstance(row[name], float) else str(row[name]) for row in rows)
             )
-    results().print(table)
+    if rows:
+        results().print(table)
     print(f"decomposer {result.state.current['decomposer']}, allocator {result.state.current['allocator']}")
     say("Rollouts, rewards and curves: r2 sql --view training_curve, reward_terms, promotions")
     if not result.is_stopped:
         return 0
     say(
         f"Interrupted in round {len(rows)}: it is resumed at its last checkpoint, and answered calls are not paid for "
-        f"again. The same command goes on:\n  {this_command()}"
+        f"again. The same command resumes it:\n  {this_command()}"
     )
     return INTERRUPTED

@@ -32,6 +32,8 @@ def label(
         ),
     ] = None,
     data_dir: options.DataDir = None,
+    check: options.Check = None,
+    rubric: options.Rubric = None,
     pool: options.Pool = None,
     models_dir: options.ModelsDir = None,
     max_in_flight: options.MaxInFlight = None,
@@ -88,6 +90,7 @@ def label(
 
         r2 label --problems scan --limit 200 --teacher qwen-1.5b --dry-run
         r2 label --config configs/simulated/1_label_plans.toml
+        r2 label --problems file:questions.jsonl --check grade.py:ok
     """
     settings = load_label_settings(
         config,
@@ -104,6 +107,8 @@ def label(
             "shard_size": shard_size,
             "max_in_flight": max_in_flight,
             "data_dir": data_dir,
+            "check": check,
+            "rubric": rubric,
             "models_dir": models_dir,
             "evaluation": tuple(evaluation) if evaluation else None,
             "labelling": {"teacher": teacher, "m_eval": m_eval, "judge": judge, "n_candidates": candidates},

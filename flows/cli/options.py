@@ -97,6 +97,29 @@ _DATA_DIR = flag(INPUT, "--data-dir", metavar="FOLDER", help="Folder of benchmar
 DataDir = Annotated[str | None, _DATA_DIR]
 PlainDataDir = Annotated[Path | None, _DATA_DIR]
 
+Check = Annotated[
+    str | None,
+    flag(
+        INPUT,
+        "--check",
+        metavar="CHECK",
+        help="Your own check of answers, in place of the benchmark's: FILE.py:FUNCTION (your function of row and "
+        "answer, which returns True, False or a number from 0 to 1), judge:ENTRY (a pool model, with --rubric), "
+        "regex:PATTERN, json-equal or exact.",
+        default="the benchmark's check",
+    ),
+]
+Rubric = Annotated[
+    str | None,
+    flag(
+        INPUT,
+        "--rubric",
+        metavar="FILE",
+        help="Text file that tells the judge of --check or --verify what a right answer is.",
+        default="none",
+    ),
+]
+
 # Pool: who is asked.
 
 
@@ -137,6 +160,18 @@ def allocator(detail: str = "A pool entry.", default: str = "the pool file's") -
 
 Decomposer = Annotated[str | None, decomposer()]
 Allocator = Annotated[str | None, allocator()]
+Verify = Annotated[
+    str | None,
+    flag(
+        ROUTER,
+        "--verify",
+        metavar="CHECK",
+        help="A check, written as for --check, that is asked while a question is answered: a result that it refuses "
+        "goes to the next stronger model. It never sees the gold answer, so json-equal and exact cannot be used. "
+        "Method r2 only.",
+        default="none",
+    ),
+]
 _POLICIES_DIR = flag(
     ROUTER,
     "--policies-dir",

@@ -30,6 +30,7 @@ def rescore(
         str | None,
         flag(MONEY, "--prices", metavar="FILE", help="Pool file whose prices are charged.", default="as stored"),
     ] = None,
+    check: options.Check = None,
     lambda_usd: Annotated[
         float,
         flag(MONEY, "--lambda-usd", metavar="WEIGHT", help="What a USD takes off the utility of a problem."),
@@ -41,26 +42,36 @@ def rescore(
 ) -> None:
     """Score stored answers again, without a call.
 
-    Costs under another price table, answers by today's parser and check. Old rows
-    stay as they are.
+    Costs under another price table, answers by today's parser and check, or by a
+    check of your own. Old rows stay as they are.
 
     Examples:
 
         r2 rescore evaluation-3f2a --prices pools/hosted.example.toml
         r2 rescore r2-0a1b2c3d4e5f --no-parser --lambda-usd 10
+        r2 rescore r2-0a1b2c3d4e5f --check grade.py:ok
     """
     from r2.pool.file.config import load_pool
     from r2.problems.checks import extract_answer
+    from r2.problems.own_check import is_judge, own_checks
+    from r2.settings import Reasoning
     from storage.evaluations.rescore import rescore as score_again
     from storage.lake.lake import Lake
 
     if not (lake / "_manifest").is_dir():
         raise ConfigError(f"{lake}: no lake there. Name its folder with --lake.")
+    if is_judge(check):
+        raise ConfigError(
+            f"--check {check}: a judge is a model, and rescore asks none. Give it to r2 answer or r2 evaluate, or give "
+            "FILE.py:FUNCTION, regex:PATTERN, json-equal or exact."
+        )
+    own_check, _ = own_checks(Reasoning(check=check))
     done = score_again(
         Lake(lake),
         name,
         prices=None if prices is None else load_pool(prices).roster(),
         parser=extract_answer if parser else None,
+        check=own_check,
         lambda_usd=lambda_usd,
         lambda_s=lambda_s,
     )
@@ -95,12 +106,8 @@ def _totals(name: str, rows: "tuple[RescoredRow, ...]") -> Table:
     table = Table(title=f"{name}: {len(rows)} trajectories", title_justify="left")
     for heading in ("", "stored", "now"):
         table.add_column(heading, justify="right" if heading else "left")
-    n_judged = sum(row.is_correct is not None for row in rows)
-    n_before, n_after = (
-        sum(flag is True for flag in flags)
-        for flags in zip(*((r.old_is_correct, r.is_correct) for r in rows), strict=True)
-    )
-    table.add_row("right", f"{n_before}/{n_judged}", f"{n_after}/{n_judged}")
+    before, after = zip(*((r.old_is_correct, r.is_correct) for r in rows), strict=True)
+    table.add_row("right", *(f"{flags.count(True)}/{len(flags) - flags.count(None)}" for flags in (before, after)))
     table.add_row("USD", f"{sum(r.old_cost_usd for r in rows):.6f}", f"{sum(r.cost_usd for r in rows):.6f}")
     table.add_row(
         "  of it router",
@@ -112,6 +119,8 @@ def _totals(name: str, rows: "tuple[RescoredRow, ...]") -> Table:
         f"{sum(r.old_utility for r in rows) / len(rows):.4f}",
         f"{sum(r.utility for r in rows) / len(rows):.4f}",
     )
+    if n_unjudged := sum(row.check_error is not None for row in rows):
+        table.add_row("answers the check failed on", "", str(n_unjudged))
     table.add_row("changed answers or judgements", "", str(sum(row.is_changed for row in rows)))
     return table
 

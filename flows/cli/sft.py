@@ -208,5 +208,5 @@ def _print_result(result: Any) -> int:
             say(f"Promote it with: r2 policy promote {card.name} {card.version} --reason TEXT")
     if not result.reached:
         return 0
-    say(f"Interrupted. {result.reached}. The same command goes on:\n  {this_command()}")
+    say(f"Interrupted. {result.reached}. The same command resumes it:\n  {this_command()}")
     return INTERRUPTED

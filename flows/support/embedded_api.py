@@ -8,6 +8,7 @@ the server's own process.
 
 import argparse
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,15 +21,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.support.terminal import was_stopped
 from r2.errors import EndpointError
 from r2.lifeline import die_with_parent, end, spawn
 
 MAX_RESTARTS = 3
 """An API that ends so often will not stay: then the run ends with what its client says."""
-EVENTS_S = 10.0
-"""What the events of a run are given to reach the API. They say what happened; nothing depends on them."""
-END_S = 3.0
-"""What the server is given to end; its database survives a kill."""
+EVENTS_S, EVENTS_AFTER_STOP_S = 10.0, 1.0
+"""What the events of a run are given to reach the API; the second for a command that Ctrl-C has stopped. They say what
+happened; nothing depends on them."""
+END_S, END_AFTER_STOP_S = 3.0, 0.2
+"""What the server is given to end, likewise; its database survives a kill."""
 _NEEDLESS_SERVICES = (
     "CANCELLATION_CLEANUP",
     "FOREMAN",
@@ -40,6 +43,8 @@ _NEEDLESS_SERVICES = (
 )
 """Loops of a server that schedules for workers. They poll its database; an API that lives as long as one run needs none
 of them."""
+_ERROR = re.compile(r"[\w.]+(?:Error|Exception): (.+)")
+"""The last line of a traceback."""
 _UNPROXIED = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """No proxy can reach an address of this machine."""
 
@@ -55,7 +60,8 @@ def embedded_api() -> Iterator[None]:
 
     import flows.support.prefect_threads  # noqa: F401  so that they end before the interpreter does
 
-    if configured := PREFECT_API_URL.value():
+    # The variable itself first: the settings were read when Prefect was imported.
+    if configured := os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value():
         _check_reachable(configured)
         with _events_sent():
             yield
@@ -87,13 +93,16 @@ class _Server:
 
     def start(self) -> None:
         """Returns once the API answers. EndpointError if it does not."""
+        from prefect.settings import PREFECT_HOME
+
         timeout_s = float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
         deadline = time.monotonic() + timeout_s
         while not _is_healthy(self.url):
             if self._process.poll() is not None:
+                home = PREFECT_HOME.value()
                 raise EndpointError(
                     f"Prefect's embedded API ended at start with code {self._process.returncode}: {self._last_words()} "
-                    "Run `prefect server start` to see more."
+                    f"Its database lies in {home} (PREFECT_HOME). `prefect server start` says more."
                 )
             if time.monotonic() > deadline:
                 raise EndpointError(
@@ -107,10 +116,11 @@ class _Server:
     def close(self) -> None:
         """Ends the server and its keeper."""
         self._is_closing.set()
-        end(self._process, END_S)
+        patience_s = END_AFTER_STOP_S if was_stopped() else END_S
+        end(self._process, patience_s)
         if self._keeper.ident is not None:
             self._keeper.join()
-        end(self._process, END_S)  # the one that the keeper may have started meanwhile
+        end(self._process, patience_s)  # the one that the keeper may have started meanwhile
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         return spawn([sys.executable, "-m", "flows.support.embedded_api", "--port", str(self._port)], log=self._log)
@@ -130,7 +140,8 @@ class _Server:
             lines = [line.strip() for line in self._log.read_text("utf-8", "replace").splitlines() if line.strip()]
         except OSError as error:
             return f"its log cannot be read ({error})."
-        return f"{lines[-1].rstrip('.')}." if lines else "it said nothing."
+        errors = [found[1] for line in lines if (found := _ERROR.fullmatch(line))]
+        return f"{(errors or lines or ['it said nothing'])[-1].rstrip('.')}."
 
 
 def _is_healthy(url: str) -> bool:
@@ -164,7 +175,7 @@ def _events_sent() -> Iterator[None]:
     try:
         yield
     finally:
-        EventsWorker.drain_all(timeout=EVENTS_S)
+        EventsWorker.drain_all(timeout=EVENTS_AFTER_STOP_S if was_stopped() else EVENTS_S)
 
 
 def _serve() -> None:

@@ -11,15 +11,15 @@ import os
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_INTERNAL_LOGGING_LEVEL": "ERROR",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
-CHOSEN_BY_USER = frozenset(DEFAULTS) & frozenset(os.environ)
-"""Settings that the environment had before us."""
+CHOSEN_BY_USER = frozenset(name for name, value in DEFAULTS.items() if os.environ.get(name, value) != value)
+"""Settings that somebody else than us made, here or in the process that started this one."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn, Protocol
 
 GIVE_UP_S: Final = 4.0
-END_S: Final = 9.0
+END_S: Final = 9.5
 UNWIND_S: Final = 2.0
 INTERRUPTED: Final = 130
 """Exit code of a command that was stopped by a signal."""
@@ -74,7 +74,7 @@ def is_unwinding() -> bool:
 def this_command(without: str | None = None) -> str:
     """What was typed, to be typed again, but for the flag `without`."""
     name = Path(sys.argv[0]).name
-    if name == "__main__.py":
+    if name in ("__main__.py", "-c"):
         return shlex.join(["r2", *(word for word in sys.argv[1:] if word != without)])
     if name.endswith(".py"):
         return shlex.join(sys.orig_argv)
@@ -107,12 +107,12 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         _leave("Ended at once.")
     if _listener.work is not None:
         _say(
-            f"\nStopping: nothing new is sent, calls in flight get {GIVE_UP_S:g} s. Ctrl-C again ends at once. Nothing "
-            "is lost."
+            f"\nStopping: nothing new is begun, what is in flight gets {GIVE_UP_S:g} s. Ctrl-C again ends at once. "
+            "Nothing is lost."
         )
         _stop_in_order(_listener.work, _listener.loop)
         return
-    _say(f"\nInterrupted. The same command goes on:\n  {this_command()}")
+    _say(f"\nInterrupted. The same command resumes it:\n  {this_command()}")
     _listener.is_unwinding = True
     _after(UNWIND_S, os._exit, INTERRUPTED)
     if "R2_DEBUG" not in os.environ:
@@ -135,7 +135,7 @@ def _stop_in_order(work: Stoppable, loop: asyncio.AbstractEventLoop | None) -> N
 
 def _leave(why: str) -> NoReturn:
     """The end of the process, now."""
-    _say(f"\n{why} Nothing is lost, the same command goes on:\n  {this_command()}")
+    _say(f"\n{why} Nothing is lost, the same command resumes it:\n  {this_command()}")
     os._exit(INTERRUPTED)
 
 

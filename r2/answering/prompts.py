@@ -55,6 +55,12 @@ correct
 {PROPOSED_MARK}48
 incorrect"""
 
+GRADE_SYSTEM = """You grade an answer to a question by a rubric, and by nothing else.
+Say in one short sentence what decides. Then end with a line 'Score: <number>', from 0 (fails it) to 1 (meets it).
+
+Rubric:
+"""
+
 THINK_SYSTEM = (
     "You answer a question in short thoughts. Write only the next thought: one or two sentences, with what it comes to."
 )
@@ -143,6 +149,13 @@ def verify_messages(problem: Problem, answer: str, wording: str = "") -> tuple[M
         ("system", f"{wording}\n{VERIFY_SYSTEM}" if wording else VERIFY_SYSTEM),
         ("user", f"{_question_block(problem)}\n{PROPOSED_MARK}{' '.join(answer.split())}"),
     )
+
+
+def grade_messages(problem: Problem, answer: str, rubric: str) -> tuple[Message, ...]:
+    """Asks a judge for a score by the user's rubric, which comes first so that a prefix cache reads it once (ours). The
+    gold answer is not shown: a judge is trusted by how often it agrees with gold answers it has not seen."""
+    body = f"{_question_block(problem)}\n{PROPOSED_MARK}{answer.strip()}"
+    return (("system", GRADE_SYSTEM + rubric.strip()), ("user", body))
 
 
 def think_messages(problem: Problem, thoughts: Sequence[str], wording: str = "") -> tuple[Message, ...]:

@@ -9,10 +9,11 @@ from r2.answering.allocation import Choice
 from r2.answering.query_router import QueryRouter
 from r2.call import ROUTER_PURPOSES, Call, Completion
 from r2.errors import failure
-from r2.ledger import cost_usd
+from r2.ledger import worst_cost_usd
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
 from r2.problems.benchmark import judge
+from r2.problems.own_check import OwnCheck, Verdict
 from r2.roster import Roster
 from r2.settings import Reasoning
 
@@ -83,6 +84,10 @@ class Outcome:
     is_cut: bool | None = None
     trials: list[Trial] = field(default_factory=list)
     """What labelling tried, right or wrong; empty for every way to answer."""
+    verdict: Verdict | None = None
+    """Of the user's own check; None where there is none, and the benchmark's check judges."""
+    check_error: str | None = None
+    """Why the user's own check, at run time or after it, gave no verdict."""
 
     @property
     def status(self) -> str:
@@ -115,16 +120,35 @@ class Trajectory:
         return sum(completion.cost_usd for call, completion in self.pairs if call.purpose in ROUTER_PURPOSES)
 
     @property
+    def answering_cost_usd(self) -> float:
+        """Of it, what the answer cost: without the calls of whoever judged it."""
+        return sum(completion.cost_usd for call, completion in self.pairs if call.purpose != "judge")
+
+    @property
     def is_correct(self) -> bool | None:
-        """The benchmark's check; False where there is no answer, None where there is nothing to check against."""
+        """The verdict of the user's own check, else the benchmark's; False where there is no answer, None where there
+        is nothing to check against, or the own check failed."""
+        if self.outcome.verdict is not None:
+            return self.outcome.verdict.is_right
+        return self.is_correct_by_gold
+
+    @property
+    def is_correct_by_gold(self) -> bool | None:
+        """The benchmark's check, whatever an own check says."""
         if self.problem.target is None:
             return None
         return self.outcome.answer is not None and judge(self.problem, self.outcome.answer)
 
     @property
     def is_right(self) -> bool:
-        """The answer passed the benchmark's check."""
+        """The answer passed the check."""
         return self.is_correct is True
+
+    @property
+    def right(self) -> float:
+        """1 for a right answer, 0 for any other; of an own check the number it gave."""
+        verdict = self.outcome.verdict
+        return float(self.is_right) if verdict is None else verdict.score or 0.0
 
 
 Wave = list[Call]
@@ -153,6 +177,15 @@ class Router:
     second_decomposer: str | None = None
     """Who plans again where the first plan fails its check (r2/answering/plan_check.py); None: nobody, and plans are
     not checked."""
+    check: OwnCheck | None = None
+    """The user's own, which judges in place of the benchmark's."""
+    verify: OwnCheck | None = None
+    """The same at run time: what it refuses goes to a stronger model."""
+
+    @property
+    def blocks(self) -> bool:
+        """An own check may take seconds: a generator with this router is run beside the event loop."""
+        return any(check is not None and check.is_slow for check in (self.check, self.verify))
 
 
 class Stop(Exception):
@@ -211,7 +244,7 @@ class QuestionBudget:
         cheaper = [c.name for c in reversed(roster.solvers) if c.blended_price < roster[call.model].blended_price]
         for name in [call.model, *cheaper]:
             card = roster[name]
-            cost = cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
+            cost = worst_cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
             if cost <= left_usd:
                 return replace(call, model=name), cost
         raise Stop(

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from r2.answering.allocation import Choice, allocation_schema, allocation_tokens, choose
 from r2.answering.confidence import token_confidence, with_logprobs
+from r2.answering.judging import judge_call, verdict_of
 from r2.answering.plan_check import plan_defect
 from r2.answering.prompts import (
     DIRECT_STEP,
@@ -28,6 +29,7 @@ from r2.plan import DIRECT, Plan, Subtask, parse_plan
 from r2.problem import Problem
 from r2.problems.benchmark import benchmark_of, failed_check
 from r2.problems.checks import extract_answer
+from r2.problems.own_check import OwnCheck
 from r2.roster import ModelCard
 
 
@@ -40,7 +42,9 @@ def _route(problem: Problem, router: Router, outcome: Outcome, budget: "Question
     outcome.plan = plan = yield from decompose(problem, router, outcome, budget)
     outcome.steps = yield from _allocate(problem, plan, router, outcome, budget)
     yield from execute_steps(problem, plan, router, outcome, budget, max_escalations=router.settings.max_escalations)
-    return (yield from finalize(problem, plan, router, outcome, budget))
+    return (
+        yield from finalize(problem, plan, router, outcome, budget, max_escalations=router.settings.max_escalations)
+    )
 
 
 def decompose(
@@ -137,9 +141,10 @@ def execute_steps(
     problem: Problem, plan: Plan, router: Router, outcome: Outcome, budget: QuestionBudget, *, max_escalations: int
 ) -> Generator[Wave, list[Completion], None]:
     """Runs the steps wave by wave; a step whose check fails is asked again of the next stronger model, within the
-    bound. So is one whose model is not sure of its result (`min_confidence`): that result stands if nobody is left to
-    ask."""
+    bound. So is one whose model is not sure of its result (`min_confidence`), or whose result the user's verifier
+    refuses: such a result stands if nobody is left to ask."""
     limit = router.settings.min_confidence if max_escalations else 0.0
+    verify = router.verify if max_escalations else None
     for wave in plan.waves() or [[0]]:
         open_steps = wave
         while open_steps:
@@ -155,6 +160,10 @@ def execute_steps(
                 check = accept(problem, step, completion)
                 if check is None and _is_unsure(completion, limit, router):
                     check = "unsure"
+                is_answer = index == len(outcome.steps) - 1 and (plan.is_direct or router.finalizer is None)
+                if check is None and verify is not None and (is_answer or verify.takes_step):
+                    subtask = None if is_answer else step.subtask.text
+                    check = yield from refused(problem, step.text or "", verify, subtask, outcome, budget)
                 if check is None:
                     continue
                 outcome.failed_checks.append(check)
@@ -203,21 +212,46 @@ def step_call(problem: Problem, plan: Plan, index: int, router: Router, steps: l
 
 
 def finalize(
-    problem: Problem, plan: Plan, router: Router, outcome: Outcome, budget: QuestionBudget
+    problem: Problem, plan: Plan, router: Router, outcome: Outcome, budget: QuestionBudget, *, max_escalations: int = 0
 ) -> Generator[Wave, list[Completion], str]:
     """The last step's result, or the finalizer's reading of all of them (paper: a final call). Direct plans need
-    neither."""
+    neither. A final answer that the user's verifier refuses is asked again of the next stronger model (ours)."""
     if plan.is_direct or router.finalizer is None:
         return outcome.steps[-1].text or ""
     results = {i + 1: step.text or "" for i, step in enumerate(outcome.steps)}
-    [(_, completion)] = yield from ask(
-        [solver_call(problem, router, router.finalizer, FINAL_TASK, results, "final")], budget
-    )
-    if completion.is_ok and (text := extract_answer(completion.text)):
-        outcome.is_cut = completion.finish_reason == "length"
-        return text
-    outcome.failed_checks.append(f"final_{completion.error_type or 'empty'}")
-    return outcome.steps[-1].text or ""
+    model: str | None = router.finalizer
+    answer = ""
+    while model is not None:
+        [(_, completion)] = yield from ask([solver_call(problem, router, model, FINAL_TASK, results, "final")], budget)
+        if not completion.is_ok or not (text := extract_answer(completion.text)):
+            outcome.failed_checks.append(f"final_{completion.error_type or 'empty'}")
+            break
+        answer, outcome.is_cut = text, completion.finish_reason == "length"
+        if router.verify is None or not max_escalations:
+            break
+        check = yield from refused(problem, answer, router.verify, None, outcome, budget)
+        if check is None:
+            break
+        outcome.failed_checks.append(check)
+        model = router.roster.stronger(model) if outcome.n_escalations < max_escalations else None
+        outcome.n_escalations += model is not None
+    return answer or outcome.steps[-1].text or ""
+
+
+def refused(
+    problem: Problem, text: str, verify: OwnCheck, subtask: str | None, outcome: Outcome, budget: QuestionBudget
+) -> Generator[Wave, list[Completion], str | None]:
+    """`verify` where the user's verifier refuses a result; None where it takes it, or gave no verdict: then the outcome
+    says why. `Stop` where its judge cannot be reached."""
+    if verify.says is not None:
+        verdict = verify.says(problem, text, subtask)
+    else:
+        [(_, completion)] = yield from ask([judge_call(problem, text, verify, "verify")], budget)
+        verdict = verdict_of(completion, verify)
+    if verdict.score is None:
+        outcome.failed_checks.append("verify_error")
+        outcome.check_error = verdict.error
+    return "verify" if verdict.is_right is False else None
 
 
 def solver_call(

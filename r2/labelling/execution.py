@@ -9,6 +9,7 @@ differs from an earlier one in one subtask pays for that subtask and for what it
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
+from r2.answering.judging import ask_check
 from r2.answering.prompts import DIRECT_STEP, FINAL_TASK
 from r2.answering.protocol import Router, Stop, Wave
 from r2.answering.route import solver_call
@@ -18,6 +19,7 @@ from r2.plan import Plan, Subtask
 from r2.problem import Problem
 from r2.problems.benchmark import judge
 from r2.problems.checks import extract_answer
+from r2.problems.own_check import Verdict
 
 
 @dataclass(slots=True)
@@ -30,6 +32,8 @@ class Execution:
     completions: list[Completion] = field(default_factory=list)
     answer: str | None = None
     is_correct: bool = False
+    verdict: Verdict | None = None
+    """Of the user's own check, where there is one."""
     error_type: str | None = None
     cost_usd: float = 0.0
     total_tokens: int = 0
@@ -99,7 +103,11 @@ def execute(
             [final] = yield [solver_call(problem, router, router.finalizer, FINAL_TASK, results, "final")]
             spent.append(final)
             run.answer = extract_answer(final.text) or run.answer
-        run.is_correct = judge(problem, run.answer) is True
+        if router.check is None:
+            run.is_correct = judge(problem, run.answer) is True
+        else:
+            run.verdict, _ = yield from ask_check(problem, run.answer, router.check)
+            run.is_correct = run.verdict.is_right is True
     run.cost_usd = sum(completion.cost_usd for completion in spent)
     run.output_tokens = sum(completion.usage.output_tokens for completion in spent)
     run.total_tokens = run.output_tokens + sum(completion.usage.input_tokens for completion in spent)

@@ -22,6 +22,7 @@ from r2.settings import Labelling
 
 DROPPED = {
     "label_no_target": "the problem has no answer to check against",
+    "label_no_verdict": "your own check gave no verdict on any candidate's answer",
     "label_no_plan": "no text of the teacher held a plan",
     "label_no_right_plan": "no candidate's execution was right",
     "label_no_right_allocation": "wrong with the strongest models too",
@@ -46,7 +47,7 @@ def label(problem: Problem, router: Router) -> Solving:
 def _label(
     problem: Problem, router: Router, settings: Labelling, outcome: Outcome
 ) -> Generator[Wave, list[Completion], None]:
-    if problem.target is None:
+    if problem.target is None and (router.check is None or router.check.needs_gold):
         raise _dropped("label_no_target")
     memory = Memory()
     plans = yield from _candidates(problem, router, settings, memory, outcome)
@@ -59,8 +60,12 @@ def _label(
     coherence = yield from _coherence(problem, [plan for _, plan in plans], router, settings, memory)
     _score([trial for trial, _ in plans], runs, coherence, settings)
     right = [i for i, run in enumerate(runs) if run.is_correct]
+    outcome.check_error = next(
+        (run.verdict.error for run in runs if run.verdict is not None and run.verdict.error), None
+    )
     if not right:
-        raise _dropped("label_no_right_plan")
+        is_judged = outcome.check_error is None or any(run.verdict.score is not None for run in runs if run.verdict)
+        raise _dropped("label_no_right_plan" if is_judged else "label_no_verdict")
     best = min(right, key=lambda i: (plans[i][0].score or 0.0, runs[i].total_tokens))
     target, plan = plans[best]
     target.is_target = True
@@ -75,7 +80,7 @@ def _label(
         outcome.trials.append(trial)
     if chosen is None:
         raise _dropped("label_no_right_allocation")
-    outcome.answer = tried[chosen].answer
+    outcome.answer, outcome.verdict = tried[chosen].answer, tried[chosen].verdict
 
 
 def _candidates(

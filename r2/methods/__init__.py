@@ -22,6 +22,7 @@ from r2.methods import (
 )
 from r2.methods.record import Family, Method
 from r2.plugins import METHODS, plugin_names, with_plugins
+from r2.settings import Reasoning
 
 _BUILT_IN = (
     route.METHOD,
@@ -54,6 +55,16 @@ def method_named(name: str) -> Method:
             "that package is installed."
         )
     return methods()[name]
+
+
+def refuse_unused(chosen: Reasoning) -> None:
+    """ConfigError for a verifier that the method would never ask."""
+    if chosen.verify is not None and not method_named(chosen.method).escalates:
+        able = ", ".join(method.name for method in methods().values() if method.escalates)
+        raise ConfigError(
+            f"--verify {chosen.verify}: method {chosen.method} asks no stronger model, so that nothing would be "
+            f"verified. Methods that do: {able}. To judge answers, give --check."
+        )
 
 
 def family_of(name: str) -> Family:

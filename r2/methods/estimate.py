@@ -11,7 +11,7 @@ from r2.answering.protocol import Router
 from r2.call import Purpose
 from r2.ledger import Price, Usage, cost_usd
 from r2.methods import method_named
-from r2.methods.expected import ExpectedCalls
+from r2.methods.expected import ExpectedCalls, judgements
 
 BYTES_PER_TOKEN = 4
 GUESS_MARGIN = 8
@@ -37,7 +37,10 @@ def estimate_calls(
 
     What had to be assumed for the method is its record's `assumes`. ConfigError for an unknown method.
     """
-    expected = method_named(router.settings.method).expects(router)
+    method = method_named(router.settings.method)
+    expected = [*method.expects(router)]
+    if method.run_kind == "answer" and router.check is not None and router.check.judge is not None:
+        expected.append(judgements(router.check))
     return [_priced(part, router, prices, n_questions, question_bytes) for part in expected]
 
 

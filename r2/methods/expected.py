@@ -6,11 +6,12 @@ is unsure. The parts that several methods share are here; each method puts its o
 
 from dataclasses import dataclass
 
-from r2.answering.prompts import decompose_messages, solve_messages
+from r2.answering.prompts import decompose_messages, grade_messages, solve_messages
 from r2.answering.protocol import Router
 from r2.call import Message, Purpose
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
+from r2.problems.own_check import OwnCheck
 
 SUBTASKS_PER_QUESTION = 2.5
 PLAN_TOKENS = 45
@@ -20,6 +21,8 @@ UNSURE_SHARE = 0.3
 """Of a small model's answers; nothing is known before it was asked."""
 RESULT_TOKENS = {"direct": 12, "cot": 150, "bare": 12}
 """By prompt mode."""
+JUDGEMENT_TOKENS = 40
+"""Of a judge: a sentence and a number."""
 STEPS_ASSUMED = f"{SUBTASKS_PER_QUESTION} subtasks a question"
 
 EMPTY = Problem("", "")
@@ -50,6 +53,12 @@ def one_step(router: Router, model: str, per_question: float = SUBTASKS_PER_QUES
     mode = router.roster[model].prompt_mode
     messages = solve_messages(EMPTY, PLAN.subtasks[1].text, {1: "48"}, mode)
     return ExpectedCalls("solve", model, per_question, messages, RESULT_TOKENS[mode])
+
+
+def judgements(check: OwnCheck, per_question: float = 1, purpose: Purpose = "judge") -> ExpectedCalls:
+    """An answer graded by the judge of the user's own check, which has one."""
+    messages = grade_messages(EMPTY, "", check.rubric)
+    return ExpectedCalls(purpose, check.judge or "", per_question, messages, JUDGEMENT_TOKENS)
 
 
 def plans(router: Router) -> list[ExpectedCalls]:

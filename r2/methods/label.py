@@ -6,7 +6,7 @@ Settings: `labelling`, `finalizer`, `seed`.
 from r2.answering.prompts import judge_messages, teach_messages
 from r2.answering.protocol import Router
 from r2.labelling.label import label
-from r2.methods.expected import EMPTY, PLAN, PLAN_TOKENS, SUBTASKS_PER_QUESTION, ExpectedCalls, one_step
+from r2.methods.expected import EMPTY, PLAN, PLAN_TOKENS, SUBTASKS_PER_QUESTION, ExpectedCalls, judgements, one_step
 from r2.methods.record import Method
 from r2.settings import Labelling
 
@@ -29,6 +29,8 @@ def _expects(router: Router) -> list[ExpectedCalls]:
     if chosen.judge in roster.by_name:
         n_pairs = n_plans * (SUBTASKS_PER_QUESTION - 1)
         parts.append(ExpectedCalls("judge", chosen.judge, n_pairs, judge_messages(EMPTY, PLAN, 1), 4))
+    if router.check is not None and router.check.judge is not None:
+        parts.append(judgements(router.check, n_plans + ALLOCATIONS_TRIED))
     return parts
 
 

@@ -43,6 +43,8 @@ class Method:
     routes: bool = False
     """It chooses among models by looking at the question, and so can collapse: a report warns where one model gets
     nearly everything."""
+    escalates: bool = False
+    """It asks a stronger model where a check fails: the user's verifier (`--verify`) has a say."""
     knob: str = ""
     """Field of `Reasoning` that sets its operating point; "": it has none."""
     values: tuple[float, ...] = ()

@@ -16,6 +16,7 @@ from r2.methods.expected import (
     UNSURE_SHARE,
     ExpectedCalls,
     final_answer,
+    judgements,
     one_step,
     plans,
 )
@@ -35,6 +36,7 @@ def _expects(router: Router) -> list[ExpectedCalls]:
         one_step(router, middle),
         *([one_step(router, stronger, SUBTASKS_PER_QUESTION * UNSURE_SHARE)] if stronger else []),
         *final_answer(router, router.finalizer),
+        *([judgements(router.verify, 1, "verify")] if router.verify is not None and router.verify.judge else []),
     ]
 
 
@@ -56,6 +58,11 @@ def _check(router: Router, pool: str) -> None:
             f"--min-confidence {chosen.min_confidence} with --max-escalations 0: nobody would be asked again. Allow "
             "some, or drop --min-confidence."
         )
+    if chosen.verify is not None and not chosen.max_escalations:
+        raise ConfigError(
+            f"--verify {chosen.verify} with --max-escalations 0: nobody would be asked again. Allow some, or drop "
+            "--verify."
+        )
 
 
 METHOD = Method(
@@ -69,6 +76,7 @@ METHOD = Method(
     ),
     family="ours",
     routes=True,
+    escalates=True,
     knob="b",
     values=(0.0, 0.05, 0.1, 0.2, 0.4),
     by_default=True,

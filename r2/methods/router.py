@@ -8,6 +8,7 @@ from r2.errors import ConfigError
 from r2.labelling.label import LEXICAL
 from r2.methods import method_named
 from r2.pool.file.config import PoolConfig
+from r2.problems.own_check import OwnCheck, own_checks
 from r2.roster import Roster
 from r2.settings import AnswerSettings, Labelling, Reasoning
 
@@ -32,11 +33,30 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
     ]:
         roster.require(name)
     learned = _load_query_router(chosen, roster) if method.uses_query_router else None
+    check, verify = checks_in(chosen, roster)
     router = Router(
-        roster, decomposer, allocator, None if finalizer == "last_step" else finalizer, chosen, learned, second
+        roster,
+        decomposer,
+        allocator,
+        None if finalizer == "last_step" else finalizer,
+        chosen,
+        learned,
+        second,
+        check,
+        verify,
     )
     method.check(router, str(pool.path))
     return router
+
+
+def checks_in(chosen: Reasoning, roster: Roster) -> tuple[OwnCheck | None, OwnCheck | None]:
+    """The user's own (check, verify), loaded. ConfigError for one that cannot be used, or whose judge the pool does not
+    have."""
+    check, verify = own_checks(chosen)
+    for one in (check, verify):
+        if one is not None and one.judge is not None:
+            roster.require(one.judge)
+    return check, verify
 
 
 def _models_named(chosen: Reasoning) -> list[str]:

@@ -64,13 +64,24 @@ def to_rows(
         cost_usd=trajectory.cost_usd + sum(call.cost_usd for call in earlier),
         router_cost_usd=trajectory.router_cost_usd
         + sum(call.cost_usd for call in earlier if call.purpose in ROUTER_PURPOSES),
-        latency_s=sum(max((_elapsed_s(c) for _, c in wave), default=0.0) for wave in trajectory.waves),
+        latency_s=sum(max((_elapsed_s(c) for _, c in wave), default=0.0) for wave in _answering(trajectory)),
         failed_checks=",".join(outcome.failed_checks),
         error_type=outcome.error_type,
         error_message=outcome.error_message,
         started_at=min((call.started_at for call in calls), default=0.0),
+        check_score=None if outcome.verdict is None else outcome.verdict.score,
+        check_error=outcome.check_error,
+        is_correct_by_gold=None if outcome.verdict is None else trajectory.is_correct_by_gold,
     )
     return row, subtasks, calls
+
+
+def _answering(trajectory: Trajectory) -> Sequence[Sequence[tuple[Call, Completion]]]:
+    """The waves up to the answer: without the last one where the own check's judge was asked in it."""
+    is_judged = trajectory.outcome.verdict is not None
+    last = trajectory.waves[-1:] if is_judged else ()
+    is_judging = [call.purpose for wave in last for call, _ in wave] == ["judge"]
+    return trajectory.waves[:-1] if is_judging else trajectory.waves
 
 
 def candidate_rows(run_id: str, trajectory: Trajectory, roster: Roster, rollout: int = 0) -> list[CandidateRow]:

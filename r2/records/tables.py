@@ -70,7 +70,9 @@ class TrajectoryRow:
     input: str = col("the question")
     target: str | None = col("the gold answer, if the input had one")
     answer: str | None = col("the final answer; null unless status is answered")
-    is_correct: bool | None = col("the benchmark's check, false where there is no answer; null without a target")
+    is_correct: bool | None = col(
+        "the benchmark's check, or your own (--check); false where there is no answer; null where nothing could judge"
+    )
     plan: str = col("the plan that was executed, canonical text; '' for methods without plans")
     n_subtasks: int = col("subtasks of the plan, 0 for a direct plan", kind="int16")
     n_calls: int = col("model calls, the router's own included", kind="int16")
@@ -95,6 +97,18 @@ class TrajectoryRow:
     )
     policy: str | None = col(
         "policy under training, NAME@VERSION of the weights it started the round with", label=True, default=None
+    )
+    check_score: float | None = col(
+        "what your own check (--check) gave, 0..1, right from 0.5; null without one, or where it gave none",
+        default=None,
+    )
+    check_error: str | None = col(
+        "why your own check (--check, --verify) gave no verdict: its exception with the line, its time limit, ...",
+        default=None,
+    )
+    is_correct_by_gold: bool | None = col(
+        "beside the verdict of your own check, the benchmark's check against the gold answer; null without either",
+        default=None,
     )
 
 
@@ -161,7 +175,11 @@ class CallRow:
         "of them, read from the provider's cache", "tokens", "gen_ai.usage.cache_read.input_tokens", kind="int64"
     )
     output_tokens: int = col("generated tokens", "tokens", "gen_ai.usage.output_tokens", kind="int64")
-    usage_source: str = col("provider, or estimated where the provider sent none", label=True)
+    usage_source: str = col(
+        "provider; estimated where it sent none: the worst case; doubtful where its number cannot be true of what was "
+        "asked",
+        label=True,
+    )
     cost_usd: float = col("at `price_version`", "USD")
     price_version: str = col("date and USD per million tokens: input/cached/output", label=True)
     latency_s: float = col("sent to last byte", "s", "gen_ai.client.operation.duration")

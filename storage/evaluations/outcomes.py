@@ -21,18 +21,19 @@ def outcomes_of(
     """How the runs (one per seed) did on these problems, in this order; None where one of them has not settled them
     all.
 
-    A failed problem is wrong. A connection of `storage.sql.query.connect`.
+    A failed problem is wrong, and so is one that the user's own check gave no verdict on. A connection of
+    `storage.sql.query.connect`.
     """
     columns: dict[str, list[list[float]]] = {name: [] for name in _ARRAYS}
     for run_id in run_ids:
-        rows = {row[0]: row[1:] for row in db.execute(_OUTCOMES, [run_id]).fetchall()}
+        rows = {row[0]: row[1:] for row in db.execute(_OUTCOMES, [run_id, run_id]).fetchall()}
         if any(problem_id not in rows for problem_id in problem_ids):
             return None
         for i, name in enumerate(_ARRAYS):
             columns[name].append([float(rows[problem_id][i]) for problem_id in problem_ids])
     by_difficulty: dict[str, dict[str, float]] = {}
     calls: dict[str, float] = {}
-    for problem_id, model, n in db.execute(_CALLS, [list(run_ids), sorted(ROUTER_PURPOSES)]).fetchall():
+    for problem_id, model, n in db.execute(_CALLS, [list(run_ids), sorted(_NOT_SOLVING)]).fetchall():
         if problem_id not in difficulty:
             continue
         calls[model] = calls.get(model, 0) + n
@@ -61,14 +62,23 @@ def charged(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> tuple[floa
     return float(usd), int(n)
 
 
+_NOT_SOLVING = ROUTER_PURPOSES | {"judge"}
+
+
 _ARRAYS = ("is_correct_PS", "cost_usd_PS", "latency_s_PS", "n_calls_PS", "n_tokens_PS", "router_cost_usd_PS")
 
 
 _OUTCOMES = """
-    select problem_id, coalesce(is_correct, false)::int, cost_usd, latency_s, n_calls,
-           input_tokens + output_tokens, router_cost_usd
-    from trajectories where run_id = ?
+    with judging as (
+        select problem_id, sum(cost_usd) as cost_usd, count(distinct call_index) as n_calls,
+               sum(input_tokens + output_tokens) as tokens
+        from calls where run_id = ? and purpose = 'judge' group by problem_id
+    )
+    select problem_id, coalesce(is_correct, false)::int, t.cost_usd - coalesce(j.cost_usd, 0), latency_s,
+           t.n_calls - coalesce(j.n_calls, 0), input_tokens + output_tokens - coalesce(j.tokens, 0), router_cost_usd
+    from trajectories as t left join judging as j using (problem_id) where t.run_id = ?
 """
+"""Without the calls of whoever judges the answers: they are no part of answering, and no method is charged for them."""
 
 
 _CALLS = """

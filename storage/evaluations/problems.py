@@ -21,6 +21,7 @@ from r2.evaluation.settings import Difficulty, EvaluateSettings, band, band_of, 
 from r2.pool.file.recording import recorded_evaluation
 from r2.problem import Problem
 from r2.problems.benchmark import benchmarks
+from r2.problems.own_check import own_checks
 from r2.problems.source import Source, parse_source
 from storage.sources.problem_files import gold_plans_of, problems_of, row_of
 
@@ -59,13 +60,18 @@ def evaluated_problems(settings: EvaluateSettings) -> EvaluatedProblems:
             f"--problems: name at least one source: {', '.join(b.source for b in benchmarks().values())}, file:PATH."
         )
     data_dir = Path(settings.data_dir) if settings.data_dir else None
+    check, _ = own_checks(settings.reasoning)
+    needs_gold = check is None or check.needs_gold
     found: list[Problem] = []
     bands: dict[str, Difficulty] = {}
     for text in settings.problems:
         source = parse_source(text)
         for problem in _limited(held_out(_problems(source, settings, data_dir), settings), settings.limit):
-            if problem.target is None:
-                raise ConfigError(f"--problems {text}: {problem.problem_id!r} has no answer to compare with.")
+            if problem.target is None and needs_gold:
+                raise ConfigError(
+                    f"--problems {text}: {problem.problem_id!r} has no answer to compare with. Give one, or a check "
+                    "that does without (--check)."
+                )
             found.append(replace(problem, input_index=len(found)))
         bands |= _bands_of_rows(source, settings, data_dir)
     ids = [problem.problem_id for problem in found]

@@ -31,7 +31,9 @@ from r2.pool.client.wire import ParsedReply, parse_body
 from r2.problem import Problem
 from r2.problems.benchmark import judge
 from r2.problems.checks import extract_answer
+from r2.problems.own_check import OwnCheck, Verdict, is_judge, own_checks
 from r2.roster import Roster
+from r2.settings import Reasoning
 from storage.evaluations.store import evaluation_dir, is_evaluation, read_comparison, read_evaluation
 from storage.evaluations.summary import compared, outcomes_of_rows
 from storage.lake.lake import Lake
@@ -60,6 +62,8 @@ _TRAJECTORIES = (
     "rollout",
     "answer",
     "is_correct",
+    "check_score",
+    "check_error",
     "error_type",
     "cost_usd",
     "latency_s",
@@ -86,6 +90,11 @@ class RescoredRow:
     router_cost_usd: float
     old_utility: float
     utility: float
+    check_score: float | None = None
+    check_error: str | None = None
+    """Of the user's own check, where one judged."""
+    judge_cost_usd: float = 0.0
+    """Of `cost_usd`, what was paid for judging: no part of what a method costs."""
 
     @property
     def is_changed(self) -> bool:
@@ -113,16 +122,22 @@ def rescore_run(
     *,
     prices: Roster | None = None,
     parser: Parser | None = None,
+    check: OwnCheck | None = None,
     lambda_usd: float = 0.0,
     lambda_s: float = 0.0,
 ) -> Iterator[RescoredRow]:
     """A run's trajectories in input order. `prices` None: as stored; `parser` None: answers as stored, and only judged
     again. A chain of thought is charged as the pool's entry for it (`Roster.step_by_step`), whoever was asked then.
+    `check` None: judged as the run was, by the benchmark's check or by a check of the user's own; a judge's verdicts
+    stay as they are, and an answer that reads otherwise now has none.
 
     Raises ConfigError for a run that the lake does not have, or a model that `prices` lacks.
     """
     plan = _plan(lake, run_id)
     problems = _problems(plan)
+    if check is None:
+        asked = plan.settings.reasoning
+        check, _ = own_checks(Reasoning(check=asked.check, rubric=asked.rubric if is_judge(asked.check) else None))
     table = None if prices is None else _price_table(prices, plan.settings.reasoning.method)
     trajectories = (row for batch in lake.iter_rows("trajectories", run_id, _TRAJECTORIES) for row in batch.to_pylist())
     calls = (row for batch in lake.iter_rows("calls", run_id, _CALLS) for row in batch.to_pylist())
@@ -133,7 +148,7 @@ def rescore_run(
         if ahead is not None and ahead[0] == (old["problem_id"], old["rollout"]):
             mine = list(ahead[1])
             ahead = next(by_problem, None)
-        yield _rescored(run_id, old, mine, problems, table, parser, lambda_usd, lambda_s)
+        yield _rescored(run_id, old, mine, problems, table, parser, check, lambda_usd, lambda_s)
 
 
 def _plan(lake: Lake, run_id: str) -> RunPlan:
@@ -164,12 +179,16 @@ def _rescored(
     problems: Mapping[str, Problem],
     prices: Mapping[str, Price] | None,
     parser: Parser | None,
+    check: OwnCheck | None,
     lambda_usd: float,
     lambda_s: float,
 ) -> RescoredRow:
-    cost = {True: 0.0, False: 0.0}
+    total = router = judging = 0.0
     for call in calls:
-        cost[call["purpose"] in ROUTER_PURPOSES] += _cost_usd(call, prices)
+        usd = _cost_usd(call, prices)
+        total += usd
+        router += usd if call["purpose"] in ROUTER_PURPOSES else 0.0
+        judging += usd if call["purpose"] == "judge" else 0.0
     answer = old["answer"]
     problem = problems.get(old["problem_id"])
     is_read = (
@@ -177,10 +196,13 @@ def _rescored(
     )  # others ended without a text that would be the answer
     if parser is not None and problem is not None and is_read:
         answer = _answer(old["answer"], calls, parser)
+    verdict = Verdict(None)
     is_correct = old["is_correct"]
-    if problem is not None and problem.target is not None:
+    if problem is not None and check is not None:
+        verdict = _verdict(problem, answer, old, check)
+        is_correct = verdict.is_right
+    elif problem is not None and problem.target is not None:
         is_correct = answer is not None and judge(problem, answer) is True
-    total = cost[True] + cost[False]
     return RescoredRow(
         run_id=run_id,
         problem_id=old["problem_id"],
@@ -192,10 +214,25 @@ def _rescored(
         old_cost_usd=old["cost_usd"],
         cost_usd=total,
         old_router_cost_usd=old["router_cost_usd"],
-        router_cost_usd=cost[True],
+        router_cost_usd=router,
         old_utility=bool(old["is_correct"]) - lambda_usd * old["cost_usd"] - lambda_s * old["latency_s"],
         utility=bool(is_correct) - lambda_usd * total - lambda_s * old["latency_s"],
+        check_score=verdict.score,
+        check_error=verdict.error,
+        judge_cost_usd=judging,
     )
+
+
+def _verdict(problem: Problem, answer: str | None, old: Mapping[str, Any], check: OwnCheck) -> Verdict:
+    """What the check says now. A judge is not asked again: its verdict on the same answer stands."""
+    if check.says is None:
+        is_same = answer == old["answer"]
+        return (
+            Verdict(old["check_score"], old["check_error"]) if is_same else Verdict(None, "another answer was judged")
+        )
+    if answer is None or not check.can_judge(problem):
+        return Verdict(0.0 if check.can_judge(problem) else None)
+    return check.says(problem, answer, None)
 
 
 def _cost_usd(call: Mapping[str, Any], prices: Mapping[str, Price] | None) -> float:
@@ -234,6 +271,7 @@ def rescore(
     *,
     prices: Roster | None = None,
     parser: Parser | None = extract_answer,
+    check: OwnCheck | None = None,
     lambda_usd: float = 0.0,
     lambda_s: float = 0.0,
 ) -> RescoreResult:
@@ -244,7 +282,9 @@ def rescore(
     rows = tuple(
         row
         for run_id in dict.fromkeys(run_ids)
-        for row in rescore_run(lake, run_id, prices=prices, parser=parser, lambda_usd=lambda_usd, lambda_s=lambda_s)
+        for row in rescore_run(
+            lake, run_id, prices=prices, parser=parser, check=check, lambda_usd=lambda_usd, lambda_s=lambda_s
+        )
     )
     path = _write(lake.root, name, rows)
     if evaluation is None:
@@ -276,7 +316,7 @@ def _with_new(outcomes: MethodOutcomes, seeds: Sequence[Mapping[str, RescoredRow
     return dataclasses.replace(
         outcomes,
         is_correct=mean(lambda row: float(row.is_correct is True)),
-        cost_usd=mean(lambda row: row.cost_usd),
+        cost_usd=mean(lambda row: row.cost_usd - row.judge_cost_usd),
         router_cost_usd=mean(lambda row: row.router_cost_usd),
     )
 

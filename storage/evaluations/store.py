@@ -24,6 +24,7 @@ from r2.atomic import write_atomically
 from r2.errors import ConfigError, LakeError
 from r2.evaluation.compare import Comparison, from_json, to_json
 from r2.problem import Problem
+from storage.runs.checks import CheckSummary
 from storage.sources.problem_files import row_of
 
 FOLDER = "_evaluations"
@@ -106,6 +107,8 @@ class Evaluation:
     ended_at: float = 0.0
     prices: Mapping[str, str] = field(default_factory=dict)
     """Pool entry -> price version."""
+    check: CheckSummary | None = None
+    """Of the user's own check, over every run on test problems."""
     gold_difficulty: Mapping[str, str] = field(default_factory=dict)
     """What of `difficulty` follows from gold plans."""
 

@@ -243,7 +243,7 @@ def _tables(
     if summary.n_settled:
         by_benchmark = db.execute(
             """
-            select benchmark, count(*), count(*) filter (status = 'failed'), count(*) filter (target is not null),
+            select benchmark, count(*), count(*) filter (status = 'failed'), count(is_correct),
                    count(*) filter (is_correct), 1000 * avg(cost_usd), avg(n_calls), quantile_cont(latency_s, 0.5),
                    quantile_cont(latency_s, 0.95)
             from trajectories where run_id = ? group by 1 order by 1

@@ -6,8 +6,9 @@ ended early gives the rows it settled; the rest come with status `deferred`.
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +34,8 @@ ANSWER_COLUMNS = (
     "error_message",
 )
 """`finish` is "stop" for a whole answer, "length" for one that ends at its limit and is the best there was."""
+_CHECK_FIELDS = (("check_score", pa.float64()), ("check_error", pa.string()))
+"""Further columns of a run with a check of the user's own."""
 _BATCH_CHARACTERS = 16 * 1024 * 1024
 """Of a Parquet row group that is held until it is written."""
 _READ = [
@@ -48,7 +51,11 @@ _READ = [
     "error_type",
     "error_message",
     "failed_checks",
+    *(name for name, _ in _CHECK_FIELDS),
 ]
+
+
+_Writer = Callable[[BinaryIO, Iterable[dict[str, Any]]], None]
 
 
 def default_out(settings_input: str) -> Path:
@@ -62,10 +69,13 @@ def write_answers(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
     if plan.input_format == "openai-batch":
         return _write_batch(plan, lake, out)
     suffix = out.suffix.lower()
-    writer = {".csv": _write_csv, ".parquet": _write_parquet}.get(suffix, _write_jsonl)
+    checked = _CHECK_FIELDS if plan.settings.reasoning.check is not None else ()
+    writers: dict[str, _Writer] = {".csv": _write_csv, ".parquet": partial(_write_parquet, checked=checked)}
+    writer = writers.get(suffix, _write_jsonl)
+    columns = (*ANSWER_COLUMNS, *(name for name, _ in checked))
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as file:
-        writer(file, (_merged(problem, row) for problem, row in _settled_rows(plan, lake)))
+        writer(file, (_merged(problem, row, columns) for problem, row in _settled_rows(plan, lake)))
     return [out]
 
 
@@ -89,9 +99,9 @@ def _finish(row: dict[str, Any]) -> str | None:
     return "length" if CUT_ANSWER in row["failed_checks"].split(",") else "stop"
 
 
-def _merged(problem: Problem, row: dict[str, Any] | None) -> dict[str, Any]:
+def _merged(problem: Problem, row: dict[str, Any] | None, columns: Sequence[str]) -> dict[str, Any]:
     result: dict[str, Any] = {"id": problem.problem_id, "question": problem.question, **problem.extra}
-    result |= {column: (row or {}).get(column) for column in ANSWER_COLUMNS}
+    result |= {column: (row or {}).get(column) for column in columns}
     result["target"] = problem.target
     if row is None:
         result["status"] = "deferred"
@@ -119,7 +129,9 @@ def _write_csv(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
     text.detach()  # flushes, and leaves the file open
 
 
-def _write_parquet(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
+def _write_parquet(
+    file: BinaryIO, rows: Iterable[dict[str, Any]], checked: Sequence[tuple[str, pa.DataType]] = ()
+) -> None:
     """Fixed columns; the user's other columns together as JSON text in `extra`."""
     schema = pa.schema(
         [
@@ -134,6 +146,7 @@ def _write_parquet(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
             ("n_calls", pa.int32()),
             ("error_type", pa.string()),
             ("error_message", pa.string()),
+            *checked,
             ("extra", pa.string()),
         ]
     )

@@ -115,6 +115,17 @@ class Journal:
         return journal
 
     @classmethod
+    def glance(cls, path: Path) -> Self:
+        """The journal as it is now, for reading alone; also where another process has it open and writes on."""
+        journal = cls(path, os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+        try:
+            journal._replay(cut_off=False)
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    @classmethod
     def problem(cls, path: Path) -> str | None:
         """What is wrong with a journal, or None; also where a run has it open. Changes nothing: a torn end is not
         wrong, and is not cut off."""

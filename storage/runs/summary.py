@@ -8,13 +8,14 @@ from typing import Any
 
 from r2.answering.protocol import CUT_ANSWER, NO_LOGPROBS
 from r2.evaluation.intervals import wilson_interval
+from storage.runs.checks import CheckSummary, check_summary
 from storage.sql.query import connect
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """Facts of one run over all its sessions. `accuracy` and its Wilson 95 % interval are None where no row had a
-    target."""
+    """Facts of one run over all its sessions. `accuracy` and its Wilson 95 % interval are None where nothing was
+    judged."""
 
     run_id: str
     method: str
@@ -32,8 +33,12 @@ class RunSummary:
     """Answers that end at their limit and are the best there was."""
     n_without_logprobs: int
     """Questions whose log-probabilities, promised by the pool file, did not come."""
+    n_doubtful_bills: int
+    """Attempts whose bill cannot be true of what was asked."""
     calls_by_model: Mapping[str, int]
     cost_by_model_usd: Mapping[str, float]
+    check: CheckSummary | None = None
+    """Of the user's own check."""
 
     @property
     def n_settled(self) -> int:
@@ -74,14 +79,15 @@ _TOTALS = (
 )
 
 
-def summarize(lake: Path, run_id: str) -> RunSummary:
-    """Reads the run's committed rows; a run without any gives zeros."""
+def summarize(lake: Path, run_id: str, check: str | None = None) -> RunSummary:
+    """Reads the run's committed rows; a run without any gives zeros. `check` names the user's own check that judged
+    them."""
     with connect(lake) as db:
         totals = db.execute(
             """
             select coalesce(any_value(method), ''), count(*) filter (status = 'answered'),
                    count(*) filter (status = 'failed'),
-                   count(*) filter (target is not null), count(*) filter (is_correct), coalesce(sum(cost_usd), 0),
+                   count(is_correct), count(*) filter (is_correct), coalesce(sum(cost_usd), 0),
                    coalesce(sum(router_cost_usd), 0), coalesce(sum(n_calls), 0)::bigint,
                    coalesce(sum(n_escalations), 0)::bigint,
                    coalesce(sum(input_tokens), 0)::bigint, coalesce(sum(output_tokens), 0)::bigint,
@@ -98,7 +104,18 @@ def summarize(lake: Path, run_id: str) -> RunSummary:
             """,
             [run_id],
         ).fetchall()
+        [n_doubtful] = db.execute(
+            "select count(*) from calls where run_id = ? and usage_source = 'doubtful'", [run_id]
+        ).fetchall()[0]
     by_count = {name: n for name, n, _ in by_model}
     by_cost = {name: usd for name, _, usd in by_model}
     named: dict[str, Any] = dict(zip(_TOTALS, totals, strict=True))
-    return RunSummary(run_id=run_id, calls_by_model=by_count, cost_by_model_usd=by_cost, **named)
+    own = check_summary(lake, check, [run_id])
+    return RunSummary(
+        run_id=run_id,
+        n_doubtful_bills=n_doubtful,
+        calls_by_model=by_count,
+        cost_by_model_usd=by_cost,
+        check=own,
+        **named,
+    )

@@ -48,7 +48,7 @@ with totals as (
         method,
         count(*) as n_problems,
         count(*) filter (status = 'answered') as n_answered,
-        count(*) filter (target is not null) as n_judged,
+        count(is_correct) as n_judged,
         count(*) filter (is_correct) as n_correct,
         sum(cost_usd) as cost_usd,
         1000 * sum(cost_usd) / count(*) as usd_per_1k,
@@ -89,7 +89,8 @@ comment on column cost_accuracy.run_id is 'see runs';
 comment on column cost_accuracy.method is 'way to answer: r2, cot, tot, ...';
 comment on column cost_accuracy.n_problems is 'settled problems, answered or failed';
 comment on column cost_accuracy.n_answered is 'of them, answered';
-comment on column cost_accuracy.n_judged is 'of them, those with a target; without an answer they count as wrong';
+comment on column cost_accuracy.n_judged is
+    'of them, those that a check judged, by the gold answer or your own; without an answer they count as wrong';
 comment on column cost_accuracy.n_correct is 'of the judged, right ones';
 comment on column cost_accuracy.accuracy is '0..1, n_correct / n_judged; null where nothing was judged';
 comment on column cost_accuracy.accuracy_low is 'lower bound of its Wilson 95 % interval';

@@ -54,9 +54,16 @@ group by run_id, error_type, request_model, benchmark
 union all
 select
     run_id, 'attempt', 'no_usage', request_model, benchmark, count(*),
-    'answered without token counts; they were estimated'
+    'answered without token counts; the worst case was charged'
 from calls
 where error_type is null and usage_source = 'estimated'
+group by run_id, request_model, benchmark
+union all
+select run_id, 'attempt', 'doubtful_usage', request_model, benchmark, count(*),
+    'billed what cannot be true of what was asked: ' || max(output_tokens) || ' generated tokens for a limit of '
+    || arg_max(max_output_tokens, output_tokens)
+from calls
+where usage_source = 'doubtful'
 group by run_id, request_model, benchmark
 union all
 select run_id, 'problem', error_type, null, benchmark, count(*), min(error_message)
@@ -65,7 +72,7 @@ where status = 'failed'
 group by run_id, error_type, benchmark;
 comment on view errors is
     'Every failed attempt and every failed problem, counted by type; answers without token counts are here as '
-    'no_usage';
+    'no_usage, bills that cannot be true as doubtful_usage';
 comment on column errors.run_id is 'see runs';
 comment on column errors.level is 'attempt: an HTTP exchange; problem: a question that got no answer';
 comment on column errors.error_type is 'what went wrong';

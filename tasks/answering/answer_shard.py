@@ -11,10 +11,11 @@ from prefect.cache_policies import NO_CACHE
 
 from r2.answering.admission import Begun
 from r2.answering.drive import drive, drive_all
+from r2.answering.judging import judged
 from r2.answering.protocol import Outcome, Trajectory
 from r2.call import Call, Completion
 from r2.errors import LakeError, failure
-from r2.ledger import cost_usd
+from r2.ledger import worst_cost_usd
 from r2.methods import method_named
 from r2.problem import Problem
 from r2.problems.benchmark import benchmark_of
@@ -186,7 +187,8 @@ async def _answered(
     the check may take seconds.
     """
     method = method_named(session.plan.settings.reasoning.method)
-    beside = session.checks.run if benchmark_of(problem).is_slow else None
+    is_slow = benchmark_of(problem).is_slow or session.router.blocks
+    beside = session.checks.run if is_slow else None
     again: set[str] = set()
     asked_again: set[str] = set()
 
@@ -194,7 +196,7 @@ async def _answered(
         key = call.journal_key(problem.problem_id)
         keys.add(key)
         card = session.router.roster[call.model]
-        worst_usd = cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
+        worst_usd = worst_cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
         begun.sends(worst_usd)
         completion = await session.client.complete(
             call, problem_id=problem.problem_id, journal=journal, replay_failures=key not in again
@@ -203,7 +205,8 @@ async def _answered(
         return completion
 
     while True:
-        trajectory = await drive(problem, method.run(problem, session.router), complete, beside)
+        solving = judged(problem, method.run(problem, session.router), session.router.check)
+        trajectory = await drive(problem, solving, complete, beside)
         if trajectory.outcome.status != "deferred":
             return trajectory
         asked_again |= again

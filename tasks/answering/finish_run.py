@@ -35,7 +35,7 @@ def close_session(run_dir: Path, progress: Progress) -> RunSummary:
     is_complete = progress.stop_reason is None and progress.n_deferred == 0
     if is_complete:
         lake.compact(plan.run_id)
-    summary = summarize(root, plan.run_id)
+    summary = summarize(root, plan.run_id, plan.settings.reasoning.check)
     check_accounts(plan.n_requested, summary, progress.n_deferred)
     record_session(
         plan,

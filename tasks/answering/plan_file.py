@@ -8,8 +8,9 @@ from prefect.cache_policies import NO_CACHE
 
 from r2.atomic import check_folder
 from r2.errors import ConfigError
-from r2.methods import method_named
+from r2.methods import method_named, refuse_unused
 from r2.pool.file.config import load_pool
+from r2.problems.own_check import checks_digest
 from r2.settings import AnswerSettings
 from storage.runs.plan import plan_run
 
@@ -20,13 +21,15 @@ def plan_file(settings: AnswerSettings) -> Path:
     check_folder(Path(settings.lake), "--lake")
     pool = load_pool(settings.pool)
     pool.check_keys()
+    refuse_unused(settings.reasoning)
     return plan_run(settings, who_answers_digest(settings, pool.digest), pool.text).run_dir
 
 
 def who_answers_digest(settings: AnswerSettings, pool_digest: str) -> str:
-    """The pool's digest; for a learned query-level router with its file's content: another fit is another run.
-    ConfigError for a method that nobody has."""
+    """The pool's digest; with the content of a learned query-level router's file, and of the user's own checks: another
+    fit, or another grader, is another run. ConfigError for a method that nobody has."""
     chosen = settings.reasoning
+    pool_digest += checks_digest(chosen)
     if not method_named(chosen.method).uses_query_router or chosen.query_router is None:
         return pool_digest
     try:

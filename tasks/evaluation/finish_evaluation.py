@@ -18,6 +18,7 @@ from storage.evaluations.outcomes import charged, outcomes_of
 from storage.evaluations.problems import train_questions
 from storage.evaluations.store import EvaluatedRow, Evaluation, LeakageReport, write_comparison, write_evaluation
 from storage.evaluations.summary import compared, difficulty_of, outcomes_of_rows, subject_of
+from storage.runs.checks import check_summary
 from storage.sql.query import connect, write_database
 from tasks.evaluation.evaluate_method import OpenEvaluation
 from tasks.evaluation.plan_evaluation import PlannedEvaluation
@@ -93,6 +94,7 @@ def finish_evaluation(
         fitted_on=tuple(fitted_on),
         wall_s=time.time() - started_at,
         ended_at=time.time(),
+        check=check_summary(root, settings.reasoning.check, [run for row in rows for run in row.test_runs]),
         prices={name: card.price.version for name, card in opened.pool.roster().by_name.items()},
     )
     with connect(root) as db:

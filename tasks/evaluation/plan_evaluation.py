@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from r2.atomic import check_folder
 from r2.evaluation.settings import EvaluateSettings
 from r2.pool.file.config import load_pool
+from r2.problems.own_check import checks_digest
 from storage.evaluations.problems import EvaluatedProblems, evaluated_problems
 from storage.evaluations.store import evaluation_dir, write_problems
 from storage.evaluations.summary import UNKNOWN
@@ -46,7 +47,7 @@ def plan_evaluation(settings: EvaluateSettings) -> PlannedEvaluation:
     pool = load_pool(settings.pool)
     pool.check_keys()
     problems = evaluated_problems(settings)
-    evaluation_id = settings.evaluation_id(problems.digest, pool.digest)
+    evaluation_id = settings.evaluation_id(problems.digest, pool.digest + checks_digest(settings.reasoning))
     folder = evaluation_dir(Path(settings.lake), evaluation_id)
     make_folder(folder)
     planned = PlannedEvaluation(evaluation_id, problems, folder / "dev.jsonl", folder / "test.jsonl", pool.digest)

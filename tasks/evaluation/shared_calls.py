@@ -16,7 +16,7 @@ from r2.errors import is_asked_again
 from r2.pool.client.client import PoolClient
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal, NoJournal
-from r2.pool.file.config import PoolConfig
+from r2.pool.file.config import PoolConfig, drop_later_defaults
 from storage.runs.journal import Journal
 
 _PAYER_BYTES = 32
@@ -146,8 +146,11 @@ def entry_digest(pool: PoolConfig, name: str) -> str:
             "solver",
             "hidden_input_tokens",
             "hidden_output_tokens",
+            "stream",
+            "retires",
         },
     )
+    drop_later_defaults(table)
     policy = pool.policies.get(name)
     weights = policy.card.weights_sha256 if policy is not None else None
     return hashlib.sha256(orjson.dumps([name, table, weights], option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -55,6 +55,7 @@ def finish_labels(run_dir: Path, progress: Progress, settings: LabelSettings) ->
         "weights (conciseness, practicality, coherence)": str(chosen.weights),
         "split": f"seed {split['split_seed']}, test share {split['test_share']}",
         "seed": str(settings.seed),
+        **({"answers judged by": settings.check} if settings.check is not None else {}),
     }
     prices = {name: card.price.version for name, card in router.roster.by_name.items()}
     write_card(sets, summary, settings.problems, licence_of(settings.problems), facts, prices, leaks)

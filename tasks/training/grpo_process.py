@@ -48,7 +48,7 @@ from r2.training.sampled import SampledText
 from r2.training.sampling import load_trainable
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
-from storage.runs.paid import paid_usd
+from storage.runs.paid import paid_beside_usd, paid_usd
 from storage.runs.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
 from storage.sources.questions import BadRow, read_questions
 
@@ -282,7 +282,7 @@ def _opened(spec_path: Path) -> Iterator[Round]:
     with Journal.open(ranks.suffixed(folder.parent / "calls.journal")) as journal:
         if journal.n_missing_at_open:
             sys.stderr.write(f"r2: {journal.loss()}\n")
-        already = paid_usd(journal)
+        already = paid_usd(journal) + paid_beside_usd(journal.path)
         with open_rollouts(
             pool,
             parts.router,

@@ -20,6 +20,7 @@ from r2.lifeline import spawn
 from r2.policies.registry import file_sha256
 from r2.pool.file.config import load_pool
 from r2.problem import Problem
+from r2.problems.own_check import checks_digest
 from r2.settings import Columns
 from r2.training.curve import MetricsFile
 from r2.training.grpo.partners import parts_of, untrained_digest, versions_of
@@ -53,20 +54,22 @@ def open_rounds(settings: GrpoSettings) -> Rounds:
     pool = load_pool(settings.pool, settings.policies_dir)
     pool.check_keys()
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    path, benchmark = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
     start = versions_of(settings, pool)
     digest = file_sha256(path)
-    parts_of(start, pool, settings)
-    run_id = settings.run_id(untrained_digest(pool, start), digest)
+    parts = parts_of(start, pool, settings)
+    run_id = settings.run_id(untrained_digest(pool, start) + checks_digest(settings.reasoning), digest)
     run_dir = run_dir_of(Path(settings.lake), run_id)
     run_dir.mkdir(parents=True, exist_ok=True)
     frozen = run_dir / "problems.jsonl"
     if not frozen.exists():
-        rows = [row for row in read_questions(path, Columns(), check, settings.limit) if isinstance(row, Problem)]
-        judged = [row for row in rows if row.target is not None]
+        rows = [row for row in read_questions(path, Columns(), benchmark, settings.limit) if isinstance(row, Problem)]
+        check = parts.router.check
+        judged = [row for row in rows if (row.target is not None if check is None else check.can_judge(row))]
         if not judged:
             raise ConfigError(
-                f"--problems {settings.problems}: none of its rows has an answer to be judged by; GRPO needs them."
+                f"--problems {settings.problems}: none of its rows has an answer to be judged by; GRPO needs them, or "
+                "a check that does without (--check)."
             )
         lines = [orjson.dumps(row_of(row), option=orjson.OPT_APPEND_NEWLINE) for row in judged]
         write_atomically(frozen, b"".join(lines))

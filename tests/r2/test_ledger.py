@@ -3,7 +3,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2.call import Attempt, Call, Completion, TokenLogprob
-from r2.ledger import Price, Usage, cost_usd, expected_usage, total_usage, worst_case_usage
+from r2.ledger import (
+    LongContextPrice,
+    Price,
+    Usage,
+    cost_usd,
+    expected_usage,
+    total_usage,
+    worst_case_usage,
+    worst_cost_usd,
+)
 
 PRICE = Price(2.0, 0.5, 8.0, "2026-11-01", "made up")
 tokens = st.integers(0, 10**7)
@@ -33,6 +42,22 @@ def test_the_worst_case_counts_bytes_templates_and_the_whole_output_limit():
     # 25 bytes + 8 for the one message; an emoji has four bytes
     assert worst_case_usage((("user", "x" * 25),), 7) == Usage(33, 0, 7, "estimated")
     assert worst_case_usage((("user", "\U0001f701"),), 7, further_input_tokens=5) == Usage(17, 0, 7, "estimated")
+
+
+def test_the_most_a_request_can_cost_is_at_the_dearest_price_it_can_have():
+    long = Price(4.0, 0.4, 30.0, "2026-11-01", "a test")
+    price = Price(2.0, 0.2, 10.0, "2026-11-01", "a test", cache_write=2.5, long=(LongContextPrice(1000, long),))
+    # 900 prompt tokens written to the cache at 2.5, 100 generated at 10
+    assert worst_cost_usd(price, Usage(900, 0, 100)) == pytest.approx((900 * 2.5 + 1000) / 1e6)
+    # 1001 may be above the threshold: all at 4 and 30
+    assert worst_cost_usd(price, Usage(1001, 0, 100)) == pytest.approx((1001 * 4 + 3000) / 1e6)
+
+
+@given(usages)
+def test_nothing_costs_more_than_the_most_it_can(usage: Usage):
+    dear = Price(1.0, 0.5, 3.0, "2026-11-01", "a test")
+    price = Price(3.0, 4.0, 1.0, "2026-11-01", "a test", cache_write=5.0, long=(LongContextPrice(100, dear),))
+    assert cost_usd(price, usage) <= worst_cost_usd(price, usage) * (1 + 1e-9)
 
 
 def test_what_is_expected_of_a_call_is_no_bound():

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from r2.call import Attempt, Completion
 from r2.errors import LakeError, RunLockedError
 from storage.runs.journal import Journal, drop_settled
 from storage.runs.journal_mark import mark_of, read_mark, remove_journal
+from storage.runs.paid import paid_beside_usd
 
 
 def commit_all(path: Path, calls: dict[str, bytes]) -> None:
@@ -80,6 +82,20 @@ def test_a_call_sent_again_by_the_same_session_is_one_call_at_the_price_of_both(
         journal.begin("a", 0.25)
     with Journal.open(tmp_path / "j") as journal:
         assert sorted(usd for _, usd, _ in journal.lost_at_open) == [0.25, 0.75]
+
+
+def test_what_the_other_processes_of_a_run_paid_is_read_while_they_write(tmp_path: Path) -> None:
+    done = Completion("4", "m", (Attempt("m", 0, 200, 0.0, cost_usd=0.5),)).to_bytes()
+    paths = [tmp_path / name for name in ("calls.journal", "calls-rank1.journal", "calls-rank2.journal")]
+
+    async def session() -> list[float]:
+        with Journal.open(paths[0]) as first, Journal.open(paths[1]) as second, Journal.open(paths[2]) as third:
+            await first.commit("a", done)
+            await second.commit("b", done)
+            third.begin("c", 0.25)
+            return [paid_beside_usd(path) for path in paths]
+
+    assert asyncio.run(session()) == [0.75, 0.75, 1.0]
 
 
 def test_what_is_settled_leaves_the_journal_and_what_is_not_stays_with_what_it_may_have_cost(tmp_path: Path) -> None:

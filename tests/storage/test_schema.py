@@ -32,7 +32,8 @@ COLUMNS = {
     "router_cost_usd double, "
     "latency_s double, failed_checks string, error_type string?, error_message string?, started_at timestamp[us, "
     "tz=UTC], "
-    "phase string?, round int16?, step int32?, policy string?",
+    "phase string?, round int16?, step int32?, policy string?, check_score double?, check_error string?, "
+    "is_correct_by_gold bool?",
     "subtasks": "run_id string, problem_id string, rollout int16, subtask_index int16, benchmark string, depends_on "
     "list<item: int16>, "
     "subtask_text string, output_text string?, allocated_model string, model string, tier string, candidates "

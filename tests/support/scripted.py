@@ -7,6 +7,7 @@ from dataclasses import replace
 from r2.answering.protocol import Outcome, Router, Solving
 from r2.call import Attempt, Call, Completion, TokenLogprob
 from r2.ledger import Price, Usage, cost_usd
+from r2.problems.own_check import own_checks
 from r2.roster import ModelCard, Roster
 from r2.settings import Reasoning
 
@@ -25,7 +26,9 @@ LOGPROBS = Roster([replace(card, has_logprobs=True) for card in ROSTER.solvers])
 
 def router(**settings: object) -> Router:
     chosen = Reasoning.model_validate(settings)
-    return Router(ROSTER, "small", "small", None, chosen, second_decomposer=chosen.second_decomposer)
+    check, verify = own_checks(chosen)
+    second = chosen.second_decomposer
+    return Router(ROSTER, "small", "small", None, chosen, second_decomposer=second, check=check, verify=verify)
 
 
 def completion(

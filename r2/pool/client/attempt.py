@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from r2.call import Attempt, Call
 from r2.errors import failure
-from r2.ledger import Usage, cost_usd
+from r2.ledger import Usage, cost_usd, worst_cost_usd
 from r2.pool.client.billing import NOTHING, Charge, charge, worst_charge
 from r2.pool.client.body import KEPT_BYTES, most_bytes
 from r2.pool.client.entries import Entry
@@ -108,7 +108,7 @@ class Attempts:
         """Sends `body` to `entry` once. `is_first`: nothing that counts was sent to this entry for this call before."""
         call = asked.call
         worst = entry.card.worst_case(call.messages, call.max_output_tokens, call.json_schema)
-        way = _Way(worst, cost_usd(entry.price, worst), is_first, time.monotonic())
+        way = _Way(worst, worst_cost_usd(entry.price, worst), is_first, time.monotonic())
         try:
             return await self._enter(entry, asked, body, way) or await self._send(entry, asked, body, way)
         finally:

@@ -5,9 +5,9 @@ as it came, marked `doubtful`, and charged, because it may be what is on the inv
 true is stored so as well, and the worst case is charged.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from r2.ledger import Price, Usage, cost_usd
+from r2.ledger import Price, Usage, cost_usd, worst_cost_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ NOTHING = Charge(Usage(), 0.0)
 
 def worst_charge(price: Price, worst: Usage) -> Charge:
     """Of a call that may have been billed, without a bill to look at."""
-    return Charge(worst, cost_usd(price, worst))
+    return Charge(worst, worst_cost_usd(price, worst))
 
 
 def charge(price: Price, worst: Usage, reported: Usage | None, *, has_text: bool) -> Charge:
@@ -32,11 +32,9 @@ def charge(price: Price, worst: Usage, reported: Usage | None, *, has_text: bool
     read."""
     if reported is None:
         return worst_charge(price, worst)
-    is_too_little = reported.input_tokens == 0 or (has_text and reported.output_tokens == 0)
-    if is_too_little:
-        doubtful = Usage(reported.input_tokens, reported.cached_input_tokens, reported.output_tokens, "doubtful")
-        return Charge(doubtful, max(cost_usd(price, worst), cost_usd(price, reported)))
+    if reported.input_tokens == 0 or (has_text and reported.output_tokens == 0):
+        usd = max(worst_cost_usd(price, worst), cost_usd(price, reported))
+        return Charge(replace(reported, source="doubtful"), usd)
     if reported.input_tokens > worst.input_tokens or reported.output_tokens > worst.output_tokens:
-        doubtful = Usage(reported.input_tokens, reported.cached_input_tokens, reported.output_tokens, "doubtful")
-        return Charge(doubtful, cost_usd(price, reported))
+        return Charge(replace(reported, source="doubtful"), cost_usd(price, reported))
     return Charge(reported, cost_usd(price, reported))

@@ -217,7 +217,10 @@ class PoolClient:
 
     async def _ask(self, entry: Entry, asked: CallState) -> AttemptResult:
         """One entry until it answers or is spent; the last attempt. Attempts that were sent are noted in `asked`."""
-        body = request_body(asked.call, entry.table, entry.served_model, streams=entry.endpoint.streams)
+        endpoint = entry.endpoint
+        body = request_body(
+            asked.call, entry.table, entry.served_model, dialect=endpoint.dialect, streams=endpoint.streams
+        )
         loop = asyncio.get_running_loop()
         n_counted, may_reconnect = 0, entry.tally.calls > 0
         while True:

@@ -33,6 +33,7 @@ OUTPUT_LIMIT_FIELDS: Final = (
     "max_completion_tokens",
     "max_output_tokens",
     "max_new_tokens",
+    "maxOutputTokens",
     "n_predict",
     "num_predict",
 )
@@ -56,10 +57,12 @@ _LATER_PRICE_FIELDS: Final[Mapping[str, object]] = {"cache_write": None, "long":
 """
 
 
-def _drop_defaults(table: dict[str, Any], defaults: Mapping[str, object]) -> None:
-    for name, default in defaults.items():
-        if default is ... or table[name] == default:
-            del table[name]
+def drop_later_defaults(entry: dict[str, Any]) -> None:
+    """Takes the fields that came later out of a dumped entry where they have their defaults, before it is digested."""
+    for table, later in ((entry, _LATER_MODEL_FIELDS), (entry["price_usd_per_mtok"], _LATER_PRICE_FIELDS)):
+        for name, default in later.items():
+            if name in table and (default is ... or table[name] == default or (default == () and table[name] == [])):
+                del table[name]
 
 
 class _Table(BaseModel):
@@ -196,10 +199,16 @@ class ModelTable(EndpointLimits):
 
     @property
     def sent_output_limit(self) -> int | None:
-        """The limit on generated tokens that `extra_body` sends in place of a call's own; None: the call's own."""
-        if not self.extra_body:
+        """The limit on generated tokens that holds in place of a call's own: the one in `extra_body`, or where `omit`
+        leaves the limit out what the model can generate; None: the call's own."""
+        if not self.extra_body and not self.omit:
             return None
-        return max((self.extra_body[name] for name in OUTPUT_LIMIT_FIELDS if name in self.extra_body), default=None)
+        given = [self.extra_body[name] for name in OUTPUT_LIMIT_FIELDS if name in self.extra_body]
+        if given:
+            return max(int(limit) for limit in given)
+        if any(name in self.omit for name in OUTPUT_LIMIT_FIELDS):
+            return self.max_output_tokens or self.context_tokens
+        return None
 
 
 class RouterTable(_Table):
@@ -291,8 +300,7 @@ class PoolConfig:
             }
         )
         for model in answers["models"].values():
-            _drop_defaults(model, _LATER_MODEL_FIELDS)
-            _drop_defaults(model["price_usd_per_mtok"], _LATER_PRICE_FIELDS)
+            drop_later_defaults(model)
         if self.router.second_decomposer is None:
             del answers["router"]["second_decomposer"]  # it came later: pool files without it keep their digest
         identity = repr(sorted(answers.items()))

@@ -24,6 +24,7 @@ from r2.answering.prompts import (
     DIRECT_PLAN,
     DIRECT_STEP,
     FINAL_TASK,
+    GRADE_SYSTEM,
     JUDGE_SYSTEM,
     MODELS_MARK,
     PROPOSED_MARK,
@@ -134,6 +135,9 @@ def think(
             )
         says_so = _believes(user, ability, belief) == (chance.random() >= SECOND_THOUGHTS)
         return Thought("correct" if says_so else "incorrect")
+    if system.startswith(GRADE_SYSTEM):
+        belief = random.Random(f"{simulation_seed}\x1f{model}\x1f{user}".encode("utf-8", "surrogatepass"))
+        return Thought(f"I work it out and compare.\nScore: {1 if _believes(user, ability, belief) else 0}")
     if system.endswith(THINK_SYSTEM):
         return Thought(_next_thought(user, ability, chance))
     job = read_job(user)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from r2.answering.protocol import Router
 from r2.ledger import Price
+from r2.methods.router import checks_in
 from r2.policies.registry import Policy, Registry
 from r2.pool.file.config import PoolConfig
 from r2.roster import ModelCard, Roster
@@ -36,7 +37,9 @@ def parts_of(versions: Mapping[Role, str], pool: PoolConfig, settings: GrpoSetti
     ]
     decomposer, allocator = (ENTRY[role] if role in policies else roster[versions[role]].name for role in ROLES)
     known = Roster([*roster.by_name.values(), *cards])
-    router = Router(known, decomposer, allocator, _finalizer(pool, settings), settings.reasoning)
+    check, verify = checks_in(settings.reasoning, roster)
+    finalizer = _finalizer(pool, settings)
+    router = Router(known, decomposer, allocator, finalizer, settings.reasoning, check=check, verify=verify)
     return Parts(router, policies)
 
 

@@ -7,6 +7,7 @@ one becomes a supervised row.
 
 from collections.abc import Mapping, Sequence
 
+from r2.problems.own_check import RIGHT_FROM
 from r2.training.data import ChatMessage, ChatRow
 from r2.training.grpo.batch import Rollout
 from r2.training.grpo.reward import weighted
@@ -18,7 +19,7 @@ def best_rows(rolled: Sequence[Rollout], weights: Mapping[str, float]) -> list[C
     best: dict[int, tuple[float, ChatRow]] = {}
     for one in rolled:
         reward = weighted(one.scored.terms, weights)
-        if reward is None or not one.scored.terms.right:
+        if reward is None or (one.scored.terms.right or 0.0) < RIGHT_FROM:
             continue
         place = one.draw.prompt.place
         if place not in best or reward > best[place][0]:

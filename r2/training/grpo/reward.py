@@ -11,12 +11,14 @@ Terms (docs/method.md, section 5; lambda 0 is the paper's):
 `complete` makes.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from r2.answering.drive import Complete, drive
+from r2.answering.judging import judged
 from r2.answering.protocol import Router, Solving, Trajectory
 from r2.answering.route import solve
 from r2.call import Call, Completion, Purpose
@@ -81,21 +83,26 @@ async def rollout(
     solving: Solving = solve(problem, router)
     if reviewer is not None:
         solving = reviewed(problem, solving, router, reviewer)
-    return await drive(problem, solving, answered)
+    solving = judged(problem, solving, router.check)
+    return await drive(problem, solving, answered, asyncio.to_thread if router.blocks else None)
 
 
 def score(trajectory: Trajectory, role: Role, sampled: SampledText, cost_ref_usd: float) -> ScoredTrajectory:
     """The terms of a rollout in which `role`'s text was `sampled`.
 
-    `right`: 1 for a right answer, 0 for a wrong one or none. `cost`: the trajectory's USD, router and review included,
-    over `cost_ref_usd`. `well_formed`: 1 if the text was read as a plan or an allocation and was not cut.
+    `right`: 1 for a right answer, 0 for a wrong one or none; with a check of the user's own the number it gives.
+    `cost`: the trajectory's USD, router and review included, a judge's calls not, over `cost_ref_usd`. `well_formed`: 1
+    if the text was read as a plan or an allocation and was not cut. A rollout that the own check gave no verdict on
+    teaches nothing.
     """
     n_reviews = sum(call.purpose == "review" for call, _ in trajectory.pairs)
     ends = [trajectory.outcome.error_type, *(completion.error_type for _, completion in trajectory.pairs)]
-    if not all(failure(end).counts for end in ends):
+    verdict = trajectory.outcome.verdict
+    is_unjudged = verdict is not None and verdict.score is None
+    if is_unjudged or not all(failure(end).counts for end in ends):
         return ScoredTrajectory(trajectory, Terms(None, None, None), n_reviews)
     is_read = UNREAD[role] not in trajectory.outcome.failed_checks and not sampled.is_cut
-    terms = Terms(float(trajectory.is_right), trajectory.cost_usd / cost_ref_usd, float(is_read))
+    terms = Terms(trajectory.right, trajectory.answering_cost_usd / cost_ref_usd, float(is_read))
     return ScoredTrajectory(trajectory, terms, n_reviews)
 
 

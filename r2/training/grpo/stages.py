@@ -91,8 +91,8 @@ def evaluate(round_: Round, parts: Parts) -> tuple[HeldOut, list[Any]]:
             f"round {round_.number}: the pool failed for {n_lost} of {len(problems)} held-out problems, so that the "
             "versions cannot be compared. Run the same command again when it is up; what was paid is kept."
         )
-    right = [float(trajectory.is_right) for trajectory in trajectories]
-    cost = [trajectory.cost_usd for trajectory in trajectories]
+    right = [trajectory.right for trajectory in trajectories]
+    cost = [trajectory.answering_cost_usd for trajectory in trajectories]
     share = [usd / (ref or 1.0) for usd, ref in zip(cost, references, strict=True)]
     read = [float(all_read(t)) for t in trajectories]
     return HeldOut(

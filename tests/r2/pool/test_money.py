@@ -121,6 +121,13 @@ def test_what_a_server_is_known_to_add_is_in_the_bound_and_not_in_the_pools_iden
     assert plain.digest == told.digest
 
 
+def test_a_limit_that_is_never_sent_is_what_the_model_can_generate(tmp_path: Path):
+    known = write_pool(tmp_path, {"a": 'omit = ["max_tokens"]\nmax_output_tokens = 5000'})
+    assert known.roster()["a"].output_limit(16) == 5000
+    unknown = write_pool(tmp_path, {"a": 'omit = ["max_tokens"]\ncontext_tokens = 9000'})
+    assert unknown.roster()["a"].output_limit(16) == 9000
+
+
 def test_a_token_a_byte_stays_within_the_cap(tmp_path: Path):
     """An honest server whose tokenizer knows no emoji."""
 
@@ -253,7 +260,9 @@ class Server:
     async def __aexit__(self, *exc: object) -> None:
         return None
 
-    async def post(self, endpoint: Endpoint, body: bytes, within_s: float, most_bytes: int) -> HttpReply:
+    async def post(
+        self, endpoint: Endpoint, body: bytes, limit_s: float, most_bytes: int, within_s: float
+    ) -> HttpReply:
         asked = json.loads(body)
         name, text = asked["model"], asked["messages"][0]["content"]
         limit = asked["max_tokens"]

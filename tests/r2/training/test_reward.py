@@ -3,6 +3,8 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from r2.answering.protocol import Trajectory
 from r2.call import Call, Completion
 from r2.errors import CALL_FAILURES
 from r2.problem import Problem
+from r2.problems.own_check import OwnCheck
 from r2.training.grpo.batch import alarms_of, batch_metrics
 from r2.training.grpo.reward import (
     ScoredTrajectory,
@@ -55,6 +58,28 @@ def rolled(
 
 
 RIGHT = {"Add 2": "14", "Compute 3": "12"}
+
+
+def test_the_number_that_the_users_check_gives_is_the_reward_and_its_judge_is_not_charged():
+    check = OwnCheck(name="judge:large", judge="large", rubric="The number must be right.")
+    complete, calls = answers({**RIGHT, "judge": "Nearly.\nScore: 0.6"})
+    texts = {"decompose": PLAN, "allocate": CHEAP}
+    asked = replace(router(max_escalations=0), check=check)
+    trajectory = asyncio.run(rollout(PROBLEM, texts, asked, complete))
+    assert [call.purpose for call in calls] == ["solve", "solve", "judge"]
+    terms = score(trajectory, "decomposer", PLAN, 1.0).terms
+    without = score(rolled(PLAN, CHEAP, RIGHT), "decomposer", PLAN, 1.0).terms
+    assert (terms.right, terms.cost) == (0.6, without.cost)
+
+
+def test_a_rollout_that_the_users_check_fails_on_teaches_nothing(tmp_path: Path):
+    grade = tmp_path / "grade.py"
+    grade.write_text("def ok(row, answer):\n    raise ValueError(answer)\n", "utf-8")
+    complete, _ = answers(RIGHT)
+    asked = router(max_escalations=0, check=f"{grade}:ok")
+    trajectory = asyncio.run(rollout(PROBLEM, {"decompose": PLAN, "allocate": CHEAP}, asked, complete))
+    assert trajectory.outcome.check_error == "ValueError: 14 (line 2)"
+    assert score(trajectory, "decomposer", PLAN, 1.0).terms == Terms(None, None, None)
 
 
 def test_a_rollout_is_charged_for_its_solvers_and_for_the_routers_own_tokens():
