@@ -17,10 +17,21 @@ from storage.runs.journal_mark import mark_of
 from storage.runs.plan import RunPlan
 from tasks.answering.answer_shard import answer_rows
 from tasks.answering.session import RunSession, open_session
-from tests.support.paths import ROOT
 from tests.support.shards import ScriptedClient, planned, session_for
 
 ROWS = [{"id": f"q{i}", "question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(12)]
+
+
+POOL = """[router]
+decomposer = "small"
+allocator = "small"
+
+[models.small]
+endpoint = "http://127.0.0.1:9/v1"
+tier = "small"
+price_usd_per_mtok = {input = 1.0, output = 2.0, date = "2026-11-01", source = "made up"}
+"""
+"""Nobody answers there, and nobody is asked."""
 
 
 def reply(call: Any) -> str:
@@ -31,17 +42,20 @@ def reply(call: Any) -> str:
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunPlan:
     """Two shards of six; six calls of the first are in its journal, and nothing is committed, as after a kill."""
     monkeypatch.setenv("R2_STATE_DIR", str(tmp_path / "state"))
-    plan = planned(tmp_path, ROWS, shard_size=6, pool=str(ROOT / "pools/simulated.toml"))
+    (tmp_path / "pool.toml").write_text(POOL, "utf-8")
+    plan = planned(tmp_path, ROWS, shard_size=6, pool=str(tmp_path / "pool.toml"))
 
-    async def killed() -> None:
+    def killed(*args: object, **kwargs: object) -> bool:
+        raise KeyError("killed")
+
+    async def session() -> None:
         session = session_for(plan, reply)
-        real = session.lake.commit
-        session.lake.commit = lambda *args, **kwargs: (_ for _ in ()).throw(KeyError("killed"))  # type: ignore[method-assign]
         with contextlib.closing(session.checks), pytest.raises(KeyError):
             await answer_rows(session, 0)
-        assert real is not None
 
-    asyncio.run(killed())
+    with monkeypatch.context() as at_the_commit:
+        at_the_commit.setattr(Lake, "commit", killed)
+        asyncio.run(session())
     with Journal.open(plan.journal_file(0)) as journal:
         assert len(journal) == 6
     return plan
