@@ -117,7 +117,8 @@ class _Session:
         runs = await self.run("dev", wanted)
         settled = [run for run in runs if run.is_settled]
         labels = {run.run_id: (_point_label(run), run.variant.kind, run.variant.name) for run in settled}
-        self.dev_outcomes |= outcomes_on(self.opened.lake.root, self.planned.dev_ids, self.planned.difficulty, labels)
+        root, planned = self.opened.lake.root, self.planned
+        self.dev_outcomes |= await to_end(outcomes_on, root, planned.dev_ids, planned.difficulty, labels)
         return [self._point(run) if run.is_settled else None for run in runs]
 
     def _report(self, label: str, is_done: bool) -> None:

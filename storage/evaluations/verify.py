@@ -4,15 +4,19 @@ beside them. Reads everything, changes nothing."""
 from collections.abc import Iterator
 from pathlib import Path
 
-from storage.evaluations.store import CALLS, FOLDER, evaluation_ids, read_comparison, read_evaluation
+from storage.evaluations.store import FOLDER, evaluation_ids, read_comparison, read_evaluation
 from storage.lake.lake import Lake
-from storage.runs.journal import Journal
-from storage.runs.verify import said, wrong_with_runs
+from storage.runs.verify import said, wrong_with_journals, wrong_with_runs
 
 
 def verify_lake(root: Path) -> list[str]:
     """Everything wrong with a lake and what is kept in it, one line each."""
-    return [*Lake(root).verify(), *wrong_with_runs(root), *_wrong_with_evaluations(root)]
+    return [
+        *Lake(root).verify(),
+        *wrong_with_runs(root),
+        *wrong_with_journals(root),
+        *_wrong_with_evaluations(root),
+    ]
 
 
 def _wrong_with_evaluations(root: Path) -> Iterator[str]:
@@ -21,5 +25,3 @@ def _wrong_with_evaluations(root: Path) -> Iterator[str]:
         for side in ("summary", "dev"):
             if (root / FOLDER / name / f"{side}.json").exists():
                 yield from said(read_comparison, root, name, side)
-    if (root / FOLDER).is_dir():
-        yield from filter(None, [Journal.problem(root / FOLDER / CALLS)])

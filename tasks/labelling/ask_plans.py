@@ -3,6 +3,7 @@ pays once."""
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -39,6 +40,8 @@ async def ask_plans(
     n_failed = 0
     async with AsyncExitStack() as stack:
         journal = stack.enter_context(Journal.open(folder / f"{key}.journal"))
+        if journal.n_missing_at_open:
+            sys.stderr.write(f"r2: {journal.loss()}\n")
         already_spent_usd = paid_usd(journal)
         client = await stack.enter_async_context(
             open_client(

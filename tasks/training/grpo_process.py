@@ -280,6 +280,8 @@ def _opened(spec_path: Path) -> Iterator[Round]:
         reviewer = settings.review.model or parts.router.roster.strongest
         parts.router.roster.require(reviewer)
     with Journal.open(ranks.suffixed(folder.parent / "calls.journal")) as journal:
+        if journal.n_missing_at_open:
+            sys.stderr.write(f"r2: {journal.loss()}\n")
         already = paid_usd(journal) + paid_beside_usd(journal.path)
         with open_rollouts(
             pool,
