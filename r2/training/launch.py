@@ -15,7 +15,9 @@ from r2.errors import ConfigError
 from r2.lifeline import PARENT_VARIABLE, die_with_parent
 
 REFUSED = 2
-"""Exit code of a training process that ends with an error of ours: another try would meet it again."""
+"""Exit code of a training process that ends with an error that another try would meet again."""
+LAST_WORD = "error: "
+"""Begins the line of a training's log that says in one message what ended it."""
 
 
 def training_command(

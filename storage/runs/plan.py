@@ -178,6 +178,11 @@ def read_plan(run_dir: Path, settings: AnswerSettings | None = None) -> RunPlan:
             shards=tuple(ShardPlan(**shard) for shard in stored["shards"]),
             created_at=stored["created_at"],
         )
+    except FileNotFoundError:
+        raise LakeError(
+            f"{path}: the run's plan is missing: it was moved or deleted. Put it back; else the same command plans the "
+            "run anew."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LakeError(f"{path}: not a run's manifest: {error!r}. Remove {run_dir} to plan the run anew.") from error
 

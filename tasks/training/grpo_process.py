@@ -9,6 +9,7 @@ unit per checkpoint; pool calls are journalled over all rounds.
 
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from r2.errors import ConfigError, R2Error, TrainingError
+from r2.errors import ConfigError, TrainingError
 from r2.lifeline import die_with_parent
 from r2.policies.registry import Policy, PolicyCard, Registry, file_sha256
 from r2.pool.client.state import state_dir
@@ -43,7 +44,7 @@ from r2.training.grpo.stages import (
     save,
 )
 from r2.training.grpo.trainer import TrainedRound, train
-from r2.training.launch import REFUSED
+from r2.training.launch import LAST_WORD, REFUSED
 from r2.training.sampled import SampledText
 from r2.training.sampling import load_trainable
 from storage.lake.lake import Lake
@@ -51,6 +52,7 @@ from storage.runs.journal import Journal
 from storage.runs.paid import paid_beside_usd, paid_usd
 from storage.runs.rollouts import close_rollouts, commit_curve, commit_held_out, commit_rollouts
 from storage.sources.questions import BadRow, read_questions
+from tasks.cause import is_transient, message
 
 _OF_A_PLACE = {"policies_dir", "models_dir", "data_dir", "lake"}
 """Settings that belong to where it ran: a card that is shared says nothing of its maker's folders."""
@@ -303,6 +305,7 @@ if __name__ == "__main__":
     die_with_parent()
     try:
         main(Path(sys.argv[1]))
-    except R2Error as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1 if error.transient else REFUSED)
+    except Exception as error:
+        traceback.print_exception(error)  # into the round's log
+        sys.stderr.write(f"{LAST_WORD}{' '.join(message(error).splitlines())}\n")
+        sys.exit(1 if is_transient(error) else REFUSED)

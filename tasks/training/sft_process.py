@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from r2.settings import AnswerSettings, Frozen, Reasoning
 from r2.training.data import ChatRow, messages_of
 from r2.training.ranks import is_writer
 from r2.training.sft.settings import PolicyKind, SftSettings
+from tasks.cause import exit_code, message
 from tasks.training.training_rows import JOB, TrainingRows, held_out_problems, training_rows
 
 if TYPE_CHECKING:  # not when a flow is imported: torch is seconds
@@ -215,7 +217,8 @@ def _progress(spec: PolicySpec) -> Callable[[int, int, dict[str, float]], None]:
 
 
 def main(spec_path: str) -> int:
-    """Exit code 2 with a line on stderr where the configuration is wrong."""
+    """Exit code 2 where the configuration is wrong, 1 for any other error: one line on stderr, where it arose in the
+    log."""
     die_with_parent()
     os.environ |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -231,9 +234,10 @@ def main(spec_path: str) -> int:
 
             without_progress_bars()
             train_policy(spec)
-        except ConfigError as error:
-            sys.stderr.write(f"{error}\n")
-            return 2
+        except Exception as error:
+            traceback.print_exception(error, file=log)
+            sys.stderr.write(f"{message(error)}\n")
+            return exit_code(error)
     return 0
 
 

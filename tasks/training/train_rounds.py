@@ -26,7 +26,7 @@ from r2.training.curve import MetricsFile
 from r2.training.grpo.partners import parts_of, untrained_digest, versions_of
 from r2.training.grpo.rounds import Decision, Rounds
 from r2.training.grpo.settings import GrpoSettings
-from r2.training.launch import REFUSED, training_command
+from r2.training.launch import LAST_WORD, REFUSED, training_command
 from storage.lake.lake import Lake
 from storage.runs.plan import run_dir_of
 from storage.sources.problem_files import question_file, row_of
@@ -114,12 +114,13 @@ def run_command(command: list[str], log: Path, threads: int | None = None) -> No
     """Runs a command to its end, its output in `log`. TrainingError with the log's last lines if it fails, transient
     unless the process said that it refuses; StoppedError if the user stopped it."""
     environment = dict(os.environ) if threads is None else {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    said_before = log.stat().st_size if log.exists() else 0
     process = spawn(command, log=log, env=environment)
     code = exit_code_of(process, lambda: _report(log.parent), REPORT_S)
     if process.stdin is not None:
         process.stdin.close()
     if code:
-        error = TrainingError(f"{log}: the round's process ended with code {code}. Its last lines:\n{_tail(log)}")
+        error = TrainingError(f"{log}: the round's process ended with code {code}. {_why(log, said_before)}")
         error.transient = code != REFUSED
         raise error
 
@@ -142,5 +143,9 @@ def progress_of(folder: Path) -> dict[str, object]:
     return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "round": folder.name, **facts} if facts else {}
 
 
-def _tail(log: Path, n_lines: int = 15) -> str:
-    return "\n".join(log.read_text("utf-8", "replace").splitlines()[-n_lines:])
+def _why(log: Path, begins_at: int, n_lines: int = 15) -> str:
+    """The process's own message; the last lines of its log, which `begins_at` a byte, where it left none, because it
+    was killed."""
+    lines = log.read_bytes()[begins_at:].decode("utf-8", "replace").splitlines()
+    said = [line.removeprefix(LAST_WORD) for line in lines if line.startswith(LAST_WORD)]
+    return said[-1] if said else "Its last lines:\n" + "\n".join(lines[-n_lines:])
