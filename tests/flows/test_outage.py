@@ -14,7 +14,7 @@ from flows.cli.answer import _print_result
 from flows.support.embedded_api import embedded_api
 from r2.settings import AnswerSettings
 from storage.sql.query import connect
-from tests.support.loopback import Behaviour, Loopback, answers, free_port, reply_json, says, write_pool
+from tests.support.loopback import Behaviour, Loopback, answers, free_port, hangs_up, reply_json, says, write_pool
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 pytestmark = LEAVES_SOCKETS
@@ -184,6 +184,21 @@ def test_a_failure_that_a_stronger_model_made_up_for_is_not_asked_again(tmp_path
     up, n_refused = asyncio.run(scenario(large(is_up=True)))
     assert (counts(up), asked, n_refused) == ((1, 0, 0), ["second"], 0)
     assert [row["answer"] for row in map(json.loads, (tmp_path / "a.jsonl").read_text("utf-8").splitlines())] == ["10"]
+
+
+def test_an_outage_in_the_middle_of_a_file_costs_nothing_and_leaves_nothing_unanswered(tmp_path: Path):
+    port = prepare(tmp_path, 60)
+
+    async def scenario(server: Loopback) -> tuple[RunResult, int]:
+        async with server:
+            return await session(tmp_path, max_in_flight=8, shard_size=25), len(server.arrivals)
+
+    first, _ = asyncio.run(scenario(Loopback(script=[answers()] * 30, after=hangs_up(), port=port)))
+    assert counts(first) == (30, 0, 30)
+    second, n_asked = asyncio.run(scenario(Loopback(port=port)))
+    assert (counts(second), n_asked) == ((60, 0, 0), 30)
+    assert second.summary.cost_usd == pytest.approx(60 * 20e-6), "10 prompt tokens at 1 USD per million, 5 at 2"
+    assert query(tmp_path, "select count(*), count(distinct problem_id) from trajectories") == [(60, 60)]
 
 
 def test_a_request_that_the_model_refuses_is_final(tmp_path: Path):
