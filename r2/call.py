@@ -27,7 +27,9 @@ class Call:
 
     `sample_index` tells apart repeated asks of an otherwise equal request (re-asks, self-consistency, escalations to
     the same model); `subtask_index` is 0-based, None for decompose / allocate / final. `json_schema` asks for guided
-    decoding where the server has it (`ModelCard.guided`). `top_logprobs` > 0 asks for log-probabilities.
+    decoding where the server has it (`ModelCard.guided`), `json_object` for any JSON object. `top_logprobs` > 0 asks
+    for log-probabilities. `effort` is the reasoning effort; None: the entry's own. `asked_for` names the fields that
+    the row itself asks for, as the row calls them: what an entry cannot take of them is said (`Completion.not_sent`).
     """
 
     model: str
@@ -41,6 +43,11 @@ class Call:
     subtask_index: int | None = None
     sample_index: int = 0
     max_cost_usd: float | None = field(default=None, compare=False)
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    effort: str | None = None
+    json_object: bool = False
+    asked_for: frozenset[str] = field(default=frozenset(), compare=False)
 
     def request_sha(self) -> str:
         """Content address of the request: model entry, messages and sampling parameters, nothing of where it is sent.
@@ -58,7 +65,7 @@ class Call:
         return address.hexdigest()
 
     def _canonical(self) -> bytes:
-        parts = [
+        parts: list[Any] = [
             self.model,
             self.messages,
             self.max_output_tokens,
@@ -68,6 +75,10 @@ class Call:
             self.seed,
             self.sample_index,
         ]
+        if self.top_p is not None or self.stop or self.effort is not None or self.json_object:
+            further = {"top_p": self.top_p, "stop": self.stop, "effort": self.effort, "json_object": self.json_object}
+            # Only what is asked for, and only where something is: calls of earlier versions keep their keys.
+            parts.append({name: value for name, value in further.items() if value})
         try:
             return orjson.dumps(parts)
         except TypeError:  # lone surrogates, which orjson refuses and json escapes
@@ -117,6 +128,7 @@ class Completion:
     `model` is the pool entry that answered. `text` is "" when `error_type` is set. `is_replayed` is true where the
     journal answered and nothing was paid now (the cost stays: it was paid by an earlier session of the same run).
     `lost_usd` is what killed sessions of the run may have paid for this call beside its attempts; not stored here.
+    `not_sent` names what the row asked for (`Call.asked_for`) and the entry could not be sent.
     """
 
     text: str
@@ -128,6 +140,7 @@ class Completion:
     error_message: str | None = None
     is_replayed: bool = False
     lost_usd: float = field(default=0.0, compare=False)
+    not_sent: tuple[str, ...] = ()
 
     @property
     def is_ok(self) -> bool:
@@ -148,17 +161,18 @@ class Completion:
 
     def to_bytes(self) -> bytes:
         """As stored in a journal: JSON, raw bodies as text (undecodable bytes escaped, so that nothing is lost)."""
-        return orjson.dumps(
-            {
-                "text": self.text,
-                "model": self.model,
-                "finish_reason": self.finish_reason,
-                "error_type": self.error_type,
-                "error_message": self.error_message,
-                "token_logprobs": [[t.token, t.logprob, t.alternatives] for t in self.token_logprobs],
-                "attempts": [_attempt_to_json(a) for a in self.attempts],
-            }
-        )
+        stored = {
+            "text": self.text,
+            "model": self.model,
+            "finish_reason": self.finish_reason,
+            "error_type": self.error_type,
+            "error_message": self.error_message,
+            "token_logprobs": [[t.token, t.logprob, t.alternatives] for t in self.token_logprobs],
+            "attempts": [_attempt_to_json(a) for a in self.attempts],
+        }
+        if self.not_sent:
+            stored["not_sent"] = self.not_sent
+        return orjson.dumps(stored)
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> Self:
@@ -176,6 +190,7 @@ class Completion:
             error_type=entry["error_type"],
             error_message=entry["error_message"],
             is_replayed=True,
+            not_sent=tuple(entry.get("not_sent", ())),
         )
 
 

@@ -10,7 +10,7 @@ import hashlib
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import orjson
 
 from r2.atomic import write_atomically
 from r2.errors import LakeError
-from r2.problem import Problem
+from r2.problem import Asked, Problem
 from r2.settings import AnswerSettings
 from storage.sources.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
 
@@ -97,11 +97,18 @@ class RunPlan:
 
 
 def _row_of(line: bytes) -> tuple[Problem, BadRow | None]:
-    fields = orjson.loads(line)
-    bad = fields.pop("bad", None)
-    fields["choices"] = tuple(fields["choices"])
-    fields["aliases"] = tuple(fields.get("aliases", ()))
-    return Problem(**fields), BadRow(**bad) if bad else None
+    row = orjson.loads(line)
+    bad = row.pop("bad", None)
+    row["choices"] = tuple(row["choices"])
+    row["aliases"] = tuple(row.get("aliases", ()))
+    if "asked" in row:
+        row["asked"] = _asked_of(row["asked"])
+    return Problem(**row), BadRow(**bad) if bad else None
+
+
+def _asked_of(stored: dict[str, Any]) -> Asked:
+    messages = tuple((role, text) for role, text in stored.pop("messages", ()))
+    return Asked(messages=messages, stop=tuple(stored.pop("stop", ())), **stored)
 
 
 def run_dir_of(lake: Path, run_id: str) -> Path:
@@ -200,12 +207,26 @@ def _shard_line(row: Problem | BadRow) -> tuple[bytes, bool]:
     """The row as stored, and whether it is a bad one: one that cannot be written fails alone."""
     if isinstance(row, Problem):
         try:
-            return orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE), False
+            return orjson.dumps(_stored(row), default=str, option=orjson.OPT_APPEND_NEWLINE), False
         except (TypeError, ValueError, RecursionError) as error:
             number = row.input_index + 1
             row = BadRow(row.input_index, number, "not_storable", f"row {number}: a column cannot be stored: {error}")
     stub = Problem(problem_id=f"bad-line-{row.line}", question="", input_index=row.input_index)
-    return orjson.dumps(asdict(stub) | {"bad": row}, option=orjson.OPT_APPEND_NEWLINE), True
+    return orjson.dumps(_stored(stub) | {"bad": row}, option=orjson.OPT_APPEND_NEWLINE), True
+
+
+def _stored(problem: Problem) -> dict[str, Any]:
+    """What differs from a plain question is written only where there is some: a plain row is what it always was."""
+    stored = {field.name: getattr(problem, field.name) for field in fields(problem)}
+    del stored["asked"]
+    if problem.asked is not None:
+        plain = Asked()
+        stored["asked"] = {
+            field.name: value
+            for field in fields(problem.asked)
+            if (value := getattr(problem.asked, field.name)) != getattr(plain, field.name)
+        }
+    return stored
 
 
 def _manifest(plan: RunPlan) -> bytes:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,3 +121,29 @@ def test_a_call_is_known_by_its_request_and_its_place():
     assert call.journal_key("p") != again.journal_key("p")
     assert call.journal_key("p") != call.journal_key("q")
     assert Call("m", (("user", "x"),), "solve", 10, sample_index=1).request_sha() != call.request_sha()
+
+
+def test_calls_of_earlier_versions_keep_their_keys():
+    call = Call(
+        "m",
+        (("system", "Be short."), ("user", "2 + 2?")),
+        "solve",
+        64,
+        temperature=0.7,
+        top_logprobs=5,
+        json_schema='{"type":"object"}',
+        seed=3,
+        subtask_index=1,
+        sample_index=2,
+    )
+    assert call.request_sha() == "a2744caf7a7efdbd59656e743374f218dbc361e6e187361a4059ae8ea2c2658a"
+    assert call.journal_key("p", 1) == "b5dc1660d96927faabd06a0c428db046"
+    others = [{"top_p": 0.5}, {"stop": ("END",)}, {"effort": "low"}, {"json_object": True}]
+    assert len({replace(call, **other).request_sha() for other in others} | {call.request_sha()}) == 5  # type: ignore[arg-type]
+    assert replace(call, asked_for=frozenset({"seed"})).request_sha() == call.request_sha()
+
+
+def test_a_completion_keeps_what_could_not_be_sent():
+    completion = Completion("4", "m", not_sent=("seed",))
+    assert Completion.from_bytes(completion.to_bytes()).not_sent == ("seed",)
+    assert b"not_sent" not in Completion("4", "m").to_bytes()

@@ -1,5 +1,6 @@
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2.errors import InputFileError
-from r2.problem import Problem
+from r2.problem import Asked, Problem
 from r2.settings import AnswerSettings, Columns
-from storage.runs.plan import plan_run, read_plan
+from storage.runs.plan import _row_of, _shard_line, plan_run, read_plan
 from storage.sources.questions import BadRow, check_readable, detect_format, read_questions
 
 
@@ -167,3 +168,15 @@ def test_a_sample_is_seeded_and_keeps_input_order(tmp_path: Path):
     assert indices == sorted(indices)
     again = plan_run(AnswerSettings(input=str(source), lake=str(tmp_path / "lake2"), sample=5), "pool")
     assert [p.input_index for p, _ in again.rows(0)] == indices
+
+
+def test_a_plain_row_is_stored_as_it_always_was_and_a_row_with_own_settings_comes_back_whole(tmp_path: Path):
+    plain = Problem("a", "q", 3, "4", "gsm8k", ("x", "y"), "c", ("z",), {"k": [1]})
+    line, is_bad = _shard_line(plain)
+    assert not is_bad
+    assert line == (
+        b'{"problem_id":"a","question":"q","input_index":3,"target":"4","benchmark":"gsm8k","choices":["x","y"],'
+        b'"context":"c","aliases":["z"],"extra":{"k":[1]}}\n'
+    )
+    own = replace(plain, asked=Asked((("system", "s"), ("user", "q")), temperature=0.0, stop=("END",), logprobs=True))
+    assert _row_of(_shard_line(own)[0]) == (own, None)

@@ -31,7 +31,7 @@ from r2.pool.client.entries import Caps, Entry, OpenPool
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.http import HttpSession
 from r2.pool.client.ports import Address, CallJournal, NoJournal
-from r2.pool.client.wire import request_body
+from r2.pool.client.wire import not_sent, request_body
 from r2.pool.file.config import PoolConfig
 from r2.pool.limits.aimd import Times
 from r2.pool.limits.gate import GateGauge
@@ -194,7 +194,14 @@ class PoolClient:
             if tried.reply is not None:
                 reply = tried.reply
                 end = "length" if reply.is_cut else reply.finish_reason
-                return Completion(reply.text, entry.name, tuple(asked.attempts), end, reply.token_logprobs)
+                return Completion(
+                    reply.text,
+                    entry.name,
+                    tuple(asked.attempts),
+                    end,
+                    reply.token_logprobs,
+                    not_sent=_not_sent(entry, asked.call),
+                )
             if last is None or tried.row.error_type != "question_budget":
                 last = tried  # a dearer entry that the question cannot pay for is not why the call failed
             if not failure(tried.row.error_type).next_entry:
@@ -244,6 +251,13 @@ class PoolClient:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._stopping.wait()
+
+
+def _not_sent(entry: Entry, call: Call) -> tuple[str, ...]:
+    """What the row asked for and the entry that answered could not be sent."""
+    if not call.asked_for:
+        return ()
+    return not_sent(call, entry.table, entry.served_model, dialect=entry.endpoint.dialect)
 
 
 def _paid_attempts(earlier: Completion | None) -> list[Attempt]:

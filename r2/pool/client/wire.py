@@ -59,32 +59,15 @@ def request_body(
 ) -> bytes:
     """The JSON body of a request in the entry's dialect.
 
-    Log-probabilities and schemas are asked for only where the entry says its server has them, temperature only where it
-    says that its model takes it. A seed is sent when the call or its sample index has one, so that repeated asks of one
-    request differ and a rerun does not. Nothing in `omitted` is sent. `extra_body` wins over our fields, but for
-    `stream`, which would change the form of the reply; where it has a limit on generated tokens under any name, that is
-    the only one sent. Lone surrogates become "?". Raises TypeError if `extra_body` holds what JSON cannot.
+    Log-probabilities and schemas are asked for only where the entry says its server has them, temperature and `top_p`
+    only where it says that its model takes them. A seed is sent when the call or its sample index has one, so that
+    repeated asks of one request differ and a rerun does not. The call's effort goes before the entry's. Nothing in
+    `omitted` is sent. `extra_body` wins over our fields, but for `stream`, which would change the form of the reply;
+    where it has a limit on generated tokens under any name, that is the only one sent. Lone surrogates become "?".
+    Raises TypeError if `extra_body` holds what JSON cannot.
     """
-    if table.sent_output_limit is not None:
-        omitted = omitted | frozenset(OUTPUT_LIMIT_FIELDS)
-    asks_schema = call.json_schema is not None and table.guided
-    request = Request(
-        served_model,
-        call.messages,
-        call.max_output_tokens,
-        temperature=call.temperature if table.sampling else None,
-        seed=(call.seed or 0) + call.sample_index if call.seed or call.sample_index else None,
-        n_top_logprobs=call.top_logprobs if table.logprobs else 0,
-        schema=_schema(call.json_schema) if asks_schema and call.json_schema is not None else None,
-        effort=table.reasoning_effort,
-        cache_prefix=table.cache_prefix,
-        limit_field=table.limit_field or "",
-        omitted=omitted,
-    )
-    body = dialect.body(request)
-    if table.extra_body:
-        body.update(table.extra_body)
-        body.pop("stream", None)
+    request = _request(call, table, served_model, omitted)
+    body = _body(request, table, dialect)
     if streams:
         body.update(STREAM_FIELDS)
     try:
@@ -95,6 +78,72 @@ def request_body(
             {key: value for key, value in dialect.body(replace(request, messages=cleaned)).items() if key in _TEXTS}
         )
         return orjson.dumps(body)
+
+
+def not_sent(
+    call: Call,
+    table: ModelTable,
+    served_model: str,
+    *,
+    dialect: Dialect = DIALECTS["compatible"],
+    omitted: frozenset[str] = frozenset(),
+) -> tuple[str, ...]:
+    """What the row asks for (`Call.asked_for`) and this entry is not sent as asked, sorted by name.
+
+    A parameter is not sent where the body is the same without it, whatever the reason: the entry's file, its dialect,
+    what it refused, or an `extra_body` that says something else.
+    """
+    request = _request(call, table, served_model, omitted)
+    body = _body(request, table, dialect)
+    missing = {
+        name
+        for name in call.asked_for & _WITHOUT.keys()
+        if _body(replace(request, **_WITHOUT[name]), table, dialect) == body
+    }
+    if "max_tokens" in call.asked_for and table.sent_output_limit is not None:
+        missing.add("max_tokens")
+    return tuple(sorted(missing))
+
+
+_WITHOUT: Final[dict[str, dict[str, Any]]] = {
+    "temperature": {"temperature": None},
+    "top_p": {"top_p": None},
+    "seed": {"seed": None},
+    "stop": {"stop": ()},
+    "reasoning_effort": {"effort": None},
+    "logprobs": {"n_top_logprobs": 0},
+}
+"""What a row may ask for, by its name there, and a request that does not."""
+
+
+def _request(call: Call, table: ModelTable, served_model: str, omitted: frozenset[str]) -> Request:
+    if table.sent_output_limit is not None:
+        omitted = omitted | frozenset(OUTPUT_LIMIT_FIELDS)
+    asks_schema = call.json_schema is not None and table.guided
+    return Request(
+        served_model,
+        call.messages,
+        call.max_output_tokens,
+        temperature=call.temperature if table.sampling else None,
+        top_p=call.top_p if table.sampling else None,
+        seed=(call.seed or 0) + call.sample_index if call.seed is not None or call.sample_index else None,
+        stop=call.stop,
+        n_top_logprobs=call.top_logprobs if table.logprobs else 0,
+        schema=_schema(call.json_schema) if asks_schema and call.json_schema is not None else None,
+        effort=call.effort or table.reasoning_effort,
+        cache_prefix=table.cache_prefix,
+        limit_field=table.limit_field or "",
+        omitted=omitted,
+        json_object=call.json_object and table.guided,
+    )
+
+
+def _body(request: Request, table: ModelTable, dialect: Dialect) -> dict[str, Any]:
+    body = dialect.body(request)
+    if table.extra_body:
+        body.update(table.extra_body)
+        body.pop("stream", None)
+    return body
 
 
 _TEXTS: Final = frozenset({"messages", "system", "contents", "systemInstruction"})

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from r2.call import Call
 from r2.ledger import Usage
+from r2.pool.client.dialects import DIALECTS
 from r2.pool.client.endings import ending
 from r2.pool.client.refusals import Refusal, classify, provider_message
-from r2.pool.client.wire import BadBody, ParsedReply, parse_body, request_body, scrub
+from r2.pool.client.wire import BadBody, ParsedReply, not_sent, parse_body, request_body, scrub
 from r2.pool.file.config import ModelTable
 
 
@@ -52,6 +53,54 @@ def test_samples_of_one_request_have_seeds_of_their_own():
     seeds = [asked(Call("m", (("user", "u"),), "solve", 16, seed=7, sample_index=i)).get("seed") for i in range(3)]
     assert seeds == [7, 8, 9]
     assert "seed" not in asked(Call("m", (("user", "u"),), "solve", 16))
+
+
+ROWS_OWN = Call(
+    "m",
+    (("user", "u"),),
+    "solve",
+    16,
+    temperature=0.3,
+    top_p=0.9,
+    seed=0,
+    stop=("END",),
+    effort="low",
+    json_object=True,
+    top_logprobs=2,
+    asked_for=frozenset({"temperature", "top_p", "seed", "stop", "reasoning_effort", "logprobs", "max_tokens"}),
+)
+
+
+def test_what_a_row_asks_for_reaches_the_wire_and_its_effort_goes_before_the_entrys():
+    body = asked(ROWS_OWN, guided=True, logprobs=True, reasoning_effort="high")
+    assert {name: body[name] for name in ("temperature", "top_p", "seed", "stop", "reasoning_effort")} == {
+        "temperature": 0.3,
+        "top_p": 0.9,
+        "seed": 0,
+        "stop": ["END"],
+        "reasoning_effort": "low",
+    }
+    assert body["response_format"] == {"type": "json_object"}
+    assert not_sent(ROWS_OWN, table(guided=True, logprobs=True), "served") == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        ({"sampling": False}, ("logprobs", "temperature", "top_p")),
+        ({"logprobs": True, "extra_body": {"temperature": 1}}, ("temperature",)),
+        ({"logprobs": True, "extra_body": {"max_tokens": 9}}, ("max_tokens",)),
+    ],
+)
+def test_what_an_entry_cannot_be_sent_of_a_rows_own_parameters_is_named(options: dict[str, object], missing: object):
+    assert not_sent(ROWS_OWN, table(**options), "served") == missing
+
+
+def test_a_dialect_without_a_seed_and_a_learned_refusal_are_named_too():
+    found = not_sent(
+        ROWS_OWN, table(logprobs=True), "served", dialect=DIALECTS["anthropic"], omitted=frozenset({"top_p"})
+    )
+    assert found == ("logprobs", "seed", "top_p")
 
 
 def test_extra_fields_win_but_cannot_turn_the_reply_into_a_stream():

@@ -60,8 +60,8 @@ def body(request: Request) -> dict[str, Any]:
     if system:
         mark = {"cache_control": {"type": "ephemeral"}} if request.cache_prefix else {}
         fields["system"] = [{"type": "text", "text": system, **mark}] if mark else system
-    if request.temperature is not None:
-        fields["temperature"] = min(request.temperature, 1.0)
+    if request.temperature is not None and (request.top_p is None or request.temperature != 1.0):
+        fields["temperature"] = min(request.temperature, 1.0)  # 1 is what it is beside top_p, and both are refused
     if request.top_p is not None:
         fields["top_p"] = request.top_p
     if request.stop:

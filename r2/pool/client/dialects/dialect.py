@@ -55,7 +55,7 @@ class Request:
     """What one call asks for, whatever the dialect: the `Call` and what the entry adds to it.
 
     `omitted` names the parameters that this entry refused, or that its pool file says to leave out. `limit_field` is
-    the name of the output limit, "" for the dialect's own.
+    the name of the output limit, "" for the dialect's own. `json_object` asks for any JSON object; a schema says more.
     """
 
     model: str
@@ -71,6 +71,7 @@ class Request:
     cache_prefix: bool = False
     limit_field: str = ""
     omitted: frozenset[str] = frozenset()
+    json_object: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ def body(request: Request) -> dict[str, Any]:
         config |= {"responseLogprobs": True, "logprobs": min(request.n_top_logprobs, 20)}
     if request.schema is not None:
         config |= {"responseMimeType": "application/json", "responseJsonSchema": request.schema}
+    elif request.json_object:
+        config["responseMimeType"] = "application/json"
     if request.effort is not None:
         config["thinkingConfig"] = _thinking(request.model, request.effort)
     kept = {name: value for name, value in config.items() if value is not None and name not in request.omitted}

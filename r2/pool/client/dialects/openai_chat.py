@@ -94,6 +94,8 @@ def body(request: Request, flavour: Flavour) -> dict[str, Any]:
             if flavour.schema == "json_schema"
             else {"type": "json_object"}
         )
+    elif request.json_object:
+        fields["response_format"] = {"type": "json_object"}
     if request.effort is not None:
         fields[flavour.effort_field] = request.effort
     return {name: value for name, value in fields.items() if name not in request.omitted}
