@@ -111,6 +111,9 @@ CALL_FAILURES: Final[Mapping[str, Failure]] = {
     "bad_request": _final("any other 4xx: the same request will fail again"),
     "circuit_open": _unsent("the model's breaker is open and no fallback was left", next_entry=True, is_outage=True),
     "overbilled": _unsent("the entry billed more than was asked for, and is closed", next_entry=True, is_outage=True),
+    "misconfigured": _outage(
+        "the endpoint refuses every request of this form, or does not know the model", "never", "understood"
+    ),
     "question_budget": Failure(
         "a further attempt could pass the question's money budget",
         "never",

@@ -26,6 +26,9 @@ from r2.pool.limits.shares import MoneyShare
 KEPT_ATTEMPTS = 32
 """Attempts of one call that are kept as rows. Of more, the refusals in the middle are counted and not kept."""
 
+_OF_FORM = (400, 404, 405, 410, 422)
+"""Statuses by which a server refuses the form of a request."""
+
 _CENT_DUST = 1e-12  # of sums of floats; no price is this small
 
 
@@ -69,12 +72,14 @@ class AttemptResult:
     """What came of an attempt: its row, and the reply if it left an answer.
 
     `is_refusal`: it was not sent, and asking this entry again is no use. `is_stale`: see `HttpReply`.
+    `is_refused_field`: a field was refused by name, and the entry's requests no longer have it.
     """
 
     row: Attempt
     reply: ParsedReply | None = None
     is_refusal: bool = False
     is_stale: bool = False
+    is_refused_field: bool = False
 
 
 @dataclass(slots=True)
@@ -131,6 +136,8 @@ class Attempts:
                 await self._take_turn(entry, asked, way)
             if is_capped and entry.bills.why_closed:
                 return refused(entry, asked, "overbilled", entry.bills.why_closed, way.queued_at)
+            if entry.habits.why_closed:
+                return refused(entry, asked, "misconfigured", entry.habits.why_closed, way.queued_at)
             if self._money is not None:
                 way.is_reserved = self._money.reserve_now(way.worst_usd) or await self._money.reserve(
                     way.worst_usd, asked.deadline
@@ -188,6 +195,7 @@ class Attempts:
         way.used_tokens = None if cost.usage is way.worst else cost.usage.total_tokens
         if isinstance(parsed, ParsedReply):
             entry.key.answered()
+            entry.habits.answered(body)
             if parsed.usage is not None:
                 entry.ratio.learn(len(body), parsed.usage.input_tokens)
                 entry.pace.learn(parsed.usage.input_tokens, parsed.usage.output_tokens, latency_s)
@@ -195,9 +203,15 @@ class Attempts:
         elif parsed.usage is not None:
             entry.bills.saw(entry.name, cost, way.worst_usd)
         error_type, error_message = _error(entry, parsed, way)
+        is_refused_field = False
+        if error_type == "bad_request" and isinstance(parsed, Refusal) and parsed.status in _OF_FORM:
+            is_refused_field = entry.habits.learns(parsed.status, reply.body, body, parsed.message)
+            is_rows_own = bool(call.asked_for)  # then it may be the row's fault, and says nothing of the entry
+            if not (is_refused_field or is_rows_own) and entry.habits.refused(reply.body, body, parsed.message):
+                error_type, error_message = "misconfigured", entry.habits.why_closed
         if error_type is None:
             entry.tally.answered(latency_s)
-        elif error_type != "rate_limited":
+        elif error_type != "rate_limited" and not is_refused_field:
             entry.tally.errors += 1
         answer = parsed if isinstance(parsed, ParsedReply) else None
         row = Attempt(
@@ -218,7 +232,12 @@ class Attempts:
             retry_after_s=way.retry_after_s,
             raw_body=reply.body if answer is not None else reply.body[:KEPT_BYTES],
         )
-        return AttemptResult(row, answer if error_type is None else None, is_stale=reply.is_stale)
+        return AttemptResult(
+            row,
+            answer if error_type is None else None,
+            is_stale=reply.is_stale,
+            is_refused_field=is_refused_field,
+        )
 
     def _settle(self, entry: Entry, asked: CallState, way: _Way) -> None:
         self.spent_usd += way.charge_usd

@@ -8,17 +8,19 @@ again here and nowhere else. What follows which failure stands in one table, `r2
     retry "uncounted"    sent again when the gate's pause is over, up to the call's deadline
     next_entry           then sent to the next solver of the entry's tier, then of the tiers above, cheapest first
 
-A connection that ended at once, before any byte of an answer, is tried once more at once, free. Attempts are kept, with
-the model they were sent to, their usage and their cost; of very many refusals some tens. No attempt is made, at any
-entry, that could pass what the question or the run may cost.
+A connection that ended at once, before any byte of an answer, is tried once more at once, free. So is a request of
+which the endpoint refused a field by name, without that field (`habits.py`). Attempts are kept, with the model they
+were sent to, their usage and their cost; of very many refusals some tens. No attempt is made, at any entry, that could
+pass what the question or the run may cost.
 """
 
 import asyncio
 import math
 import os
 import random
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +44,11 @@ MAX_ATTEMPTS: Final = 4
 _NO_JOURNAL: Final = NoJournal()
 
 
+def to_stderr(line: str) -> None:
+    """Where a client says what an entry turned out to be like, unless told otherwise."""
+    sys.stderr.write(f"r2: {line}\n")
+
+
 class PoolClient:
     """The models of a pool, within their limits and budgets. One per process and run; used inside `async with`."""
 
@@ -57,11 +64,13 @@ class PoolClient:
         environ: Mapping[str, str] = os.environ,
         times: Times | None = None,
         rate_window_s: float = 60.0,
+        say: Callable[[str], None] = to_stderr,
     ) -> None:
         """`addresses` has one entry per model that is not a recording.
 
         `max_cost_usd` caps the run over its sessions and processes: `run_account` names it in `state_dir`, and
         `already_spent_usd` is what its journals have paid. `times` and `rate_window_s` are shortened by tests.
+        `say` gets a line where an entry turns out not to take what it is sent.
         """
         self._pool = pool
         self._roster = pool.roster()
@@ -70,6 +79,7 @@ class PoolClient:
         self._caps = Caps(run_account, max_cost_usd, already_spent_usd)
         self._times = times
         self._rate_window_s = rate_window_s
+        self._say = say
         self._exchange = HttpSession(environ)
         self._stopping = asyncio.Event()
         self._asking: set[asyncio.Task[object]] = set()
@@ -86,6 +96,7 @@ class PoolClient:
             self._caps,
             times=self._times,
             rate_window_s=self._rate_window_s,
+            say=self._say,
         )
         await self._exchange.__aenter__()
         self._attempts = Attempts(self._exchange, self._open.money)
@@ -224,10 +235,7 @@ class PoolClient:
 
     async def _ask(self, entry: Entry, asked: CallState) -> AttemptResult:
         """One entry until it answers or is spent; the last attempt. Attempts that were sent are noted in `asked`."""
-        endpoint = entry.endpoint
-        body = request_body(
-            asked.call, entry.table, entry.served_model, dialect=endpoint.dialect, streams=endpoint.streams
-        )
+        body = _body(entry, asked.call)
         loop = asyncio.get_running_loop()
         n_counted, may_reconnect = 0, entry.tally.calls > 0
         while True:
@@ -237,6 +245,9 @@ class PoolClient:
             asked.keep(tried.row)
             if tried.reply is not None:
                 return tried
+            if tried.is_refused_field and (changed := _body(entry, asked.call)) != body:
+                body = changed  # without the field that was refused, which cost nothing
+                continue
             if failure(tried.row.error_type).retry == "uncounted":
                 continue  # the gate lets it in again when the pause is over
             if tried.is_stale and may_reconnect:
@@ -257,7 +268,21 @@ def _not_sent(entry: Entry, call: Call) -> tuple[str, ...]:
     """What the row asked for and the entry that answered could not be sent."""
     if not call.asked_for:
         return ()
-    return not_sent(call, entry.table, entry.served_model, dialect=entry.endpoint.dialect)
+    return not_sent(call, entry.table, entry.served_model, dialect=entry.endpoint.dialect, omitted=entry.habits.omitted)
+
+
+def _body(entry: Entry, call: Call) -> bytes:
+    """The request as the entry takes it, by all that is known of it now."""
+    endpoint, habits = entry.endpoint, entry.habits
+    return request_body(
+        call,
+        entry.table,
+        entry.served_model,
+        dialect=endpoint.dialect,
+        omitted=habits.omitted,
+        limit_field=habits.limit_field or "",
+        streams=endpoint.streams,
+    )
 
 
 def _paid_attempts(earlier: Completion | None) -> list[Attempt]:

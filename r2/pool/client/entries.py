@@ -5,10 +5,11 @@ Entries of one quota owner share a gate. The host's shared state is opened only 
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -17,6 +18,7 @@ from r2.errors import PoolFileError
 from r2.ledger import Price
 from r2.pool.client.dialects import dialect_of
 from r2.pool.client.gauges import Tally
+from r2.pool.client.habits import HabitFile, Habits, key_of
 from r2.pool.client.http import Endpoint
 from r2.pool.client.pace import Pace
 from r2.pool.client.ports import Address
@@ -48,6 +50,7 @@ class Entry:
     bills: Bills
     key: Key
     pace: Pace
+    habits: Habits
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,12 @@ class OpenPool:
         *,
         times: Times | None,
         rate_window_s: float,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """Raises PoolFileError for a missing address or recording, ConfigError if the shared state cannot be opened."""
+        """`say` gets the lines about what entries turn out to be like.
+
+        Raises PoolFileError for a missing address or recording, ConfigError if the shared state cannot be opened.
+        """
         self.entries: dict[str, Entry] = {}
         self.recordings: dict[str, Recording] = {}
         self.money: MoneyShare | None = None
@@ -81,6 +88,7 @@ class OpenPool:
         self._state_dir = state_dir
         self._times = times
         self._rate_window_s = rate_window_s
+        self._say = say
         self._lease: Lease | None = None
         self._run_accounts = (
             () if caps.cap_usd is None else (caps.account or f"process:{os.getpid()}:{time.time_ns()}",)
@@ -102,6 +110,8 @@ class OpenPool:
         keys: dict[tuple[str | None, str], Key] = {}
         roster = self._pool.roster()
         recordings: dict[Path, Recording] = {}
+        habit_file = HabitFile(self._state_dir)
+        kept = habit_file.read()
         for name, table in self._pool.models.items():
             if endpoint_kind(table.endpoint) == "recording":
                 path = self._pool.path.parent / table.endpoint.partition(":")[2]
@@ -124,6 +134,16 @@ class OpenPool:
             if owner not in gates:
                 gates[owner] = self._open_gate(name)
             key_env, base_url = table.api_key_env, addresses[name].base_url
+            endpoint = Endpoint.at(
+                base_url,
+                key_env,
+                table.timeout_s,
+                served_model=addresses[name].served_model,
+                dialect=dialect_of(table.endpoint, table.dialect),
+                streams=addresses[name].streams,
+            )
+            habit_key = key_of(str(endpoint.url), addresses[name].served_model, table.reasoning_effort)
+            is_kept = not addresses[name].is_ours  # ours have another address each time
             self.entries[name] = Entry(
                 name,
                 table,
@@ -131,20 +151,21 @@ class OpenPool:
                 self._pool.price(name),
                 self._pool.price(name).version,
                 addresses[name].served_model,
-                Endpoint.at(
-                    base_url,
-                    key_env,
-                    table.timeout_s,
-                    served_model=addresses[name].served_model,
-                    dialect=dialect_of(table.endpoint, table.dialect),
-                    streams=addresses[name].streams,
-                ),
+                endpoint,
                 gates[owner],
                 TokenRatio(),
                 Tally(name, time.monotonic),
                 Bills(),
                 keys.setdefault((key_env, base_url), Key()),
                 Pace(),
+                Habits(
+                    name,
+                    table,
+                    kept=kept.get(habit_key) if is_kept else None,
+                    keep=partial(habit_file.add, habit_key) if is_kept else lambda kept: None,
+                    say=self._say,
+                    pool_path=self._pool.path,
+                ),
             )
 
     def _open_gate(self, name: str) -> Gate:

@@ -5,6 +5,7 @@ means is read in `refusals.py`, what the end of a generation means in `endings.p
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
@@ -55,6 +56,7 @@ def request_body(
     *,
     dialect: Dialect = DIALECTS["compatible"],
     omitted: frozenset[str] = frozenset(),
+    limit_field: str = "",
     streams: bool = False,
 ) -> bytes:
     """The JSON body of a request in the entry's dialect.
@@ -62,12 +64,14 @@ def request_body(
     Log-probabilities and schemas are asked for only where the entry says its server has them, temperature and `top_p`
     only where it says that its model takes them. A seed is sent when the call or its sample index has one, so that
     repeated asks of one request differ and a rerun does not. The call's effort goes before the entry's. Nothing in
-    `omitted` is sent. `extra_body` wins over our fields, but for `stream`, which would change the form of the reply;
-    where it has a limit on generated tokens under any name, that is the only one sent. Lone surrogates become "?".
-    Raises TypeError if `extra_body` holds what JSON cannot.
+    `omitted` is sent, and nothing that the entry's `omit` names. A call's output limit is cut to what the entry's model
+    can generate; `limit_field` is its name where it is not the entry's own. `extra_body` wins over our fields, but for
+    `stream`, which would change the form of the reply; where it has a limit on generated tokens under any name, that is
+    the only one sent. Lone surrogates become "?". Raises TypeError if `extra_body` holds what JSON cannot.
     """
-    request = _request(call, table, served_model, omitted)
-    body = _body(request, table, dialect)
+    omitted = _left_out(table, omitted)
+    request = _request(call, table, served_model, omitted, limit_field)
+    body = _body(request, table, dialect, omitted)
     if streams:
         body.update(STREAM_FIELDS)
     try:
@@ -93,12 +97,13 @@ def not_sent(
     A parameter is not sent where the body is the same without it, whatever the reason: the entry's file, its dialect,
     what it refused, or an `extra_body` that says something else.
     """
+    omitted = _left_out(table, omitted)
     request = _request(call, table, served_model, omitted)
-    body = _body(request, table, dialect)
+    body = _body(request, table, dialect, omitted)
     missing = {
         name
         for name in call.asked_for & _WITHOUT.keys()
-        if _body(replace(request, **_WITHOUT[name]), table, dialect) == body
+        if _body(replace(request, **_WITHOUT[name]), table, dialect, omitted) == body
     }
     if "max_tokens" in call.asked_for and table.sent_output_limit is not None:
         missing.add("max_tokens")
@@ -116,14 +121,23 @@ _WITHOUT: Final[dict[str, dict[str, Any]]] = {
 """What a row may ask for, by its name there, and a request that does not."""
 
 
-def _request(call: Call, table: ModelTable, served_model: str, omitted: frozenset[str]) -> Request:
+def _left_out(table: ModelTable, omitted: frozenset[str]) -> frozenset[str]:
+    return omitted | frozenset(table.omit) if table.omit else omitted
+
+
+def _request(
+    call: Call, table: ModelTable, served_model: str, omitted: frozenset[str], limit_field: str = ""
+) -> Request:
     if table.sent_output_limit is not None:
         omitted = omitted | frozenset(OUTPUT_LIMIT_FIELDS)
+    limit = call.max_output_tokens
+    if table.max_output_tokens is not None and table.max_output_tokens < limit:
+        limit = table.max_output_tokens
     asks_schema = call.json_schema is not None and table.guided
     return Request(
         served_model,
         call.messages,
-        call.max_output_tokens,
+        limit,
         temperature=call.temperature if table.sampling else None,
         top_p=call.top_p if table.sampling else None,
         seed=(call.seed or 0) + call.sample_index if call.seed is not None or call.sample_index else None,
@@ -132,18 +146,30 @@ def _request(call: Call, table: ModelTable, served_model: str, omitted: frozense
         schema=_schema(call.json_schema) if asks_schema and call.json_schema is not None else None,
         effort=call.effort or table.reasoning_effort,
         cache_prefix=table.cache_prefix,
-        limit_field=table.limit_field or "",
+        limit_field=limit_field or table.limit_field or "",
         omitted=omitted,
         json_object=call.json_object and table.guided,
     )
 
 
-def _body(request: Request, table: ModelTable, dialect: Dialect) -> dict[str, Any]:
+def _body(request: Request, table: ModelTable, dialect: Dialect, left_out: frozenset[str]) -> dict[str, Any]:
     body = dialect.body(request)
     if table.extra_body:
-        body.update(table.extra_body)
+        _add(body, table.extra_body, left_out)
         body.pop("stream", None)
     return body
+
+
+def _add(body: dict[str, Any], further: Mapping[str, Any], left_out: frozenset[str]) -> None:
+    """The further fields over ours; those of Gemini's generationConfig each by itself, as it holds the output limit."""
+    for name, value in further.items():
+        if name in left_out and name not in OUTPUT_LIMIT_FIELDS:
+            continue
+        ours = body.get(name)
+        if name == "generationConfig" and isinstance(value, Mapping) and isinstance(ours, dict):
+            _add(ours, value, left_out)
+        else:
+            body[name] = value
 
 
 _TEXTS: Final = frozenset({"messages", "system", "contents", "systemInstruction"})

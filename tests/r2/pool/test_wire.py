@@ -115,6 +115,30 @@ def test_a_limit_among_the_further_fields_is_the_only_one_sent(name: str):
     assert {key: value for key, value in body.items() if "max" in key or "predict" in key} == {name: 8000}
 
 
+def test_what_the_pool_file_leaves_out_is_not_sent_and_a_limit_is_cut_to_the_model_s():
+    call = Call("m", (("user", "u"),), "solve", 9000, seed=7)
+    body = asked(call, omit=["seed", "temperature"], max_output_tokens=4096, extra_body={"seed": 1, "top_k": 2})
+    assert body == {
+        "model": "served",
+        "messages": [{"role": "user", "content": "u"}],
+        "max_tokens": 4096,
+        "top_k": 2,
+    }
+
+
+def test_an_output_limit_that_changed_its_name_is_sent_under_the_new_one():
+    call = Call("m", (("user", "u"),), "solve", 16)
+    body = orjson.loads(request_body(call, table(), "served", limit_field="max_completion_tokens"))
+    assert (body["max_completion_tokens"], "max_tokens" in body) == (16, False)
+
+
+def test_geminis_configuration_among_the_further_fields_keeps_the_output_limit():
+    extra = {"generationConfig": {"topK": 3, "temperature": 0.5}}
+    call = Call("m", (("user", "u"),), "solve", 16)
+    body = orjson.loads(request_body(call, table(extra_body=extra), "served", dialect=DIALECTS["gemini"]))
+    assert body["generationConfig"] == {"maxOutputTokens": 16, "temperature": 0.5, "topK": 3}
+
+
 def test_a_lone_surrogate_of_a_broken_file_is_sent_as_a_question_mark():
     assert asked(Call("m", (("user", "a\ud800b"),), "solve", 16))["messages"] == [{"role": "user", "content": "a?b"}]
 
