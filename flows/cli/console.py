@@ -115,7 +115,7 @@ def print_measured(title: str, measured: "Sequence[Calibration]", n: int, core_h
         price_in, price_out = m.core_hour_price(core_hour_usd)
         table.add_row(
             m.model,
-            *(f"{right}/{n}" for right in m.right_by_skill.values()),
+            *("not measured" if right is None else f"{right}/{n}" for right in m.right_by_skill.values()),
             f"{m.seconds_per_call:.2f}",
             f"{m.input_tokens_per_s:.0f}",
             f"{m.output_tokens_per_s:.1f}",

@@ -174,6 +174,10 @@ def calibrate(
     if write:
         write_profiles(config, measured, n, core_hour_usd)
         say(f"profiles written to {pool}")
+    for m in measured:
+        if m.why_unmeasured is not None:
+            say(f"{m.model}: some skills were not measured, and keep their figures: {m.why_unmeasured}")
+    raise typer.Exit(1 if any(m.why_unmeasured is not None for m in measured) else 0)
 
 
 def serve(

@@ -11,7 +11,7 @@ from flows.cli import options
 from flows.cli.console import print_measured, say
 from flows.cli.options import MONEY, POOL, ROUTER, flag
 from flows.cli.pool import state_dir
-from r2.errors import ConfigError
+from r2.errors import ConfigError, EndpointError
 from r2.pool.file.config import endpoint_kind
 
 
@@ -170,6 +170,8 @@ def add(
             config.check_keys()
             alone = config.only([name])
             measured = asyncio.run(calibrate_pool(alone, models_dir, state_dir(), n, seed, asked, say))
+            if why := measured[0].why_unmeasured:
+                raise EndpointError(f"{name}: could not be measured, and is not written: {why}")
             print_measured(f"{name}, {n} questions per skill", measured, n, core_hour_usd)
             write_profiles(alone, measured, n, core_hour_usd, with_prices=not is_priced)
     say(f"{name} added to {pool}")

@@ -19,7 +19,7 @@ import tomlkit
 from r2.answering.prompts import solve_messages
 from r2.atomic import write_atomically
 from r2.call import Call, Completion
-from r2.errors import ConfigError
+from r2.errors import ConfigError, failure
 from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.opening import open_client
@@ -58,15 +58,20 @@ class Ping:
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """One entry on the skill set. Tokens per second are of the wire time of one call at a time, prompt and reply apart
-    by least squares."""
+    by least squares.
+
+    `right_by_skill` holds None for a skill that was not measured, because a call of it failed in a way that says
+    nothing about the model's skill; `why_unmeasured` says how.
+    """
 
     model: str
     n: int
-    right_by_skill: dict[str, int]
+    right_by_skill: dict[str, int | None]
     seconds_per_call: float
     input_tokens_per_s: float
     output_tokens_per_s: float
     cost_usd: float
+    why_unmeasured: str | None = None
 
     def core_hour_price(self, core_hour_usd: float) -> tuple[float, float]:
         """USD per million (input, output) tokens of a model that keeps one core busy: price of an hour over tokens per
@@ -182,14 +187,21 @@ async def _measure(
             call = Call(model, messages, "calibrate", limit)
             return problem, await client.complete(call, problem_id=problem.problem_id)
 
-    right_by_skill: dict[str, int] = {}
+    right_by_skill: dict[str, int | None] = {}
+    why_unmeasured: str | None = None
     completions: list[Completion] = []
     for skill, questions in skills.items():
         answered = await asyncio.gather(*(ask(question) for question in questions))
         completions += [completion for _, completion in answered]
-        right_by_skill[skill] = sum(c.model == model and bool(judge(p, extract_answer(c.text))) for p, c in answered)
         spent_usd = sum(completion.cost_usd for completion in completions)
-        report(f"{model}, {skill}: {right_by_skill[skill]} of {len(questions)} right, {spent_usd:.6f} USD so far")
+        if out := [why for _, c in answered if (why := _outage(c, model)) is not None]:
+            right_by_skill[skill], why_unmeasured = None, out[0]
+            found = f"not measured, {len(out)} of {len(questions)} calls had no answer ({out[0]})"
+        else:
+            n_right = sum(c.model == model and bool(judge(p, extract_answer(c.text))) for p, c in answered)
+            right_by_skill[skill] = n_right
+            found = f"{n_right} of {len(questions)} right"
+        report(f"{model}, {skill}: {found}, {spent_usd:.6f} USD so far")
     input_rate, output_rate = speeds(
         [(c.usage.input_tokens - c.usage.cached_input_tokens, c.usage.output_tokens, c.latency_s) for c in completions]
     )
@@ -201,7 +213,19 @@ async def _measure(
         input_rate,
         output_rate,
         sum(c.cost_usd for c in completions),
+        why_unmeasured,
     )
+
+
+def _outage(completion: Completion, model: str) -> str | None:
+    """Why `model` did not answer, where that says nothing about its skill; a fallback's answer does not count."""
+    if completion.is_ok and completion.model == model:
+        return None
+    mine = [attempt for attempt in completion.attempts if attempt.model == model]
+    error_type, message = completion.error_type, completion.error_message
+    if mine:
+        error_type, message = mine[-1].error_type, mine[-1].error_message
+    return (message or error_type) if failure(error_type).defers else None
 
 
 def speeds(observed: Sequence[tuple[int, int, float]]) -> tuple[float, float]:
@@ -231,7 +255,7 @@ def write_profiles(
     """Puts the measured profiles into the pool file, and for entries served here (unless told) the prices that follow
     from their speed.
 
-    Comments stay, and so do skills that were not measured.
+    Comments stay, and so do the figures of skills that were not measured.
     """
     document = tomlkit.parse(pool.path.read_text("utf-8"))
     models = document["models"]
@@ -239,9 +263,9 @@ def write_profiles(
         entry = models[m.model]
         profile = tomlkit.inline_table()
         profile.update(dict(pool.models[m.model].profile))
-        profile.update({skill: round(right / n, 2) for skill, right in m.right_by_skill.items()})
+        profile.update({skill: round(right / n, 2) for skill, right in m.right_by_skill.items() if right is not None})
         entry["profile"] = profile
-        if with_prices and endpoint_kind(pool.models[m.model].endpoint) in SERVED_HERE:
+        if with_prices and m.why_unmeasured is None and endpoint_kind(pool.models[m.model].endpoint) in SERVED_HERE:
             price_in, price_out = m.core_hour_price(core_hour_usd)
             price = tomlkit.inline_table()
             price.update(

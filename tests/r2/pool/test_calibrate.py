@@ -14,7 +14,7 @@ from r2.pool.calibrate import (
     speeds,
     write_profiles,
 )
-from r2.pool.file.config import load_pool
+from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.simulated.mind import Job, read_job
 from r2.problems import scan
 from tests.support.paths import ROOT
@@ -92,7 +92,7 @@ def test_a_simulated_pool_is_pinged_and_calibrated_and_its_file_keeps_its_commen
     assert said[0].startswith("sim-0.6b, add: ")
     right = {m.model: m.right_by_skill["multiply"] for m in measured}
     assert right["sim-400b"] == 6
-    assert right["sim-0.6b"] < 6
+    assert (right["sim-0.6b"] or 0) < 6
     write_profiles(pool, measured, 6, core_hour_usd=0.05)
     again = load_pool(path)
     assert again.models["sim-400b"].profile["multiply"] == 1.0
@@ -103,13 +103,27 @@ def test_a_simulated_pool_is_pinged_and_calibrated_and_its_file_keeps_its_commen
 
 
 def test_an_endpoint_that_is_not_there_is_a_ping_with_an_error(tmp_path: Path):
+    [ping] = asyncio.run(ping_pool(_pool_of_nobody(tmp_path), tmp_path, tmp_path))
+    assert ping.error is not None
+    assert "127.0.0.1:9" in ping.error
+
+
+def test_an_outage_is_no_wrong_answer_and_the_profile_stays(tmp_path: Path):
+    pool, said = _pool_of_nobody(tmp_path), []
+    measured = asyncio.run(calibrate_pool(pool, tmp_path, tmp_path, 1, 0, ["add"], said.append))
+    assert measured[0].right_by_skill == {"add": None}
+    assert "127.0.0.1:9" in (measured[0].why_unmeasured or "")
+    assert said[0].startswith("a, add: not measured, 1 of 1 calls had no answer")
+    write_profiles(pool, measured, 1, core_hour_usd=0.05)
+    assert load_pool(pool.path).models["a"].profile == {"add": 0.9}
+
+
+def _pool_of_nobody(tmp_path: Path) -> PoolConfig:
     path = tmp_path / "pool.toml"
     path.write_text(
         '[router]\ndecomposer = "a"\nallocator = "a"\n[models.a]\nendpoint = "http://127.0.0.1:9/v1"\ntier = '
-        '"small"\ndeadline_s = 3\n'
+        '"small"\ndeadline_s = 3\nprofile = {add = 0.9}\n'
         'price_usd_per_mtok = {input = 1.0, output = 1.0, date = "2026-11-24", source = "made up"}\n',
         "utf-8",
     )
-    [ping] = asyncio.run(ping_pool(load_pool(path), tmp_path, tmp_path))
-    assert ping.error is not None
-    assert "127.0.0.1:9" in ping.error
+    return load_pool(path)
