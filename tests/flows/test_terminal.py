@@ -192,8 +192,9 @@ def test_without_a_terminal_a_sigterm_is_heard_the_same(tmp_path: Path):
         "from flows.support.ending import as_command\n"
         "import time\n"
         "def work():\n"
-        "    print('ready', flush=True)\n"
-        "    try: time.sleep(60)\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
         "    finally: print('closed', flush=True)\n"
         "as_command(work)\n"
     )
