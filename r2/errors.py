@@ -22,9 +22,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Sign = Literal["refused", "failed", "slow", "bad_key", "understood"]
+Sign = Literal["refused", "failed", "slow", "bad_key", "used_up", "understood"]
 """What a failed call says about the endpoint: too many requests; down or broken; too much at once, or down; key or
-balance refused; alive, and it understood us."""
+balance refused; the quota of the day used up; alive, and it understood us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,7 @@ CALL_FAILURES: Final[Mapping[str, Failure]] = {
     "disconnected": _outage("connection refused, reset, or cut in the middle of a body", "counted", "failed"),
     "bad_body": _outage("HTTP 200 whose body is not a chat completion", "counted", "understood"),
     "auth": _outage("401, 403 or 402: wrong key or no balance", "never", "bad_key"),
+    "quota_used_up": _outage("the provider's quota of the day is used up", "never", "used_up"),
     "moderated": _final("the provider's moderation refused this one input"),
     "content_filter": _final("the provider's filter, or the model itself, broke off the answer"),
     "bad_end": _final("the generation ended in a way that leaves no answer: tool calls, or an end we do not know"),
@@ -111,9 +112,8 @@ CALL_FAILURES: Final[Mapping[str, Failure]] = {
     "bad_request": _final("any other 4xx: the same request will fail again"),
     "circuit_open": _unsent("the model's breaker is open and no fallback was left", next_entry=True, is_outage=True),
     "overbilled": _unsent("the entry billed more than was asked for, and is closed", next_entry=True, is_outage=True),
-    "misconfigured": _outage(
-        "the endpoint refuses every request of this form, or does not know the model", "never", "understood"
-    ),
+    "misconfigured": _outage("the endpoint refuses every request of this form, and is closed", "never", "understood"),
+    "unknown_model": _outage("the endpoint does not know the model", "never", "understood"),
     "question_budget": Failure(
         "a further attempt could pass the question's money budget",
         "never",

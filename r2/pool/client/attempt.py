@@ -137,7 +137,7 @@ class Attempts:
             if is_capped and entry.bills.why_closed:
                 return refused(entry, asked, "overbilled", entry.bills.why_closed, way.queued_at)
             if entry.habits.why_closed:
-                return refused(entry, asked, "misconfigured", entry.habits.why_closed, way.queued_at)
+                return refused(entry, asked, entry.habits.closed_as, entry.habits.why_closed, way.queued_at)
             if self._money is not None:
                 way.is_reserved = self._money.reserve_now(way.worst_usd) or await self._money.reserve(
                     way.worst_usd, asked.deadline
@@ -186,7 +186,7 @@ class Attempts:
         latency_s = time.monotonic() - sent_at
         parsed = reply.refusal if reply.refusal is not None else parse_body(reply.body, reply.status)
         if isinstance(parsed, BadBody):
-            parsed = Refusal("bad_body", f"HTTP {reply.status}: {parsed.reason}", reply.status)
+            parsed = Refusal("bad_body", f"HTTP {reply.status}: {parsed.reason}", reply.status, usage=parsed.usage)
         if isinstance(parsed, Refusal) and parsed.error_type == "timeout":
             n_tokens = way.worst.output_tokens if reply.computed_tokens is None else reply.computed_tokens
             entry.pace.learn(expected_tokens, n_tokens, latency_s)
@@ -195,7 +195,7 @@ class Attempts:
         way.used_tokens = None if cost.usage is way.worst else cost.usage.total_tokens
         if isinstance(parsed, ParsedReply):
             entry.key.answered()
-            entry.habits.answered(body)
+            entry.habits.answered(body, parsed.response_model)
             if parsed.usage is not None:
                 entry.ratio.learn(len(body), parsed.usage.input_tokens)
                 entry.pace.learn(parsed.usage.input_tokens, parsed.usage.output_tokens, latency_s)
@@ -208,7 +208,7 @@ class Attempts:
             is_refused_field = entry.habits.learns(parsed.status, reply.body, body, parsed.message)
             is_rows_own = bool(call.asked_for)  # then it may be the row's fault, and says nothing of the entry
             if not (is_refused_field or is_rows_own) and entry.habits.refused(reply.body, body, parsed.message):
-                error_type, error_message = "misconfigured", entry.habits.why_closed
+                error_type, error_message = entry.habits.closed_as, entry.habits.why_closed
         if error_type is None:
             entry.tally.answered(latency_s)
         elif error_type != "rate_limited" and not is_refused_field:
@@ -301,6 +301,11 @@ def _error(entry: Entry, parsed: ParsedReply | Refusal, way: _Way) -> tuple[str 
     error_type = parsed.error_type
     way.verdict = failure(error_type).sign or "failed"
     way.retry_after_s, way.why = parsed.retry_after_s, parsed.message
+    if error_type == "unknown_model":
+        if entry.habits.has_answered and not parsed.names_the_model:
+            way.verdict = "failed"
+            return "server_error", f"{parsed.message} (this address has answered other calls)"
+        return error_type, entry.habits.does_not_know(parsed.message)
     if error_type == "auth" and not entry.key.is_bad(blamed=parsed.blames_the_key):
         way.verdict = "understood"
         if parsed.status == 403:

@@ -161,6 +161,9 @@ class OpenPool:
                 Habits(
                     name,
                     table,
+                    model=addresses[name].served_model,
+                    url=str(endpoint.url),
+                    dialect=endpoint.dialect.name,
                     kept=kept.get(habit_key) if is_kept else None,
                     keep=partial(habit_file.add, habit_key) if is_kept else lambda kept: None,
                     say=self._say,

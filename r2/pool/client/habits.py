@@ -6,8 +6,10 @@ that no change of ours heals, closes the entry: it would fail every question. No
 identity.
 """
 
+import difflib
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,23 +98,33 @@ def key_of(url: str, served_model: str, effort: str | None) -> str:
 
 class Habits:
     """One entry's. `omitted` are the fields that its requests do not have, those of the pool file's `omit` among them;
-    `limit_field` is the name of the output limit, None for the dialect's own. `why_closed` is "" while it is asked."""
+    `limit_field` is the name of the output limit, None for the dialect's own. `why_closed` is "" while it is asked;
+    `closed_as` is the error type of calls that find it closed. `has_answered`: in this process."""
 
     def __init__(
         self,
         name: str,
         table: ModelTable,
         *,
+        model: str = "",
+        url: str = "",
+        dialect: str = "compatible",
         kept: Kept | None = None,
         keep: Callable[[Kept], None] = lambda kept: None,
         say: Callable[[str], None] = lambda line: None,
         pool_path: Path = Path("the pool file"),
     ) -> None:
-        """`keep` stores what is learned; `say` gets the one line about it."""
+        """`model`, `url` and `dialect` are what is asked; `keep` stores what is learned; `say` gets the one line about
+        it."""
         kept = kept or Kept()
         self.omitted = frozenset(table.omit) | kept.omit
         self.limit_field = table.limit_field or kept.limit_field
         self.why_closed = ""
+        self.closed_as = "misconfigured"
+        self.has_answered = False
+        self._model, self._url, self._dialect = model or name, url, dialect
+        self._last_served = ""
+        self._has_warned = False
         self._name, self._table, self._pool_path = name, table, pool_path
         self._keep, self._say = keep, say
         self._n_omitted = len(kept.omit)
@@ -168,11 +180,67 @@ class Habits:
             )
         return True
 
-    def answered(self, body: bytes) -> None:
-        """A request like this was taken after all."""
+    def does_not_know(self, message: str) -> str:
+        """Closes the entry, whose model or address is not there; why, with the key to change and the nearest names."""
+        if not self.why_closed:
+            self.closed_as = "unknown_model"
+            self.why_closed = (
+                f"{message}. {self._name} asks {self._url} for {self._model!r}: see served_model and endpoint in "
+                f"[models.{self._name}] of {self._pool_path}. {_nearest(self._dialect, self._model)}"
+                "It gets no further call in this session."
+            )
+        return self.why_closed
+
+    def answered(self, body: bytes, response_model: str) -> None:
+        """A request like this was taken after all, by `response_model`."""
+        self.has_answered = True
+        if response_model != self._last_served:
+            self._last_served = response_model
+            self._compare(response_model)
         if self._refusals:
             sent = sent_fields(body)
             self._refusals = {key: n for key, n in self._refusals.items() if key[0] != sent}
+
+    def _compare(self, response_model: str) -> None:
+        """Says once that another model answers than was asked for: its price may be another, too."""
+        is_named = self._dialect in _SAY_WHO_ANSWERS
+        if self._has_warned or not is_named or not response_model or is_same_model(self._model, response_model):
+            return
+        self._has_warned = True
+        self._say(
+            f"{self._name}: {self._model!r} was asked for, and {response_model!r} answers. What is charged goes by the "
+            f"price of [models.{self._name}] in {self._pool_path}: check it, or ask for {response_model!r}."
+        )
+
+
+_SAY_WHO_ANSWERS: Final = frozenset(
+    {"openai", "anthropic", "gemini", "openrouter", "deepseek", "mistral", "groq", "together", "fireworks", "xai"}
+)
+"""Dialects whose replies name the model itself, and no deployment, alias or file of somebody's own."""
+_VERSION = re.compile(r"[-@:](?:\d|preview\b|exp\b|latest\b|beta\b)")
+
+
+def is_same_model(asked: str, served: str) -> bool:
+    """Whether a reply's model is the one that was asked for, or a dated version of it."""
+    short, long = sorted((_bare(asked), _bare(served)), key=len)
+    return long == short or (long.startswith(short) and _VERSION.match(long[len(short) :]) is not None)
+
+
+def _bare(model: str) -> str:
+    return model.lower().rsplit("/", 1)[-1].removesuffix("-latest").removesuffix(":free")
+
+
+def _nearest(dialect: str, model: str) -> str:
+    """Names that our table of models has, as a sentence; "" where it has none of this provider."""
+    # Here and not above: the catalogue takes a while to import, which pools without this failure need not wait for.
+    from r2.pool.file.catalogue import providers
+
+    provider = providers().get(dialect)
+    known = {} if provider is None else provider.models
+    if model in known and (after := known[model].successor) is not None:
+        return f"Its successor is {after!r}. "
+    close = difflib.get_close_matches(model, [name for name in known if name != model], n=3, cutoff=0.5)
+    return f"Nearest names: {', '.join(close)}. " if close else ""
 
 
 def _kept(value: object) -> Kept | None:

@@ -7,8 +7,9 @@ kinds are the error types of `r2/errors.py`; what follows from each is decided t
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ MAX_RETRY_AFTER_S: Final = 3600.0
 LONGEST_PAUSE_S: Final = Times().max_pause_s
 """The gate pauses no longer than this at a time, whatever a server asks for."""
 
+_LONGEST_DAY_S = 2 * 86400.0
+
 _READ_BYTES = 4096  # of a refusal's body, for its phrases
 
 
@@ -30,6 +33,7 @@ class Refusal:
     """A reply that is no answer. `retry_after_s` is above 0, None where the server names no time. `status` is the HTTP
     status that it was judged by, 0 where there was none.
 
+    `names_the_model`: the body says that there is no such model (or deployment, or that it is no more).
     `blames_the_key`: the body says that the key or its balance is at fault, whatever else that key was good for.
     `usage` is what the provider counted all the same, None where it counted nothing.
     """
@@ -39,6 +43,7 @@ class Refusal:
     status: int = 0
     retry_after_s: float | None = None
     blames_the_key: bool = False
+    names_the_model: bool = False
     usage: Usage | None = None
 
 
@@ -66,8 +71,15 @@ def refusal_inside(status: int, document: Mapping[str, Any], error: object, body
 
 
 def _refusal(error_type: str, status: int, body: bytes, message: str, headers: Mapping[str, str]) -> Refusal:
-    asked_s = wait_asked_for(headers, time.time())
-    if asked_s is not None and asked_s > LONGEST_PAUSE_S:
+    now = time.time()
+    waits = [each for each in (wait_asked_for(headers, now), wait_in_body(body)) if each is not None]
+    asked_s = max(waits, default=None)
+    said = _words(body)
+    if error_type == "quota_used_up":
+        at = datetime.fromtimestamp(now + min(asked_s or 0.0, _LONGEST_DAY_S), UTC)
+        when = f"until {at:%Y-%m-%d %H:%M} UTC, it says" if asked_s is not None else "until the provider's day ends"
+        message += f" (the quota of the day is used up, {when}; the same command asks the rest then)"
+    elif asked_s is not None and asked_s > LONGEST_PAUSE_S:
         message += (
             f" (asks to wait {asked_s:.0f} s; asked again every {LONGEST_PAUSE_S:.0f} s, as calls have a deadline)"
         )
@@ -76,7 +88,8 @@ def _refusal(error_type: str, status: int, body: bytes, message: str, headers: M
         message,
         status,
         None if asked_s is None else min(asked_s, MAX_RETRY_AFTER_S),
-        error_type == "auth" and _blames_the_key(status, _words(body)),
+        error_type == "auth" and _blames_the_key(status, said),
+        error_type == "unknown_model" and _has(said, _MODEL_PHRASES),
     )
 
 
@@ -89,12 +102,18 @@ def classify(status: int, body: bytes) -> str | None:
         return "context_length"
     if status in (400, 403, 429) and _has(said, _BALANCE_PHRASES):
         return "auth"
+    if status == 400 and _has(said, _BAD_KEY_PHRASES):
+        return "auth"
+    if status in (404, 410) or (status == 400 and _has(said, _MODEL_GONE_PHRASES)):
+        return "unknown_model"
     if status in (400, 403, 422, 451) and _has(said, _MODERATION_PHRASES) and not _has(said, _ACCOUNT_PHRASES):
         return "moderated"
     if status in (401, 402, 403):
         return "auth"
-    if status in (413, 429) and _has(said, _TOO_LARGE_PHRASES):
+    if status in (413, 429) and (_has(said, _TOO_LARGE_PHRASES) or _is_above_the_limit(said)):
         return "bad_request"
+    if status == 429 and _has(said, _PER_DAY_PHRASES):
+        return "quota_used_up"
     if status in (429, 498, 503, 529):  # 498: Groq's "no capacity"; 529: Anthropic's "overloaded"
         return "rate_limited"
     if status == 408:
@@ -105,6 +124,10 @@ def classify(status: int, body: bytes) -> str | None:
 _CONTEXT_PHRASES = (
     "context_length_exceeded",  # OpenAI
     "maximum context length",  # OpenAI, vLLM, DeepSeek
+    "maximum context limit",
+    "input tokens exceed the configured limit",  # OpenAI
+    "`inputs` tokens + `max_new_tokens`",  # text-generation-inference
+    "maximum prompt length",  # xAI
     "max_model_len",  # vLLM
     "exceed_context_size",  # llama.cpp
     "exceeds the available context",  # llama.cpp
@@ -145,6 +168,29 @@ _MODERATION_PHRASES = (
 )
 _ACCOUNT_PHRASES = ("your account", "your organization", "your organisation", "api key", "api_key")
 _TOO_LARGE_PHRASES = ("request too large",)  # OpenAI 429, Groq 413: larger than a whole minute's limit
+_BAD_KEY_PHRASES = ("api_key_invalid", "api key not valid")  # Gemini, with status 400
+_MODEL_GONE_PHRASES = (
+    "model_not_found",
+    "model_decommissioned",  # Groq
+    "is not a valid model id",  # OpenRouter
+)
+"""With status 400: the model is not there, or is no more."""
+_MODEL_PHRASES = (
+    *_MODEL_GONE_PHRASES,
+    "model",
+    "deployment",  # Azure
+    "no endpoints found",  # OpenRouter
+)
+"""With status 404: what is not found is the model, and not the address."""
+_PER_DAY_PHRASES = (
+    "per day",
+    "per-day",
+    "perday",  # Gemini's quotaId
+    "(rpd)",
+    "(tpd)",
+    "daily limit",
+    "daily quota",
+)
 _KEY_PHRASES = (
     *_BALANCE_PHRASES,
     "api key",
@@ -172,6 +218,15 @@ _KEY_PHRASES = (
     "quota",
     "subscription",
 )
+
+
+_LIMIT_AND_WANT = re.compile(r"limit:? (\d{1,12})\b[^.]{0,40}?\brequested:? (\d{1,12})")
+
+
+def _is_above_the_limit(said: str) -> bool:
+    """One request that wants more than the whole of a limit: no wait helps."""
+    found = _LIMIT_AND_WANT.search(said)
+    return found is not None and int(found[2]) > int(found[1])
 
 
 _KEY_WORD = re.compile(r"\b(?:key|token|auth)\b")
@@ -257,8 +312,8 @@ def wait_asked_for(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds above 0 that the server asks us to wait; None if it names none, or a time that is over.
 
     Looked for in order: `retry-after-ms`, `Retry-After` (seconds or an HTTP date), and the longest of
-    `x-ratelimit-reset-*` (`6m0s`, `120ms`, seconds, or an epoch) among the limits that have nothing remaining. `now` is
-    in epoch seconds.
+    `x-ratelimit-reset-*` (`6m0s`, `120ms`, seconds, or an epoch) and `anthropic-ratelimit-*-reset` (a time) among the
+    limits that have nothing remaining. `now` is in epoch seconds.
     """
     lowered = {name.lower(): value for name, value in headers.items()}
     milliseconds = _number(lowered.get("retry-after-ms"))
@@ -273,12 +328,40 @@ def wait_asked_for(headers: Mapping[str, str], now: float) -> float | None:
             return seconds
     resets = []
     for name, value in lowered.items():
-        if name.startswith("x-ratelimit-reset"):
+        if name.startswith("x-ratelimit-reset") or (
+            name.startswith("anthropic-ratelimit-") and name.endswith("-reset")
+        ):
             remaining = _number(lowered.get(name.replace("reset", "remaining", 1)))
-            seconds = _duration(value, now)
+            seconds = _duration(value, now) if name.startswith("x-") else _seconds_until_iso(value, now)
             if seconds is not None and seconds > 0 and (remaining is None or remaining <= 0):
                 resets.append(seconds)
     return max(resets) if resets else None
+
+
+def wait_in_body(body: bytes) -> float | None:
+    """Seconds above 0 that the body asks us to wait, None if it names none: Gemini's RetryInfo (`retryDelay`), or the
+    words "try again in 3.89s" of OpenAI and Groq, "retry after 3 seconds" of Azure."""
+    found = [seconds for seconds in _waits_in(as_json(body)) if seconds > 0]
+    if found:
+        return max(found)
+    said = _IN_WORDS.search(_words(body))
+    seconds = None if said is None else _duration(said[1].replace(" seconds", "s").replace(" second", "s"), 0.0)
+    return seconds if seconds is not None and seconds > 0 else None
+
+
+_IN_WORDS = re.compile(r"(?:try again in|retry after) ((?:[0-9.]{1,12}(?:ms|s|m|h|d))+|[0-9.]{1,12} seconds?)\b")
+
+
+def _waits_in(document: Any) -> Iterator[float]:
+    if isinstance(document, list) and document:
+        document = document[0]
+    error = document.get("error") if isinstance(document, dict) else None
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        seconds = _duration(delay, 0.0) if isinstance(delay, str) else None
+        if seconds is not None:
+            yield seconds
 
 
 def _number(value: str | None) -> float | None:
@@ -291,6 +374,13 @@ def _seconds_until(http_date: str, now: float) -> float | None:
     try:
         return parsedate_to_datetime(http_date).timestamp() - now
     except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+
+
+def _seconds_until_iso(at: str, now: float) -> float | None:
+    try:
+        return datetime.fromisoformat(at.strip()).astimezone(UTC).timestamp() - now
+    except (ValueError, OverflowError, OSError):
         return None
 
 

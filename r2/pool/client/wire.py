@@ -44,9 +44,10 @@ class ParsedReply:
 
 @dataclass(frozen=True, slots=True)
 class BadBody:
-    """A body that is not a chat completion, and why."""
+    """A body that is not a chat completion, and why. `usage` is what the provider counted all the same."""
 
     reason: str
+    usage: Usage | None = None
 
 
 def request_body(
@@ -192,7 +193,7 @@ def parse_body(body: bytes, status: int = 200) -> ParsedReply | BadBody | Refusa
         if found.error is not None:
             whole = document[0] if isinstance(document, list) else document
             return replace(refusal_inside(status, whole, found.error, body), usage=found.usage)
-        return BadBody(f"{found.reason}: {provider_message(body)}")
+        return BadBody(f"{found.reason}: {provider_message(body)}", found.usage)
     is_cut, error_type = ending(found.finish_reason)
     if found.is_refused and error_type is None:
         error_type = "content_filter"

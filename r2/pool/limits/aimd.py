@@ -10,7 +10,8 @@ refusals):
 - a call that was given up for time halves the limit, once in 5 s: what a server cannot do at once it may do in turn;
 - other failures (5xx, cut connections) cut nothing and stop growth for their round;
 - a breaker opens when there was nothing but refusals for 120 s (or three times what the server asked for), nothing but
-  failures for 30 s, or at once when the key is refused; every 60 s one call may probe, and its answer closes it.
+  failures for 30 s, or at once when the key is refused or the quota of the day is used up; every 60 s (10 to 60 minutes
+  for a quota) one call may probe, and its answer closes it.
 
 Left out: a self-hosted vLLM queues instead of refusing, so for it the limit grows to `max_in_flight`; set that to what
 the server batches, or start it with `--max-num-queued-reqs`.
@@ -35,6 +36,8 @@ class Times:
     failing_open_s: float = 30.0
     min_failures_to_open: int = 5
     probe_every_s: float = 60.0
+    least_park_s: float = 600.0
+    most_park_s: float = 3600.0
 
 
 class Controller:
@@ -143,6 +146,11 @@ class Controller:
         is_down = self._failures >= self._times.min_failures_to_open
         if was_probe or (is_down and now - self._failing_since >= self._times.failing_open_s):
             self.open(now, f"nothing but failures for {now - self._failing_since:.0f} s")
+
+    def park(self, now: float, why: str, retry_after_s: float | None) -> None:
+        """Opens the breaker for a quota that is used up: the next probe is when the server says, within bounds."""
+        self.open(now, why)
+        self._probe_at = now + min(max(retry_after_s or 0.0, self._times.least_park_s), self._times.most_park_s)
 
     def open(self, now: float, why: str) -> None:
         """Opens the breaker; `why` ends up in the messages of the calls that find it open."""

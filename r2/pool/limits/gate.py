@@ -23,9 +23,9 @@ from r2.pool.limits.aimd import Breaker, Controller, Times
 from r2.pool.limits.lease import Wait
 from r2.pool.limits.shares import RateShare
 
-Verdict = Literal["answered", "refused", "failed", "slow", "bad_key", "understood", "abandoned"]
-"""How a call went, as the gate needs to know it: answered; 429 or 503; 5xx, timeout or cut; 401 to 403; any other
-refusal of this one request; cancelled."""
+Verdict = Literal["answered", "refused", "failed", "slow", "bad_key", "used_up", "understood", "abandoned"]
+"""How a call went, as the gate needs to know it: answered; 429 or 503; 5xx, timeout or cut; 401 to 403; the quota of
+the day used up; any other refusal of this one request; cancelled."""
 
 _STOPPED = "the run was asked to stop before the call was sent"
 _LONGEST_NAP_S = 0.25  # tokens come back from other processes without a signal
@@ -170,6 +170,8 @@ class Gate:
             controller.slow(now, was_probe=slot.is_probe)
         elif verdict == "bad_key":
             controller.open(now, why)
+        elif verdict == "used_up":
+            controller.park(now, why, retry_after_s)
         elif slot.is_probe and verdict == "understood":
             controller.succeeded(first_attempt=False, was_probe=True)
         elif slot.is_probe:

@@ -109,7 +109,7 @@ def test_an_answer_without_usage_is_charged_by_estimate_and_says_so(tmp_path: Pa
     [
         (400, "This model's maximum context length is 4096 tokens", "context_length"),
         (400, "no such field", "bad_request"),
-        (404, "", "bad_request"),
+        (404, "", "unknown_model"),
     ],
 )
 def test_a_request_that_is_wrong_is_not_sent_again(tmp_path: Path, status: int, body: str, error_type: str):

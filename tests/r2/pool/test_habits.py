@@ -11,7 +11,7 @@ import pytest
 
 from r2.call import Call, Completion
 from r2.pool.client.client import PoolClient
-from r2.pool.client.habits import EQUAL_REFUSALS, KEPT_DAYS, MOST_OMITTED, HabitFile, Habits, Kept
+from r2.pool.client.habits import EQUAL_REFUSALS, KEPT_DAYS, MOST_OMITTED, HabitFile, Habits, Kept, is_same_model
 from r2.pool.client.ports import Address
 from r2.pool.file.config import load_pool
 from tests.support.loopback import Loopback, answers, says, write_pool
@@ -80,7 +80,7 @@ def test_refusals_with_answers_between_them_or_of_other_words_close_nothing(tmp_
     for number in range(3 * EQUAL_REFUSALS):
         assert not own.refused(b"", BODY, f"row {number} is bad")
         assert not own.refused(b"", BODY, "this one is empty")
-        own.answered(BODY)
+        own.answered(BODY, "m")
     assert own.why_closed == ""
 
 
@@ -233,3 +233,41 @@ def test_a_pool_that_says_nothing_of_what_its_models_take_answers_everything(tmp
             assert len(said) == n_lines
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "is_same"),
+    [
+        ("gpt-4.1-mini", "gpt-4.1-mini-2025-04-14", True),
+        ("claude-sonnet-5-latest", "claude-sonnet-5-20261008", True),
+        ("models/gemini-3.8-flash", "gemini-3.8-flash", True),
+        ("gemini-2.5-flash", "gemini-2.5-flash-preview-05-20", True),
+        ("mistralai/mistral-small-3.2", "mistralai/mistral-small-3.2-24b-instruct", True),
+        ("grok-4", "grok-4.3", False),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("gpt-5", "gpt-5.5-2026-08-01", False),
+    ],
+)
+def test_a_dated_version_is_the_same_model_and_a_successor_is_not(asked: str, served: str, is_same: bool):
+    assert is_same_model(asked, served) is is_same
+
+
+def test_a_successor_that_answers_is_said_once(tmp_path: Path):
+    said: list[str] = []
+    own = habits(tmp_path, model="grok-4", dialect="xai", say=said.append)
+    for served in ("grok-4-0709", "grok-4.3", "grok-4", "grok-4.3"):
+        own.answered(BODY, served)
+    assert said == [
+        "a: 'grok-4' was asked for, and 'grok-4.3' answers. What is charged goes by the price of [models.a] in "
+        "pool.toml: check it, or ask for 'grok-4.3'."
+    ]
+    deployment = habits(tmp_path, model="our-thinker", dialect="azure", say=said.append)
+    deployment.answered(BODY, "gpt-5-mini-2025-08-07")
+    assert len(said) == 1, "a deployment has a name of its own"
+
+
+def test_a_model_that_is_not_there_closes_the_entry_with_the_nearest_names(tmp_path: Path):
+    own = habits(tmp_path, model="gpt-6-lunar", url="https://api.openai.com/v1/chat/completions", dialect="openai")
+    why = own.does_not_know("HTTP 404: The model `gpt-6-lunar` does not exist")
+    assert (own.why_closed, own.closed_as) == (why, "unknown_model")
+    assert "see served_model and endpoint in [models.a] of pool.toml. Nearest names: gpt-6-luna" in why

@@ -1,12 +1,20 @@
 """What servers mean by a reply that is no answer: its kind, whom it blames, how long it asks us to wait."""
 
+import re
 from email.utils import formatdate
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2.pool.client.refusals import MAX_RETRY_AFTER_S, classify, provider_message, refusal, wait_asked_for
+from r2.pool.client.refusals import (
+    MAX_RETRY_AFTER_S,
+    classify,
+    provider_message,
+    refusal,
+    wait_asked_for,
+    wait_in_body,
+)
 
 NOW = 1_700_000_000.0
 
@@ -18,7 +26,23 @@ NOW = 1_700_000_000.0
         (400, "This model's maximum context length is 4096 tokens", "context_length"),
         (500, "the request exceeds the available context size", "context_length"),
         (400, "temperature must be below 2", "bad_request"),
-        (404, "no such model", "bad_request"),
+        (404, "no such model", "unknown_model"),
+        (410, "", "unknown_model"),
+        (400, '{"error": {"code": "model_decommissioned"}}', "unknown_model"),
+        (400, "gpt-9 is not a valid model ID", "unknown_model"),
+        (400, "API key not valid. Please pass a valid API key.", "auth"),
+        (400, "Input tokens exceed the configured limit of 9 tokens", "context_length"),
+        (424, "", "server_error"),
+        (499, "", "server_error"),
+        (524, "", "server_error"),
+        (413, "<html>413 Request Entity Too Large</html>", "bad_request"),
+        (413, '{"error": {"message": "Request too large", "code": "rate_limit_exceeded"}}', "bad_request"),
+        (429, "Rate limit: Limit 6000, Requested 7000. Please reduce", "bad_request"),
+        (429, "Rate limit: Limit 6000, Used 5990, Requested 700. Please try again in 3s", "rate_limited"),
+        (429, "on requests per day (RPD): Limit 10000, Used 10000, Requested 1", "quota_used_up"),
+        (429, '{"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}', "quota_used_up"),
+        (429, "Rate limit exceeded: free-models-per-day", "quota_used_up"),
+        (429, "You exceeded your current quota, please check your plan and billing details.", "rate_limited"),
         (409, "conflict", "server_error"),
         (498, "capacity_exceeded", "rate_limited"),
         (403, "Your chosen model requires moderation and your input was flagged", "moderated"),
@@ -63,6 +87,16 @@ def test_each_refusal_has_its_kind(status: int, body: str, kind: str | None):
         ({"x-ratelimit-reset": str(NOW - 12)}, None),
         ({"Retry-After": "999999999"}, 999999999.0),
         ({"Retry-After": "soon"}, None),
+        (
+            {
+                "anthropic-ratelimit-tokens-remaining": "0",
+                "anthropic-ratelimit-tokens-reset": "2023-11-14T22:13:32Z",
+                "anthropic-ratelimit-requests-remaining": "9",
+                "anthropic-ratelimit-requests-reset": "2023-11-14T22:14:20Z",
+            },
+            12.0,
+        ),
+        ({"anthropic-ratelimit-tokens-reset": "in a while"}, None),
         ({"Retry-After": "-5"}, None),
         ({"Retry-After": "1e400"}, None),
         ({"x-ratelimit-reset-requests": "6m0s"}, 360.0),
@@ -83,6 +117,54 @@ def test_each_refusal_has_its_kind(status: int, body: str, kind: str | None):
 )
 def test_every_way_to_say_wait_is_understood(headers: dict[str, str], seconds: float | None):
     assert wait_asked_for(headers, NOW) == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("body", "seconds"),
+    [
+        ('{"error": {"details": [{"@type": "QuotaFailure"}, {"@type": "RetryInfo", "retryDelay": "36s"}]}}', 36.0),
+        ('[{"error": {"details": [{"retryDelay": "0.25s"}]}}]', 0.25),
+        ('{"error": {"message": "Please try again in 3.89s. Visit us."}}', 3.89),
+        ('{"error": {"message": "Please try again in 6m0s."}}', 360.0),
+        ('{"error": {"message": "Please try again in 120ms."}}', 0.12),
+        ('{"error": {"message": "Please retry after 7 seconds."}}', 7.0),
+        ('{"error": {"details": [{"retryDelay": "soon"}], "message": "Please try again in a while"}}', None),
+        ('{"error": {"details": {"retryDelay": "3s"}}}', None),
+        ("", None),
+    ],
+)
+def test_a_wait_that_only_the_body_names_is_understood(body: str, seconds: float | None):
+    assert wait_in_body(body.encode()) == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_the_longer_of_two_waits_is_kept():
+    body = b'{"error": {"details": [{"retryDelay": "36s"}]}}'
+    refused = refusal(429, body, {"Retry-After": "7"})
+    assert refused is not None and refused.retry_after_s == 36.0
+
+
+def test_a_quota_of_the_day_says_until_when():
+    refused = refusal(429, b"Rate limit exceeded: free-models-per-day", {"Retry-After": "7200"})
+    assert refused is not None and refused.error_type == "quota_used_up"
+    assert re.search(r"the quota of the day is used up, until 20\d\d-\d\d-\d\d \d\d:\d\d UTC, it says", refused.message)
+    refused = refusal(429, b"Rate limit exceeded: free-models-per-day", {})
+    assert refused is not None and "until the provider's day ends" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "names"),
+    [
+        (404, '{"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}', True),
+        (404, '{"type": "error", "error": {"type": "not_found_error", "message": "model: x"}}', True),
+        (404, '{"error": {"code": "DeploymentNotFound", "message": "The API deployment does not exist."}}', True),
+        (404, "No endpoints found for x.", True),
+        (404, '{"detail": "Not Found"}', False),
+        (404, "<html>404</html>", False),
+    ],
+)
+def test_a_404_says_whether_the_model_or_the_address_is_missing(status: int, body: str, names: bool):
+    refused = refusal(status, body.encode(), {})
+    assert refused is not None and (refused.error_type, refused.names_the_model) == ("unknown_model", names)
 
 
 @settings(deadline=None)

@@ -102,7 +102,7 @@ def parse(document: Mapping[str, Any]) -> Reply | NoReply:
         return NoReply("an error in the place of an answer", error, usage_of(document.get("usage")))
     content = document.get("content")
     if not isinstance(content, list):
-        return NoReply("no content")
+        return NoReply("no content", None, usage_of(document.get("usage")))
     parts = parts_of(content)
     return Reply(
         "".join(text_of(part.get("text")) for part in parts if part.get("type") == "text"),

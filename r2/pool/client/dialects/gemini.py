@@ -78,7 +78,7 @@ def parse(document: Mapping[str, Any]) -> Reply | NoReply:
     if not isinstance(candidates, list) or not candidates or not isinstance(candidates[0], dict):
         feedback = document.get("promptFeedback")
         reason = text_of(feedback.get("blockReason")) if isinstance(feedback, dict) else ""
-        return Reply("", "", reason, *named, is_refused=True) if reason else NoReply("no candidates")
+        return Reply("", "", reason, *named, is_refused=True) if reason else NoReply("no candidates", None, usage)
     candidate: dict[str, Any] = candidates[0]
     content = candidate.get("content")
     parts = parts_of(content.get("parts")) if isinstance(content, dict) else []

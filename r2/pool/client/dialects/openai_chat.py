@@ -114,11 +114,11 @@ def parse(document: Mapping[str, Any]) -> Reply | NoReply:
     if error and not (content and content[1]):
         return NoReply("an error in the place of an answer", error, usage)
     if not choice:
-        return NoReply("no choices")
+        return NoReply("no choices", None, usage)
     if not isinstance(message, dict):
-        return NoReply("a choice without a message")
+        return NoReply("a choice without a message", None, usage)
     if content is None:
-        return NoReply("a message whose content is neither text nor null")
+        return NoReply("a message whose content is neither text nor null", None, usage)
     thinking, answer = content
     for field in ("reasoning_content", "reasoning"):
         thinking = thinking or text_of(message.get(field))
