@@ -49,7 +49,7 @@ class ModelCard:
         """The bound of `r2.ledger.worst_case_usage` for a call to this entry, with all that the entry adds to it."""
         further = self.further_input_tokens
         if json_schema is not None and self.guided:
-            further += len(json_schema.encode())
+            further += 2 * len(json_schema.encode()) + 128  # it is sent in the form that the provider takes
         return worst_case_usage(messages, self.output_limit(max_output_tokens), further_input_tokens=further)
 
     @property

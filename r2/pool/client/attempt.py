@@ -205,7 +205,10 @@ class Attempts:
         error_type, error_message = _error(entry, parsed, way)
         is_refused_field = False
         if error_type == "bad_request" and isinstance(parsed, Refusal) and parsed.status in _OF_FORM:
-            is_refused_field = entry.habits.learns(parsed.status, reply.body, body, parsed.message)
+            said = (parsed.status, reply.body, body)
+            is_refused_field = entry.habits.learns(*said, parsed.message) or entry.habits.refuses_schema(
+                *said, call.json_schema, parsed.message
+            )
             is_rows_own = bool(call.asked_for)  # then it may be the row's fault, and says nothing of the entry
             if not (is_refused_field or is_rows_own) and entry.habits.refused(reply.body, body, parsed.message):
                 error_type, error_message = entry.habits.closed_as, entry.habits.why_closed

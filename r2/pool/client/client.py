@@ -33,7 +33,7 @@ from r2.pool.client.entries import Caps, Entry, OpenPool
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.http import HttpSession
 from r2.pool.client.ports import Address, CallJournal, NoJournal
-from r2.pool.client.wire import not_sent, request_body
+from r2.pool.client.wire import answer_of, not_sent, request_body
 from r2.pool.file.config import PoolConfig
 from r2.pool.limits.aimd import Times
 from r2.pool.limits.gate import GateGauge
@@ -206,7 +206,7 @@ class PoolClient:
                 reply = tried.reply
                 end = "length" if reply.is_cut else reply.finish_reason
                 return Completion(
-                    reply.text,
+                    answer_of(reply.text, asked.call, entry.table, entry.endpoint.dialect),
                     entry.name,
                     tuple(asked.attempts),
                     end,
@@ -281,6 +281,7 @@ def _body(entry: Entry, call: Call) -> bytes:
         dialect=endpoint.dialect,
         omitted=habits.omitted,
         limit_field=habits.limit_field or "",
+        unasked_schemas=habits.unasked_schemas,
         streams=endpoint.streams,
     )
 

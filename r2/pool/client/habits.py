@@ -24,6 +24,7 @@ from r2.pool.client.dialects.text import as_json
 from r2.pool.client.parameters import (
     LIMIT_FIELDS,
     OPTIONAL,
+    SCHEMA_FIELDS,
     named_parameter,
     pool_key,
     pool_line,
@@ -99,6 +100,7 @@ def key_of(url: str, served_model: str, effort: str | None) -> str:
 class Habits:
     """One entry's. `omitted` are the fields that its requests do not have, those of the pool file's `omit` among them;
     `limit_field` is the name of the output limit, None for the dialect's own. `why_closed` is "" while it is asked;
+    `unasked_schemas` are those that the endpoint refused: the prompt alone says what is wanted.
     `closed_as` is the error type of calls that find it closed. `has_answered`: in this process."""
 
     def __init__(
@@ -121,6 +123,7 @@ class Habits:
         self.limit_field = table.limit_field or kept.limit_field
         self.why_closed = ""
         self.closed_as = "misconfigured"
+        self.unasked_schemas: set[str] = set()
         self.has_answered = False
         self._model, self._url, self._dialect = model or name, url, dialect
         self._last_served = ""
@@ -177,6 +180,20 @@ class Habits:
             self.why_closed = (
                 f"{self._name} refused {n_equal} requests in the same words and answered none between them: {message}. "
                 f"{about} It gets no further call in this session."
+            )
+        return True
+
+    def refuses_schema(self, status: int, refusal: bytes, body: bytes, schema: str | None, message: str) -> bool:
+        """Whether the refusal is of this schema, as the request had it. Then it is asked for no more in this session:
+        the same call may be sent again without it, and the answer is checked here."""
+        sent = sent_fields(body)
+        if schema is None or status not in (400, 422) or not sent & SCHEMA_FIELDS or b"schema" not in refusal.lower():
+            return False
+        if schema not in self.unasked_schemas:
+            self.unasked_schemas.add(schema)
+            self._say(
+                f"{self._name}: the endpoint does not take this JSON schema ({message}). From now on only the prompt "
+                "says what is wanted, and answers are checked against the schema here."
             )
         return True
 

@@ -40,6 +40,8 @@ LIMIT_FIELDS: Final[Mapping[str, str]] = {
     "max_completion_tokens": "max_tokens",
 }
 """Name of the output limit -> its other name. A request always has one of them, or no cap could hold."""
+SCHEMA_FIELDS: Final = frozenset({"response_format", "output_config", "effort", "responseJsonSchema"})
+"""Fields that may hold a JSON schema (`effort` stands for Anthropic's `output_config` here)."""
 _TOGETHER: Final = (
     frozenset({"logprobs", "top_logprobs"}),
     frozenset({"responseLogprobs", "logprobs"}),

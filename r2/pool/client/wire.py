@@ -5,7 +5,7 @@ means is read in `refusals.py`, what the end of a generation means in `endings.p
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
@@ -16,6 +16,7 @@ from r2.call import Call, TokenLogprob
 from r2.ledger import Usage
 from r2.pool.client.dialects import DIALECTS, parse
 from r2.pool.client.dialects.dialect import Dialect, NoReply, Request
+from r2.pool.client.dialects.schemas import AskedSchema, unwrapped
 from r2.pool.client.dialects.text import as_json, clean
 from r2.pool.client.endings import ending
 from r2.pool.client.refusals import Refusal, provider_message, refusal_inside
@@ -58,6 +59,7 @@ def request_body(
     dialect: Dialect = DIALECTS["compatible"],
     omitted: frozenset[str] = frozenset(),
     limit_field: str = "",
+    unasked_schemas: Collection[str] = (),
     streams: bool = False,
 ) -> bytes:
     """The JSON body of a request in the entry's dialect.
@@ -66,12 +68,13 @@ def request_body(
     only where it says that its model takes them. A seed is sent when the call or its sample index has one, so that
     repeated asks of one request differ and a rerun does not. The call's effort goes before the entry's. Nothing in
     `omitted` is sent, and nothing that the entry's `omit` names. A call's output limit is cut to what the entry's model
-    can generate; `limit_field` is its name where it is not the entry's own. `extra_body` wins over our fields, but for
+    can generate; `limit_field` is its name where it is not the entry's own. A schema is asked for in the form that the
+    provider takes, and not where it is in `unasked_schemas`. `extra_body` wins over our fields, but for
     `stream`, which would change the form of the reply; where it has a limit on generated tokens under any name, that is
     the only one sent. Lone surrogates become "?". Raises TypeError if `extra_body` holds what JSON cannot.
     """
     omitted = _left_out(table, omitted)
-    request = _request(call, table, served_model, omitted, limit_field)
+    request = _request(call, table, served_model, dialect, omitted, limit_field, unasked_schemas)
     body = _body(request, table, dialect, omitted)
     if streams:
         body.update(STREAM_FIELDS)
@@ -99,7 +102,7 @@ def not_sent(
     what it refused, or an `extra_body` that says something else.
     """
     omitted = _left_out(table, omitted)
-    request = _request(call, table, served_model, omitted)
+    request = _request(call, table, served_model, dialect, omitted)
     body = _body(request, table, dialect, omitted)
     missing = {
         name
@@ -127,14 +130,22 @@ def _left_out(table: ModelTable, omitted: frozenset[str]) -> frozenset[str]:
 
 
 def _request(
-    call: Call, table: ModelTable, served_model: str, omitted: frozenset[str], limit_field: str = ""
+    call: Call,
+    table: ModelTable,
+    served_model: str,
+    dialect: Dialect,
+    omitted: frozenset[str],
+    limit_field: str = "",
+    unasked_schemas: Collection[str] = (),
 ) -> Request:
     if table.sent_output_limit is not None:
         omitted = omitted | frozenset(OUTPUT_LIMIT_FIELDS)
     limit = call.max_output_tokens
     if table.max_output_tokens is not None and table.max_output_tokens < limit:
         limit = table.max_output_tokens
-    asks_schema = call.json_schema is not None and table.guided
+    schema = None
+    if call.json_schema is not None and table.guided and call.json_schema not in unasked_schemas:
+        schema = _asked_schema(call.json_schema, dialect.name)
     return Request(
         served_model,
         call.messages,
@@ -144,12 +155,13 @@ def _request(
         seed=(call.seed or 0) + call.sample_index if call.seed is not None or call.sample_index else None,
         stop=call.stop,
         n_top_logprobs=call.top_logprobs if table.logprobs else 0,
-        schema=_schema(call.json_schema) if asks_schema and call.json_schema is not None else None,
+        schema=None if schema is None else schema.schema,
         effort=call.effort or table.reasoning_effort,
         cache_prefix=table.cache_prefix,
         limit_field=limit_field or table.limit_field or "",
         omitted=omitted,
         json_object=call.json_object and table.guided,
+        is_strict=schema is None or schema.is_strict,
     )
 
 
@@ -177,9 +189,18 @@ _TEXTS: Final = frozenset({"messages", "system", "contents", "systemInstruction"
 """Fields of a body that hold the user's texts, in any dialect."""
 
 
+def answer_of(text: str, call: Call, table: ModelTable, dialect: Dialect) -> str:
+    """The answer within a reply's text: where the schema was asked for as the field of an object, that field."""
+    if call.json_schema is None or not table.guided:
+        return text
+    schema = _asked_schema(call.json_schema, dialect.name)
+    return unwrapped(text) if schema is not None and schema.is_wrapped else text
+
+
 @lru_cache(maxsize=64)
-def _schema(text: str) -> dict[str, Any]:
-    return dict(orjson.loads(text))
+def _asked_schema(text: str, dialect: str) -> AskedSchema | None:
+    schema = orjson.loads(text)
+    return DIALECTS[dialect].asks_schema(schema) if isinstance(schema, dict) else None
 
 
 def parse_body(body: bytes, status: int = 200) -> ParsedReply | BadBody | Refusal:

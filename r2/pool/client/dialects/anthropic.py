@@ -21,6 +21,7 @@ from r2.pool.client.dialects.dialect import (
     with_path,
 )
 from r2.pool.client.dialects.openai_chat import number
+from r2.pool.client.dialects.schemas import AskedSchema, closed, for_closed
 from r2.pool.client.dialects.text import text_of
 
 VERSION = "2023-06-01"
@@ -42,11 +43,14 @@ _REFUSED_KEYWORDS = frozenset(
         "minProperties",
         "maxProperties",
         "patternProperties",
+        "propertyNames",
+        "contains",
+        "dependentRequired",
+        "dependentSchemas",
         "if",
         "then",
         "else",
         "not",
-        "oneOf",
     }
 )
 """Schema words that the API answers with 400; replies are checked against the whole schema afterwards."""
@@ -78,21 +82,11 @@ def body(request: Request) -> dict[str, Any]:
 
 def without_refused_words(schema: Any) -> Any:
     """The schema without the words that the API refuses; objects are closed, as it wants them."""
-    if isinstance(schema, Mapping):
-        kept: dict[str, Any] = {}
-        for name, value in schema.items():
-            if name in _REFUSED_KEYWORDS:
-                continue
-            if name in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
-                kept[name] = {key: without_refused_words(inner) for key, inner in value.items()}
-            else:
-                kept[name] = without_refused_words(value)
-        if kept.get("type") == "object":
-            kept["additionalProperties"] = False
-        return kept
-    if isinstance(schema, (list, tuple)):
-        return [without_refused_words(value) for value in schema]
-    return schema
+    return closed(schema, _REFUSED_KEYWORDS)
+
+
+def _asks_schema(schema: Mapping[str, Any]) -> AskedSchema | None:
+    return for_closed(schema, _REFUSED_KEYWORDS)
 
 
 def parse(document: Mapping[str, Any]) -> Reply | NoReply:
@@ -152,4 +146,4 @@ def _headers(key: str) -> dict[str, str]:
     return {"anthropic-version": VERSION, **({"x-api-key": key} if key else {})}
 
 
-DIALECT = Dialect("anthropic", _url, _headers, body, limits_of, FEATURES)
+DIALECT = Dialect("anthropic", _url, _headers, body, limits_of, FEATURES, asks_schema=_asks_schema)

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 
 from r2.call import TokenLogprob
 from r2.ledger import Usage
+from r2.pool.client.dialects.schemas import SchemaAsker, as_it_is
 
 Feature = Literal[
     "sampling", "seed", "stop", "n", "logprobs", "schema", "effort", "cached", "cache_write", "reasoning", "batch"
@@ -55,7 +56,8 @@ class Request:
     """What one call asks for, whatever the dialect: the `Call` and what the entry adds to it.
 
     `omitted` names the parameters that this entry refused, or that its pool file says to leave out. `limit_field` is
-    the name of the output limit, "" for the dialect's own. `json_object` asks for any JSON object; a schema says more.
+    the name of the output limit, "" for the dialect's own. `schema` is one that the provider takes (`schemas.py`), and
+    `is_strict` asks for it in strict mode. `json_object` asks for any JSON object; a schema says more.
     """
 
     model: str
@@ -72,6 +74,7 @@ class Request:
     limit_field: str = ""
     omitted: frozenset[str] = frozenset()
     json_object: bool = False
+    is_strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class Dialect:
     """Headers of a reply, names in lower case -> the entry's limits."""
     features: frozenset[Feature]
     max_top_logprobs: int = 0
+    asks_schema: SchemaAsker = as_it_is
+    """A JSON schema -> what the provider can be asked for of it."""
 
 
 def bearer(key: str) -> dict[str, str]:

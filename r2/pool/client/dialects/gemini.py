@@ -20,6 +20,7 @@ from r2.pool.client.dialects.dialect import (
     count,
     parts_of,
 )
+from r2.pool.client.dialects.schemas import for_gemini
 from r2.pool.client.dialects.text import text_of
 
 FEATURES: frozenset[Feature] = frozenset(
@@ -144,4 +145,4 @@ def _headers(key: str) -> dict[str, str]:
     return {"x-goog-api-key": key} if key else {}
 
 
-DIALECT = Dialect("gemini", _url, _headers, body, _limits, FEATURES, 20)
+DIALECT = Dialect("gemini", _url, _headers, body, _limits, FEATURES, 20, for_gemini)

@@ -25,6 +25,7 @@ from r2.pool.client.dialects.dialect import (
     parts_of,
     with_path,
 )
+from r2.pool.client.dialects.schemas import as_it_is, for_json_object, for_strict
 from r2.pool.client.dialects.text import text_of
 from r2.pool.client.dialects.thinking import split_thinking
 
@@ -48,10 +49,12 @@ class Flavour:
     schema: str = "json_schema"
     features: frozenset[Feature] = _FEATURES
     effort_field: str = "reasoning_effort"
+    is_strict: bool = True
+    """Schemas are refused unless they have the form of OpenAI's strict mode."""
 
 
 FLAVOURS: Mapping[str, Flavour] = {
-    "compatible": Flavour(),
+    "compatible": Flavour(is_strict=False),
     "openai": Flavour("max_completion_tokens", features=_FEATURES | {"cache_write", "batch"}),
     "azure": Flavour("max_completion_tokens", features=_FEATURES | {"batch"}),
     "openrouter": Flavour(features=_FEATURES | {"cache_write"}),
@@ -61,10 +64,10 @@ FLAVOURS: Mapping[str, Flavour] = {
     "together": Flavour(logprobs="int", features=_FEATURES | {"batch"}),
     "fireworks": Flavour(max_top_logprobs=5, features=_FEATURES | {"batch"}),
     "xai": Flavour(features=_FEATURES - {"stop"} | {"batch"}),
-    "vllm": Flavour(),
-    "sglang": Flavour(),
-    "llamacpp": Flavour(),
-    "ollama": Flavour(),  # knows only max_tokens, and drops what it does not know without a word
+    "vllm": Flavour(is_strict=False),
+    "sglang": Flavour(is_strict=False),
+    "llamacpp": Flavour(is_strict=False),
+    "ollama": Flavour(is_strict=False),  # knows only max_tokens, and drops what it does not know without a word
 }
 
 
@@ -88,17 +91,19 @@ def body(request: Request, flavour: Flavour) -> dict[str, Any]:
         fields["top_logprobs"] = min(request.n_top_logprobs, flavour.max_top_logprobs)
     elif request.n_top_logprobs and flavour.logprobs == "int":
         fields["logprobs"] = min(request.n_top_logprobs, flavour.max_top_logprobs)
-    if request.schema is not None:
-        fields["response_format"] = (
-            {"type": "json_schema", "json_schema": {"name": "reply", "schema": request.schema, "strict": True}}
-            if flavour.schema == "json_schema"
-            else {"type": "json_object"}
-        )
-    elif request.json_object:
+    if request.schema is not None and flavour.schema == "json_schema":
+        asked = {"name": "reply", "schema": request.schema, "strict": request.is_strict}
+        fields["response_format"] = {"type": "json_schema", "json_schema": asked}
+    elif request.json_object or (request.schema is not None and _speaks_of_json(request)):
         fields["response_format"] = {"type": "json_object"}
     if request.effort is not None:
         fields[flavour.effort_field] = request.effort
     return {name: value for name, value in fields.items() if name not in request.omitted}
+
+
+def _speaks_of_json(request: Request) -> bool:
+    """Whether a message has the word, without which `json_object` is refused."""
+    return any("json" in said.lower() for _, said in request.messages)
 
 
 def parse(document: Mapping[str, Any]) -> Reply | NoReply:
@@ -277,6 +282,7 @@ def _dialect(name: str, flavour: Flavour) -> Dialect:
         limits,
         flavour.features,
         flavour.max_top_logprobs if flavour.logprobs else 0,
+        for_json_object if flavour.schema == "json_object" else for_strict if flavour.is_strict else as_it_is,
     )
 
 
