@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -28,6 +29,7 @@ from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.settings import EvaluateSettings
 from r2.methods.router import make_router
 from r2.pool.file.config import load_pool
+from r2.pool.file.price_check import dated_warnings
 from r2.settings import Reasoning, load
 from storage.evaluations.store import DevRun, EvaluatedRow, Evaluation
 from tasks.blocking import to_end
@@ -155,7 +157,7 @@ async def evaluate_methods(settings: EvaluateSettings) -> EvaluationResult:
     pool = load_pool(settings.pool)
     planned = plan_evaluation(settings)
     async with open_evaluation(planned.evaluation_id, settings, pool) as opened:
-        for warning in opened.warnings:
+        for warning in [*opened.warnings, *dated_warnings(pool, datetime.now(UTC).date())]:
             sys.stderr.write(f"r2: {warning}\n")
         session = _Session(settings, planned, opened, asyncio.Semaphore(settings.methods_in_flight))
         with stopped_by_signals(opened):

@@ -4,6 +4,7 @@ The ledger is full-cost (ours): decomposer, allocator, subtasks, final answer, r
 a price cannot be in a pool, so a total can never leave a call out for want of a price.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Self
@@ -153,6 +154,24 @@ def expected_usage(messages: Sequence[tuple[str, str]], max_output_tokens: int) 
     whole output limit. Ours: English prose has about 4 bytes a token, digits and symbols 1 to 3."""
     n_tokens = round(_utf8_bytes(messages) / 2.5) + TEMPLATE_TOKENS_PER_MESSAGE * len(messages)
     return Usage(n_tokens, 0, max_output_tokens, "estimated")
+
+
+def likely_prompt_tokens(messages: Sequence[tuple[str, str]]) -> int:
+    """What a prompt probably has: a token per 4 UTF-8 bytes, as English prose, and 8 per message. Ours: whether a model
+    can hold a prompt goes by this and not by the bound of `worst_case_usage`, which is about 4 times as much: a prompt
+    that fits after all must not fail."""
+    return _utf8_bytes(messages) // 4 + TEMPLATE_TOKENS_PER_MESSAGE * len(messages)
+
+
+def is_surely_longer(messages: Sequence[tuple[str, str]], n_tokens: int) -> bool:
+    """Whether any tokenizer in use makes more than `n_tokens` of the prompt: a token has at most 6 bytes on average,
+    where runs of one character (spaces, dashes), which may be a token each, are taken as 8 of it. Ours."""
+    if _utf8_bytes(messages) <= 6 * n_tokens:
+        return False
+    return _utf8_bytes([(role, _RUN.sub(r"\1" * 8, text)) for role, text in messages]) > 6 * n_tokens
+
+
+_RUN: Final = re.compile(r"(.)\1{8,}", re.DOTALL)
 
 
 def _utf8_bytes(messages: Sequence[tuple[str, str]]) -> int:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from r2.errors import ConfigError
-from r2.ledger import Price, Usage, worst_case_usage
+from r2.ledger import Price, Usage, is_surely_longer, likely_prompt_tokens, worst_case_usage
 
 Tier = Literal["small", "medium", "large"]
 TIERS: tuple[Tier, ...] = ("small", "medium", "large")
@@ -13,15 +13,23 @@ PromptMode = Literal["direct", "cot", "bare"]
 """`bare`: without instructions, for a model that was fine-tuned on the job (r2/answering/prompts.py BARE_SYSTEM)."""
 
 
+UNBOUNDED: Final = 10**9
+"""Room of an entry whose context is not known: what does not fit is for its server to say."""
+LEAST_ROOM: Final = 512
+"""Tokens of answer for which an entry is still chosen, however many a call allows."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """One pool entry. An entry is an arm: (weights, prompt mode); two entries may share one server.
 
     `skills` maps a skill name to measured accuracy in 0..1 (`r2 pool calibrate`); empty when nothing was measured.
-    `has_logprobs` and `guided` say what its server can do. `weights` is equal for entries that ask the same model;
-    "" where that is not known. `sent_output_limit` is the limit that the entry sends in place of a call's own (None:
-    the call's own). `further_input_tokens` and `hidden_output_tokens` bound what a bill may hold beside the messages
-    and beyond that limit.
+    `has_logprobs` and `guided` say what its server can do. `context_tokens` bounds prompt and answer together, where
+    `states_context` says that it is known and no default. `max_output_tokens` is the most that the model can generate
+    (None: not known), and `thinking_tokens` is added to a call's limit. `weights` is equal for entries that ask the
+    same model; "" where that is not known. `sent_output_limit` is the limit that the entry sends in place of a call's
+    own (None: the call's own). `further_input_tokens` and `hidden_output_tokens` bound what a bill may hold beside the
+    messages and beyond that limit.
     """
 
     name: str
@@ -29,19 +37,27 @@ class ModelCard:
     price: Price
     prompt_mode: PromptMode = "direct"
     context_tokens: int = 4096
+    states_context: bool = False
     skills: Mapping[str, float] = field(default_factory=dict)
     has_logprobs: bool = False
     guided: bool = False
     is_solver: bool = True
     weights: str = ""
     sent_output_limit: int | None = None
+    max_output_tokens: int | None = None
+    thinking_tokens: int = 0
     further_input_tokens: int = 0
     hidden_output_tokens: int = 0
 
     def output_limit(self, asked: int) -> int:
         """The most tokens that a call which asks for `asked` can have generated and billed."""
-        limit = asked if self.sent_output_limit is None else self.sent_output_limit
-        return limit + self.hidden_output_tokens
+        return self._sent_limit(asked) + self.hidden_output_tokens
+
+    def _sent_limit(self, asked: int) -> int:
+        if self.sent_output_limit is not None:
+            return self.sent_output_limit
+        limit = asked + self.thinking_tokens
+        return limit if self.max_output_tokens is None else min(limit, self.max_output_tokens)
 
     def worst_case(
         self, messages: Sequence[tuple[str, str]], max_output_tokens: int, json_schema: str | None = None
@@ -51,6 +67,23 @@ class ModelCard:
         if json_schema is not None and self.guided:
             further += 2 * len(json_schema.encode()) + 128  # it is sent in the form that the provider takes
         return worst_case_usage(messages, self.output_limit(max_output_tokens), further_input_tokens=further)
+
+    def room(self, messages: Sequence[tuple[str, str]]) -> int:
+        """Tokens that the context probably leaves for an answer to this prompt, thinking taken off; less than 0 where
+        the prompt itself does not fit. `UNBOUNDED` where the context is not known."""
+        if not self.states_context:
+            return UNBOUNDED
+        return self.context_tokens - likely_prompt_tokens(messages) - self.thinking_tokens
+
+    def can_hold(self, messages: Sequence[tuple[str, str]], max_output_tokens: int) -> bool:
+        """Whether the prompt and a useful answer probably fit: the whole limit, or `LEAST_ROOM` of a longer one, which
+        is then cut to the room that is left."""
+        need = min(max_output_tokens, LEAST_ROOM) if self.sent_output_limit is None else self.sent_output_limit
+        return self.room(messages) >= need
+
+    def is_too_long(self, messages: Sequence[tuple[str, str]]) -> bool:
+        """Whether the prompt by itself surely has more tokens than the context."""
+        return self.states_context and is_surely_longer(messages, self.context_tokens)
 
     @property
     def blended_price(self) -> float:

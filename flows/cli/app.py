@@ -20,6 +20,7 @@ from flows.cli import (
     policy,
     pool,
     pool_add,
+    pool_init,
     report,
     rescore,
     sft,
@@ -84,12 +85,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
 GROUPS = {
     "pool": _group(
         "pool",
-        "Know the pool: fetch, check, calibrate, add, serve.",
+        "Know the pool: init, add, prices, fetch, check, calibrate, serve.",
         {
+            "init": pool_init.init,
+            "add": pool_add.add,
+            "prices": pool_init.prices,
             "fetch": pool.fetch,
             "check": pool.check,
             "calibrate": pool.calibrate,
-            "add": pool_add.add,
             "serve": pool.serve,
         },
     ),

@@ -3,6 +3,7 @@ messages on stderr."""
 
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -78,6 +79,19 @@ def print_calls(pool: "PoolConfig", calls: "Sequence[CallEstimate]") -> None:
         else "time: the pool file sets no limit that bounds it"
     )
     _print_caps(pool, [c.model for c in calls])
+    _say_days(pool)
+
+
+def _say_days(pool: "PoolConfig") -> None:
+    """What would stop the run before its first call, what will soon, and prices that are others by now."""
+    from r2.pool.file.dated import ended
+    from r2.pool.file.price_check import dated_warnings
+
+    today = datetime.now(UTC).date()
+    for line in ended(pool.models, today):
+        say(f"The run would stop before its first call: {line}")
+    for line in dated_warnings(pool, today):
+        say(line)
 
 
 def _print_caps(pool: "PoolConfig", models: "Sequence[str]") -> None:

@@ -14,7 +14,7 @@ from r2.plan import Plan, Subtask
 from r2.problem import Problem
 from r2.problems.benchmark import judge
 from r2.problems.own_check import OwnCheck, Verdict
-from r2.roster import Roster
+from r2.roster import LEAST_ROOM, UNBOUNDED, ModelCard, Roster
 from r2.settings import Reasoning
 
 TrialKind = Literal["plan", "allocation"]
@@ -202,6 +202,7 @@ def concluded(
     """A way to answer with its ending: the text it returns is the answer, a `Stop` below it is why there is none."""
     outcome, budget = Outcome(), QuestionBudget(router)
     try:
+        refuse_what_fits_nowhere(problem, router.roster)
         outcome.answer = yield from answering(problem, router, outcome, budget)
     except Stop as stop:
         outcome.error_type, outcome.error_message = stop.error_type, str(stop)
@@ -225,6 +226,30 @@ class QuestionBudget:
         self.lacks_logprobs = False
         """A completion came without the log-probabilities that its entry promises and the call asked for."""
 
+    def fitting(self, wave: Wave) -> Wave:
+        """The wave with calls that their model cannot hold sent to one that can: the next stronger solver, else the
+        next weaker one; where none surely can, to the one with the longest context. A limit beyond the room that is
+        left is cut to it. The router's own calls and judgements stay where they are. `Stop` where the call surely fits
+        nowhere."""
+        return [self._fitted(call) for call in wave]
+
+    def _fitted(self, call: Call) -> Call:
+        roster = self.router.roster
+        card = roster[call.model]
+        if not card.can_hold(call.messages, call.max_output_tokens) and call.purpose in ("solve", "final"):
+            names = [each.name for each in roster.solvers]
+            at = names.index(card.name) if card.name in names else -1
+            others = [*roster.solvers[at + 1 :], *reversed(roster.solvers[: max(at, 0)])]
+            holding = next((each for each in others if each.can_hold(call.messages, call.max_output_tokens)), None)
+            card = holding or max([card, *others], key=lambda each: each.room(call.messages))
+            if card.is_too_long(call.messages):
+                raise Stop("context_length", too_long(call.messages, card))
+        room = card.room(call.messages)
+        limit = call.max_output_tokens if room < LEAST_ROOM else min(call.max_output_tokens, room)
+        if card.name == call.model and limit == call.max_output_tokens:
+            return call
+        return replace(call, model=card.name, max_output_tokens=limit)
+
     def affordable(self, wave: Wave) -> Wave:
         """The wave with calls that could pass the cap sent to the strongest cheaper solver that cannot. `Stop` if there
         is none."""
@@ -241,7 +266,11 @@ class QuestionBudget:
 
     def _within(self, call: Call, left_usd: float) -> tuple[Call, float]:
         roster = self.router.roster
-        cheaper = [c.name for c in reversed(roster.solvers) if c.blended_price < roster[call.model].blended_price]
+        cheaper = [
+            c.name
+            for c in reversed(roster.solvers)
+            if c.blended_price < roster[call.model].blended_price and c.can_hold(call.messages, call.max_output_tokens)
+        ]
         for name in [call.model, *cheaper]:
             card = roster[name]
             cost = worst_cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
@@ -252,6 +281,10 @@ class QuestionBudget:
             f"the next {call.purpose} call could pass the question's cap of {self.cap_usd} USD ({self.spent_usd:.6f} "
             "spent); raise --max-cost-per-question-usd or add a cheaper model",
         )
+
+    def is_too_long(self, call: Call) -> bool:
+        """Whether the prompt surely does not fit the model that it is for: then it is not sent."""
+        return self.router.roster[call.model].is_too_long(call.messages)
 
     def pay(self, completions: Sequence[Completion]) -> None:
         self.spent_usd += sum(completion.cost_usd + completion.lost_usd for completion in completions)
@@ -264,6 +297,29 @@ class QuestionBudget:
                 self.lacks_logprobs = self.lacks_logprobs or (card is not None and card.has_logprobs)
 
 
+def too_long(messages: Sequence[tuple[str, str]], card: ModelCard) -> str:
+    """What to say of a prompt that fits no model; `card` has the longest context."""
+    n_bytes = sum(len(text.encode("utf-8", "replace")) for _, text in messages)
+    return (
+        f"the prompt of {n_bytes} bytes has more tokens than the longest context of the pool, {card.context_tokens} "
+        f"({card.name}). Nothing was sent. Shorten it, or add a model that can hold it."
+    )
+
+
+def refuse_what_fits_nowhere(problem: Problem, roster: Roster) -> None:
+    """`Stop`, before anything is paid, for a question that surely fits no solver's context."""
+    said = (("user", problem.question + problem.context),)
+    longest = max(roster.solvers, key=lambda card: card.context_tokens if card.states_context else UNBOUNDED)
+    if longest.is_too_long(said):
+        raise Stop("context_length", too_long(said, longest))
+
+
+def unsent_call(call: Call, roster: Roster) -> Completion:
+    """The outcome of a call that is not sent because its prompt surely does not fit."""
+    message = too_long(call.messages, roster[call.model])
+    return Completion("", call.model, (), "", error_type="context_length", error_message=message)
+
+
 def ask(
     wave: Wave, budget: QuestionBudget, *, may_escalate: bool = False
 ) -> Generator[Wave, list[Completion], list[tuple[Call, Completion]]]:
@@ -273,8 +329,11 @@ def ask(
     `may_escalate`: the caller asks a stronger model for a step that failed, or has a result of it already, so that
     failures which a stronger model may not have are returned as well.
     """
-    wave = budget.affordable(wave)
-    completions = yield wave
+    wave = budget.affordable(budget.fitting(wave))
+    unsent = {i: unsent_call(call, budget.router.roster) for i, call in enumerate(wave) if budget.is_too_long(call)}
+    sent = [call for i, call in enumerate(wave) if i not in unsent]
+    replies = iter((yield sent) if sent else [])
+    completions = [unsent[i] if i in unsent else next(replies) for i in range(len(wave))]
     budget.pay(completions)
     answered = list(zip(wave, completions, strict=True))
     budget.hold_to_promises(answered)

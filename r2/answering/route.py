@@ -129,9 +129,12 @@ def _allocate(
 
 
 def shown_models(problem: Problem, router: Router) -> tuple[ModelCard, ...]:
-    """The solvers as the allocator is shown them: in the roster's order, or (ours) in one drawn for the question, to
-    see what order does."""
-    solvers, seed = router.roster.solvers[: len(MODEL_LETTERS)], router.settings.order_seed
+    """The solvers as the allocator is shown them, without those that cannot hold the question: in the roster's order,
+    or (ours) in one drawn for the question, to see what order does."""
+    solvers, seed = router.roster.solvers, router.settings.order_seed
+    said = (("user", problem.question + problem.context),)
+    holding = tuple(card for card in solvers if card.can_hold(said, benchmark_of(problem).answer_tokens))
+    solvers = (holding or solvers)[: len(MODEL_LETTERS)]
     if seed is None:
         return solvers
     return tuple(random.Random(f"order:{seed}:{problem.problem_id}").sample(solvers, len(solvers)))

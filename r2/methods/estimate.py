@@ -14,6 +14,8 @@ from r2.methods import method_named
 from r2.methods.expected import ExpectedCalls, judgements
 
 BYTES_PER_TOKEN = 4
+THOUGHT_SHARE = 0.25
+"""Of what an entry adds to a call's limit for thinking: how much is expected to be thought."""
 GUESS_MARGIN = 8
 """For escalations, long replies, and reserves that are worst cases."""
 
@@ -59,8 +61,9 @@ def _priced(
     n_calls = round(n_questions * part.per_question)
     fixed_bytes = sum(len(text.encode()) for _, text in part.messages)
     input_tokens = round((fixed_bytes * n_calls + question_bytes * part.per_question) / BYTES_PER_TOKEN)
-    sent_limit = router.roster[part.model].sent_output_limit
-    n_output = round((part.output_tokens if sent_limit is None else sent_limit) * n_calls)
+    card = router.roster[part.model]
+    expected = part.output_tokens + card.thinking_tokens * THOUGHT_SHARE
+    n_output = round((expected if card.sent_output_limit is None else card.sent_output_limit) * n_calls)
     cost = cost_usd(prices[part.model], Usage(input_tokens, 0, n_output, "estimated"))
     return CallEstimate(part.purpose, part.model, n_calls, input_tokens, n_output, cost)
 

@@ -22,6 +22,7 @@ from r2.call import Call, Completion
 from r2.errors import ConfigError, failure
 from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig, endpoint_kind
+from r2.pool.file.entry_text import with_table
 from r2.pool.opening import open_client
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
@@ -257,7 +258,10 @@ def write_profiles(
 
     Comments stay, and so do the figures of skills that were not measured.
     """
-    document = tomlkit.parse(pool.path.read_text("utf-8"))
+    text = pool.path.read_text("utf-8")
+    for m in measured:
+        text = with_table(text, m.model, tomlkit.parse(text))
+    document = tomlkit.parse(text)
     models = document["models"]
     for m in measured:
         entry = models[m.model]

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal
 from r2.pool.collector import collect_seldom
 from r2.pool.file.config import PoolConfig, load_pool
+from r2.pool.file.price_check import dated_warnings
 from r2.pool.opening import open_client
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
@@ -128,7 +130,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     left = await to_end(_left_over, plan, lake)
     progress.unsettled_cost_usd = progress.lost_cost_usd + left.paid_usd
     progress.unsettled_cost_usd += sum(one.cost_usd for one in again.values())
-    progress.warnings += left.warnings
+    progress.warnings += [*left.warnings, *dated_warnings(pool, datetime.now(UTC).date())]
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(

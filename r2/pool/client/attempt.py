@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from r2.call import Attempt, Call
 from r2.errors import failure
-from r2.ledger import Usage, cost_usd, worst_cost_usd
+from r2.ledger import Usage, cost_usd, is_surely_longer, worst_cost_usd
 from r2.pool.client.billing import NOTHING, Charge, charge, worst_charge
 from r2.pool.client.body import KEPT_BYTES, most_bytes
 from r2.pool.client.entries import Entry
@@ -212,6 +212,9 @@ class Attempts:
             is_rows_own = bool(call.asked_for)  # then it may be the row's fault, and says nothing of the entry
             if not (is_refused_field or is_rows_own) and entry.habits.refused(reply.body, body, parsed.message):
                 error_type, error_message = entry.habits.closed_as, entry.habits.why_closed
+        if error_type is None and isinstance(parsed, ParsedReply) and _is_cut_prompt(entry, call, parsed.usage):
+            assert parsed.usage is not None
+            error_type, error_message = "context_length", _cut_prompt(parsed.usage.input_tokens)
         if error_type is None:
             entry.tally.answered(latency_s)
         elif error_type != "rate_limited" and not is_refused_field:
@@ -275,6 +278,21 @@ def refused(entry: Entry, asked: CallState, error_type: str, message: str, queue
         error_message=message,
     )
     return AttemptResult(row, is_refusal=True)
+
+
+def _is_cut_prompt(entry: Entry, call: Call, usage: Usage | None) -> bool:
+    """Whether the server answered the end of the prompt alone. Ollama cuts what is longer than its context without a
+    word, and counts what is left."""
+    cuts = entry.endpoint.dialect.name == "ollama"
+    return cuts and usage is not None and is_surely_longer(call.messages, usage.input_tokens)
+
+
+def _cut_prompt(n_tokens: int) -> str:
+    return (
+        f"the server counted {n_tokens} tokens of a prompt that surely has more: it cut the prompt to its context and "
+        "answered the rest. Start it with a longer context (OLLAMA_CONTEXT_LENGTH, or num_ctx of the model), and say "
+        "it in the pool file: context_tokens"
+    )
 
 
 def _charge(entry: Entry, body: bytes, way: _Way, reply: HttpReply, parsed: ParsedReply | Refusal) -> Charge:

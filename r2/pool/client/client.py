@@ -198,7 +198,7 @@ class PoolClient:
     async def _settle(self, asked: CallState) -> Completion:
         """Through the entries, until one answers or the error is one that all of them would have."""
         last: AttemptResult | None = None
-        for entry in self._route(asked.call.model):
+        for entry in self._route(asked.call):
             if last is not None and asyncio.get_running_loop().time() >= asked.deadline:
                 break
             tried = await self._ask(entry, asked)
@@ -222,15 +222,16 @@ class PoolClient:
             asked.keep(last.row)
         return _failure(asked, last.row)
 
-    def _route(self, model: str) -> Iterator[Entry]:
+    def _route(self, call: Call) -> Iterator[Entry]:
         """The entry that was asked for, then its fallbacks: solvers of its tier, then of those
-        above, cheapest first."""
-        entries = self._open.entries
+        above, cheapest first; of those only the ones that can hold the call."""
+        entries, model = self._open.entries, call.model
         yield entries[model]
         is_reached = False
         for card in self._roster.solvers:  # in the order of tiers
             is_reached = is_reached or card.tier == self._roster[model].tier
-            if is_reached and card.name != model and card.name in entries:
+            is_other = is_reached and card.name != model and card.name in entries
+            if is_other and card.room(call.messages) >= call.max_output_tokens:
                 yield entries[card.name]
 
     async def _ask(self, entry: Entry, asked: CallState) -> AttemptResult:

@@ -67,11 +67,12 @@ def request_body(
     Log-probabilities and schemas are asked for only where the entry says its server has them, temperature and `top_p`
     only where it says that its model takes them. A seed is sent when the call or its sample index has one, so that
     repeated asks of one request differ and a rerun does not. The call's effort goes before the entry's. Nothing in
-    `omitted` is sent, and nothing that the entry's `omit` names. A call's output limit is cut to what the entry's model
-    can generate; `limit_field` is its name where it is not the entry's own. A schema is asked for in the form that the
-    provider takes, and not where it is in `unasked_schemas`. `extra_body` wins over our fields, but for
-    `stream`, which would change the form of the reply; where it has a limit on generated tokens under any name, that is
-    the only one sent. Lone surrogates become "?". Raises TypeError if `extra_body` holds what JSON cannot.
+    `omitted` is sent, and nothing that the entry's `omit` names. The entry's `thinking_tokens` are added to an output
+    limit that is ours and not the row's, and the limit is cut to what the entry's model can generate; `limit_field` is
+    its name where it is not the entry's own. A schema is asked for in the form that the provider takes, and not where
+    it is in `unasked_schemas`. `extra_body` wins over our fields, but for `stream`, which would change the form of the
+    reply; where it has a limit on generated tokens under any name, that is the only one sent. Lone surrogates become
+    "?". Raises TypeError if `extra_body` holds what JSON cannot.
     """
     omitted = _left_out(table, omitted)
     request = _request(call, table, served_model, dialect, omitted, limit_field, unasked_schemas)
@@ -141,6 +142,8 @@ def _request(
     if table.sent_output_limit is not None:
         omitted = omitted | frozenset(OUTPUT_LIMIT_FIELDS)
     limit = call.max_output_tokens
+    if table.thinking_tokens and "max_tokens" not in call.asked_for:
+        limit += table.thinking_tokens
     if table.max_output_tokens is not None and table.max_output_tokens < limit:
         limit = table.max_output_tokens
     schema = None

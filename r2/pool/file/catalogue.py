@@ -1,59 +1,35 @@
-"""What is known of hosted models: prices from the package genai-prices, the rest from our own dated `models.toml`.
+"""What is known of hosted models: our own dated `models.toml`, with prices of r2/pool/file/published_prices.py.
 
-`entry_of("openai/gpt-6-luna")` is a table of the pool file, ready to be written. It is used when a pool file is made or
-checked, never while questions are answered: what a run pays is what its pool file says.
+`entry_of("openai/gpt-6-luna")` is a table of the pool file, ready to be written: address, key's variable, price,
+context, and what the model takes. A name may end in an effort, `openai/gpt-6-luna@none`: one model that thinks more or
+less is two entries. It is used when a pool file is made, read or checked, never while questions are answered.
 """
 
 import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, timedelta
-from decimal import Decimal
+from datetime import date
 from functools import cache
-from importlib.metadata import version
 from importlib.resources import files
 from typing import Any, Final
 
 from r2.errors import ConfigError
+from r2.pool.file import published_prices
 
 TIERS: Final = ("small", "medium", "large")
-_PRICE_PROVIDERS: Final[Mapping[str, str]] = {"gemini": "google", "xai": "x-ai"}
-"""Our name of a provider -> the package's, where they differ."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """USD per million tokens: fresh prompt, prompt read from the cache, prompt written to it, output. None: unknown."""
-
-    input: float
-    cached_input: float | None
-    cache_write: float | None
-    output: float
-
-
-@dataclass(frozen=True, slots=True)
-class LongContext:
-    """Other rates for a whole request whose prompt has more than `above_tokens` tokens."""
-
-    above_tokens: int
-    rates: Rates
-
-
-@dataclass(frozen=True, slots=True)
-class CataloguePrice:
-    """Today's price of a model. `matched` is the package's own name of it, which may stand for a family.
-
-    `until` is the last day of this price where the package knows of a later one. `batch` is the price of the provider's
-    batch endpoint, None where the package has none.
-    """
-
-    matched: str
-    rates: Rates
-    long: tuple[LongContext, ...] = ()
-    batch: Rates | None = None
-    until: date | None = None
-    is_by_time_of_day: bool = False
+THINKING_TOKENS: Final[Mapping[str, int]] = {
+    "minimal": 512,
+    "low": 1024,
+    "medium": 4096,
+    "high": 8192,
+    "xhigh": 16384,
+    "max": 32768,
+}
+"""Reasoning effort -> tokens that are added to the limit of each call, so that the thought, which counts within the
+limit, leaves room for the answer. Ours: a bound that is seldom reached, not what is spent."""
+_TIMEOUT_S, _DEADLINE_S = 600.0, 1800.0
+"""Of hosted models that think: minutes are usual. The vendors' SDKs wait as long for one answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +52,33 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class ProviderFacts:
-    """Where a provider answers, how, and which variable holds its key."""
+    """Where a provider answers, how, and which variables hold its key and, for its own SDK, another address."""
 
     endpoint: str
     api_key_env: str
     dialect: str
+    other_key_envs: tuple[str, ...] = ()
+    base_url_env: str | None = None
+    base_url_path: str = ""
     models: Mapping[str, ModelFacts] = field(default_factory=dict)
+
+    @property
+    def key_envs(self) -> tuple[str, ...]:
+        return (self.api_key_env, *self.other_key_envs)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """`PROVIDER/MODEL` or `PROVIDER/MODEL@EFFORT`."""
+
+    provider: str
+    model: str
+    effort: str | None = None
+
+    @property
+    def whole(self) -> str:
+        """Without the effort."""
+        return f"{self.provider}/{self.model}"
 
 
 @cache
@@ -90,7 +87,7 @@ def providers() -> Mapping[str, ProviderFacts]:
     document = _document()
     return {
         name: ProviderFacts(
-            **fields,
+            **{**fields, "other_key_envs": tuple(fields.get("other_key_envs", ()))},
             models={
                 model: ModelFacts(**{**facts, "efforts": tuple(facts.get("efforts", ()))})
                 for model, facts in document["models"].get(name, {}).items()
@@ -110,14 +107,21 @@ def table_date() -> str:
     return str(_document()["date"])
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """(provider, model) of `openai/gpt-6-luna`. ConfigError, with the nearest names, for a provider nobody knows."""
-    provider, _, model = name.partition("/")
+def price_date() -> str:
+    """Day of the prices."""
+    known = _document()["prices"]
+    return published_prices.as_of(known["release"], known["date"])
+
+
+def parse_name(name: str) -> Name:
+    """The parts of a name. ConfigError, with the nearest names, for a provider nobody knows."""
+    provider, _, rest = name.partition("/")
+    model, _, effort = rest.partition("@")
     if not model or provider not in providers():
         close = difflib.get_close_matches(provider, providers(), n=1)
-        hint = f"Did you mean {close[0]}/{model or 'MODEL'}? " if close else ""
+        hint = f"Did you mean {close[0]}/{rest or 'MODEL'}? " if close else ""
         raise ConfigError(f"{name!r}: expected PROVIDER/MODEL. {hint}Providers: {', '.join(providers())}.")
-    return provider, model
+    return Name(provider, model, effort or None)
 
 
 def facts_of(provider: str, model: str) -> ModelFacts:
@@ -125,146 +129,72 @@ def facts_of(provider: str, model: str) -> ModelFacts:
     known = providers()[provider].models
     if model in known:
         return known[model]
-    families = [name for name in known if model.startswith(f"{name}-") and model[len(name) + 1 :][:1].isdigit()]
+    families = [name for name in known if published_prices.is_same_model(model, name)]
     return known[max(families, key=len)] if families else ModelFacts()
 
 
-def price_of(provider: str, model: str, today: date) -> CataloguePrice:
-    """Today's price. ConfigError, with the nearest names and the line to write by hand, where the package has none."""
-    from genai_prices import data
-
-    wanted = _PRICE_PROVIDERS.get(provider, provider)
-    listed = next((p for p in data.providers if p.id == wanted), None)
-    found = listed.find_model(model, all_providers=data.providers) if listed is not None else None
-    if listed is None or found is None or not found.prices:
-        ids = [m.id for m in listed.models] if listed is not None else []
-        others = {*ids, *providers()[provider].models} - {model}
-        close = difflib.get_close_matches(model, sorted(others), n=3)
-        hint = f"Nearest names: {', '.join(f'{provider}/{name}' for name in close)}. " if close else ""
-        raise ConfigError(
-            f"{provider}/{model}: genai-prices {version('genai-prices')} has no price for it. {hint}"
-            "Or write its entry by hand, with price_usd_per_mtok = "
-            '{input = ..., output = ..., date = "YYYY-MM-DD", source = "..."}.'
-        )
-    prices, until, is_by_time = _in_force(found.prices, today)
-    rates, long = _rates(prices)
-    if rates is None:
-        raise ConfigError(f"{provider}/{model}: genai-prices knows the model, but not its price per token.")
-    batch = None
-    for variant in found.price_variants or ():
-        if variant.when == {"processing": "batch"} and _is_in_force(variant.constraint, today):
-            batch, _ = _rates(variant.prices)
-            break
-    return CataloguePrice(found.id, rates, long, batch, until, is_by_time)
+def is_thinking(facts: ModelFacts, effort: str | None) -> bool:
+    """Whether the model thinks before it answers, with this effort (None: its default)."""
+    return bool(facts.efforts) and (effort or facts.default_effort or "none") != "none"
 
 
-def _in_force(prices: Any, today: date) -> tuple[Any, date | None, bool]:
-    """(the prices of today, their last day, whether they depend on the time of day: then the dearest)."""
-    if not isinstance(prices, list):
-        return prices, None, False
-    started = [p for p in prices if _start(p.constraint) is not None or p.constraint is None]
-    timed = [p for p in prices if p.constraint is not None and _start(p.constraint) is None]
-    now = [p for p in started if p.constraint is None or _start(p.constraint) <= today]
-    later = [_start(p.constraint) for p in started if p.constraint is not None and _start(p.constraint) > today]
-    current = max(now, key=lambda p: _start(p.constraint) or date.min) if now else (started or timed)[0]
-    if timed:
-        current = max([current, *timed], key=lambda p: _base(p.prices.output_mtok) or 0.0)
-    return current.prices, min(later) - timedelta(days=1) if later else None, bool(timed)
+def takes_sampling(facts: ModelFacts, effort: str | None) -> bool:
+    """Whether temperature and top_p are taken with this reasoning effort (None: the model's default)."""
+    if facts.sampling == "without_effort":
+        return (effort or facts.default_effort) == "none"
+    return facts.sampling == "always"
 
 
-def _start(constraint: Any) -> Any:
-    return getattr(constraint, "start_date", None)
+def priced(name: Name, today: date) -> tuple[dict[str, Any], int | None]:
+    """(`price_usd_per_mtok`, context length that the price list names). Errors as `published_prices.price_of`."""
+    known = providers()[name.provider].models
+    price = published_prices.price_of(name.provider, name.model, today, known)
+    return published_prices.price_table(price, name.whole, price_date()), price.context_tokens
 
 
-def _is_in_force(constraint: Any, today: date) -> bool:
-    start = _start(constraint)
-    return constraint is None or (start is not None and start <= today)
+def entry_of(
+    text: str, today: date, *, price: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """One table of a pool file for `PROVIDER/MODEL` or `PROVIDER/MODEL@EFFORT`.
 
-
-def _base(value: Any) -> float | None:
-    if value is None:
-        return None
-    return float(value if isinstance(value, (Decimal, int, float)) else value.base)
-
-
-def _rates(prices: Any) -> tuple[Rates | None, tuple[LongContext, ...]]:
-    fields = (prices.input_mtok, prices.cache_read_mtok, prices.cache_write_mtok, prices.output_mtok)
-    base = [_base(value) for value in fields]
-    if base[0] is None or base[3] is None:
-        return None, ()
-    starts = sorted({tier.start for value in fields for tier in getattr(value, "tiers", ())})
-    long = []
-    for start in starts:
-        at = [_at(value, start) for value in fields]
-        long.append(LongContext(start, Rates(at[0] or base[0], at[1], at[2], at[3] or base[3])))
-    return Rates(base[0], base[1], base[2], base[3]), tuple(long)
-
-
-def _at(value: Any, start: int) -> float | None:
-    """The rate above `start` tokens."""
-    reached = [tier for tier in getattr(value, "tiers", ()) if tier.start <= start]
-    return float(max(reached, key=lambda tier: tier.start).price) if reached else _base(value)
-
-
-def price_table(provider: str, model: str, today: date) -> dict[str, Any]:
-    """`price_usd_per_mtok` of a pool file, with its date and where each number is from."""
-    price = price_of(provider, model, today)
-    table = _rate_fields(price.rates)
-    if price.long:
-        table["long"] = [{"above_tokens": long.above_tokens, **_rate_fields(long.rates)} for long in price.long]
-    if price.batch is not None:
-        table["batch"] = _rate_fields(price.batch)
-    if price.until is not None:
-        table["until"] = price.until.isoformat()
-    table["date"] = today.isoformat()
-    note = ", dearest time of day" if price.is_by_time_of_day else ""
-    table["source"] = f"genai-prices {version('genai-prices')}, {price.matched}{note}"
-    return table
-
-
-def _rate_fields(rates: Rates) -> dict[str, Any]:
-    fields = {
-        "input": rates.input,
-        "cached_input": rates.cached_input,
-        "cache_write": rates.cache_write,
-        "output": rates.output,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def entry_of(name: str, today: date, *, tier: str | None = None, effort: str | None = None) -> dict[str, Any]:
-    """One table of a pool file for `PROVIDER/MODEL`: address, key's variable, price, context, what it takes.
-
-    ConfigError for an unknown name or price, and for a model that is past its end of life.
+    `price` is given by hand, and the price list is not asked then. `environ`: addresses and variables of keys are taken
+    as the vendors' SDKs take them; None: the provider's own. ConfigError for an unknown name, effort or price, and for
+    a model that is past its end of life.
     """
-    provider, model = split_name(name)
-    where, facts = providers()[provider], facts_of(provider, model)
+    name = parse_name(text)
+    where, facts = providers()[name.provider], facts_of(name.provider, name.model)
     if facts.retires is not None and date.fromisoformat(facts.retires) <= today:
-        after = f" Its successor is {provider}/{facts.successor}." if facts.successor else ""
-        raise ConfigError(f"{name}: the provider ended it on {facts.retires}.{after}")
-    if effort is not None and effort not in facts.efforts:
-        raise ConfigError(f"{name}: no reasoning effort {effort!r}. It knows: {', '.join(facts.efforts) or 'none'}.")
+        after = f" Its successor is {name.provider}/{facts.successor}." if facts.successor else ""
+        raise ConfigError(f"{name.whole}: the provider ended it on {facts.retires}.{after}")
+    is_known = facts != ModelFacts()
+    if name.effort is not None and name.effort not in (facts.efforts if is_known else ("none", *THINKING_TOKENS)):
+        known = ", ".join(facts.efforts if is_known else ("none", *THINKING_TOKENS)) or "none at all"
+        raise ConfigError(f"{text}: no reasoning effort {name.effort!r}. It knows: {known}.")
+    table, context_tokens = (dict(price), None) if price is not None else priced(name, today)
     entry: dict[str, Any] = {
-        "endpoint": where.endpoint,
+        "endpoint": where.endpoint if environ is None else endpoint_in(where, environ),
         "dialect": where.dialect,
-        "served_model": model,
-        "api_key_env": where.api_key_env,
-        "tier": tier or facts.tier or "medium",
-        "price_usd_per_mtok": price_table(provider, model, today),
+        "served_model": name.model,
+        "api_key_env": where.api_key_env if environ is None else key_env_in(where, environ) or where.api_key_env,
+        "tier": facts.tier or tier_of(table),
+        "price_usd_per_mtok": table,
     }
-    if facts.context_tokens is not None:
-        entry["context_tokens"] = facts.context_tokens
+    if (context := facts.context_tokens or context_tokens) is not None:
+        entry["context_tokens"] = context
     if facts.max_output_tokens is not None:
         entry["max_output_tokens"] = facts.max_output_tokens
-    if effort is not None:
-        entry["reasoning_effort"] = effort
-    if not takes_sampling(facts, effort):
+    if name.effort is not None:
+        entry["reasoning_effort"] = name.effort
+    if is_thinking(facts, name.effort) or (not is_known and (name.effort or "none") != "none"):
+        entry["thinking_tokens"] = THINKING_TOKENS[name.effort or facts.default_effort or "medium"]
+        entry |= {"timeout_s": _TIMEOUT_S, "deadline_s": _DEADLINE_S}
+    if not takes_sampling(facts, name.effort):
         entry["sampling"] = False
     if not facts.stop:
         entry["omit"] = ["stop"]
-    if facts.logprobs and takes_sampling(facts, effort):
+    if facts.logprobs and takes_sampling(facts, name.effort):
         entry["logprobs"] = True
-    if facts.schema:
+    if facts.schema and is_known:
         entry["guided"] = True
     if facts.limit_field is not None:
         entry["limit_field"] = facts.limit_field
@@ -273,11 +203,24 @@ def entry_of(name: str, today: date, *, tier: str | None = None, effort: str | N
     return entry
 
 
-def takes_sampling(facts: ModelFacts, effort: str | None) -> bool:
-    """Whether temperature and top_p are taken with this reasoning effort (None: the model's default)."""
-    if facts.sampling == "without_effort":
-        return (effort or facts.default_effort) == "none"
-    return facts.sampling == "always"
+def tier_of(price: Mapping[str, Any]) -> str:
+    """The tier of a model that the table gives none, by its price alone (ours): USD per million tokens, three prompt
+    tokens to a generated one, below 1 small, below 4 medium."""
+    blended = 0.75 * float(price["input"]) + 0.25 * float(price["output"])
+    return "small" if blended < 1 else "medium" if blended < 4 else "large"
+
+
+def key_env_in(provider: ProviderFacts, environ: Mapping[str, str]) -> str | None:
+    """The first of the provider's key variables that is set; None: none is."""
+    return next((name for name in provider.key_envs if environ.get(name)), None)
+
+
+def endpoint_in(provider: ProviderFacts, environ: Mapping[str, str]) -> str:
+    """The provider's address, or the one that its own SDK would take from the environment."""
+    given = environ.get(provider.base_url_env or "", "").strip().rstrip("/")
+    if not given:
+        return provider.endpoint
+    return given if given.endswith(provider.base_url_path) else given + provider.base_url_path
 
 
 def tier_models(provider: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The pool file: one TOML table per model, checked before anything is called.
 
 Errors name the file, the line, the key and the next move. Secrets are named by their environment variable and never
-held here. `load_pool` is the one way in; `PoolConfig.roster()` is what the reasoning gets to see of it.
+held here. `load_pool` is the one way in; `PoolConfig.roster()` is what the reasoning gets to see of it. A file may also
+list models of the catalogue (r2/pool/file/listed.py).
 """
 
 import difflib
@@ -11,15 +12,19 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from r2.errors import ConfigError, PoolFileError
 from r2.ledger import LongContextPrice, Price
 from r2.policies.registry import Policy, Registry
+from r2.pool.file.dated import ended
+from r2.pool.file.entry_text import LIST_KEYS
+from r2.pool.file.listed import written_out
 from r2.pool.file.recording import recorded_pool
 from r2.pool.file.secrets import line_of_login, secret_of_body, secret_of_endpoint, secret_of_variable
 from r2.roster import ModelCard, PromptMode, Roster, Tier
@@ -50,6 +55,7 @@ _LATER_MODEL_FIELDS: Final[Mapping[str, object]] = {
     "omit": (),
     "limit_field": None,
     "max_output_tokens": None,
+    "thinking_tokens": 0,
     "cache_prefix": False,
 }
 _LATER_PRICE_FIELDS: Final[Mapping[str, object]] = {"cache_write": None, "long": (), "batch": ..., "until": ...}
@@ -65,8 +71,17 @@ def drop_later_defaults(entry: dict[str, Any]) -> None:
                 del table[name]
 
 
+def _day(text: str) -> str:
+    date.fromisoformat(text)  # ValueError: February has no 30th
+    return text
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(_day)]
+"""A day of the calendar, YYYY-MM-DD."""
 
 
 class Rates(_Table):
@@ -97,7 +112,7 @@ class PriceTable(_Table):
     """Other rates for a whole request with a longer prompt, smallest threshold first."""
     batch: Rates | None = None
     """Rates of the provider's batch endpoint."""
-    until: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
+    until: Day | None = None
     """Last day of this price, where a later one is known. A run after it stops before its first call."""
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
     """Day the price was read or measured."""
@@ -131,6 +146,7 @@ class ModelTable(EndpointLimits):
     quota: str | None = None
     """Name of a `[quotas.NAME]` table whose limits this model shares with others (one key, one quota)."""
     context_tokens: int = Field(default=4096, ge=256)
+    """Tokens that prompt and answer may have together. An entry whose file says so is not asked what it cannot hold."""
     timeout_s: Positive = 120.0
     """Least time that one attempt is waited for; longer where the entry's last answers say that it needs more."""
     deadline_s: Positive = 600.0
@@ -149,12 +165,16 @@ class ModelTable(EndpointLimits):
     """Name of the output limit in the request body; None: the dialect's own."""
     max_output_tokens: int | None = Field(default=None, ge=1)
     """The most tokens that the model can generate; None: not known. A call's own limit is cut to it."""
+    thinking_tokens: int = Field(default=0, ge=0)
+    """Added to the limit of each call that does not bring its own (a row's `max_tokens`), for a model whose thinking
+    counts within the limit: without it a short limit is spent before the answer begins. Reserves go by the sum, the dry
+    run by a quarter of it."""
     cache_prefix: bool = False
     """Mark the part of the prompt that stays the same for the provider's cache, where it must be asked for (Anthropic).
     A cache write costs more than a fresh token, so it pays only for long prompts that come often."""
-    retires: str | None = Field(default=None, pattern=r"^\d{4}-\d{2}-\d{2}$")
-    """Day from which the provider no longer serves the model. A run that would begin then stops before its first call.
-    """
+    retires: Day | None = None
+    """Day from which the provider no longer serves the model. A run that would begin then stops before its first call
+    (r2/pool/file/dated.py)."""
     stream: bool = False
     """Ask for the answer in pieces and give it up only when nothing came for `timeout_s`: for slow servers of your own
     that send a token a piece (llama.cpp, vLLM, Ollama). `local:` entries always do."""
@@ -329,12 +349,15 @@ class PoolConfig:
                 price=self.price(name),
                 prompt_mode=model.prompt_mode,
                 context_tokens=model.context_tokens,
+                states_context="context_tokens" in model.model_fields_set,
                 skills=model.profile,
                 has_logprobs=model.logprobs,
                 guided=model.guided,
                 is_solver=model.solver,
                 weights=self.weights[name],
                 sent_output_limit=model.sent_output_limit,
+                max_output_tokens=model.max_output_tokens,
+                thinking_tokens=model.thinking_tokens,
                 further_input_tokens=model.hidden_input_tokens + _sent_beside(model.extra_body),
                 hidden_output_tokens=model.hidden_output_tokens,
             )
@@ -348,8 +371,11 @@ class PoolConfig:
             return f"quota:{model.quota}", self.tables.quotas[model.quota]
         return f"model:{self.digest}:{name}", model
 
-    def check_keys(self, environ: Mapping[str, str] = os.environ) -> None:
-        """PoolFileError if a named key variable is not set: better now than at the first paid call."""
+    def check_keys(self, environ: Mapping[str, str] = os.environ, today: date | None = None) -> None:
+        """PoolFileError if a named key variable is not set, or the provider has ended a model or its price: better now
+        than at the first paid call. `today` None: this day, UTC."""
+        if over := ended(self.models, today or datetime.now(UTC).date()):
+            raise PoolFileError(f"{self.path}: " + "\n".join(over))
         for name, model in self.models.items():
             if model.api_key_env is not None and not environ.get(model.api_key_env):
                 line = _line_of(self.path.read_text("utf-8"), ("models", name, "api_key_env"))
@@ -391,10 +417,10 @@ def load_pool(path: Path | str, policies_dir: Path | str | None = None) -> PoolC
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise PoolFileError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    tables = _checked(path, text)
+    tables, whole = _checked(path, text)
     _refuse_secrets(path, text, tables)
     registry = Registry(policies_dir or os.environ.get("R2_POLICIES_DIR") or "policies")
-    return PoolConfig(path, tables, text, _policies(path, text, tables, registry), registry.root)
+    return PoolConfig(path, tables, whole, _policies(path, text, tables, registry), registry.root)
 
 
 def _refuse_secrets(path: Path, text: str, tables: PoolTables) -> None:
@@ -445,7 +471,7 @@ def _policies(path: Path, text: str, tables: PoolTables, registry: Registry) -> 
 
 def _replayed(path: Path) -> PoolConfig:
     text = recorded_pool(path)
-    tables = _checked(path, text)
+    tables, _ = _checked(path, text)
     replay = {"endpoint": f"recording:{path.resolve()}", "api_key_env": None}
     models = {name: model.model_copy(update=replay) for name, model in tables.models.items()}
     replayed = tables.model_copy(update={"models": models, "budget": BudgetTable()})
@@ -461,15 +487,26 @@ def _weights(name: str, model: ModelTable) -> str:
     return f"{model.endpoint} {model.served_model or name}" if kind in ("http", "https") else model.endpoint
 
 
-def _checked(path: Path, text: str) -> PoolTables:
+def _checked(path: Path, text: str) -> tuple[PoolTables, str]:
+    """The tables, and the text that says all of them: `text` itself, unless it lists models of the catalogue."""
     try:
         document = parsed_toml(text)
     except ValueError as error:
-        raise PoolFileError(f"{path}: not valid TOML: {error}") from error
+        raise PoolFileError(f"{path}: not valid TOML: {error}{_list_and_tables(text)}") from error
+    if (whole := written_out(path, text, document, datetime.now(UTC).date())) is not None:
+        document = parsed_toml(whole)
     try:
-        return PoolTables.model_validate(document)
+        return PoolTables.model_validate(document), whole or text
     except ValidationError as error:
         raise PoolFileError("\n".join(_explain(path, text, dict(e)) for e in error.errors())) from None
+
+
+def _list_and_tables(text: str) -> str:
+    """What to do where a file has both a list and tables called `models`, which TOML does not take."""
+    has_list = re.search(r"^\s*models\s*=\s*\[", text, re.MULTILINE)
+    if has_list and re.search(r"^\s*\[models\.", text, re.MULTILINE):
+        return ". Beside [models.NAME] tables the list of models is called `catalogue`: catalogue = [...]"
+    return ""
 
 
 def _explain(path: Path, text: str, error: dict[str, Any]) -> str:
@@ -477,11 +514,18 @@ def _explain(path: Path, text: str, error: dict[str, Any]) -> str:
     where = f"{path}:{_line_of(text, location)}: {'.'.join(location) or 'pool'}"
     if error["type"] == "extra_forbidden" and isinstance(error["input"], dict) and len(location) > 2:
         return f'{where}: a name with a dot needs quotes: [{location[0]}."{".".join(location[1:])}"].'
+    if error["type"] == "extra_forbidden" and location[-1] in LIST_KEYS and isinstance(error["input"], list):
+        return f"{where}: a list of models stands above the first [table] of the file. Move the line to the top."
     if error["type"] == "extra_forbidden":
         known = _known_keys(location)
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(known)}."
         return f"{where}: unknown key. {hint}"
+    if error["type"] == "missing" and location[-1] == "endpoint" and "/" in location[1]:
+        return (
+            f'{where}: missing; add it, or if this is a model of the catalogue list it: catalogue = ["{location[1]}"] '
+            "at the top of the file."
+        )
     if error["type"] == "missing" and location[-1] == "price_usd_per_mtok":
         return (
             f"{where}: missing price. A model without a price would make every total wrong; add "

@@ -1,4 +1,4 @@
-"""A new entry in a pool file: `r2 pool add`. Comments and order stay, and the file changes only if the whole of it is
+"""New entries in a pool file: `r2 pool add`. Comments and order stay, and the file changes only if the whole of it is
 good."""
 
 from collections.abc import Iterator, Mapping
@@ -7,24 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
-from tomlkit.exceptions import ParseError
 
 from r2.atomic import beside, write_atomically
 from r2.errors import PoolFileError
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.settings import parsed_toml
+from r2.pool.file.entry_text import document_of, list_key, with_entries
 
 
 @contextmanager
-def adding(path: Path, name: str, entry: Mapping[str, Any], policies_dir: Path | None) -> Iterator[PoolConfig]:
-    """The pool with the entry, in a file beside the old one that takes its place when the block ends well.
+def adding(
+    path: Path,
+    entries: Mapping[str, Mapping[str, Any]],
+    policies_dir: Path | None,
+    *,
+    listed: tuple[str, ...] = (),
+) -> Iterator[PoolConfig]:
+    """The pool with the entries, in a file beside the old one that takes its place when the block ends well.
 
-    Inside the block the new file may be measured and changed (`write_profiles`). PoolFileError if the name is taken, or
-    the pool with it would not be good; then, and if the block raises, the old file is as it was.
+    Of a file that lists models of the catalogue, the names in `listed` go into the list, without a table. Inside the
+    block the new file may be measured and changed (`write_profiles`). PoolFileError if a name is taken, or the pool
+    with them would not be good; then, and if the block raises, the old file is as it was.
     """
     draft = beside(path)
     try:
-        write_atomically(draft, _with_entry(path, name, entry).encode())
+        write_atomically(draft, _with(path, entries, listed).encode())
         yield load_pool(draft, policies_dir)
         load_pool(draft, policies_dir)
         write_atomically(path, draft.read_bytes())
@@ -34,30 +40,25 @@ def adding(path: Path, name: str, entry: Mapping[str, Any], policies_dir: Path |
         draft.unlink(missing_ok=True)
 
 
-def _with_entry(path: Path, name: str, entry: Mapping[str, Any]) -> str:
+def _with(path: Path, entries: Mapping[str, Mapping[str, Any]], listed: tuple[str, ...]) -> str:
     if not path.is_file():
         raise PoolFileError(
-            f"{path}: no such pool file. Give one that is there: pools/local.toml, pools/simulated.toml."
+            f"{path}: no such pool file. Give one that is there, or let `r2 pool init` write one for your keys."
         )
     try:
         text = path.read_text("utf-8")
-        parsed_toml(text)  # within bounds; the other parser, which keeps comments, has none
-        document = tomlkit.parse(text)
-    except (ValueError, ParseError) as error:
-        raise PoolFileError(f"{path}: not valid TOML: {error}") from error
-    models = document.get("models", {})
-    if name in models:
-        raise PoolFileError(f"{path}: model {name!r} is there already. Take another name, or remove its table first.")
-    table = tomlkit.table()
-    for key, value in entry.items():
-        table.add(key, _inline(value))
-    models[name] = table
-    return tomlkit.dumps(document)
-
-
-def _inline(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    inline = tomlkit.inline_table()
-    inline.update(dict(value))
-    return inline
+    except (OSError, UnicodeDecodeError) as error:
+        raise PoolFileError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    document = document_of(path, text)
+    key = list_key(document)
+    names = list(document[key]) if key is not None else []  # type: ignore[call-overload]
+    tables = document.get("models", {})
+    taken = [*names, *(tables if isinstance(tables, Mapping) else ())]
+    if double := next((name for name in entries if name in taken), None):
+        raise PoolFileError(f"{path}: model {double!r} is there already. Take another name, or remove it first.")
+    if key is not None:
+        for name in listed:
+            document[key].append(name)  # type: ignore[union-attr]
+        text = tomlkit.dumps(document)
+        entries = {name: entry for name, entry in entries.items() if name not in listed}
+    return with_entries(text, entries)

@@ -450,3 +450,38 @@ def test_the_breaker_opens_for_a_dead_endpoint_and_a_probe_closes_it(tmp_path: P
                 assert n_while_open == 1
 
     asyncio.run(scenario())
+
+
+def test_a_fallback_must_hold_the_call(tmp_path: Path):
+    async def scenario() -> None:
+        entries = {"a": "context_tokens = 4096", "b": "context_tokens = 256", "c": "context_tokens = 4096"}
+        async with Loopback(script=[says(500, "oops")] * 4) as server:
+            long = call(text="one two " * 200)  # 408 tokens at 4 bytes each
+            [done] = await complete(write_pool(tmp_path, entries), server, tmp_path, [long])
+            assert done.model == "c", "the entry of 256 tokens is passed over"
+
+    asyncio.run(scenario())
+
+
+def test_a_limit_beyond_what_the_model_can_generate_is_cut_and_thinking_is_added(tmp_path: Path):
+    async def scenario() -> None:
+        entries = {"a": "max_output_tokens = 10", "b": "thinking_tokens = 1000\nmax_output_tokens = 5000", "c": ""}
+        async with Loopback() as server:
+            await complete(write_pool(tmp_path, entries), server, tmp_path, [call("a"), call("b"), call("c")])
+            limits = {arrival.body["model"]: arrival.body["max_tokens"] for arrival in server.arrivals}
+            assert limits == {"a": 10, "b": 1016, "c": 16}
+
+    asyncio.run(scenario())
+
+
+def test_an_ollama_that_cut_the_prompt_without_a_word_gave_no_answer(tmp_path: Path):
+    async def scenario() -> None:
+        async with Loopback() as server:  # counts 10 prompt tokens, whatever it is sent
+            pool = write_pool(tmp_path, {"a": 'dialect = "ollama"', "b": ""})
+            cut, other, short = [call("a", "one two " * 200), call("b", "one two " * 200), call("a", "2 + 2?")]
+            done = await complete(pool, server, tmp_path, [cut, other, short])
+            assert [one.error_type for one in done] == ["context_length", None, None]
+            assert "it cut the prompt to its context" in (done[0].error_message or "")
+            assert done[0].cost_usd > 0, "it was computed, and counts"
+
+    asyncio.run(scenario())

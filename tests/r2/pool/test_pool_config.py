@@ -162,7 +162,7 @@ def test_toml_that_is_nested_or_long_beyond_reason_is_one_message(tmp_path: Path
         load_settings(pool_file(tmp_path, hostile), {})
     with (
         pytest.raises(PoolFileError, match=r"pool.toml: not valid TOML: "),
-        adding(pool_file(tmp_path, GOOD + hostile), "c", {}, None),
+        adding(pool_file(tmp_path, GOOD + hostile), {"c": {}}, None),
     ):
         pytest.fail("nothing was to be added")
 

@@ -28,7 +28,8 @@ _BY_HOST = (
 
 
 def dialect_of(endpoint: str, named: str | None = None) -> Dialect:
-    """The dialect that the pool file names, else the one of the address's host, else plain OpenAI-compatible."""
+    """The dialect that the pool file names, else the one of the address's host (or of Ollama's port), else plain
+    OpenAI-compatible."""
     if named is not None:
         return DIALECTS[named]
     parts = urllib.parse.urlsplit(endpoint)
@@ -40,6 +41,8 @@ def dialect_of(endpoint: str, named: str | None = None) -> Dialect:
             if name == "deepseek" and parts.path.rstrip("/").endswith("/anthropic"):
                 return DIALECTS["anthropic"]
             return DIALECTS[name]
+    if parts.netloc.endswith(":11434"):
+        return DIALECTS["ollama"]
     if "/openai/deployments/" in parts.path or "api-version=" in parts.query:
         return DIALECTS["azure"]
     return DIALECTS["compatible"]

@@ -73,7 +73,9 @@ def body(request: Request) -> dict[str, Any]:
     output: dict[str, Any] = {}
     if request.schema is not None:
         output["format"] = {"type": "json_schema", "schema": without_refused_words(request.schema)}
-    if request.effort is not None:
+    if request.effort == "none":  # no level of theirs: thinking is switched off apart
+        fields["thinking"] = {"type": "disabled"}
+    elif request.effort is not None:
         output["effort"] = request.effort
     if output:
         fields["output_config"] = output
