@@ -85,6 +85,15 @@ class ModelCard:
         """Whether the prompt by itself surely has more tokens than the context."""
         return self.states_context and is_surely_longer(messages, self.context_tokens)
 
+    def answer_limit(self, messages: Sequence[tuple[str, str]], wanted: int) -> int:
+        """The output limit of a call that would like `wanted` tokens: of it what the model can generate, and what the
+        context surely has room for. There the prompt counts double (a token per 2 bytes, ours: digits and rare scripts
+        come near), since servers refuse a limit that does not fit. `LEAST_ROOM` is asked for all the same."""
+        limit = wanted
+        if self.states_context and (room := self.room(messages)) >= LEAST_ROOM:
+            limit = min(wanted, max(room - likely_prompt_tokens(messages), LEAST_ROOM))
+        return limit if self.max_output_tokens is None else min(limit, self.max_output_tokens)
+
     @property
     def blended_price(self) -> float:
         """USD per million tokens at three prompt tokens per generated one: the order of "cheaper" and "dearer"."""

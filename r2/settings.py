@@ -85,6 +85,9 @@ class Reasoning(Frozen):
     """None: as the pool file's [router] says. The same for the next two."""
     allocator: str | None = None
     finalizer: str | None = None
+    """Who writes the answer from the results of a plan. None: as the pool file's [router] says; where that says
+    `last_step`, rows without a benchmark have the strongest model of their steps write it. `last_step` here: nobody,
+    the last step's result is the answer of every row."""
     second_decomposer: str | None = None
     """Pool entry that plans again where the first plan fails its cheap check (r2/answering/plan_check.py). None: as the
     pool file's [router] says, which by default is nobody; `none`: nobody."""
@@ -147,12 +150,21 @@ class Reasoning(Frozen):
     """A check that is asked while a question is answered, without the gold answer: a result that it refuses goes to the
     next stronger model, within `max_escalations`. Only where the method escalates (`r2`)."""
 
+    max_answer_tokens: int = Field(default=4096, ge=16)
+    """Output limit of a call that answers a row without a benchmark, or one of its steps, within what the entry can
+    generate. An answer that ends at it is asked for once more at twice the limit. Rows with a benchmark have the limit
+    of their benchmark."""
+    schema_file: str | None = None
+    """JSON Schema that every answer must match (r2/problems/schema.py). A row's own schema goes before it."""
+    system_file: str | None = None
+    """Text file: the system text of the calls that answer the question, before our own wording."""
+
     def identity(self) -> dict[str, Any]:
         """What tells two ways of answering apart. Fields that came later count only where they differ from their
         defaults, so that runs of earlier versions can be resumed.
 
-        The user's own checks are not in it: they count by the content of their files, wherever those lie
-        (`checks_digest` of r2/problems/own_check.py).
+        The user's own checks, schema and system text are not in it: they count by the content of their files, wherever
+        those lie (`checks_digest` of r2/problems/own_check.py, `wanted_digest` of r2/answering/wanted.py).
         """
         defaults = Reasoning.model_construct()
         unset = {name for name in _LATER_FIELDS if getattr(self, name) == getattr(defaults, name)}
@@ -176,8 +188,9 @@ _LATER_FIELDS = (
     "order_seed",
     "second_decomposer",
     "min_confidence",
+    "max_answer_tokens",
 )
-_BY_CONTENT = {"check", "rubric", "verify"}
+_BY_CONTENT = {"check", "rubric", "verify", "schema_file", "system_file"}
 
 
 class Columns(Frozen):

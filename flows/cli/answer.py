@@ -1,6 +1,7 @@
 """`r2 answer`: a file of questions in, a file of answers out. Results on stdout, progress and errors on stderr."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,8 +97,8 @@ def answer(
             ROUTER,
             "--finalizer",
             metavar="NAME",
-            help="Pool entry that writes the answer, or last_step.",
-            default="the pool file's",
+            help="Pool entry that writes the answer from a plan's results, or last_step.",
+            default="the pool file's; a row without a benchmark: the strongest model of its steps",
         ),
     ] = None,
     b: Annotated[float | None, options.cost_knob("", "NUMBER", "0")] = None,
@@ -123,6 +124,9 @@ def answer(
         ),
     ] = None,
     verify: options.Verify = None,
+    max_answer_tokens: options.MaxAnswerTokens = None,
+    schema: options.Schema = None,
+    system: options.System = None,
     model: Annotated[
         str | None,
         flag(
@@ -242,6 +246,7 @@ def answer(
         r2 answer questions.jsonl --method cot --model qwen-1.5b-cot
         r2 answer questions.jsonl --check grade.py:ok --verify grade.py:looks_right
         r2 answer questions.jsonl --check judge:qwen-1.5b --rubric rubric.txt
+        r2 answer letters.csv --system clerk.txt --schema letter.json
     """
     settings = load_settings(
         config,
@@ -278,6 +283,9 @@ def answer(
                 "check": check,
                 "rubric": rubric,
                 "verify": verify,
+                "max_answer_tokens": max_answer_tokens,
+                "schema_file": schema,
+                "system_file": system,
                 "seed": seed,
                 "max_cost_per_question_usd": max_cost_per_question_usd,
                 "small_model": small_model,
@@ -391,7 +399,8 @@ def _print_result(result: Any) -> int:
 
 
 def _print_estimate(settings: AnswerSettings) -> None:
-    from r2.methods.estimate import estimate_calls
+    from r2.methods.estimate import Rows, estimate_calls, rows_of
+    from r2.methods.expected import FREE_ASSUMED
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
@@ -399,20 +408,29 @@ def _print_estimate(settings: AnswerSettings) -> None:
 
     pool = load_pool(settings.pool)
     router = make_router(pool, settings)
-    n_questions = n_bad = n_bytes = 0
-    for row in read_questions(Path(settings.input), settings.columns, settings.default_benchmark, settings.limit):
-        if isinstance(row, Problem):
-            n_questions += 1
-            n_bytes += len((row.question + row.context).encode())
-        else:
-            n_bad += 1
+    n_bad = 0
+
+    def good_rows() -> Iterator[Problem]:
+        nonlocal n_bad
+        for row in read_questions(Path(settings.input), settings.columns, settings.default_benchmark, settings.limit):
+            if isinstance(row, Problem):
+                yield row
+            else:
+                n_bad += 1
+
+    short, whole = rows_of(good_rows(), router)
+    n_questions = short.n + whole.n
     if settings.sample is not None and n_questions > settings.sample:
-        n_bytes = round(n_bytes * settings.sample / n_questions)
+        share = settings.sample / n_questions
+        whole = Rows(round(whole.n * share), round(whole.n_bytes * share))
+        short = Rows(settings.sample - whole.n, round(short.n_bytes * share))
         n_questions = settings.sample
     prices = {name: pool.price(name) for name in pool.models}
-    calls = estimate_calls(router, prices, n_questions, n_bytes)
+    calls = estimate_calls(router, prices, short.n, short.n_bytes, whole)
     n_shards = -(-(n_questions + n_bad) // settings.shard_size)
     print(f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {n_shards} shards")
     print_calls(pool, calls)
-    if assumed := method_named(settings.reasoning.method).assumes:
+    if assumed := "; ".join(
+        filter(None, [method_named(settings.reasoning.method).assumes, FREE_ASSUMED * bool(whole.n)])
+    ):
         print(f"Assumed: {assumed}. --max-cost-usd sets a hard cap.")

@@ -137,7 +137,7 @@ def label(
 def _print_estimate(settings: LabelSettings) -> None:
     from flows.cli.console import print_calls
     from r2.methods import method_named
-    from r2.methods.estimate import estimate_calls
+    from r2.methods.estimate import estimate_calls, rows_of
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
@@ -150,10 +150,10 @@ def _print_estimate(settings: LabelSettings) -> None:
     answering = settings.answering(str(path), check)
     router = make_router(pool, answering)
     rows = [r for r in read_questions(path, answering.columns, check, settings.limit) if isinstance(r, Problem)]
-    n_bytes = sum(len((row.question + row.context).encode()) for row in rows)
+    short, whole = rows_of(rows, router)
     prices = {name: card.price for name, card in router.roster.by_name.items()}
     print(f"{len(rows)} problems of {settings.problems}")
-    print_calls(pool, estimate_calls(router, prices, len(rows), n_bytes))
+    print_calls(pool, estimate_calls(router, prices, short.n, short.n_bytes, whole))
     print(f"Assumed: {method_named(answering.reasoning.method).assumes}. --max-cost-usd sets a hard cap.")
 
 

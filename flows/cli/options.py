@@ -160,6 +160,37 @@ def allocator(detail: str = "A pool entry.", default: str = "the pool file's") -
 
 Decomposer = Annotated[str | None, decomposer()]
 Allocator = Annotated[str | None, allocator()]
+MaxAnswerTokens = Annotated[
+    int | None,
+    flag(
+        INPUT,
+        "--max-answer-tokens",
+        metavar="N",
+        help="Output limit of an answer to a row without a benchmark. An answer that ends at it is asked for once more "
+        "at twice the limit.",
+        default="4096",
+    ),
+]
+Schema = Annotated[
+    str | None,
+    flag(
+        INPUT,
+        "--schema",
+        metavar="FILE",
+        help="JSON Schema that every answer must match. A row's own schema goes before it.",
+        default="none",
+    ),
+]
+System = Annotated[
+    str | None,
+    flag(
+        INPUT,
+        "--system",
+        metavar="FILE",
+        help="Text file: the system text of the calls that answer the questions.",
+        default="none",
+    ),
+]
 Verify = Annotated[
     str | None,
     flag(

@@ -52,7 +52,7 @@ def rescore(
         r2 rescore r2-0a1b2c3d4e5f --check grade.py:ok
     """
     from r2.pool.file.config import load_pool
-    from r2.problems.checks import extract_answer
+    from r2.problems.benchmark import result_in
     from r2.problems.own_check import is_judge, own_checks
     from r2.settings import Reasoning
     from storage.evaluations.rescore import rescore as score_again
@@ -70,7 +70,7 @@ def rescore(
         Lake(lake),
         name,
         prices=None if prices is None else load_pool(prices).roster(),
-        parser=extract_answer if parser else None,
+        parser=result_in if parser else None,
         check=own_check,
         lambda_usd=lambda_usd,
         lambda_s=lambda_s,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from r2.call import Call, Completion
+from r2.problem import Problem
+from r2.problems.benchmark import checked_part, result_in
 from r2.problems.checks import extract_answer
 from r2.roster import Roster
 
@@ -30,7 +32,14 @@ def token_confidence(completion: Completion, alpha: float) -> float | None:
     return probabilities[low] + (place - low) * (probabilities[high] - probabilities[low])
 
 
-def agreement(texts: Sequence[str]) -> float:
-    """Share of the answers that are the most frequent one, white space and case aside (self-consistency)."""
-    counts = Counter(" ".join(extract_answer(text).casefold().split()) for text in texts)
+def agreement(texts: Sequence[str], problem: Problem | None = None) -> float:
+    """Share of the answers that are the most frequent one, white space and case aside (self-consistency). Answers of a
+    problem without a benchmark are compared whole, or by the letter or number that they come to."""
+
+    def compared(text: str) -> str:
+        result = extract_answer(text) if problem is None else result_in(problem, text)
+        part = None if problem is None else checked_part(problem, result)
+        return " ".join((part or result).casefold().split())
+
+    counts = Counter(map(compared, texts))
     return max(counts.values()) / len(texts)

@@ -75,6 +75,16 @@ SOLVE_SYSTEM: dict[PromptMode, str] = {
     "cot": f"Think step by step in a few short lines. Then end with a line '{ANSWER_MARK} <result>'.",
     "bare": BARE_SYSTEM["solve"],
 }
+FREE_COT = "Think step by step first, between <think> and </think>. After that write the whole answer."
+"""Of entries that think step by step, for rows without a benchmark: what is between the marks is no part of the
+answer."""
+STEP_SYSTEM = "You do one step of a larger job. Do the task, all of it and nothing else."
+COMPOSE_SYSTEM = (
+    "Write the whole answer to the question from the results of its steps, in the form that the question asks for. Do "
+    "not speak of the steps."
+)
+JSON_FORM = "Reply with JSON only."
+SCHEMA_MARK = "It must match this JSON Schema:"
 _MENTION = re.compile(r"\b(?:the )?result of step (\d{1,3})\b", re.IGNORECASE)
 MODEL_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -108,7 +118,12 @@ def allocate_messages(
 
 
 def solve_messages(
-    problem: Problem, task: str | None, results: Mapping[int, str], mode: PromptMode, wording: str = ""
+    problem: Problem,
+    task: str | None,
+    results: Mapping[int, str],
+    mode: PromptMode,
+    wording: str = "",
+    system: str = "",
 ) -> tuple[Message, ...]:
     """Asks for one subtask's result, or with `task` None for the answer to the whole question.
 
@@ -116,9 +131,10 @@ def solve_messages(
     prompts). `wording` is the benchmark's own instruction, such as SCAN's grammar; a bare prompt does without. Nor does
     a bare prompt for a subtask repeat the question, and "the result of step 1" is replaced by that result: a specialist
     is trained on subtasks that say all they need, and a small model copies what stands where it is needed, but does not
-    look up what is listed elsewhere.
+    look up what is listed elsewhere. `system` is the user's own system text, which comes first.
     """
-    system = f"{wording}\n{SOLVE_SYSTEM[mode]}" if wording and mode != "bare" else SOLVE_SYSTEM[mode]
+    ours = f"{wording}\n{SOLVE_SYSTEM[mode]}" if wording and mode != "bare" else SOLVE_SYSTEM[mode]
+    system = f"{system}\n\n{ours}" if system else ours
     alone = mode == "bare" and task is not None and task != FINAL_TASK
     lines = ([CONTEXT_MARK + problem.context] if problem.context else []) if alone else [_question_block(problem)]
     if alone and task is not None:
@@ -127,6 +143,55 @@ def solve_messages(
     if task is not None:
         lines.append(TASK_MARK + task)
     return (("system", system), ("user", "\n".join(lines)))
+
+
+def free_messages(
+    problem: Problem,
+    task: str | None,
+    results: Mapping[int, str],
+    mode: PromptMode,
+    *,
+    wording: str = "",
+    system: str = "",
+    form: str = "",
+) -> tuple[Message, ...]:
+    """The same for an answer that is wanted in full, as that of a row without a benchmark: nothing asks for brevity,
+    and a plain question goes to the model as the user wrote it, with no system message but the user's own (ours).
+
+    `form` says what the answer must look like, where it must be JSON. An entry of the mode `bare` gets the marks that
+    it was trained on.
+    """
+    if mode == "bare":
+        [_, (_, asked)] = solve_messages(problem, task, results, mode)
+        parts = [system, BARE_SYSTEM["solve"], form]
+    else:
+        asked = _own_words(problem) if task is None else solve_messages(problem, task, results, mode)[-1][1]
+        ours = "" if task is None else COMPOSE_SYSTEM if task == FINAL_TASK else STEP_SYSTEM
+        parts = [system, wording, ours, FREE_COT if mode == "cot" else "", form]
+    said = "\n\n".join(filter(None, parts))
+    user: Message = ("user", asked)
+    return (("system", said), user) if said else (user,)
+
+
+def json_form(schema: str | None) -> str:
+    """Asks for JSON, and with `schema` says which: for servers that cannot be held to it."""
+    return JSON_FORM if schema is None else f"{JSON_FORM} {SCHEMA_MARK}\n{schema}"
+
+
+def mending_messages(messages: tuple[Message, ...], reply: str, error: str, schema: str) -> tuple[Message, ...]:
+    """The conversation that led to `reply`, and what is wrong with it (ours)."""
+    is_shown = any(SCHEMA_MARK in text for _, text in messages)
+    said = (
+        f"This does not match the JSON Schema: {error}.\nReply with the whole JSON again, corrected, and nothing else."
+    )
+    if not is_shown:
+        said = f"{said}\n{SCHEMA_MARK}\n{schema}"
+    return (*messages, ("assistant", reply), ("user", said))
+
+
+def _own_words(problem: Problem) -> str:
+    """The question as it is; with its context and choices, where it has some, each under its mark."""
+    return _question_block(problem) if problem.context or problem.choices else problem.question
 
 
 def _filled_in(task: str, results: Mapping[int, str]) -> tuple[str, dict[int, str]]:
@@ -143,11 +208,15 @@ def judge_messages(problem: Problem, plan: Plan, index: int) -> tuple[Message, .
     return (("system", JUDGE_SYSTEM), ("user", "\n".join([_question_block(problem), STEPS_MARK, *steps])))
 
 
-def verify_messages(problem: Problem, answer: str, wording: str = "") -> tuple[Message, ...]:
-    """Asks whether an answer is right (AutoMix: few-shot self-verification; examples and wording ours)."""
+def verify_messages(problem: Problem, answer: str, wording: str = "", *, is_whole: bool = False) -> tuple[Message, ...]:
+    """Asks whether an answer is right (AutoMix: few-shot self-verification; examples and wording ours). `is_whole`: its
+    lines are kept."""
     return (
         ("system", f"{wording}\n{VERIFY_SYSTEM}" if wording else VERIFY_SYSTEM),
-        ("user", f"{_question_block(problem)}\n{PROPOSED_MARK}{' '.join(answer.split())}"),
+        (
+            "user",
+            f"{_question_block(problem)}\n{PROPOSED_MARK}{answer.strip() if is_whole else ' '.join(answer.split())}",
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from r2.plan import Plan, Subtask
 from r2.problem import Problem
 from r2.problems.benchmark import judge
 from r2.problems.own_check import OwnCheck, Verdict
+from r2.problems.schema import AnswerSchema
 from r2.roster import LEAST_ROOM, UNBOUNDED, ModelCard, Roster
 from r2.settings import Reasoning
 
@@ -61,6 +62,10 @@ class Step:
     n_asks: int = 0
     error_type: str | None = None
     is_cut: bool = False
+    value: str | None = None
+    """The JSON of a result that had to match a schema, in its shortest form."""
+    misfit: str = ""
+    """How what came last does not match its schema."""
 
 
 CUT_ANSWER = "cut_answer"
@@ -86,6 +91,8 @@ class Outcome:
     """What labelling tried, right or wrong; empty for every way to answer."""
     verdict: Verdict | None = None
     """Of the user's own check; None where there is none, and the benchmark's check judges."""
+    value: str | None = None
+    """The JSON of an answer that had to match a schema, in its shortest form."""
     check_error: str | None = None
     """Why the user's own check, at run time or after it, gave no verdict."""
 
@@ -181,6 +188,14 @@ class Router:
     """The user's own, which judges in place of the benchmark's."""
     verify: OwnCheck | None = None
     """The same at run time: what it refuses goes to a stronger model."""
+    system: str = ""
+    """The user's own system text, of the calls that answer the question."""
+    schema: AnswerSchema | None = None
+    """What every answer must match; a row's own goes before it."""
+    composes: bool = True
+    """A plan of a row without a benchmark ends with a final call, whoever the finalizer is."""
+    expects_free: bool = False
+    """Of an estimate: for rows without a benchmark."""
 
     @property
     def blocks(self) -> bool:
@@ -208,6 +223,8 @@ def concluded(
         outcome.error_type, outcome.error_message = stop.error_type, str(stop)
     if outcome.is_cut is None:
         outcome.is_cut = bool(outcome.steps) and outcome.steps[-1].is_cut
+    if outcome.value is None and outcome.answer is not None and outcome.steps:
+        outcome.value = outcome.steps[-1].value
     if outcome.is_cut and outcome.answer is not None:
         outcome.failed_checks.append(CUT_ANSWER)
     if budget.lacks_logprobs:
@@ -272,19 +289,29 @@ class QuestionBudget:
             if c.blended_price < roster[call.model].blended_price and c.can_hold(call.messages, call.max_output_tokens)
         ]
         for name in [call.model, *cheaper]:
-            card = roster[name]
-            cost = worst_cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
+            cost = self._worst_usd(call, name)
             if cost <= left_usd:
                 return replace(call, model=name), cost
         raise Stop(
             "question_budget",
             f"the next {call.purpose} call could pass the question's cap of {self.cap_usd} USD ({self.spent_usd:.6f} "
-            "spent); raise --max-cost-per-question-usd or add a cheaper model",
+            f"spent) with its limit of {call.max_output_tokens} tokens; raise --max-cost-per-question-usd, lower "
+            "--max-answer-tokens or add a cheaper model",
         )
 
     def is_too_long(self, call: Call) -> bool:
         """Whether the prompt surely does not fit the model that it is for: then it is not sent."""
         return self.router.roster[call.model].is_too_long(call.messages)
+
+    def fits(self, call: Call) -> bool:
+        """Whether the call can go to the model it names, and not to a cheaper one."""
+        if self.cap_usd is None:
+            return True
+        return self._worst_usd(call, call.model) <= self.cap_usd - self.spent_usd
+
+    def _worst_usd(self, call: Call, name: str) -> float:
+        card = self.router.roster[name]
+        return worst_cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
 
     def pay(self, completions: Sequence[Completion]) -> None:
         self.spent_usd += sum(completion.cost_usd + completion.lost_usd for completion in completions)

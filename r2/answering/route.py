@@ -2,12 +2,12 @@
 
 `solve` yields waves (lists of `Call`s that may run at the same time) and receives their `Completion`s in order; whoever
 drives it decides what a call is. Beyond the paper (ours): direct plans, parallel waves, prompts that show only the
-needed results, the cheap check with escalation, hard budgets. Left out: the paper's procedural review, which is for
-training.
+needed results, the cheap check with escalation, hard budgets, answers in full where no benchmark says what a result
+looks like. Left out: the paper's procedural review, which is for training.
 """
 
 import random
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 
 from r2.answering.allocation import Choice, allocation_schema, allocation_tokens, choose
@@ -20,17 +20,21 @@ from r2.answering.prompts import (
     MODEL_LETTERS,
     allocate_messages,
     decompose_messages,
+    free_messages,
+    json_form,
     solve_messages,
 )
 from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Solving, Step, Stop, Wave, ask, concluded
+from r2.answering.wanted import SCHEMA, Again, composes, has_own_limit, is_whole, schema_of
 from r2.call import Call, Completion, Message, Purpose
 from r2.errors import AllocationParseError, PlanParseError
 from r2.plan import DIRECT, Plan, Subtask, parse_plan
 from r2.problem import Problem
-from r2.problems.benchmark import benchmark_of, failed_check
+from r2.problems.benchmark import benchmark_of, failed_check, is_free, result_in
 from r2.problems.checks import extract_answer
 from r2.problems.own_check import OwnCheck
-from r2.roster import ModelCard
+from r2.problems.schema import AnswerSchema
+from r2.roster import ModelCard, PromptMode
 
 
 def solve(problem: Problem, router: Router) -> Solving:
@@ -59,7 +63,7 @@ def decompose(
     has_second = router.second_decomposer is not None
     plan, failed = yield from _plan_by(router.decomposer, problem, router, budget, may_escalate=has_second)
     if router.second_decomposer is not None:
-        failed = failed or plan_defect(problem, plan, is_last_step_answer=router.finalizer is None)
+        failed = failed or plan_defect(problem, plan, is_last_step_answer=not composes(problem, router))
     if failed is None:
         return plan
     outcome.failed_checks.append(failed)
@@ -133,7 +137,8 @@ def shown_models(problem: Problem, router: Router) -> tuple[ModelCard, ...]:
     or (ours) in one drawn for the question, to see what order does."""
     solvers, seed = router.roster.solvers, router.settings.order_seed
     said = (("user", problem.question + problem.context),)
-    holding = tuple(card for card in solvers if card.can_hold(said, benchmark_of(problem).answer_tokens))
+    n_wanted = router.settings.max_answer_tokens if is_free(problem) else benchmark_of(problem).answer_tokens
+    holding = tuple(card for card in solvers if card.can_hold(said, n_wanted))
     solvers = (holding or solvers)[: len(MODEL_LETTERS)]
     if seed is None:
         return solvers
@@ -147,40 +152,84 @@ def execute_steps(
     bound. So is one whose model is not sure of its result (`min_confidence`), or whose result the user's verifier
     refuses: such a result stands if nobody is left to ask."""
     limit = router.settings.min_confidence if max_escalations else 0.0
-    verify = router.verify if max_escalations else None
+    last = answer_step(problem, plan, router)
+
+    def call_of(index: int, is_doubled: bool) -> Call:
+        call = step_call(problem, plan, index, router, outcome.steps, is_doubled=is_doubled)
+        return with_logprobs(call, router.roster) if limit else call
+
     for wave in plan.waves() or [[0]]:
-        open_steps = wave
-        while open_steps:
-            calls = [step_call(problem, plan, index, router, outcome.steps) for index in open_steps]
-            if limit:
-                calls = [with_logprobs(call, router.roster) for call in calls]
-            answered = yield from ask(calls, budget, may_escalate=True)
-            failing = []
-            for index, (call, completion) in zip(open_steps, answered, strict=True):
-                step = outcome.steps[index]
-                step.n_asks += 1
-                step.model = completion.model or call.model
-                check = accept(problem, step, completion)
-                if check is None and _is_unsure(completion, limit, router):
-                    check = "unsure"
-                is_answer = index == len(outcome.steps) - 1 and (plan.is_direct or router.finalizer is None)
-                if check is None and verify is not None and (is_answer or verify.takes_step):
-                    subtask = None if is_answer else step.subtask.text
-                    check = yield from refused(problem, step.text or "", verify, subtask, outcome, budget)
-                if check is None:
-                    continue
-                outcome.failed_checks.append(check)
-                stronger = router.roster.stronger(call.model)
-                if stronger is not None and outcome.n_escalations < max_escalations:
+        steps = {index: outcome.steps[index] for index in wave}
+        yield from _settle(problem, steps, call_of, last, router, outcome, budget, max_escalations=max_escalations)
+
+
+def answer_step(problem: Problem, plan: Plan, router: Router) -> int | None:
+    """Index of the step whose result is the answer; None where a final call writes it."""
+    if plan.is_direct:
+        return 0
+    return None if composes(problem, router) else len(plan.subtasks) - 1
+
+
+def _settle(
+    problem: Problem,
+    steps: Mapping[int, Step],
+    call_of: Callable[[int, bool], Call],
+    answer_index: int | None,
+    router: Router,
+    outcome: Outcome,
+    budget: QuestionBudget,
+    *,
+    max_escalations: int,
+) -> Generator[Wave, list[Completion], None]:
+    """Asks for these steps side by side until each has a result that may stand. `Stop` for one that gets none.
+
+    A result that is cut, or does not match its schema, is first asked for again of the same entry.
+    """
+    limit = router.settings.min_confidence if max_escalations else 0.0
+    verify = router.verify if max_escalations else None
+    tried = {index: Again() for index in steps}
+    open_calls = {index: call_of(index, False) for index in steps}
+    while open_calls:
+        answered = yield from ask(list(open_calls.values()), budget, may_escalate=True)
+        asked, open_calls = list(open_calls), {}
+        for index, (call, completion) in zip(asked, answered, strict=True):
+            step = steps[index]
+            schema = schema_of(problem, router) if index == answer_index else None
+            step.n_asks += 1
+            step.model = completion.model or call.model
+            check = accept(problem, step, completion, schema=schema, purpose=call.purpose)
+            if check is None and _is_unsure(completion, limit, router):
+                check = "unsure"
+            if check is None and verify is not None and (index == answer_index or verify.takes_step):
+                subtask = None if index == answer_index else step.subtask.text
+                check = yield from refused(problem, step.text or "", verify, subtask, outcome, budget)
+            if check is None:
+                continue
+            outcome.failed_checks.append(check)
+            again = tried[index].call(problem, check, call, completion, schema, router, budget)
+            if again is not None:
+                open_calls[index] = replace(again, sample_index=step.n_asks)
+                continue
+            stronger = router.roster.stronger(call.model)
+            if stronger is not None and outcome.n_escalations < max_escalations:
+                before, step.model = step.model, stronger
+                further = call_of(index, tried[index].is_doubled)
+                if step.text is None or not is_whole(problem, router) or budget.fits(further):
                     outcome.n_escalations += 1
-                    step.model = stronger
-                    failing.append(index)
-                elif step.text is None:
-                    raise Stop(
-                        step.error_type or check,
-                        completion.error_message or f"step {index + 1}: {check} and nobody stronger to ask",
-                    )
-            open_steps = failing
+                    open_calls[index] = further
+                    continue
+                step.model = before  # the question's cap has no room: what there is stands
+            if step.text is None:
+                raise Stop(
+                    step.error_type or check, _why_none(step, index, check, completion, is_answer=schema is not None)
+                )
+
+
+def _why_none(step: Step, index: int, check: str, completion: Completion, *, is_answer: bool) -> str:
+    if completion.error_message:
+        return completion.error_message
+    where = "the answer" if is_answer else f"step {index + 1}"
+    return f"{where}: {check}{f' ({step.misfit})' if step.misfit else ''} and nobody stronger to ask"
 
 
 def _is_unsure(completion: Completion, limit: float, router: Router) -> bool:
@@ -189,40 +238,67 @@ def _is_unsure(completion: Completion, limit: float, router: Router) -> bool:
     return confidence is not None and confidence < limit
 
 
-def accept(problem: Problem, step: Step, completion: Completion) -> str | None:
+def accept(
+    problem: Problem,
+    step: Step,
+    completion: Completion,
+    *,
+    schema: AnswerSchema | None = None,
+    purpose: Purpose = "solve",
+) -> str | None:
     """Stores the result on the step and names the failed check, if any. A doubtful text stays: it
-    may be all there is."""
+    may be all there is. One that does not match `schema`, where the answer must, does not."""
     if not completion.is_ok:
         step.error_type = completion.error_type
-        return f"solve_{completion.error_type}"
+        return f"{purpose}_{completion.error_type}"
     step.error_type = None
-    text = extract_answer(completion.text)
-    check = failed_check(problem, text, completion.finish_reason)
+    whole, is_cut = schema is not None, completion.finish_reason == "length"
+    text = result_in(problem, completion.text, is_whole=whole)
+    check = failed_check(problem, text, completion.finish_reason, is_whole=whole)
+    value = None
+    if schema is not None and text:
+        found = schema.find(text, is_cut=is_cut)
+        text, value, step.misfit = found.text or "", found.value, found.error or ""
+        if found.error is None:
+            check, is_cut = None, False  # nothing but white space was cut off
+        elif not is_cut:
+            check = SCHEMA
+    if is_cut and text and has_own_limit(problem):
+        check = None
     if text:
-        step.text, step.is_cut = text, completion.finish_reason == "length"
+        step.text, step.value, step.is_cut = text, value, is_cut
     elif check is not None and step.text is None:
         step.error_type = check
     return check
 
 
-def step_call(problem: Problem, plan: Plan, index: int, router: Router, steps: list[Step]) -> Call:
+def step_call(
+    problem: Problem, plan: Plan, index: int, router: Router, steps: list[Step], *, is_doubled: bool = False
+) -> Call:
+    """The call for one step. `is_doubled`: at twice the limit, where the row has no benchmark."""
     step = steps[index]
     results = {i + 1: steps[i].text or "" for i in step.subtask.needs}
     task = None if plan.is_direct else step.subtask.text
-    return replace(
-        solver_call(problem, router, step.model, task, results, "solve"), subtask_index=index, sample_index=step.n_asks
-    )
+    is_answer = index == answer_step(problem, plan, router)
+    call = solver_call(problem, router, step.model, task, results, "solve", is_answer=is_answer, is_doubled=is_doubled)
+    return replace(call, subtask_index=index, sample_index=step.n_asks)
 
 
 def finalize(
     problem: Problem, plan: Plan, router: Router, outcome: Outcome, budget: QuestionBudget, *, max_escalations: int = 0
 ) -> Generator[Wave, list[Completion], str]:
     """The last step's result, or the finalizer's reading of all of them (paper: a final call). Direct plans need
-    neither. A final answer that the user's verifier refuses is asked again of the next stronger model (ours)."""
-    if plan.is_direct or router.finalizer is None:
+    neither. A final answer that the user's verifier refuses is asked again of the next stronger model (ours).
+
+    An answer that is wanted in full is always written by a final call, unless the user says otherwise: by the
+    finalizer, or where the pool names none by the strongest model of the steps (ours).
+    """
+    if plan.is_direct or not composes(problem, router):
         return outcome.steps[-1].text or ""
     results = {i + 1: step.text or "" for i, step in enumerate(outcome.steps)}
-    model: str | None = router.finalizer
+    if is_whole(problem, router):
+        return (yield from _compose(problem, results, router, outcome, budget, max_escalations=max_escalations))
+    model = router.finalizer
     answer = ""
     while model is not None:
         [(_, completion)] = yield from ask([solver_call(problem, router, model, FINAL_TASK, results, "final")], budget)
@@ -239,6 +315,35 @@ def finalize(
         model = router.roster.stronger(model) if outcome.n_escalations < max_escalations else None
         outcome.n_escalations += model is not None
     return answer or outcome.steps[-1].text or ""
+
+
+def _compose(
+    problem: Problem,
+    results: Mapping[int, str],
+    router: Router,
+    outcome: Outcome,
+    budget: QuestionBudget,
+    *,
+    max_escalations: int,
+) -> Generator[Wave, list[Completion], str]:
+    """The whole answer, written from the results, checked and escalated as a step's. `Stop` where there is none: the
+    last step's result answers another question."""
+    model = router.finalizer or strongest_of(router, [step.model for step in outcome.steps])
+    final = Step(Subtask(FINAL_TASK), Choice(model, {}), model)
+
+    def call_of(_: int, is_doubled: bool) -> Call:
+        call = solver_call(problem, router, final.model, FINAL_TASK, results, "final", is_doubled=is_doubled)
+        return replace(call, sample_index=final.n_asks)
+
+    yield from _settle(problem, {0: final}, call_of, 0, router, outcome, budget, max_escalations=max_escalations)
+    outcome.is_cut, outcome.value = final.is_cut, final.value
+    return final.text or ""
+
+
+def strongest_of(router: Router, models: Sequence[str]) -> str:
+    """The strongest solver among these; the pool's middle one where none is a solver."""
+    order = [card.name for card in router.roster.solvers]
+    return max((name for name in models if name in order), key=order.index, default=router.roster.middle)
 
 
 def refused(
@@ -258,18 +363,47 @@ def refused(
 
 
 def solver_call(
-    problem: Problem, router: Router, model: str, task: str | None, results: dict[int, str], purpose: Purpose
+    problem: Problem,
+    router: Router,
+    model: str,
+    task: str | None,
+    results: Mapping[int, str],
+    purpose: Purpose,
+    *,
+    mode: PromptMode | None = None,
+    is_answer: bool | None = None,
+    is_doubled: bool = False,
 ) -> Call:
-    """The call that asks `model` for one subtask (`task`), or with None for the answer to the question itself."""
+    """The call that asks `model` for one subtask (`task`), or with None for the answer to the question itself.
+
+    `mode` None: the entry's own. `is_answer` None: a whole question and a final call are answers, and no subtask is.
+    `is_doubled` asks for twice the limit, where the answer is wanted in full.
+    """
     card = router.roster[model]
+    mode = mode or card.prompt_mode
     benchmark = benchmark_of(problem)
-    messages: tuple[Message, ...] = solve_messages(problem, task, results, card.prompt_mode, benchmark.wording)
-    # A bare entry was trained to end by itself, and may work its result out first.
-    limit = (
-        benchmark.answer_tokens
-        if card.prompt_mode == "direct"
-        else max(router.settings.cot_tokens, benchmark.answer_tokens)
-    )
+    is_answer = task in (None, FINAL_TASK) if is_answer is None else is_answer
+    schema = schema_of(problem, router) if is_answer else None
+    messages: tuple[Message, ...]
+    if is_free(problem) or schema is not None:
+        is_guided = schema is not None and card.guided
+        form = "" if schema is None else json_form(None if is_guided else schema.text)
+        messages = free_messages(
+            problem, task, results, mode, wording=benchmark.wording, system=router.system, form=form
+        )
+        limit = card.answer_limit(messages, router.settings.max_answer_tokens * (2 if is_doubled else 1))
+    else:
+        messages = solve_messages(problem, task, results, mode, benchmark.wording, router.system)
+        # A bare entry was trained to end by itself, and may work its result out first.
+        limit = (
+            benchmark.answer_tokens if mode == "direct" else max(router.settings.cot_tokens, benchmark.answer_tokens)
+        )
     return Call(
-        model, messages, purpose, limit, temperature=router.settings.temperature, seed=router.settings.seed or None
+        model,
+        messages,
+        purpose,
+        limit,
+        temperature=router.settings.temperature,
+        seed=router.settings.seed or None,
+        json_schema=schema.text if schema is not None and card.guided else None,
     )

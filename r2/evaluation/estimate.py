@@ -8,7 +8,7 @@ from r2.answering.protocol import Router
 from r2.evaluation.operating_points import constants_of, own_mode, variants_of
 from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.sweep import SweepSettings
-from r2.methods.estimate import CallEstimate, estimate_calls
+from r2.methods.estimate import CallEstimate, Rows, estimate_calls, rows_of
 from r2.problem import Problem
 from r2.settings import Reasoning
 
@@ -60,9 +60,9 @@ def _calls(reasoning: Reasoning, router: Router, problems: Sequence[Problem], n_
         decomposer=reasoning.decomposer or router.decomposer,
         allocator=reasoning.allocator or router.allocator,
     )
-    n_bytes = sum(len((problem.question + problem.context).encode()) for problem in problems)
     prices = {name: card.price for name, card in router.roster.by_name.items()}
-    return estimate_calls(mine, prices, n_runs * len(problems), n_runs * n_bytes)
+    short, whole = (Rows(n_runs * rows.n, n_runs * rows.n_bytes) for rows in rows_of(problems, router))
+    return estimate_calls(mine, prices, short.n, short.n_bytes, whole)
 
 
 def _sum(one: CallEstimate, other: CallEstimate) -> CallEstimate:

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from r2.answering.judging import ask_check
 from r2.answering.prompts import DIRECT_STEP, FINAL_TASK
 from r2.answering.protocol import Router, Stop, Wave
-from r2.answering.route import solver_call
+from r2.answering.route import solver_call, strongest_of
+from r2.answering.wanted import composes
 from r2.call import Call, Completion
 from r2.errors import failure
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
-from r2.problems.benchmark import judge
-from r2.problems.checks import extract_answer
+from r2.problems.benchmark import judge, result_in
 from r2.problems.own_check import Verdict
 
 
@@ -88,7 +88,7 @@ def execute(
             calls.append(asked[index])
         for index, completion in zip(wave, (yield calls), strict=True):
             done[index] = completion
-            texts[index] = extract_answer(completion.text)
+            texts[index] = result_in(problem, completion.text)
             if not texts[index] and run.error_type is None:
                 run.error_type = completion.error_type or "empty"
         if run.error_type is not None:
@@ -98,11 +98,12 @@ def execute(
     spent = list(run.completions)
     if run.error_type is None:
         run.answer = texts[len(subtasks) - 1]
-        if not plan.is_direct and router.finalizer is not None:
+        if not plan.is_direct and composes(problem, router):
             results = {i + 1: text for i, text in sorted(texts.items())}
-            [final] = yield [solver_call(problem, router, router.finalizer, FINAL_TASK, results, "final")]
+            name = router.finalizer or strongest_of(router, models)
+            [final] = yield [solver_call(problem, router, name, FINAL_TASK, results, "final")]
             spent.append(final)
-            run.answer = extract_answer(final.text) or run.answer
+            run.answer = result_in(problem, final.text) or run.answer
         if router.check is None:
             run.is_correct = judge(problem, run.answer) is True
         else:

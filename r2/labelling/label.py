@@ -70,7 +70,7 @@ def _label(
     target, plan = plans[best]
     target.is_target = True
     outcome.plan = plan
-    confidences, source = yield from probe(runs[best], router, settings, memory)
+    confidences, source = yield from probe(problem, runs[best], router, settings, memory)
     tried = yield from search_allocation(problem, plan, confidences, router, settings, memory, runs[best])
     chosen = cheapest_right(tried)
     for index, run in enumerate(tried):

@@ -98,7 +98,7 @@ def cheapest_right(tried: Sequence[Execution]) -> int | None:
 
 
 def probe(
-    run: Execution, router: Router, settings: Labelling, memory: Memory
+    problem: Problem, run: Execution, router: Router, settings: Labelling, memory: Memory
 ) -> Generator[Wave, list[Completion], tuple[tuple[float, ...], str]]:
     """Confidence in each subtask from M_eval's execution, and where it comes from: `logprobs`, or `agreement` over
     further answers."""
@@ -114,6 +114,6 @@ def probe(
     completions = yield from memory.ask(samples)
     n = settings.n_agreement
     return tuple(
-        agreement([first.text, *(c.text for c in completions[i * n : i * n + n])])
+        agreement([first.text, *(c.text for c in completions[i * n : i * n + n])], problem)
         for i, first in enumerate(run.completions)
     ), "agreement"

@@ -16,14 +16,14 @@ from r2.answering.allocation import Choice
 from r2.answering.prompts import verify_messages
 from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Wave, ask, concluded
 from r2.answering.route import solver_call
+from r2.answering.wanted import is_whole, schema_of
 from r2.call import Call, Completion
 from r2.methods.direct_step import ask_step, open_step, result_of
 from r2.methods.expected import EMPTY, UNSURE_SHARE, ExpectedCalls, whole_question
 from r2.methods.record import Method
 from r2.methods.shunt import large_model, small_model
 from r2.problem import Problem
-from r2.problems.benchmark import benchmark_of
-from r2.problems.checks import extract_answer
+from r2.problems.benchmark import benchmark_of, result_in
 
 VERDICT_TOKENS = 16
 
@@ -43,11 +43,18 @@ def automix(problem: Problem, router: Router, outcome: Outcome, budget: Question
         completion = yield from ask_step(problem, call, outcome, budget)
         if place == len(models) - 1:
             break
-        if text := extract_answer(completion.text):
+        if text := _answer_in(problem, completion, router):
             share = yield from _verified_share(problem, step.model, text, router, budget)
             if share >= router.settings.threshold:
                 break
     return result_of(step, completion)
+
+
+def _answer_in(problem: Problem, completion: Completion, router: Router) -> str:
+    """What there is to verify: nothing where the answer does not match its schema."""
+    if schema := schema_of(problem, router):
+        return schema.find(completion.text, is_cut=completion.finish_reason == "length").text or ""
+    return result_in(problem, completion.text)
 
 
 def chain(router: Router) -> Sequence[str]:
@@ -60,7 +67,8 @@ def _verified_share(
 ) -> Generator[Wave, list[Completion], float]:
     """Share of `n_samples` verdicts that call the answer correct; a verdict that says neither counts against it."""
     settings = router.settings
-    messages = verify_messages(problem, answer, benchmark_of(problem).wording)
+    whole = is_whole(problem, router)
+    messages = verify_messages(problem, answer, benchmark_of(problem).wording, is_whole=whole)
     calls = [
         Call(
             model,

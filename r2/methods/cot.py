@@ -7,14 +7,12 @@ Settings: `model`.
 from dataclasses import replace
 
 from r2.answering.allocation import Choice
-from r2.answering.prompts import solve_messages
 from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Solving, concluded
 from r2.answering.route import solver_call
 from r2.methods.direct_step import answer_once
-from r2.methods.expected import EMPTY, RESULT_TOKENS, ExpectedCalls
+from r2.methods.expected import ExpectedCalls, whole_question
 from r2.methods.record import Method
 from r2.problem import Problem
-from r2.problems.benchmark import benchmark_of
 
 
 def chain_of_thought(problem: Problem, router: Router, model: str | None = None) -> Solving:
@@ -23,13 +21,7 @@ def chain_of_thought(problem: Problem, router: Router, model: str | None = None)
 
     def answering(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
         name = model or one_model(router)
-        benchmark = benchmark_of(problem)
-        call = replace(
-            solver_call(problem, router, name, None, {}, "solve"),
-            messages=solve_messages(problem, None, {}, "cot", benchmark.wording),
-            max_output_tokens=max(router.settings.cot_tokens, benchmark.answer_tokens),
-            subtask_index=0,
-        )
+        call = replace(solver_call(problem, router, name, None, {}, "solve", mode="cot"), subtask_index=0)
         return (yield from answer_once(problem, call, Choice(name, {}), outcome, budget))
 
     return concluded(answering, problem, router)
@@ -41,8 +33,7 @@ def one_model(router: Router) -> str:
 
 
 def _expects(router: Router) -> list[ExpectedCalls]:
-    messages = solve_messages(EMPTY, None, {}, "cot")
-    return [ExpectedCalls("solve", one_model(router), 1, messages, RESULT_TOKENS["cot"])]
+    return [whole_question(router, one_model(router), mode="cot")]
 
 
 METHOD = Method(

@@ -6,13 +6,22 @@ is unsure. The parts that several methods share are here; each method puts its o
 
 from dataclasses import dataclass
 
-from r2.answering.prompts import decompose_messages, grade_messages, solve_messages
+from r2.answering.prompts import (
+    FINAL_TASK,
+    decompose_messages,
+    free_messages,
+    grade_messages,
+    json_form,
+    solve_messages,
+)
 from r2.answering.protocol import Router
 from r2.call import Message, Purpose
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
 from r2.problems.own_check import OwnCheck
+from r2.roster import PromptMode
 
+BYTES_PER_TOKEN = 4
 SUBTASKS_PER_QUESTION = 2.5
 PLAN_TOKENS = 45
 SECOND_PLANS = 0.1
@@ -21,8 +30,13 @@ UNSURE_SHARE = 0.3
 """Of a small model's answers; nothing is known before it was asked."""
 RESULT_TOKENS = {"direct": 12, "cot": 150, "bare": 12}
 """By prompt mode."""
+FREE_TOKENS = {"direct": 300, "cot": 500, "bare": 300}
+"""Of an answer that is wanted in full, by prompt mode."""
+FREE_STEP_TOKENS = 150
+"""Of a step's result towards one."""
 JUDGEMENT_TOKENS = 40
 """Of a judge: a sentence and a number."""
+FREE_ASSUMED = f"an answer in full has {FREE_TOKENS['direct']} tokens"
 STEPS_ASSUMED = f"{SUBTASKS_PER_QUESTION} subtasks a question"
 
 EMPTY = Problem("", "")
@@ -42,17 +56,33 @@ class ExpectedCalls:
     output_tokens: float
 
 
-def whole_question(router: Router, model: str, per_question: float = 1) -> ExpectedCalls:
-    """The question as a whole, in the model's own prompt mode."""
-    mode = router.roster[model].prompt_mode
-    return ExpectedCalls("solve", model, per_question, solve_messages(EMPTY, None, {}, mode), RESULT_TOKENS[mode])
+def whole_question(
+    router: Router, model: str, per_question: float = 1, *, mode: PromptMode | None = None
+) -> ExpectedCalls:
+    """The question as a whole, in the model's own prompt mode or in another."""
+    mode = mode or router.roster[model].prompt_mode
+    return ExpectedCalls("solve", model, per_question, *_asked(router, None, {}, mode))
 
 
 def one_step(router: Router, model: str, per_question: float = SUBTASKS_PER_QUESTION) -> ExpectedCalls:
     """A subtask that needs one earlier result."""
     mode = router.roster[model].prompt_mode
-    messages = solve_messages(EMPTY, PLAN.subtasks[1].text, {1: "48"}, mode)
-    return ExpectedCalls("solve", model, per_question, messages, RESULT_TOKENS[mode])
+    return ExpectedCalls("solve", model, per_question, *_asked(router, PLAN.subtasks[1].text, {1: "48"}, mode))
+
+
+def _asked(
+    router: Router, task: str | None, results: dict[int, str], mode: PromptMode
+) -> tuple[tuple[Message, ...], float]:
+    """The prompt around a question or a step, and how long the reply is: for rows without a benchmark where the
+    estimate is theirs (`Router.expects_free`)."""
+    if not router.expects_free:
+        return solve_messages(EMPTY, task, results, mode, system=router.system), RESULT_TOKENS[mode]
+    is_answer = task is None or task == FINAL_TASK
+    form = json_form(router.schema.text) if router.schema is not None and is_answer else ""
+    results = dict.fromkeys(results, "x" * (BYTES_PER_TOKEN * FREE_STEP_TOKENS))
+    messages = free_messages(EMPTY, task, results, mode, system=router.system, form=form)
+    n_tokens = FREE_TOKENS[mode] if is_answer else FREE_STEP_TOKENS
+    return messages, min(n_tokens, router.settings.max_answer_tokens)
 
 
 def judgements(check: OwnCheck, per_question: float = 1, purpose: Purpose = "judge") -> ExpectedCalls:
@@ -73,9 +103,11 @@ def plans(router: Router) -> list[ExpectedCalls]:
 
 
 def final_answer(router: Router, model: str | None) -> list[ExpectedCalls]:
-    """`model`'s, where the pool has a finalizer; None: nobody's."""
-    if router.finalizer is None or model is None:
+    """`model`'s, where the pool has a finalizer; None: nobody's. Answers in full are always written by one: the pool's,
+    else the strongest model of the steps, here the middle one."""
+    if router.expects_free and router.composes:
+        model = model or router.roster.middle
+    elif router.finalizer is None or model is None:
         return []
     mode = router.roster[model].prompt_mode
-    messages = solve_messages(EMPTY, "", {1: "48", 2: "39"}, mode)
-    return [ExpectedCalls("final", model, 1, messages, RESULT_TOKENS[mode])]
+    return [ExpectedCalls("final", model, 1, *_asked(router, FINAL_TASK, {1: "48", 2: "39"}, mode))]

@@ -3,10 +3,21 @@
 Settings: `labelling`, `finalizer`, `seed`.
 """
 
+from dataclasses import replace
+
 from r2.answering.prompts import judge_messages, teach_messages
 from r2.answering.protocol import Router
 from r2.labelling.label import label
-from r2.methods.expected import EMPTY, PLAN, PLAN_TOKENS, SUBTASKS_PER_QUESTION, ExpectedCalls, judgements, one_step
+from r2.methods.expected import (
+    EMPTY,
+    PLAN,
+    PLAN_TOKENS,
+    SUBTASKS_PER_QUESTION,
+    ExpectedCalls,
+    final_answer,
+    judgements,
+    one_step,
+)
 from r2.methods.record import Method
 from r2.settings import Labelling
 
@@ -26,6 +37,7 @@ def _expects(router: Router) -> list[ExpectedCalls]:
         one_step(router, chosen.m_eval or roster.middle, n_plans * SUBTASKS_PER_QUESTION),
         one_step(router, roster.middle, ALLOCATIONS_TRIED),
     ]
+    parts += [replace(final, per_question=n_plans + ALLOCATIONS_TRIED) for final in final_answer(router, None)]
     if chosen.judge in roster.by_name:
         n_pairs = n_plans * (SUBTASKS_PER_QUESTION - 1)
         parts.append(ExpectedCalls("judge", chosen.judge, n_pairs, judge_messages(EMPTY, PLAN, 1), 4))

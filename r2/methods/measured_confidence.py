@@ -6,10 +6,11 @@ from dataclasses import replace
 from r2.answering.confidence import agreement, token_confidence
 from r2.answering.protocol import QuestionBudget, Router, Wave, ask
 from r2.call import Call, Completion
+from r2.problem import Problem
 
 
 def confidences(
-    answered: Sequence[tuple[Call, Completion]], router: Router, budget: QuestionBudget
+    problem: Problem, answered: Sequence[tuple[Call, Completion]], router: Router, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], list[float]]:
     """Confidence in each answer, 0..1; 0 for one that failed.
 
@@ -38,5 +39,5 @@ def confidences(
         texts = [completion.text for _, completion in (yield from ask(samples, budget))]
         for place, index in enumerate(unknown):
             mine = texts[place * settings.n_samples : (place + 1) * settings.n_samples]
-            known[index] = agreement([answered[index][1].text, *mine])
+            known[index] = agreement([answered[index][1].text, *mine], problem)
     return [0.0 if confidence is None else confidence for confidence in known]

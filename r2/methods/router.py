@@ -4,6 +4,7 @@ from pathlib import Path
 
 from r2.answering.protocol import Router
 from r2.answering.query_router import QueryRouter
+from r2.answering.wanted import load_wanted
 from r2.errors import ConfigError
 from r2.labelling.label import LEXICAL
 from r2.methods import method_named
@@ -44,6 +45,8 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         second,
         check,
         verify,
+        *load_wanted(chosen),
+        composes=chosen.finalizer != "last_step",
     )
     method.check(router, str(pool.path))
     return router

@@ -6,13 +6,16 @@ Both answers are paid for. Settings: `small_model`, `large_model`, `threshold`, 
 """
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 
 from r2.answering.allocation import Choice
 from r2.answering.confidence import with_logprobs
 from r2.answering.prompts import DIRECT_STEP
 from r2.answering.protocol import Outcome, QuestionBudget, Router, Step, Stop, Wave, ask
-from r2.answering.route import accept, step_call
-from r2.call import Completion
+from r2.answering.route import accept, answer_step, step_call
+from r2.answering.wanted import SCHEMA, TRUNCATED, Again, is_whole, schema_of
+from r2.call import Call, Completion
+from r2.methods.direct_step import lack_of
 from r2.methods.expected import UNSURE_SHARE, ExpectedCalls
 from r2.methods.measured_confidence import confidences
 from r2.plan import Plan, Subtask
@@ -55,35 +58,54 @@ def _shunt(
     problem: Problem, plan: Plan, level: Sequence[int], router: Router, outcome: Outcome, budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], None]:
     """Asks the small model for each step of a level, and the large one for those below the threshold or without a
-    result."""
-    calls = [with_logprobs(step_call(problem, plan, index, router, outcome.steps), router.roster) for index in level]
-    answered = yield from ask(calls, budget, may_escalate=True)
-    sure = yield from confidences(answered, router, budget)
-    last: dict[int, Completion] = {}
+    result. A result that is wanted in full and is cut, or does not match its schema, is not sure either."""
+    calls = {
+        index: with_logprobs(step_call(problem, plan, index, router, outcome.steps), router.roster) for index in level
+    }
+    last = yield from _asked(problem, plan, calls, router, outcome, budget)
+    sure = yield from confidences(problem, [last[index][:2] for index in level], router, budget)
     doubtful = []
-    for index, (call, completion), confidence in zip(level, answered, sure, strict=True):
-        step = outcome.steps[index]
-        last[index] = completion
-        _keep(problem, step, call.model, completion, outcome)
-        if (confidence < router.settings.threshold or step.text is None) and large_model(router) != call.model:
+    for index, confidence in zip(level, sure, strict=True):
+        step, (call, _, check) = outcome.steps[index], last[index]
+        is_sure = confidence >= router.settings.threshold and step.text is not None
+        if is_whole(problem, router) and check in (TRUNCATED, SCHEMA):
+            is_sure = False
+        if not is_sure and large_model(router) != call.model:
             doubtful.append(index)
     for index in doubtful:
         outcome.steps[index].model = large_model(router)
     if doubtful:
-        calls = [step_call(problem, plan, index, router, outcome.steps) for index in doubtful]
-        for index, (call, completion) in zip(doubtful, (yield from ask(calls, budget, may_escalate=True)), strict=True):
-            last[index] = completion
-            outcome.n_escalations += 1
-            _keep(problem, outcome.steps[index], call.model, completion, outcome)
+        calls = {index: step_call(problem, plan, index, router, outcome.steps) for index in doubtful}
+        outcome.n_escalations += len(doubtful)
+        last |= yield from _asked(problem, plan, calls, router, outcome, budget)
     for index in level:
         step = outcome.steps[index]
         if step.text is None:
-            message = last[index].error_message or f"step {index + 1}: {step.model} returned no text"
+            message = last[index][1].error_message or f"step {index + 1}: {step.model} returned {lack_of(step)}"
             raise Stop(step.error_type or "empty", message)
 
 
-def _keep(problem: Problem, step: Step, asked: str, completion: Completion, outcome: Outcome) -> None:
-    step.n_asks += 1
-    step.model = completion.model or asked
-    if check := accept(problem, step, completion):
-        outcome.failed_checks.append(check)
+def _asked(
+    problem: Problem, plan: Plan, calls: dict[int, Call], router: Router, outcome: Outcome, budget: QuestionBudget
+) -> Generator[Wave, list[Completion], dict[int, tuple[Call, Completion, str | None]]]:
+    """Asks for these steps; each with its last call, completion and failed check. One that is cut, or does not match
+    its schema, is asked for once more of the same entry."""
+    tried = {index: Again() for index in calls}
+    last: dict[int, tuple[Call, Completion, str | None]] = {}
+    while calls:
+        answered = yield from ask(list(calls.values()), budget, may_escalate=True)
+        asked, calls = list(calls), {}
+        for index, (call, completion) in zip(asked, answered, strict=True):
+            step = outcome.steps[index]
+            schema = schema_of(problem, router) if index == answer_step(problem, plan, router) else None
+            step.n_asks += 1
+            step.model = completion.model or call.model
+            check = accept(problem, step, completion, schema=schema)
+            last[index] = call, completion, check
+            if check is None:
+                continue
+            outcome.failed_checks.append(check)
+            again = tried[index].call(problem, check, call, completion, schema, router, budget)
+            if again is not None:
+                calls[index] = replace(again, sample_index=step.n_asks)
+    return last

@@ -23,7 +23,7 @@ from r2.problems import (
     strategyqa,
     words,
 )
-from r2.problems.checks import default_check, is_refusal
+from r2.problems.checks import declines, default_check, extract_answer, is_refusal, short_answer, whole_answer
 from r2.problems.record import Benchmark
 
 _DEFAULT = Benchmark(name="", licence="the user's own")
@@ -65,6 +65,26 @@ def benchmark_of(problem: Problem) -> Benchmark:
     return benchmarks().get(problem.benchmark, _DEFAULT)
 
 
+def is_free(problem: Problem) -> bool:
+    """No benchmark that we know says how the problem is asked and what its result looks like: it is asked in the user's
+    own words, and answered in full."""
+    return benchmark_of(problem) is _DEFAULT
+
+
+def result_in(problem: Problem, text: str, *, is_whole: bool = False) -> str:
+    """What a model's text comes to: all of it for a problem without a benchmark (or with `is_whole`), else the result
+    that `extract_answer` finds."""
+    return whole_answer(text) if is_whole or is_free(problem) else extract_answer(text)
+
+
+def checked_part(problem: Problem, answer: str) -> str | None:
+    """The part of a whole answer that the check compares with the gold answer, or the letter that a multiple-choice
+    question was asked for. None for a problem whose answer is that part already, or has nothing to compare with."""
+    if not is_free(problem) or (problem.target is None and not problem.choices):
+        return None
+    return short_answer(answer, problem.target, problem.choices)
+
+
 def gold_plan_of(problem: Problem) -> Plan | None:
     """The plan that follows from the problem's question; None where none does.
 
@@ -82,13 +102,17 @@ def judge(problem: Problem, answer: str) -> bool | None:
     if problem.target is None:
         return None
     benchmark = benchmark_of(problem)
-    if benchmark.is_correct is None:
+    if benchmark.is_correct is not None:
+        return benchmark.is_correct(problem, answer)
+    if not is_free(problem):
         return default_check(answer, problem.target, problem.choices)
-    return benchmark.is_correct(problem, answer)
+    golds = (problem.target, *problem.aliases)
+    return any(default_check(short_answer(answer, gold, problem.choices), gold, problem.choices) for gold in golds)
 
 
-def failed_check(problem: Problem, text: str, finish_reason: str) -> str | None:
-    """The cheap check of one result (ours): None if it may stand, else the name of what failed.
+def failed_check(problem: Problem, text: str, finish_reason: str, *, is_whole: bool = False) -> str | None:
+    """The cheap check of one result (ours): None if it may stand, else the name of what failed. `is_whole` as of
+    `result_in`.
 
     Names: `truncated`, `empty`, `refusal`, and the benchmark's own (`no_number`, `not_actions`).
     """
@@ -96,6 +120,8 @@ def failed_check(problem: Problem, text: str, finish_reason: str) -> str | None:
         return "truncated"
     if not text.strip():
         return "empty"
+    if is_whole or is_free(problem):
+        return "refusal" if declines(text) else None
     if is_refusal(text):
         return "refusal"
     return benchmark_of(problem).malformed(text)

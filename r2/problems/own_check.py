@@ -22,12 +22,12 @@ from pathlib import Path
 from r2.errors import ConfigError
 from r2.problem import Problem
 from r2.problems.own_function import OwnFunction
+from r2.problems.schema import fenced_texts, read_json
 from r2.settings import Reasoning
 
 RIGHT_FROM = 0.5
 """Score from which an answer counts as right."""
 FORMS = "FILE.py:FUNCTION, judge:ENTRY, regex:PATTERN, json-equal or exact"
-_FENCED = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(.*?)\n\s*```\s*\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +237,13 @@ def _json_equal(problem: Problem, answer: str, step: str | None) -> Verdict:
 
 def _json(text: str) -> object:
     """The value of a JSON text, or of one in a fence of Markdown. ValueError for NaN and Infinity too."""
-    fenced = _FENCED.match(text)
-    return json.loads(fenced[1] if fenced else text, parse_constant=_no_json)
-
-
-def _no_json(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")
+    first_error: Exception = ValueError("it is empty")
+    for place, piece in enumerate(fenced_texts(text)):
+        try:
+            return read_json(piece)
+        except (ValueError, RecursionError) as error:
+            first_error = error if place == 0 else first_error
+    raise first_error
 
 
 def _same_json(one: object, other: object) -> bool:

@@ -9,6 +9,7 @@ from r2.call import ROUTER_PURPOSES, Attempt, Call, Completion
 from r2.ledger import cost_usd, expected_usage, total_usage
 from r2.plan import format_plan
 from r2.problem import Problem
+from r2.problems.benchmark import checked_part
 from r2.records.tables import CallRow, Candidate, CandidateRow, SubtaskRow, TrajectoryRow
 from r2.roster import Roster
 
@@ -72,6 +73,8 @@ def to_rows(
         check_score=None if outcome.verdict is None else outcome.verdict.score,
         check_error=outcome.check_error,
         is_correct_by_gold=None if outcome.verdict is None else trajectory.is_correct_by_gold,
+        short_answer=None if outcome.answer is None else checked_part(problem, outcome.answer),
+        value=None if outcome.answer is None else outcome.value,
     )
     return row, subtasks, calls
 

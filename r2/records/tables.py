@@ -110,6 +110,12 @@ class TrajectoryRow:
         "beside the verdict of your own check, the benchmark's check against the gold answer; null without either",
         default=None,
     )
+    short_answer: str | None = col(
+        "of a row without a benchmark that has a gold answer or choices, the part of its answer that is compared; null "
+        "for every other row",
+        default=None,
+    )
+    value: str | None = col("the answer as JSON, where it had to match a schema (--schema)", default=None)
 
 
 @dataclass(frozen=True, slots=True)

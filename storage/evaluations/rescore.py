@@ -29,8 +29,7 @@ from r2.ledger import Price, Usage, cost_usd
 from r2.methods import cot
 from r2.pool.client.wire import ParsedReply, parse_body
 from r2.problem import Problem
-from r2.problems.benchmark import judge
-from r2.problems.checks import extract_answer
+from r2.problems.benchmark import judge, result_in
 from r2.problems.own_check import OwnCheck, Verdict, is_judge, own_checks
 from r2.roster import Roster
 from r2.settings import Reasoning
@@ -40,7 +39,8 @@ from storage.lake.lake import Lake
 from storage.lake.manifest import make_folder
 from storage.runs.plan import RunPlan, read_plan, run_dir_of
 
-Parser = Callable[[str], str]
+Parser = Callable[[Problem, str], str]
+"""What a model's text comes to, for a problem."""
 
 _CALLS = (
     "problem_id",
@@ -68,6 +68,7 @@ _TRAJECTORIES = (
     "cost_usd",
     "latency_s",
     "router_cost_usd",
+    "value",
 )
 _ANSWERING = ("solve", "final")
 
@@ -194,8 +195,8 @@ def _rescored(
     is_read = (
         old["answer"] is not None or old["error_type"] == "empty"
     )  # others ended without a text that would be the answer
-    if parser is not None and problem is not None and is_read:
-        answer = _answer(old["answer"], calls, parser)
+    if parser is not None and problem is not None and is_read and old["value"] is None:  # JSON was taken as it is
+        answer = _answer(problem, old["answer"], calls, parser)
     verdict = Verdict(None)
     is_correct = old["is_correct"]
     if problem is not None and check is not None:
@@ -247,13 +248,13 @@ def _cost_usd(call: Mapping[str, Any], prices: Mapping[str, Price] | None) -> fl
     return cost_usd(price, Usage(call["input_tokens"], call["cached_input_tokens"], call["output_tokens"]))
 
 
-def _answer(old_answer: str | None, calls: Sequence[Mapping[str, Any]], parser: Parser) -> str | None:
+def _answer(problem: Problem, old_answer: str | None, calls: Sequence[Mapping[str, Any]], parser: Parser) -> str | None:
     """What the parser reads in the text that gave the stored answer: the last text that has it in it, else the last one
     of all."""
     texts = [text for call in calls if call["purpose"] in _ANSWERING and (text := _text(call)) is not None]
     having = [text for text in texts if old_answer is not None and old_answer in text]
     for text in reversed(having or texts):
-        return parser(text) or None
+        return parser(problem, text) or None
     return old_answer
 
 
@@ -270,7 +271,7 @@ def rescore(
     name: str,
     *,
     prices: Roster | None = None,
-    parser: Parser | None = extract_answer,
+    parser: Parser | None = result_in,
     check: OwnCheck | None = None,
     lambda_usd: float = 0.0,
     lambda_s: float = 0.0,

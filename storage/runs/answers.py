@@ -36,6 +36,9 @@ ANSWER_COLUMNS = (
 """`finish` is "stop" for a whole answer, "length" for one that ends at its limit and is the best there was."""
 _CHECK_FIELDS = (("check_score", pa.float64()), ("check_error", pa.string()))
 """Further columns of a run with a check of the user's own."""
+_WANTED_FIELDS = (("short_answer", pa.string()), ("value", pa.string()))
+"""Further columns of a run that has them in some row: the part of a whole answer that was compared, and an answer that
+had to match a schema as JSON. Neither is in the file of a run without."""
 _BATCH_CHARACTERS = 16 * 1024 * 1024
 """Of a Parquet row group that is held until it is written."""
 _READ = [
@@ -51,7 +54,7 @@ _READ = [
     "error_type",
     "error_message",
     "failed_checks",
-    *(name for name, _ in _CHECK_FIELDS),
+    *(name for name, _ in (*_CHECK_FIELDS, *_WANTED_FIELDS)),
 ]
 
 
@@ -69,14 +72,26 @@ def write_answers(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
     if plan.input_format == "openai-batch":
         return _write_batch(plan, lake, out)
     suffix = out.suffix.lower()
-    checked = _CHECK_FIELDS if plan.settings.reasoning.check is not None else ()
-    writers: dict[str, _Writer] = {".csv": _write_csv, ".parquet": partial(_write_parquet, checked=checked)}
-    writer = writers.get(suffix, _write_jsonl)
-    columns = (*ANSWER_COLUMNS, *(name for name, _ in checked))
+    further = (*_wanted(plan, lake), *(_CHECK_FIELDS if plan.settings.reasoning.check is not None else ()))
+    writers: dict[str, _Writer] = {".csv": _write_csv, ".parquet": partial(_write_parquet, further=further)}
+    names = [name for name, _ in further]
+    writer = writers.get(suffix, partial(_write_jsonl, has_values="value" in names))
+    columns = (*ANSWER_COLUMNS, *names)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as file:
         writer(file, (_merged(problem, row, columns) for problem, row in _settled_rows(plan, lake)))
     return [out]
+
+
+def _wanted(plan: RunPlan, lake: Lake) -> list[tuple[str, pa.DataType]]:
+    """Those of `_WANTED_FIELDS` that some row of the run has, or may get: the run has a schema."""
+    names = [name for name, _ in _WANTED_FIELDS]
+    found = {"value"} if plan.settings.reasoning.schema_file is not None else set()
+    for batch in lake.iter_rows("trajectories", plan.run_id, names):
+        found |= {name for name in names if batch.column(name).null_count < batch.num_rows}
+        if len(found) == len(names):
+            break
+    return [(name, kind) for name, kind in _WANTED_FIELDS if name in found]
 
 
 def _settled_rows(plan: RunPlan, lake: Lake) -> Iterator[tuple[Problem, dict[str, Any] | None]]:
@@ -108,8 +123,11 @@ def _merged(problem: Problem, row: dict[str, Any] | None, columns: Sequence[str]
     return result
 
 
-def _write_jsonl(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
+def _write_jsonl(file: BinaryIO, rows: Iterable[dict[str, Any]], *, has_values: bool = False) -> None:
+    """`has_values`: the column `value` is ours, and is written as the JSON value that it holds."""
     for row in rows:
+        if has_values and row["value"] is not None:
+            row["value"] = orjson.Fragment(row["value"].encode())
         file.write(orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE))
 
 
@@ -130,7 +148,7 @@ def _write_csv(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _write_parquet(
-    file: BinaryIO, rows: Iterable[dict[str, Any]], checked: Sequence[tuple[str, pa.DataType]] = ()
+    file: BinaryIO, rows: Iterable[dict[str, Any]], further: Sequence[tuple[str, pa.DataType]] = ()
 ) -> None:
     """Fixed columns; the user's other columns together as JSON text in `extra`."""
     schema = pa.schema(
@@ -146,7 +164,7 @@ def _write_parquet(
             ("n_calls", pa.int32()),
             ("error_type", pa.string()),
             ("error_message", pa.string()),
-            *checked,
+            *further,
             ("extra", pa.string()),
         ]
     )

@@ -19,6 +19,7 @@ import orjson
 from r2.atomic import write_atomically
 from r2.errors import LakeError
 from r2.problem import Asked, Problem
+from r2.problems.benchmark import is_free
 from r2.settings import AnswerSettings
 from storage.sources.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
 
@@ -51,6 +52,8 @@ class RunPlan:
     n_bad: int
     shards: tuple[ShardPlan, ...]
     created_at: float
+    answers_whole: bool = True
+    """Rows without a benchmark are answered in full. False: planned by a version that cut their answers short."""
 
     def shard_file(self, index: int) -> Path:
         return self.run_dir / "shards" / f"{index:05d}.jsonl"
@@ -73,6 +76,10 @@ class RunPlan:
             raise self.damaged(path, f"line {n_rows + 1} is no row of a shard ({error})") from error
         if n_rows != self.shards[index].n_rows:
             raise self.damaged(path, f"{n_rows} rows, the plan has {self.shards[index].n_rows}")
+
+    def has_free_rows(self) -> bool:
+        """Some row has no benchmark."""
+        return any(bad is None and is_free(problem) for shard in self.shards for problem, bad in self.rows(shard.index))
 
     def check_shard(self, index: int) -> None:
         """LakeError, with the file's name, unless the shard's file is as it was planned."""
@@ -119,14 +126,21 @@ def plan_run(settings: AnswerSettings, pool_digest: str, pool_text: str | None =
     """The plan of this run: read back if it was made before, else made now by one streaming pass over the input.
 
     Settings that are not part of the run's identity (budgets, concurrency) are today's; the shards are those of the
-    first plan.
+    first plan. A run that an earlier version planned, and whose rows without a benchmark it answered by one short line,
+    is not continued: its rows get a run of their own, with whole answers.
     """
     source = Path(settings.input)
     input_digest = file_digest(source)
     run_id = settings.run_id(input_digest, pool_digest)
     run_dir = run_dir_of(Path(settings.lake), run_id)
     if (run_dir / "manifest.json").exists():
-        return read_plan(run_dir, settings)
+        plan = read_plan(run_dir, settings)
+        if plan.answers_whole or not plan.has_free_rows():
+            return plan
+        run_id = settings.run_id(input_digest, f"{pool_digest}+whole")
+        run_dir = run_dir_of(Path(settings.lake), run_id)
+        if (run_dir / "manifest.json").exists():
+            return read_plan(run_dir, settings)
     (run_dir / "shards").mkdir(parents=True, exist_ok=True)
     (run_dir / "journal").mkdir(exist_ok=True)
     shards: list[ShardPlan] = []
@@ -184,6 +198,7 @@ def read_plan(run_dir: Path, settings: AnswerSettings | None = None) -> RunPlan:
             n_bad=stored["n_bad"],
             shards=tuple(ShardPlan(**shard) for shard in stored["shards"]),
             created_at=stored["created_at"],
+            answers_whole=stored.get("answers_whole", False),
         )
     except FileNotFoundError:
         raise LakeError(
@@ -240,5 +255,6 @@ def _manifest(plan: RunPlan) -> bytes:
         "n_bad": plan.n_bad,
         "shards": [asdict(shard) for shard in plan.shards],
         "created_at": plan.created_at,
+        "answers_whole": plan.answers_whole,
     }
     return orjson.dumps(stored, option=orjson.OPT_INDENT_2)

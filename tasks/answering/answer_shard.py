@@ -18,7 +18,7 @@ from r2.errors import LakeError, failure
 from r2.ledger import worst_cost_usd
 from r2.methods import method_named
 from r2.problem import Problem
-from r2.problems.benchmark import benchmark_of
+from r2.problems.benchmark import benchmark_of, is_free
 from r2.problems.sandbox import CheckStopped
 from r2.records.rows import bad_row, candidate_rows, to_rows
 from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
@@ -78,8 +78,9 @@ class _Unit:
 
 async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[str, int]:
     plan, progress = session.plan, session.progress
-    method, guess_usd = plan.settings.reasoning.method, session.guessed_usd()
+    method = plan.settings.reasoning.method
     units, settled, planned = await to_end(_read, session, shard)
+    guess_usd = session.guessed_usd(is_free=any(is_free(problem) for problem, bad in planned if bad is None))
     for name, entry in units.items():  # an attempt before this one may have ended after its commit
         progress.settle(name, Counts.of_note(entry.meta))
     unit = _Unit()

@@ -6,6 +6,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from r2.answering.wanted import wanted_digest
 from r2.atomic import check_folder
 from r2.errors import ConfigError
 from r2.methods import method_named, refuse_unused
@@ -26,10 +27,10 @@ def plan_file(settings: AnswerSettings) -> Path:
 
 
 def who_answers_digest(settings: AnswerSettings, pool_digest: str) -> str:
-    """The pool's digest; with the content of a learned query-level router's file, and of the user's own checks: another
-    fit, or another grader, is another run. ConfigError for a method that nobody has."""
+    """The pool's digest; with the content of a learned query-level router's file, of the user's own checks, schema and
+    system text: another fit, or another grader, is another run. ConfigError for a method that nobody has."""
     chosen = settings.reasoning
-    pool_digest += checks_digest(chosen)
+    pool_digest += checks_digest(chosen) + wanted_digest(chosen)
     if not method_named(chosen.method).uses_query_router or chosen.query_router is None:
         return pool_digest
     try:

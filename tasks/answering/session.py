@@ -104,9 +104,10 @@ class RunSession:
         if reason == "interrupted":
             self.checks.stop()
 
-    def guessed_usd(self) -> float:
-        """What one question may need, before any has been answered."""
-        return guessed_usd(self.router, {name: card.price for name, card in self.router.roster.by_name.items()})
+    def guessed_usd(self, *, is_free: bool) -> float:
+        """What one question may need, before any has been answered; `is_free`: one without a benchmark."""
+        prices = {name: card.price for name, card in self.router.roster.by_name.items()}
+        return guessed_usd(self.router, prices, is_free=is_free)
 
     def give_up(self) -> None:
         """After `stop`: calls in flight are not waited for. Their questions are deferred."""

@@ -15,7 +15,7 @@ from r2.errors import ConfigError
 from r2.ledger import Price
 from r2.methods import method_named
 from r2.problem import Problem
-from r2.problems.checks import extract_answer
+from r2.problems.benchmark import result_in
 from r2.records.rows import to_rows
 from r2.records.tables import CallRow, SubtaskRow, TrajectoryRow
 from r2.roster import Roster
@@ -70,7 +70,7 @@ def answered(tmp_path: Path) -> tuple[Lake, str]:
 
 def test_doubled_prices_double_every_cost_and_change_no_answer(answered: tuple[Lake, str]):
     lake, run_id = answered
-    rows = list(rescore_run(lake, run_id, prices=DOUBLE, parser=extract_answer))
+    rows = list(rescore_run(lake, run_id, prices=DOUBLE, parser=result_in))
     # 10 prompt tokens at 10 and 5 generated ones at 20 USD per million tokens.
     assert [row.old_cost_usd for row in rows] == pytest.approx([0.0002] * 3)
     assert [row.cost_usd for row in rows] == pytest.approx([0.0004] * 3)
@@ -89,12 +89,12 @@ def test_a_chain_of_thought_is_charged_as_the_entry_that_thinks_step_by_step(ans
 def test_another_parser_reads_the_stored_texts_and_the_checks_judge_what_it_read(answered: tuple[Lake, str]):
     lake, run_id = answered
 
-    def after_the_colon(text: str) -> str:
+    def after_the_colon(problem: Problem, text: str) -> str:
         return text.rpartition(":")[2].strip()
 
     rows = {row.problem_id: row for row in rescore_run(lake, run_id, parser=after_the_colon)}
     assert (rows["sum"].answer, rows["sum"].is_correct) == ("9", True)
-    assert (rows["word"].old_answer, rows["word"].old_is_correct) == ("The colour: Blue.", False)
+    assert (rows["word"].old_answer, rows["word"].old_is_correct) == ("It is blue\nThe colour: Blue.", False)
     assert (rows["word"].answer, rows["word"].is_correct) == ("Blue.", True)
     assert (rows["void"].answer, rows["void"].is_correct) == (None, False)
     assert [name for name, row in rows.items() if row.is_changed] == ["word"]
@@ -116,7 +116,7 @@ def test_the_raw_body_is_what_is_read_where_there_is_one(tmp_path: Path, answere
         "calls": [CallRow(**first | {"run_id": plan.run_id})],
     }
     other.commit(plan.run_id, "00000-0", rows)
-    [row] = rescore_run(other, plan.run_id, parser=extract_answer)
+    [row] = rescore_run(other, plan.run_id, parser=result_in)
     assert (row.old_answer, row.answer, row.is_correct) == ("9", "8", False)
 
 

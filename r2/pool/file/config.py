@@ -240,8 +240,9 @@ class RouterTable(_Table):
     """Pool entry that plans again where the decomposer's plan fails its cheap check (r2/answering/plan_check.py); None:
     nobody."""
     finalizer: str = "last_step"
-    """`last_step` takes the last subtask's result as the answer (no call); else the pool entry that writes the answer
-    from all results (paper: a final call)."""
+    """The pool entry that writes the answer from all results of a plan (paper: a final call). `last_step`: rows with a
+    benchmark take the last subtask's result (no call); for rows without one the strongest model of the steps writes
+    it."""
 
 
 class BudgetTable(_Table):

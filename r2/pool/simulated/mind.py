@@ -24,6 +24,7 @@ from r2.answering.prompts import (
     DIRECT_PLAN,
     DIRECT_STEP,
     FINAL_TASK,
+    FREE_COT,
     GRADE_SYSTEM,
     JUDGE_SYSTEM,
     MODELS_MARK,
@@ -143,7 +144,8 @@ def think(
     job = read_job(user)
     if job is None:
         return Thought(UNSURE)
-    thinks = system.endswith(SOLVE_SYSTEM["cot"])
+    thinks_aside = FREE_COT in system
+    thinks = thinks_aside or system.endswith(SOLVE_SYSTEM["cot"])
     is_right = chance.random() < p_right(ability + COT_BONUS * thinks, job.difficulty)
     result = job.right if is_right else _spoilt(job.right, chance)
     certainty = p_right(ability + COT_BONUS * thinks, job.difficulty + chance.gauss(0, CERTAINTY_NOISE))
@@ -151,7 +153,9 @@ def think(
         return Thought(result, token_probability=certainty)
     n_parts = 2 + round(max(0.0, job.difficulty))
     parts = [f"Then I look at part {i} of it and carry the result along." for i in range(1, n_parts + 1)]
-    return Thought(f"First I read what is asked. {' '.join(parts)}\n{ANSWER_MARK} {result}", (), certainty)
+    thought = f"First I read what is asked. {' '.join(parts)}"
+    said = f"<think>{thought}</think>\n\n{result}" if thinks_aside else f"{thought}\n{ANSWER_MARK} {result}"
+    return Thought(said, (), certainty)
 
 
 def p_right(ability: float, difficulty: float) -> float:
@@ -161,7 +165,9 @@ def p_right(ability: float, difficulty: float) -> float:
 
 def read_job(user: str) -> Job | None:
     """What the prompt's task (or, without one, its question) asks for; None if it is nothing these models know."""
-    question = _after(user, QUESTION_MARK) or ""
+    question = _after(user, QUESTION_MARK)
+    if question is None:  # a prompt without marks is the question itself
+        question = user.strip().partition("\n")[0]
     task = _after(user, TASK_MARK)
     if task is None:
         thought = _THOUGHT.findall(user)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from r2.answering.protocol import Router
+from r2.answering.wanted import load_wanted
 from r2.ledger import Price
 from r2.methods.router import checks_in
 from r2.policies.registry import Policy, Registry
@@ -39,7 +40,19 @@ def parts_of(versions: Mapping[Role, str], pool: PoolConfig, settings: GrpoSetti
     known = Roster([*roster.by_name.values(), *cards])
     check, verify = checks_in(settings.reasoning, roster)
     finalizer = _finalizer(pool, settings)
-    router = Router(known, decomposer, allocator, finalizer, settings.reasoning, check=check, verify=verify)
+    system, schema = load_wanted(settings.reasoning)
+    router = Router(
+        known,
+        decomposer,
+        allocator,
+        finalizer,
+        settings.reasoning,
+        check=check,
+        verify=verify,
+        system=system,
+        schema=schema,
+        composes=settings.reasoning.finalizer != "last_step",
+    )
     return Parts(router, policies)
 
 

@@ -12,11 +12,12 @@ from r2.answering.prompts import TASK_MARK
 from r2.answering.protocol import Outcome, Router, Solving
 from r2.call import Call, Completion
 from r2.problem import Problem
-from r2.problems.benchmark import failed_check
-from r2.problems.checks import extract_answer
+from r2.problems.benchmark import failed_check, is_free, result_in
 
 REVIEW_SYSTEM = """You check one result of a smaller model. If it is right, repeat it; if not, correct it.
 Reply with only the result, nothing else."""
+FREE_REVIEW_SYSTEM = """You check one result of a smaller model. If it is right, repeat it; if not, correct it.
+Reply with the whole result, and with nothing about it."""
 PROPOSED_MARK = "Proposed result: "
 
 
@@ -30,9 +31,9 @@ def reviewed(problem: Problem, solving: Solving, router: Router, reviewer: str) 
         ]
         if doubtful:
             completions = list(completions)
-            reviews = yield [review_call(wave[i], completions[i], router, reviewer) for i in doubtful]
+            reviews = yield [review_call(problem, wave[i], completions[i], router, reviewer) for i in doubtful]
             for i, review in zip(doubtful, reviews, strict=True):
-                text = extract_answer(review.text)
+                text = result_in(problem, review.text)
                 if review.is_ok and failed_check(problem, text, review.finish_reason) is None:
                     completions[i] = replace(completions[i], text=text, finish_reason="stop")
         try:
@@ -42,15 +43,15 @@ def reviewed(problem: Problem, solving: Solving, router: Router, reviewer: str) 
             return outcome
 
 
-def review_call(call: Call, completion: Completion, router: Router, reviewer: str) -> Call:
+def review_call(problem: Problem, call: Call, completion: Completion, router: Router, reviewer: str) -> Call:
     """Shows the reviewer what the solver was shown, and what it said."""
     _, shown = call.messages[-1]
     head, mark, task = shown.rpartition(TASK_MARK)
-    proposed = PROPOSED_MARK + (extract_answer(completion.text) or "(none)")
+    proposed = PROPOSED_MARK + (result_in(problem, completion.text) or "(none)")
     body = f"{head}{proposed}\n{mark}{task}" if mark else f"{shown}\n{proposed}"
     return Call(
         reviewer,
-        (("system", REVIEW_SYSTEM), ("user", body)),
+        (("system", FREE_REVIEW_SYSTEM if is_free(problem) else REVIEW_SYSTEM), ("user", body)),
         "review",
         call.max_output_tokens,
         temperature=router.settings.temperature,
@@ -62,4 +63,4 @@ def review_call(call: Call, completion: Completion, router: Router, reviewer: st
 def _is_doubtful(problem: Problem, call: Call, completion: Completion) -> bool:
     if call.purpose != "solve" or not completion.is_ok:
         return False
-    return failed_check(problem, extract_answer(completion.text), completion.finish_reason) is not None
+    return failed_check(problem, result_in(problem, completion.text), completion.finish_reason) is not None

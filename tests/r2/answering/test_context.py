@@ -105,7 +105,7 @@ def test_a_router_that_cannot_hold_the_question_is_not_asked_and_the_answer_is_d
 def test_an_escalation_goes_past_a_model_that_cannot_hold_the_step():
     narrow = replace(MIDDLE, context_tokens=1_200)
     question = Problem("p", "Why?", context="one two " * 480)  # 3,844 bytes
-    small = replace(SMALL, context_tokens=1_400)
+    small = replace(SMALL, context_tokens=1_600)
     failed: list[str | Completion] = [
         "DIRECT",
         '[{"subtask": 1, "model": "small"}]',

@@ -189,7 +189,7 @@ def test_without_logprobs_confidence_comes_from_further_answers_and_says_so():
         [run] = yield from side_by_side(
             [execute(PROBLEM, PLAN, ["large", "large"], router(), with_logprobs=True)], memory
         )
-        return (yield from probe(run, router(), Labelling(n_agreement=4), memory))
+        return (yield from probe(PROBLEM, run, router(), Labelling(n_agreement=4), memory))
 
     (confidences, source), asked = drive(probing(), reply)
     assert source == "agreement"
