@@ -101,6 +101,7 @@ class Attempt:
     `model` is the pool entry that was sent to, which differs from `Call.model` after a fallback. `status` is the HTTP
     status, 0 when there was none. `started_at` is in epoch seconds; `queue_s` the wait for the gate before it,
     `latency_s` from sending to the last byte. `raw_body` is the body as it came, kept so that a parse can be redone.
+    `thinking` is what the model wrote before its answer, where the server shows it.
     """
 
     model: str
@@ -119,6 +120,7 @@ class Attempt:
     error_message: str | None = None
     retry_after_s: float | None = None
     raw_body: bytes = b""
+    thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,7 @@ class Completion:
 def _attempt_to_json(a: Attempt) -> list[Any]:
     """Positional, because names would double the journal's size."""
     u = a.usage
+    further = [u.cache_write_tokens, u.reasoning_tokens, a.thinking]  # came later: only where something is in them
     return [
         a.model,
         a.attempt,
@@ -217,6 +220,7 @@ def _attempt_to_json(a: Attempt) -> list[Any]:
         a.error_message,
         a.retry_after_s,
         a.raw_body.decode("utf-8", "backslashreplace"),
+        *(further if any(further) else ()),
     ]
 
 
@@ -241,7 +245,9 @@ def _attempt_from_json(entry: list[Any]) -> Attempt:
         error_message,
         retry_after_s,
         raw_body,
+        *further,
     ) = entry
+    n_written, n_reasoning, thinking = further or (0, 0, "")
     usage_source: UsageSource = source
     return Attempt(
         model,
@@ -250,7 +256,7 @@ def _attempt_from_json(entry: list[Any]) -> Attempt:
         started_at,
         latency_s,
         queue_s,
-        Usage(n_in, n_cached, n_out, usage_source),
+        Usage(n_in, n_cached, n_out, usage_source, n_written, n_reasoning),
         cost,
         price_version,
         response_model,
@@ -260,4 +266,5 @@ def _attempt_from_json(entry: list[Any]) -> Attempt:
         error_message,
         retry_after_s,
         raw_body.encode(),
+        thinking,
     )

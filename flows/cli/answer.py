@@ -361,6 +361,10 @@ def _print_result(result: Any) -> int:
     if progress.unsettled_cost_usd > 1e-12:
         table.add_row("  paid beside: deferred questions, lost calls", f"{progress.unsettled_cost_usd:.6f}")
     table.add_row("  this session", f"{progress.session_cost_usd:.6f}")
+    if summary.n_cached_tokens or summary.n_cache_write_tokens:
+        table.add_row("  saved by the providers' caches", f"{summary.cache_saved_usd:.6f}")
+        said = f"{summary.n_cached_tokens:,} read, {summary.n_cache_write_tokens:,} written"
+        table.add_row("  prompt tokens of their caches", said)
     table.add_row("USD per 1k questions", f"{summary.usd_per_1k:.4f}")
     table.add_row("calls per question", f"{summary.calls_per_question:.2f}")
     table.add_row("seconds", f"{result.wall_s:.1f}")

@@ -248,4 +248,7 @@ def _call_row(
         output_text=completion.text if attempt.error_type is None else None,
         raw_body=attempt.raw_body,
         started_at=attempt.started_at,
+        cache_write_tokens=attempt.usage.cache_write_tokens,
+        reasoning_tokens=attempt.usage.reasoning_tokens,
+        thinking=attempt.thinking or None,
     )

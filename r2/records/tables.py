@@ -198,6 +198,23 @@ class CallRow:
     output_text: str | None = col("the completion's text; null on failed attempts")
     raw_body: bytes = col("the response body as it came, so that a parse can be redone without a call")
     started_at: float = col("when it was sent", kind="timestamp")
+    cache_write_tokens: int | None = col(
+        "of the prompt tokens, written to the provider's cache",
+        "tokens",
+        "gen_ai.usage.cache_creation.input_tokens",
+        kind="int64",
+        default=None,
+    )
+    reasoning_tokens: int | None = col(
+        "of the generated tokens, spent on thinking, where the provider counts them",
+        "tokens",
+        kind="int64",
+        default=None,
+    )
+    thinking: str | None = col(
+        "what the model wrote before its answer; null where there is none or the provider does not show it",
+        default=None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

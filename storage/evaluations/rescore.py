@@ -27,6 +27,7 @@ from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.settings import EvaluateSettings
 from r2.ledger import Price, Usage, cost_usd
 from r2.methods import cot
+from r2.pool.client.dialects.schemas import unwrapped
 from r2.pool.client.wire import ParsedReply, parse_body
 from r2.problem import Problem
 from r2.problems.benchmark import judge, result_in
@@ -56,6 +57,7 @@ _CALLS = (
     "error_type",
     "output_text",
     "raw_body",
+    "cache_write_tokens",
 )
 _TRAJECTORIES = (
     "problem_id",
@@ -245,7 +247,13 @@ def _cost_usd(call: Mapping[str, Any], prices: Mapping[str, Price] | None) -> fl
         raise ConfigError(
             f"--prices: no price for {call['request_model']!r}, which was called. The table has {', '.join(prices)}."
         )
-    return cost_usd(price, Usage(call["input_tokens"], call["cached_input_tokens"], call["output_tokens"]))
+    usage = Usage(
+        call["input_tokens"],
+        call["cached_input_tokens"],
+        call["output_tokens"],
+        cache_write_tokens=call["cache_write_tokens"] or 0,
+    )
+    return cost_usd(price, usage)
 
 
 def _answer(problem: Problem, old_answer: str | None, calls: Sequence[Mapping[str, Any]], parser: Parser) -> str | None:
@@ -263,7 +271,9 @@ def _text(call: Mapping[str, Any]) -> str | None:
     if call["error_type"] is not None:
         return None
     parsed = parse_body(call["raw_body"]) if call["raw_body"] else None
-    return parsed.text if isinstance(parsed, ParsedReply) else call["output_text"]
+    if not isinstance(parsed, ParsedReply) or unwrapped(parsed.text) == call["output_text"]:
+        return call["output_text"]
+    return parsed.text
 
 
 def rescore(

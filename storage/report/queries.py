@@ -32,12 +32,12 @@ def choose(db: duckdb.DuckDBPyConnection, runs: Iterable[tuple[str, str]]) -> No
 def models_by_price(db: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
     """(model, its price version) of every model that was called, cheapest output token first.
 
-    A price version is `DATE:INPUT/CACHED/OUTPUT` in USD per million tokens; a model without one comes last.
+    A price version begins with `DATE:INPUT/CACHED/OUTPUT` in USD per million tokens; a model without one comes last.
     """
     rows = db.execute(
         """
         select request_model, max(price_version),
-               max(try_cast(split_part(regexp_extract(price_version, '[^:]*$'), '/', 3) as double)) as output_usd
+               max(try_cast(split_part(regexp_extract(price_version, ':([^>]*)', 1), '/', 3) as double)) as output_usd
         from calls where run_id in (select run_id from chosen) group by 1 order by output_usd nulls last, 1
         """
     ).fetchall()

@@ -321,12 +321,23 @@ def _tables(
     return tables
 
 
+def _caches(summary: RunSummary) -> str:
+    """ "" where no provider's cache took part."""
+    if not (summary.n_cached_tokens or summary.n_cache_write_tokens):
+        return ""
+    return (
+        f"{summary.n_cached_tokens:,} prompt tokens read, {summary.n_cache_write_tokens:,} written; "
+        f"{summary.cache_saved_usd:.6f} USD saved"
+    )
+
+
 def _measured(about: dict[str, str], summary: RunSummary) -> list[tuple[str, str]]:
     lines = [
         ("questions", about.get("input_path", "")),
         ("pool", about.get("pool_path", "")),
         ("method", summary.method),
         ("tokens", f"{summary.input_tokens:,} in, {summary.output_tokens:,} out" if summary.n_settled else ""),
+        ("providers' caches", _caches(summary)),
         ("version", about.get("code_version", "")),
         ("time", f"{about['started'][:19]} to {about['ended'][:19]} UTC, newest session" if about else ""),
         ("settings", about.get("config", "")),

@@ -38,6 +38,9 @@ _COLUMNS = (
     "output_text",
     "raw_body",
     "started_at",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "thinking",
 )
 
 
@@ -85,7 +88,14 @@ def _attempt(row: dict[str, Any]) -> Attempt:
         started_at=row["started_at"].timestamp(),
         latency_s=row["latency_s"],
         queue_s=row["queue_s"],
-        usage=Usage(row["input_tokens"], row["cached_input_tokens"], row["output_tokens"], row["usage_source"]),
+        usage=Usage(
+            row["input_tokens"],
+            row["cached_input_tokens"],
+            row["output_tokens"],
+            row["usage_source"],
+            row["cache_write_tokens"] or 0,
+            row["reasoning_tokens"] or 0,
+        ),
         cost_usd=row["cost_usd"],
         price_version=row["price_version"],
         response_model=row["response_model"],
@@ -95,4 +105,5 @@ def _attempt(row: dict[str, Any]) -> Attempt:
         error_message=row["error_message"],
         retry_after_s=row["retry_after_s"],
         raw_body=row["raw_body"],
+        thinking=row["thinking"] or "",
     )

@@ -35,6 +35,12 @@ class RunSummary:
     """Questions whose log-probabilities, promised by the pool file, did not come."""
     n_doubtful_bills: int
     """Attempts whose bill cannot be true of what was asked."""
+    n_cached_tokens: int
+    """Prompt tokens read from a provider's cache."""
+    n_cache_write_tokens: int
+    """Prompt tokens written to one."""
+    cache_saved_usd: float
+    """What that saved; below 0 where writes cost more than reads saved."""
     calls_by_model: Mapping[str, int]
     cost_by_model_usd: Mapping[str, float]
     check: CheckSummary | None = None
@@ -104,6 +110,14 @@ def summarize(lake: Path, run_id: str, check: str | None = None) -> RunSummary:
             """,
             [run_id],
         ).fetchall()
+        n_cached, n_written, saved_usd = db.execute(
+            """
+            select coalesce(sum(cached_input_tokens), 0)::bigint, coalesce(sum(cache_write_tokens), 0)::bigint,
+                   coalesce(sum(cache_saved_usd), 0)
+            from cost_by_model where run_id = ?
+            """,
+            [run_id],
+        ).fetchall()[0]
         [n_doubtful] = db.execute(
             "select count(*) from calls where run_id = ? and usage_source = 'doubtful'", [run_id]
         ).fetchall()[0]
@@ -114,6 +128,9 @@ def summarize(lake: Path, run_id: str, check: str | None = None) -> RunSummary:
     return RunSummary(
         run_id=run_id,
         n_doubtful_bills=n_doubtful,
+        n_cached_tokens=n_cached,
+        n_cache_write_tokens=n_written,
+        cache_saved_usd=saved_usd,
         calls_by_model=by_count,
         cost_by_model_usd=by_cost,
         check=own,

@@ -12,6 +12,26 @@ end;
 create or replace macro hour_of(moment) as make_timestamp(epoch_us(moment) // 3600000000 * 3600000000);
 create or replace macro day_of(moment) as date '1970-01-01' + (epoch_us(moment) // 86400000000)::int;
 
+-- USD per million tokens at a price version for a prompt of so many tokens: [input, cached input, output], and the
+-- price of a cache write as 'w...' where there is one. Longer prompts may have other rates, behind a '>'.
+create or replace macro rates_at(version, n_input) as string_split(split_part(coalesce(
+    list_filter(
+        string_split(version, '>')[2:], lambda part: try_cast(split_part(part, ':', 1) as bigint) < n_input
+    )[-1],
+    string_split(version, '>')[1]
+), ':', 2), '/');
+
+-- What the provider's cache saved: reads at less than fresh tokens, less what writes cost more.
+create or replace macro saved_at(rates, n_cached, n_written) as (
+    n_cached * (try_cast(rates[1] as double) - try_cast(rates[2] as double))
+    - n_written * (coalesce(try_cast(substr(rates[4], 2) as double) - try_cast(rates[1] as double), 0))
+) / 1e6;
+create or replace macro cache_saved(version, n_input, n_cached, n_written) as case
+    when coalesce(n_cached, 0) > 0 or coalesce(n_written, 0) > 0
+    then coalesce(saved_at(rates_at(version, n_input), coalesce(n_cached, 0), coalesce(n_written, 0)), 0)
+    else 0
+end;
+
 -- The bill by model.
 create or replace view cost_by_model as
 select
@@ -24,7 +44,10 @@ select
     sum(output_tokens)::bigint as output_tokens,
     sum(cost_usd) as cost_usd,
     sum(cost_usd) / nullif(sum(sum(cost_usd)) over (partition by run_id), 0) as cost_share,
-    coalesce(sum(cost_usd) filter (purpose in ('decompose', 'allocate')), 0) as router_cost_usd
+    coalesce(sum(cost_usd) filter (purpose in ('decompose', 'allocate')), 0) as router_cost_usd,
+    coalesce(sum(cache_write_tokens), 0)::bigint as cache_write_tokens,
+    coalesce(sum(reasoning_tokens), 0)::bigint as reasoning_tokens,
+    sum(cache_saved(price_version, input_tokens, cached_input_tokens, cache_write_tokens)) as cache_saved_usd
 from calls
 group by run_id, request_model;
 comment on view cost_by_model is
@@ -39,6 +62,10 @@ comment on column cost_by_model.output_tokens is 'generated tokens';
 comment on column cost_by_model.cost_usd is 'USD, at the prices of the day of the call';
 comment on column cost_by_model.cost_share is '0..1 of the run''s cost';
 comment on column cost_by_model.router_cost_usd is 'USD of it for decomposing and allocating';
+comment on column cost_by_model.cache_write_tokens is 'prompt tokens written to the provider''s cache';
+comment on column cost_by_model.reasoning_tokens is 'generated tokens spent on thinking';
+comment on column cost_by_model.cache_saved_usd is
+    'USD that the provider''s cache saved: reads are cheaper than fresh tokens, writes may be dearer';
 
 -- Runs against each other: what a thousand answers cost and how many were right.
 create or replace view cost_accuracy as
@@ -145,7 +172,7 @@ prices as (
         run_id,
         request_model,
         max(price_version) as price_version,
-        string_split(regexp_extract(max(price_version), '[^:]*$'), '/') as usd_per_mtok
+        string_split(regexp_extract(max(price_version), ':([^>]*)', 1), '/') as usd_per_mtok
     from traffic
     where price_version <> ''
     group by run_id, request_model

@@ -115,6 +115,7 @@ select
     [finish_reason] as "gen_ai.response.finish_reasons",
     input_tokens as "gen_ai.usage.input_tokens",
     cached_input_tokens as "gen_ai.usage.cache_read.input_tokens",
+    cache_write_tokens as "gen_ai.usage.cache_creation.input_tokens",
     output_tokens as "gen_ai.usage.output_tokens",
     latency_s as "gen_ai.client.operation.duration",
     input_messages as "gen_ai.input.messages",
@@ -143,6 +144,7 @@ comment on column otel_spans."gen_ai.response.id" is 'the server''s id of its an
 comment on column otel_spans."gen_ai.response.finish_reasons" is 'stop, length, ...; a list of one';
 comment on column otel_spans."gen_ai.usage.input_tokens" is 'prompt tokens';
 comment on column otel_spans."gen_ai.usage.cache_read.input_tokens" is 'of them, read from the provider''s cache';
+comment on column otel_spans."gen_ai.usage.cache_creation.input_tokens" is 'of them, written to the provider''s cache';
 comment on column otel_spans."gen_ai.usage.output_tokens" is 'generated tokens';
 comment on column otel_spans."gen_ai.client.operation.duration" is 's, sent to last byte';
 comment on column otel_spans."gen_ai.input.messages" is 'JSON list of [role, text]';

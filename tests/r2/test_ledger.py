@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,15 @@ from r2.ledger import (
 PRICE = Price(2.0, 0.5, 8.0, "2026-11-01", "made up")
 tokens = st.integers(0, 10**7)
 usages = st.builds(Usage, tokens, tokens, tokens)
+
+
+def test_what_is_written_to_a_cache_and_thought_comes_back_from_the_journal():
+    usage = Usage(1000, 200, 50, cache_write_tokens=300, reasoning_tokens=40)
+    attempt = Attempt("m", 0, 200, 1.0, usage=usage, cost_usd=0.5, thinking="First, ...")
+    [read] = Completion.from_bytes(Completion("4", "m", (attempt,)).to_bytes()).attempts
+    assert (read.usage, read.thinking) == (usage, "First, ...")
+    plain = Completion("4", "m", (Attempt("m", 0, 200, 1.0),)).to_bytes()
+    assert len(orjson.loads(plain)["attempts"][0]) == 19, "as in every journal before"
 
 
 def test_a_cost_counts_cached_tokens_at_their_own_price():

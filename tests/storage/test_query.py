@@ -50,8 +50,22 @@ DAY = datetime.date(2026, 5, 28)
         (
             "from cost_by_model where run_id = 'run-a' order by cost_usd",
             [
-                ("run-a", "small", 5, 1, 400, 80, 40, APPROX(0.0004), APPROX(1 / 6), APPROX(0.0002)),
-                ("run-a", "large", 2, 0, 200, 40, 20, APPROX(0.002), APPROX(5 / 6), 0.0),
+                (
+                    "run-a",
+                    "small",
+                    5,
+                    1,
+                    400,
+                    80,
+                    40,
+                    APPROX(0.0004),
+                    APPROX(1 / 6),
+                    APPROX(0.0002),
+                    0,
+                    0,
+                    APPROX(4e-5),
+                ),
+                ("run-a", "large", 2, 0, 200, 40, 20, APPROX(0.002), APPROX(5 / 6), 0.0, 0, 0, APPROX(2e-4)),
             ],
         ),
         # a: 1 of 2 judged right, 0.0024 USD for 3 problems. b is right and dearer. c is wrong and dearer than a: off
@@ -311,3 +325,25 @@ def test_a_data_dictionary_that_is_out_of_date_is_noticed(tmp_path: Path, monkey
     assert dictionary.main(["--check"]) == 1
     assert dictionary.main([]) == 0
     assert dictionary.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "tokens", "saved_usd"),
+    [
+        # (prompt, read, written): reads at 0.1 instead of 1, writes at 1.25 instead of 1
+        ("2026-11-26:1/0.1/5/w1.25", (1000, 800, 0), 720e-6),
+        ("2026-11-26:1/0.1/5/w1.25", (1000, 0, 800), -200e-6),
+        ("2026-11-26:1/0.1/5/w1.25", (1000, 400, 400), 260e-6),
+        ("2026-11-26:1/0.1/5", (1000, 400, 400), 360e-6),  # a write is as dear as a fresh token
+        ("2026-11-26:1/0.1/5/w1.25>2000:2/0.2/9/w2.5>4000:4/0.4/9/w5", (2000, 1000, 0), 900e-6),
+        ("2026-11-26:1/0.1/5/w1.25>2000:2/0.2/9/w2.5>4000:4/0.4/9/w5", (2001, 1000, 0), 1800e-6),
+        ("2026-11-26:1/0.1/5/w1.25>2000:2/0.2/9/w2.5>4000:4/0.4/9/w5", (9000, 0, 1000), -1000e-6),
+        ("2026-11-26:1/0.1/5", (1000, 0, 0), 0.0),
+        ("", (1000, 400, 0), 0.0),
+    ],
+)
+def test_what_a_cache_saved_goes_by_the_price_of_so_long_a_prompt(
+    views: duckdb.DuckDBPyConnection, version: str, tokens: tuple[int, int, int], saved_usd: float
+):
+    [[found]] = views.execute("select cache_saved(?, ?, ?, ?)", [version, *tokens]).fetchall()
+    assert found == APPROX(saved_usd)

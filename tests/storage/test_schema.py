@@ -51,7 +51,8 @@ COLUMNS = {
     "double, "
     "retry_after_s double?, is_replayed bool, error_type string?, error_message string?, input_messages string, "
     "output_text string?, "
-    "raw_body binary, started_at timestamp[us, tz=UTC]",
+    "raw_body binary, started_at timestamp[us, tz=UTC], cache_write_tokens int64?, reasoning_tokens int64?, "
+    "thinking string?",
     "rewards": "run_id string, problem_id string, rollout int16, term string, weight double, value double?",
     "curves": "run_id string, phase string, policy string, round int16, step int32, metric string, value double, "
     "logged_at timestamp[us, tz=UTC]",

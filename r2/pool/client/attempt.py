@@ -237,6 +237,7 @@ class Attempts:
             error_message=error_message,
             retry_after_s=way.retry_after_s,
             raw_body=reply.body if answer is not None else reply.body[:KEPT_BYTES],
+            thinking=answer.thinking if answer is not None else "",
         )
         return AttemptResult(
             row,

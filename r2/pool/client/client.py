@@ -283,6 +283,7 @@ def _body(entry: Entry, call: Call) -> bytes:
         omitted=habits.omitted,
         limit_field=habits.limit_field or "",
         unasked_schemas=habits.unasked_schemas,
+        cache_prefix=entry.marks.wants(call),
         streams=endpoint.streams,
     )
 

@@ -16,6 +16,7 @@ import orjson
 
 from r2.errors import PoolFileError
 from r2.ledger import Price
+from r2.pool.client.caching import PrefixMarks
 from r2.pool.client.dialects import dialect_of
 from r2.pool.client.gauges import Tally
 from r2.pool.client.habits import HabitFile, Habits, key_of
@@ -51,6 +52,7 @@ class Entry:
     key: Key
     pace: Pace
     habits: Habits
+    marks: PrefixMarks
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ class OpenPool:
                     say=self._say,
                     pool_path=self._pool.path,
                 ),
+                PrefixMarks(table, self._pool.price(name), endpoint.dialect),
             )
 
     def _open_gate(self, name: str) -> Gate:

@@ -60,6 +60,7 @@ def request_body(
     omitted: frozenset[str] = frozenset(),
     limit_field: str = "",
     unasked_schemas: Collection[str] = (),
+    cache_prefix: bool | None = None,
     streams: bool = False,
 ) -> bytes:
     """The JSON body of a request in the entry's dialect.
@@ -70,12 +71,13 @@ def request_body(
     `omitted` is sent, and nothing that the entry's `omit` names. The entry's `thinking_tokens` are added to an output
     limit that is ours and not the row's, and the limit is cut to what the entry's model can generate; `limit_field` is
     its name where it is not the entry's own. A schema is asked for in the form that the provider takes, and not where
-    it is in `unasked_schemas`. `extra_body` wins over our fields, but for `stream`, which would change the form of the
+    it is in `unasked_schemas`. `cache_prefix` marks the system text for the provider's cache (None: as the entry says).
+    `extra_body` wins over our fields, but for `stream`, which would change the form of the
     reply; where it has a limit on generated tokens under any name, that is the only one sent. Lone surrogates become
     "?". Raises TypeError if `extra_body` holds what JSON cannot.
     """
     omitted = _left_out(table, omitted)
-    request = _request(call, table, served_model, dialect, omitted, limit_field, unasked_schemas)
+    request = _request(call, table, served_model, dialect, omitted, limit_field, unasked_schemas, cache_prefix)
     body = _body(request, table, dialect, omitted)
     if streams:
         body.update(STREAM_FIELDS)
@@ -138,6 +140,7 @@ def _request(
     omitted: frozenset[str],
     limit_field: str = "",
     unasked_schemas: Collection[str] = (),
+    cache_prefix: bool | None = None,
 ) -> Request:
     if table.sent_output_limit is not None:
         omitted = omitted | frozenset(OUTPUT_LIMIT_FIELDS)
@@ -160,7 +163,7 @@ def _request(
         n_top_logprobs=call.top_logprobs if table.logprobs else 0,
         schema=None if schema is None else schema.schema,
         effort=call.effort or table.reasoning_effort,
-        cache_prefix=table.cache_prefix,
+        cache_prefix=bool(table.cache_prefix if cache_prefix is None else cache_prefix),
         limit_field=limit_field or table.limit_field or "",
         omitted=omitted,
         json_object=call.json_object and table.guided,

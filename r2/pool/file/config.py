@@ -56,7 +56,7 @@ _LATER_MODEL_FIELDS: Final[Mapping[str, object]] = {
     "limit_field": None,
     "max_output_tokens": None,
     "thinking_tokens": 0,
-    "cache_prefix": False,
+    "cache_prefix": None,
 }
 _LATER_PRICE_FIELDS: Final[Mapping[str, object]] = {"cache_write": None, "long": (), "batch": ..., "until": ...}
 """Fields that came later, with their defaults: pool files that do not set them keep their digest. `...`: never counts.
@@ -169,9 +169,9 @@ class ModelTable(EndpointLimits):
     """Added to the limit of each call that does not bring its own (a row's `max_tokens`), for a model whose thinking
     counts within the limit: without it a short limit is spent before the answer begins. Reserves go by the sum, the dry
     run by a quarter of it."""
-    cache_prefix: bool = False
-    """Mark the part of the prompt that stays the same for the provider's cache, where it must be asked for (Anthropic).
-    A cache write costs more than a fresh token, so it pays only for long prompts that come often."""
+    cache_prefix: bool | None = None
+    """Mark the system text for the provider's cache, where it must be asked for (Anthropic): always, or never. A cache
+    write costs more than a fresh token. None: where it pays, see r2/pool/client/caching.py."""
     retires: Day | None = None
     """Day from which the provider no longer serves the model. A run that would begin then stops before its first call
     (r2/pool/file/dated.py)."""

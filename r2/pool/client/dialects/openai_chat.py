@@ -49,6 +49,8 @@ class Flavour:
     schema: str = "json_schema"
     features: frozenset[Feature] = _FEATURES
     effort_field: str = "reasoning_effort"
+    marks_cache: bool = False
+    """Takes Anthropic's cache marks for Anthropic's models."""
     is_strict: bool = True
     """Schemas are refused unless they have the form of OpenAI's strict mode."""
 
@@ -57,7 +59,7 @@ FLAVOURS: Mapping[str, Flavour] = {
     "compatible": Flavour(is_strict=False),
     "openai": Flavour("max_completion_tokens", features=_FEATURES | {"cache_write", "batch"}),
     "azure": Flavour("max_completion_tokens", features=_FEATURES | {"batch"}),
-    "openrouter": Flavour(features=_FEATURES | {"cache_write"}),
+    "openrouter": Flavour(features=_FEATURES | {"cache_write"}, marks_cache=True),
     "deepseek": Flavour(seed_field="", schema="json_object", features=_FEATURES - {"seed", "n"}),
     "mistral": Flavour(seed_field="random_seed", logprobs="", features=_FEATURES - {"logprobs"} | {"batch"}),
     "groq": Flavour("max_completion_tokens", logprobs="", features=_FEATURES - {"logprobs", "n"} | {"batch"}),
@@ -77,6 +79,11 @@ def body(request: Request, flavour: Flavour) -> dict[str, Any]:
         "model": request.model,
         "messages": [{"role": role, "content": said} for role, said in request.messages],
     }
+    if request.cache_prefix and flavour.marks_cache and request.model.startswith("anthropic/"):
+        for message in fields["messages"]:
+            if message["role"] == "system":
+                mark = {"type": "ephemeral"}
+                message["content"] = [{"type": "text", "text": message["content"], "cache_control": mark}]
     if request.temperature is not None:
         fields["temperature"] = request.temperature
     fields[request.limit_field or flavour.limit_field] = request.max_output_tokens
