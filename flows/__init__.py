@@ -1,3 +1,4 @@
 """What runs and in which order: Prefect flows, and the command `r2`."""
 
-import flows.support.environment  # noqa: F401  whatever is imported from here, Prefect's settings are in place first
+import flows.support.environment
+import flows.support.own_packages  # noqa: F401  and `tasks`, `storage` and `r2` are ours

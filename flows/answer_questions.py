@@ -5,7 +5,6 @@ By hand: `r2 answer FILE`, or `python -m flows.answer_questions SETTINGS.toml`.
 
 import asyncio
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow, runtime
@@ -23,24 +22,11 @@ from storage.runs.answers import default_out
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary
 from tasks.answering.answer_shard import answer_shard
-from tasks.answering.finish_run import finish_run
-from tasks.answering.plan_file import plan_file
+from tasks.answering.finished import RunResult, is_finished
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.answering.reopen_run import reopen_run
+from tasks.answering.run_tasks import finish_run, plan_file
 from tasks.answering.session import RunSession, open_session
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """How a session of a run ended."""
-
-    summary: RunSummary
-    progress: Progress
-    lake: Path
-    out: list[Path]
-    wall_s: float
-    n_reopened: int = 0
-    """Questions that had failed and were asked again."""
 
 
 def _run_name() -> str:
@@ -69,7 +55,7 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
 async def answer_what_is_open(plan: RunPlan) -> Progress:
     """Starts models only if something is left to answer."""
     progress = progress_so_far(plan)
-    if progress.n_settled == plan.n_requested:
+    if is_finished(plan, progress):
         return progress
     async with open_session(plan) as session, shown(session):
         for warning in session.progress.warnings:

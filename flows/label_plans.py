@@ -6,7 +6,6 @@ By hand: `r2 label --problems scan --limit 200`, or
 
 import asyncio
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow, runtime
@@ -21,20 +20,9 @@ from r2.settings import LabelSettings, load_label_settings
 from storage.lake.lake import Lake
 from storage.runs.label_sets import LabelSets, LabelSummary
 from storage.runs.plan import read_plan
-from storage.sources.problem_files import question_file
-from tasks.answering.plan_file import plan_file
-from tasks.answering.progress import Progress
-from tasks.labelling.finish_labels import finish_labels
-
-
-@dataclass(frozen=True, slots=True)
-class LabelResult:
-    """How a session of a labelling run ended."""
-
-    summary: LabelSummary
-    sets: LabelSets
-    progress: Progress
-    lake: Path
+from tasks.answering.run_tasks import plan_file
+from tasks.labelling.finished import LabelResult, answering_of
+from tasks.labelling.label_tasks import finish_labels
 
 
 def _run_name() -> str:
@@ -48,9 +36,7 @@ async def label_plans(settings: LabelSettings) -> LabelResult:
     problems are data."""
     await tag_run("method:label", f"pool:{Path(settings.pool).stem}", f"problems:{settings.problems}")
     check_folder(Path(settings.out), "--out")
-    data_dir = Path(settings.data_dir) if settings.data_dir else None
-    path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
-    answering = settings.answering(str(path), check)
+    answering = answering_of(settings)
     run_dir = plan_file(answering)
     plan = read_plan(run_dir, answering)
     with Lake(settings.lake).run_lock(plan.run_id):

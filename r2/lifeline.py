@@ -23,7 +23,8 @@ def spawn(
     args: Sequence[str], *, stdout: int | None = None, log: Path | None = None, env: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[bytes]":
     """Starts a child that calls `die_with_parent` first thing. `log` takes its standard error (and its output, unless
-    `stdout` is given).
+    `stdout` is given). The child's `python -m` looks for modules where they are installed, never in the working folder:
+    that may be a project with a `tasks/` or `flows/` folder of its own.
 
     The pipe to its standard input stays open in this process for as long as this process lives.
     """
@@ -38,7 +39,7 @@ def spawn(
             stdin=subprocess.PIPE,
             stdout=sink if stdout is None else stdout,
             stderr=sink if log is not None else None,
-            env={**(os.environ if env is None else env), PARENT_VARIABLE: str(os.getpid())},
+            env={**(os.environ if env is None else env), PARENT_VARIABLE: str(os.getpid()), "PYTHONSAFEPATH": "1"},
             start_new_session=True,
         )
     finally:

@@ -9,7 +9,7 @@ import typer
 
 from flows.cli import options
 from flows.cli.checked import checked
-from flows.cli.console import figures, print_calls, results, say
+from flows.cli.console import figures, print_calls, results, say, starting
 from flows.cli.left_over import RETRY_FAILED, what_is_deferred
 from flows.cli.options import INPUT, MONEY, POOL, ROUTER, flag
 from flows.support.terminal import INTERRUPTED
@@ -302,14 +302,15 @@ def answer(
     if dry_run:
         _print_estimate(settings)
         return
-    # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
-    from flows.answer_questions import answer_questions
+    starting()
+    # Here and not above: --help and --dry-run need not wait for it.
     from flows.support.embedded_api import embedded_api
     from r2.atomic import check_file, check_folder
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
     from storage.runs.answers import default_out
     from storage.sources.questions import check_readable
+    from tasks.answering.finished import finished_run
 
     loaded = load_pool(settings.pool)
     loaded.check_keys()
@@ -317,8 +318,12 @@ def answer(
     check_readable(Path(settings.input))
     check_file(Path(settings.out) if settings.out else default_out(settings.input), "--out")
     check_folder(Path(settings.lake), "--lake")
-    with embedded_api():
-        result = asyncio.run(answer_questions(settings, retry_failed=retry_failed))
+    result = finished_run(settings, retry_failed=retry_failed)
+    if result is None:
+        with embedded_api(importing="flows.answer_questions"):
+            from flows.answer_questions import answer_questions  # imports Prefect, which takes seconds
+
+            result = asyncio.run(answer_questions(settings, retry_failed=retry_failed))
     raise typer.Exit(_print_result(result))
 
 

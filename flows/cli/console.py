@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # not when the command starts: --help need not wait for them
     from r2.pool.file.config import PoolConfig
 
 WIDTH_IN_A_FILE = 140
+STARTING = "r2: starting ..."
 
 
 def results() -> Console:
@@ -29,6 +30,11 @@ def say(message: str) -> None:
     """A message for the person at the terminal: one line on stderr. It may quote a server, a file or a model: what of
     it would steer the terminal is written out."""
     sys.stderr.write(visible(message) + "\n")
+
+
+def starting() -> None:
+    """Said at once by a command that works with models: what it loads and starts takes seconds."""
+    sys.stderr.write(STARTING + "\n")
 
 
 def figures(title: str) -> Table:

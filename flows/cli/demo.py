@@ -12,12 +12,13 @@ import typer
 from rich.table import Table
 
 from flows.cli import options
-from flows.cli.console import results
+from flows.cli.console import results, starting
 from flows.support.terminal import INTERRUPTED
 from r2.settings import AnswerSettings, load_settings
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for DuckDB
     from storage.runs.summary import RunSummary
+    from tasks.answering.finished import RunResult
 
 
 def demo(
@@ -36,7 +37,7 @@ def demo(
         r2 demo
         r2 demo --pool pools/specialists.toml
     """
-    from flows.answer_questions import RunResult, answer_questions
+    starting()
     from flows.cli.pool import fetch_for_pool
     from flows.support.embedded_api import embedded_api
     from r2.pool.file.config import load_pool
@@ -50,7 +51,9 @@ def demo(
     with as_file(files("flows") / "demo_questions.jsonl") as bundled:
         shutil.copyfile(bundled, questions)
     ended: list[tuple[AnswerSettings, RunResult]] = []
-    with embedded_api():
+    with embedded_api(importing="flows.answer_questions"):
+        from flows.answer_questions import answer_questions
+
         for reasoning in ({"method": "r2"}, chain_of_thought):
             settings = load_settings(
                 None,

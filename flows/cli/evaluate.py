@@ -11,7 +11,7 @@ from rich.table import Table
 
 from flows.cli import options
 from flows.cli.checked import checked
-from flows.cli.console import results, say
+from flows.cli.console import results, say, starting
 from flows.cli.options import INPUT, ROUTER, flag
 from flows.support.terminal import INTERRUPTED, this_command
 from r2.errors import ConfigError
@@ -149,17 +149,21 @@ def evaluate(
     if dry_run:
         _print_estimate(settings)
         return
-    # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
-    from flows.evaluate_methods import evaluate_methods
+    starting()
+    # Here and not above: --help and --dry-run need not wait for it.
     from flows.support.embedded_api import embedded_api
     from r2.atomic import check_folder
     from r2.evaluation.operating_points import variants_of
+    from storage.evaluations.problems import evaluated_problems
 
     loaded = load_pool(settings.pool)
     loaded.check_keys()
     variants_of(settings, loaded.roster(), loaded.router.decomposer, loaded.router.allocator)
     check_folder(Path(settings.lake), "--lake")
-    with embedded_api():
+    evaluated_problems(settings)  # what is wrong with them is said before anything starts
+    with embedded_api(importing="flows.evaluate_methods"):
+        from flows.evaluate_methods import evaluate_methods  # imports Prefect, which takes seconds
+
         result = asyncio.run(evaluate_methods(settings))
     raise typer.Exit(print_result(result))
 

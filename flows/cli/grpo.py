@@ -8,9 +8,10 @@ import typer
 from rich.table import Table
 
 from flows.cli import options
-from flows.cli.console import results, say
+from flows.cli.console import results, say, starting
 from flows.cli.options import TRAINING, flag
 from flows.support.terminal import INTERRUPTED, this_command
+from r2.policies.torch_there import require_torch
 
 _STARTING = "A policy to start from, NAME or NAME@VERSION, or a pool entry, which is not trained."
 
@@ -128,17 +129,20 @@ def grpo(
     if dry_run:
         _print_estimate(settings)
         return
+    if not settings.launcher:  # another Python trains then
+        require_torch("r2 grpo")
+    starting()
     from r2.atomic import check_folder
     from tasks.training.train_rounds import open_rounds
 
     check_folder(Path(settings.policies_dir), "--policies-dir")
     check_folder(Path(settings.lake), "--lake")
     open_rounds(settings)
-    # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
     from flows.support.embedded_api import embedded_api
-    from flows.train_grpo import round_table, train_grpo
 
-    with embedded_api():
+    with embedded_api(importing="flows.train_grpo"):
+        from flows.train_grpo import round_table, train_grpo  # imports Prefect, which takes seconds
+
         result = train_grpo(settings)
     raise typer.Exit(_print_result(result, round_table(result.state)))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import options
-from flows.cli.console import figures, results, say
+from flows.cli.console import figures, results, say, starting
 from flows.cli.left_over import what_is_deferred
 from flows.cli.options import INPUT, TRAINING, flag
 from flows.support.terminal import INTERRUPTED
@@ -117,20 +117,25 @@ def label(
     if dry_run:
         _print_estimate(settings)
         return
-    # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
-    from flows.label_plans import label_plans
+    starting()
+    # Here and not above: --help and --dry-run need not wait for it.
     from flows.support.embedded_api import embedded_api
     from r2.atomic import check_folder
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
+    from tasks.labelling.finished import finished_labels
 
     loaded = load_pool(settings.pool)
     loaded.check_keys()
     make_router(loaded, settings.answering(""))
     check_folder(Path(settings.out), "--out")
     check_folder(Path(settings.lake), "--lake")
-    with embedded_api():
-        result = asyncio.run(label_plans(settings))
+    result = finished_labels(settings)
+    if result is None:
+        with embedded_api(importing="flows.label_plans"):
+            from flows.label_plans import label_plans  # imports Prefect, which takes seconds
+
+            result = asyncio.run(label_plans(settings))
     raise typer.Exit(_print_result(result))
 
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from r2.errors import ConfigError
 from r2.problems.benchmark import benchmark_names
+from r2.shipped.place import found
 
 INPUT, POOL, ROUTER, TRAINING, MONEY, OUTPUT = "Input", "Pool", "Router", "Training", "Money", "Output"
 PANELS = (INPUT, POOL, ROUTER, TRAINING, MONEY, OUTPUT)
@@ -38,9 +39,21 @@ def flag(panel: str, *names: str, help: str, metavar: str | None = None, default
 
 # Input: what is worked on.
 
+
+def _meant(config: Path | None) -> Path | None:
+    return None if config is None else found(config)
+
+
 Config = Annotated[
     Path | None,
-    flag(INPUT, "--config", metavar="FILE", help="TOML file with these settings. Flags win over it.", default="none"),
+    flag(
+        INPUT,
+        "--config",
+        metavar="FILE",
+        help="TOML file with these settings. Flags win over it.",
+        default="none",
+        callback=_meant,
+    ),
 ]
 Problems = Annotated[
     list[str] | None,

@@ -1,6 +1,7 @@
 """`r2 policy ...`: the trained policies, their cards, and which version each name means; `sweep` is
 flows/cli/sweep.py."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import orjson
@@ -8,10 +9,10 @@ import typer
 from rich.table import Table
 
 from flows.cli import options
-from flows.cli.console import results, say
+from flows.cli.console import results
 from flows.cli.options import OUTPUT, flag
 from r2.errors import ConfigError
-from r2.policies.registry import Policy, Registry
+from r2.policies.registry import Policy, Registry, shipped_policies
 
 _REASON = flag(OUTPUT, "--reason", metavar="TEXT", help="Why. The history of the policy keeps it.")
 
@@ -23,33 +24,38 @@ def list_policies(policies_dir: options.PlainPoliciesDir = options.DEFAULT_POLIC
 
         r2 policy list
     """
-    registry = Registry(policies_dir)
     table = Table(title=str(policies_dir), title_justify="left")
     for heading in ("policy", "version", "", "kind", "base", "weights", "parent", "trained"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading in ("policy", "version"))
     for heading in ("USD", "hours"):
         table.add_column(heading, justify="right")
-    for name in registry.names():
-        current = registry.current(name)
-        for version in registry.versions(name):
-            policy = registry.load(f"{name}@{version}")
-            card = policy.card
-            table.add_row(
-                name,
-                version,
-                "promoted" if version == current else "",
-                card.kind,
-                card.base,
-                _weights(policy),
-                card.parent or "-",
-                card.created_at,
-                f"{card.cost_usd:.6f}",
-                f"{card.wall_s / 3600:.2f}",
-            )
-    if not table.row_count:
-        say(f"{policies_dir} holds no policy yet. Train one: r2 sft")
-        return
+    for policy, is_promoted, is_shipped in _every(Registry(policies_dir), shipped_policies()):
+        card = policy.card
+        table.add_row(
+            card.name,
+            card.version,
+            ", ".join(["promoted"] * is_promoted + ["shipped"] * is_shipped),
+            card.kind,
+            card.base,
+            _weights(policy),
+            card.parent or "-",
+            card.created_at,
+            f"{card.cost_usd:.6f}",
+            f"{card.wall_s / 3600:.2f}",
+        )
     results().print(table)
+
+
+def _every(own: Registry, shipped: Registry) -> Iterator[tuple[Policy, bool, bool]]:
+    """Each version with whether it is promoted and whether it is a shipped one. A name of the user's own hides the
+    promotion of the shipped policy of that name, and a version of their own the shipped version."""
+    for name in sorted({*own.names(), *shipped.names()}):
+        versions = own.versions(name)
+        for version in versions:
+            yield own.load(f"{name}@{version}"), version == own.current(name), False
+        for version in shipped.versions(name):
+            if version not in versions:
+                yield shipped.load(f"{name}@{version}"), not versions and version == shipped.current(name), True
 
 
 def show(
@@ -72,7 +78,7 @@ def show(
         table.add_row(field, value if isinstance(value, str) else orjson.dumps(value).decode())
     table.add_row("weights", f"{_weights(found)}, sha256 {card.weights_sha256}")
     results().print(table)
-    if history := registry.history(card.name):
+    if history := Registry(found.path.parent.parent).history(card.name):
         moves = Table(title="history", title_justify="left")
         for heading in ("at", "", "version", "before", "reason", "decision"):
             moves.add_column(heading, overflow="fold")

@@ -15,6 +15,7 @@ from flows.cli.console import print_measured, results, say
 from flows.cli.options import OUTPUT, POOL, flag
 from r2.errors import ModelFetchError, PoolFileError
 from r2.pool.file.config import PoolConfig, endpoint_kind, load_pool
+from r2.shipped.place import refuse_shipped
 
 if TYPE_CHECKING:
     pass
@@ -164,6 +165,8 @@ def calibrate(
     from r2.pool.calibrate import calibrate_pool, write_profiles
 
     config = load_pool(pool)
+    if write:
+        refuse_shipped(Path(pool))
     if model:
         for name in model:
             config.roster().require(name)

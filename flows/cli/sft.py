@@ -8,9 +8,10 @@ import typer
 from rich.table import Table
 
 from flows.cli import options
-from flows.cli.console import figures, results, say
+from flows.cli.console import figures, results, say, starting
 from flows.cli.options import INPUT, TRAINING, flag
 from flows.support.terminal import INTERRUPTED, this_command
+from r2.policies.torch_there import require_torch
 
 
 def sft(
@@ -154,13 +155,17 @@ def sft(
     if dry_run:
         _print_estimate(settings)
         return
+    if not settings.launcher:  # another Python trains then
+        require_torch("r2 sft")
+    starting()
     from flows.support.embedded_api import embedded_api
-    from flows.train_sft import train_sft
     from r2.atomic import check_folder
 
     check_folder(Path(settings.policies_dir), "--policies-dir")
     check_folder(Path(settings.lake), "--lake")
-    with embedded_api():
+    with embedded_api(importing="flows.train_sft"):
+        from flows.train_sft import train_sft  # imports Prefect, which takes seconds
+
         result = train_sft(settings)
     raise typer.Exit(_print_result(result))
 

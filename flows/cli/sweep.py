@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flows.cli import options
-from flows.cli.console import print_calls, results, say
+from flows.cli.console import print_calls, results, say, starting
 from flows.cli.options import MONEY, ROUTER, flag
 from flows.support.terminal import INTERRUPTED, this_command
 
@@ -109,14 +109,16 @@ def sweep(
     if dry_run:
         _print_estimate(settings)
         return
-    # Here and not above: importing the flow imports Prefect, seconds that --help and --dry-run need not wait for.
+    starting()
+    # Here and not above: --help and --dry-run need not wait for it.
     from flows.support.embedded_api import embedded_api
-    from flows.sweep_b import sweep_b
     from r2.atomic import check_folder
 
     opened.check_keys()
     check_folder(Path(settings.lake), "--lake")
-    with embedded_api():
+    with embedded_api(importing="flows.sweep_b"):
+        from flows.sweep_b import sweep_b  # imports Prefect, which takes seconds
+
         done = asyncio.run(sweep_b(settings))
     raise typer.Exit(print_sweep(done, Path(settings.lake)))
 

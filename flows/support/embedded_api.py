@@ -7,6 +7,7 @@ the server's own process.
 """
 
 import argparse
+import importlib
 import os
 import re
 import socket
@@ -50,32 +51,42 @@ _UNPROXIED = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @contextmanager
-def embedded_api() -> Iterator[None]:
+def embedded_api(importing: str | None = None) -> Iterator[None]:
     """While open, this process's flows report to an API: the configured one, else an embedded one.
 
+    `importing`: a module that is imported while the embedded API starts, which takes about as long as importing a flow.
     Raises EndpointError if the configured API cannot be reached, or the embedded one does not come up within the
     start-up timeout.
     """
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    import flows.support.prefect_threads  # noqa: F401  so that they end before the interpreter does
-
-    # The variable itself first: the settings were read when Prefect was imported.
-    if configured := os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value():
-        _check_reachable(configured)
-        with _events_sent():
-            yield
-        return
     with tempfile.TemporaryDirectory(prefix="r2-api-") as folder:
-        server = _Server(Path(folder) / "log")
+        # Before Prefect is imported: its import takes as long as the server's start. A profile of Prefect's own may
+        # name an API; then the server is not needed, and ended.
+        server = None if os.environ.get("PREFECT_API_URL") else _Server(Path(folder) / "log")
         try:
+            from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+            import flows.support.prefect_threads  # noqa: F401  so that they end before the interpreter does
+
+            # The variable itself first: the settings were read when Prefect was imported.
+            configured = os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value()
+            if configured and server is not None:
+                server.close()
+                server = None
+            if importing is not None:
+                importlib.import_module(importing)
+            if server is None:
+                _check_reachable(configured or "")
+                with _events_sent():
+                    yield
+                return
             server.start()
             # No heartbeats: nobody watches the runs of an API that ends with the run.
             ours = {PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
             with temporary_settings(ours), _events_sent():
                 yield
         finally:
-            server.close()
+            if server is not None:
+                server.close()
 
 
 class _Server:

@@ -15,6 +15,7 @@ import orjson
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -89,8 +90,16 @@ def projected_usd(session: RunSession) -> float:
     return shown.cost_usd / shown.n_settled * session.progress.n_requested if shown.n_settled else 0.0
 
 
+def seconds_left(session: RunSession) -> float | None:
+    """What the open questions take at this session's rate; None before it settled any."""
+    rate = _rate(session)
+    n_open = session.progress.n_requested - session.progress.shown().n_settled
+    return n_open / rate if rate > 0 else None
+
+
 def _facts(session: RunSession) -> dict[str, object]:
     progress, shown = session.progress, session.progress.shown()
+    left = seconds_left(session)
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "run_id": session.plan.run_id,
@@ -98,6 +107,7 @@ def _facts(session: RunSession) -> dict[str, object]:
         "answered": shown.n_answered,
         "failed": shown.n_failed,
         "questions_per_s": round(_rate(session), 2),
+        "seconds_left": None if left is None else round(left),
         "usd": round(shown.cost_usd, 6),
         "usd_projected": round(projected_usd(session), 6),
         "models": {
@@ -142,7 +152,20 @@ def _picture(session: RunSession) -> Group:
         )
     head = Text(
         f"{session.plan.run_id}  {shown.n_answered} answered, {shown.n_failed} failed of {progress.n_requested}"
-        f"  {_rate(session):.1f}/s  USD {shown.cost_usd:.6f} so far, {projected_usd(session):.6f} projected"
+        f"  {_rate(session):.1f}/s  {_time_left(session)}  "
+        f"USD {shown.cost_usd:.6f} so far, {projected_usd(session):.6f} projected"
     )
     bar = ProgressBar(total=max(1, progress.n_requested), completed=shown.n_settled)
-    return Group(head, bar, table)
+    # The padding ends the bar's line: the bar itself does not, and the headings would be lost behind it.
+    return Group(head, Padding(bar, 0), table)
+
+
+def _time_left(session: RunSession) -> str:
+    """How long the rest takes if it goes on as it did: `about 3 min left`; "" before this session settled anything."""
+    seconds = seconds_left(session)
+    if seconds is None:
+        return ""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"about {seconds / unit_s:.0f} {unit} left"
+    return f"about {seconds:.0f} s left"

@@ -27,6 +27,7 @@ from r2.atomic import beside, write_atomically
 from r2.errors import ConfigError
 from r2.roster import PromptMode
 from r2.settings import Frozen
+from r2.shipped.place import shipped_root
 
 CARD = "card.json"
 CATALOGUE_NAME = {"smollm2": "smollm2-135m-instruct"}
@@ -116,7 +117,11 @@ class Policy:
 
 
 class Registry:
-    """The folder of policies. Every refusal is a ConfigError that says what to do."""
+    """The folder of policies. Every refusal is a ConfigError that says what to do.
+
+    `load` also finds the policies that come with the program: a name or a version that the folder does not have is
+    looked up among them. They are never promoted, rolled back or changed.
+    """
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -196,6 +201,16 @@ class Registry:
         name, _, version = text.partition("@")
         if isinstance(ref, Path) or "/" in text or not _NAME.fullmatch(name):
             return _read(Path(ref), f"policy {text}")
+        own, shipped = self.versions(name), shipped_policies()
+        is_own = version in own if version else bool(own)
+        there = shipped.versions(name)
+        if not is_own and (version in there if version else there):
+            return shipped._load(text)
+        return self._load(text)
+
+    def _load(self, text: str) -> Policy:
+        """A version that lies in this folder."""
+        name, _, version = text.partition("@")
         known = self.versions(name)
         if not known:
             there = ", ".join(self.names()) or "nothing"
@@ -235,7 +250,7 @@ class Registry:
 
         Again with the version that is promoted already: nothing changes. ConfigError for a version that is not there.
         """
-        policy = self.load(f"{name}@{version}")
+        policy = self._load(f"{name}@{version}")
         if self.current(name) != version:
             self._move(name, "promote", version, reason, decision or {})
         return policy
@@ -252,7 +267,7 @@ class Registry:
                 f"policy {name!r}: nothing was promoted before {present or 'anything'}; r2 policy show {name} lists "
                 "its history."
             )
-        policy = self.load(f"{name}@{stack[-2]}")
+        policy = self._load(f"{name}@{stack[-2]}")
         self._move(name, "rollback", stack[-2], reason, {})
         return policy
 
@@ -289,15 +304,23 @@ class Registry:
         _sync(folder)
 
 
+def shipped_policies() -> Registry:
+    """The policies that come with the program."""
+    return Registry(shipped_root() / "policies")
+
+
 def git_commit() -> str:
     """The commit of the code that runs, with `+` for uncommitted changes; "" outside a git checkout."""
+    root = Path(__file__).parent.parent.parent
+    if not (root / ".git").exists():  # installed: a checkout around it is another project's
+        return ""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
             capture_output=True,
             text=True,
             check=False,
-            cwd=Path(__file__).parent,
+            cwd=root,
         )
     except OSError:
         return ""

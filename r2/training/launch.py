@@ -13,6 +13,7 @@ from pathlib import Path
 
 from r2.errors import ConfigError
 from r2.lifeline import PARENT_VARIABLE, die_with_parent
+from r2.shipped.place import found
 
 REFUSED = 2
 """Exit code of a training process that ends with an error that another try would meet again."""
@@ -35,7 +36,8 @@ def training_command(
         return [sys.executable, "-m", "r2.training.launch", *launcher, "-m", module, str(spec)]
     if accelerate_config is None:
         return [sys.executable, "-m", module, str(spec)]
-    if not Path(accelerate_config).is_file():
+    config = found(Path(accelerate_config))
+    if not config.is_file():
         raise ConfigError(
             f"accelerate_config {accelerate_config}: no such file. Shipped ones are in configs/accelerate, "
             "docs/gpu.md says which is for what."
@@ -44,7 +46,7 @@ def training_command(
         sys.executable,
         "-m",
         "accelerate.commands.launch",
-        *accelerate_arguments(accelerate_config, module, str(spec)),
+        *accelerate_arguments(str(config), module, str(spec)),
     ]
     return [sys.executable, "-m", "r2.training.launch", *accelerate]
 

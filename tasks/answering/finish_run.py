@@ -1,10 +1,8 @@
-"""The last task of a run's session: accounts checked, session recorded, lake compacted, views refreshed, answers
-exported."""
+"""The last step of a run's session: accounts checked, session recorded, lake compacted, views refreshed, answers
+exported. Needs no Prefect."""
 
+import sys
 from pathlib import Path
-
-from prefect import runtime, task
-from prefect.cache_policies import NO_CACHE
 
 from r2.errors import LakeError
 from r2.methods import method_named
@@ -18,7 +16,6 @@ from storage.sql.query import write_database
 from tasks.answering.progress import Progress
 
 
-@task(name="finish-run", cache_policy=NO_CACHE, persist_result=False)
 def finish_run(run_dir: Path, progress: Progress, out: str | None) -> tuple[RunSummary, list[Path]]:
     """Closes the session and returns what the run came to so far, with the files of answers it wrote."""
     summary = close_session(run_dir, progress)
@@ -66,7 +63,7 @@ def row_of(
     return session_row(
         lake,
         plan.run_id,
-        flow_run_id=str(runtime.flow_run.id or ""),
+        flow_run_id=_flow_run_id(),
         kind=kind,
         method=plan.settings.reasoning.method,
         input_path=plan.settings.input,
@@ -82,6 +79,15 @@ def row_of(
         session_cost_usd=progress.session_cost_usd,
         started_at=progress.started_at,
     )
+
+
+def _flow_run_id() -> str:
+    """Of the flow that runs here; "" where none does. A process that has not loaded Prefect runs no flow."""
+    if "prefect" not in sys.modules:
+        return ""
+    from prefect import runtime
+
+    return str(runtime.flow_run.id or "")
 
 
 def check_accounts(n_requested: int, summary: RunSummary, n_deferred: int) -> None:

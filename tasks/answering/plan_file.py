@@ -1,10 +1,7 @@
-"""The question file cut into shards and frozen: the first task of a run."""
+"""The question file cut into shards and frozen: the first step of a run. Needs no Prefect."""
 
 import hashlib
 from pathlib import Path
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from r2.answering.wanted import wanted_digest
 from r2.atomic import check_folder
@@ -16,7 +13,6 @@ from r2.settings import AnswerSettings
 from storage.runs.plan import plan_run
 
 
-@task(name="plan-file", cache_policy=NO_CACHE, persist_result=False)
 def plan_file(settings: AnswerSettings) -> Path:
     """The run's folder, with its frozen plan in it. ConfigError or InputFileError if pool or input cannot be used."""
     check_folder(Path(settings.lake), "--lake")

@@ -1,9 +1,7 @@
-"""The last task of a labelling session: what every session ends with, then the two supervised sets and their card."""
+"""The last step of a labelling session: what every session ends with, then the two supervised sets and their card.
+Needs no Prefect."""
 
 from pathlib import Path
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from r2.methods.router import make_router
 from r2.pool.file.config import load_pool
@@ -18,7 +16,6 @@ from tasks.answering.finish_run import close_session
 from tasks.answering.progress import Progress
 
 
-@task(name="finish-labels", cache_policy=NO_CACHE, persist_result=False)
 def finish_labels(run_dir: Path, progress: Progress, settings: LabelSettings) -> tuple[LabelSummary, LabelSets]:
     """Closes the session; returns what the run came to so far and the sets it wrote."""
     close_session(run_dir, progress)

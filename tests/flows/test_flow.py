@@ -26,7 +26,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from typer.testing import CliRunner
 
-from flows.answer_questions import RunResult, answer_questions
+from flows.answer_questions import answer_questions
 from flows.cli.app import app
 from flows.support.embedded_api import embedded_api
 from r2.errors import PoolFileError, RunLockedError
@@ -35,6 +35,7 @@ from r2.settings import AnswerSettings
 from storage.lake.lake import Lake
 from storage.sql.query import connect
 from tasks.answering.finish_run import check_accounts
+from tasks.answering.finished import RunResult
 from tests.support.paths import ROOT
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL
 
+from flows.cli.console import STARTING
 from flows.support.embedded_api import _is_healthy, embedded_api
 from r2.lifeline import end, spawn
 from tests.support.paths import ROOT
@@ -56,11 +57,12 @@ def answer(tmp_path: Path, provider: Provider, lake: str = "lake", out: str = "a
 
 
 def only_message(done: "subprocess.CompletedProcess[str]", code: int) -> str:
-    """All that the command said on stderr: one line that begins with `r2: `."""
+    """All that the command said on stderr, but that it starts: one line that begins with `r2: `."""
     assert done.returncode == code, done.stderr
-    assert done.stderr.startswith("r2: "), done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+    said = done.stderr.removeprefix(f"{STARTING}\n")
+    assert said.startswith("r2: "), done.stderr
+    assert said.count("\n") == 1, done.stderr
+    return said
 
 
 # The disk is full once the lake is to be written: os.fsync is where Linux says so of a file in the cache.

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from flows.answer_questions import RunResult, answer_questions
+from flows.answer_questions import answer_questions
 from flows.cli.answer import _print_result
 from flows.support.embedded_api import embedded_api
 from r2.settings import AnswerSettings
 from storage.sql.query import connect
+from tasks.answering.finished import RunResult
 from tests.support.loopback import Behaviour, Loopback, answers, free_port, hangs_up, reply_json, says, write_pool
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 

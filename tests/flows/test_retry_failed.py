@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from flows.answer_questions import RunResult, answer_questions
+from flows.answer_questions import answer_questions
 from flows.support.embedded_api import embedded_api
 from r2.settings import AnswerSettings
 from storage.lake.lake import Lake
 from storage.runs import reopened
 from storage.sql.query import connect
+from tasks.answering.finished import RunResult
 from tests.support.loopback import Behaviour, Loopback, free_port, reply_json, write_pool
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 

@@ -29,6 +29,7 @@ from r2.pool.file.recording import recorded_pool
 from r2.pool.file.secrets import line_of_login, secret_of_body, secret_of_endpoint, secret_of_variable
 from r2.roster import ModelCard, PromptMode, Roster, Tier
 from r2.settings import parsed_toml
+from r2.shipped.place import found
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -404,12 +405,13 @@ def load_pool(path: Path | str, policies_dir: Path | str | None = None) -> PoolC
     """Reads and checks a pool file, or for `recording:FILE` the pool of a recorded run, every entry of it replayed.
 
     `policies_dir` is where `policy:NAME` is looked up; None: $R2_POLICIES_DIR, else `policies` beside the current
-    directory. Raises PoolFileError with file, line, key and what to change.
+    directory. A pool file that is not there may be a shipped one (r2/shipped/place.py). Raises PoolFileError with file,
+    line, key and what to change.
     """
     kind, _, recording = str(path).partition(":")
     if kind == "recording":
         return _replayed(Path(recording))
-    path = Path(path)
+    path = found(Path(path))
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:

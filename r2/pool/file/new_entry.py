@@ -12,6 +12,7 @@ from r2.atomic import beside, write_atomically
 from r2.errors import PoolFileError
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.file.entry_text import document_of, list_key, with_entries
+from r2.shipped.place import refuse_shipped
 
 
 @contextmanager
@@ -28,6 +29,7 @@ def adding(
     block the new file may be measured and changed (`write_profiles`). PoolFileError if a name is taken, or the pool
     with them would not be good; then, and if the block raises, the old file is as it was.
     """
+    refuse_shipped(path)
     draft = beside(path)
     try:
         write_atomically(draft, _with(path, entries, listed).encode())

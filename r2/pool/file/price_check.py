@@ -16,6 +16,7 @@ from r2.pool.file.config import ModelTable, PoolConfig, PriceTable, load_pool
 from r2.pool.file.dated import ending
 from r2.pool.file.entry_text import document_of
 from r2.pool.file.published_prices import named_in
+from r2.shipped.place import refuse_shipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ def newer_prices(pool: PoolConfig, today: date) -> list[str]:
 def take_prices(path: Path, checks: list[PriceCheck]) -> int:
     """Writes the list's prices of the changed entries into the file; returns how many. Comments stay, and the file
     changes only if the whole of it is good."""
+    refuse_shipped(path)
     changed = [check for check in checks if check.changes and check.now is not None]
     before = path.read_text("utf-8")
     document = document_of(path, before)

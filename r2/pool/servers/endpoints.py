@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 
 from r2.policies.registry import Policy
+from r2.policies.torch_there import require_torch
 from r2.pool.client.ports import Address
 from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.servers.child_server import child_server
@@ -55,8 +56,8 @@ def open_policy(
     """The base URL of a server for one version: llama.cpp where it is an adapter on catalogue weights, else
     transformers.
 
-    ConfigError or PoolFileError if a file of the version was changed, the base's weights are missing or the adapter
-    cannot be converted; EndpointError as `open_local`.
+    ConfigError or PoolFileError if a file of the version was changed, the base's weights are missing, the adapter
+    cannot be converted or torch is not installed; EndpointError as `open_local`.
     """
     policy.check_files()
     what = f"policy:{policy.ref}"
@@ -73,6 +74,7 @@ def open_policy(
             lora=lora,
             what=what,
         )
+    require_torch(f"{what}, which is no adapter but full weights,")
     args = [sys.executable, "-m", "r2.training.server", "--policy", str(policy.path), "--models-dir", str(models_dir)]
     return child_server(args, what, log_dir)
 

