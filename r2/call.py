@@ -163,7 +163,7 @@ class Completion:
 
     def to_bytes(self) -> bytes:
         """As stored in a journal: JSON, raw bodies as text (undecodable bytes escaped, so that nothing is lost)."""
-        stored = {
+        stored: dict[str, Any] = {
             "text": self.text,
             "model": self.model,
             "finish_reason": self.finish_reason,

@@ -203,10 +203,13 @@ class Columns(Frozen):
     choices: str = "choices"
     context: str = "context"
     aliases: str = "aliases"
+    request: str = ""
+    """Object with what the row asks for itself (temperature, max_tokens, ...); "": such a column is the user's own."""
 
     def identity(self) -> dict[str, str]:
         """What tells two readings of a file apart; the columns that came later count only where they are renamed."""
-        return self.model_dump(exclude={"aliases"} if self.aliases == "aliases" else None)
+        later = {"aliases": "aliases", "request": ""}
+        return self.model_dump(exclude={name for name, usual in later.items() if getattr(self, name) == usual})
 
 
 class AnswerSettings(Frozen):

@@ -64,6 +64,16 @@ def answer(
     context_column: Annotated[
         str | None, flag(INPUT, "--context-column", metavar="NAME", help="Column of the context.", default="context")
     ] = None,
+    request_column: Annotated[
+        str | None,
+        flag(
+            INPUT,
+            "--request-column",
+            metavar="NAME",
+            help="Column of what a row asks for itself: an object with temperature, max_tokens, ...",
+            default="none",
+        ),
+    ] = None,
     check: options.Check = None,
     rubric: options.Rubric = None,
     pool: options.Pool = None,
@@ -269,6 +279,7 @@ def answer(
                 "benchmark": benchmark_column,
                 "choices": choices_column,
                 "context": context_column,
+                "request": request_column,
             },
             "reasoning": {
                 "method": method,

@@ -74,6 +74,16 @@ NO_LOGPROBS = "no_logprobs"
 """The failed check of a question whose log-probabilities, promised by the pool file, did not come."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One of the answers that a row asked for. `logprobs`, where it wants them: (token, natural-log probability,
+    alternatives best first) of each token."""
+
+    text: str
+    finish: str
+    logprobs: tuple[tuple[str, float, tuple[tuple[str, float], ...]], ...] = ()
+
+
 @dataclass(slots=True)
 class Outcome:
     """How a problem ended. `error_type` is None exactly when `answer` is not. `is_cut` is that of a final call's
@@ -95,6 +105,10 @@ class Outcome:
     """The JSON of an answer that had to match a schema, in its shortest form."""
     check_error: str | None = None
     """Why the user's own check, at run time or after it, gave no verdict."""
+    answers: list[Answer] = field(default_factory=list)
+    """Of a row that asks for several answers, or for log-probabilities; the first is `answer`."""
+    notes: list[str] = field(default_factory=list)
+    """What the row asked for and could not be given, in words."""
 
     @property
     def status(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 
 from r2.answering.allocation import Choice, allocation_schema, allocation_tokens, choose
+from r2.answering.asked import answering_entry, conversation, is_conversation, own_system, speaks_of_json, with_own
 from r2.answering.confidence import token_confidence, with_logprobs
 from r2.answering.judging import judge_call, verdict_of
 from r2.answering.plan_check import plan_defect
@@ -377,28 +378,37 @@ def solver_call(
     """The call that asks `model` for one subtask (`task`), or with None for the answer to the question itself.
 
     `mode` None: the entry's own. `is_answer` None: a whole question and a final call are answers, and no subtask is.
-    `is_doubled` asks for twice the limit, where the answer is wanted in full.
+    `is_doubled` asks for twice the limit, where the answer is wanted in full. A row's own conversation goes to the
+    model as it is, and its own settings are in the call (`asked.py`).
     """
+    is_answer = task in (None, FINAL_TASK) if is_answer is None else is_answer
+    if is_answer:
+        model = answering_entry(model, problem, router.roster)
     card = router.roster[model]
     mode = mode or card.prompt_mode
     benchmark = benchmark_of(problem)
-    is_answer = task in (None, FINAL_TASK) if is_answer is None else is_answer
     schema = schema_of(problem, router) if is_answer else None
     messages: tuple[Message, ...]
-    if is_free(problem) or schema is not None:
+    is_own = is_conversation(problem) and task in (None, FINAL_TASK)
+    if is_own or is_free(problem) or schema is not None:
+        is_any_object = problem.asked is not None and problem.asked.json_object
         is_guided = schema is not None and card.guided
-        form = "" if schema is None else json_form(None if is_guided else schema.text)
-        messages = free_messages(
-            problem, task, results, mode, wording=benchmark.wording, system=router.system, form=form
-        )
+        form = "" if schema is None else json_form(None if is_guided or is_any_object else schema.text)
+        if is_own:
+            is_said = is_guided and (not is_any_object or speaks_of_json(problem))
+            messages = conversation(problem, task, results, system=router.system, form="" if is_said else form)
+        else:
+            system = own_system(problem) or router.system
+            messages = free_messages(problem, task, results, mode, wording=benchmark.wording, system=system, form=form)
         limit = card.answer_limit(messages, router.settings.max_answer_tokens * (2 if is_doubled else 1))
     else:
-        messages = solve_messages(problem, task, results, mode, benchmark.wording, router.system)
+        system = own_system(problem) or router.system
+        messages = solve_messages(problem, task, results, mode, benchmark.wording, system)
         # A bare entry was trained to end by itself, and may work its result out first.
         limit = (
             benchmark.answer_tokens if mode == "direct" else max(router.settings.cot_tokens, benchmark.answer_tokens)
         )
-    return Call(
+    call = Call(
         model,
         messages,
         purpose,
@@ -407,3 +417,4 @@ def solver_call(
         seed=router.settings.seed or None,
         json_schema=schema.text if schema is not None and card.guided else None,
     )
+    return with_own(call, problem, router.roster, is_answer=is_answer)

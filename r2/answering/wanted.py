@@ -19,6 +19,9 @@ from r2.settings import Reasoning
 TRUNCATED, SCHEMA = "truncated", "schema"
 """The failed checks of an answer that ends at its limit, and of one that does not match its schema."""
 
+ANY_OBJECT = '{"type":"object"}'
+"""The schema of a row that asks for any JSON object."""
+
 
 def load_wanted(reasoning: Reasoning) -> tuple[str, AnswerSchema | None]:
     """(system text, schema) of the settings; "" and None where there is none. ConfigError, before anything is asked,
@@ -50,6 +53,8 @@ def schema_of(problem: Problem, router: Router) -> AnswerSchema | None:
     """What the answer must match: the row's own schema, else the run's; None: nothing."""
     if problem.asked is not None and problem.asked.schema is not None:
         return parse_schema(problem.asked.schema)
+    if problem.asked is not None and problem.asked.json_object:
+        return parse_schema(ANY_OBJECT)
     return router.schema
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from r2.answering.protocol import Step, Trajectory
+from r2.answering.protocol import Answer, Step, Trajectory
 from r2.call import ROUTER_PURPOSES, Attempt, Call, Completion
 from r2.ledger import cost_usd, expected_usage, total_usage
 from r2.plan import format_plan
@@ -75,8 +75,33 @@ def to_rows(
         is_correct_by_gold=None if outcome.verdict is None else trajectory.is_correct_by_gold,
         short_answer=None if outcome.answer is None else checked_part(problem, outcome.answer),
         value=None if outcome.answer is None else outcome.value,
+        answers=_answers(outcome.answers),
+        notes="; ".join(outcome.notes) or None,
     )
     return row, subtasks, calls
+
+
+def _answers(answers: Sequence[Answer]) -> str | None:
+    """As JSON, log-probabilities in the form of OpenAI's replies."""
+    if not answers:
+        return None
+    stored = [
+        {"answer": one.text, "finish": one.finish, "logprobs": _logprobs(one) if one.logprobs else None}
+        for one in answers
+    ]
+    return orjson.dumps(stored).decode()
+
+
+def _logprobs(answer: Answer) -> dict[str, object]:
+    def shown(token: str, logprob: float) -> dict[str, object]:
+        return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+
+    return {
+        "content": [
+            shown(token, logprob) | {"top_logprobs": [shown(*other) for other in others]}
+            for token, logprob, others in answer.logprobs
+        ]
+    }
 
 
 def _answering(trajectory: Trajectory) -> Sequence[Sequence[tuple[Call, Completion]]]:

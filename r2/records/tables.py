@@ -116,6 +116,16 @@ class TrajectoryRow:
         default=None,
     )
     value: str | None = col("the answer as JSON, where it had to match a schema (--schema)", default=None)
+    answers: str | None = col(
+        "of a row that asks for several answers (n) or for logprobs, all of them: a JSON list of {answer, finish, "
+        "logprobs}, the first one is `answer`; null for other rows",
+        default=None,
+    )
+    notes: str | None = col(
+        "what the row asked for (temperature, stop, ...) and the model could not be sent; null where there is nothing "
+        "to say",
+        default=None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

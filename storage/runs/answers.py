@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,6 +40,8 @@ _CHECK_FIELDS = (("check_score", pa.float64()), ("check_error", pa.string()))
 _WANTED_FIELDS = (("short_answer", pa.string()), ("value", pa.string()))
 """Further columns of a run that has them in some row: the part of a whole answer that was compared, and an answer that
 had to match a schema as JSON. Neither is in the file of a run without."""
+_ASKED_FIELDS = (("answers", pa.string()), ("logprobs", pa.string()), ("notes", pa.string()))
+"""Further columns of a run with rows that ask for something themselves; the first two are JSON."""
 _BATCH_CHARACTERS = 16 * 1024 * 1024
 """Of a Parquet row group that is held until it is written."""
 _READ = [
@@ -55,6 +58,8 @@ _READ = [
     "error_message",
     "failed_checks",
     *(name for name, _ in (*_CHECK_FIELDS, *_WANTED_FIELDS)),
+    "answers",
+    "notes",
 ]
 
 
@@ -72,7 +77,11 @@ def write_answers(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
     if plan.input_format == "openai-batch":
         return _write_batch(plan, lake, out)
     suffix = out.suffix.lower()
-    further = (*_wanted(plan, lake), *(_CHECK_FIELDS if plan.settings.reasoning.check is not None else ()))
+    further = (
+        *_wanted(plan, lake),
+        *(_CHECK_FIELDS if plan.settings.reasoning.check is not None else ()),
+        *(_ASKED_FIELDS if plan.has_asking else ()),
+    )
     writers: dict[str, _Writer] = {".csv": _write_csv, ".parquet": partial(_write_parquet, further=further)}
     names = [name for name, _ in further]
     writer = writers.get(suffix, partial(_write_jsonl, has_values="value" in names))
@@ -100,12 +109,13 @@ def _settled_rows(plan: RunPlan, lake: Lake) -> Iterator[tuple[Problem, dict[str
     stored = (row for batch in lake.iter_rows("trajectories", plan.run_id, _READ) for row in batch.to_pylist())
     ahead = next(stored, None)
     for shard in plan.shards:
-        for problem, _ in plan.rows(shard.index):
+        for problem, bad in plan.rows(shard.index):
+            shown = problem if bad is None or not bad.given_id else replace(problem, problem_id=bad.given_id)
             if ahead is not None and ahead["input_index"] == problem.input_index:
-                yield problem, ahead | {"finish": _finish(ahead)}
+                yield shown, ahead | {"finish": _finish(ahead)} | _asked_columns(problem, ahead)
                 ahead = next(stored, None)
             else:
-                yield problem, None
+                yield shown, None
 
 
 def _finish(row: dict[str, Any]) -> str | None:
@@ -114,8 +124,26 @@ def _finish(row: dict[str, Any]) -> str | None:
     return "length" if CUT_ANSWER in row["failed_checks"].split(",") else "stop"
 
 
+def _asked_columns(problem: Problem, row: dict[str, Any]) -> dict[str, Any]:
+    """What a row that asks for itself gets: all its answers, where it wants several, and their log-probabilities."""
+    stored = [] if row.get("answers") is None else orjson.loads(row["answers"])
+    is_many = problem.asked is not None and (problem.asked.n or 1) > 1
+    logprobs = [one["logprobs"] for one in stored]
+    return {
+        "choices": stored,
+        "answers": [one["answer"] for one in stored] if is_many and stored else None,
+        "logprobs": (logprobs if is_many else logprobs[0]) if any(logprobs) else None,
+    }
+
+
 def _merged(problem: Problem, row: dict[str, Any] | None, columns: Sequence[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {"id": problem.problem_id, "question": problem.question, **problem.extra}
+    """The user's columns, then ours. A column of the user's that is called as one of ours is kept as `input_<name>`."""
+    ours = {"id", "question", *columns}
+    result: dict[str, Any] = {"id": problem.problem_id, "question": problem.question}
+    for name, value in problem.extra.items():
+        while name in ours:
+            name = f"input_{name}"
+        result[name] = value
     result |= {column: (row or {}).get(column) for column in columns}
     result["target"] = problem.target
     if row is None:
@@ -173,6 +201,7 @@ def _write_parquet(
         n_characters = 0
         for row in rows:
             fixed = {name: row.get(name) for name in schema.names}
+            fixed |= {name: _json(fixed[name]) for name in ("answers", "logprobs") if fixed.get(name) is not None}
             fixed["extra"] = _json({key: value for key, value in row.items() if key not in schema.names})
             batch.append(fixed)
             n_characters += sum(len(value) for value in fixed.values() if isinstance(value, str))
@@ -209,20 +238,24 @@ def _batch_line(run_id: str, problem: Problem, row: dict[str, Any]) -> dict[str,
         line["error"] = {"code": code, "message": row.get("error_message") or "not settled; run the same command again"}
         return line
     tokens_in, tokens_out = row["input_tokens"], row["output_tokens"]
+    choices = row["choices"] or [{"answer": row["answer"], "finish": row["finish"], "logprobs": None}]
     body = {
         "id": f"chatcmpl-{request_id}",
         "object": "chat.completion",
         "model": run_id,
         "choices": [
             {
-                "index": 0,
-                "message": {"role": "assistant", "content": row["answer"]},
-                "finish_reason": row["finish"],
-                "logprobs": None,
+                "index": index,
+                "message": {"role": "assistant", "content": one["answer"]},
+                "finish_reason": one["finish"],
+                "logprobs": one["logprobs"],
             }
+            for index, one in enumerate(choices)
         ],
         "usage": {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out},
     }
+    if row["notes"] is not None:
+        body["notes"] = row["notes"]
     line["response"] = {"status_code": 200, "request_id": request_id, "body": body}
     return line
 

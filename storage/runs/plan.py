@@ -36,6 +36,8 @@ class ShardPlan:
     n_bad: int
     sha256: str = ""
     """Of its file. "": planned by a version that did not note it."""
+    n_asking: int = 0
+    """Rows that ask for something themselves (`Problem.asked`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,17 @@ class RunPlan:
     def shard_file(self, index: int) -> Path:
         return self.run_dir / "shards" / f"{index:05d}.jsonl"
 
+    @property
+    def has_asking(self) -> bool:
+        """Some row asks for something itself."""
+        return any(shard.n_asking for shard in self.shards)
+
     def journal_file(self, index: int) -> Path:
         return self.run_dir / "journal" / f"{index:05d}.journal"
 
     def rows(self, index: int) -> Iterator[tuple[Problem, BadRow | None]]:
-        """The shard's rows in input order; a bad row comes as a bare problem (id `bad-line-<n>`) with its reason."""
+        """The shard's rows in input order. A bad row comes with its reason, as a problem with the id `bad-line-<n>`:
+        its own (`BadRow.given_id`) may be another row's, too."""
         path = self.shard_file(index)
         n_rows = 0
         try:
@@ -145,21 +153,22 @@ def plan_run(settings: AnswerSettings, pool_digest: str, pool_text: str | None =
     (run_dir / "journal").mkdir(exist_ok=True)
     shards: list[ShardPlan] = []
     batch: list[bytes] = []
-    n_bad = n_bytes = 0
+    n_bad = n_bytes = n_asking = 0
 
     def close_shard() -> None:
-        nonlocal n_bad, n_bytes
+        nonlocal n_bad, n_bytes, n_asking
         content = b"".join(batch)
         write_atomically(run_dir / "shards" / f"{len(shards):05d}.jsonl", content)
-        shards.append(ShardPlan(len(shards), len(batch), n_bad, hashlib.sha256(content).hexdigest()))
+        shards.append(ShardPlan(len(shards), len(batch), n_bad, hashlib.sha256(content).hexdigest(), n_asking))
         batch.clear()
-        n_bad = n_bytes = 0
+        n_bad = n_bytes = n_asking = 0
 
     for row in _selected_rows(settings, source):
         line, is_bad = _shard_line(row)
         batch.append(line)
         n_bytes += len(line)
         n_bad += is_bad
+        n_asking += isinstance(row, Problem) and row.asked is not None
         if len(batch) >= settings.shard_size or n_bytes >= MAX_SHARD_BYTES:
             close_shard()
     if batch:
@@ -225,9 +234,19 @@ def _shard_line(row: Problem | BadRow) -> tuple[bytes, bool]:
             return orjson.dumps(_stored(row), default=str, option=orjson.OPT_APPEND_NEWLINE), False
         except (TypeError, ValueError, RecursionError) as error:
             number = row.input_index + 1
-            row = BadRow(row.input_index, number, "not_storable", f"row {number}: a column cannot be stored: {error}")
-    stub = Problem(problem_id=f"bad-line-{row.line}", question="", input_index=row.input_index)
-    return orjson.dumps(_stored(stub) | {"bad": row}, option=orjson.OPT_APPEND_NEWLINE), True
+            row = BadRow(
+                row.input_index,
+                number,
+                "not_storable",
+                f"row {number}: a column cannot be stored: {error}",
+                row.problem_id,
+                row.question,
+            )
+    stub = Problem(f"bad-line-{row.line}", row.question, row.input_index, extra=row.extra)
+    bad = {name: getattr(row, name) for name in ("input_index", "line", "error_type", "message")}
+    if row.given_id:
+        bad["given_id"] = row.given_id
+    return orjson.dumps(_stored(stub) | {"bad": bad}, default=str, option=orjson.OPT_APPEND_NEWLINE), True
 
 
 def _stored(problem: Problem) -> dict[str, Any]:

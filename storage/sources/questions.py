@@ -1,57 +1,56 @@
-"""Reading question files: JSONL, CSV, Parquet and OpenAI Batch JSONL, one row at a time, in bounded memory.
+"""Reading question files: JSONL, CSV, Parquet and the providers' batch JSONL, one row at a time, in bounded memory.
 
 A row that cannot become a problem is a `BadRow` with its line and its reason; it never stops the rows after it. Only a
 file that cannot be read as a whole raises InputFileError. Called by `storage/runs/plan.py`, once per run.
 """
 
-import csv
 import hashlib
 import itertools
 import sqlite3
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, get_args
 
 import orjson
 
+from r2.answering.prompts import MODEL_LETTERS
 from r2.errors import InputFileError
-from r2.problem import Problem
+from r2.problem import Asked, Problem
 from r2.settings import Columns
-from storage.sources.lines import MAX_LINE_BYTES, LongLine, read_lines
-from storage.sources.parquet_rows import parquet_rows
+from storage.sources.asked import KEPT, PARAMETERS, asked_of, conversation, parted, rendered
+from storage.sources.batch_lines import ID_FIELDS, BatchFormat, batch_format_of, batch_problem
+from storage.sources.raw_rows import RawRow, check_is_lines, csv_rows, json_rows, parquet_file_rows
+from storage.sources.values import RowError, choices, encodable, gold, labelled_choices, required_text, scalar, text
 
 MAX_DEPTH = 240
 """Lists and objects within each other in one value of a row. A file of answers can hold 254."""
 LOOK_AHEAD = 1000
-"""Rows after which a file without a good one is not taken for OpenAI Batch."""
+"""Rows after which a file without a good one is not taken for a batch file."""
 
-InputFormat = Literal["jsonl", "csv", "parquet", "openai-batch"]
+InputFormat = Literal["jsonl", "csv", "parquet", BatchFormat]
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """An input row that could not become a problem. `line` is 1-based, in the file (for Parquet, the row number)."""
+    """An input row that could not become a problem. `line` is 1-based, in the file (for Parquet, the row number).
+
+    `given_id` is the row's own id and `extra` its other columns, "" and empty where they cannot be read.
+    """
 
     input_index: int
     line: int
     error_type: str
     message: str
-
-
-class _Bad(Exception):
-    def __init__(self, error_type: str, message: str) -> None:
-        super().__init__(message)
-        self.error_type = error_type
-
-
-RawRow = tuple[int, dict[str, Any] | _Bad]
+    given_id: str = ""
+    question: str = ""
+    extra: Mapping[str, object] = field(default_factory=dict)
 
 
 def detect_format(path: Path) -> InputFormat:
-    """By file ending; a JSONL file whose first row has `custom_id` and `body` is OpenAI Batch. InputFileError if
-    unknown."""
+    """By file ending; a JSONL file whose first row is a batch line is a batch file. InputFileError if unknown, and for
+    one JSON array."""
     suffixes = [s for s in path.suffixes if s != ".gz"]
     suffix = suffixes[-1].lower() if suffixes else ""
     if suffix == ".parquet":
@@ -62,8 +61,9 @@ def detect_format(path: Path) -> InputFormat:
         raise InputFileError(
             f"{path}: cannot tell its format from its ending. Expected .jsonl, .csv, .tsv or .parquet (.gz allowed)."
         )
-    first = next((row for _, row in islice(_json_rows(path), LOOK_AHEAD) if isinstance(row, dict)), {})
-    return "openai-batch" if "custom_id" in first and "body" in first else "jsonl"
+    check_is_lines(path)
+    first = next((row for _, row in islice(json_rows(path), LOOK_AHEAD) if isinstance(row, dict)), {})
+    return batch_format_of(first) or "jsonl"
 
 
 def file_digest(path: Path) -> str:
@@ -100,25 +100,55 @@ def read_questions(
     Blank lines are not rows. An id seen before makes the later row bad (answers could not be told apart).
     """
     input_format = detect_format(path)
-    rows = _ROWS[input_format](path)
-    to_problem = _batch_problem if input_format == "openai-batch" else _column_problem
     with _SeenIds() as seen:
-        for index, (line, row) in enumerate(islice(rows, limit)):
+        for index, (line, row) in enumerate(islice(_ROWS[input_format](path), limit)):
             if wanted is not None and index not in wanted:
                 continue
             try:
-                if isinstance(row, _Bad):
+                if isinstance(row, RowError):
                     raise row
                 _check_depth(row)
-                problem = to_problem(row, line, index, columns, default_benchmark)
+                if input_format in get_args(BatchFormat):
+                    problem = batch_problem(row, index, default_benchmark, input_format)  # type: ignore[arg-type]
+                else:
+                    problem = _column_problem(row, line, index, columns, default_benchmark)
                 if (first := seen.line_of(problem.problem_id, line)) is not None:
-                    raise _Bad(
+                    raise RowError(
                         "duplicate_id",
                         f"id {problem.problem_id[:80]!r} was already used on line {first}; ids must be unique",
                     )
                 yield problem
-            except _Bad as bad:
-                yield BadRow(index, line, bad.error_type, f"line {line}: {bad}")
+            except RowError as bad:
+                found = row if isinstance(row, dict) else {}
+                id_column = _id_column(input_format, columns)
+                yield _bad_row(index, line, bad, found, id_column, columns.question)
+
+
+def _id_column(input_format: InputFormat, columns: Columns) -> str:
+    return next((name for batch, name in ID_FIELDS.items() if batch == input_format), columns.id)
+
+
+def _bad_row(index: int, line: int, bad: RowError, row: Mapping[str, Any], id_column: str, question: str) -> BadRow:
+    """The row with what can be kept of it, so that its owner finds it again."""
+    kept = {column: value for column, value in row.items() if _is_storable(column, value)}
+    given_id = kept.pop(id_column, None)
+    asked = kept.pop(question, "")
+    kept.pop("messages", None)
+    if isinstance(given_id, bool) or not isinstance(given_id, (str, int)) or "\x00" in str(given_id):
+        given_id = ""
+    if not isinstance(asked, str) or "\x00" in asked:
+        asked = ""
+    named = f" (id {given_id!r:.80})" if given_id != "" and bad.error_type != "duplicate_id" else ""
+    return BadRow(index, line, bad.error_type, f"line {line}: {bad}{named}", str(given_id), asked, kept)
+
+
+def _is_storable(column: str, value: object) -> bool:
+    try:
+        _check_depth({column: value})
+        orjson.dumps({column: value}, default=str)
+    except (RowError, TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 class _SeenIds:
@@ -146,18 +176,19 @@ def raw_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Exception]]:
 
 
 def _check_depth(row: Mapping[str, Any]) -> None:
-    """_Bad for a row that could be read and not be written again."""
+    """RowError for a row that could be read and not be written again."""
     for column, value in row.items():
         level, depth = [value] if isinstance(value, (dict, list)) else [], 0
         while level:
             depth += 1
             if depth > MAX_DEPTH:
-                raise _Bad("too_deep", f"{column!r:.60} is nested more than {MAX_DEPTH} deep")
+                raise RowError("too_deep", f"{column!r:.60} is nested more than {MAX_DEPTH} deep")
             inside = itertools.chain.from_iterable(one.values() if isinstance(one, dict) else one for one in level)
             level = [one for one in inside if isinstance(one, (dict, list))]
 
 
 def _column_problem(row: dict[str, Any], line: int, index: int, columns: Columns, default_benchmark: str) -> Problem:
+    """A row of a table: a question, or a conversation in `messages`, whose further columns are then its parameters."""
     named = {
         columns.id,
         columns.question,
@@ -167,204 +198,113 @@ def _column_problem(row: dict[str, Any], line: int, index: int, columns: Columns
         columns.context,
         columns.aliases,
     }
-    if columns.question not in row:
-        raise _Bad(
+    is_conversation = row.get(columns.question) in (None, "") and row.get("messages") not in (None, "")
+    if columns.question not in row and not is_conversation:
+        raise RowError(
             "missing_question",
-            f"no {columns.question!r} column; found {sorted(row)[:8]}. Map it with --question-column.",
+            f"no {columns.question!r} column; found {sorted(row)[:8]}. Map it with --question-column, or give the "
+            "conversation in a column 'messages'.",
         )
     problem_id = row.get(columns.id)
+    if problem_id in (None, "") and is_conversation:
+        problem_id = row.get("custom_id")
     if problem_id is None or problem_id == "":
         problem_id = f"line-{line}"
     elif isinstance(problem_id, bool) or not isinstance(problem_id, (str, int)):
-        raise _Bad("bad_id", f"{columns.id!r} must be text or a whole number, got {type(problem_id).__name__}")
+        raise RowError("bad_id", f"{columns.id!r} must be text or a whole number, got {type(problem_id).__name__}")
+    target, also_right = gold(row.get(columns.answer), columns.answer)
+    listed = row.get(columns.choices)
+    if (labelled := labelled_choices(listed)) is not None:
+        labels, listed = labelled
+        if target in labels:
+            target = MODEL_LETTERS[labels.index(target)]
+    context = scalar(row.get(columns.context), columns.context) or ""
+    asked: Asked | None = None
+    if is_conversation:
+        if context:
+            raise RowError("unsupported_field", f"{columns.context!r}: a conversation has none. Put it into a message")
+        asked = _asked_in_columns(row, columns)
+        question, context = rendered(asked.messages)
+        named.add("messages")
+    else:
+        question = required_text(row[columns.question], columns.question)
+        if columns.request and row.get(columns.request) not in (None, ""):
+            asked = _asked_in(row[columns.request], columns.request)
+    extra = {key: value for key, value in row.items() if key not in named}
+    for column, value in extra.items():
+        if isinstance(value, str):
+            encodable(value, column)
     return Problem(
-        problem_id=_text(str(problem_id), columns.id),
-        question=_required_text(row[columns.question], columns.question),
+        problem_id=text(str(problem_id), columns.id),
+        question=question,
         input_index=index,
-        target=_scalar(row.get(columns.answer), columns.answer),
-        benchmark=_scalar(row.get(columns.benchmark), columns.benchmark) or default_benchmark,
-        choices=_choices(row.get(columns.choices), columns.choices),
-        context=_scalar(row.get(columns.context), columns.context) or "",
-        aliases=_choices(row.get(columns.aliases), columns.aliases, 1000),
-        extra={key: value for key, value in row.items() if key not in named},
+        target=target,
+        benchmark=scalar(row.get(columns.benchmark), columns.benchmark) or default_benchmark,
+        choices=choices(listed, columns.choices),
+        context=context,
+        aliases=also_right + choices(row.get(columns.aliases), columns.aliases, 1000),
+        extra=extra,
+        asked=asked,
     )
 
 
-def _batch_problem(row: dict[str, Any], line: int, index: int, columns: Columns, default_benchmark: str) -> Problem:
-    """The last user message is the question, what stands before it the context; `body.model` is kept but the pool
-    answers."""
-    custom_id, body = row.get("custom_id"), row.get("body")
-    if not isinstance(custom_id, str) or not custom_id:
-        raise _Bad("bad_id", "custom_id must be a non-empty text")
-    if row.get("url") not in (None, "/v1/chat/completions"):
-        raise _Bad("unsupported_url", f"url {row['url']!r:.60}: only /v1/chat/completions can be answered")
-    messages = body.get("messages") if isinstance(body, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise _Bad("missing_question", "body.messages must be a non-empty list")
-    texts = [(_message_role(m), _message_text(m)) for m in messages]
-    if texts[-1][0] != "user":
-        raise _Bad("missing_question", "the last message must be the user's")
-    context = "\n".join(text if role == "system" else f"{role}: {text}" for role, text in texts[:-1])
-    body = cast("dict[str, Any]", body)
-    return Problem(
-        problem_id=_text(custom_id, "custom_id"),
-        question=_required_text(texts[-1][1], "body.messages[-1].content"),
-        input_index=index,
-        benchmark=default_benchmark,
-        context=_text(context, "body.messages"),
-        extra={"body": {key: value for key, value in body.items() if key != "messages"}},
-    )
+def _asked_in_columns(row: Mapping[str, Any], columns: Columns) -> Asked:
+    """The request of a row with a conversation: its columns by their names at OpenAI, a `request` column's fields
+    before them. Columns with other names are the user's."""
+    fields = {name: _from_table(name, value) for name, value in row.items() if value != ""}
+    parameters = parted(fields, _plain, is_strict=False)
+    if columns.request and fields.get(columns.request) is not None:
+        parameters |= _request_fields(fields[columns.request], columns.request)
+    messages = conversation(fields["messages"], "messages")
+    system = parameters.pop("system", None) or fields.get("system")
+    if system is not None:
+        messages = (("system", required_text(system, "system")), *messages)
+    return asked_of(parameters, _plain, messages)
 
 
-def _message_role(message: Any) -> str:
-    role = message.get("role") if isinstance(message, dict) else None
-    if role not in ("system", "developer", "user", "assistant"):
-        raise _Bad("bad_message", f"message role {role!r:.40}: expected system, developer, user or assistant")
-    return "system" if role == "developer" else str(role)
+def _asked_in(value: object, column: str) -> Asked:
+    """What the `request` column of a question asks for."""
+    fields = _request_fields(value, column)
+    system = fields.pop("system", None)
+    named = system if system is None else required_text(system, f"{column}.system")
+    return asked_of(fields, lambda name: f"{column}.{name}", (), named)
 
 
-def _message_text(message: dict[str, Any]) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            raise _Bad("bad_message", "only text parts can be answered")
-        content = "\n".join(str(part.get("text", "")) for part in content)
-    if not isinstance(content, str):
-        raise _Bad("bad_message", "message content must be text")
-    return content
+def _request_fields(value: object, column: str) -> dict[str, Any]:
+    value = _from_table("request", value)
+    if not isinstance(value, dict):
+        raise RowError("bad_value", f'{column}: expected an object, such as {{"temperature": 0.3}}')
+    system = {"system": value["system"]} if value.get("system") is not None else {}
+    rest = {name: inner for name, inner in value.items() if name != "system"}
+    return parted(rest, lambda name: f"{column}.{name}", is_strict=True) | system
 
 
-def _required_text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise _Bad("missing_question", f"{column!r} must be text, got {type(value).__name__}")
-    if not value.strip():
-        raise _Bad("missing_question", f"{column!r} is empty")
-    return _text(value, column)
+def _plain(name: str) -> str:
+    return name
 
 
-def _scalar(value: Any, column: str) -> str | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise _Bad("bad_value", f"{column!r} must be text or a number, got {type(value).__name__}")
-    return _text(str(value), column)
+_TEXTS: Final = frozenset({"system", "reasoning_effort", *KEPT})
+"""Columns whose texts are texts. Other parameters may be written as JSON in a table of texts."""
 
 
-def _choices(value: Any, column: str, most: int = 26) -> tuple[str, ...]:
-    if value is None or value == "":
-        return ()
-    if isinstance(value, str):
-        try:
-            value = orjson.loads(value)
-        except ValueError:
-            value = value.split("|")
-    if (
-        not isinstance(value, list)
-        or not all(isinstance(choice, (str, int, float)) for choice in value)
-        or len(value) > most
-    ):
-        raise _Bad("bad_value", f"{column!r} must be a list of at most {most} texts")
-    return tuple(_text(str(choice), column) for choice in value)
-
-
-def _text(value: str, column: str) -> str:
-    if "\x00" in value:
-        raise _Bad("nul_character", f"{column!r} holds a NUL character")
+def _from_table(name: str, value: object) -> object:
+    """A parameter of a table whose cells are texts, such as CSV: "0.3" is a number, "true" is True."""
+    is_read = name in PARAMETERS or name in ("messages", "request")
+    if not isinstance(value, str) or not is_read or name in _TEXTS:
+        return value
+    if name == "stop" and not value.startswith("["):
+        return value
     try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise _Bad("bad_encoding", f"{column!r} is not valid UTF-8 at character {error.start}") from None
-    return value
-
-
-def _json_rows(path: Path) -> Iterator[RawRow]:
-    for line, raw in read_lines(path):
-        if isinstance(raw, LongLine):
-            yield line, _Bad("line_too_long", str(raw))
-            continue
-        if not raw.strip():
-            continue
-        try:
-            raw.decode()
-        except UnicodeDecodeError as error:
-            yield line, _Bad("bad_encoding", f"not valid UTF-8 at byte {error.start} of the line")
-            continue
-        if b"\x00" in raw:
-            yield line, _Bad("nul_character", "the line holds a NUL byte")
-            continue
-        try:
-            row = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            kind = "bad_encoding" if "surrogate" in str(error) else "bad_json"
-            yield line, _Bad(kind, f"not valid JSON: {error}")
-            continue
-        yield (
-            line,
-            row if isinstance(row, dict) else _Bad("bad_json", f"expected a JSON object, got {type(row).__name__}"),
-        )
-
-
-def _csv_rows(path: Path) -> Iterator[RawRow]:
-    csv.field_size_limit(MAX_LINE_BYTES)
-    lines = _CsvLines(path)
-    reader = csv.reader(lines, delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
-    header: list[str] | None = None
-    while True:
-        lines.n_bytes = 0
-        try:
-            fields = next(reader, None)
-        except (csv.Error, _Bad) as error:
-            yield reader.line_num, error if isinstance(error, _Bad) else _Bad("bad_csv", str(error))
-            continue
-        line = reader.line_num
-        if lines.too_long is not None:
-            yield line, lines.too_long
-            lines.too_long = None
-        elif fields is None:
-            return
-        elif header is None:
-            header = fields
-        elif not fields:
-            continue
-        elif len(fields) != len(header):
-            yield line, _Bad("bad_csv", f"{len(fields)} fields where the header has {len(header)}")
-        else:
-            yield line, dict(zip(header, fields, strict=True))
-
-
-class _CsvLines:
-    """The lines of a CSV file as text. Quoted line ends may spread a row over any number of lines: past the limit of a
-    row it is bad, and the next line begins another."""
-
-    def __init__(self, path: Path) -> None:
-        self._lines = read_lines(path)
-        self.n_bytes = 0
-        """Of the lines given since this was set to 0."""
-        self.too_long: _Bad | None = None
-
-    def __iter__(self) -> "_CsvLines":
-        return self
-
-    def __next__(self) -> str:
-        _, raw = next(self._lines)
-        if isinstance(raw, LongLine):
-            self.too_long = _Bad("line_too_long", str(raw))
-            return ""
-        self.n_bytes += len(raw) + 1
-        if self.n_bytes > MAX_LINE_BYTES + 1:
-            raise _Bad("line_too_long", f"a row of several lines, over {MAX_LINE_BYTES} bytes. Is a quote left open?")
-        # Escaped bytes come out as lone surrogates, which `_text` names per row; one bad byte spoils one row.
-        return raw.decode("utf-8", "surrogateescape") + "\n"
-
-
-def _parquet_rows(path: Path) -> Iterator[RawRow]:
-    for row_number, row in enumerate(parquet_rows(path, MAX_LINE_BYTES), start=1):
-        yield row_number, _Bad("line_too_long", str(LongLine(row))) if isinstance(row, int) else row
+        return orjson.loads(value.lower() if value in ("True", "False") else value)
+    except orjson.JSONDecodeError:
+        return value
 
 
 _ROWS: dict[InputFormat, Callable[[Path], Iterator[RawRow]]] = {
-    "jsonl": _json_rows,
-    "openai-batch": _json_rows,
-    "csv": _csv_rows,
-    "parquet": _parquet_rows,
+    "jsonl": json_rows,
+    "csv": csv_rows,
+    "parquet": parquet_file_rows,
+    "openai-batch": json_rows,
+    "anthropic-batch": json_rows,
+    "gemini-batch": json_rows,
 }

@@ -10,6 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from r2.answering.admission import Begun
+from r2.answering.asked import as_asked
 from r2.answering.drive import drive, drive_all
 from r2.answering.judging import judged
 from r2.answering.protocol import Outcome, Trajectory
@@ -206,7 +207,10 @@ async def _answered(
         return completion
 
     while True:
-        solving = judged(problem, method.run(problem, session.router), session.router.check)
+        solving = method.run(problem, session.router)
+        if method.run_kind == "answer":
+            solving = as_asked(problem, solving, session.router)
+        solving = judged(problem, solving, session.router.check)
         trajectory = await drive(problem, solving, complete, beside)
         if trajectory.outcome.status != "deferred":
             return trajectory

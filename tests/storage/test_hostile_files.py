@@ -185,10 +185,11 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size
 def test_any_rows_are_planned_and_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]], raw: bytes
 ):
-    """A number up to 400 stands for a list nested as deeply. Bytes are appended as they are."""
+    """A number up to 400 stands for a list nested as deeply. Bytes are appended as they are, behind a good row: whole
+    files that are no lines are tested elsewhere."""
     folder = tmp_path_factory.mktemp("rows")
     path = folder / "q.jsonl"
-    texts = []
+    texts = ['{"id": "first", "question": "1 + 1?"}\n']
     for i, row in enumerate(rows):
         nested = {
             key: "[" * value + "]" * value if isinstance(value, int) and 0 < value <= 400 else json.dumps(value)
@@ -217,11 +218,11 @@ def test_a_row_that_cannot_be_stored_fails_alone(tmp_path: Path):
     plan = plan_run(AnswerSettings(input=str(tmp_path / "q.csv"), lake=str(tmp_path / "lake")), "a pool")
     [(_, good), (_, bad)] = plan.rows(0)
     assert good is None
-    assert bad is not None and "row 2" in bad.message
+    assert bad is not None and "line 3" in bad.message and "'category'" in bad.message
 
 
 def test_a_long_line_is_a_bad_row_at_any_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for module in ("storage.sources.lines", "storage.sources.questions"):
+    for module in ("storage.sources.lines", "storage.sources.raw_rows"):
         monkeypatch.setattr(f"{module}.MAX_LINE_BYTES", 100)
     good = json.dumps(GOOD)
     for length in (99, 100, 101, 102, 350):
@@ -234,7 +235,7 @@ def test_a_long_line_is_a_bad_row_at_any_place(tmp_path: Path, monkeypatch: pyte
 def test_a_multiline_row_of_csv_is_bounded_and_the_lines_after_it_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for module in ("storage.sources.lines", "storage.sources.questions"):
+    for module in ("storage.sources.lines", "storage.sources.raw_rows"):
         monkeypatch.setattr(f"{module}.MAX_LINE_BYTES", 100)
     text = 'id,question\na,"two\nlines?"\nb,"' + "x\n" * 80 + "c,2 + 2?\n"
     (tmp_path / "q.csv").write_text(text, "utf-8")

@@ -120,7 +120,9 @@ def test_any_bytes_give_rows_or_bad_rows_each_with_its_own_index(
         try:
             rows = read(path)
         except InputFileError as error:
-            assert "UTF-16" in str(error)
+            assert any(
+                said in str(error) for said in ("UTF-16", "one JSON array", "the header names", "not valid UTF-8")
+            )
             continue
         assert [row.input_index for row in rows] == list(range(len(rows)))
 
