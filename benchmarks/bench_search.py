@@ -95,7 +95,7 @@ def searched(problem: Problem, plan: Plan, router: Router, settings: Labelling, 
         [run] = yield from side_by_side([execute(problem, plan, m_eval, router, with_logprobs=True)], memory)
         if run.error_type is not None:
             return None, 1
-        confidences, _ = yield from probe(run, router, settings, memory)
+        confidences, _ = yield from probe(problem, run, router, settings, memory)
         tried = yield from search_allocation(
             problem, plan, confidences, router, settings, memory, run if run.is_correct else None
         )
