@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: help env env-train demo test test-slow check bench prove-learning headline live-check docs vllm vllm-cpu clean
+.PHONY: help env env-train demo test test-slow check bench prove-learning headline providers live-check docs vllm vllm-cpu clean
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -62,6 +62,9 @@ vllm-cpu:        ## vLLM for CPUs in .venv-vllm (AVX2, float32 only)
 
 headline: env    ## the comparison on real models in docs/results.md, replayed from a recording without a model
 	$(BIN)/python benchmarks/headline.py
+
+providers: env   ## 200 mixed rows on strict imitations of six providers, and our ledger beside their bills
+	$(BIN)/python benchmarks/providers.py
 
 live-check: env  ## asks each provider whose key is set one question, for at most 0.05 USD in all
 	$(BIN)/python benchmarks/live_check.py

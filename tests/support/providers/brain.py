@@ -37,6 +37,7 @@ def answer(
     """The answer to the last turn."""
     last = turns[-1][1] if turns else ""
     parts = _labelled(last)
+    schema = schema or _schema_in(f"{system}\n{last}")
     job = _job(system, last, parts)
     if job is not None and (schema is None or last.startswith("Models:")):
         return job
@@ -54,6 +55,16 @@ def answer(
     if re.search(r"\bsummar", lowered):
         return _summary(last)
     return _default(question)
+
+
+def _schema_in(prompt: str) -> Mapping[str, Any] | None:
+    """The JSON Schema that the prompt asks to follow in words, as models without guided decoding are asked."""
+    _, mark, after = prompt.partition("JSON Schema:\n")
+    try:
+        schema = json.JSONDecoder().raw_decode(after.lstrip())[0] if mark else None
+    except ValueError:
+        return None
+    return schema if isinstance(schema, dict) else None
 
 
 def thoughts(turns: Sequence[Turn], n_times: int) -> str:
