@@ -2,6 +2,7 @@
 flows/cli/pool_add.py."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from r2.pool.file.config import PoolConfig, endpoint_kind, load_pool
 from r2.shipped.place import refuse_shipped
 
 if TYPE_CHECKING:
-    pass
+    from r2.pool.check import Checked
 
 
 def fetch(
@@ -88,51 +89,87 @@ def fetch_all(names: list[str], models_dir: Path, *, allow_unpinned: bool = Fals
 def check(
     pool: options.PlainPool = options.DEFAULT_POOL,
     models_dir: options.PlainModelsDir = options.DEFAULT_MODELS,
+    dry_run: options.DryRun = False,
 ) -> None:
-    """Ask every model one small thing, and print its price, latency and limits.
+    """Ask every model once for what routing needs: text, log-probabilities, JSON.
 
-    Exit code 1 if one does not answer, or keeps back log-probabilities that the file promises.
+    What it costs is printed first. The table has what works, the price, the latency and the limits: those of the pool
+    file and those that the provider names. Exit code 1 if a model gives no text, or not what its table promises.
 
-    Example:
+    Examples:
 
         r2 pool check --pool pools/local.toml
+        r2 pool check --pool my_pool.toml --dry-run
     """
-    from r2.pool.calibrate import Ping, ping_pool
+    from r2.pool.check import check_pool, price_of_check
 
     config = load_pool(pool)
+    n_calls, about_usd, most_usd = price_of_check(config)
+    said = f"{len(config.models)} models, {n_calls} calls: about {about_usd:.6f} USD, at most {most_usd:.6f} USD"
+    if dry_run:
+        print(f"{pool}: {said}")
+        return
     config.check_keys()
-    pings: list[Ping] = asyncio.run(ping_pool(config, models_dir, state_dir()))
-    table = Table(title=str(pool), title_justify="left")
-    for heading in ("model", "tier", "answers", "logprobs", "served by"):
+    say(f"{pool}: {said}")
+    found = asyncio.run(check_pool(config, models_dir, state_dir()))
+    print_checked(pool, config, found)
+    broken = [said for one in found for said in unkept(one)]
+    for line in broken:
+        say(line)
+    raise typer.Exit(1 if broken else 0)
+
+
+def print_checked(title: str, config: PoolConfig, found: "Sequence[Checked]") -> None:
+    """The table of a check, and what it cost."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("model", "tier", "text", "logprobs", "JSON", "left out", "served by"):
         table.add_column(heading)
-    for heading in ("s", "USD/M in", "USD/M out", "req/min", "tok/min", "in flight"):
+    for heading in ("s", "USD/M in", "USD/M out", "req/min", "theirs", "tok/min", "theirs", "in flight"):
         table.add_column(heading, justify="right")
-    for ping in pings:
-        price, (_, limits) = config.price(ping.model), config.limits_of(ping.model)
+    word = {None: "-", True: "yes", False: "NO"}
+    for one in found:
+        price, (_, limits) = config.price(one.model), config.limits_of(one.model)
         table.add_row(
-            ping.model,
-            config.models[ping.model].tier,
-            "yes" if ping.error is None else "NO",
-            {None: "-", True: "yes", False: "NO"}[ping.has_logprobs],
-            ping.response_model,
-            f"{ping.latency_s:.2f}",
+            one.model,
+            config.models[one.model].tier,
+            word[one.error is None],
+            word[one.has_logprobs],
+            word[one.has_schema],
+            ", ".join(one.left_out) or "-",
+            one.response_model,
+            f"{one.latency_s:.2f}",
             f"{price.input:g}",
             f"{price.output:g}",
-            f"{limits.max_requests_per_minute or '-'}",
-            f"{limits.max_tokens_per_minute or '-'}",
+            _or_dash(limits.max_requests_per_minute),
+            _or_dash(one.limits.requests_per_minute),
+            _or_dash(limits.max_tokens_per_minute),
+            _or_dash(one.limits.tokens_per_minute),
             str(limits.max_in_flight),
         )
     results().print(table)
-    failed = [ping for ping in pings if ping.error is not None]
-    for ping in failed:
-        say(f"{ping.model}: {ping.error}")
-    unkept = [ping.model for ping in pings if ping.has_logprobs is False]
-    for name in unkept:
-        say(
-            f"{name}: its table says logprobs = true, and none came. Set logprobs = false, or have the server send "
-            "them: --b and --min-confidence go by them."
+    print(f"cost of this check: {sum(one.cost_usd for one in found):.6f} USD")
+
+
+def _or_dash(limit: float | None) -> str:
+    return "-" if limit is None else f"{limit:.0f}"
+
+
+def unkept(one: "Checked") -> list[str]:
+    """What a model does not do, a line each, with what to change."""
+    if one.error is not None:
+        return [f"{one.model}: {one.error}"]
+    lines = []
+    if one.has_logprobs is False:
+        lines.append(
+            f"{one.model}: its table says logprobs = true, and none came. Set logprobs = false, or have the server "
+            "send them: --b and --min-confidence go by them."
         )
-    raise typer.Exit(1 if failed or unkept else 0)
+    if one.has_schema is False:
+        lines.append(
+            f"{one.model}: its table says guided = true, and what came does not fit the schema. Set guided = false, or "
+            "have the server guide its decoding."
+        )
+    return lines
 
 
 def calibrate(

@@ -1,5 +1,4 @@
-"""Knowing a pool by asking it: `ping_pool` asks every entry one small thing, `calibrate_pool` measures its accuracy per
-skill and its speed.
+"""Knowing a pool by asking it: each entry's accuracy per skill, and its speed. `check.py` asks whether it works at all.
 
 The skills are small on purpose (one addition, one product, one short story, one equation, a SCAN phrase, a repetition
 or junction of results, and a whole SCAN command for comparison): they are what subtasks are made of, and what the
@@ -42,18 +41,6 @@ class SkillQuestion:
     problem: Problem
     task: str | None = None
     results: Mapping[int, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """One small call to one entry. `error` is None if it answered; `has_logprobs` None where the pool file promises
-    none, else whether they came."""
-
-    model: str
-    response_model: str
-    latency_s: float
-    error: str | None
-    has_logprobs: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,26 +117,6 @@ def _arithmetic_questions(n: int, seed: int) -> dict[str, list[Problem]]:
         equations.append(Problem(f"equation-{i}", f"Solve for x: {a} * x + {b} = {a * x + b}", i, str(x), "arithmetic"))
     skills["equation"] = equations
     return skills
-
-
-async def ping_pool(pool: PoolConfig, models_dir: Path, state_dir: Path) -> list[Ping]:
-    """Asks every entry "What is 1 + 1?", all at once. An entry that fails is a Ping with an error; a fallback does not
-    count as an answer."""
-
-    async def ping(client: PoolClient, model: str) -> Ping:
-        messages = solve_messages(Problem("ping", "What is 1 + 1?"), None, {}, "direct")
-        is_promised = pool.models[model].logprobs
-        call = Call(model, messages, "calibrate", 8, top_logprobs=int(is_promised))
-        completion = await client.complete(call, problem_id="ping")
-        mine = [attempt for attempt in completion.attempts if attempt.model == model]
-        answered = completion.is_ok and completion.model == model
-        last = mine[-1] if mine else None
-        error = None if answered else (last.error_message if last else completion.error_message) or "no answer"
-        has_logprobs = bool(completion.token_logprobs) if answered and is_promised else None
-        return Ping(model, last.response_model if last else "", last.latency_s if last else 0.0, error, has_logprobs)
-
-    async with open_client(pool, models_dir=models_dir, log_dir=state_dir / "logs", state_dir=state_dir) as client:
-        return list(await asyncio.gather(*(ping(client, name) for name in pool.models)))
 
 
 async def calibrate_pool(

@@ -23,11 +23,12 @@ async def open_client(
     run_account: str | None = None,
     max_cost_usd: float | None = None,
     already_spent_usd: float = 0.0,
+    has_fallbacks: bool = True,
 ) -> AsyncIterator[PoolClient]:
     """The client; models that were started end with the block. `log_dir` takes their logs.
 
-    `run_account`, `max_cost_usd` and `already_spent_usd`: see `PoolClient`. `state_dir` None: the host's. PoolFileError
-    or EndpointError before the first paid call.
+    `run_account`, `max_cost_usd`, `already_spent_usd` and `has_fallbacks`: see `PoolClient`. `state_dir` None: the
+    host's. PoolFileError or EndpointError before the first paid call.
     """
     async with (
         open_endpoints(pool, models_dir=models_dir, log_dir=log_dir) as addresses,
@@ -38,6 +39,7 @@ async def open_client(
             run_account=run_account,
             max_cost_usd=max_cost_usd,
             already_spent_usd=already_spent_usd,
+            has_fallbacks=has_fallbacks,
         ) as client,
     ):
         yield client

@@ -200,6 +200,8 @@ class Attempts:
                 entry.ratio.learn(len(body), parsed.usage.input_tokens)
                 entry.pace.learn(parsed.usage.input_tokens, parsed.usage.output_tokens, latency_s)
             entry.bills.saw(entry.name, cost, way.worst_usd)
+            if reply.headers is not None:
+                entry.limits.note(reply.headers)
         elif parsed.usage is not None:
             entry.bills.saw(entry.name, cost, way.worst_usd)
         error_type, error_message = _error(entry, parsed, way)

@@ -29,6 +29,7 @@ from typing import Final, Self
 from r2.call import Attempt, Call, Completion
 from r2.errors import failure, is_asked_again
 from r2.pool.client.attempt import AttemptResult, Attempts, CallState
+from r2.pool.client.dialects.dialect import RateLimits
 from r2.pool.client.entries import Caps, Entry, OpenPool
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.http import HttpSession
@@ -65,12 +66,14 @@ class PoolClient:
         times: Times | None = None,
         rate_window_s: float = 60.0,
         say: Callable[[str], None] = to_stderr,
+        has_fallbacks: bool = True,
     ) -> None:
         """`addresses` has one entry per model that is not a recording.
 
         `max_cost_usd` caps the run over its sessions and processes: `run_account` names it in `state_dir`, and
         `already_spent_usd` is what its journals have paid. `times` and `rate_window_s` are shortened by tests.
-        `say` gets a line where an entry turns out not to take what it is sent.
+        `say` gets a line where an entry turns out not to take what it is sent, or not to do what its table promises.
+        Without `has_fallbacks` no entry answers for another.
         """
         self._pool = pool
         self._roster = pool.roster()
@@ -80,6 +83,7 @@ class PoolClient:
         self._times = times
         self._rate_window_s = rate_window_s
         self._say = say
+        self._has_fallbacks = has_fallbacks
         self._exchange = HttpSession(environ)
         self._stopping = asyncio.Event()
         self._asking: set[asyncio.Task[object]] = set()
@@ -168,6 +172,16 @@ class PoolClient:
         """Slots, pause and breaker of the quota owner that `model` belongs to."""
         return self._open.entries[model].gate.gauge()
 
+    def limits_seen(self, model: str) -> RateLimits:
+        """The limits that the provider names in its replies, as far as this process has seen them."""
+        entry = self._open.entries.get(model)
+        return RateLimits() if entry is None else entry.limits.now
+
+    def left_out(self, model: str) -> tuple[str, ...]:
+        """Parameters that the entry turned out not to take, in this session or before; not those of its table."""
+        entry = self._open.entries.get(model)
+        return () if entry is None else entry.habits.learned
+
     def stop(self) -> None:
         """From now on calls that are not on the wire return the error `stopped`; those that are finish and are kept."""
         self._stopping.set()
@@ -204,6 +218,8 @@ class PoolClient:
             tried = await self._ask(entry, asked)
             if tried.reply is not None:
                 reply = tried.reply
+                if asked.call.top_logprobs or asked.call.json_schema is not None:
+                    entry.promises.note(asked.call, reply)
                 end = "length" if reply.is_cut else reply.finish_reason
                 return Completion(
                     answer_of(reply.text, asked.call, entry.table, entry.endpoint.dialect),
@@ -227,6 +243,8 @@ class PoolClient:
         above, cheapest first; of those only the ones that can hold the call."""
         entries, model = self._open.entries, call.model
         yield entries[model]
+        if not self._has_fallbacks:
+            return
         is_reached = False
         for card in self._roster.solvers:  # in the order of tiers
             is_reached = is_reached or card.tier == self._roster[model].tier

@@ -21,8 +21,10 @@ from r2.pool.client.dialects import dialect_of
 from r2.pool.client.gauges import Tally
 from r2.pool.client.habits import HabitFile, Habits, key_of
 from r2.pool.client.http import Endpoint
+from r2.pool.client.limits_seen import SeenLimits
 from r2.pool.client.pace import Pace
 from r2.pool.client.ports import Address
+from r2.pool.client.promises import Promises
 from r2.pool.client.tokens import TokenRatio
 from r2.pool.client.trust import Bills, Key
 from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
@@ -53,6 +55,8 @@ class Entry:
     pace: Pace
     habits: Habits
     marks: PrefixMarks
+    limits: SeenLimits
+    promises: Promises
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,8 @@ class OpenPool:
                     pool_path=self._pool.path,
                 ),
                 PrefixMarks(table, self._pool.price(name), endpoint.dialect),
+                SeenLimits(endpoint.dialect, gates[owner], is_shared=table.quota is not None),
+                Promises(name, table, self._say, self._pool.path),
             )
 
     def _open_gate(self, name: str) -> Gate:

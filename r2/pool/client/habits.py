@@ -134,6 +134,14 @@ class Habits:
         self._has_renamed = False
         self._refusals: dict[tuple[frozenset[str], str], int] = {}
 
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """What is left out or renamed beside what the pool file says."""
+        names = sorted(self.omitted - frozenset(self._table.omit))
+        if self.limit_field is not None and self.limit_field != self._table.limit_field:
+            names.append(f"{LIMIT_FIELDS[self.limit_field]} as {self.limit_field}")
+        return tuple(names)
+
     def learns(self, status: int, refusal: bytes, body: bytes, message: str) -> bool:
         """Whether the refusal of `body` names a parameter that further requests do not have, or have under another
         name. Then the same call may be sent again."""

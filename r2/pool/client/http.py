@@ -43,6 +43,7 @@ class HttpReply:
 
     `is_stale` marks a connection that ended at once, before any byte of the answer, as idle ones do: the caller may try
     once more at no charge. `computed_tokens` are those of a streamed answer that was given up: more was not computed.
+    `headers` are those of a whole 2xx.
     """
 
     status: int
@@ -51,6 +52,7 @@ class HttpReply:
     billing: Billing = "usage"
     is_stale: bool = False
     computed_tokens: int | None = None
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ class HttpSession:
                 if not is_whole:
                     message = f"HTTP {status}: a body of more than {most_bytes / 2**20:.0f} MiB; the rest was not read"
                     return HttpReply(status, received, Refusal("bad_body", message, status), billing="worst")
-                return HttpReply(status, received)
+                return HttpReply(status, received, headers=response.headers)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
             said = _said(error, key, endpoint)
             return HttpReply(0, refusal=Refusal("disconnected", said), billing="nothing")

@@ -98,6 +98,10 @@ class Pace(Throttler):
         self._task_logs.append(time.monotonic())
 
 
+def _least(ours: float | None, theirs: float | None) -> float | None:
+    return theirs if ours is None else ours if theirs is None else min(ours, theirs)
+
+
 class Gate:
     """Door to one quota owner. `rates` is the host-wide window, None where no rate is limited."""
 
@@ -120,6 +124,8 @@ class Gate:
         self._door = asyncio.Lock()
         self._changed = asyncio.Event()
         self._is_stopped = False
+        self._limits = limits
+        self._kept_to = (limits.max_requests_per_minute, limits.max_tokens_per_minute)
         self._pace = Pace(limits.max_requests_per_minute) if limits.max_requests_per_minute else None
         self._bucket = TokenBucket(limits.max_tokens_per_minute, clock()) if limits.max_tokens_per_minute else None
 
@@ -184,6 +190,16 @@ class Gate:
             if self._rates is not None:
                 self._rates.settle(slot.bucket, slot.tokens, used_tokens)
         self._changed.set()
+
+    def keep_to(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
+        """Paces this process by the provider's own limits (None: it names none) where they are below the file's."""
+        requests = _least(self._limits.max_requests_per_minute, requests_per_minute)
+        tokens = _least(self._limits.max_tokens_per_minute, tokens_per_minute)
+        before, self._kept_to = self._kept_to, (requests, tokens)
+        if requests != before[0]:
+            self._pace = None if requests is None else Pace(requests)
+        if tokens != before[1]:
+            self._bucket = None if tokens is None else TokenBucket(tokens, self._clock())
 
     def stop(self) -> None:
         """Nobody enters any more; those inside finish."""

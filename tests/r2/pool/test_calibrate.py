@@ -9,7 +9,6 @@ from r2.pool.calibrate import (
     Calibration,
     SkillQuestion,
     calibrate_pool,
-    ping_pool,
     skill_questions,
     speeds,
     write_profiles,
@@ -80,12 +79,10 @@ def _job(question: SkillQuestion) -> Job:
     return job
 
 
-def test_a_simulated_pool_is_pinged_and_calibrated_and_its_file_keeps_its_comments(tmp_path: Path):
+def test_a_simulated_pool_is_calibrated_and_its_file_keeps_its_comments(tmp_path: Path):
     path = tmp_path / "pool.toml"
     path.write_text((ROOT / "pools/simulated.toml").read_text("utf-8"), "utf-8")
     pool = load_pool(path)
-    pings = asyncio.run(ping_pool(pool, tmp_path, tmp_path))
-    assert [ping.model for ping in pings if ping.error is None] == list(pool.models)
     said: list[str] = []
     measured = asyncio.run(calibrate_pool(pool, tmp_path, tmp_path, n=6, seed=0, report=said.append))
     assert len(said) == len(pool.models) * len(measured[0].right_by_skill)
@@ -100,12 +97,6 @@ def test_a_simulated_pool_is_pinged_and_calibrated_and_its_file_keeps_its_commen
     assert again.models["sim-400b"].profile["expression"] == 0.96, "not measured: as it was"
     assert again.price("sim-400b") == pool.price("sim-400b"), "prices of models that are not local are the user's"
     assert path.read_text("utf-8").startswith("#")
-
-
-def test_an_endpoint_that_is_not_there_is_a_ping_with_an_error(tmp_path: Path):
-    [ping] = asyncio.run(ping_pool(_pool_of_nobody(tmp_path), tmp_path, tmp_path))
-    assert ping.error is not None
-    assert "127.0.0.1:9" in ping.error
 
 
 def test_an_outage_is_no_wrong_answer_and_the_profile_stays(tmp_path: Path):

@@ -390,3 +390,22 @@ def test_tokens_are_guessed_high_until_a_model_has_told_and_by_its_own_ratio_the
     assert ratio.upper(1000) == 251, "the deviation of a steady ratio goes to zero"
     ratio.learn(0, 5)
     assert ratio.upper(1000) == 251
+
+
+def test_a_provider_s_limits_are_kept_under_the_file_s_and_never_above_them():
+    async def scenario() -> None:
+        for ours, theirs, kept in ((None, 60.0, 60.0), (30.0, 60.0, 30.0), (90.0, 60.0, 60.0), (30.0, None, 30.0)):
+            gate = Gate("a", EndpointLimits(max_requests_per_minute=ours, max_tokens_per_minute=ours))
+            gate.keep_to(theirs, theirs)
+            assert gate._pace is not None and gate._bucket is not None
+            assert gate._pace.rate_limit * 60 / gate._pace.period == pytest.approx(kept)
+            assert gate._bucket._per_s * 60 == pytest.approx(kept)
+        gate = Gate("a", EndpointLimits())
+        assert gate.enter_now(10) is not None
+        gate.keep_to(60.0, None)
+        assert gate.enter_now(10) is not None
+        assert gate.enter_now(10) is None, "one a second"
+        gate.keep_to(None, None)
+        assert gate.enter_now(10) is not None
+
+    asyncio.run(scenario())

@@ -103,6 +103,11 @@ class Dialect:
     """A JSON schema -> what the provider can be asked for of it."""
 
 
+def no_limits(headers: Mapping[str, str]) -> RateLimits:
+    """Of a provider whose headers name none."""
+    return RateLimits()
+
+
 def bearer(key: str) -> dict[str, str]:
     """The Authorization header that most providers take."""
     return {"Authorization": f"Bearer {key}"} if key else {}

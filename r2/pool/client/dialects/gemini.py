@@ -14,10 +14,10 @@ from r2.pool.client.dialects.dialect import (
     Dialect,
     Feature,
     NoReply,
-    RateLimits,
     Reply,
     Request,
     count,
+    no_limits,
     parts_of,
 )
 from r2.pool.client.dialects.schemas import for_gemini
@@ -129,10 +129,6 @@ def _number(token: Mapping[str, Any]) -> float:
     return float(value) if is_number else -9999.0  # type: ignore[arg-type]
 
 
-def _limits(headers: Mapping[str, str]) -> RateLimits:
-    return RateLimits()
-
-
 def _url(endpoint: str, model: str) -> str:
     parts = urllib.parse.urlsplit(endpoint)
     base = parts.path.rstrip("/")
@@ -145,4 +141,4 @@ def _headers(key: str) -> dict[str, str]:
     return {"x-goog-api-key": key} if key else {}
 
 
-DIALECT = Dialect("gemini", _url, _headers, body, _limits, FEATURES, 20, for_gemini)
+DIALECT = Dialect("gemini", _url, _headers, body, no_limits, FEATURES, 20, for_gemini)

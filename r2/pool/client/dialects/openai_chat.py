@@ -22,6 +22,7 @@ from r2.pool.client.dialects.dialect import (
     Request,
     bearer,
     count,
+    no_limits,
     parts_of,
     with_path,
 )
@@ -256,10 +257,6 @@ def number(value: str | None) -> float | None:
     return found if math.isfinite(found) and found > 0 else None
 
 
-def _no_limits(headers: Mapping[str, str]) -> RateLimits:
-    return RateLimits()
-
-
 def _url(endpoint: str, model: str) -> str:
     return with_path(endpoint, "/chat/completions")
 
@@ -280,7 +277,7 @@ def _api_key(key: str) -> dict[str, str]:
 
 def _dialect(name: str, flavour: Flavour) -> Dialect:
     is_azure = name == "azure"
-    limits = {"openai": limits_of, "azure": limits_of, "groq": _groq_limits}.get(name, _no_limits)
+    limits = {"openai": limits_of, "azure": limits_of, "groq": _groq_limits}.get(name, no_limits)
     return Dialect(
         name,
         _azure_url if is_azure else _url,
