@@ -187,7 +187,12 @@ def calibrate(
     n: Annotated[int, flag(POOL, "--n", metavar="N", help="Questions per skill.", min=1)] = 20,
     core_hour_usd: options.CoreHourUsd = 0.05,
     write: Annotated[
-        bool, flag(OUTPUT, "--write", help="Write the profiles (and the prices of local models) into the pool file.")
+        bool,
+        flag(
+            OUTPUT,
+            "--write",
+            help="Write what was found into the pool file. The profiles, and the prices of local models.",
+        ),
     ] = False,
 ) -> None:
     """Measure each model's accuracy per skill on generated questions.

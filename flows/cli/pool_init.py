@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flows.cli import options
 from flows.cli.console import results, say
-from flows.cli.options import MONEY, flag
+from flows.cli.options import OUTPUT, POOL, flag
 from flows.cli.pool_add import STARTED
 from r2.atomic import check_file, write_atomically
 from r2.errors import ConfigError
@@ -18,6 +18,16 @@ from r2.errors import ConfigError
 
 def init(
     pool: Annotated[Path, typer.Argument(metavar="POOL.toml", help="Where the pool file is written.")] = Path(STARTED),
+    provider: Annotated[
+        list[str] | None,
+        flag(
+            POOL,
+            "--provider",
+            metavar="NAME",
+            help="A provider of the catalogue, such as openai. Repeatable.",
+            default="all whose keys are set",
+        ),
+    ] = None,
 ) -> None:
     """Write a pool file for the providers whose keys are set.
 
@@ -29,7 +39,7 @@ def init(
     Examples:
 
         r2 pool init
-        r2 answer questions.csv --pool pool.toml --max-cost-usd 1
+        r2 pool init claude.toml --provider anthropic
     """
     from r2.pool.file.config import load_pool
     from r2.pool.file.dated import ending
@@ -39,7 +49,7 @@ def init(
         raise ConfigError(f"{pool}: is there already, and is left as it is. Give another name, or `r2 pool add` to it.")
     check_file(pool, "POOL.toml")
     today = datetime.now(UTC).date()
-    write_atomically(pool, starter_pool(os.environ, today).encode())
+    write_atomically(pool, starter_pool(os.environ, today, provider or ()).encode())
     try:
         config = load_pool(pool)
     except ConfigError:
@@ -73,10 +83,11 @@ def init(
 def prices(
     pool: Annotated[str, options.pool(STARTED)] = STARTED,
     check: Annotated[
-        bool, flag(MONEY, "--check", help="End with exit code 1 where a price of the file is not the list's any more.")
+        bool, flag(OUTPUT, "--check", help="End with exit code 1 where a price of the file is not the list's any more.")
     ] = False,
     write: Annotated[
-        bool, flag(MONEY, "--write", help="Write the list's prices of such entries into the file. Comments stay.")
+        bool,
+        flag(OUTPUT, "--write", help="Write what was found into the pool file. The list's prices of such entries."),
     ] = False,
 ) -> None:
     """Compare the prices of a pool file with those of the installed price list.

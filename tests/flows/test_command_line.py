@@ -46,6 +46,7 @@ def leaves(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 COMMANDS = dict(leaves(ROOT_COMMAND))
+CHECKS = "a check of answers is named, and prices are checked or not (r2 pool prices)"
 
 
 def flags(command: Any) -> list[TyperOption]:
@@ -85,11 +86,14 @@ def every_flag(*parts: str) -> dict[str, set[Any]]:
 
 
 def test_a_flag_means_the_same_in_every_command():
-    assert {name: said for name, said in every_flag("meaning", "value", "variable").items() if len(said) > 1} == {}
+    found = every_flag("meaning", "value", "variable")
+    assert len(found.pop("--check")) == 2, CHECKS
+    assert {name: said for name, said in found.items() if len(said) > 1} == {}
 
 
 def test_a_flag_takes_the_same_kind_of_value_in_every_command():
     found = every_flag("kind")
+    assert found.pop("--check") == {("text",), ("bool",)}, CHECKS
     assert found.pop("--b") == {("float",), ("text",)}, "one number to answer with, several to try"
     assert {name: kinds for name, kinds in found.items() if len(kinds) > 1} == {}
 
@@ -97,6 +101,7 @@ def test_a_flag_takes_the_same_kind_of_value_in_every_command():
 def test_a_flag_is_in_the_same_panel_in_every_command_but_for_the_lake_that_some_read_and_others_write():
     found = every_flag("panel")
     assert found.pop("--lake") == {("Input",), ("Output",)}
+    assert found.pop("--check") == {("Input",), ("Output",)}, CHECKS
     assert {name: panels for name, panels in found.items() if len(panels) > 1} == {}
 
 

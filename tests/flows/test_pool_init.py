@@ -8,7 +8,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from r2.errors import ConfigError
+from r2.errors import ConfigError, PoolFileError
 from r2.pool.file import catalogue
 from r2.pool.file.config import load_pool
 
@@ -44,7 +44,13 @@ def test_init_writes_a_pool_for_the_keys_that_are_set(folder: Path):
 def test_init_without_a_key_says_what_it_looked_for_and_writes_nothing(folder: Path):
     with pytest.raises(ConfigError, match=r"No provider's key is set\. Looked for OPENAI_API_KEY \(openai\)"):
         r2("pool", "init")
+    with pytest.raises(ConfigError, match=r"--provider anthropic: its key is not set: ANTHROPIC_API_KEY"):
+        r2("pool", "init", "--provider", "anthropic", OPENAI_API_KEY="k")
+    with pytest.raises(ConfigError, match=r"--provider openia: the catalogue knows openai, "):
+        r2("pool", "init", "--provider", "openia", OPENAI_API_KEY="k")
     assert list(folder.iterdir()) == []
+    r2("pool", "init", "a.toml", "--provider", "anthropic", OPENAI_API_KEY="k", ANTHROPIC_API_KEY="k")
+    assert {table.dialect for table in load_pool("a.toml").models.values()} == {"anthropic"}
 
 
 def test_add_takes_models_of_the_catalogue_and_keeps_comments(folder: Path):
@@ -105,3 +111,27 @@ def test_prices_check_ends_with_1_where_a_price_is_another(folder: Path, monkeyp
     assert r2("pool", "prices", "--write").exit_code == 0
     assert r2("pool", "prices", "--check").exit_code == 0
     assert load_pool("pool.toml").price("openai/gpt-6-luna@none").input == 9.0
+
+
+def test_a_run_past_the_end_of_a_model_stops_before_its_first_call_and_the_dry_run_says_so(folder: Path):
+    (folder / "q.jsonl").write_text('{"id": "a", "question": "Why?"}\n', "utf-8")
+    (folder / "old.toml").write_text(
+        """[router]
+decomposer = "o1"
+allocator = "o1"
+[models.o1]
+endpoint = "https://api.openai.com/v1"
+dialect = "openai"
+tier = "small"
+served_model = "o1"
+retires = "2026-10-23"
+price_usd_per_mtok = {input = 1.0, output = 2.0, date = "2026-10-01", source = "by hand"}
+""",
+        "utf-8",
+    )
+    done = r2("answer", "q.jsonl", "--pool", "old.toml", "--dry-run")
+    assert done.exit_code == 0
+    assert "The run would stop before its first call: o1: the provider ended this model on 2026-10-23" in done.output
+    with pytest.raises(PoolFileError, match=r"o1: the provider ended this model .* successor is openai/gpt-5.6-sol"):
+        r2("answer", "q.jsonl", "--pool", "old.toml")
+    assert not (folder / "lake").exists()

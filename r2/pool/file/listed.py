@@ -41,7 +41,7 @@ def written_out(path: Path, text: str, document: Mapping[str, Any], today: date)
     del kept[key]
     for name in names:
         if name in tables:
-            del kept["models"][name]  # type: ignore[union-attr]
+            del kept["models"][name]
     whole = with_entries(tomlkit.dumps(kept), entries)
     if "router" not in document:
         every = tomllib.loads(whole)["models"]

@@ -53,14 +53,14 @@ def _with(path: Path, entries: Mapping[str, Mapping[str, Any]], listed: tuple[st
         raise PoolFileError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     document = document_of(path, text)
     key = list_key(document)
-    names = list(document[key]) if key is not None else []  # type: ignore[call-overload]
+    names = list(document[key]) if key is not None else []
     tables = document.get("models", {})
     taken = [*names, *(tables if isinstance(tables, Mapping) else ())]
     if double := next((name for name in entries if name in taken), None):
         raise PoolFileError(f"{path}: model {double!r} is there already. Take another name, or remove it first.")
     if key is not None:
         for name in listed:
-            document[key].append(name)  # type: ignore[union-attr]
+            document[key].append(name)
         text = tomlkit.dumps(document)
         entries = {name: entry for name, entry in entries.items() if name not in listed}
     return with_entries(text, entries)

@@ -4,7 +4,7 @@ Three tiers of each provider whose key's variable is set, as the catalogue names
 (ours): the small one as little as it can, the medium one little, the large one with medium effort.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date
 from typing import Final
 
@@ -22,12 +22,18 @@ _EFFORTS: Final[Mapping[str, tuple[str, ...]]] = {
 """Tier -> efforts to choose from, the first that the model knows."""
 
 
-def starter_names(environ: Mapping[str, str]) -> list[str]:
-    """Names of the catalogue for the keys that are set. ConfigError, with all that was looked for, where none is."""
+def starter_names(environ: Mapping[str, str], only: Collection[str] = ()) -> list[str]:
+    """Names of the catalogue for the keys that are set, of the providers in `only` where it names some. ConfigError,
+    with all that was looked for, where none is set, or not each that was named."""
     known = catalogue.providers()
+    for provider in only:
+        if provider not in known:
+            raise ConfigError(f"--provider {provider}: the catalogue knows {', '.join(known)}.")
+        if catalogue.key_env_in(known[provider], environ) is None:
+            raise ConfigError(f"--provider {provider}: its key is not set: {' or '.join(known[provider].key_envs)}.")
     names = []
     for provider, facts in known.items():
-        if catalogue.key_env_in(facts, environ) is None:
+        if catalogue.key_env_in(facts, environ) is None or (only and provider not in only):
             continue
         for tier, model in catalogue.tier_models(provider).items():
             efforts = catalogue.facts_of(provider, model).efforts
@@ -42,9 +48,9 @@ def starter_names(environ: Mapping[str, str]) -> list[str]:
     return names
 
 
-def starter_pool(environ: Mapping[str, str], today: date) -> str:
+def starter_pool(environ: Mapping[str, str], today: date, only: Collection[str] = ()) -> str:
     """The text of the file: names of variables, never a key. Errors as `starter_names`."""
-    entries = {name: catalogue.entry_of(name, today, environ=environ) for name in starter_names(environ)}
+    entries = {name: catalogue.entry_of(name, today, environ=environ) for name in starter_names(environ, only)}
     head = (
         f"# Written by `r2 pool init` on {today}. Every line may be changed; docs/models.md says what each means.\n"
         f"# Prices are those of {PACKAGE} {release()} as of {catalogue.price_date()}, limits and abilities those of\n"

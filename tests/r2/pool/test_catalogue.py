@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from r2.errors import ConfigError, PoolFileError
+from r2.pool.calibrate import Calibration, write_profiles
 from r2.pool.file import catalogue, listed, published_prices
 from r2.pool.file.catalogue import entry_of, facts_of, parse_name, providers
 from r2.pool.file.config import PoolConfig, load_pool
@@ -267,3 +268,22 @@ def test_the_text_of_an_entry_reads_back_as_the_entry():
         assert tomllib.loads(entry_text(name, entry))["models"][name] == entry
         assert parse_name(name).whole == name.partition("@")[0]
     assert listed.written_out(Path("x"), "", {"models": {}}, DAY) is None
+
+
+def test_a_measured_profile_is_put_beside_a_list(tmp_path: Path):
+    pool = pool_of(tmp_path, '# mine\nmodels = ["openai/gpt-6-luna"]  # cheap\n')
+    measured = [Calibration("openai/gpt-6-luna", 4, {"add": 3}, 1.0, 100.0, 10.0, 0.01)]
+    write_profiles(pool, measured, 4, 0.05)
+    text = pool.path.read_text("utf-8")
+    assert text.startswith('# mine\ncatalogue = ["openai/gpt-6-luna"]  # cheap\n')
+    after = load_pool(pool.path)
+    assert after.models["openai/gpt-6-luna"].profile == {"add": 0.75}
+    assert after.price("openai/gpt-6-luna") == pool.price("openai/gpt-6-luna")
+    write_profiles(after, measured, 4, 0.05)
+    assert pool.path.read_text("utf-8") == text, "the table that is there is used"
+
+
+def test_a_price_list_of_another_release_has_the_day_on_which_it_was_installed():
+    installed = published_prices.as_of("0.0.1", "2020-01-01")
+    assert installed > "2026-01-01" and date.fromisoformat(installed)
+    assert published_prices.as_of(published_prices.release(), "2020-01-01") == "2020-01-01"
