@@ -26,6 +26,7 @@ from r2.problem import Problem
 from r2.settings import AnswerSettings
 from storage.sql.query import connect
 from tests.support.paths import ROOT
+from tests.support.providers import brain
 from tests.support.providers.anthropic import HAIKU_55, OPUS_55, Anthropic
 from tests.support.providers.bill import PriceList, rates
 from tests.support.providers.gemini import FLASH_38, FLASH_LITE_35, Gemini
@@ -69,6 +70,7 @@ GEMINI = (
     ),
 )
 """What the providers serve of each tier, at the prices of their own pages."""
+SUMMARY = "Summarise in four paragraphs: Rain fell. The river rose. People left the town. Nobody was hurt."
 
 
 @pytest.fixture
@@ -122,7 +124,9 @@ def test_two_commands_from_keys_to_answers(tmp_path: Path, servers: dict[str, Im
     with (tmp_path / "questions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "question", "answer", "benchmark"])
-        for i in range(20):
+        for i in range(16, 20):
+            writer.writerow([f"q{i}", f"{SUMMARY} Day {i}.", "", ""])
+        for i in range(16):
             then, right = (", then multiply by 3", 3 * (i + 17)) if i % 4 == 3 else ("", i + 17)
             writer.writerow([f"q{i}", f"What is {i} + 17{then}?", right, "arithmetic"])
     environ = variables(servers, "openai", "anthropic", "gemini")
@@ -132,7 +136,9 @@ def test_two_commands_from_keys_to_answers(tmp_path: Path, servers: dict[str, Im
     assert done.returncode == 0, done.stderr
     with (tmp_path / "questions.answers.csv").open(encoding="utf-8") as file:
         answers = list(csv.DictReader(file))
-    assert [(answer["status"], answer["is_correct"]) for answer in answers] == [("answered", "True")] * 20
+    assert [answer["status"] for answer in answers] == ["answered"] * 20
+    assert all(answer["answer"].endswith(brain.LAST_WORDS) for answer in answers[:4]), "answered in full"
+    assert [answer["is_correct"] for answer in answers[4:]] == ["True"] * 16
     with connect(tmp_path / "lake") as db:
         [(usd,)] = db.execute("SELECT sum(cost_usd) FROM calls").fetchall()
     assert usd == pytest.approx(float(sum(server.bill_usd for server in servers.values())), abs=1e-9)
