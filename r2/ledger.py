@@ -166,6 +166,8 @@ def likely_prompt_tokens(messages: Sequence[tuple[str, str]]) -> int:
 def is_surely_longer(messages: Sequence[tuple[str, str]], n_tokens: int) -> bool:
     """Whether any tokenizer in use makes more than `n_tokens` of the prompt: a token has at most 6 bytes on average,
     where runs of one character (spaces, dashes), which may be a token each, are taken as 8 of it. Ours."""
+    if 4 * sum([len(text) for _, text in messages]) <= 6 * n_tokens:  # a character has at most 4 bytes
+        return False
     if _utf8_bytes(messages) <= 6 * n_tokens:
         return False
     return _utf8_bytes([(role, _RUN.sub(r"\1" * 8, text)) for role, text in messages]) > 6 * n_tokens

@@ -267,6 +267,8 @@ class QuestionBudget:
     def _fitted(self, call: Call) -> Call:
         roster = self.router.roster
         card = roster[call.model]
+        if card.room(call.messages) >= call.max_output_tokens and card.sent_output_limit is None:
+            return call
         if not card.can_hold(call.messages, call.max_output_tokens) and call.purpose in ("solve", "final"):
             names = [each.name for each in roster.solvers]
             at = names.index(card.name) if card.name in names else -1
