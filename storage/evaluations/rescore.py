@@ -271,8 +271,9 @@ def _text(call: Mapping[str, Any]) -> str | None:
     if call["error_type"] is not None:
         return None
     parsed = parse_body(call["raw_body"]) if call["raw_body"] else None
-    if not isinstance(parsed, ParsedReply) or unwrapped(parsed.text) == call["output_text"]:
-        return call["output_text"]
+    stored: str | None = call["output_text"]
+    if not isinstance(parsed, ParsedReply) or unwrapped(parsed.text) == stored:
+        return stored
     return parsed.text
 
 

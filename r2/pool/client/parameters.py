@@ -172,7 +172,7 @@ def _named(document: Any) -> list[str]:
     """Names of parameters in a refusal, the surest first: the error's own field, then its words."""
     error = _error_of(document)
     found: list[str] = []
-    texts = [error] if isinstance(error, str) else []
+    texts: list[object] = [error] if isinstance(error, str) else []
     if isinstance(error, dict):
         if error.get("code") in _CODES and isinstance(error.get("param"), str):
             found.append(error["param"].rpartition(".")[2])

@@ -248,12 +248,10 @@ def scrub(body: bytes, key: str) -> bytes:
     """
     if len(key) < 8:
         return body
-    plain = key.encode("utf-8", "replace")
-    if plain in body:
-        body = body.replace(plain, b"[key]")
     if b"\\" in body or b"%" in body:
         body = _echo(key).sub(b"[key]", body)
-    return body
+    plain = key.encode("utf-8", "replace")
+    return body.replace(plain, b"[key]") if plain in body else body
 
 
 @lru_cache(maxsize=64)
@@ -265,9 +263,9 @@ def _echo(key: str) -> re.Pattern[bytes]:
 def _forms(character: str) -> list[bytes]:
     utf8, utf16 = character.encode("utf-8", "replace"), character.encode("utf-16-be", "replace")
     units = [utf16[i : i + 2].hex().encode() for i in range(0, len(utf16), 2)]
-    return [
-        re.escape(utf8),
-        rb"\\+" + re.escape(utf8) if character in '"\\/' else re.escape(utf8),
+    return [  # the longest first: of `%25` for "%" nothing may be left
         b"".join(rb"\\+u(?i:" + unit + b")" for unit in units),
         b"".join(b"%(?i:" + bytes([byte]).hex().encode() + b")" for byte in utf8),
+        *([rb"\\+" + re.escape(utf8)] if character in '"\\/' else []),
+        re.escape(utf8),
     ]

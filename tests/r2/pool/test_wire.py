@@ -5,7 +5,7 @@ import json
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from r2.call import Call
@@ -345,6 +345,7 @@ def as_utf16(character: str) -> str:
     st.lists(st.integers(0, 4), min_size=40, max_size=40),
     st.binary(max_size=20),
 )
+@example("sk-hunter%", [0] * 9 + [3], b"")
 def test_a_key_is_taken_out_with_any_of_its_characters_escaped(key: str, shapes: list[int], around: bytes):
     echoed = "".join(SHAPES[shape](character) for character, shape in zip(key, shapes, strict=False)).encode()
     struck = scrub(b"<" + echoed + b">" + around, key)
