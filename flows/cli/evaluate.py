@@ -88,6 +88,9 @@ def evaluate(
         str | None, options.cost_knob("Each value is tried on dev problems.", "NUMBER,...", "0,0.05,0.1,0.2,0.4")
     ] = None,
     verify: options.Verify = None,
+    max_answer_tokens: options.MaxAnswerTokens = None,
+    schema: options.Schema = None,
+    system: options.System = None,
     subject: Annotated[
         str | None,
         flag(
@@ -122,7 +125,14 @@ def evaluate(
     from r2.pool.file.config import load_pool
     from r2.settings import load
 
-    own = {"check": check, "rubric": rubric, "verify": verify}
+    own = {
+        "check": check,
+        "rubric": rubric,
+        "verify": verify,
+        "max_answer_tokens": max_answer_tokens,
+        "schema_file": schema,
+        "system_file": system,
+    }
     flags: dict[str, Any] = {
         "problems": tuple(problems) if problems else None,
         "limit": limit,

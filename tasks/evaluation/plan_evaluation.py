@@ -6,6 +6,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from r2.answering.wanted import wanted_digest
 from r2.atomic import check_folder
 from r2.evaluation.settings import EvaluateSettings
 from r2.pool.file.config import load_pool
@@ -47,7 +48,8 @@ def plan_evaluation(settings: EvaluateSettings) -> PlannedEvaluation:
     pool = load_pool(settings.pool)
     pool.check_keys()
     problems = evaluated_problems(settings)
-    evaluation_id = settings.evaluation_id(problems.digest, pool.digest + checks_digest(settings.reasoning))
+    by_content = checks_digest(settings.reasoning) + wanted_digest(settings.reasoning)
+    evaluation_id = settings.evaluation_id(problems.digest, pool.digest + by_content)
     folder = evaluation_dir(Path(settings.lake), evaluation_id)
     make_folder(folder)
     planned = PlannedEvaluation(evaluation_id, problems, folder / "dev.jsonl", folder / "test.jsonl", pool.digest)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 
+from r2.answering.wanted import wanted_digest
 from r2.atomic import write_atomically
 from r2.errors import ConfigError, StoppedError, TrainingError
 from r2.lifeline import spawn
@@ -58,7 +59,8 @@ def open_rounds(settings: GrpoSettings) -> Rounds:
     start = versions_of(settings, pool)
     digest = file_sha256(path)
     parts = parts_of(start, pool, settings)
-    run_id = settings.run_id(untrained_digest(pool, start) + checks_digest(settings.reasoning), digest)
+    by_content = checks_digest(settings.reasoning) + wanted_digest(settings.reasoning)
+    run_id = settings.run_id(untrained_digest(pool, start) + by_content, digest)
     run_dir = run_dir_of(Path(settings.lake), run_id)
     run_dir.mkdir(parents=True, exist_ok=True)
     frozen = run_dir / "problems.jsonl"
