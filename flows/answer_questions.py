@@ -1,11 +1,14 @@
 """Flow: answer a file of questions. Plan, answer every open shard, close; the same parameters resume it.
 
-By hand: `r2 answer FILE`, or `python -m flows.answer_questions SETTINGS.toml`.
+By hand: `r2 answer FILE`, or `python -m flows.answer_questions SETTINGS.toml`. From a program: `answer_rows`.
 """
 
 import asyncio
 import sys
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, runtime
 from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
@@ -19,10 +22,11 @@ from r2.atomic import check_file
 from r2.settings import AnswerSettings, load_settings
 from storage.lake.lake import Lake
 from storage.runs.answers import default_out
+from storage.runs.given_rows import AnswersTable, keep_rows, read_answers
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary
 from tasks.answering.answer_shard import answer_shard
-from tasks.answering.finished import RunResult, is_finished
+from tasks.answering.finished import RunResult, finished_run, is_finished
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.answering.reopen_run import reopen_run
 from tasks.answering.run_tasks import finish_run, plan_file
@@ -50,6 +54,25 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
         summary, written = finish_run(run_dir, progress, settings.out)
     await told(_publish(summary, run_dir, written))
     return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, n_reopened)
+
+
+def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> AnswersTable:
+    """Answers a list of rows, which have the columns of a question file, and returns the answers as an Arrow table in
+    the same order, with the columns of a Parquet answers file.
+
+    `settings` are fields of `AnswerSettings`, but for `input` and `out`. The rows are kept in the lake: the same rows
+    with the same settings go on where they stopped, and pay for nothing twice. ConfigError for settings that cannot be
+    used. Not for a running event loop: there `answer_questions` is awaited.
+    """
+    chosen = load_settings(None, {**settings, "input": "rows"})
+    source = keep_rows(rows, Path(chosen.lake))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "answers.parquet"
+        chosen = chosen.model_copy(update={"input": str(source), "out": str(out)})
+        if finished_run(chosen) is None:
+            with embedded_api():
+                asyncio.run(answer_questions(chosen))
+        return read_answers(out)
 
 
 async def answer_what_is_open(plan: RunPlan) -> Progress:

@@ -38,8 +38,8 @@ class Problem:
 
     `problem_id` is unique in a run. `input_index` is its 0-based place in the input, which the output keeps. `target`
     is the gold answer where the user has one. `benchmark` names the check and the task wording (`r2/problems/`); ""
-    means "free text, exact match". `aliases` are other answers, as right as the target. `extra` holds the user's other
-    columns, carried to the output untouched. `asked` is what the row asks for itself, None for a plain question.
+    means free text, answered in full. `aliases` are other answers, as right as the target. `extra` holds the user's
+    other columns, carried to the output untouched. `asked` is what the row asks for itself, None for a plain question.
     """
 
     problem_id: str

@@ -10,7 +10,7 @@ from tests.support.paths import ROOT
 
 PAGE = (ROOT / "docs" / "python.md").read_text("utf-8")
 SCRIPTS = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-PRINTED = re.search(r"It prints\n\n((?:    .*\n)+)", PAGE)
+PRINTED = re.findall(r"It prints\n\n((?:    .*\n)+)", PAGE)
 
 
 def ran(script: str, folder: Path) -> str:
@@ -31,8 +31,12 @@ def ran(script: str, folder: Path) -> str:
 
 def test_the_scripts_of_the_page_run_and_print_what_it_says(tmp_path: Path):
     (tmp_path / "pools").symlink_to(ROOT / "pools")
-    assert PRINTED is not None
-    assert len(SCRIPTS) == 2
-    expected = "".join(line.removeprefix("    ") for line in PRINTED[1].splitlines(keepends=True))
-    assert ran(SCRIPTS[0], tmp_path) == expected
-    assert "sim-" in ran(SCRIPTS[1], tmp_path)
+    assert (len(SCRIPTS), len(PRINTED)) == (3, 2)
+    for script, printed in zip(SCRIPTS, PRINTED, strict=False):
+        assert ran(script, tmp_path) == "".join(line.removeprefix("    ") for line in printed.splitlines(keepends=True))
+    assert "sim-" in ran(SCRIPTS[2], tmp_path)
+
+
+def test_a_list_of_rows_becomes_a_table_in_ten_lines():
+    assert len(SCRIPTS[0].splitlines()) <= 10
+    assert "answer_rows(rows" in SCRIPTS[0]

@@ -268,6 +268,13 @@ def test_the_rows_own_schema_goes_before_the_runs():
     assert (outcome.answer, outcome.value) == ("7", "7")
 
 
+def test_a_row_that_wants_any_object_gets_one():
+    own = replace(FREE, asked=Asked(json_object=True))
+    calls, outcome = ask(own, router(), [*DIRECT_SMALL, "[1, 2]", '{"a": 1}'])
+    assert len(calls) == 2
+    assert outcome.value == '{"a":1}'
+
+
 def test_of_a_plan_the_final_call_must_match_and_no_step():
     replies = [PLAN, BY_NAME, "Ann", "31", "Ann, 31", ANN]
     calls, outcome = ask(FREE, with_schema(), replies)

@@ -1,8 +1,8 @@
 """What stands behind the imitations: writes the answer to a prompt, always the same one.
 
 It sees system text and turns as any model does, and can do one-line sums, summaries of several paragraphs, JSON by a
-schema, code, multiple choice, and recall what was said earlier; anything else gets two paragraphs. Every long text
-ends with `LAST_WORDS`, so that a test can see whether it arrived whole.
+schema, code, multiple choice, copy a text, and recall what was said earlier; anything else gets two paragraphs. Every
+long text ends with `LAST_WORDS`, so that a test can see whether it arrived whole.
 """
 
 import ast
@@ -18,6 +18,7 @@ Turn = tuple[str, str]
 
 LAST_WORDS = "That is the whole of it."
 
+_COPY = re.compile(r"\ACopy this exactly:\n(.*)\Z", re.DOTALL)
 _LABEL = re.compile(r"^(Context|Question|Choices|Task|Proposed answer|Result of step \d+): ?", re.MULTILINE)
 _SUM = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:\s*[-+*/×x÷^]\s*\(?\s*-?\d[\d,]*(?:\.\d+)?\s*\)?)+")
 _OPTION = re.compile(r"\(?\b([A-H])[).:]\s+(.+?)(?=\s+\(?[A-H][).:]\s|\n|$)")
@@ -36,6 +37,8 @@ def answer(
 ) -> str:
     """The answer to the last turn."""
     last = turns[-1][1] if turns else ""
+    if schema is None and (copied := _COPY.match(last)):
+        return copied[1]
     parts = _labelled(last)
     schema = schema or _schema_in(f"{system}\n{last}")
     job = _job(system, last, parts)
