@@ -36,8 +36,8 @@ class PrefixMarks:
         """Whether the system text of this call is marked."""
         if self._is_fixed:
             return self._always
-        system = "\n".join(said for role, said in call.messages if role == "system")
-        if len(system) < LEAST_CHARACTERS:
+        role, system = call.messages[0] if call.messages else ("", "")
+        if role != "system" or len(system) < LEAST_CHARACTERS:
             return False
         text = hash(system)
         is_known = text in self._seen

@@ -17,7 +17,7 @@ from r2.pool.client.dialects.dialect import (
     Reply,
     Request,
     count,
-    parts_of,
+    system_and_turns,
     with_path,
 )
 from r2.pool.client.dialects.openai_chat import number
@@ -58,9 +58,9 @@ _REFUSED_KEYWORDS = frozenset(
 
 def body(request: Request) -> dict[str, Any]:
     """The JSON body of a Messages request."""
-    system = "\n\n".join(said for role, said in request.messages if role in ("system", "developer"))
-    turns = [{"role": role, "content": said} for role, said in request.messages if role in ("user", "assistant")]
-    fields: dict[str, Any] = {"model": request.model, "max_tokens": request.max_output_tokens, "messages": turns}
+    system, turns = system_and_turns(request.messages)
+    fields: dict[str, Any] = {"model": request.model, "max_tokens": request.max_output_tokens}
+    fields["messages"] = [{"role": role, "content": said} for role, said in turns]
     if system:
         mark = {"cache_control": {"type": "ephemeral"}} if request.cache_prefix else {}
         fields["system"] = [{"type": "text", "text": system, **mark}] if mark else system
@@ -79,7 +79,9 @@ def body(request: Request) -> dict[str, Any]:
         output["effort"] = request.effort
     if output:
         fields["output_config"] = output
-    return {name: value for name, value in fields.items() if name not in request.omitted}
+    for name in request.omitted:
+        fields.pop(name, None)
+    return fields
 
 
 def without_refused_words(schema: Any) -> Any:
@@ -99,10 +101,16 @@ def parse(document: Mapping[str, Any]) -> Reply | NoReply:
     content = document.get("content")
     if not isinstance(content, list):
         return NoReply("no content", None, usage_of(document.get("usage")))
-    parts = parts_of(content)
+    texts, thinking = [], []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            texts.append(text_of(part.get("text")))
+        elif kind == "thinking":
+            thinking.append(text_of(part.get("thinking")))
     return Reply(
-        "".join(text_of(part.get("text")) for part in parts if part.get("type") == "text"),
-        "".join(text_of(part.get("thinking")) for part in parts if part.get("type") == "thinking"),
+        "".join(texts),
+        "".join(thinking),
         text_of(document.get("stop_reason")) or "end_turn",
         text_of(document.get("model")),
         text_of(document.get("id")),
@@ -121,6 +129,8 @@ def usage_of(value: object) -> Usage | None:
     n_written = count(value.get("cache_creation_input_tokens")) or 0
     details = value.get("output_tokens_details")
     n_thinking = count(details.get("thinking_tokens")) if isinstance(details, dict) else None
+    if not (n_read or n_written or n_thinking):
+        return Usage(n_fresh, 0, n_output)
     return Usage(
         n_fresh + n_read + n_written,
         n_read,

@@ -51,7 +51,7 @@ class NoReply:
     usage: Usage | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per call
 class Request:
     """What one call asks for, whatever the dialect: the `Call` and what the entry adds to it.
 
@@ -113,6 +113,18 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
+def system_and_turns(messages: tuple[tuple[str, str], ...]) -> tuple[str, list[tuple[str, str]]]:
+    """(the system texts as one, the turns of user and assistant)."""
+    systems, turns = [], []
+    for message in messages:
+        role = message[0]
+        if role in ("user", "assistant"):
+            turns.append(message)
+        elif role in ("system", "developer"):
+            systems.append(message[1])
+    return "\n\n".join(systems), turns
+
+
 def with_path(endpoint: str, path: str) -> str:
     """The endpoint's address with `path` behind it; a query stays a query, and a path that is there is not repeated."""
     parts = urllib.parse.urlsplit(endpoint)
@@ -128,6 +140,8 @@ MAX_COUNT: Final = 10**8
 
 def count(value: object) -> int | None:
     """A token count, or None for what is none."""
+    if value.__class__ is int and 0 <= value <= MAX_COUNT:  # type: ignore[operator]  # nearly all of them
+        return value  # type: ignore[return-value]
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:

@@ -19,6 +19,7 @@ from r2.pool.client.dialects.dialect import (
     count,
     no_limits,
     parts_of,
+    system_and_turns,
 )
 from r2.pool.client.dialects.schemas import for_gemini
 from r2.pool.client.dialects.text import text_of
@@ -33,19 +34,17 @@ OpenAI-compatible address)."""
 
 def body(request: Request) -> dict[str, Any]:
     """The JSON body of a generateContent request."""
-    system = "\n\n".join(said for role, said in request.messages if role in ("system", "developer"))
-    contents = [
-        {"role": "model" if role == "assistant" else "user", "parts": [{"text": said}]}
-        for role, said in request.messages
-        if role in ("user", "assistant")
-    ]
-    config: dict[str, Any] = {
-        "maxOutputTokens": request.max_output_tokens,
-        "temperature": request.temperature,
-        "topP": request.top_p,
-        "seed": request.seed,
-        "stopSequences": list(request.stop) or None,
-    }
+    system, turns = system_and_turns(request.messages)
+    contents = [{"role": "model" if role == "assistant" else "user", "parts": [{"text": said}]} for role, said in turns]
+    config: dict[str, Any] = {"maxOutputTokens": request.max_output_tokens}
+    if request.temperature is not None:
+        config["temperature"] = request.temperature
+    if request.top_p is not None:
+        config["topP"] = request.top_p
+    if request.seed is not None:
+        config["seed"] = request.seed
+    if request.stop:
+        config["stopSequences"] = list(request.stop)
     if request.n_top_logprobs:
         config |= {"responseLogprobs": True, "logprobs": min(request.n_top_logprobs, 20)}
     if request.schema is not None:
@@ -54,8 +53,9 @@ def body(request: Request) -> dict[str, Any]:
         config["responseMimeType"] = "application/json"
     if request.effort is not None:
         config["thinkingConfig"] = _thinking(request.model, request.effort)
-    kept = {name: value for name, value in config.items() if value is not None and name not in request.omitted}
-    fields: dict[str, Any] = {"contents": contents, "generationConfig": kept}
+    for name in request.omitted:
+        config.pop(name, None)
+    fields: dict[str, Any] = {"contents": contents, "generationConfig": config}
     if system:
         fields["systemInstruction"] = {"parts": [{"text": system}]}
     return fields
@@ -82,13 +82,15 @@ def parse(document: Mapping[str, Any]) -> Reply | NoReply:
         return Reply("", "", reason, *named, is_refused=True) if reason else NoReply("no candidates", None, usage)
     candidate: dict[str, Any] = candidates[0]
     content = candidate.get("content")
-    parts = parts_of(content.get("parts")) if isinstance(content, dict) else []
+    texts, thinking = [], []
+    for part in parts_of(content.get("parts")) if isinstance(content, dict) else ():
+        (thinking if part.get("thought") is True else texts).append(text_of(part.get("text")))
     return Reply(
-        "".join(text_of(part.get("text")) for part in parts if part.get("thought") is not True),
-        "".join(text_of(part.get("text")) for part in parts if part.get("thought") is True),
+        "".join(texts),
+        "".join(thinking),
         text_of(candidate.get("finishReason")) or "STOP",
         *named,
-        _logprobs(candidate.get("logprobsResult")),
+        _logprobs(candidate["logprobsResult"]) if "logprobsResult" in candidate else (),
     )
 
 
@@ -103,11 +105,13 @@ def usage_of(value: object) -> Usage | None:
     n_thinking = count(value.get("thoughtsTokenCount")) or 0
     n_total = count(value.get("totalTokenCount"))
     n_tool = count(value.get("toolUsePromptTokenCount")) or 0
+    n_cached = count(value.get("cachedContentTokenCount")) or 0
     n_output = n_answer + n_thinking
-    if n_total is not None:
-        n_output = max(n_output, n_total - n_input - n_tool)
-    n_cached = min(count(value.get("cachedContentTokenCount")) or 0, n_input)
-    return Usage(n_input + n_tool, n_cached, n_output, reasoning_tokens=min(n_thinking, n_output))
+    if n_total is not None and n_total - n_input - n_tool > n_output:
+        n_output = n_total - n_input - n_tool
+    if not (n_cached or n_thinking):
+        return Usage(n_input + n_tool, 0, n_output)
+    return Usage(n_input + n_tool, min(n_cached, n_input), n_output, reasoning_tokens=min(n_thinking, n_output))
 
 
 def _logprobs(value: object) -> tuple[TokenLogprob, ...]:

@@ -106,7 +106,9 @@ def body(request: Request, flavour: Flavour) -> dict[str, Any]:
         fields["response_format"] = {"type": "json_object"}
     if request.effort is not None:
         fields[flavour.effort_field] = request.effort
-    return {name: value for name, value in fields.items() if name not in request.omitted}
+    for name in request.omitted:
+        fields.pop(name, None)
+    return fields
 
 
 def _speaks_of_json(request: Request) -> bool:
@@ -181,12 +183,17 @@ def usage_of(value: object) -> Usage | None:
     details = value.get("completion_tokens_details")
     n_thinking = count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
     n_output = n_output or 0
-    if n_total is not None:
-        n_output = max(n_output, n_total - n_input)
+    if n_total is not None and n_total - n_input > n_output:
+        n_output = n_total - n_input
     prompt = value.get("prompt_tokens_details")
-    prompt = prompt if isinstance(prompt, dict) else {}
-    n_cached = count(prompt.get("cached_tokens")) or count(value.get("prompt_cache_hit_tokens")) or 0
-    n_written = count(prompt.get("cache_write_tokens")) or 0
+    n_cached = n_written = 0
+    if isinstance(prompt, dict):
+        n_cached = count(prompt.get("cached_tokens")) or 0
+        n_written = count(prompt.get("cache_write_tokens")) or 0
+    if not n_cached and "prompt_cache_hit_tokens" in value:
+        n_cached = count(value["prompt_cache_hit_tokens"]) or 0
+    if not (n_cached or n_written or n_thinking):
+        return Usage(n_input, 0, n_output)
     n_cached = n_cached if n_cached <= n_input else 0
     return Usage(
         n_input,

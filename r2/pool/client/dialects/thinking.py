@@ -14,7 +14,7 @@ def split_thinking(text: str) -> tuple[str, str]:
     reply has only the closing one. A text that opens its thinking and never closes it was cut inside it: it has no
     answer. A text without tags is all answer.
     """
-    if _CLOSE not in text and _OPEN not in text and "</THINK>" not in text.upper():
+    if "<" not in text:
         return "", text
     closings = list(_CLOSING.finditer(text))
     if closings:
