@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from flows.answer_questions import answer_questions
-from flows.support.embedded_api import embedded_api
 from r2.settings import AnswerSettings
 from storage.sql.query import connect
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 from tests.support.providers.imitation import Exchange
 from tests.support.providers.openai import OpenAI
@@ -95,7 +95,7 @@ class Answered:
 @pytest.fixture(scope="module", autouse=True)
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["R2_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
-    with embedded_api():
+    with shared_api():
         yield
 
 

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.evaluate_methods import EvaluationResult, evaluate_methods
-from flows.support.embedded_api import embedded_api
 from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.evaluation.operating_points import OperatingPoint, choose_point, constants_of, variants_of
@@ -35,6 +34,7 @@ from storage.runs.journal import Journal
 from storage.sql.query import connect
 from tasks.evaluation.shared_calls import SharedCalls, paid
 from tests.support.paths import ROOT
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 from tests.support.scripted import CHEAP, DEAR, completion
 
@@ -218,7 +218,7 @@ def test_identical_calls_are_sent_once_while_on_their_way_and_ever_after(tmp_pat
 @pytest.fixture(scope="module")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["R2_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
-    with embedded_api():
+    with shared_api():
         yield
 
 

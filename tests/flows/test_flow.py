@@ -28,7 +28,6 @@ from typer.testing import CliRunner
 
 from flows.answer_questions import answer_questions
 from flows.cli.app import app
-from flows.support.embedded_api import embedded_api
 from r2.errors import PoolFileError, RunLockedError
 from r2.problems import arithmetic, scan, words
 from r2.settings import AnswerSettings
@@ -37,6 +36,7 @@ from storage.sql.query import connect
 from tasks.answering.finish_run import check_accounts
 from tasks.answering.finished import RunResult
 from tests.support.paths import ROOT
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 SIMULATED = str(ROOT / "pools/simulated.toml")
@@ -49,7 +49,7 @@ RECONCILE = ("reconcile_cost", "reconcile_tokens", "reconcile_counts", "reconcil
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One embedded API for the module, in a home of its own, as the command starts it."""
     os.environ["R2_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
-    with embedded_api():
+    with shared_api():
         yield
 
 

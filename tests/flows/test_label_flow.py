@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from flows.label_plans import LabelResult, label_plans
-from flows.support.embedded_api import embedded_api
 from r2.answering.allocation import parse_allocation
 from r2.answering.prompts import decompose_messages
 from r2.errors import ConfigError
@@ -26,6 +25,7 @@ from r2.problems.split import split_of
 from r2.settings import LabelSettings
 from storage.sql.query import connect
 from tests.support.paths import ROOT
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 SIMULATED = ROOT / "pools/simulated.toml"
@@ -35,7 +35,7 @@ pytestmark = LEAVES_SOCKETS
 @pytest.fixture(scope="module", autouse=True)
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["R2_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
-    with embedded_api():
+    with shared_api():
         yield
 
 

@@ -9,13 +9,13 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from flows.support.embedded_api import embedded_api
 from storage.evaluations.store import read_comparison, read_evaluation
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from storage.runs.plan import read_plan, run_dir_of
 from storage.sql.query import connect
 from tests.support.old_lake import EVALUATION, FINISHED_RUN, GRPO_RUN, LABEL_RUN, SFT_RUN, STOPPED_RUN, unpack
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 pytestmark = LEAVES_SOCKETS
@@ -29,7 +29,7 @@ METHODS = "direct:sim-0.6b,cot:sim-4b-cot,query_router,random,r2"
 @pytest.fixture(scope="module", autouse=True)
 def prefect_api() -> Iterator[None]:
     """One embedded API for the module; the commands find it."""
-    with embedded_api():
+    with shared_api():
         yield
 
 

@@ -14,9 +14,10 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from flows.cli.console import STARTING
-from flows.support.embedded_api import _is_healthy, embedded_api
+from flows.support.embedded_api import _is_healthy
 from r2.lifeline import end, spawn
 from tests.support.paths import ROOT
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 from tests.support.provider import Provider
 from tests.support.pty_command import R2, run
@@ -27,7 +28,7 @@ SERVER = [sys.executable, "-m", "flows.support.embedded_api", "--port"]
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[str]:
-    with embedded_api():
+    with shared_api():
         yield str(PREFECT_API_URL.value())
 
 

@@ -11,11 +11,11 @@ from aiohttp import web
 
 from flows.answer_questions import answer_questions
 from flows.cli.answer import _print_result
-from flows.support.embedded_api import embedded_api
 from r2.settings import AnswerSettings
 from storage.sql.query import connect
 from tasks.answering.finished import RunResult
 from tests.support.loopback import Behaviour, Loopback, answers, free_port, hangs_up, reply_json, says, write_pool
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 pytestmark = LEAVES_SOCKETS
@@ -24,7 +24,7 @@ pytestmark = LEAVES_SOCKETS
 @pytest.fixture(scope="module", autouse=True)
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["R2_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
-    with embedded_api():
+    with shared_api():
         yield
 
 

@@ -14,10 +14,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from flows.support.embedded_api import embedded_api
 from r2.errors import ConfigError
 from storage.sql.query import connect
 from tests.support.paths import ROOT
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 pytestmark = LEAVES_SOCKETS
@@ -36,7 +36,7 @@ def small(row, answer):
 @pytest.fixture(scope="module", autouse=True)
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["R2_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
-    with embedded_api():
+    with shared_api():
         yield
 
 

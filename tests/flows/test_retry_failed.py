@@ -10,13 +10,13 @@ import pytest
 from aiohttp import web
 
 from flows.answer_questions import answer_questions
-from flows.support.embedded_api import embedded_api
 from r2.settings import AnswerSettings
 from storage.lake.lake import Lake
 from storage.runs import reopened
 from storage.sql.query import connect
 from tasks.answering.finished import RunResult
 from tests.support.loopback import Behaviour, Loopback, free_port, reply_json, write_pool
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 pytestmark = LEAVES_SOCKETS
@@ -26,7 +26,7 @@ RECONCILE = ("reconcile_cost", "reconcile_tokens", "reconcile_counts", "reconcil
 @pytest.fixture(scope="module", autouse=True)
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["R2_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
-    with embedded_api():
+    with shared_api():
         yield
 
 

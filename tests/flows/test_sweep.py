@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from flows.support.embedded_api import embedded_api
 from r2.evaluation.compare import compare
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.sweep import SweepMeasurement, SweepSettings, concluded, points_of
 from storage.evaluations.sweeps import read_sweep
 from storage.sql.query import connect
 from tests.support.paths import ROOT
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 SIMULATED = ROOT / "pools/simulated.toml"
@@ -70,7 +70,7 @@ def test_an_allocator_without_log_probabilities_is_refused_before_anything_is_as
 @pytest.fixture
 def prefect_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("R2_STATE_DIR", str(tmp_path / "state"))
-    with embedded_api():
+    with shared_api():
         yield
 
 

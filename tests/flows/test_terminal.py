@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL
 
-from flows.support.embedded_api import embedded_api
 from flows.support.terminal import END_S
 from tests.support.paths import ROOT
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 from tests.support.provider import Provider
 from tests.support.pty_command import CTRL_C, R2, PtyCommand, run
@@ -52,7 +52,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 def api() -> Iterator[dict[str, str]]:
     """An API that several commands share: each then starts in half the time. That one which a command starts itself
     does not hear Ctrl-C is what the tests of `r2 answer` are for."""
-    with embedded_api():
+    with shared_api():
         yield {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
 
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.answer_questions import RunResult, answer_questions
-from flows.support.embedded_api import embedded_api
 from r2.errors import ConfigError
 from r2.settings import AnswerSettings
 from storage.runs.plan import plan_run, read_plan
 from storage.sql.query import connect
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 from tests.support.providers.brain import LAST_WORDS
 from tests.support.providers.openai import OpenAI
@@ -45,7 +45,7 @@ PERSON = {
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("R2_STATE_DIR", str(tmp_path_factory.mktemp("state")))
-        with embedded_api():
+        with shared_api():
             yield
 
 

@@ -10,12 +10,12 @@ from prefect import flow, task
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from flows.support.embedded_api import embedded_api
 from r2.errors import ConfigError, EndpointError, LakeError, R2Error, TrainingError
 from r2.training.launch import REFUSED
 from tasks.retry import may_help
 from tasks.training.train_rounds import run_command
 from tests.support.paths import ROOT
+from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 pytestmark = LEAVES_SOCKETS
@@ -23,7 +23,7 @@ pytestmark = LEAVES_SOCKETS
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[None]:
-    with embedded_api():
+    with shared_api():
         yield
 
 
