@@ -14,6 +14,7 @@ from flows.cli.options import OUTPUT, POOL, flag
 from flows.cli.pool_add import STARTED
 from r2.atomic import check_file, write_atomically
 from r2.errors import ConfigError
+from r2.shipped.place import found
 
 
 def init(
@@ -28,8 +29,18 @@ def init(
             default="all whose keys are set",
         ),
     ] = None,
+    copy_of: Annotated[
+        Path | None,
+        flag(
+            POOL,
+            "--copy-of",
+            metavar="FILE",
+            help="A pool file to copy, such as pools/local.toml. No key is needed.",
+            default="none: the catalogue's models",
+        ),
+    ] = None,
 ) -> None:
-    """Write a pool file for the providers whose keys are set.
+    """Write a pool file for the providers whose keys are set, or a copy of one that is there.
 
     Three tiers of models per provider, with prices, limits and abilities from the catalogue. Keys are named by their
     variables and never written. Where the variable is set in which a vendor's own SDK looks for another address
@@ -40,6 +51,7 @@ def init(
 
         r2 pool init
         r2 pool init claude.toml --provider anthropic
+        r2 pool init mine.toml --copy-of pools/local.toml
     """
     from r2.pool.file.config import load_pool
     from r2.pool.file.dated import ending
@@ -48,6 +60,13 @@ def init(
     if pool.exists():
         raise ConfigError(f"{pool}: is there already, and is left as it is. Give another name, or `r2 pool add` to it.")
     check_file(pool, "POOL.toml")
+    if copy_of is not None:
+        if provider:
+            raise ConfigError(f"--copy-of {copy_of}: the copy has its own models. Leave --provider out.")
+        n_models = len(load_pool(copy_of).models)
+        write_atomically(pool, found(copy_of).read_bytes())
+        print(f"{pool}: {n_models} models, a copy of {copy_of}. Next: r2 pool add {pool} NAME")
+        return
     today = datetime.now(UTC).date()
     write_atomically(pool, starter_pool(os.environ, today, provider or ()).encode())
     try:

@@ -8,7 +8,7 @@ one is failed, with the reason.
 
 from collections.abc import Generator, Sequence
 
-from r2.answering.prompts import judge_messages, teach_messages
+from r2.answering.prompts import decompose_messages, judge_messages, teach_messages
 from r2.answering.protocol import Outcome, Router, Solving, Stop, Trial, Wave
 from r2.call import Call, Completion
 from r2.errors import PlanParseError
@@ -87,12 +87,16 @@ def _candidates(
     problem: Problem, router: Router, settings: Labelling, memory: Memory, outcome: Outcome
 ) -> Generator[Wave, list[Completion], list[tuple[Trial, Plan]]]:
     """The teacher's distinct plans. Every text it wrote becomes a trial; texts without a plan, and repeats, are not
-    executed."""
+    executed. A teacher of the prompt mode `bare` is a trained decomposer, and is asked as it was trained."""
     first_seed = 1 + router.settings.seed * settings.n_candidates
+    teacher = settings.teacher or router.roster.strongest
+    is_trained = router.roster[teacher].prompt_mode == "bare"
+    example = benchmark_of(problem).plan_example
+    messages = decompose_messages(problem, "bare") if is_trained else teach_messages(problem, example)
     calls = [
         Call(
-            settings.teacher or router.roster.strongest,
-            teach_messages(problem, benchmark_of(problem).plan_example),
+            teacher,
+            messages,
             "teach",
             router.settings.plan_tokens,
             temperature=settings.temperature,

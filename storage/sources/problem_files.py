@@ -51,6 +51,11 @@ def gold_plans_of(
     source: Source, limit: int | None, seed: int, data_dir: Path | None = None
 ) -> Iterator[tuple[Problem, Plan]]:
     """Problems that have a gold decomposition, with it. Errors as `problems_of`."""
+    if source.name == USERS_FILE:
+        raise ConfigError(
+            f"--problems {source}: rows of your own have no gold plans to compare with. The plans that a run made are "
+            'in the lake: r2 sql "select input, plan, is_correct from trajectories".'
+        )
     benchmark = _benchmark(source)
     if benchmark.gold_plan is not None:
         problems = problems_of(source, limit, seed, data_dir)

@@ -11,6 +11,7 @@ from flows.cli.app import app
 from r2.errors import ConfigError, PoolFileError
 from r2.pool.file import catalogue
 from r2.pool.file.config import load_pool
+from tests.support.paths import ROOT
 
 KEYS = {facts.api_key_env: None for facts in catalogue.providers().values()} | {"GOOGLE_API_KEY": None}
 ADDRESSES = {facts.base_url_env: None for facts in catalogue.providers().values() if facts.base_url_env}
@@ -51,6 +52,22 @@ def test_init_without_a_key_says_what_it_looked_for_and_writes_nothing(folder: P
     assert list(folder.iterdir()) == []
     r2("pool", "init", "a.toml", "--provider", "anthropic", OPENAI_API_KEY="k", ANTHROPIC_API_KEY="k")
     assert {table.dialect for table in load_pool("a.toml").models.values()} == {"anthropic"}
+
+
+def test_init_copies_a_shipped_pool_file_which_then_takes_further_entries(folder: Path):
+    done = r2("pool", "init", "mine.toml", "--copy-of", "pools/simulated.toml")
+    assert "mine.toml: 10 models, a copy of pools/simulated.toml" in done.output
+    assert (folder / "mine.toml").read_bytes() == (ROOT / "pools" / "simulated.toml").read_bytes()
+    entry = ["planner", "--endpoint", "policy:tiny-decomposer@v3", "--tier", "small", "--router-only"]
+    r2("pool", "add", "mine.toml", *entry, "--price-input", "0.01", "--price-output", "0.02")
+    assert len(load_pool("mine.toml").models) == 11
+    with pytest.raises(ConfigError, match=r"mine.toml: is there already"):
+        r2("pool", "init", "mine.toml", "--copy-of", "pools/local.toml")
+    with pytest.raises(ConfigError, match=r"Leave --provider out"):
+        r2("pool", "init", "other.toml", "--copy-of", "pools/local.toml", "--provider", "openai")
+    with pytest.raises(ConfigError, match=r"none.toml: no such pool file"):
+        r2("pool", "init", "other.toml", "--copy-of", "none.toml")
+    assert not (folder / "other.toml").exists()
 
 
 def test_add_takes_models_of_the_catalogue_and_keeps_comments(folder: Path):

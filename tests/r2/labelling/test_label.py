@@ -184,3 +184,11 @@ def test_an_execution_that_fails_is_a_wrong_candidate_not_the_end():
         (True, None),
     ]
     assert outcome.status == "answered"
+
+
+def test_a_trained_decomposer_as_teacher_is_asked_as_it_was_trained():
+    trained = Roster([replace(card, prompt_mode="bare") if card.name == "large" else card for card in ROSTER.solvers])
+    _, calls = run([GOOD], roster=trained)
+    assert calls[0].messages == (("system", "plan"), ("user", f"Question: {PROBLEM.question}"))
+    _, calls = run([GOOD])
+    assert calls[0].messages[0][1].startswith("Split a question")

@@ -14,7 +14,7 @@ from r2.problems.benchmark import benchmarks, judge
 from r2.problems.checks import exact_match, token_f1, yes_or_no
 from r2.problems.row import FieldError
 from r2.problems.source import parse_source
-from storage.sources.problem_files import benchmark_file, problems_of, question_file
+from storage.sources.problem_files import benchmark_file, gold_plans_of, problems_of, question_file
 
 HOP = {
     "id": "2hop__1",
@@ -242,3 +242,8 @@ def test_a_users_file_is_a_source_of_problems_and_its_bad_row_is_named_by_line(t
     path.write_text('{"id": "a", "answer": "2"}\n', "utf-8")
     with pytest.raises(InputFileError, match="line 1"):
         list(problems_of(parse_source(f"file:{path}"), None, 0))
+
+
+def test_rows_of_ones_own_have_no_gold_plans_and_it_says_where_plans_are_seen():
+    with pytest.raises(ConfigError, match=r"file:mine.csv: rows of your own have no gold plans.*r2 sql"):
+        gold_plans_of(parse_source("file:mine.csv"), None, 0)
