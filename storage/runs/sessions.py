@@ -3,16 +3,29 @@
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 
 import orjson
 
 from r2.records.tables import RunRow
 from storage.lake.lake import Lake
+from storage.sql.query import connect
+
+ENDED = ("completed", "completed_with_errors", "failed")
+"""Statuses of a session that was not stopped."""
 
 
 def add_session(lake: Lake, row: RunRow) -> None:
     """Adds the row of a session that has ended."""
     lake.commit(row.run_id, f"session-{row.session:04d}", {"runs": [row]})
+
+
+def is_closed(lake: Path, run_id: str) -> bool:
+    """True where the run's newest session was not stopped and left nothing over: its row is stored, and the run was
+    compacted before."""
+    with connect(lake) as db:
+        found = db.execute("select status, n_deferred from runs_latest where run_id = ?", [run_id]).fetchall()
+    return any(status in ENDED and n_deferred == 0 for status, n_deferred in found)
 
 
 def session_row(

@@ -19,9 +19,20 @@ from tasks.answering.progress import Progress
 def finish_run(run_dir: Path, progress: Progress, out: str | None) -> tuple[RunSummary, list[Path]]:
     """Closes the session and returns what the run came to so far, with the files of answers it wrote."""
     summary = close_session(run_dir, progress)
+    return summary, _written(run_dir, out)
+
+
+def tell_again(run_dir: Path, progress: Progress, out: str | None) -> tuple[RunSummary, list[Path]]:
+    """The same of a run that is closed: its answers are written again, and nothing in the lake changes."""
     plan = read_plan(run_dir)
-    target = Path(out) if out else default_out(plan.settings.input)
-    return summary, write_answers(plan, Lake(run_dir.parent.parent), target)
+    summary = summarize(run_dir.parent.parent, plan.run_id, plan.settings.reasoning.check)
+    check_accounts(plan.n_requested, summary, progress.n_deferred)
+    return summary, _written(run_dir, out)
+
+
+def _written(run_dir: Path, out: str | None) -> list[Path]:
+    plan = read_plan(run_dir)
+    return write_answers(plan, Lake(run_dir.parent.parent), Path(out) if out else default_out(plan.settings.input))
 
 
 def close_session(run_dir: Path, progress: Progress) -> RunSummary:

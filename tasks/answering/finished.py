@@ -6,8 +6,9 @@ from pathlib import Path
 from r2.settings import AnswerSettings
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan, read_plan
+from storage.runs.sessions import is_closed
 from storage.runs.summary import RunSummary
-from tasks.answering.finish_run import finish_run
+from tasks.answering.finish_run import finish_run, tell_again
 from tasks.answering.plan_file import plan_file
 from tasks.answering.progress import Progress, progress_so_far
 
@@ -34,7 +35,8 @@ def finished_run(settings: AnswerSettings, *, retry_failed: bool = False) -> Run
         progress = progress_so_far(plan)
         if not is_finished(plan, progress) or (retry_failed and progress.n_failed):
             return None
-        summary, written = finish_run(run_dir, progress, settings.out)
+        finish = tell_again if is_closed(Path(settings.lake), plan.run_id) else finish_run
+        summary, written = finish(run_dir, progress, settings.out)
     return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s)
 
 

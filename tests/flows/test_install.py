@@ -107,6 +107,15 @@ def test_what_is_shipped_is_found_beside_folders_of_the_same_names(r2: Path, pro
     assert not (project / "lake").exists()
 
 
+def test_a_package_of_another_project_that_is_loaded_already_is_named(project: Path):
+    (project / "tasks" / "__init__.py").write_text("")
+    code = f"import sys; sys.path.insert(0, {str(project)!r}); import tasks; sys.path.pop(0); import flows"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: another project's package 'tasks' is loaded ({project}"), done.stderr
+
+
 def test_a_file_of_the_users_own_wins_and_a_shipped_one_is_not_changed(r2: Path, project: Path):
     added = ["pool", "add", SIMULATED, "mine", "--endpoint", "simulated:sim-4b", "--tier", "small"]
     added += ["--price-input", "1", "--price-output", "1"]

@@ -20,6 +20,7 @@ from flows.cli.console import STARTING
 from flows.support.progress import _facts, _picture
 from r2.pool.client.gauges import ModelGauge
 from r2.settings import AnswerSettings, Reasoning
+from storage.lake.lake import Lake
 from storage.runs.plan import read_plan
 from tasks.answering.answer_shard import answer_rows
 from tasks.answering.finish_run import finish_run
@@ -68,10 +69,11 @@ def test_a_finished_run_is_told_again_without_an_api_and_its_answers_are_written
         run_dir = plan_file(settings)
         finish_run(run_dir, asyncio.run(answered(run_dir)), settings.out)
         (tmp_path / "a.jsonl").unlink()
-        n_asked = len(provider.questions)
+        n_asked, units = len(provider.questions), Lake(tmp_path / "lake").units(run_dir.name)
         done = run(command_of(settings), {"R2_STATE_DIR": str(tmp_path / "state"), **NO_API})
         assert (done.returncode, done.stderr) == (0, f"{STARTING}\n")
         assert len(provider.questions) == n_asked == 6
+    assert Lake(tmp_path / "lake").units(run_dir.name) == units, "nothing in the lake changes"
     assert len((tmp_path / "a.jsonl").read_text("utf-8").splitlines()) == 6
 
 
