@@ -140,8 +140,8 @@ MAX_COUNT: Final = 10**8
 
 def count(value: object) -> int | None:
     """A token count, or None for what is none."""
-    if value.__class__ is int and 0 <= value <= MAX_COUNT:  # type: ignore[operator]  # nearly all of them
-        return value  # type: ignore[return-value]
+    if type(value) is int and 0 <= value <= MAX_COUNT:  # nearly all of them
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:

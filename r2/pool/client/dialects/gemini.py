@@ -82,7 +82,8 @@ def parse(document: Mapping[str, Any]) -> Reply | NoReply:
         return Reply("", "", reason, *named, is_refused=True) if reason else NoReply("no candidates", None, usage)
     candidate: dict[str, Any] = candidates[0]
     content = candidate.get("content")
-    texts, thinking = [], []
+    texts: list[str] = []
+    thinking: list[str] = []
     for part in parts_of(content.get("parts")) if isinstance(content, dict) else ():
         (thinking if part.get("thought") is True else texts).append(text_of(part.get("text")))
     return Reply(
