@@ -131,6 +131,8 @@ class Completion:
     journal answered and nothing was paid now (the cost stays: it was paid by an earlier session of the same run).
     `lost_usd` is what killed sessions of the run may have paid for this call beside its attempts; not stored here.
     `not_sent` names what the row asked for (`Call.asked_for`) and the entry could not be sent.
+    `reused_from` names the run that paid for it where it was not this one, "" elsewhere; `saved_usd` is what it would
+    have cost, at the price of the day it was used again, where its attempts cost nothing for that.
     """
 
     text: str
@@ -143,6 +145,8 @@ class Completion:
     is_replayed: bool = False
     lost_usd: float = field(default=0.0, compare=False)
     not_sent: tuple[str, ...] = ()
+    reused_from: str = ""
+    saved_usd: float = 0.0
 
     @property
     def is_ok(self) -> bool:
@@ -153,6 +157,11 @@ class Completion:
         return sum(attempt.cost_usd for attempt in self.attempts)
 
     @property
+    def worth_usd(self) -> float:
+        """What the call costs, whoever paid for it."""
+        return self.cost_usd + self.saved_usd
+
+    @property
     def usage(self) -> Usage:
         return total_usage(attempt.usage for attempt in self.attempts)
 
@@ -161,8 +170,11 @@ class Completion:
         """Seconds spent on the wire over all attempts (not in queues)."""
         return sum(attempt.latency_s for attempt in self.attempts)
 
-    def to_bytes(self) -> bytes:
-        """As stored in a journal: JSON, raw bodies as text (undecodable bytes escaped, so that nothing is lost)."""
+    def to_bytes(self, request_sha: str = "") -> bytes:
+        """As stored in a journal: JSON, raw bodies as text (undecodable bytes escaped, so that nothing is lost).
+
+        `request_sha` is kept beside it (`request_sha_of`): by it another run finds the answer.
+        """
         stored: dict[str, Any] = {
             "text": self.text,
             "model": self.model,
@@ -174,6 +186,10 @@ class Completion:
         }
         if self.not_sent:
             stored["not_sent"] = self.not_sent
+        if self.reused_from:
+            stored |= {"reused_from": self.reused_from, "saved_usd": self.saved_usd}
+        if request_sha:
+            stored["request_sha"] = request_sha
         return orjson.dumps(stored)
 
     @classmethod
@@ -193,7 +209,14 @@ class Completion:
             error_message=entry["error_message"],
             is_replayed=True,
             not_sent=tuple(entry.get("not_sent", ())),
+            reused_from=entry.get("reused_from", ""),
+            saved_usd=entry.get("saved_usd", 0.0),
         )
+
+
+def request_sha_of(stored: bytes) -> str:
+    """What `Completion.to_bytes` kept beside a completion; "" where it was not told."""
+    return str(orjson.loads(stored).get("request_sha", ""))
 
 
 def _attempt_to_json(a: Attempt) -> list[Any]:

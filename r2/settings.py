@@ -237,6 +237,9 @@ class AnswerSettings(Frozen):
     max_in_flight: int = Field(default=64, ge=1)
     """Problems worked on at once over all shards; calls are bounded by the pool file besides."""
     models_dir: str = "models"
+    reuse: bool = False
+    """Answers that other inputs of the lake paid for are used again, too. Those of earlier runs over the same input
+    always are."""
     max_error_rate: float = Field(default=1.0, ge=0, le=1)
     """A run with a larger share of failed questions ends as failed, not as completed with errors."""
 
@@ -285,6 +288,8 @@ class LabelSettings(Frozen):
     shard_size: int = Field(default=100, ge=1)
     shards_in_flight: int = Field(default=2, ge=1)
     max_in_flight: int = Field(default=64, ge=1)
+    reuse: bool = True
+    """As in `AnswerSettings`."""
     models_dir: str = "models"
 
     def answering(self, input_path: str, default_benchmark: str = "") -> AnswerSettings:
@@ -309,6 +314,7 @@ class LabelSettings(Frozen):
             shard_size=self.shard_size,
             shards_in_flight=self.shards_in_flight,
             max_in_flight=self.max_in_flight,
+            reuse=self.reuse,
             models_dir=self.models_dir,
         )
 

@@ -9,7 +9,7 @@ import typer
 
 from flows.cli import options
 from flows.cli.checked import checked
-from flows.cli.console import figures, print_calls, results, say, starting
+from flows.cli.console import figures, print_calls, print_reusable, results, say, starting
 from flows.cli.left_over import RETRY_FAILED, what_is_deferred
 from flows.cli.options import INPUT, MONEY, POOL, ROUTER, flag
 from flows.support.terminal import INTERRUPTED
@@ -229,6 +229,7 @@ def answer(
             default="no cap",
         ),
     ] = None,
+    reuse: Annotated[bool | None, options.reuse("off")] = None,
     retry_failed: Annotated[
         bool,
         flag(
@@ -269,6 +270,7 @@ def answer(
             "limit": limit,
             "sample": sample,
             "max_cost_usd": max_cost_usd,
+            "reuse": reuse,
             "shard_size": shard_size,
             "max_in_flight": max_in_flight,
             "models_dir": models_dir,
@@ -381,6 +383,9 @@ def _print_result(result: Any) -> int:
         table.add_row("  saved by the providers' caches", f"{summary.cache_saved_usd:.6f}")
         said = f"{summary.n_cached_tokens:,} read, {summary.n_cache_write_tokens:,} written"
         table.add_row("  prompt tokens of their caches", said)
+    if summary.n_reused:
+        table.add_row("  saved: paid by earlier runs", f"{summary.saved_usd:.6f}")
+        table.add_row("  calls used again", str(summary.n_reused))
     table.add_row("USD per 1k questions", f"{summary.usd_per_1k:.4f}")
     table.add_row("calls per question", f"{summary.calls_per_question:.2f}")
     table.add_row("seconds", f"{result.wall_s:.1f}")
@@ -418,6 +423,14 @@ def _print_result(result: Any) -> int:
     return 1 if summary.n_failed or progress.n_deferred or summary.n_cut or n_unjudged else 0
 
 
+def _questions(settings: AnswerSettings) -> Iterator[str]:
+    from r2.problem import Problem
+    from storage.sources.questions import read_questions
+
+    rows = read_questions(Path(settings.input), settings.columns, settings.default_benchmark, settings.limit)
+    return (row.question for row in rows if isinstance(row, Problem))
+
+
 def _print_estimate(settings: AnswerSettings) -> None:
     from r2.methods.estimate import Rows, estimate_calls, rows_of
     from r2.methods.expected import FREE_ASSUMED
@@ -450,6 +463,7 @@ def _print_estimate(settings: AnswerSettings) -> None:
     n_shards = -(-(n_questions + n_bad) // settings.shard_size)
     print(f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {n_shards} shards")
     print_calls(pool, calls)
+    print_reusable(settings, pool, _questions(settings))
     if assumed := "; ".join(
         filter(None, [method_named(settings.reasoning.method).assumes, FREE_ASSUMED * bool(whole.n)])
     ):

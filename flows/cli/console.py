@@ -2,8 +2,9 @@
 messages on stderr."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # not when the command starts: --help need not wait for them
     from r2.methods.estimate import CallEstimate
     from r2.pool.calibrate import Calibration
     from r2.pool.file.config import PoolConfig
+    from r2.settings import AnswerSettings
 
 WIDTH_IN_A_FILE = 140
 STARTING = "r2: starting ..."
@@ -98,6 +100,23 @@ def _say_days(pool: "PoolConfig") -> None:
         say(f"The run would stop before its first call: {line}")
     for line in dated_warnings(pool, today):
         say(line)
+
+
+def print_reusable(settings: "AnswerSettings", pool: "PoolConfig", questions: Iterable[str]) -> None:
+    """How much of it earlier runs have paid for; nothing where that is nothing."""
+    from r2.pool.file.identity import answering_digests
+    from storage.runs.lineage import paid_runs
+    from storage.runs.reusable import reusable
+
+    root, path = Path(settings.lake), str(Path(settings.input).resolve())
+    runs = paid_runs(root, "", path, settings.reasoning.method, reuse=settings.reuse)
+    prices = {name: pool.price(name) for name in pool.models}
+    found = reusable(root, runs, answering_digests(pool), prices, questions)
+    if found.n_calls:
+        print(
+            f"paid before: earlier runs have answers to about {found.n_calls} calls, worth {found.usd:.6f} USD today "
+            f"({found.n_questions} of these questions). Requests that are the same are not paid again: take that off."
+        )
 
 
 def _print_caps(pool: "PoolConfig", models: "Sequence[str]") -> None:

@@ -105,6 +105,7 @@ def evaluate(
         int | None, flag(ROUTER, "--seeds", metavar="N", help="Repetitions on test problems.", default="1")
     ] = None,
     max_cost_usd: options.MaxCostUsd = None,
+    reuse: Annotated[bool | None, options.reuse("on")] = None,
     dry_run: options.DryRun = False,
     lake: options.Lake = None,
 ) -> None:
@@ -149,6 +150,7 @@ def evaluate(
         "lake": lake,
         "train_labels": train_labels,
         "max_cost_usd": max_cost_usd,
+        "reuse": reuse,
         "max_in_flight": max_in_flight,
         "methods_in_flight": methods_in_flight,
         "data_dir": data_dir,
@@ -199,7 +201,7 @@ def recorded_settings(flags: dict[str, Any]) -> dict[str, Any]:
 
 def _print_estimate(settings: "EvaluateSettings") -> None:
     """Rows with the runs they need, and calls as if nothing were shared between them."""
-    from flows.cli.console import print_calls
+    from flows.cli.console import print_calls, print_reusable
     from r2.evaluation.estimate import estimate_evaluation
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
@@ -213,6 +215,9 @@ def _print_estimate(settings: "EvaluateSettings") -> None:
     for name, n_dev, n_test in rows:
         print(f"  {name}: {n_dev} runs on dev, {n_test} on test problems")
     print_calls(pool, calls)
+    if settings.reuse:
+        asked = (problem.question for problem in (*found.dev, *found.test))
+        print_reusable(settings.answering("", settings.reasoning), pool, asked)
     print(
         "An upper estimate: calls that methods or operating points share are paid once. --max-cost-usd sets a hard cap."
     )
@@ -239,6 +244,12 @@ def print_result(result: Any, *, is_kept: bool = True) -> int:
         f"{evaluation.paid_usd:.6f} USD for "
         f"{evaluation.n_calls_paid} ({result.session_paid_usd:.6f} USD in this session, {evaluation.wall_s:.1f} s)"
     )
+    if evaluation.n_calls_charged > evaluation.n_calls_paid:
+        print(
+            f"saved {max(0.0, evaluation.charged_usd - evaluation.paid_usd):.6f} USD and "
+            f"{evaluation.n_calls_charged - evaluation.n_calls_paid} calls: several methods share them, or earlier "
+            "runs paid for them"
+        )
     if evaluation.leaks is not None:
         leaks = evaluation.leaks
         print(

@@ -72,6 +72,7 @@ def label(
         flag(TRAINING, "--candidates", metavar="N", help="Plans asked of the teacher per problem.", default="8"),
     ] = None,
     max_cost_usd: options.MaxCostUsd = None,
+    reuse: Annotated[bool | None, options.reuse("on")] = None,
     dry_run: options.DryRun = False,
     out: Annotated[
         str | None,
@@ -104,6 +105,7 @@ def label(
             "split_seed": split_seed,
             "test_share": test_share,
             "max_cost_usd": max_cost_usd,
+            "reuse": reuse,
             "shard_size": shard_size,
             "max_in_flight": max_in_flight,
             "data_dir": data_dir,
@@ -140,7 +142,7 @@ def label(
 
 
 def _print_estimate(settings: LabelSettings) -> None:
-    from flows.cli.console import print_calls
+    from flows.cli.console import print_calls, print_reusable
     from r2.methods import method_named
     from r2.methods.estimate import estimate_calls, rows_of
     from r2.methods.router import make_router
@@ -159,6 +161,7 @@ def _print_estimate(settings: LabelSettings) -> None:
     prices = {name: card.price for name, card in router.roster.by_name.items()}
     print(f"{len(rows)} problems of {settings.problems}")
     print_calls(pool, estimate_calls(router, prices, short.n, short.n_bytes, whole))
+    print_reusable(answering, pool, (row.question for row in rows))
     print(f"Assumed: {method_named(answering.reasoning.method).assumes}. --max-cost-usd sets a hard cap.")
 
 
@@ -177,6 +180,9 @@ def _print_result(result: Any) -> int:
     for purpose, usd in summary.cost_by_purpose_usd.items():
         table.add_row(f"  of it {purpose}", f"{usd:.6f}")
     table.add_row("  this session", f"{progress.session_cost_usd:.6f}")
+    if summary.n_reused:
+        table.add_row("  saved: paid by earlier runs", f"{summary.saved_usd:.6f}")
+        table.add_row("  calls used again", str(summary.n_reused))
     table.add_row("USD per labelled problem", f"{summary.cost_usd / max(1, summary.n_kept):.6f}")
     table.add_row("seconds", f"{progress.wall_s:.1f}")
     table.add_row("decomposer rows", f"{sets.decomposer['train']} train, {sets.decomposer['test']} test")

@@ -299,6 +299,16 @@ MaxCostUsd = Annotated[
         default="no cap",
     ),
 ]
+
+
+def reuse(default: str) -> Any:
+    """--reuse / --no-reuse with a command's own default."""
+    meaning = (
+        "Use answers again that runs over other inputs of this lake paid for. Those over the same input always are."
+    )
+    return flag(MONEY, "--reuse/--no-reuse", help=meaning, default=default)
+
+
 DryRun = Annotated[
     bool, flag(MONEY, "--dry-run", help="Print what would be done and what it would cost, pay nothing, and stop.")
 ]

@@ -141,6 +141,11 @@ class Trajectory:
         return sum(completion.cost_usd for call, completion in self.pairs if call.purpose in ROUTER_PURPOSES)
 
     @property
+    def saved_usd(self) -> float:
+        """What the calls would have cost that another run had paid for."""
+        return sum(completion.saved_usd for _, completion in self.pairs)
+
+    @property
     def answering_cost_usd(self) -> float:
         """Of it, what the answer cost: without the calls of whoever judged it."""
         return sum(completion.cost_usd for call, completion in self.pairs if call.purpose != "judge")

@@ -78,6 +78,9 @@ class EvaluateSettings(Frozen):
     max_in_flight: int = Field(default=64, ge=1)
     """Problems worked on at once, over all methods."""
     methods_in_flight: int = Field(default=8, ge=1)
+    reuse: bool = True
+    """Answers that other runs of the lake paid for are used again, too. Those that evaluations of the same problems
+    paid for always are."""
     data_dir: str | None = None
     models_dir: str = "models"
 
@@ -98,6 +101,7 @@ class EvaluateSettings(Frozen):
             max_cost_usd=self.max_cost_usd,
             shard_size=self.shard_size,
             max_in_flight=self.max_in_flight,
+            reuse=self.reuse,
             models_dir=self.models_dir,
         )
 

@@ -109,7 +109,7 @@ def execute(
         else:
             run.verdict, _ = yield from ask_check(problem, run.answer, router.check)
             run.is_correct = run.verdict.is_right is True
-    run.cost_usd = sum(completion.cost_usd for completion in spent)
+    run.cost_usd = sum(completion.worth_usd for completion in spent)
     run.output_tokens = sum(completion.usage.output_tokens for completion in spent)
     run.total_tokens = run.output_tokens + sum(completion.usage.input_tokens for completion in spent)
     return run

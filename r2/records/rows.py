@@ -77,6 +77,7 @@ def to_rows(
         value=None if outcome.answer is None else outcome.value,
         answers=_answers(outcome.answers),
         notes="; ".join(outcome.notes) or None,
+        saved_usd=trajectory.saved_usd + sum(call.saved_usd or 0.0 for call in earlier),
     )
     return row, subtasks, calls
 
@@ -276,4 +277,6 @@ def _call_row(
         cache_write_tokens=attempt.usage.cache_write_tokens,
         reasoning_tokens=attempt.usage.reasoning_tokens,
         thinking=attempt.thinking or None,
+        reused_from=completion.reused_from or None,
+        saved_usd=completion.saved_usd if completion.reused_from else None,
     )

@@ -126,6 +126,12 @@ class TrajectoryRow:
         "to say",
         default=None,
     )
+    saved_usd: float | None = col(
+        "what calls that another run had paid for would have cost; no part of cost_usd. Evaluations charge a method "
+        "for them, so there it is 0",
+        "USD",
+        default=None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +229,14 @@ class CallRow:
     )
     thinking: str | None = col(
         "what the model wrote before its answer; null where there is none or the provider does not show it",
+        default=None,
+    )
+    reused_from: str | None = col(
+        "run or evaluation that paid for this call before; null where this run did", label=True, default=None
+    )
+    saved_usd: float | None = col(
+        "what it would have cost at `price_version`; 0 where cost_usd has it; null where this run paid",
+        "USD",
         default=None,
     )
 

@@ -54,6 +54,7 @@ _CALLS = (
     "cached_input_tokens",
     "output_tokens",
     "cost_usd",
+    "saved_usd",
     "error_type",
     "output_text",
     "raw_body",
@@ -187,6 +188,9 @@ def _rescored(
     lambda_s: float,
 ) -> RescoredRow:
     total = router = judging = 0.0
+    saved = sum(call["saved_usd"] or 0.0 for call in calls)
+    router_saved = sum(call["saved_usd"] or 0.0 for call in calls if call["purpose"] in ROUTER_PURPOSES)
+    old_usd = old["cost_usd"] + saved  # what it cost, whoever paid
     for call in calls:
         usd = _cost_usd(call, prices)
         total += usd
@@ -214,11 +218,11 @@ def _rescored(
         answer=answer,
         old_is_correct=old["is_correct"],
         is_correct=is_correct,
-        old_cost_usd=old["cost_usd"],
+        old_cost_usd=old_usd,
         cost_usd=total,
-        old_router_cost_usd=old["router_cost_usd"],
+        old_router_cost_usd=old["router_cost_usd"] + router_saved,
         router_cost_usd=router,
-        old_utility=bool(old["is_correct"]) - lambda_usd * old["cost_usd"] - lambda_s * old["latency_s"],
+        old_utility=bool(old["is_correct"]) - lambda_usd * old_usd - lambda_s * old["latency_s"],
         utility=bool(is_correct) - lambda_usd * total - lambda_s * old["latency_s"],
         check_score=verdict.score,
         check_error=verdict.error,
@@ -241,7 +245,7 @@ def _verdict(problem: Problem, answer: str | None, old: Mapping[str, Any], check
 def _cost_usd(call: Mapping[str, Any], prices: Mapping[str, Price] | None) -> float:
     """Of one attempt; an attempt without usage from the provider was charged by its stored worst-case usage."""
     if prices is None:
-        return float(call["cost_usd"])
+        return float(call["cost_usd"] + (call["saved_usd"] or 0.0))
     price = prices.get(call["request_model"])
     if price is None:
         raise ConfigError(

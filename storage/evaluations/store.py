@@ -12,7 +12,7 @@ Its runs are ordinary runs of the lake, of kind `evaluate`. Written by `flows/ev
 and `r2 rescore`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,19 @@ def evaluation_dir(lake: Path, evaluation_id: str) -> Path:
 def evaluation_ids(lake: Path) -> list[str]:
     """The evaluations of a lake, by name."""
     return sorted(path.parent.name for path in (lake / FOLDER).glob("*/plan.json"))
+
+
+def evaluations_of(lake: Path, sources: Sequence[str]) -> list[str]:
+    """The evaluations of the lake over these sources of problems, in any order. One that cannot be read is left out."""
+    found = []
+    for evaluation_id in evaluation_ids(lake):
+        try:
+            settings = orjson.loads((evaluation_dir(lake, evaluation_id) / "plan.json").read_bytes())["settings"]
+            if sorted(settings["problems"]) == sorted(sources):
+                found.append(evaluation_id)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def is_evaluation(lake: Path, name: str) -> bool:

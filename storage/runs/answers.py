@@ -30,11 +30,13 @@ ANSWER_COLUMNS = (
     "target",
     "is_correct",
     "cost_usd",
+    "saved_usd",
     "n_calls",
     "error_type",
     "error_message",
 )
-"""`finish` is "stop" for a whole answer, "length" for one that ends at its limit and is the best there was."""
+"""`finish` is "stop" for a whole answer, "length" for one that ends at its limit and is the best there was. `saved_usd`
+is what calls that earlier runs had paid for would have cost; it is no part of `cost_usd`."""
 _CHECK_FIELDS = (("check_score", pa.float64()), ("check_error", pa.string()))
 """Further columns of a run with a check of the user's own."""
 _WANTED_FIELDS = (("short_answer", pa.string()), ("value", pa.string()))
@@ -51,6 +53,7 @@ _READ = [
     "answer",
     "is_correct",
     "cost_usd",
+    "saved_usd",
     "n_calls",
     "input_tokens",
     "output_tokens",
@@ -189,6 +192,7 @@ def _write_parquet(
             ("target", pa.string()),
             ("is_correct", pa.bool_()),
             ("cost_usd", pa.float64()),
+            ("saved_usd", pa.float64()),
             ("n_calls", pa.int32()),
             ("error_type", pa.string()),
             ("error_message", pa.string()),

@@ -202,10 +202,17 @@ class Journal:
 
     def records(self) -> Iterator[tuple[str, bytes]]:
         """(key, record) of every stored call, in the order they were stored."""
+        for key, _ in sorted(self._offsets.items(), key=lambda item: item[1]):
+            body = self.find(key)
+            assert body is not None, f"{key} has an offset"
+            yield key, body
+
+    def places(self) -> Iterator[tuple[int, bytes]]:
+        """(offset in the file, record) of every stored call, in the order they were stored; `stored_at` reads one."""
         for key, offset in sorted(self._offsets.items(), key=lambda item: item[1]):
             body = self.find(key)
             assert body is not None, f"{key} has an offset {offset}"
-            yield key, body
+            yield offset, body
 
     def loss(self) -> str:
         """What to say where `n_missing_at_open` is not 0."""
@@ -428,6 +435,21 @@ def drop_settled(path: Path, keys: Set[str]) -> None:
         replace_mark(path, Known(new._end, n_kept))
     shorter.replace(path)
     sync_folder(path.parent)
+
+
+def stored_at(path: Path, offset: int) -> bytes | None:
+    """The record of the call stored at this offset; None where the file is gone, or holds something else there by
+    now: a run that goes on writes its journal anew."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            head = file.read(4096)
+            if len(head) < _HEAD.size or head[: len(MAGIC)] != MAGIC:
+                return None
+            record = _parse(memoryview(head + file.read(max(0, _size(head) - len(head)))))
+    except OSError:
+        return None
+    return None if record is None or record.kind != _COMMITTED else record.body
 
 
 def _size(head: bytes) -> int:

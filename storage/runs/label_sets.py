@@ -29,6 +29,7 @@ from r2.problems.split import split_of
 from r2.roster import Roster
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan
+from storage.runs.summary import reused_of
 from storage.sql.query import connect
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -135,6 +136,10 @@ class LabelSummary:
     cost_by_purpose_usd: Mapping[str, float]
     score_quantiles: Mapping[str, tuple[float, float, float]]
     """Score -> quartiles over the executed candidates."""
+    n_reused: int = 0
+    """Calls that another run had paid for."""
+    saved_usd: float = 0.0
+    """What they would have cost."""
 
     @property
     def executions_per_plan(self) -> float:
@@ -170,6 +175,7 @@ def summarize_labels(lake: Path, run_id: str) -> LabelSummary:
             )[0][0]
             if found is not None:
                 quantiles[score] = tuple(found)
+        n_reused, saved_usd = reused_of(db, run_id)
     n_candidates, n_distinct, n_allocations, n_searched = counts
     return LabelSummary(
         run_id,
@@ -184,6 +190,8 @@ def summarize_labels(lake: Path, run_id: str) -> LabelSummary:
         cost,
         dict(purposes),
         quantiles,
+        n_reused,
+        saved_usd,
     )
 
 

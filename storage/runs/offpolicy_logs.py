@@ -18,7 +18,7 @@ from r2.errors import LakeError
 from r2.evaluation.logged import LoggedStep, LoggedTrajectory
 from storage.lake.lake import Lake
 
-_TRAJECTORY = ("problem_id", "rollout", "method", "benchmark", "status", "is_correct", "cost_usd")
+_TRAJECTORY = ("problem_id", "rollout", "method", "benchmark", "status", "is_correct", "cost_usd", "saved_usd")
 _SUBTASK = ("problem_id", "rollout", "subtask_index", "subtask_text", "benchmark", "allocated_model", "candidates")
 Key = tuple[str, int]
 
@@ -69,7 +69,8 @@ def read_offpolicy_logs(
             left_out["the allocator gave no probability for its choice"] += 1
         else:
             usable = tuple(step for step in logged if step is not None)
-            kept.append(LoggedTrajectory(row["problem_id"], usable, float(row["is_correct"]), row["cost_usd"]))
+            worth_usd = row["cost_usd"] + (row["saved_usd"] or 0.0)
+            kept.append(LoggedTrajectory(row["problem_id"], usable, float(row["is_correct"]), worth_usd))
     return OffPolicyLogs(tuple(kept), dict(left_out))
 
 

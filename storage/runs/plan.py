@@ -9,8 +9,8 @@ Reading it never looks at the input again.
 import hashlib
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,16 @@ class ShardPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedEntry:
+    """A pool entry when the run was planned: by this, later runs know which of its answers they can use again."""
+
+    answering: str
+    """`answering_digest` of r2/pool/file/identity.py."""
+    price: str
+    """Version of its price."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunPlan:
     """What a run has to do. `n_requested` counts every row, bad ones included."""
 
@@ -56,6 +66,9 @@ class RunPlan:
     created_at: float
     answers_whole: bool = True
     """Rows without a benchmark are answered in full. False: planned by a version that cut their answers short."""
+    input_path: str = ""
+    """Where the input was, absolute. "": planned by a version that did not note it. The same for `entries`."""
+    entries: Mapping[str, PlannedEntry] = field(default_factory=dict)
 
     def shard_file(self, index: int) -> Path:
         return self.run_dir / "shards" / f"{index:05d}.jsonl"
@@ -130,7 +143,12 @@ def run_dir_of(lake: Path, run_id: str) -> Path:
     return lake / "_runs" / run_id
 
 
-def plan_run(settings: AnswerSettings, pool_digest: str, pool_text: str | None = None) -> RunPlan:
+def plan_run(
+    settings: AnswerSettings,
+    pool_digest: str,
+    pool_text: str | None = None,
+    entries: Mapping[str, PlannedEntry] | None = None,
+) -> RunPlan:
     """The plan of this run: read back if it was made before, else made now by one streaming pass over the input.
 
     Settings that are not part of the run's identity (budgets, concurrency) are today's; the shards are those of the
@@ -184,6 +202,8 @@ def plan_run(settings: AnswerSettings, pool_digest: str, pool_text: str | None =
         sum(s.n_bad for s in shards),
         tuple(shards),
         time.time(),
+        input_path=str(source.resolve()),
+        entries=entries or {},
     )
     if pool_text is not None:
         write_atomically(run_dir / "pool.toml", pool_text.encode())
@@ -208,6 +228,8 @@ def read_plan(run_dir: Path, settings: AnswerSettings | None = None) -> RunPlan:
             shards=tuple(ShardPlan(**shard) for shard in stored["shards"]),
             created_at=stored["created_at"],
             answers_whole=stored.get("answers_whole", False),
+            input_path=stored.get("input_path", ""),
+            entries={name: PlannedEntry(**entry) for name, entry in stored.get("entries", {}).items()},
         )
     except FileNotFoundError:
         raise LakeError(
@@ -275,5 +297,7 @@ def _manifest(plan: RunPlan) -> bytes:
         "shards": [asdict(shard) for shard in plan.shards],
         "created_at": plan.created_at,
         "answers_whole": plan.answers_whole,
+        "input_path": plan.input_path,
+        "entries": {name: asdict(entry) for name, entry in plan.entries.items()},
     }
     return orjson.dumps(stored, option=orjson.OPT_INDENT_2)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from r2.answering.protocol import CUT_ANSWER, NO_LOGPROBS
 from r2.evaluation.intervals import wilson_interval
 from storage.runs.checks import CheckSummary, check_summary
@@ -45,6 +47,10 @@ class RunSummary:
     cost_by_model_usd: Mapping[str, float]
     check: CheckSummary | None = None
     """Of the user's own check."""
+    n_reused: int = 0
+    """Calls that another run had paid for."""
+    saved_usd: float = 0.0
+    """What they would have cost."""
 
     @property
     def n_settled(self) -> int:
@@ -60,8 +66,8 @@ class RunSummary:
 
     @property
     def usd_per_1k(self) -> float:
-        """USD per thousand settled questions, the router's own calls included."""
-        return 1000 * self.cost_usd / self.n_settled if self.n_settled else 0.0
+        """USD per thousand settled questions, the router's own calls and what earlier runs paid for included."""
+        return 1000 * (self.cost_usd + self.saved_usd) / self.n_settled if self.n_settled else 0.0
 
     @property
     def calls_per_question(self) -> float:
@@ -83,6 +89,15 @@ _TOTALS = (
     "n_cut",
     "n_without_logprobs",
 )
+
+
+def reused_of(db: duckdb.DuckDBPyConnection, run_id: str) -> tuple[int, float]:
+    """(calls, USD) of a run that other runs had paid for, and what they would have cost."""
+    [(n_calls, usd)] = db.execute(
+        "select count(*), coalesce(sum(saved_usd), 0) from calls where run_id = ? and reused_from is not null",
+        [run_id],
+    ).fetchall()
+    return int(n_calls), float(usd)
 
 
 def summarize(lake: Path, run_id: str, check: str | None = None) -> RunSummary:
@@ -110,7 +125,7 @@ def summarize(lake: Path, run_id: str, check: str | None = None) -> RunSummary:
             """,
             [run_id],
         ).fetchall()
-        n_cached, n_written, saved_usd = db.execute(
+        n_cached, n_written, cache_saved_usd = db.execute(
             """
             select coalesce(sum(cached_input_tokens), 0)::bigint, coalesce(sum(cache_write_tokens), 0)::bigint,
                    coalesce(sum(cache_saved_usd), 0)
@@ -118,6 +133,7 @@ def summarize(lake: Path, run_id: str, check: str | None = None) -> RunSummary:
             """,
             [run_id],
         ).fetchall()[0]
+        n_reused, saved_usd = reused_of(db, run_id)
         [n_doubtful] = db.execute(
             "select count(*) from calls where run_id = ? and usage_source = 'doubtful'", [run_id]
         ).fetchall()[0]
@@ -130,9 +146,11 @@ def summarize(lake: Path, run_id: str, check: str | None = None) -> RunSummary:
         n_doubtful_bills=n_doubtful,
         n_cached_tokens=n_cached,
         n_cache_write_tokens=n_written,
-        cache_saved_usd=saved_usd,
+        cache_saved_usd=cache_saved_usd,
         calls_by_model=by_count,
         cost_by_model_usd=by_cost,
         check=own,
+        n_reused=n_reused,
+        saved_usd=saved_usd,
         **named,
     )

@@ -47,7 +47,13 @@ select
     coalesce(sum(cost_usd) filter (purpose in ('decompose', 'allocate')), 0) as router_cost_usd,
     coalesce(sum(cache_write_tokens), 0)::bigint as cache_write_tokens,
     coalesce(sum(reasoning_tokens), 0)::bigint as reasoning_tokens,
-    sum(cache_saved(price_version, input_tokens, cached_input_tokens, cache_write_tokens)) as cache_saved_usd
+    coalesce(
+        sum(cache_saved(price_version, input_tokens, cached_input_tokens, cache_write_tokens))
+            filter (reused_from is null),
+        0
+    ) as cache_saved_usd,
+    count(*) filter (reused_from is not null) as n_reused,
+    coalesce(sum(saved_usd), 0) as saved_usd
 from calls
 group by run_id, request_model;
 comment on view cost_by_model is
@@ -66,6 +72,8 @@ comment on column cost_by_model.cache_write_tokens is 'prompt tokens written to 
 comment on column cost_by_model.reasoning_tokens is 'generated tokens spent on thinking';
 comment on column cost_by_model.cache_saved_usd is
     'USD that the provider''s cache saved: reads are cheaper than fresh tokens, writes may be dearer';
+comment on column cost_by_model.n_reused is 'attempts that another run had paid for';
+comment on column cost_by_model.saved_usd is 'USD that these would have cost; no part of cost_usd';
 
 -- Runs against each other: what a thousand answers cost and how many were right.
 create or replace view cost_accuracy as
@@ -78,7 +86,7 @@ with totals as (
         count(is_correct) as n_judged,
         count(*) filter (is_correct) as n_correct,
         sum(cost_usd) as cost_usd,
-        1000 * sum(cost_usd) / count(*) as usd_per_1k,
+        1000 * sum(cost_usd + coalesce(saved_usd, 0)) / count(*) as usd_per_1k,
         sum(n_calls) / count(*) as calls_per_problem,
         avg(latency_s) as mean_latency_s
     from trajectories
@@ -122,8 +130,9 @@ comment on column cost_accuracy.n_correct is 'of the judged, right ones';
 comment on column cost_accuracy.accuracy is '0..1, n_correct / n_judged; null where nothing was judged';
 comment on column cost_accuracy.accuracy_low is 'lower bound of its Wilson 95 % interval';
 comment on column cost_accuracy.accuracy_high is 'upper bound of its Wilson 95 % interval';
-comment on column cost_accuracy.cost_usd is 'USD for the settled problems, the router''s own calls included';
-comment on column cost_accuracy.usd_per_1k is 'USD per thousand settled problems';
+comment on column cost_accuracy.cost_usd is 'USD paid for the settled problems, the router''s own calls included';
+comment on column cost_accuracy.usd_per_1k is
+    'USD per thousand settled problems, what other runs had paid for included';
 comment on column cost_accuracy.calls_per_problem is 'model calls, the router''s own included';
 comment on column cost_accuracy.mean_latency_s is 'mean critical path of a problem, s';
 comment on column cost_accuracy.on_frontier is
@@ -163,7 +172,7 @@ with traffic as (
         sum(input_tokens - least(cached_input_tokens, input_tokens)) as fresh_tokens,
         sum(least(cached_input_tokens, input_tokens)) as cached_tokens,
         sum(output_tokens) as output_tokens,
-        sum(cost_usd) as cost_usd
+        sum(cost_usd + coalesce(saved_usd, 0)) as cost_usd
     from calls
     group by all
 ),
@@ -214,7 +223,7 @@ create or replace view router_overhead as
 with split as (
     select
         run_id, purpose in ('decompose', 'allocate') as is_router,
-        cost_usd, input_tokens + output_tokens as tokens, latency_s
+        cost_usd + coalesce(saved_usd, 0) as cost_usd, input_tokens + output_tokens as tokens, latency_s
     from calls
 )
 select
@@ -232,7 +241,7 @@ comment on view router_overhead is 'The share of decomposing and allocating in w
 comment on column router_overhead.run_id is 'see runs';
 comment on column router_overhead.n_attempts is 'HTTP exchanges, failed ones included';
 comment on column router_overhead.n_router_attempts is 'of them, the decomposer''s and the allocator''s';
-comment on column router_overhead.cost_usd is 'USD of all attempts';
+comment on column router_overhead.cost_usd is 'USD of all attempts, what other runs had paid for included';
 comment on column router_overhead.router_cost_usd is 'USD of the decomposer''s and the allocator''s';
 comment on column router_overhead.router_cost_share is '0..1 of the run''s cost';
 comment on column router_overhead.router_token_share is '0..1 of the run''s tokens';

@@ -3,7 +3,7 @@ again."""
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prefect import task
@@ -191,12 +191,16 @@ async def _answered(
     method = method_named(session.plan.settings.reasoning.method)
     is_slow = benchmark_of(problem).is_slow or session.router.blocks
     beside = session.checks.run if is_slow else None
+    before = None if problem.problem_id in session.reopened else session.paid_before  # those are to be asked again
     again: set[str] = set()
     asked_again: set[str] = set()
 
     async def complete(call: Call) -> Completion:
         key = call.journal_key(problem.problem_id)
         keys.add(key)
+        if before is not None and journal.find(key) is None and (known := await before.find(call)) is not None:
+            await journal.commit(key, known.to_bytes(call.request_sha()))
+            return replace(known, lost_usd=journal.lost_usd(key))
         card = session.router.roster[call.model]
         worst_usd = worst_cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))
         begun.sends(worst_usd)

@@ -7,10 +7,11 @@ from r2.answering.wanted import wanted_digest
 from r2.atomic import check_folder
 from r2.errors import ConfigError
 from r2.methods import method_named, refuse_unused
-from r2.pool.file.config import load_pool
+from r2.pool.file.config import PoolConfig, load_pool
+from r2.pool.file.identity import answering_digests
 from r2.problems.own_check import checks_digest
 from r2.settings import AnswerSettings
-from storage.runs.plan import plan_run
+from storage.runs.plan import PlannedEntry, plan_run
 
 
 def plan_file(settings: AnswerSettings) -> Path:
@@ -19,7 +20,12 @@ def plan_file(settings: AnswerSettings) -> Path:
     pool = load_pool(settings.pool)
     pool.check_keys()
     refuse_unused(settings.reasoning)
-    return plan_run(settings, who_answers_digest(settings, pool.digest), pool.text).run_dir
+    return plan_run(settings, who_answers_digest(settings, pool.digest), pool.text, planned_entries(pool)).run_dir
+
+
+def planned_entries(pool: PoolConfig) -> dict[str, PlannedEntry]:
+    """What is noted with a plan, so that later runs know which answers they can use again."""
+    return {name: PlannedEntry(digest, pool.price(name).version) for name, digest in answering_digests(pool).items()}
 
 
 def who_answers_digest(settings: AnswerSettings, pool_digest: str) -> str:

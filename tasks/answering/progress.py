@@ -89,7 +89,7 @@ class Progress:
     stop_reason: str | None = None
     """`budget` or `interrupted` once the run is ending early."""
     warnings: list[str] = field(default_factory=list)
-    """What was found amiss before the first call, for people."""
+    """What is to be said before the first call: what was found amiss, and what need not be paid again."""
     _units: set[str] = field(default_factory=set)
     _open: dict[int, Counts] = field(default_factory=dict)
 

@@ -32,6 +32,7 @@ from storage.runs.journal_mark import mark_of, remove_journal
 from storage.runs.paid import paid_usd
 from storage.runs.plan import RunPlan, ShardPlan, read_plan
 from storage.runs.reopened import Reopened, reopened
+from tasks.answering.paid_before import PaidBefore, paid_before
 from tasks.answering.progress import Counts, Progress, progress_so_far
 from tasks.blocking import Checks, to_end
 
@@ -85,6 +86,8 @@ class RunSession:
     """problem_id -> what was paid before for a question that had failed and is asked again."""
     n_missing: Mapping[int, int] = field(default_factory=dict)
     """Shard -> stored calls that its journal has lost: they are asked again, and were paid."""
+    paid_before: PaidBefore | None = None
+    """What earlier runs paid for; None: nothing, or the client looks itself."""
 
     def open_shards(self) -> Iterator[ShardPlan]:
         """Shards with rows that no session has settled."""
@@ -132,6 +135,8 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     progress.unsettled_cost_usd = progress.lost_cost_usd + left.paid_usd
     progress.unsettled_cost_usd += sum(one.cost_usd for one in again.values())
     progress.warnings += [*left.warnings, *dated_warnings(pool, datetime.now(UTC).date())]
+    before, said = await to_end(paid_before, plan, pool)
+    progress.warnings += said
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(
@@ -144,11 +149,13 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
                 already_spent_usd=already_spent_usd,
             )
         )
+        if before is not None:
+            before.not_sent = client.not_sent
         checks = stack.enter_context(closing(Checks()))
         slots = asyncio.Semaphore(settings.max_in_flight)
         admission = Admission(client.unspent_usd)
         session = RunSession(
-            plan, pool, router, client, lake, slots, progress, checks, admission, again, left.n_missing
+            plan, pool, router, client, lake, slots, progress, checks, admission, again, left.n_missing, before
         )
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)

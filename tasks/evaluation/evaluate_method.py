@@ -6,12 +6,14 @@ otherwise an ordinary run with its own plan, shards and rows, so that what was a
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -23,17 +25,19 @@ from r2.pool.collector import collect_seldom
 from r2.pool.file.config import PoolConfig
 from r2.pool.opening import open_client
 from r2.settings import Reasoning
-from storage.evaluations.store import CALLS, FOLDER, evaluation_dir
+from storage.evaluations.store import CALLS, FOLDER, evaluation_dir, evaluations_of
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
+from storage.runs.lineage import paid_runs
 from storage.runs.plan import RunPlan, plan_run, read_plan
 from tasks.answering.answer_shard import answer_rows
 from tasks.answering.finish_run import record_session
-from tasks.answering.plan_file import who_answers_digest
+from tasks.answering.paid_before import open_paid_before
+from tasks.answering.plan_file import planned_entries, who_answers_digest
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.answering.session import RunSession
 from tasks.blocking import Checks, opened, to_end
-from tasks.evaluation.shared_calls import SharedCalls, paid
+from tasks.evaluation.shared_calls import Kin, SharedCalls, paid
 from tasks.retry import may_help
 
 
@@ -101,7 +105,12 @@ class OpenEvaluation:
                 already_spent_usd=self.paid_before_usd,
             )
         )
-        return SharedCalls(client, self.pool, self.journal, self.evaluation_id)
+        runs = paid_runs(root, "", "", "", reuse=True) if settings.reuse else []
+        before = await to_end(open_paid_before, root, self.pool, runs)
+        if before is not None:
+            before.not_sent = client.not_sent
+        kin = None if settings.reuse else kin_of(root, settings)
+        return SharedCalls(client, self.pool, self.journal, self.evaluation_id, before, kin)
 
     def stop(self, reason: str) -> None:
         """Ends every run cleanly: calls in flight finish and are kept, nothing new is sent."""
@@ -150,10 +159,17 @@ async def open_evaluation(
         yield evaluation
 
 
+def kin_of(root: Path, settings: EvaluateSettings) -> Kin:
+    """For an evaluation without `reuse`: those of the same sources of problems, whatever else they changed."""
+    sources = sorted(settings.problems)
+    name = hashlib.sha256(orjson.dumps(sources)).hexdigest()[:16]
+    return Kin(name, frozenset(evaluations_of(root, sources)))
+
+
 def plan_evaluated(settings: EvaluateSettings, pool: PoolConfig, input_path: Path, reasoning: Reasoning) -> RunPlan:
     """The plan of one run, made or read back."""
     answering = settings.answering(str(input_path), reasoning)
-    return plan_run(answering, who_answers_digest(answering, pool.digest), pool.text)
+    return plan_run(answering, who_answers_digest(answering, pool.digest), pool.text, planned_entries(pool))
 
 
 def is_settled(plan: RunPlan) -> bool:

@@ -1,38 +1,63 @@
 """Identical calls answered once for all methods of an evaluation: kept by what was asked, of which entry; shared while
 on their way.
 
-A method is charged what its calls cost, whoever asked first; paid is what was sent. The answers of a lake's evaluations
-are in one journal, `<lake>/_evaluations/calls.journal`, so an evaluation with one more method, or with one more pool
-entry, pays for what is new.
+A method is charged what its calls cost at today's prices, whoever asked first; paid is what was sent. The answers of a
+lake's evaluations are in one journal, `<lake>/_evaluations/calls.journal`, so an evaluation with one more method, or
+with one more pool entry, pays for what is new. What other runs of the lake paid for is looked up as a run looks it up
+(`tasks/answering/paid_before.py`), and noted in the journal as paid by them.
 """
 
 import asyncio
 import hashlib
-
-import orjson
+from dataclasses import dataclass
 
 from r2.call import Call, Completion
 from r2.errors import is_asked_again
 from r2.pool.client.client import PoolClient
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal, NoJournal
-from r2.pool.file.config import PoolConfig, drop_later_defaults
+from r2.pool.file.config import PoolConfig
+from r2.pool.file.identity import answering_digest, entry_digest
+from r2.pool.reused import charged, priced_anew
 from storage.runs.journal import Journal
+from tasks.answering.paid_before import PaidBefore
 
 _PAYER_BYTES = 32
 """Before each stored completion: the evaluation that paid for it, padded."""
 _NO_JOURNAL = NoJournal()
 
 
+@dataclass(frozen=True, slots=True)
+class Kin:
+    """The evaluations of the same problems, for one that uses no other's answers. `name` tells them from all others."""
+
+    name: str
+    evaluation_ids: frozenset[str]
+
+
 class SharedCalls:
     """Stands where a `PoolClient` would, for every run of an evaluation. Their journals stay empty: this one has the
     calls."""
 
-    def __init__(self, client: PoolClient, pool: PoolConfig, journal: Journal, payer: str) -> None:
+    def __init__(
+        self,
+        client: PoolClient,
+        pool: PoolConfig,
+        journal: Journal,
+        payer: str,
+        before: PaidBefore | None = None,
+        kin: Kin | None = None,
+    ) -> None:
+        """`before` has what other runs paid for. `kin`: the evaluations whose answers may be used; None: all."""
         self._client = client
         self._journal = journal
-        self._payer = payer.encode().ljust(_PAYER_BYTES)[:_PAYER_BYTES]
-        self._entries = {name: entry_digest(pool, name) for name in pool.models}
+        self._payer = _padded(payer)
+        self._before = before
+        self._apart = "" if kin is None else f"{kin.name}:"
+        self._kin = None if kin is None else {_padded(name) for name in (payer, *kin.evaluation_ids)}
+        self._prices = {name: pool.price(name) for name in pool.models}
+        self._entries = {name: answering_digest(pool, name) for name in pool.models}
+        self._priced_entries = {name: entry_digest(pool, name) for name in pool.models}
         self._on_their_way: dict[str, asyncio.Future[Completion]] = {}
         self.n_sent = 0
         """Calls this process sent, those that were answered."""
@@ -58,12 +83,11 @@ class SharedCalls:
 
         A stored failure that only defers a question is always asked again: another run may have met it.
         """
-        key = self._key(call)
-        stored = self._journal.find(key)
-        if stored is not None:
-            known = Completion.from_bytes(stored[_PAYER_BYTES:])
-            if not is_asked_again(known.error_type):
-                return known
+        request_sha = call.request_sha()
+        key = self._key(call, request_sha)
+        known = self._known(call, request_sha, key)
+        if known is not None:
+            return known
         while (answer := self._on_their_way.get(key)) is not None:
             theirs = await asyncio.shield(answer)
             if theirs.error_type != "question_budget":  # of the question that asked; ours may have more left
@@ -72,7 +96,7 @@ class SharedCalls:
         self._on_their_way[key] = answer
         try:
             slot = _Slot(self._journal, key, self._payer)
-            completion = await self._client.complete(call, problem_id=problem_id, journal=slot)
+            completion = await self._asked(call, request_sha, problem_id, slot)
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
                 answer.cancel()
@@ -87,6 +111,29 @@ class SharedCalls:
         finally:
             del self._on_their_way[key]
 
+    async def _asked(self, call: Call, request_sha: str, problem_id: str, slot: "_Slot") -> Completion:
+        """From another run of the lake, else from the model."""
+        reused = None if self._before is None or slot.find("") is not None else await self._before.find(call)
+        if reused is None:
+            return await self._client.complete(call, problem_id=problem_id, journal=slot)
+        await slot.keep(reused.to_bytes(request_sha))
+        return charged(reused, "", is_ours=True)
+
+    def _known(self, call: Call, request_sha: str, key: str) -> Completion | None:
+        """The stored answer, or the failure that stands, as the evaluation is charged for it."""
+        older = _digest(self._priced_entries[call.model], request_sha)
+        shared = _digest(self._entries[call.model], request_sha)
+        for at in dict.fromkeys((key, shared, older)):
+            stored = self._journal.find(at)
+            if stored is None:
+                continue
+            payer, completion = stored[:_PAYER_BYTES], Completion.from_bytes(stored[_PAYER_BYTES:])
+            is_ours = payer == self._payer
+            if is_asked_again(completion.error_type) or not (self._kin is None or at == key or payer in self._kin):
+                continue
+            return charged(priced_anew(completion, self._prices), payer.decode().rstrip(), is_ours=is_ours)
+        return None
+
     def gauges(self) -> list[ModelGauge]:
         return self._client.gauges()
 
@@ -96,8 +143,9 @@ class SharedCalls:
     def give_up(self) -> None:
         self._client.give_up()
 
-    def _key(self, call: Call) -> str:
-        return hashlib.blake2b(f"{self._entries[call.model]}{call.request_sha()}".encode(), digest_size=16).hexdigest()
+    def _key(self, call: Call, request_sha: str) -> str:
+        """What is asked, of which entry; of what is kept apart, another one for each kin."""
+        return _digest(f"{self._apart}{self._entries[call.model]}", request_sha)
 
 
 class _Slot:
@@ -127,43 +175,28 @@ class _Slot:
         await self._journal.commit(self._key, self._payer + record)
         self.is_sent = True
 
+    async def keep(self, record: bytes) -> None:
+        """Stores an answer that another run paid for."""
+        await self._journal.commit(self._key, self._payer + record)
 
-def entry_digest(pool: PoolConfig, name: str) -> str:
-    """Identifies what decides an entry's answers and their cost: endpoint, weights of a policy, price and options, not
-    limits or profile."""
-    table = pool.models[name].model_dump(
-        mode="json",
-        exclude={
-            "max_requests_per_minute",
-            "max_tokens_per_minute",
-            "max_in_flight",
-            "timeout_s",
-            "deadline_s",
-            "quota",
-            "api_key_env",
-            "tier",
-            "profile",
-            "solver",
-            "hidden_input_tokens",
-            "hidden_output_tokens",
-            "stream",
-            "retires",
-        },
-    )
-    drop_later_defaults(table)
-    policy = pool.policies.get(name)
-    weights = policy.card.weights_sha256 if policy is not None else None
-    return hashlib.sha256(orjson.dumps([name, table, weights], option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+def _digest(entry: str, request_sha: str) -> str:
+    return hashlib.blake2b(f"{entry}{request_sha}".encode(), digest_size=16).hexdigest()
+
+
+def _padded(payer: str) -> bytes:
+    return payer.encode().ljust(_PAYER_BYTES)[:_PAYER_BYTES]
 
 
 def paid(journal: Journal, payer: str) -> tuple[float, int]:
     """(USD, calls) that an evaluation has paid for so far, over all its sessions; calls that were on their way in a
     kill at the most they may have cost."""
-    mine = payer.encode().ljust(_PAYER_BYTES)[:_PAYER_BYTES]
-    costs = [
-        Completion.from_bytes(record[_PAYER_BYTES:]).cost_usd
+    mine = _padded(payer)
+    answers = [
+        completion
         for _, record in journal.records()
         if record[:_PAYER_BYTES] == mine
+        and not (completion := Completion.from_bytes(record[_PAYER_BYTES:])).reused_from
     ]
     lost_usd = sum(call.usd for call in journal.lost_at_open if call.payer == mine)
-    return sum(costs) + lost_usd, len(costs)
+    return sum(answer.cost_usd for answer in answers) + lost_usd, len(answers)

@@ -13,6 +13,7 @@ import pytest
 from r2.call import Completion
 from r2.policies.registry import Registry
 from r2.pool.file.config import load_pool
+from r2.pool.file.identity import entry_digest
 from r2.pool.file.recording import Recording, recorded_evaluation
 from storage.evaluations.store import read_comparison, read_evaluation
 from storage.evaluations.sweeps import read_sweep
@@ -21,7 +22,6 @@ from storage.runs.journal import Journal
 from storage.runs.label_sets import read_label_rows
 from storage.runs.plan import read_plan, run_dir_of
 from storage.sql.query import connect, shipped_views, write_database
-from tasks.evaluation.shared_calls import entry_digest
 from tests.support.old_lake import ARCHIVE, EVALUATION, FINISHED_RUN, STOPPED_RUN, SWEEP, unpack
 
 KNOWN_BETTER = {"reconcile_counts"}

@@ -64,8 +64,10 @@ DAY = datetime.date(2026, 5, 28)
                     0,
                     0,
                     APPROX(4e-5),
+                    0,
+                    0,
                 ),
-                ("run-a", "large", 2, 0, 200, 40, 20, APPROX(0.002), APPROX(5 / 6), 0.0, 0, 0, APPROX(2e-4)),
+                ("run-a", "large", 2, 0, 200, 40, 20, APPROX(0.002), APPROX(5 / 6), 0.0, 0, 0, APPROX(2e-4), 0, 0),
             ],
         ),
         # a: 1 of 2 judged right, 0.0024 USD for 3 problems. b is right and dearer. c is wrong and dearer than a: off

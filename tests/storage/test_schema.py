@@ -33,7 +33,7 @@ COLUMNS = {
     "latency_s double, failed_checks string, error_type string?, error_message string?, started_at timestamp[us, "
     "tz=UTC], "
     "phase string?, round int16?, step int32?, policy string?, check_score double?, check_error string?, "
-    "is_correct_by_gold bool?, short_answer string?, value string?, answers string?, notes string?",
+    "is_correct_by_gold bool?, short_answer string?, value string?, answers string?, notes string?, saved_usd double?",
     "subtasks": "run_id string, problem_id string, rollout int16, subtask_index int16, benchmark string, depends_on "
     "list<item: int16>, "
     "subtask_text string, output_text string?, allocated_model string, model string, tier string, candidates "
@@ -52,7 +52,7 @@ COLUMNS = {
     "retry_after_s double?, is_replayed bool, error_type string?, error_message string?, input_messages string, "
     "output_text string?, "
     "raw_body binary, started_at timestamp[us, tz=UTC], cache_write_tokens int64?, reasoning_tokens int64?, "
-    "thinking string?",
+    "thinking string?, reused_from string?, saved_usd double?",
     "rewards": "run_id string, problem_id string, rollout int16, term string, weight double, value double?",
     "curves": "run_id string, phase string, policy string, round int16, step int32, metric string, value double, "
     "logged_at timestamp[us, tz=UTC]",

@@ -158,7 +158,7 @@ class PoolClient:
         if lost_usd:
             completion = replace(completion, lost_usd=lost_usd)
         if asked.is_begun or not is_asked_again(completion.error_type):
-            await journal.commit(key, completion.to_bytes())
+            await journal.commit(key, completion.to_bytes(call.request_sha()))
         return completion
 
     def gauges(self) -> list[ModelGauge]:
@@ -167,6 +167,10 @@ class PoolClient:
             entry.tally.gauge(entry.gate.controller.limit, entry.gate.rate_limited)
             for entry in self._open.entries.values()
         ]
+
+    def not_sent(self, call: Call) -> tuple[str, ...]:
+        """What the row asked for and the entry that `call` names is not sent, by all that is known of it now."""
+        return _not_sent(self._open.entries[call.model], call)
 
     def gate_gauge(self, model: str) -> GateGauge:
         """Slots, pause and breaker of the quota owner that `model` belongs to."""
