@@ -329,18 +329,21 @@ def sft_and_final(rounds: Rounds) -> tuple[HeldOut, HeldOut]:
 def draw(folder: Path, seeds: Sequence[int], out: Path) -> None:
     """Reward, its terms and entropy over the steps of both rounds, from the lakes, as one picture."""
     import altair as alt
-    import duckdb
+
+    from storage.sql.query import connect
 
     points = []
     for seed in seeds:
-        files = [str(p) for p in (folder / f"seed-{seed}" / "lake" / "curves").rglob("part-*.parquet")]
-        if not files:
+        lake = folder / f"seed-{seed}" / "lake"
+        if not lake.is_dir():
             continue
         query = (
-            "select policy, round, step, metric, value from read_parquet($files) where phase = 'grpo' and metric in "
+            "select policy, round, step, metric, value from curves where phase = 'grpo' and metric in "
             "('reward', 'rewards/right/mean', 'rewards/cost/mean', 'entropy') order by all"
         )
-        for policy, number, step, metric, value in duckdb.execute(query, {"files": files}).fetchall():
+        with connect(lake) as db:
+            found = db.execute(query).fetchall()
+        for policy, number, step, metric, value in found:
             label = metric.removeprefix("rewards/").removesuffix("/mean")
             points.append(
                 {"round": f"round {number}: {policy}", "step": step, "metric": label, "value": value, "seed": str(seed)}

@@ -1,10 +1,12 @@
 """Upkeep of a lake, one retryable step each; all of them may be done again at any time."""
 
+import contextlib
 from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from r2.errors import RunLockedError
 from storage.evaluations.verify import verify_lake as problems_of
 from storage.lake.lake import Lake
 from storage.sql.query import write_database
@@ -12,10 +14,11 @@ from storage.sql.query import write_database
 
 @task(name="compact-lake", cache_policy=NO_CACHE, persist_result=False)
 def compact_lake(root: Path) -> None:
-    """One file per table for every run that has more."""
+    """One file per table, with the columns of today, for every run that nobody works on."""
     lake = Lake(root)
     for run_id in lake.manifest.run_ids():
-        lake.compact(run_id)
+        with contextlib.suppress(RunLockedError), lake.run_lock(run_id):
+            lake.compact(run_id)
 
 
 @task(name="vacuum-lake", cache_policy=NO_CACHE, persist_result=False)

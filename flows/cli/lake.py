@@ -22,9 +22,9 @@ def compact(
     run: Annotated[str | None, typer.Argument(help="Run id. Left out: all runs.")] = None,
     lake: options.ReadLake = options.DEFAULT_LAKE,
 ) -> None:
-    """Rewrite a run's many small files as one per table.
+    """Rewrite a run's many small files as one per table, with the columns of today.
 
-    Runs that are being worked on are left as they are.
+    Other programs see a run in its tables' folders from then on. Runs that are being worked on are left as they are.
 
     Example:
 
@@ -88,8 +88,12 @@ def verify(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
     """
     from storage.evaluations.verify import verify_lake
 
-    for path in _existing(lake).unnamed():
+    kept = _existing(lake)
+    for path in kept.unnamed():
         say(f"{path}: named by no run: a crash left it, or somebody put it there. It is not read.")
+    if unseen := kept.unseen():
+        runs = "1 run as it is" if len(unseen) == 1 else f"{len(unseen)} runs as they are"
+        say(f"Other programs do not see {runs}, until `r2 lake compact`: {', '.join(unseen)}")
     problems = verify_lake(lake)
     for problem in problems:
         print(visible(problem))

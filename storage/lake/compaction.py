@@ -1,8 +1,10 @@
-"""Compaction: a run's many small parts rewritten as one file per table, while queries and commits continue.
+"""Compaction: a run's many small parts rewritten as one file per table with the columns of today, while queries and
+commits continue.
 
-The new files become the run at the instant their entry is linked; the old ones stay for readers that hold them, until
-`Lake.vacuum`. A crash at any step leaves the old state, and of two compactions at the same time one is dropped, because
-both carry the same generation number. Memory is bounded by a row group per table, whatever the size of the run.
+The new files become the run at the instant their entry is linked, and then come into view (`storage/lake/view.py`); the
+old ones stay, out of view, for readers that hold them, until `Lake.vacuum`. A crash at any step leaves the old rows or
+the new ones, and of two compactions at the same time one is dropped, because both carry the same generation number.
+Memory is bounded by a row group per table, whatever the size of the run.
 
 Rewriting is also how problems leave a run, when they are to be answered again (`leave_out`): at one instant they are no
 longer part of it, in any table.
@@ -17,18 +19,23 @@ import pyarrow.compute as pc
 from r2.errors import LakeError
 from storage.lake.manifest import COMPACTION, Manifest, UnitEntry
 from storage.lake.ordered import rows_of_run, windows
-from storage.lake.parts import GROUP_ROWS
-from storage.lake.schema import OF_RUNS, TABLES, Row, table_from_rows
+from storage.lake.parts import GROUP_ROWS, columns_of
+from storage.lake.schema import OF_RUNS, TABLES, Row, schema_digest, table_from_rows
 from storage.lake.unit import UnitWriter
+from storage.lake.view import bring_into_view, is_to_compact
 
 
 def compact_run(manifest: Manifest, run_id: str) -> UnitEntry | None:
-    """The new entry; None if the run is one unit already, or another compaction was faster.
+    """The new entry; None if the run is one file a table already, in view and with the columns of today, or another
+    compaction was faster.
 
-    Raises LakeError, and changes nothing, if the parts do not hold the rows that the manifest says.
+    Raises LakeError, and changes nothing, if the parts do not hold the rows that the manifest says, or columns that
+    this program does not know.
     """
     live = manifest.live(run_id)
-    return _rewritten(manifest, run_id, live) if len(live) > 1 else None
+    entry = _rewritten(manifest, run_id, live) if is_to_compact(live) else None
+    bring_into_view(manifest, run_id)
+    return entry
 
 
 def leave_out(
@@ -40,7 +47,9 @@ def leave_out(
 ) -> UnitEntry | None:
     """The run rewritten without the rows of these problems, and with the rows `added` to its tables `OF_RUNS`; None if
     a compaction was faster."""
-    return _rewritten(manifest, run_id, manifest.live(run_id), problem_ids, added, meta)
+    entry = _rewritten(manifest, run_id, manifest.live(run_id), problem_ids, added, meta)
+    bring_into_view(manifest, run_id)
+    return entry
 
 
 def _rewritten(
@@ -51,6 +60,7 @@ def _rewritten(
     added: Mapping[str, Sequence[Row]] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> UnitEntry | None:
+    _check_known(manifest, run_id, live)
     newest = max((entry.unit for entry in live if entry.is_compaction), default=f"{COMPACTION}00000")
     unit = f"{COMPACTION}{int(newest.removeprefix(COMPACTION)) + 1:05d}"
     expected = {name: sum(e.parts[name].rows for e in live if name in e.parts) for name in TABLES}
@@ -84,3 +94,15 @@ def _rewritten(
         replaced = {entry.unit for entry in live}.union(*(entry.replaces for entry in live))
         indices = [i for e in live for i in (e.first_input_index, e.last_input_index) if i is not None]
         return writer.publish(indices if writer.n_rows("trajectories") else [], sorted(replaced), meta)
+
+
+def _check_known(manifest: Manifest, run_id: str, live: Sequence[UnitEntry]) -> None:
+    """LakeError if rewriting would lose what a newer version of this program stored."""
+    for entry in live:
+        for name in entry.parts if entry.schema != schema_digest() else ():
+            known = TABLES[name].schema.names if name in TABLES else []
+            if unknown := sorted(set(columns_of(entry.file(manifest.root, name))) - set(known)):
+                raise LakeError(
+                    f"run {run_id}, table {name}: a newer version of this program stored {', '.join(unknown)}. "
+                    "Nothing was changed. Upgrade this program."
+                )

@@ -1,8 +1,10 @@
 """The lake: flat Parquet tables that grow by whole units, each exactly once, and stay readable through any crash.
 
-    <root>/<table>/run_date=YYYY-MM-DD/run_id=<id>/part-<unit>-<token>.parquet    one file per unit and table
-    <root>/<table>/_schema.parquet                                                 empty, for other readers
-    <root>/_manifest/<run_id>/<unit>.json                                          the truth: which parts count
+    <root>/_parts/<table>/<run_id>/part-<unit>-<token>.parquet    one file per unit and table
+    <root>/<table>/<run_id>.compact-<number>-<token>.parquet      one file per compacted run, for other programs too
+    <root>/_manifest/<run_id>/<unit>.json                         the truth: which parts count
+
+`storage/lake/places.py` has the places in full, docs/read_without_r2.md what other programs may rely on.
 
 A commit writes and syncs the parts first and links the manifest entry last, so a reader sees all tables of a unit or
 none of it, and a retried unit is dropped. A unit is complete: its subtasks and calls belong to its trajectories, and
@@ -14,11 +16,11 @@ coroutine call it in a thread.
 import contextlib
 import itertools
 import operator
-import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from datetime import datetime
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -28,14 +30,14 @@ import pyarrow.parquet as pq
 from r2.atomic import naming, replacing
 from r2.errors import LakeError, RunLockedError
 from storage.lake.compaction import compact_run, leave_out
-from storage.lake.manifest import COMPACTION, LEFT_OUT, Manifest, Part, UnitEntry, make_folder
+from storage.lake.manifest import COMPACTION, LEFT_OUT, Manifest, UnitEntry, make_folder
 from storage.lake.ordered import rows_of_run, windows
-from storage.lake.parts import SCHEMA_FILE, check_part, check_schema_file, is_inside
+from storage.lake.parts import check_part, check_schema_file, is_inside
+from storage.lake.places import EARLIER_SCHEMA_FILE, PARTS, SCHEMA_FILE, half_written_schemas, our_files, run_of
 from storage.lake.run_lock import run_lock
 from storage.lake.schema import OF_RUNS, TABLES, Row, table_from_rows
 from storage.lake.unit import UnitWriter
-
-_OURS = re.compile(r"\.?part-.+-[0-9a-f]{8}\.parquet(\.tmp)?")
+from storage.lake.view import bring_into_view, is_seen
 
 
 class Lake:
@@ -90,7 +92,7 @@ class Lake:
         """The live files of a table in input order: what a query may read. Superseded and unfinished ones are not among
         them."""
         live = (entry for run in self._runs(run_id) for entry in self.manifest.live(run))
-        return [self.root / entry.parts[table].path for entry in live if table in entry.parts]
+        return [entry.file(self.root, table) for entry in live if table in entry.parts]
 
     def settled_ids(self, run_id: str, unit_prefix: str) -> set[str]:
         """problem_id of every trajectory stored within the input ranges of the units whose name starts with
@@ -110,7 +112,7 @@ class Lake:
                 continue
             if entry.first_input_index <= last and entry.last_input_index >= first:
                 inside = (pc.field("input_index") >= first) & (pc.field("input_index") <= last)
-                path = self.root / entry.parts["trajectories"].path
+                path = entry.file(self.root, "trajectories")
                 found.update(
                     pq.read_table(path, columns=["problem_id"], filters=inside, partitioning=None)[
                         "problem_id"
@@ -132,9 +134,10 @@ class Lake:
             yield from rows.combine_chunks().to_batches(batch_size)
 
     def compact(self, run_id: str) -> UnitEntry | None:
-        """Rewrites a run's parts as one file per table; None if there is nothing to gain. See
-        `storage.lake.compaction`."""
+        """Rewrites a run's parts as one file per table, which other programs see from then on; None if it is that
+        already. See `storage.lake.compaction`."""
         with naming(self.root):
+            self.prepare()
             return compact_run(self.manifest, run_id)
 
     def leave_out(
@@ -154,21 +157,34 @@ class Lake:
         return leave_out(self.manifest, run_id, problem_ids, added, {LEFT_OUT: counted}) is not None
 
     def vacuum(self, older_than_hours: float = 24.0) -> list[Path]:
-        """Deletes our files that no live entry names and that are older than given, and returns them.
+        """Deletes our files that no live entry names and that are out of use for longer than given, and returns them.
 
-        The age leaves running queries their files. Runs that are being worked on are passed over: their newest files
+        The time leaves running queries their files. Runs that are being worked on are passed over: their newest files
         may not be named yet. Files with other names are not ours to delete; `verify` names them.
         """
+        for run_id in self.manifest.run_ids():
+            bring_into_view(self.manifest, run_id)
         oldest = time.time() - older_than_hours * 3600
         deleted = []
-        for run_id, paths in itertools.groupby(sorted(self._our_files(), key=_run_of), _run_of):
+        for run_id, paths in itertools.groupby(sorted(our_files(self.root), key=run_of), run_of):
             with contextlib.suppress(RunLockedError), self.run_lock(run_id):
                 live = {path for table in TABLES for path in self.files(table, run_id)}
+                replaced_at = self._newest_compaction(run_id)
                 for path in paths:
-                    if path not in live and path.stat().st_mtime <= oldest:
+                    if path not in live and max(path.stat().st_mtime, replaced_at) <= oldest:
                         path.unlink()
                         deleted.append(path)
+        for path in half_written_schemas(self.root):
+            if path.stat().st_mtime <= oldest:
+                path.unlink()
+                deleted.append(path)
         return deleted
+
+    def _newest_compaction(self, run_id: str) -> float:
+        """Epoch seconds: since then at the longest are the run's files out of use that it has replaced. 0 without
+        one."""
+        entries = self.manifest.entries(run_id, COMPACTION)
+        return datetime.fromisoformat(entries[-1].written_at).timestamp() if entries else 0.0
 
     def verify(self) -> list[str]:
         """Everything wrong with the stored data, one line each: reads every live part with its checksums."""
@@ -180,14 +196,20 @@ class Lake:
                 problems.append(str(error))
                 continue
             for entry in live:
-                for table, part in entry.parts.items():
-                    if found := self._check_part(table, part):
+                for table in entry.parts:
+                    if found := self._check_part(entry, table):
                         problems.append(found)
-        ours = set(self._our_files())
-        for path in sorted(path for table in TABLES for path in (self.root / table).rglob("*") if not path.is_dir()):
-            if path.name == SCHEMA_FILE:
+        ours = {*our_files(self.root), *half_written_schemas(self.root)}
+        unnamed = set(self.unnamed())
+        stored = (path for name in (*TABLES, PARTS) for path in (self.root / name).rglob("*") if not path.is_dir())
+        for path in sorted(stored):
+            if path.parent.name in TABLES and path.name in (SCHEMA_FILE, EARLIER_SCHEMA_FILE):
                 if found := check_schema_file(path, TABLES[path.parent.name]):
                     problems.append(found)
+            elif path in unnamed and path.parent.name in TABLES:
+                problems.append(
+                    f"{path}: named by no run, but other programs count its rows. Move it out of the lake's folders."
+                )
             elif path not in ours:
                 problems.append(
                     f"{path}: foreign file, not part of the lake and not read. Move it out of the lake's folders."
@@ -199,31 +221,42 @@ class Lake:
         not read; `vacuum` deletes them. Runs whose manifest cannot be read are left out: nobody knows of their files.
         """
         found = []
-        for run_id, paths in itertools.groupby(sorted(self._our_files(), key=_run_of), _run_of):
+        for run_id, paths in itertools.groupby(sorted(our_files(self.root), key=run_of), run_of):
             with contextlib.suppress(LakeError):
                 entries = self.manifest.entries(run_id)
-                named = {self.root / part.path for entry in entries for part in entry.parts.values()}
-                found += [path for path in paths if path not in named]
+                named = {PurePosixPath(part.path).name for entry in entries for part in entry.parts.values()}
+                found += [path for path in paths if path.name not in named]
         return sorted(found)
 
-    def _check_part(self, table: str, part: Part) -> str | None:
-        path = self.root / part.path
+    def unseen(self) -> list[str]:
+        """Runs that other programs, which read the tables' folders, do not see as they are, until `compact`: not
+        compacted yet, or stored in the layout or with the columns of another version. Unreadable ones are left out."""
+        found = []
+        for run_id in self.manifest.run_ids():
+            with contextlib.suppress(LakeError):
+                found += [] if is_seen(self.manifest, run_id) else [run_id]
+        return found
+
+    def _check_part(self, entry: UnitEntry, table: str) -> str | None:
+        path = entry.file(self.root, table)
         if table not in TABLES:
             return f"{path}: of table {table}, which this program does not know. Upgrade it."
         if not is_inside(path, self.root):
             return f"{path}: a link that leads out of the lake. Put the file itself in its place."
-        return check_part(self.root, part, TABLES[table].schema)
+        return check_part(path, entry.parts[table], TABLES[table].schema)
 
     def run_lock(self, run_id: str) -> contextlib.AbstractContextManager[None]:
         """See `storage.lake.run_lock`."""
         return run_lock(self.root, run_id)
 
     def prepare(self) -> None:
-        """Creates the tables' folders with their empty `_schema.parquet`, and rewrites those of an older schema."""
+        """Creates the tables' folders, each with its file of no rows and all columns, and rewrites those of an older
+        schema."""
         if self._is_prepared:
             return
         for table in TABLES.values():
             path = self.root / table.name / SCHEMA_FILE
+            path.with_name(EARLIER_SCHEMA_FILE).unlink(missing_ok=True)
             if check_schema_file(path, table, is_of_today=True) is None:
                 continue
             make_folder(path.parent)
@@ -233,15 +266,6 @@ class Lake:
 
     def _runs(self, run_id: str | None) -> list[str]:
         return self.manifest.run_ids() if run_id is None else [run_id]
-
-    def _our_files(self) -> list[Path]:
-        """Files in the place and with a name that `PartWriter` gives, finished or not."""
-        found = (path for table in TABLES for path in (self.root / table).glob("run_date=*/run_id=*/*"))
-        return [path for path in found if _OURS.fullmatch(path.name)]
-
-
-def _run_of(path: Path) -> str:
-    return path.parent.name.removeprefix("run_id=")
 
 
 def _in_input_order(unit: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, list[Any]]:

@@ -19,6 +19,7 @@ import orjson
 from r2.atomic import create_atomically
 from r2.errors import LakeError
 from r2.records.tables import SCHEMA_VERSION
+from storage.lake.places import is_in_tables_place, located
 
 COMPACTION = "compact-"
 LEFT_OUT = "left_out"
@@ -28,7 +29,8 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=-]*")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One Parquet file of a unit. `path` is relative to the lake's root, so that a lake can be moved."""
+    """One Parquet file of a unit. `path` is where it is meant to lie, relative to the lake's root, so that a lake can
+    be moved; `UnitEntry.file` says where it lies."""
 
     path: str
     rows: int
@@ -59,6 +61,10 @@ class UnitEntry:
     def is_compaction(self) -> bool:
         return self.unit.startswith(COMPACTION)
 
+    def file(self, root: Path, table: str) -> Path:
+        """Where its part of the table lies now: in the table's folder, or apart from it."""
+        return located(root, table, self.run_id, self.parts[table].path)
+
 
 class Manifest:
     """The entries under one lake root. Reading needs no lock: every entry is complete from the
@@ -77,8 +83,7 @@ class Manifest:
         return self._path(run_id, unit).exists()
 
     def run_date(self, run_id: str) -> str | None:
-        """UTC day of the run's first commit, which names its folders; None before that. A run of many days stays in
-        one."""
+        """UTC day of the run's first commit; None before that."""
         units = self._units(run_id)
         return self._read(run_id, units[0]).run_date if units else None
 
@@ -156,8 +161,7 @@ def _check_place(path: Path, entry: UnitEntry) -> None:
     if (entry.run_id, entry.unit) != (path.parent.name, path.name.removesuffix(".json")):
         raise ValueError(f"it is the entry of run {entry.run_id}, unit {entry.unit}")
     for table, part in entry.parts.items():
-        place = PurePosixPath(part.path)
-        if place.is_absolute() or ".." in place.parts or place.parts[:1] != (table,):
+        if not is_in_tables_place(PurePosixPath(part.path), table):
             raise ValueError(f"its part of {table} is {part.path!r}, outside the table's folder")
 
 

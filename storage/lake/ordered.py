@@ -53,7 +53,7 @@ class _Walk:
     """A unit that is being read: a place in each of its parts, and how much there is for one input index."""
 
     def __init__(self, root: Path, entry: UnitEntry, wanted: Columns) -> None:
-        parts = {name: root / entry.parts[name].path for name in wanted if name in entry.parts}
+        parts = {name: entry.file(root, name) for name in wanted if name in entry.parts}
         n_bytes = sum(unpacked_bytes(path, wanted[name]) for name, path in parts.items())
         self.bytes_per_index = n_bytes / ((entry.last_input_index or 0) - _first(entry) + 1)
         self.cursors = {
@@ -72,7 +72,7 @@ def rows_of_run(root: Path, entries: Sequence[UnitEntry], table: str, columns: S
     """Rows of one of the tables `OF_RUNS`, which have no place in the input, in the order they were written."""
     for entry in sorted(entries, key=lambda entry: entry.written_at):
         if table in entry.parts:
-            yield from read_batches(root / entry.parts[table].path, TABLES[table].schema, columns)
+            yield from read_batches(entry.file(root, table), TABLES[table].schema, columns)
 
 
 class _Cursor:

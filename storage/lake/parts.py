@@ -18,10 +18,9 @@ import pyarrow.parquet as pq
 from r2.atomic import create_exclusively, move_into_place
 from r2.errors import LakeError
 from storage.lake.manifest import Part, make_folder, sync_folder
+from storage.lake.places import parts_folder
 from storage.lake.schema import StoredTable, conform
 
-SCHEMA_FILE = "_schema.parquet"
-"""In each table's folder: no rows, and the columns of today, for whoever reads the folder without our manifest."""
 GROUP_ROWS = 122_880
 GROUP_BYTES = 16 << 20
 """A row group also ends here: rows of `calls` can carry long bodies, and a group is held in memory while it is written.
@@ -29,6 +28,7 @@ GROUP_BYTES = 16 << 20
 
 BATCH_BYTES = 16 << 20
 """Of rows read at once, on average."""
+_RESTORE = "Restore it from a backup; if a compaction ended in this moment, ask again."
 
 
 class _Hashing:
@@ -60,17 +60,27 @@ class PartWriter:
     """Streams tables into one part, a context manager: `finish` makes the file durable, and only `keep` lets it outlive
     the block.
 
-    `place` is the folder within the table's. `bloom_rows` is the number of distinct problems expected in a row group:
-    with it, look-ups by problem_id skip the groups that do not hold it. 0 for none, which is right for small parts.
+    It lies apart from the table's folder; with `is_for_view` it is meant for that folder, and `bring_into_view` moves
+    it once the manifest names it. `bloom_rows` is the number of distinct problems expected in a row group: with it,
+    look-ups by problem_id skip the groups that do not hold it. 0 for none, which is right for small parts.
     """
 
-    def __init__(self, root: Path, table: StoredTable, place: Path, unit: str, bloom_rows: int = 0) -> None:
-        self.root = root
-        self.folder = root / table.name / place
+    def __init__(
+        self,
+        root: Path,
+        table: StoredTable,
+        run_id: str,
+        unit: str,
+        *,
+        is_for_view: bool = False,
+        bloom_rows: int = 0,
+    ) -> None:
+        self.folder = parts_folder(root, table.name, run_id)
         make_folder(self.folder)
         # Unique to this attempt: two processes that race for a unit never write the same file.
-        name = f"part-{unit}-{secrets.token_hex(4)}.parquet"
+        name = f"{f'{run_id}.' if is_for_view else 'part-'}{unit}-{secrets.token_hex(4)}.parquet"
         self.path = self.folder / name
+        self.meant_for = f"{table.name}/{name}" if is_for_view else str(self.path.relative_to(root))
         self.temporary = self.folder / f".{name}.tmp"
         self._file = create_exclusively(self.temporary)
         self._sink = _Hashing(self._file)
@@ -113,7 +123,7 @@ class PartWriter:
         move_into_place(self._file, self.path)
         self._file.close()
         sync_folder(self.folder)
-        return Part(str(self.path.relative_to(self.root)), self.rows, self._sink.n_bytes, self._sink.sha256.hexdigest())
+        return Part(self.meant_for, self.rows, self._sink.n_bytes, self._sink.sha256.hexdigest())
 
     def keep(self) -> None:
         """The manifest names the file now."""
@@ -149,17 +159,27 @@ def read_batches(path: Path, schema: pa.Schema, columns: Sequence[str], batch_ro
             for batch in file.iter_batches(rows, columns=stored, use_threads=False):
                 yield _conformed(path, pa.Table.from_batches([batch]), wanted)
     except FileNotFoundError:
-        raise LakeError(f"{path}: missing, though the manifest names it. Restore it from a backup.") from None
+        raise LakeError(f"{path}: missing, though the manifest names it. {_RESTORE}") from None
     except (OSError, pa.ArrowException) as error:
         raise LakeError(f"{path}: torn or damaged: {error}. Restore it from a backup.") from error
 
 
 def unpacked_bytes(path: Path, columns: Sequence[str]) -> int:
     """Size of these columns of a part. LakeError as `read_batches`."""
+    return _column_bytes(_footer(path), columns)
+
+
+def columns_of(path: Path) -> list[str]:
+    """Names of a part's columns. LakeError as `read_batches`."""
+    names: list[str] = _footer(path).schema.to_arrow_schema().names
+    return names
+
+
+def _footer(path: Path) -> pq.FileMetaData:
     try:
-        return _column_bytes(pq.read_metadata(path), columns)
+        return pq.read_metadata(path)
     except FileNotFoundError:
-        raise LakeError(f"{path}: missing, though the manifest names it. Restore it from a backup.") from None
+        raise LakeError(f"{path}: missing, though the manifest names it. {_RESTORE}") from None
     except (OSError, pa.ArrowException) as error:
         raise LakeError(f"{path}: torn or damaged: {error}. Restore it from a backup.") from error
 
@@ -186,7 +206,7 @@ def check_footer(path: Path, schema: pa.Schema) -> str | None:
     try:
         _conformed(path, pq.read_schema(path).empty_table(), schema)
     except FileNotFoundError:
-        return f"{path}: missing, though the manifest names it. Restore it from a backup."
+        return f"{path}: missing, though the manifest names it. {_RESTORE}"
     except (OSError, pa.ArrowException) as error:
         return f"{path}: torn or damaged: {error}. Restore it from a backup."
     except LakeError as error:
@@ -194,9 +214,8 @@ def check_footer(path: Path, schema: pa.Schema) -> str | None:
     return None
 
 
-def check_part(root: Path, part: Part, schema: pa.Schema) -> str | None:
+def check_part(path: Path, part: Part, schema: pa.Schema) -> str | None:
     """What is wrong with a part's file, or None. Reads all of it: size, sha256, page checksums, columns, rows."""
-    path = root / part.path
     try:
         rows = sum(batch.num_rows for batch in read_batches(path, schema, schema.names))
     except LakeError as error:
@@ -215,7 +234,7 @@ def is_inside(path: Path, root: Path) -> bool:
 
 
 def check_schema_file(path: Path, table: StoredTable, *, is_of_today: bool = False) -> str | None:
-    """What is wrong with a table's `_schema.parquet`, or None. With `is_of_today`, to be missing or to have the columns
+    """What is wrong with a table's file without rows, or None. With `is_of_today`, to be missing or to have the columns
     of another version of this program is wrong too: harmless, and the next commit writes the file anew."""
     try:
         stored = pq.read_schema(path)

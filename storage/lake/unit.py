@@ -3,13 +3,12 @@
 import datetime
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 
-from storage.lake.manifest import Manifest, UnitEntry
+from storage.lake.manifest import COMPACTION, Manifest, UnitEntry
 from storage.lake.parts import PartWriter
 from storage.lake.schema import TABLES, schema_digest
 
@@ -30,8 +29,14 @@ class UnitWriter:
     def write(self, table: str, rows: pa.Table) -> None:
         """Adds rows to a table's part, in the order they are to be stored in."""
         if table not in self._writers:
-            place = Path(f"run_date={self._run_date}", f"run_id={self._run_id}")
-            part = PartWriter(self._manifest.root, TABLES[table], place, self._unit, self._bloom_rows.get(table, 0))
+            part = PartWriter(
+                self._manifest.root,
+                TABLES[table],
+                self._run_id,
+                self._unit,
+                is_for_view=self._unit.startswith(COMPACTION),
+                bloom_rows=self._bloom_rows.get(table, 0),
+            )
             self._writers[table] = self._stack.enter_context(part)
         self._writers[table].write(rows)
 

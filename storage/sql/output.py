@@ -18,19 +18,21 @@ import orjson
 import pyarrow.parquet as pq
 
 from r2.errors import ConfigError
+from storage.sql.columns import laid_out
 from storage.sql.visible import visible, visible_json
 
 _CHUNK = 10_000
 TABLE_ROWS = 200
 """Rows that a terminal is shown; the other formats have no limit."""
-_CELL = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who the output is for. `is_terminal`: what would steer a terminal is shown, in every format."""
+    """Who the output is for. `is_terminal`: what would steer a terminal is shown, in every format. `width`: columns of
+    the terminal that a table is to fit; None for any."""
 
     is_terminal: bool = False
+    width: int | None = None
     keep_formulas: bool = False
     """Texts in csv that a spreadsheet would compute stay as they are."""
 
@@ -39,21 +41,14 @@ FILE = Reader()
 
 
 def write_table(connection: duckdb.DuckDBPyConnection, sql: str, out: BinaryIO, reader: Reader) -> int:
-    """Aligned columns, numbers to the right, at most `TABLE_ROWS` rows and a line that says so.
-    Returns the rows shown."""
+    """Aligned columns, numbers to the right, or the rows one below the other where these do not fit the reader's width;
+    at most `TABLE_ROWS` rows and a line that says so. Returns the rows shown."""
     result, names = _run(connection, sql)
-    names = [_shown(name) for name in names]
     rows = result.fetchmany(TABLE_ROWS + 1)
     shown = rows[:TABLE_ROWS]
+    is_number = [all(isinstance(row[i], int | float | Decimal | None) for row in shown) for i in range(len(names))]
     cells = [[_cell(value) for value in row] for row in shown]
-    widths = [max(len(line[i]) for line in [names, *cells]) for i in range(len(names))]
-    is_right = [all(isinstance(row[i], int | float | Decimal | None) for row in shown) for i in range(len(names))]
-
-    def line(texts: list[str]) -> str:
-        padded = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(texts, widths, is_right, strict=True)]
-        return "  ".join(padded).rstrip() + "\n"
-
-    out.write((line(names) + line(["-" * w for w in widths]) + "".join(map(line, cells))).encode("utf-8", "replace"))
+    out.write(laid_out([_one_line(name) for name in names], cells, is_number, reader.width).encode("utf-8", "replace"))
     if len(rows) > TABLE_ROWS:
         out.write(
             (
@@ -142,13 +137,11 @@ def _cell(value: Any) -> str:
         return "NULL"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return _shown(str(_flat(value)))
+    return _one_line(str(_flat(value)))
 
 
-def _shown(text: str) -> str:
-    """One line of a table's cell."""
-    text = visible(" ".join(text.split()))
-    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+def _one_line(text: str) -> str:
+    return visible(" ".join(text.split()))
 
 
 def _without_formula(text: str) -> str:

@@ -12,7 +12,8 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
@@ -41,7 +42,7 @@ def connect(
     manifest cannot be read, or if a file that it names is missing or no part.
     """
     root = Path(lake_root)
-    sql = "".join(statements(root))
+    sql = "".join(statements(root, _absolute))
     connection = duckdb.connect(config={"temp_directory": str(_spill_folder())})
     try:
         if memory_limit is not None:
@@ -84,6 +85,11 @@ def damage_named(lake_root: Path, *, is_our_sql: bool = True) -> Iterator[None]:
             raise
         wrong = next(filter(None, (check_footer(path, schema) for path, schema in _live_files(Lake(lake_root)))), None)
         said = str(error).splitlines()[0]
+        if wrong is None and any(phrase in said for phrase in _GONE) and str(lake_root.resolve()) in said:
+            raise LakeError(
+                f"{said}. A compaction moved files since the query began or the connection was opened; nothing is "
+                "missing. Ask again, over a new connection."
+            ) from error
         if wrong is None and not any(phrase in said for phrase in _DAMAGE):
             raise
         raise LakeError(
@@ -99,6 +105,8 @@ _DAMAGE = (
     "Out of buffer",
 )
 """How DuckDB speaks of a Parquet file whose inside is damaged."""
+_GONE = ("Cannot open file", "No files found that match the pattern")
+"""How DuckDB speaks of a file that is not there."""
 
 
 def _live_files(lake: Lake) -> Iterator[tuple[Path, pa.Schema]]:
@@ -106,8 +114,9 @@ def _live_files(lake: Lake) -> Iterator[tuple[Path, pa.Schema]]:
         yield from ((path, table.schema) for path in lake.files(name))
 
 
-def statements(lake_root: Path) -> Iterator[str]:
-    """The SQL that makes the views, in order: stored tables first, then the files of `storage/sql/` by name."""
+def statements(lake_root: Path, listed: Callable[[Path, Sequence[Path]], str]) -> Iterator[str]:
+    """The SQL that makes the views, in order: stored tables first, then the files of `storage/sql/` by name. `listed`
+    writes a list of files in the lake as SQL."""
     if not lake_root.is_dir():
         raise LakeError(f"{lake_root}: no lake there. Name its folder with --lake; a run creates it.")
     if any(sign in str(lake_root.resolve()) for sign in "*?["):
@@ -115,28 +124,60 @@ def statements(lake_root: Path) -> Iterator[str]:
     lake = Lake(lake_root)
     live = [entry for run_id in lake.manifest.run_ids() for entry in lake.manifest.live(run_id)]
     is_of_today = all(entry.schema == schema_digest() for entry in live)
+    if any(
+        entry.file(lake.root, name) != lake.root / part.path for entry in live for name, part in entry.parts.items()
+    ):
+        time.sleep(_A_MOVE_S)
     for name, table in TABLES.items():
-        paths = [lake.root / entry.parts[name].path for entry in live if name in entry.parts]
+        paths = [entry.file(lake.root, name) for entry in live if name in entry.parts]
         if missing := [path for path in paths if not path.is_file()]:
             raise LakeError(_missing(missing, lake_root))
         if outside := [path for path in paths if not is_inside(path, lake.root)]:
             raise LakeError(f"{outside[0]}: a link that leads out of the lake. Put the file itself in its place.")
-        yield _view(name, _rows_of(table, paths, is_of_today), table.doc, table.schema)
+        files = listed(lake.root, paths) if paths else None
+        yield _view(name, _rows_of(table, files, is_of_today), table.doc, table.schema)
     # Here and not in storage/sql/, because its columns are those of `runs`, and so are their comments.
     yield _view("runs_latest", _LATEST, _LATEST_DOC, TABLES["runs"].schema)
     yield from _shipped_sql()
 
 
-def _rows_of(table: StoredTable, paths: Sequence[Path], is_of_today: bool) -> str:
+_A_MOVE_S = 0.05
+"""A file that is not in its place is most likely just being moved there, by a compaction that ended in this moment."""
+
+
+def _absolute(lake_root: Path, paths: Sequence[Path]) -> str:
+    """For a connection of this moment."""
+    return f"[{', '.join(_quoted(str(path.resolve())) for path in paths)}]"
+
+
+def _in_lake_folder(lake_root: Path, paths: Sequence[Path]) -> str:
+    """For a database that may be moved with the lake: see `_LAKE_FOLDER`."""
+    files = ", ".join(_quoted(path.relative_to(lake_root).as_posix()) for path in paths)
+    return f"[lake_folder() || file for file in [{files}]]"
+
+
+_LAKE_FOLDER = """
+-- The lake's folder, with a slash. DuckDB has no function for it; but where lake.duckdb is opened as such, and not
+-- attached to another database, its temporary files lie beside it. Otherwise it is the variable lake_folder, or the
+-- folder in which this was written.
+create or replace macro lake_folder() as coalesce(
+    getvariable('lake_folder') || '/',
+    case when parse_filename(current_setting('temp_directory')) = 'lake.duckdb.tmp'
+    then parse_dirpath(current_setting('temp_directory')) || '/' end,
+    {here}
+);
+"""
+
+
+def _rows_of(table: StoredTable, files: str | None, is_of_today: bool) -> str:
     """The SELECT over a table's files. Columns that they lack, and tables without a file, come from the declaration:
     what a lake holds is never written anew to be read."""
     nothing = ", ".join(f"null::{_sql_type(field.type)} as {_named(field.name)}" for field in table.schema)
-    if not paths:
+    if files is None:
         return f"select {nothing} where false"
-    files = ", ".join(_quoted(str(path.resolve())) for path in paths)
     if is_of_today:
-        return f"select * from read_parquet([{files}], hive_partitioning = false)"
-    stored = f"from read_parquet([{files}], hive_partitioning = false, union_by_name = true)"
+        return f"select * from read_parquet({files}, hive_partitioning = false)"
+    stored = f"from read_parquet({files}, hive_partitioning = false, union_by_name = true)"
     return f"(select {nothing} where false) union all by name ({stored})"
 
 
@@ -186,6 +227,20 @@ def shipped_views() -> list[str]:
     return ["runs_latest", *re.findall(r"^create or replace view (\w+)", "".join(_shipped_sql()), re.MULTILINE)]
 
 
+def meanings() -> dict[str, str]:
+    """What each table holds and each view says, by its name, in a few words. Needs no lake."""
+    found = re.findall(r"^comment on view (\w+) is\s+'((?:[^']|'')*)'", "".join(_shipped_sql()), re.MULTILINE)
+    views = {name: doc.replace("''", "'") for name, doc in [("runs_latest", _LATEST_DOC), *found]}
+    return {**{table.name: table.doc for table in TABLES.values()}, **{name: views[name] for name in shipped_views()}}
+
+
+def all_of(name: str) -> str:
+    """The query for a whole view or table, in an order that does not change. A table is in the order of the input."""
+    if name in TABLES:
+        return f"from {name}"
+    return f"from {name} order by {'start_time, span_id' if name == 'otel_spans' else 'all'}"
+
+
 def column_doc(metadata: dict[bytes, bytes]) -> str:
     """A stored column's meaning with its unit, from its Arrow metadata."""
     doc, unit = metadata.get(b"doc", b"").decode(), metadata.get(b"unit", b"").decode()
@@ -195,16 +250,17 @@ def column_doc(metadata: dict[bytes, bytes]) -> str:
 def write_database(lake_root: Path | str) -> Path:
     """Writes `lake.duckdb` (views, macros and comments; no data) and `lake.sql` (the same, for `duckdb -init`) anew.
 
-    They name the files of this moment with absolute paths: write them again after a run, a compaction or a vacuum. The
-    storage version lets older DuckDB programs open the file. Both are replaced atomically; returns the path of the
-    first.
+    They name the files of this moment: write them again after a run, a compaction or a vacuum. `lake.duckdb` goes
+    with the lake when that is moved or copied (`_LAKE_FOLDER`). The storage version lets older DuckDB programs open the
+    file. Both are replaced atomically; returns the path of the first.
     """
     root = Path(lake_root)
-    sql = "".join(statements(root))
+    folder_sql = _LAKE_FOLDER.format(here=_quoted(f"{str(root.resolve()).rstrip('/')}/"))
+    sql = folder_sql + "".join(statements(root, _in_lake_folder))
     Lake(root).prepare()
     with tempfile.TemporaryDirectory(dir=root, prefix=".views-") as folder:
         script, database = Path(folder) / "lake.sql", Path(folder) / "lake.duckdb"
-        script.write_text("set TimeZone = 'UTC';\n" + sql, "utf-8")
+        script.write_text(f"set TimeZone = 'UTC';\n{sql}", "utf-8")
         with closing(duckdb.connect()) as connection:
             connection.execute(f"attach {_quoted(str(database))} as lake (storage_version 'v1.0.0')")
             connection.execute("use lake")

@@ -36,13 +36,9 @@ def _written(run_dir: Path, out: str | None) -> list[Path]:
 
 
 def close_session(run_dir: Path, progress: Progress) -> RunSummary:
-    """Accounts checked, session recorded, lake compacted where the run is complete, views refreshed."""
+    """Accounts checked, session recorded, run compacted where it is complete, views refreshed."""
     plan = read_plan(run_dir)
     root = run_dir.parent.parent
-    lake = Lake(root)
-    is_complete = progress.stop_reason is None and progress.n_deferred == 0
-    if is_complete:
-        lake.compact(plan.run_id)
     summary = summarize(root, plan.run_id, plan.settings.reasoning.check)
     check_accounts(plan.n_requested, summary, progress.n_deferred)
     record_session(
@@ -53,6 +49,8 @@ def close_session(run_dir: Path, progress: Progress) -> RunSummary:
         n_failed=summary.n_failed,
         cost_usd=summary.cost_usd,
     )
+    if progress.stop_reason is None and progress.n_deferred == 0:
+        Lake(root).compact(plan.run_id)  # last, so that the session's row is in view with the rest
     write_database(root)
     return summary
 

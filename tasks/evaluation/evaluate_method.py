@@ -229,8 +229,6 @@ async def answer_run(evaluation: OpenEvaluation, plan: RunPlan) -> bool:
 def close_run(plan: RunPlan, progress: Progress) -> None:
     """The session's row, and one file per table where the run is complete. Its cost is what its calls cost, whoever
     paid first."""
-    if progress.n_deferred == 0:
-        Lake(plan.run_dir.parent.parent).compact(plan.run_id)
     record_session(
         plan,
         progress,
@@ -239,3 +237,5 @@ def close_run(plan: RunPlan, progress: Progress) -> None:
         n_failed=progress.n_failed,
         cost_usd=progress.settled_cost_usd,
     )
+    if progress.n_deferred == 0:
+        Lake(plan.run_dir.parent.parent).compact(plan.run_id)  # last, so that the session's row is in view too

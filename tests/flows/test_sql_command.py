@@ -17,8 +17,9 @@ from flows.cli.app import app
 from flows.cli.console import say
 from r2.errors import ConfigError
 from storage.lake.lake import Lake
+from storage.lake.schema import TABLES
 from storage.sql.output import Reader
-from storage.sql.query import run_sql
+from storage.sql.query import all_of, run_sql, shipped_views
 from tests.support.lake_rows import NOON, problem, worked_lake
 
 QUERY = "select run_id, cost_usd, started_at, candidates from subtasks where run_id = 'run-b' order by subtask_index"
@@ -135,6 +136,40 @@ def test_r2_sql_shows_a_view_and_writes_files(r2: Any, lake: Path, tmp_path: Pat
     written = r2("sql", "from calls", "--lake", lake, "--format", "parquet", "--out", tmp_path / "calls.parquet")
     assert written.stdout == "" and "13 rows" in written.stderr
     assert pq.read_table(tmp_path / "calls.parquet").num_rows == 13
+
+
+def test_r2_sql_alone_lists_every_table_and_view_with_a_line_each(r2: Any, tmp_path: Path) -> None:
+    shown = r2("sql", "--lake", tmp_path / "none")
+    assert shown.exit_code == 0
+    lines = shown.stdout.splitlines()
+    named = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert named == [*TABLES, *shipped_views()]
+    assert all(len(line.split()) > 3 for line in lines if line.startswith("  ")), "each says what it holds"
+    assert "  cost_by_model              What each model of the pool was paid, per run" in shown.stdout
+
+
+def test_a_view_comes_in_an_order_that_does_not_change(r2: Any, lake: Path) -> None:
+    shown = r2("sql", "--lake", lake, "--view", "cost_by_model", "--format", "json")
+    found = [(row["run_id"], row["request_model"]) for row in json.loads(shown.stdout)]
+    assert found == [(run, model) for run in ("run-a", "run-b", "run-c") for model in ("large", "small")]
+    spans = json.loads(r2("sql", "--lake", lake, "--view", "otel_spans", "--format", "json").stdout)
+    assert [span["start_time"] for span in spans] == sorted(span["start_time"] for span in spans)
+    calls = json.loads(r2("sql", "--lake", lake, "--view", "calls", "--format", "json").stdout)
+    assert [(row["run_id"], row["problem_id"], row["call_index"]) for row in calls[:4]] == [
+        ("run-a", "p0", 0),
+        ("run-a", "p0", 1),
+        ("run-a", "p0", 2),
+        ("run-a", "p1", 0),
+    ]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("view", ["cost_by_model", "cost_accuracy", "calls", "otel_spans", "errors"])
+def test_a_table_fits_the_terminal(view: str, width: int, lake: Path) -> None:
+    out = io.BytesIO()
+    run_sql(lake, all_of(view), "table", out, Reader(is_terminal=True, width=width))
+    lines = out.getvalue().decode().splitlines()
+    assert max(map(len, lines)) <= width
 
 
 @pytest.mark.parametrize("fmt", ["csv", "json", "table", "parquet"])

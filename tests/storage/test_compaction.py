@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import storage.lake.parts
 from storage.lake.lake import Lake
+from storage.lake.places import parts_folder
 from storage.lake.schema import TABLES
 from tests.support.lake_rows import (
     CURVE,
@@ -124,7 +125,7 @@ def test_vacuum_deletes_what_was_superseded_or_left_by_a_crash_and_nothing_else(
     for unit in range(2):
         lake.commit("run-a", f"{unit:05d}-0", unit_of([unit]))
     lake.compact("run-a")
-    folder = lake.files("calls")[0].parent
+    folder = parts_folder(tmp_path, "calls", "run-a")
     torn = folder / ".part-00009-0-0123abcd.parquet.tmp"
     foreign = folder / "notes.txt"
     torn.write_bytes(b"PAR1")

@@ -9,18 +9,22 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from r2.errors import LakeError, RunLockedError
 from storage.lake.lake import Lake
 from storage.lake.parts import read_batches
 from storage.lake.schema import TABLES
-from tests.support.lake_rows import indices, keys, parts_in, problem, unit_of
+from storage.sql.query import connect
+from tests.support.lake_rows import indices, keys, parts_in, problem, seen_by_others, unit_of
 
 
 def test_a_committed_unit_is_in_every_table_in_the_order_of_the_input(tmp_path: Path) -> None:
@@ -66,7 +70,7 @@ class PowerOff(BaseException):
     """The process ends here: nothing after it runs, not even clean-up."""
 
 
-STEPS = ("fsync", "rename", "link", "unlink")
+STEPS = ("fsync", "rename", "replace", "link", "unlink")
 
 
 def count_steps(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -136,10 +140,107 @@ def test_a_compaction_that_dies_at_any_step_changes_nothing_that_can_be_read(
         lake = Lake(root)
         assert indices(lake) == [0, 1, 2, 3, 4, 5]
         assert lake.verify() == []
+        assert all(seen_by_others(root, name) in ([], keys(lake, name)) for name in ("trajectories", "calls"))
         lake.compact("run-a")
+        assert seen_by_others(root, "calls") == keys(lake, "calls")
         lake.vacuum(older_than_hours=0)
         assert indices(lake) == [0, 1, 2, 3, 4, 5]
         assert len(parts_in(root)) == 3
+
+
+def test_a_run_that_is_compacted_again_is_seen_by_others_as_before_or_as_after_or_for_a_moment_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_unit_more(root: Path) -> Callable[[], object]:
+        lake = Lake(root)
+        lake.commit("run-a", "00000-0", unit_of([0, 2]))
+        lake.compact("run-a")
+        lake.commit("run-a", "00001-0", unit_of([1]))
+        return functools.partial(lake.compact, "run-a")
+
+    outcomes = []
+    for step in range(count_steps(one_unit_more(tmp_path / "whole"), monkeypatch) + 1):
+        root = tmp_path / str(step)
+        run_until(step, one_unit_more(root), monkeypatch)
+        lake = Lake(root)
+        assert indices(lake) == [0, 1, 2]
+        assert lake.verify() == []
+        with connect(root) as db:
+            assert db.execute("select count(*), count(distinct problem_id) from trajectories").fetchone() == (3, 3)
+        outcomes.append([key[0] for key in seen_by_others(root, "trajectories")])
+        lake.vacuum(older_than_hours=0)  # of a compaction that was killed, it makes up for what is missing
+        lake.compact("run-a")
+        assert seen_by_others(root, "trajectories") == keys(lake, "trajectories")
+        assert lake.unseen() == []
+    assert {repr(seen) for seen in outcomes} == {"[0, 2]", "[]", "[0, 1, 2]"}
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(work=st.lists(st.tuples(st.sampled_from(["commit", "compact", "vacuum"]), st.integers(0, 45)), max_size=7))
+def test_whatever_is_killed_wherever_nothing_is_lost_and_no_row_is_counted_twice(
+    work: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each step of the work dies before that system call of its own, if it makes so many; commits are tried again."""
+    root = tmp_path_factory.mktemp("lake")
+    n_committed = 0
+    with pytest.MonkeyPatch.context() as patch:
+        for what, step in work:
+            lake = Lake(root)
+            name, rows = f"{n_committed:05d}-0", unit_of([n_committed])
+            run_until(
+                step,
+                {
+                    "commit": functools.partial(lake.commit, "run-a", name, rows),
+                    "compact": functools.partial(lake.compact, "run-a"),
+                    "vacuum": functools.partial(lake.vacuum, 0),
+                }[what],
+                patch,
+            )
+            if what == "commit":
+                Lake(root).commit("run-a", name, rows)
+                n_committed += 1
+            assert indices(Lake(root)) == list(range(n_committed))
+            seen = [key[0] for key in seen_by_others(root, "trajectories")]
+            assert seen == sorted(set(seen)) and set(seen) <= set(range(n_committed))
+    lake = Lake(root)
+    lake.compact("run-a")
+    assert [key[0] for key in seen_by_others(root, "trajectories")] == list(range(n_committed))
+    assert lake.verify() == []
+
+
+UNTIL_KILLED = """
+import sys
+from storage.lake.lake import Lake
+from tests.support.lake_rows import unit_of
+lake = Lake(sys.argv[1])
+for unit in range(10_000):
+    lake.commit("run-a", f"{unit:05d}-0", unit_of([unit]))
+    print(unit, flush=True)
+    if unit % 3 == 2:
+        lake.compact("run-a")
+"""
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 0.013, 0.031, 0.057])
+def test_after_kill_9_while_it_commits_and_compacts_all_that_was_acknowledged_is_there_once(
+    wait_s: float, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", UNTIL_KILLED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        for _ in range(12):
+            worker.stdout.readline()
+        time.sleep(wait_s)
+        worker.kill()
+        n_acknowledged = 12 + len(worker.stdout.read().splitlines())
+    lake = Lake(tmp_path)
+    found = indices(lake)
+    assert found == list(range(len(found))) and len(found) in (n_acknowledged, n_acknowledged + 1)
+    assert lake.verify() == []
+    seen = seen_by_others(tmp_path, "calls")
+    assert seen == sorted(set(seen))
+    lake.compact("run-a")
+    assert seen_by_others(tmp_path, "calls") == keys(lake, "calls")
 
 
 def test_what_counts_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +252,7 @@ def test_what_counts_is_on_disk_before_it_counts(tmp_path: Path, monkeypatch: py
     def logged(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             target = Path(f"/proc/self/fd/{arguments[0]}").resolve() if name == "fsync" else Path(arguments[0])
-            kind = "folder" if target.is_dir() else "part" if "part-" in target.name else "entry"
+            kind = "folder" if target.is_dir() else "part" if ".parquet" in target.name else "entry"
             log.append(f"{name} {kind}")
             return real(*arguments, **options)
 

@@ -16,6 +16,7 @@ import pytest
 
 from r2.errors import ConfigError, LakeError
 from storage.lake.lake import Lake
+from storage.lake.places import SCHEMA_FILE
 from storage.lake.schema import TABLES
 from storage.report import write_report
 from storage.sql.query import connect, run_sql, shipped_views
@@ -87,7 +88,7 @@ def test_every_table_and_view_of_a_read_only_lake_is_read(tmp_path: Path):
 def test_a_lake_without_a_schema_file_is_read_and_stays_without(tmp_path: Path):
     root = worked_lake(tmp_path / "lake")
     expected = ask(root, "from subtasks order by all")
-    for path in root.rglob("_schema.parquet"):
+    for path in root.rglob(SCHEMA_FILE):
         path.unlink()
     with unchanged(root):
         assert ask(root, "from subtasks order by all") == expected
@@ -96,10 +97,10 @@ def test_a_lake_without_a_schema_file_is_read_and_stays_without(tmp_path: Path):
 
 def test_a_second_commit_leaves_the_schema_files_as_they_are(tmp_path: Path):
     Lake(tmp_path).commit("run-a", "00000-0", problem(0))
-    before = {path: path.stat().st_ino for path in tmp_path.rglob("_schema.parquet")}
+    before = {path: path.stat().st_ino for path in tmp_path.rglob(SCHEMA_FILE)}
     assert len(before) == len(TABLES)
     Lake(tmp_path).commit("run-a", "00001-0", problem(1))
-    assert {path: path.stat().st_ino for path in tmp_path.rglob("_schema.parquet")} == before
+    assert {path: path.stat().st_ino for path in tmp_path.rglob(SCHEMA_FILE)} == before
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 torn", None])
@@ -107,7 +108,7 @@ def test_a_schema_file_that_is_damaged_or_of_another_version_is_written_anew_by_
     content: bytes | None, tmp_path: Path
 ):
     Lake(tmp_path).commit("run-a", "00000-0", problem(0))
-    path = tmp_path / "calls" / "_schema.parquet"
+    path = tmp_path / "calls" / SCHEMA_FILE
     if content is None:
         pq.write_table(pa.table({"run_id": pa.array([], pa.string())}), path)
     else:
@@ -132,7 +133,7 @@ def foreign_file(path: Path) -> None:
 
 
 def other_table(path: Path) -> None:
-    path.write_bytes(next((path.parents[3] / "runs").rglob("part-*")).read_bytes())
+    path.write_bytes(next((path.parents[2] / "runs").rglob("part-*")).read_bytes())
 
 
 @pytest.mark.parametrize(

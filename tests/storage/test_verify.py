@@ -14,6 +14,7 @@ from flows.cli.app import app
 from r2.errors import LakeError
 from storage.evaluations.verify import verify_lake
 from storage.lake.lake import Lake
+from storage.lake.places import SCHEMA_FILE
 from storage.runs.journal import Journal
 from storage.runs.journal_mark import mark_of
 from storage.runs.plan import RunPlan, read_plan
@@ -72,13 +73,13 @@ def copied_entry(plan: RunPlan) -> Path:
 
 
 def other_schema(plan: RunPlan) -> Path:
-    path = Path(plan.settings.lake) / "calls" / "_schema.parquet"
+    path = Path(plan.settings.lake) / "calls" / SCHEMA_FILE
     pq.write_table(pa.table({"x": [1]}), path)
     return path
 
 
 def torn_schema(plan: RunPlan) -> Path:
-    path = Path(plan.settings.lake) / "runs" / "_schema.parquet"
+    path = Path(plan.settings.lake) / "runs" / SCHEMA_FILE
     path.write_bytes(path.read_bytes()[:-4])
     return path
 

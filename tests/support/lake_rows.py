@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from r2.records.tables import CallRow, Candidate, CandidateRow, CurveRow, RewardRow, RunRow, SubtaskRow, TrajectoryRow
 from storage.lake.lake import Lake
+from storage.lake.places import SCHEMA_FILE
 from storage.lake.schema import TABLES
 
 NOON = 1_780_000_200.0
@@ -306,12 +309,22 @@ def keys(lake: Lake, table: str) -> list[tuple[Any, ...]]:
     return [(int(row["problem_id"][1:]), *(row[c] for c in columns[1:])) for batch in rows for row in batch]
 
 
+def seen_by_others(root: Path, table: str) -> list[tuple[Any, ...]]:
+    """The same as a program reads it that knows nothing of the manifest and takes every file in the table's folder."""
+    if not list((root / table).glob("*.parquet")):
+        return []
+    columns = ["problem_id", *TABLES[table].order]
+    rows = pq.read_table(root / table, columns=columns).to_pylist()
+    return [(int(row["problem_id"][1:]), *(row[c] for c in columns[1:])) for row in rows]
+
+
 def rows_of(lake: Lake, table: str) -> Iterator[dict[str, Any]]:
     return itertools.chain.from_iterable(batch.to_pylist() for batch in lake.iter_rows(table, "run-a"))
 
 
 def parts_in(root: Path) -> list[Path]:
-    return list(root.rglob("*part-*"))
+    """Every file of rows, finished or not."""
+    return [path for path in root.rglob("*.parquet*") if path.name != SCHEMA_FILE]
 
 
 def indices(lake: Lake) -> list[int]:
