@@ -106,6 +106,7 @@ def test_a_file_is_answered_in_order_and_every_total_agrees_with_its_parts(tmp_p
         ("completed", 60, 60, 0, 0)
     ]
     assert len(Lake(tmp_path / "lake").files("calls")) == 1, "compacted when complete"
+    assert Lake(tmp_path / "lake").unseen() == [], "and seen by other programs, the session's row too"
     # The simulated pool has ten solvers; the allocator gave each a probability.
     assert query(
         tmp_path,
