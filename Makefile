@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: help env env-train demo test test-slow check bench prove-learning headline providers live-check docs vllm vllm-cpu clean
+.PHONY: help env env-train demo test test-slow check bench prove-learning headline providers live-check docs vllm
+.PHONY: vllm-cpu clean
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 

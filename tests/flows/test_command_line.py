@@ -139,7 +139,14 @@ def test_a_default_in_the_help_is_read_as_it_is_written():
     assert "\\[" not in done.stdout
 
 
-FIELDS = {"lr": "learning_rate", "candidates": "n_candidates", "benchmark": "default_benchmark", "router": "routers"}
+FIELDS = {
+    "lr": "learning_rate",
+    "candidates": "n_candidates",
+    "benchmark": "default_benchmark",
+    "router": "routers",
+    "schema": "schema_file",
+    "system": "system_file",
+}
 """Flags whose settings have another name."""
 
 
