@@ -18,10 +18,9 @@ from flows.support.ending import as_command
 from flows.support.progress import shown
 from flows.support.running import tag_run, told
 from flows.support.terminal import stopped_by_signals
-from r2.atomic import check_file
 from r2.settings import AnswerSettings, load_settings
 from storage.lake.lake import Lake
-from storage.runs.answers import default_out
+from storage.runs.answers import check_out
 from storage.runs.given_rows import AnswersTable, keep_rows, read_answers
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary
@@ -45,7 +44,7 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
     await tag_run(
         f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"
     )
-    check_file(Path(settings.out) if settings.out else default_out(settings.input), "--out")
+    check_out(settings.out, Path(settings.input))
     run_dir = plan_file(settings)
     plan = read_plan(run_dir, settings)
     with Lake(settings.lake).run_lock(plan.run_id):

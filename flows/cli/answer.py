@@ -241,7 +241,7 @@ def answer(
     dry_run: options.DryRun = False,
     out: Annotated[
         str | None,
-        options.out("Answers in input order, as .jsonl, .csv or .parquet.", "beside the input, NAME.answers.*"),
+        options.out("Answers in input order, as .jsonl, .csv, .tsv or .parquet.", "beside the input, NAME.answers.*"),
     ] = None,
     lake: options.Lake = None,
     shard_size: Annotated[int | None, options.shard_size("500")] = None,
@@ -318,10 +318,10 @@ def answer(
     starting()
     # Here and not above: --help and --dry-run need not wait for it.
     from flows.support.embedded_api import embedded_api
-    from r2.atomic import check_file, check_folder
+    from r2.atomic import check_folder
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
-    from storage.runs.answers import default_out
+    from storage.runs.answers import check_out
     from storage.sources.questions import check_readable
     from tasks.answering.finished import finished_run
 
@@ -329,7 +329,7 @@ def answer(
     loaded.check_keys()
     make_router(loaded, settings)
     check_readable(Path(settings.input))
-    check_file(Path(settings.out) if settings.out else default_out(settings.input), "--out")
+    check_out(settings.out, Path(settings.input))
     check_folder(Path(settings.lake), "--lake")
     result = finished_run(settings, retry_failed=retry_failed)
     if result is None:

@@ -4,24 +4,23 @@ Reads the frozen shards and the lake side by side, one shard at a time, so memor
 ended early gives the rows it settled; the rest come with status `deferred`.
 """
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from r2.answering.protocol import CUT_ANSWER
-from r2.atomic import replacing
+from r2.atomic import check_file
+from r2.errors import ConfigError
 from r2.problem import Problem
 from storage.lake.lake import Lake
+from storage.runs.answer_files import check_form, opened, write_rows
 from storage.runs.plan import RunPlan
+from storage.sources.questions import detect_format
 
 ANSWER_COLUMNS = (
     "status",
@@ -44,8 +43,6 @@ _WANTED_FIELDS = (("short_answer", pa.string()), ("value", pa.string()))
 had to match a schema as JSON. Neither is in the file of a run without."""
 _ASKED_FIELDS = (("answers", pa.string()), ("logprobs", pa.string()), ("notes", pa.string()))
 """Further columns of a run with rows that ask for something themselves; the first two are JSON."""
-_BATCH_CHARACTERS = 16 * 1024 * 1024
-"""Of a Parquet row group that is held until it is written."""
 _READ = [
     "problem_id",
     "input_index",
@@ -66,32 +63,34 @@ _READ = [
 ]
 
 
-_Writer = Callable[[BinaryIO, Iterable[dict[str, Any]]], None]
-
-
 def default_out(settings_input: str) -> Path:
     """`questions.jsonl` -> `questions.answers.jsonl`, beside it."""
     path = Path(settings_input.removesuffix(".gz"))
     return path.with_name(f"{path.stem}.answers{path.suffix}")
 
 
+def check_out(out: str | None, source: Path) -> None:
+    """ConfigError, before anything is paid, where the answers could not be written to the file that is named, or would
+    be written over the questions."""
+    path = Path(out) if out else default_out(str(source))
+    if path.exists() and source.exists() and path.samefile(source):
+        raise ConfigError(f"--out {path}: this is the file of the questions. Name another one.")
+    check_file(path, "--out")
+    check_form(path, "--out", is_batch=detect_format(source) == "openai-batch")
+
+
 def write_answers(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
     """Writes the answers atomically and returns the files written (a Batch run has a second one, for its errors)."""
     if plan.input_format == "openai-batch":
         return _write_batch(plan, lake, out)
-    suffix = out.suffix.lower()
     further = (
         *_wanted(plan, lake),
         *(_CHECK_FIELDS if plan.settings.reasoning.check is not None else ()),
         *(_ASKED_FIELDS if plan.has_asking else ()),
     )
-    writers: dict[str, _Writer] = {".csv": _write_csv, ".parquet": partial(_write_parquet, further=further)}
-    names = [name for name, _ in further]
-    writer = writers.get(suffix, partial(_write_jsonl, has_values="value" in names))
-    columns = (*ANSWER_COLUMNS, *names)
+    columns = (*ANSWER_COLUMNS, *(name for name, _ in further))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as file:
-        writer(file, (_merged(problem, row, columns) for problem, row in _settled_rows(plan, lake)))
+    write_rows(out, (_merged(problem, row, columns) for problem, row in _settled_rows(plan, lake)), further)
     return [out]
 
 
@@ -144,9 +143,10 @@ def _merged(problem: Problem, row: dict[str, Any] | None, columns: Sequence[str]
     ours = {"id", "question", *columns}
     result: dict[str, Any] = {"id": problem.problem_id, "question": problem.question}
     for name, value in problem.extra.items():
-        while name in ours:
-            name = f"input_{name}"
-        result[name] = value
+        kept = name
+        while kept in ours or (kept != name and kept in problem.extra):
+            kept = f"input_{kept}"
+        result[kept] = value
     result |= {column: (row or {}).get(column) for column in columns}
     result["target"] = problem.target
     if row is None:
@@ -154,74 +154,13 @@ def _merged(problem: Problem, row: dict[str, Any] | None, columns: Sequence[str]
     return result
 
 
-def _write_jsonl(file: BinaryIO, rows: Iterable[dict[str, Any]], *, has_values: bool = False) -> None:
-    """`has_values`: the column `value` is ours, and is written as the JSON value that it holds."""
-    for row in rows:
-        if has_values and row["value"] is not None:
-            row["value"] = orjson.Fragment(row["value"].encode())
-        file.write(orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE))
-
-
-def _write_csv(file: BinaryIO, rows: Iterable[dict[str, Any]]) -> None:
-    """Columns are those of the first good row: a CSV input has the same ones throughout; other extras go in as JSON
-    text."""
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    writer = csv.writer(text)
-    columns: list[str] = []
-    for row in rows:
-        if not columns:
-            columns = list(row)
-            writer.writerow(columns)
-        writer.writerow(
-            [value if isinstance(value := row.get(c), (str, int, float, type(None))) else _json(value) for c in columns]
-        )
-    text.detach()  # flushes, and leaves the file open
-
-
-def _write_parquet(
-    file: BinaryIO, rows: Iterable[dict[str, Any]], further: Sequence[tuple[str, pa.DataType]] = ()
-) -> None:
-    """Fixed columns; the user's other columns together as JSON text in `extra`."""
-    schema = pa.schema(
-        [
-            ("id", pa.string()),
-            ("question", pa.string()),
-            ("status", pa.string()),
-            ("answer", pa.string()),
-            ("finish", pa.string()),
-            ("target", pa.string()),
-            ("is_correct", pa.bool_()),
-            ("cost_usd", pa.float64()),
-            ("saved_usd", pa.float64()),
-            ("n_calls", pa.int32()),
-            ("error_type", pa.string()),
-            ("error_message", pa.string()),
-            *further,
-            ("extra", pa.string()),
-        ]
-    )
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        batch: list[dict[str, Any]] = []
-        n_characters = 0
-        for row in rows:
-            fixed = {name: row.get(name) for name in schema.names}
-            fixed |= {name: _json(fixed[name]) for name in ("answers", "logprobs") if fixed.get(name) is not None}
-            fixed["extra"] = _json({key: value for key, value in row.items() if key not in schema.names})
-            batch.append(fixed)
-            n_characters += sum(len(value) for value in fixed.values() if isinstance(value, str))
-            if len(batch) == 4096 or n_characters >= _BATCH_CHARACTERS:
-                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-                batch.clear()
-                n_characters = 0
-        writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-
-
 def _write_batch(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
     """OpenAI Batch output: answered rows in `out`, the others in `<out stem>.errors.jsonl`; `custom_id` kept."""
-    errors = out.with_name(f"{out.stem}.errors{out.suffix}")
+    name = out.name.removesuffix(".gz")
+    errors = out.with_name(f"{Path(name).stem}.errors{Path(name).suffix}{out.name[len(name) :]}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        answered, failed = (stack.enter_context(replacing(path)) for path in (out, errors))
+        answered, failed = (stack.enter_context(opened(path)) for path in (out, errors))
         for problem, row in _settled_rows(plan, lake):
             is_answered = row is not None and row["status"] == "answered"
             line = _batch_line(plan.run_id, problem, row if row is not None else {"status": "deferred"})
@@ -262,7 +201,3 @@ def _batch_line(run_id: str, problem: Problem, row: dict[str, Any]) -> dict[str,
         body["notes"] = row["notes"]
     line["response"] = {"status_code": 200, "request_id": request_id, "body": body}
     return line
-
-
-def _json(value: object) -> str:
-    return orjson.dumps(value, default=str).decode()

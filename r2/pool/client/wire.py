@@ -114,6 +114,10 @@ def not_sent(
     }
     if "max_tokens" in call.asked_for and table.sent_output_limit is not None:
         missing.add("max_tokens")
+    config = body.get("generationConfig")
+    sent = (config if isinstance(config, dict) else body).get("temperature")
+    if "temperature" in call.asked_for and sent != call.temperature:  # cut to what the provider takes
+        missing.add("temperature")
     return tuple(sorted(missing))
 
 

@@ -103,6 +103,12 @@ def test_a_dialect_without_a_seed_and_a_learned_refusal_are_named_too():
     assert found == ("logprobs", "seed", "top_p")
 
 
+def test_a_temperature_that_is_cut_to_what_the_provider_takes_is_named():
+    hot = Call("m", (("user", "u"),), "solve", 16, temperature=1.5, asked_for=frozenset({"temperature"}))
+    assert not_sent(hot, table(), "served", dialect=DIALECTS["anthropic"]) == ("temperature",)
+    assert not_sent(hot, table(), "served", dialect=DIALECTS["gemini"]) == ()
+
+
 def test_extra_fields_win_but_cannot_turn_the_reply_into_a_stream():
     body = asked(Call("m", (("user", "u"),), "solve", 16), extra_body={"stream": True, "max_tokens": 9, "top_k": 1})
     assert "stream" not in body
