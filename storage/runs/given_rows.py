@@ -4,6 +4,7 @@ are the same run; and an answers file as an Arrow table."""
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import orjson
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from r2.atomic import write_atomically
 from storage.lake.manifest import make_folder
 
-AnswersTable = pa.Table
+AnswersTable: TypeAlias = pa.Table
 
 
 def keep_rows(rows: Iterable[Mapping[str, object]], lake: Path) -> Path:
@@ -28,4 +29,5 @@ def keep_rows(rows: Iterable[Mapping[str, object]], lake: Path) -> Path:
 
 def read_answers(path: Path) -> AnswersTable:
     """An answers file that was written as Parquet."""
-    return pq.read_table(path)
+    table: AnswersTable = pq.read_table(path)
+    return table
