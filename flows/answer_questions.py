@@ -24,12 +24,14 @@ from storage.runs.answers import check_out
 from storage.runs.given_rows import AnswersTable, keep_rows, read_answers
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary
+from storage.sources.column_names import told as columns_told
 from tasks.answering.answer_shard import answer_shard
 from tasks.answering.finished import RunResult, finished_run, is_finished
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.answering.reopen_run import reopen_run
 from tasks.answering.run_tasks import finish_run, plan_file
 from tasks.answering.session import RunSession, open_session
+from tasks.answering.simulated import warning
 
 
 def _run_name() -> str:
@@ -47,12 +49,16 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
     check_out(settings.out, Path(settings.input))
     run_dir = plan_file(settings)
     plan = read_plan(run_dir, settings)
+    about_models = warning(plan)
+    for said in (columns_told(settings.columns, plan.settings.columns), about_models):
+        if said:
+            sys.stderr.write(f"r2: {said}\n")
     with Lake(settings.lake).run_lock(plan.run_id):
         n_reopened = reopen_run(run_dir) if retry_failed else 0
         progress = await answer_what_is_open(plan)
         summary, written = finish_run(run_dir, progress, settings.out)
     await told(_publish(summary, run_dir, written))
-    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, n_reopened)
+    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, n_reopened, about_models)
 
 
 def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> AnswersTable:

@@ -398,6 +398,8 @@ def _print_result(result: Any) -> int:
     results().print(table)
     for path in result.out:
         print(path)
+    if result.warning:
+        say(f"r2: {result.warning}")
     if progress.n_deferred or progress.stop_reason:
         say(what_is_deferred(progress, "questions"))
     if progress.stop_reason == "interrupted":
@@ -437,15 +439,24 @@ def _print_estimate(settings: AnswerSettings) -> None:
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
-    from storage.sources.questions import read_questions
+    from storage.sources.column_names import columns_in, told
+    from storage.sources.first_rows import why_none
+    from storage.sources.questions import detect_format, read_questions
 
     pool = load_pool(settings.pool)
     router = make_router(pool, settings)
     n_bad = 0
+    source = Path(settings.input)
+    columns = columns_in(source, settings.columns)
+    if said := told(settings.columns, columns):
+        say(f"r2: {said}")
+    if refused := why_none(source, read_questions(source, columns, limit=settings.limit), detect_format(source)):
+        say(f"r2: {refused}")
+        raise typer.Exit(1)
 
     def good_rows() -> Iterator[Problem]:
         nonlocal n_bad
-        for row in read_questions(Path(settings.input), settings.columns, settings.default_benchmark, settings.limit):
+        for row in read_questions(source, columns, settings.default_benchmark, settings.limit):
             if isinstance(row, Problem):
                 yield row
             else:

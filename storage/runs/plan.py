@@ -20,7 +20,9 @@ from r2.atomic import write_atomically
 from r2.errors import LakeError
 from r2.problem import Asked, Problem
 from r2.problems.benchmark import is_free
-from r2.settings import AnswerSettings
+from r2.settings import AnswerSettings, Columns
+from storage.sources.column_names import columns_in
+from storage.sources.first_rows import check_some_can_be_asked
 from storage.sources.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
 
 MAX_SHARD_BYTES = 64 * 1024 * 1024
@@ -153,12 +155,18 @@ def plan_run(
 
     Settings that are not part of the run's identity (budgets, concurrency) are today's; the shards are those of the
     first plan. A run that an earlier version planned, and whose rows without a benchmark it answered by one short line,
-    is not continued: its rows get a run of their own, with whole answers.
+    is not continued: its rows get a run of their own, with whole answers. Columns that are called something else than
+    our own are found by their other names, unless a run was planned without them. InputFileError for a file of which
+    nothing can be asked.
     """
     source = Path(settings.input)
     input_digest = file_digest(source)
     run_id = settings.run_id(input_digest, pool_digest)
     run_dir = run_dir_of(Path(settings.lake), run_id)
+    if not (run_dir / "manifest.json").exists():
+        settings = settings.model_copy(update={"columns": columns_in(source, settings.columns)})
+        run_id = settings.run_id(input_digest, pool_digest)
+        run_dir = run_dir_of(Path(settings.lake), run_id)
     if (run_dir / "manifest.json").exists():
         plan = read_plan(run_dir, settings)
         if plan.answers_whole or not plan.has_free_rows():
@@ -167,6 +175,7 @@ def plan_run(
         run_dir = run_dir_of(Path(settings.lake), run_id)
         if (run_dir / "manifest.json").exists():
             return read_plan(run_dir, settings)
+    check_some_can_be_asked(source, settings.columns)
     (run_dir / "shards").mkdir(parents=True, exist_ok=True)
     (run_dir / "journal").mkdir(exist_ok=True)
     shards: list[ShardPlan] = []
@@ -216,10 +225,13 @@ def read_plan(run_dir: Path, settings: AnswerSettings | None = None) -> RunPlan:
     path = run_dir / "manifest.json"
     try:
         stored: dict[str, Any] = orjson.loads(path.read_bytes())
+        columns = Columns.model_validate(stored["settings"].get("columns", {}))
         return RunPlan(
             run_id=stored["run_id"],
             run_dir=run_dir,
-            settings=settings or AnswerSettings.model_validate(stored["settings"]),
+            settings=AnswerSettings.model_validate(stored["settings"])
+            if settings is None
+            else settings.model_copy(update={"columns": columns}),
             input_format=stored["input_format"],
             input_digest=stored["input_digest"],
             pool_digest=stored["pool_digest"],

@@ -20,6 +20,7 @@ MAX_BLANK_LINES = 1_000_000
 MAX_RATIO, FREE_BYTES = 250, 256 * 1024 * 1024
 """A gzip file may unpack to so many times its size, and to so many bytes in any case. Question files that repeat their
 instructions in every row reach about 50 times; a bomb, 1,000."""
+_PIECE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,36 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | LongLine]]:
         raise InputFileError(f"{path}: cannot be read: {error}. Check the path and its permissions.") from error
 
 
+def read_pieces(path: Path) -> Iterator[bytes]:
+    """The file's bytes in pieces of a megabyte, whatever its lines are. Errors as `read_lines`."""
+    try:
+        with closing(_open(path)) as file:
+            n_bytes, most = 0, _most(path)
+            while piece := file.read(_PIECE_BYTES):
+                if not n_bytes:
+                    piece = _without_mark(path, piece)
+                n_bytes += len(piece)
+                _check_size(path, n_bytes, most)
+                yield piece
+    except (OSError, EOFError) as error:
+        raise InputFileError(f"{path}: cannot be read: {error}. Check the path and its permissions.") from error
+
+
+def in_utf8(path: Path, encoding: str = "CP1252") -> str:
+    """The command that writes the file in UTF-8."""
+    if path.suffix == ".gz":
+        inside = Path(path.stem)
+        return f"gunzip -c {path.name} | iconv -f {encoding} -t UTF-8 > {inside.stem}.utf8{inside.suffix}"
+    return f"iconv -f {encoding} -t UTF-8 {path.name} > {path.stem}.utf8{path.suffix}"
+
+
+def _most(path: Path) -> int | None:
+    return max(FREE_BYTES, MAX_RATIO * path.stat().st_size) if path.suffix == ".gz" else None
+
+
 def _lines(path: Path, file: IO[bytes]) -> Iterator[tuple[int, bytes | LongLine]]:
     number = n_blank = n_bytes = 0
-    most = max(FREE_BYTES, MAX_RATIO * path.stat().st_size) if path.suffix == ".gz" else None
+    most = _most(path)
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
         size = len(raw)
@@ -81,7 +109,7 @@ def _check_size(path: Path, n_bytes: int, most: int | None) -> None:
 def _without_mark(path: Path, first: bytes) -> bytes:
     """The first line without its byte order mark. InputFileError for UTF-16."""
     if first.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputFileError(f"{path}: the file is UTF-16. Convert it first: iconv -f UTF-16 -t UTF-8 {path.name}")
+        raise InputFileError(f"{path}: the file is UTF-16. Convert it first: {in_utf8(path, 'UTF-16')}")
     return first.removeprefix(b"\xef\xbb\xbf")
 
 

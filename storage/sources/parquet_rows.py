@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from r2.errors import InputFileError
+from storage.sources.lines import MAX_LINE_BYTES, LongLine
+from storage.sources.values import RawRow, RowError
 
 MEMORY_BYTES = 512 * 1024 * 1024
 """Of the child, beside what it needs to start."""
@@ -24,6 +26,12 @@ BATCH_ROWS = (1024, 64, 8, 1)
 _CHILD = Path(__file__).with_name("parquet_child.py")
 _REFUSED, _TOO_LARGE = 3, 4
 """Exit codes of the child."""
+
+
+def parquet_file_rows(path: Path) -> Iterator[RawRow]:
+    """(number from 1, row) of a Parquet file."""
+    for row_number, row in enumerate(parquet_rows(path, MAX_LINE_BYTES), start=1):
+        yield row_number, RowError("line_too_long", str(LongLine(row))) if isinstance(row, int) else row
 
 
 def parquet_rows(path: Path, row_bytes: int) -> Iterator[dict[str, Any] | int]:

@@ -21,8 +21,20 @@ from r2.problem import Asked, Problem
 from r2.settings import Columns
 from storage.sources.asked import KEPT, PARAMETERS, asked_of, conversation, parted, rendered
 from storage.sources.batch_lines import ID_FIELDS, BatchFormat, batch_format_of, batch_problem
-from storage.sources.raw_rows import RawRow, check_is_lines, csv_rows, json_rows, parquet_file_rows
-from storage.sources.values import RowError, choices, encodable, gold, labelled_choices, required_text, scalar, text
+from storage.sources.csv_rows import csv_rows
+from storage.sources.json_rows import json_rows
+from storage.sources.parquet_rows import parquet_file_rows
+from storage.sources.values import (
+    RawRow,
+    RowError,
+    choices,
+    encodable,
+    gold,
+    labelled_choices,
+    required_text,
+    scalar,
+    text,
+)
 
 MAX_DEPTH = 240
 """Lists and objects within each other in one value of a row. A file of answers can hold 254."""
@@ -49,8 +61,7 @@ class BadRow:
 
 
 def detect_format(path: Path) -> InputFormat:
-    """By file ending; a JSONL file whose first row is a batch line is a batch file. InputFileError if unknown, and for
-    one JSON array."""
+    """By file ending; a JSON file whose first row is a batch line is a batch file. InputFileError if unknown."""
     suffixes = [s for s in path.suffixes if s != ".gz"]
     suffix = suffixes[-1].lower() if suffixes else ""
     if suffix == ".parquet":
@@ -61,7 +72,6 @@ def detect_format(path: Path) -> InputFormat:
         raise InputFileError(
             f"{path}: cannot tell its format from its ending. Expected .jsonl, .csv, .tsv or .parquet (.gz allowed)."
         )
-    check_is_lines(path)
     first = next((row for _, row in islice(json_rows(path), LOOK_AHEAD) if isinstance(row, dict)), {})
     return batch_format_of(first) or "jsonl"
 
@@ -119,7 +129,7 @@ def read_questions(
                     )
                 yield problem
             except RowError as bad:
-                found = row if isinstance(row, dict) else {}
+                found = row if isinstance(row, dict) else row.found
                 id_column = _id_column(input_format, columns)
                 yield _bad_row(index, line, bad, found, id_column, columns.question)
 

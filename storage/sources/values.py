@@ -6,17 +6,23 @@ What is wrong with a row is said once, here: the rows after it are read on.
 import datetime
 import decimal
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 
 class RowError(Exception):
-    """Why a row cannot be asked. `error_type` is the short word that is stored for it."""
+    """Why a row cannot be asked. `error_type` is the short word that is stored for it, `found` what could be read."""
 
-    def __init__(self, error_type: str, message: str) -> None:
+    def __init__(self, error_type: str, message: str, found: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
         self.error_type = error_type
+        self.found = dict(found or {})
+
+
+RawRow = tuple[int, dict[str, Any] | RowError]
+"""(line, row) of a file; in place of the row the error that says why there is none."""
 
 
 def text(value: str, column: str) -> str:
@@ -31,12 +37,22 @@ def encodable(value: str, column: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
+        where = f"{column!r} is not valid UTF-8 at character {error.start}"
+        byte = ord(value[error.start]) - 0xDC00  # as "surrogateescape" has it
+        if not 0x80 <= byte <= 0xFF:
+            raise RowError("bad_encoding", f"{where}: half of a pair of \\u escapes") from None
         raise RowError(
-            "bad_encoding",
-            f"{column!r} is not valid UTF-8 at character {error.start}. Is the file in another encoding? "
-            "Convert it: iconv -f CP1252 -t UTF-8",
+            "bad_encoding", f"{where}{as_cp1252(byte)}. Convert the file: iconv -f CP1252 -t UTF-8"
         ) from None
     return value
+
+
+def as_cp1252(byte: int) -> str:
+    """What to say of a byte that is no UTF-8: most such files are Windows' own."""
+    try:
+        return f": the byte {byte:#x} is {bytes([byte]).decode('cp1252')!r} in CP1252, which Windows writes"
+    except UnicodeDecodeError:
+        return ""
 
 
 def required_text(value: object, column: str) -> str:

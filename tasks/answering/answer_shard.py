@@ -30,6 +30,7 @@ from storage.runs.journal_mark import remove_journal
 from storage.sources.questions import BadRow
 from tasks.answering.progress import Counts
 from tasks.answering.session import RunSession, session_of
+from tasks.answering.simulated import if_known
 from tasks.blocking import opened, to_end
 from tasks.retry import may_help
 
@@ -214,6 +215,8 @@ async def _answered(
         solving = method.run(problem, session.router)
         if method.run_kind == "answer":
             solving = as_asked(problem, solving, session.router)
+            if session.is_simulated:
+                solving = if_known(problem, solving)
         solving = judged(problem, solving, session.router.check)
         trajectory = await drive(problem, solving, complete, beside)
         if trajectory.outcome.status != "deferred":

@@ -11,6 +11,7 @@ from storage.runs.summary import RunSummary
 from tasks.answering.finish_run import finish_run, tell_again
 from tasks.answering.plan_file import plan_file
 from tasks.answering.progress import Progress, progress_so_far
+from tasks.answering.simulated import warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class RunResult:
     wall_s: float
     n_reopened: int = 0
     """Questions that had failed and were asked again."""
+    warning: str = ""
+    """What was said before the run, and is said again beside its result."""
 
 
 def finished_run(settings: AnswerSettings, *, retry_failed: bool = False) -> RunResult | None:
@@ -37,7 +40,7 @@ def finished_run(settings: AnswerSettings, *, retry_failed: bool = False) -> Run
             return None
         finish = tell_again if is_closed(Path(settings.lake), plan.run_id) else finish_run
         summary, written = finish(run_dir, progress, settings.out)
-    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s)
+    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, warning=warning(plan))
 
 
 def is_finished(plan: RunPlan, progress: Progress) -> bool:

@@ -34,6 +34,7 @@ from storage.runs.plan import RunPlan, ShardPlan, read_plan
 from storage.runs.reopened import Reopened, reopened
 from tasks.answering.paid_before import PaidBefore, paid_before
 from tasks.answering.progress import Counts, Progress, progress_so_far
+from tasks.answering.simulated import is_simulated
 from tasks.blocking import Checks, to_end
 
 
@@ -88,6 +89,8 @@ class RunSession:
     """Shard -> stored calls that its journal has lost: they are asked again, and were paid."""
     paid_before: PaidBefore | None = None
     """What earlier runs paid for; None: nothing, or the client looks itself."""
+    is_simulated: bool = False
+    """Some entry of the pool is a simulated model."""
 
     def open_shards(self) -> Iterator[ShardPlan]:
         """Shards with rows that no session has settled."""
@@ -157,6 +160,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         session = RunSession(
             plan, pool, router, client, lake, slots, progress, checks, admission, again, left.n_missing, before
         )
+        session.is_simulated = is_simulated(pool)
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)
         yield session

@@ -308,14 +308,6 @@ def test_a_header_that_names_a_column_twice_stops_before_the_first_call(tmp_path
     assert rows_of(path) == [Problem("1", "a", 0)]
 
 
-@pytest.mark.parametrize("text", ['[{"id": "a", "question": "x"}]', '[\n {"id": "a",\n "question": "x"}\n]\n'])
-def test_a_json_array_is_refused_with_the_command_that_helps(tmp_path: Path, text: str):
-    path = tmp_path / "q.json"
-    path.write_text(text, "utf-8")
-    with pytest.raises(InputFileError, match=r"jq -c '\.\[\]' q\.json > q\.lines\.jsonl"):
-        detect_format(path)
-
-
 def test_a_bad_byte_in_any_column_spoils_its_row_alone(tmp_path: Path):
     path = tmp_path / "q.csv"
     path.write_bytes(b"id,question,category\n1,a,food\n2,b,caf\xe9\n3,c,food\n")
