@@ -87,7 +87,10 @@ def why_another(
             f"{_named(changed)} another endpoint, model or option: what {_it(changed)} answered is asked again"
         )
     if priced := [name for name in both if entries[name].price != earlier.entries[name].price]:
-        reasons.append(f"{_named(priced)} another price: stored tokens are priced anew, and nothing is asked for it")
+        reasons.append(
+            f"{_named(priced)} another price: stored tokens are priced anew; asked is only what another order of the "
+            "models by price changes"
+        )
     if added := [name for name in entries if name not in earlier.entries]:
         reasons.append(f"new in the pool: {', '.join(added)}")
     if gone := [name for name in earlier.entries if name not in entries]:

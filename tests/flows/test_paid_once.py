@@ -104,7 +104,7 @@ def test_a_longer_file_another_price_and_another_file_pay_only_for_what_is_new(
     pool(tmp_path, port, input_usd=4.0)  # 10 * 4 + 5 * 2 = 50 millionths a call; a cap that no call fits under
     dearer, n_asked = session(tmp_path, port, max_cost_usd=1e-9)
     assert (n_asked, money(dearer), dearer.progress.stop_reason) == (0, (0, 25 * 50, 25), None)
-    assert "m has another price: stored tokens are priced anew, and nothing is asked for it" in capsys.readouterr().err
+    assert "m has another price: stored tokens are priced anew; asked is only" in capsys.readouterr().err
 
     pool(tmp_path, port, input_usd=4.0, served="another")
     changed, n_asked = session(tmp_path, port, limit=2)
