@@ -46,7 +46,7 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
     await tag_run(
         f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"
     )
-    check_out(settings.out, Path(settings.input))
+    check_out(settings.out, Path(settings.input), settings.more_columns)
     run_dir = plan_file(settings)
     plan = read_plan(run_dir, settings)
     about_models = warning(plan)
@@ -56,7 +56,7 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
     with Lake(settings.lake).run_lock(plan.run_id):
         n_reopened = reopen_run(run_dir) if retry_failed else 0
         progress = await answer_what_is_open(plan)
-        summary, written = finish_run(run_dir, progress, settings.out)
+        summary, written = finish_run(run_dir, progress, settings.out, settings.more_columns)
     await told(_publish(summary, run_dir, written))
     return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, n_reopened, about_models)
 

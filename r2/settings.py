@@ -221,6 +221,8 @@ class AnswerSettings(Frozen):
     lake: str = "lake"
     out: str | None = None
     """Answers in input order; None: beside the input, `<name>.answers.jsonl`."""
+    more_columns: tuple[str, ...] = ()
+    """Further columns of the answers file (storage/runs/answer_columns.py)."""
     reasoning: Reasoning = Reasoning()
     columns: Columns = Columns()
     default_benchmark: str = ""

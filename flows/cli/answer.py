@@ -11,7 +11,7 @@ from flows.cli import options
 from flows.cli.checked import checked
 from flows.cli.console import figures, print_calls, print_reusable, results, say, starting
 from flows.cli.left_over import RETRY_FAILED, what_is_deferred
-from flows.cli.options import INPUT, MONEY, POOL, ROUTER, flag
+from flows.cli.options import INPUT, MONEY, OUTPUT, POOL, ROUTER, flag
 from flows.support.terminal import INTERRUPTED
 from r2.errors import ConfigError
 from r2.methods import described, method_named, refuse_unused
@@ -243,6 +243,16 @@ def answer(
         str | None,
         options.out("Answers in input order, as .jsonl, .csv, .tsv or .parquet.", "beside the input, NAME.answers.*"),
     ] = None,
+    more_columns: Annotated[
+        str | None,
+        flag(
+            OUTPUT,
+            "--columns",
+            metavar="NAME,...",
+            help="Further columns of the answers file: plan, models, latency_s, router_cost_usd, n_attempts, "
+            "n_escalations, failed_checks, input_tokens, output_tokens.",
+        ),
+    ] = None,
     lake: options.Lake = None,
     shard_size: Annotated[int | None, options.shard_size("500")] = None,
 ) -> None:
@@ -265,6 +275,7 @@ def answer(
             "input": file,
             "pool": pool,
             "out": out,
+            "more_columns": options.names_of(more_columns),
             "lake": lake,
             "default_benchmark": benchmark,
             "limit": limit,
@@ -329,7 +340,7 @@ def answer(
     loaded.check_keys()
     make_router(loaded, settings)
     check_readable(Path(settings.input))
-    check_out(settings.out, Path(settings.input))
+    check_out(settings.out, Path(settings.input), settings.more_columns)
     check_folder(Path(settings.lake), "--lake")
     result = finished_run(settings, retry_failed=retry_failed)
     if result is None:

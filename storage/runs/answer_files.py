@@ -6,8 +6,9 @@ A row is a dictionary: the user's columns and ours (`answers.py`).
 import csv
 import gzip
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -56,23 +57,27 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             yield cast("BinaryIO", zipped)
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]], further: Sequence[Field]) -> None:
-    """Writes the rows, in one step. `further` are our columns beside those of every file."""
+def write_rows(
+    path: Path, rows: Iterable[dict[str, Any]], further: Sequence[Field], shown: Mapping[str, str] | None = None
+) -> None:
+    """Writes the rows, in one step. `further` are our columns beside those of every file, `shown` their names in the
+    rows where they are not called so."""
     form = form_of(path)
     with opened(path) as file:
         if form in (".csv", ".tsv"):
             _write_csv(file, rows, "\t" if form == ".tsv" else ",")
         elif form == ".parquet":
-            _write_parquet(file, rows, further)
+            _write_parquet(file, rows, further, shown or {})
         else:
-            _write_jsonl(file, rows, has_values="value" in [name for name, _ in further])
+            has_values = "value" in [name for name, _ in further]
+            _write_jsonl(file, rows, (shown or {}).get("value", "value") if has_values else None)
 
 
-def _write_jsonl(file: BinaryIO, rows: Iterable[dict[str, Any]], *, has_values: bool = False) -> None:
-    """`has_values`: the column `value` is ours, and is written as the JSON value that it holds."""
+def _write_jsonl(file: BinaryIO, rows: Iterable[dict[str, Any]], value: str | None = None) -> None:
+    """`value`: the name of our column that is written as the JSON value it holds, if there is one."""
     for row in rows:
-        if has_values and row["value"] is not None:
-            row["value"] = orjson.Fragment(row["value"].encode())
+        if value is not None and row[value] is not None:
+            row[value] = orjson.Fragment(row[value].encode())
         file.write(orjson.dumps(row, default=str, option=orjson.OPT_APPEND_NEWLINE))
 
 
@@ -87,14 +92,21 @@ def _write_csv(file: BinaryIO, rows: Iterable[dict[str, Any]], delimiter: str) -
     if first:
         writer.writerow(columns)
     for row in chain(first, rows):
-        writer.writerow(
-            [value if isinstance(value := row.get(c), (str, int, float, type(None))) else _json(value) for c in columns]
-        )
+        writer.writerow([_cell(row.get(column)) for column in columns])
     text.detach()  # flushes, and leaves the file open
 
 
-def _write_parquet(file: BinaryIO, rows: Iterable[dict[str, Any]], further: Sequence[Field]) -> None:
-    """Fixed columns; the user's other columns together as JSON text in `extra`."""
+def _cell(value: object) -> object:
+    """A number as decimals, 0.000012 and never 1.2e-05; a list or an object as JSON."""
+    if isinstance(value, float) and 0 < abs(value) < 1e15:
+        return format(Decimal(repr(value)), "f")
+    return value if isinstance(value, (str, int, float, type(None))) else _json(value)
+
+
+def _write_parquet(
+    file: BinaryIO, rows: Iterable[dict[str, Any]], further: Sequence[Field], shown: Mapping[str, str]
+) -> None:
+    """Fixed columns, under our own names; the user's columns under theirs, together as JSON text in `extra`."""
     schema = pa.schema(
         [
             ("id", pa.string()),
@@ -113,14 +125,17 @@ def _write_parquet(file: BinaryIO, rows: Iterable[dict[str, Any]], further: Sequ
             ("extra", pa.string()),
         ]
     )
-    ours = {*schema.names} - {"extra"}  # which may be a column of the user's
+    names = [name for name in schema.names if name != "extra"]  # which may be a column of the user's
+    ours = {name: shown.get(name, name) for name in names}
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         batch: list[dict[str, Any]] = []
         n_characters = 0
         for row in rows:
-            fixed = {name: row.get(name) for name in schema.names}
-            fixed |= {name: _json(fixed[name]) for name in ("answers", "logprobs") if fixed.get(name) is not None}
-            fixed["extra"] = _json({key: value for key, value in row.items() if key not in ours})
+            fixed = {name: row.get(ours[name]) for name in names}
+            fixed |= {
+                name: _json(fixed[name]) for name in ("answers", "logprobs", "models") if fixed.get(name) is not None
+            }
+            fixed["extra"] = _json({key: value for key, value in row.items() if key not in ours.values()})
             batch.append(fixed)
             n_characters += sum(len(value) for value in fixed.values() if isinstance(value, str))
             if len(batch) == 4096 or n_characters >= _BATCH_CHARACTERS:

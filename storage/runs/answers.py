@@ -14,35 +14,27 @@ import orjson
 import pyarrow as pa
 
 from r2.answering.protocol import CUT_ANSWER
-from r2.atomic import check_file
+from r2.atomic import check_file, write_atomically
 from r2.errors import ConfigError
 from r2.problem import Problem
 from storage.lake.lake import Lake
+from storage.runs.answer_columns import (
+    ANSWER_COLUMNS,
+    ASKED_FIELDS,
+    CHECK_FIELDS,
+    MORE_FIELDS,
+    WANTED_FIELDS,
+    check_more,
+    merged,
+    shown_names,
+    taken_names,
+)
 from storage.runs.answer_files import check_form, opened, write_rows
 from storage.runs.plan import RunPlan
 from storage.sources.questions import detect_format
 
-ANSWER_COLUMNS = (
-    "status",
-    "answer",
-    "finish",
-    "target",
-    "is_correct",
-    "cost_usd",
-    "saved_usd",
-    "n_calls",
-    "error_type",
-    "error_message",
-)
-"""`finish` is "stop" for a whole answer, "length" for one that ends at its limit and is the best there was. `saved_usd`
-is what calls that earlier runs had paid for would have cost; it is no part of `cost_usd`."""
-_CHECK_FIELDS = (("check_score", pa.float64()), ("check_error", pa.string()))
-"""Further columns of a run with a check of the user's own."""
-_WANTED_FIELDS = (("short_answer", pa.string()), ("value", pa.string()))
-"""Further columns of a run that has them in some row: the part of a whole answer that was compared, and an answer that
-had to match a schema as JSON. Neither is in the file of a run without."""
-_ASKED_FIELDS = (("answers", pa.string()), ("logprobs", pa.string()), ("notes", pa.string()))
-"""Further columns of a run with rows that ask for something themselves; the first two are JSON."""
+_NOTE = "answers_file.txt"
+"""In a run's folder: where its answers were written last."""
 _READ = [
     "problem_id",
     "input_index",
@@ -57,58 +49,92 @@ _READ = [
     "error_type",
     "error_message",
     "failed_checks",
-    *(name for name, _ in (*_CHECK_FIELDS, *_WANTED_FIELDS)),
+    *(name for name, _ in (*CHECK_FIELDS, *WANTED_FIELDS)),
     "answers",
     "notes",
 ]
 
 
-def default_out(settings_input: str) -> Path:
-    """`questions.jsonl` -> `questions.answers.jsonl`, beside it."""
+def default_out(settings_input: str, method: str = "") -> Path:
+    """`questions.jsonl` -> `questions.answers.jsonl`, beside it; with a method `questions.answers.<method>.jsonl`."""
     path = Path(settings_input.removesuffix(".gz"))
-    return path.with_name(f"{path.stem}.answers{path.suffix}")
+    return path.with_name(f"{path.stem}.answers{method and '.'}{method}{path.suffix}")
 
 
-def check_out(out: str | None, source: Path) -> None:
+def out_of(plan: RunPlan, out: str | None) -> Path:
+    """Where the run's answers go: `out`, else beside the input. The answers that another method of the same lake wrote
+    there are left alone; the method's name is added then."""
+    if out is not None:
+        return Path(out)
+    plain = default_out(plan.settings.input)
+    theirs = plan.run_dir.parent.glob(f"*/{_NOTE}")
+    others = (path for path in theirs if path.parent.name.rpartition("-")[0] != plan.settings.reasoning.method)
+    is_taken = plain.exists() and any(path.read_text("utf-8") == str(plain.absolute()) for path in others)
+    return default_out(plan.settings.input, plan.settings.reasoning.method) if is_taken else plain
+
+
+def note_out(plan: RunPlan, out: Path) -> None:
+    """Notes in the run's folder where its answers were written."""
+    write_atomically(plan.run_dir / _NOTE, str(out.absolute()).encode())
+
+
+def check_out(out: str | None, source: Path, more: Sequence[str] = ()) -> None:
     """ConfigError, before anything is paid, where the answers could not be written to the file that is named, or would
-    be written over the questions."""
+    be written over the questions, or could not have the columns that are asked for."""
     path = Path(out) if out else default_out(str(source))
     if path.exists() and source.exists() and path.samefile(source):
         raise ConfigError(f"--out {path}: this is the file of the questions. Name another one.")
     check_file(path, "--out")
     check_form(path, "--out", is_batch=detect_format(source) == "openai-batch")
+    check_more(more)
 
 
-def write_answers(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
-    """Writes the answers atomically and returns the files written (a Batch run has a second one, for its errors)."""
+def write_answers(plan: RunPlan, lake: Lake, out: Path, more: Sequence[str] = ()) -> list[Path]:
+    """Writes the answers atomically and returns the files written (a Batch run has a second one, for its errors).
+    `more` are further columns (`MORE_FIELDS`)."""
     if plan.input_format == "openai-batch":
         return _write_batch(plan, lake, out)
     further = (
         *_wanted(plan, lake),
-        *(_CHECK_FIELDS if plan.settings.reasoning.check is not None else ()),
-        *(_ASKED_FIELDS if plan.has_asking else ()),
+        *(CHECK_FIELDS if plan.settings.reasoning.check is not None else ()),
+        *(ASKED_FIELDS if plan.has_asking else ()),
+        *((name, MORE_FIELDS[name]) for name in dict.fromkeys(more)),
     )
-    columns = (*ANSWER_COLUMNS, *(name for name, _ in further))
+    shown = shown_names((*ANSWER_COLUMNS, *(name for name, _ in further)), _taken(plan))
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_rows(out, (_merged(problem, row, columns) for problem, row in _settled_rows(plan, lake)), further)
+    rows = (merged(problem, row, shown) for problem, row in _settled_rows(plan, lake, more))
+    write_rows(out, rows, further, shown)
     return [out]
 
 
+def _taken(plan: RunPlan) -> set[str]:
+    """The user's own names that ours must keep clear of. A plan of an earlier version does not have them noted."""
+    if plan.taken_names is not None:
+        return set(plan.taken_names)
+    rows = (problem for shard in plan.shards for problem, _ in plan.rows(shard.index))
+    return set().union(*(taken_names(problem.extra) for problem in rows))
+
+
 def _wanted(plan: RunPlan, lake: Lake) -> list[tuple[str, pa.DataType]]:
-    """Those of `_WANTED_FIELDS` that some row of the run has, or may get: the run has a schema."""
-    names = [name for name, _ in _WANTED_FIELDS]
+    """Those of `WANTED_FIELDS` that some row of the run has, or may get: the run has a schema."""
+    names = [name for name, _ in WANTED_FIELDS]
     found = {"value"} if plan.settings.reasoning.schema_file is not None else set()
     for batch in lake.iter_rows("trajectories", plan.run_id, names):
         found |= {name for name in names if batch.column(name).null_count < batch.num_rows}
         if len(found) == len(names):
             break
-    return [(name, kind) for name, kind in _WANTED_FIELDS if name in found]
+    return [(name, kind) for name, kind in WANTED_FIELDS if name in found]
 
 
-def _settled_rows(plan: RunPlan, lake: Lake) -> Iterator[tuple[Problem, dict[str, Any] | None]]:
+def _settled_rows(
+    plan: RunPlan, lake: Lake, more: Sequence[str] = ()
+) -> Iterator[tuple[Problem, dict[str, Any] | None]]:
     """Every row of the input with its trajectory, None where the run has not settled it. Both sides
     are in input order."""
-    stored = (row for batch in lake.iter_rows("trajectories", plan.run_id, _READ) for row in batch.to_pylist())
+    read = list(dict.fromkeys([*_READ, *(name for name in more if name != "models")]))
+    stored = (row for batch in lake.iter_rows("trajectories", plan.run_id, read) for row in batch.to_pylist())
+    if "models" in more:
+        stored = _with_models(stored, plan, lake)
     ahead = next(stored, None)
     for shard in plan.shards:
         for problem, bad in plan.rows(shard.index):
@@ -118,6 +144,19 @@ def _settled_rows(plan: RunPlan, lake: Lake) -> Iterator[tuple[Problem, dict[str
                 ahead = next(stored, None)
             else:
                 yield shown, None
+
+
+def _with_models(rows: Iterator[dict[str, Any]], plan: RunPlan, lake: Lake) -> Iterator[dict[str, Any]]:
+    """The rows with the model of each of their subtasks; both tables are in input order."""
+    named = lake.iter_rows("subtasks", plan.run_id, ["problem_id", "model"])
+    subtasks = (subtask for batch in named for subtask in batch.to_pylist())
+    ahead = next(subtasks, None)
+    for row in rows:
+        models = []
+        while ahead is not None and ahead["problem_id"] == row["problem_id"]:
+            models.append(ahead["model"])
+            ahead = next(subtasks, None)
+        yield row | {"models": models}
 
 
 def _finish(row: dict[str, Any]) -> str | None:
@@ -136,22 +175,6 @@ def _asked_columns(problem: Problem, row: dict[str, Any]) -> dict[str, Any]:
         "answers": [one["answer"] for one in stored] if is_many and stored else None,
         "logprobs": (logprobs if is_many else logprobs[0]) if any(logprobs) else None,
     }
-
-
-def _merged(problem: Problem, row: dict[str, Any] | None, columns: Sequence[str]) -> dict[str, Any]:
-    """The user's columns, then ours. A column of the user's that is called as one of ours is kept as `input_<name>`."""
-    ours = {"id", "question", *columns}
-    result: dict[str, Any] = {"id": problem.problem_id, "question": problem.question}
-    for name, value in problem.extra.items():
-        kept = name
-        while kept in ours or (kept != name and kept in problem.extra):
-            kept = f"input_{kept}"
-        result[kept] = value
-    result |= {column: (row or {}).get(column) for column in columns}
-    result["target"] = problem.target
-    if row is None:
-        result["status"] = "deferred"
-    return result
 
 
 def _write_batch(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:

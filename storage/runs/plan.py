@@ -21,6 +21,7 @@ from r2.errors import LakeError
 from r2.problem import Asked, Problem
 from r2.problems.benchmark import is_free
 from r2.settings import AnswerSettings, Columns
+from storage.runs.answer_columns import taken_names
 from storage.sources.column_names import columns_in
 from storage.sources.first_rows import check_some_can_be_asked
 from storage.sources.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
@@ -71,6 +72,8 @@ class RunPlan:
     input_path: str = ""
     """Where the input was, absolute. "": planned by a version that did not note it. The same for `entries`."""
     entries: Mapping[str, PlannedEntry] = field(default_factory=dict)
+    taken_names: tuple[str, ...] | None = None
+    """Columns of the user's own that are called as some of the answers file. None: not noted."""
 
     def shard_file(self, index: int) -> Path:
         return self.run_dir / "shards" / f"{index:05d}.jsonl"
@@ -181,6 +184,7 @@ def plan_run(
     shards: list[ShardPlan] = []
     batch: list[bytes] = []
     n_bad = n_bytes = n_asking = 0
+    taken: set[str] = set()
 
     def close_shard() -> None:
         nonlocal n_bad, n_bytes, n_asking
@@ -196,6 +200,7 @@ def plan_run(
         n_bytes += len(line)
         n_bad += is_bad
         n_asking += isinstance(row, Problem) and row.asked is not None
+        taken |= taken_names(row.extra)
         if len(batch) >= settings.shard_size or n_bytes >= MAX_SHARD_BYTES:
             close_shard()
     if batch:
@@ -213,6 +218,7 @@ def plan_run(
         time.time(),
         input_path=str(source.resolve()),
         entries=entries or {},
+        taken_names=tuple(sorted(taken)),
     )
     if pool_text is not None:
         write_atomically(run_dir / "pool.toml", pool_text.encode())
@@ -242,6 +248,7 @@ def read_plan(run_dir: Path, settings: AnswerSettings | None = None) -> RunPlan:
             answers_whole=stored.get("answers_whole", False),
             input_path=stored.get("input_path", ""),
             entries={name: PlannedEntry(**entry) for name, entry in stored.get("entries", {}).items()},
+            taken_names=None if "taken_names" not in stored else tuple(stored["taken_names"]),
         )
     except FileNotFoundError:
         raise LakeError(
@@ -311,5 +318,6 @@ def _manifest(plan: RunPlan) -> bytes:
         "answers_whole": plan.answers_whole,
         "input_path": plan.input_path,
         "entries": {name: asdict(entry) for name, entry in plan.entries.items()},
+        "taken_names": plan.taken_names,
     }
     return orjson.dumps(stored, option=orjson.OPT_INDENT_2)

@@ -2,13 +2,14 @@
 exported. Needs no Prefect."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from r2.errors import LakeError
 from r2.methods import method_named
 from r2.records.tables import RunRow
 from storage.lake.lake import Lake
-from storage.runs.answers import default_out, write_answers
+from storage.runs.answers import note_out, out_of, write_answers
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.sessions import add_session, session_row
 from storage.runs.summary import RunSummary, summarize
@@ -16,23 +17,29 @@ from storage.sql.query import write_database
 from tasks.answering.progress import Progress
 
 
-def finish_run(run_dir: Path, progress: Progress, out: str | None) -> tuple[RunSummary, list[Path]]:
+def finish_run(
+    run_dir: Path, progress: Progress, out: str | None, more_columns: Sequence[str] = ()
+) -> tuple[RunSummary, list[Path]]:
     """Closes the session and returns what the run came to so far, with the files of answers it wrote."""
     summary = close_session(run_dir, progress)
-    return summary, _written(run_dir, out)
+    plan = read_plan(run_dir)
+    written = _written(plan, out, more_columns)
+    note_out(plan, written[0])
+    return summary, written
 
 
-def tell_again(run_dir: Path, progress: Progress, out: str | None) -> tuple[RunSummary, list[Path]]:
+def tell_again(
+    run_dir: Path, progress: Progress, out: str | None, more_columns: Sequence[str] = ()
+) -> tuple[RunSummary, list[Path]]:
     """The same of a run that is closed: its answers are written again, and nothing in the lake changes."""
     plan = read_plan(run_dir)
     summary = summarize(run_dir.parent.parent, plan.run_id, plan.settings.reasoning.check)
     check_accounts(plan.n_requested, summary, progress.n_deferred)
-    return summary, _written(run_dir, out)
+    return summary, _written(plan, out, more_columns)
 
 
-def _written(run_dir: Path, out: str | None) -> list[Path]:
-    plan = read_plan(run_dir)
-    return write_answers(plan, Lake(run_dir.parent.parent), Path(out) if out else default_out(plan.settings.input))
+def _written(plan: RunPlan, out: str | None, more_columns: Sequence[str]) -> list[Path]:
+    return write_answers(plan, Lake(plan.run_dir.parent.parent), out_of(plan, out), more_columns)
 
 
 def close_session(run_dir: Path, progress: Progress) -> RunSummary:

@@ -39,7 +39,7 @@ def finished_run(settings: AnswerSettings, *, retry_failed: bool = False) -> Run
         if not is_finished(plan, progress) or (retry_failed and progress.n_failed):
             return None
         finish = tell_again if is_closed(Path(settings.lake), plan.run_id) else finish_run
-        summary, written = finish(run_dir, progress, settings.out)
+        summary, written = finish(run_dir, progress, settings.out, settings.more_columns)
     return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, warning=warning(plan))
 
 

@@ -10,8 +10,12 @@ import pytest
 
 from r2.errors import ConfigError
 from r2.problem import Problem
+from r2.settings import AnswerSettings
+from storage.lake.lake import Lake
+from storage.runs.answer_columns import ANSWER_COLUMNS, merged, shown_names, taken_names
 from storage.runs.answer_files import write_rows
-from storage.runs.answers import ANSWER_COLUMNS, _merged, check_out
+from storage.runs.answers import check_out, note_out, out_of, write_answers
+from storage.runs.plan import RunPlan, plan_run
 
 ROWS = [
     {"id": "a", "question": "1?", "status": "failed"},
@@ -49,12 +53,60 @@ def test_a_column_called_extra_is_among_the_others_of_a_parquet_file(tmp_path: P
     assert json.loads(row["extra"]) == {"extra": 5, "shade": "red"}
 
 
-def test_a_column_that_is_called_as_one_of_ours_is_kept_under_another_name():
-    extra = {"id": "orig-7", "status": "reviewed", "input_status": "old", "n_calls": 12, "shade": "red"}
-    row = _merged(Problem("u1", "2 + 2?", extra=extra), {"status": "answered", "answer": "4"}, ANSWER_COLUMNS)
-    assert (row["id"], row["status"], row["answer"], row["shade"]) == ("u1", "answered", "4", "red")
-    kept = {name: value for name, value in row.items() if name.startswith("input_")}
-    assert kept == {"input_id": "orig-7", "input_status": "old", "input_input_status": "reviewed", "input_n_calls": 12}
+def test_a_column_of_the_users_keeps_its_name_and_ours_gets_another(tmp_path: Path):
+    extra = {"id": "orig-7", "status": "reviewed", "r2_status": "old", "n_calls": 12, "shade": "red"}
+    shown = shown_names(ANSWER_COLUMNS, taken_names(extra))
+    row = merged(Problem("u1", "2 + 2?", extra=extra), {"status": "answered", "answer": "4", "cost_usd": 1.0}, shown)
+    assert list(row)[:2] == ["r2_id", "question"]
+    assert {name: row[name] for name in extra} == extra
+    assert (row["r2_id"], row["r2_r2_status"], row["answer"], row["cost_usd"]) == ("u1", "answered", "4", 1.0)
+    write_rows(tmp_path / "a.parquet", iter([row]), (), shown)
+    [stored] = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert (stored["id"], stored["status"], json.loads(stored["extra"])) == ("u1", "answered", extra)
+
+
+def test_without_a_clash_the_columns_are_those_of_ever():
+    shown = shown_names(ANSWER_COLUMNS, taken_names(["shade"]))
+    row = merged(Problem("u1", "2 + 2?", target="4", extra={"shade": "red"}), None, shown)
+    assert list(row) == ["id", "question", "shade", *ANSWER_COLUMNS]
+    assert (row["status"], row["target"], row["answer"]) == ("deferred", "4", None)
+
+
+def test_money_is_written_as_decimals(tmp_path: Path):
+    usd = 0.1e-6 + 0.2e-6 + 12e-6  # 1.2299999999999999e-05 as it is added
+    shown = shown_names(ANSWER_COLUMNS, ())
+    row = merged(Problem("a", "?", extra={"weight": 1e-07}), {"status": "answered", "cost_usd": usd}, shown)
+    assert row["cost_usd"] == 1.23e-05
+    write_rows(tmp_path / "a.csv", iter([row]), ())
+    [stored] = csv.DictReader((tmp_path / "a.csv").read_text("utf-8").splitlines())
+    assert (stored["cost_usd"], stored["weight"]) == ("0.0000123", "0.0000001")
+
+
+def plan_of(folder: Path, method: str) -> RunPlan:
+    """A run of the method over one row, planned; its answers noted beside the questions."""
+    source = questions(folder)
+    settings = AnswerSettings.model_validate(
+        {"input": str(source), "lake": str(folder / "lake"), "reasoning": {"method": method}}
+    )
+    return plan_run(settings, "pool")
+
+
+def test_two_methods_do_not_write_over_each_others_answers(tmp_path: Path):
+    first, second = plan_of(tmp_path, "r2"), plan_of(tmp_path, "cot")
+    plain = tmp_path / "q.answers.jsonl"
+    assert out_of(first, None) == out_of(second, None) == plain
+    plain.write_text("answers of r2", "utf-8")
+    note_out(first, plain)
+    assert (out_of(first, None), out_of(second, None)) == (plain, tmp_path / "q.answers.cot.jsonl")
+    assert out_of(second, str(plain)) == plain, "who names the file means it"
+
+
+def test_further_columns_are_those_that_were_asked_for(tmp_path: Path):
+    plan = plan_of(tmp_path, "cot")
+    [out] = write_answers(plan, Lake(tmp_path / "lake"), tmp_path / "a.jsonl", ["models", "latency_s"])
+    assert list(json.loads(out.read_text("utf-8"))) == ["id", "question", *ANSWER_COLUMNS, "models", "latency_s"]
+    with pytest.raises(ConfigError, match="--columns price: expected plan, models, latency_s"):
+        check_out(None, tmp_path / "q.jsonl", ["price"])
 
 
 def test_answers_are_not_written_over_the_questions(tmp_path: Path):
