@@ -88,7 +88,8 @@ def _write_csv(file: BinaryIO, rows: Iterable[dict[str, Any]], delimiter: str) -
     writer = csv.writer(text, delimiter=delimiter)
     rows = iter(rows)
     first = list(islice(rows, _LOOK_AHEAD))
-    columns = list(dict.fromkeys(chain.from_iterable(sorted(first, key=len, reverse=True))))
+    longest_first: list[dict[str, Any]] = sorted(first, key=len, reverse=True)
+    columns = list(dict.fromkeys(chain.from_iterable(longest_first)))
     if first:
         writer.writerow(columns)
     for row in chain(first, rows):

@@ -132,7 +132,8 @@ def _settled_rows(
     """Every row of the input with its trajectory, None where the run has not settled it. Both sides
     are in input order."""
     read = list(dict.fromkeys([*_READ, *(name for name in more if name != "models")]))
-    stored = (row for batch in lake.iter_rows("trajectories", plan.run_id, read) for row in batch.to_pylist())
+    batches = lake.iter_rows("trajectories", plan.run_id, read)
+    stored: Iterator[dict[str, Any]] = (row for batch in batches for row in batch.to_pylist())
     if "models" in more:
         stored = _with_models(stored, plan, lake)
     ahead = next(stored, None)

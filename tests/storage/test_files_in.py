@@ -59,8 +59,10 @@ def test_a_table_is_read_as_it_was_written_whatever_its_delimiter(
 ):
     header, rows = table
     written = io.StringIO(newline="")
-    quoting = csv.QUOTE_ALL if is_quoted else csv.QUOTE_MINIMAL
-    writer = csv.writer(written, delimiter=delimiter, lineterminator=line_end, quoting=quoting)
+    if is_quoted:
+        writer = csv.writer(written, delimiter=delimiter, lineterminator=line_end, quoting=csv.QUOTE_ALL)
+    else:
+        writer = csv.writer(written, delimiter=delimiter, lineterminator=line_end)
     writer.writerows([header, *rows])
     path = file(tmp_path_factory.mktemp("csv"), "t.csv", written.getvalue())
     assert [row for _, row in csv_rows(path)] == [dict(zip(header, row, strict=True)) for row in rows]
