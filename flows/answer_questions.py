@@ -16,7 +16,7 @@ from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
 from flows.support.progress import shown
-from flows.support.running import tag_run, told
+from flows.support.running import rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
 from r2.settings import AnswerSettings, load_settings
 from storage.lake.lake import Lake
@@ -107,7 +107,7 @@ async def _answer_open_shards(session: RunSession) -> None:
 
 
 async def _publish(summary: RunSummary, run_dir: Path, written: list[Path]) -> None:
-    """What Prefect's UI shows of the run: one table, one link to the answers."""
+    """What Prefect's UI shows of the run: its figures, its calls by model, a link to the answers."""
     low, high = summary.accuracy_interval or (None, None)
     row = {
         "method": summary.method,
@@ -122,13 +122,13 @@ async def _publish(summary: RunSummary, run_dir: Path, written: list[Path]) -> N
         "USD per 1k questions": summary.usd_per_1k,
         "calls per question": summary.calls_per_question,
     }
-    shares = [
-        {"method": f"calls to {name}", "answered": n, "USD": summary.cost_by_model_usd[name]}
+    models = [
+        {"model": name, "calls": n, "USD": summary.cost_by_model_usd[name]}
         for name, n in summary.calls_by_model.items()
     ]
-    await acreate_table_artifact(
-        key="answer-questions-summary", table=[row, *shares], description=f"run {summary.run_id}"
-    )
+    description = f"run {summary.run_id}"
+    await acreate_table_artifact(key="answer-questions-summary", table=rounded([row]), description=description)
+    await acreate_table_artifact(key="answer-questions-models", table=rounded(models), description=description)
     for path in written:
         await acreate_link_artifact(
             key="answer-questions-answers", link=path.resolve().as_uri(), link_text=f"{path.name} ({run_dir.name})"

@@ -21,7 +21,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
-from flows.support.running import tag_run, told
+from flows.support.running import rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
 from r2.evaluation.comparison import Comparison
 from r2.evaluation.operating_points import OperatingPoint, Variant, choose_point, constants_of, own_mode, variants_of
@@ -299,7 +299,7 @@ async def _publish(evaluation: Evaluation, comparison: Comparison | None) -> Non
         }
         for m in comparison.methods
     ]
-    await acreate_table_artifact(key="evaluate-methods-table", table=table, description=description)
+    await acreate_table_artifact(key="evaluate-methods-table", table=rounded(table), description=description)
 
 
 def _by_hand() -> None:

@@ -14,7 +14,7 @@ from prefect.artifacts import acreate_table_artifact
 from flows.answer_questions import answer_what_is_open
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
-from flows.support.running import tag_run, told
+from flows.support.running import rounded, tag_run, told
 from r2.atomic import check_folder
 from r2.settings import LabelSettings, load_label_settings
 from storage.lake.lake import Lake
@@ -58,12 +58,12 @@ async def _publish(summary: LabelSummary, sets: LabelSets) -> None:
         {"what": "allocator rows", "value": sum(sets.allocator.values())},
     ]
     description = f"run {summary.run_id}"
-    await acreate_table_artifact(key="label-plans-summary", table=rows, description=description)
+    await acreate_table_artifact(key="label-plans-summary", table=rounded(rows), description=description)
     spread = [
         {"score": score, "lower quartile": low, "median": middle, "upper quartile": high}
         for score, (low, middle, high) in summary.score_quantiles.items()
     ]
-    await acreate_table_artifact(key="label-plans-scores", table=spread, description=description)
+    await acreate_table_artifact(key="label-plans-scores", table=rounded(spread), description=description)
 
 
 def _by_hand() -> None:

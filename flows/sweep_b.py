@@ -13,7 +13,7 @@ from prefect.artifacts import acreate_table_artifact
 
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
-from flows.support.running import tag_run, told
+from flows.support.running import rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
 from r2.evaluation.compare import compare
 from r2.evaluation.operating_points import own_mode
@@ -66,7 +66,7 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
     sweep = concluded(sweep_id, status, settings, len(problems), points, reference, paid_usd)
     write_sweep(root, sweep)
     table = [{"b": p.b, "accuracy": p.accuracy, "USD per 1k": p.usd_per_1k} for p in sweep.points]
-    await told(acreate_table_artifact(key="sweep-b-points", table=table, description=f"sweep {sweep_id}"))
+    await told(acreate_table_artifact(key="sweep-b-points", table=rounded(table), description=f"sweep {sweep_id}"))
     return sweep
 
 

@@ -15,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
-from flows.support.running import told_now
+from flows.support.running import rounded, told_now
 from flows.support.terminal import stopped_by_signals
 from r2.training.grpo.rounds import Decision, Rounds, State
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
@@ -67,7 +67,7 @@ def train_grpo(settings: GrpoSettings) -> GrpoResult:
         rounds = train_rounds(settings, grpo_round, told)
     if Path(settings.lake).is_dir():
         write_database(Path(settings.lake))
-    table, description = round_table(rounds.state), f"run {rounds.state.run_id}"
+    table, description = rounded(round_table(rounds.state)), f"run {rounds.state.run_id}"
     told_now(lambda: create_table_artifact(key="train-grpo-rounds", table=table, description=description))
     return GrpoResult(rounds.state, rounds.run_dir, is_stopped=not rounds.is_done)
 

@@ -13,7 +13,7 @@ from prefect.artifacts import create_table_artifact
 
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
-from flows.support.running import told_now
+from flows.support.running import rounded, told_now
 from flows.support.terminal import stopped_by_signals
 from r2.atomic import check_folder
 from r2.errors import StoppedError
@@ -105,7 +105,7 @@ def _publish(run_id: str, done: list[TrainedPolicy]) -> None:
         for trained in done
         for metric, value in trained.policy.card.metrics.items()
     ]
-    create_table_artifact(key="train-sft-policies", table=table, description=f"run {run_id}")
+    create_table_artifact(key="train-sft-policies", table=rounded(table), description=f"run {run_id}")
 
 
 def _by_hand() -> None:

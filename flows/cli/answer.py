@@ -1,6 +1,7 @@
 """`r2 answer`: a file of questions in, a file of answers out. Results on stdout, progress and errors on stderr."""
 
 import asyncio
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -409,6 +410,7 @@ def _print_result(result: Any) -> int:
     results().print(table)
     for path in result.out:
         print(path)
+    say("See it as one page: " + shlex.join(["r2", "report", summary.run_id, "--lake", str(result.lake)]))
     if result.warning:
         say(f"r2: {result.warning}")
     if progress.n_deferred or progress.stop_reason:

@@ -68,7 +68,6 @@ app = typer.Typer(
     help="Answers large files of questions with a router over a pool of models, and shows what it cost.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
@@ -125,8 +124,20 @@ for _name, _typer in GROUPS.items():
     app.add_typer(_typer, name=_name, rich_help_panel=JOBS[_name])
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        print(f"r2 {version('r2-reasoner')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
     debug: Annotated[
         bool,
         typer.Option("--debug", help="Show where an error arose. May stand anywhere. Also: R2_DEBUG=1.", is_eager=True),

@@ -1,6 +1,7 @@
 """`r2 sft`: label sets or generated subtasks in, a policy in the registry out. Results on stdout, progress and errors
 on stderr."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,7 +106,12 @@ def sft(
     ] = None,
     threads: options.Threads = None,
     promote: Annotated[
-        bool | None, flag(TRAINING, "--promote", help="Promote the new version over the present one.")
+        bool | None,
+        flag(
+            TRAINING,
+            "--promote",
+            help="Promote the new version over the present one, and a first one even where few of its plans are valid.",
+        ),
     ] = None,
     dry_run: options.DryRun = False,
     lake: options.Lake = None,
@@ -167,7 +173,7 @@ def sft(
         from flows.train_sft import train_sft  # imports Prefect, which takes seconds
 
         result = train_sft(settings)
-    raise typer.Exit(_print_result(result))
+    raise typer.Exit(_print_result(result, settings.policies_dir))
 
 
 def _print_estimate(settings: Any) -> None:
@@ -197,8 +203,10 @@ def _print_estimate(settings: Any) -> None:
     print("Minutes: without examination, by speeds measured on two CPU cores; other work on the machine adds to them.")
 
 
-def _print_result(result: Any) -> int:
+def _print_result(result: Any, policies_dir: str) -> int:
     """A table per policy, and where the weights are; the exit code: 0 done, 130 interrupted."""
+    from tasks.training.sft_policy import LEAST_VALID_PLANS, plans_poorly
+
     for trained in result.policies:
         card = trained.policy.card
         table = figures(f"{trained.policy.ref}, run {result.run_id}")
@@ -210,7 +218,16 @@ def _print_result(result: Any) -> int:
         results().print(table)
         print(trained.policy.path)
         if not trained.is_promoted:
-            say(f"Promote it with: r2 policy promote {card.name} {card.version} --reason TEXT")
+            if plans_poorly(trained.policy):
+                say(
+                    f"{trained.policy.ref} is not promoted unasked: {card.metrics['valid_plan']:.0%} of its plans for "
+                    f"held-out problems are valid, under {LEAST_VALID_PLANS:.0%}. Train it for longer or on more "
+                    "labels, or ask for it:"
+                )
+            places = shlex.join(["--policies-dir", policies_dir])
+            say(f"Promote it with: r2 policy promote {card.name} {card.version} --reason TEXT {places}")
+        else:
+            say(f'Next: a pool entry with endpoint = "policy:{card.name}" serves it. r2 policy show {card.name}')
     if not result.reached:
         return 0
     say(f"Interrupted. {result.reached}. The same command resumes it:\n  {this_command()}")

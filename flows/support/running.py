@@ -3,7 +3,7 @@ away for a while, or for good, answers its questions all the same."""
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 import httpx
@@ -35,6 +35,12 @@ def told_now(report: Callable[[], object]) -> None:
         report()
     except _OF_THE_API as error:
         _not_told(error)
+
+
+def rounded(table: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
+    """The rows of a table artifact with figures that people can read: six digits after the point, as USD have
+    everywhere."""
+    return [{name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()} for row in table]
 
 
 def _not_told(error: Exception) -> None:

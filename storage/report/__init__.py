@@ -13,7 +13,8 @@ N_LISTED = 10
 
 
 def write_report(lake: Path, name: str | None = None, out: Path | None = None) -> Path:
-    """Writes the report of `name`, an id or an unambiguous beginning of one; without a name, of the newest evaluation.
+    """Writes the report of `name`, an id or an unambiguous beginning of one; without a name, of the newest
+    evaluation or run.
 
     Without `out` it goes beside the data, `<lake>/_reports/<id>.html`. Raises ConfigError, with the newest ids, where
     nothing or more than one thing has that name, and LakeError where there is no lake.
@@ -37,16 +38,19 @@ def write_report(lake: Path, name: str | None = None, out: Path | None = None) -
 
 
 def resolve(lake: Path, name: str | None) -> str:
-    """The id that `name` stands for."""
+    """The id that `name` stands for; None: the newest evaluation, or run that is not part of one."""
     if not lake.is_dir():
         raise LakeError(f"{lake}: no lake there. Name its folder with --lake; a run creates it.")
     evaluations, runs = _newest_evaluations(lake), _newest_runs(lake)
     everything = [*evaluations, *runs]
     newest = ", ".join(everything[:N_LISTED]) or "none yet"
     if name is None:
-        if not evaluations:
-            raise ConfigError(f"{lake} has no evaluation; name a run. Newest: {newest}.")
-        return evaluations[0]
+        plans = [(lake / "_evaluations" / one / "plan.json").read_text("utf-8", "replace") for one in evaluations]
+        own = [run_id for run_id in runs if not any(run_id in plan for plan in plans)]
+        dated = [(_run_at(lake, one), one) for one in own] + [(_evaluated_at(lake, one), one) for one in evaluations]
+        if not dated:
+            raise ConfigError(f"{lake} has no evaluation and no run yet. r2 answer and r2 evaluate make them.")
+        return max(dated)[1]
     if name in everything:
         return name
     fitting = [one for one in everything if name and one.startswith(name)]
@@ -60,10 +64,17 @@ def resolve(lake: Path, name: str | None) -> str:
 
 
 def _newest_evaluations(lake: Path) -> list[str]:
-    return sorted(evaluation_ids(lake), key=lambda one: -(lake / "_evaluations" / one / "plan.json").stat().st_mtime)
+    return sorted(evaluation_ids(lake), key=lambda one: -_evaluated_at(lake, one))
 
 
 def _newest_runs(lake: Path) -> list[str]:
     """By when something was last committed to them."""
-    manifest = Lake(lake).manifest
-    return sorted(manifest.run_ids(), key=lambda run_id: -(manifest.folder / run_id).stat().st_mtime)
+    return sorted(Lake(lake).manifest.run_ids(), key=lambda run_id: -_run_at(lake, run_id))
+
+
+def _evaluated_at(lake: Path, evaluation_id: str) -> float:
+    return (lake / "_evaluations" / evaluation_id / "plan.json").stat().st_mtime
+
+
+def _run_at(lake: Path, run_id: str) -> float:
+    return (Lake(lake).manifest.folder / run_id).stat().st_mtime

@@ -27,6 +27,9 @@ from storage.runs.sessions import add_session, session_row
 from tasks.training.sft_process import PolicyResult, PolicySpec, read_result
 from tasks.training.waiting import exit_code_of
 
+LEAST_VALID_PLANS = 0.5
+"""Share of valid plans from which a first version is promoted unasked. Ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainedPolicy:
@@ -49,10 +52,16 @@ def sft_policy(spec: PolicySpec, data_sha256: dict[str, str]) -> TrainedPolicy:
     policy = register(spec, result, points, data_sha256)
     registry = Registry(spec.settings.policies_dir)
     is_first = registry.current(name) is None
-    if is_first or spec.settings.promote:
+    if spec.settings.promote or (is_first and not plans_poorly(policy)):
         reason = "first version" if is_first else "asked for with --promote"
         registry.promote(name, policy.card.version, reason, {"metrics": result.metrics})
     return TrainedPolicy(policy, result, registry.current(name) == policy.card.version)
+
+
+def plans_poorly(policy: Policy) -> bool:
+    """Whether less than `LEAST_VALID_PLANS` of its plans for held-out problems can be read and executed: it is not
+    promoted unasked. False where that was not measured."""
+    return float(policy.card.metrics.get("valid_plan", 1.0)) < LEAST_VALID_PLANS
 
 
 def curve_rows(

@@ -5,6 +5,7 @@ import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,20 @@ def test_the_first_help_lists_every_command_in_the_order_of_the_jobs():
     done = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"})
     assert re.findall(r"^│ (\w+) ", done.stdout, re.MULTILINE) == list(JOBS)
     assert re.findall(r"╭─ (.+?) ─", done.stdout)[1:] == list(dict.fromkeys(JOBS.values()))
+
+
+def test_the_version_is_that_of_the_installed_package():
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"r2 {version('r2-reasoner')}\n")
+
+
+def test_a_shell_completes_commands_and_flags():
+    def completed(words: str) -> list[str]:
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_R2_COMPLETE": "complete_bash"}
+        return CliRunner().invoke(app, [], prog_name="r2", env=asked).stdout.split()
+
+    assert completed("r2 ans") == ["answer"]
+    assert completed("r2 answer --max-c") == ["--max-cost-usd", "--max-cost-per-question-usd"]
 
 
 def test_a_default_in_the_help_is_read_as_it_is_written():

@@ -26,3 +26,8 @@ def test_every_schedule_has_a_slug():
     schedules = [schedule for deployment in DEPLOYMENTS for schedule in deployment.get("schedules", [])]
     assert schedules
     assert all(schedule["slug"] for schedule in schedules)
+
+
+def test_only_the_schedule_that_needs_no_file_of_the_user_is_active():
+    schedules = {d["name"]: [s["active"] for s in d["schedules"]] for d in DEPLOYMENTS if "schedules" in d}
+    assert schedules == {"nightly": [False], "label-weekly": [False], "lake-upkeep": [True]}

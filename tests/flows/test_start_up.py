@@ -71,7 +71,8 @@ def test_a_finished_run_is_told_again_without_an_api_and_its_answers_are_written
         (tmp_path / "a.jsonl").unlink()
         n_asked, units = len(provider.questions), Lake(tmp_path / "lake").units(run_dir.name)
         done = run(command_of(settings), {"R2_STATE_DIR": str(tmp_path / "state"), **NO_API})
-        assert (done.returncode, done.stderr) == (0, f"{STARTING}\n")
+        report = f"See it as one page: r2 report {run_dir.name} --lake {tmp_path / 'lake'}\n"
+        assert (done.returncode, done.stderr) == (0, f"{STARTING}\n{report}")
         assert len(provider.questions) == n_asked == 6
     assert Lake(tmp_path / "lake").units(run_dir.name) == units, "nothing in the lake changes"
     assert len((tmp_path / "a.jsonl").read_text("utf-8").splitlines()) == 6

@@ -7,12 +7,14 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
+from flows.cli.sft import _print_result
+from flows.train_sft import SftResult
 from r2.errors import InputFileError
-from r2.policies.registry import Registry
+from r2.policies.registry import Policy, PolicyCard, Registry
 from r2.problems.split import split_of
 from r2.training.curve import MetricValue
 from storage.sql.query import connect
-from tasks.training.sft_policy import curve_rows
+from tasks.training.sft_policy import TrainedPolicy, curve_rows, plans_poorly
 from tasks.training.sft_process import PolicyResult
 from tests.support.paths import ROOT
 from tests.support.prefect_sockets import LEAVES_SOCKETS
@@ -107,3 +109,25 @@ def test_a_run_is_in_the_registry_and_in_the_lake_and_a_second_time_changes_neit
     assert later.parent == "arithmetic-specialist@v1"
     assert later.metrics["last_loss"] < card.metrics["last_loss"]
     assert registry.current("arithmetic-specialist") == "v1"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "is_poor"), [({"valid_plan": 0.49}, True), ({"valid_plan": 0.5}, False), ({}, False)]
+)
+def test_fewer_than_half_of_the_plans_valid_is_too_few_to_promote_a_policy_unasked(
+    metrics: dict[str, float], is_poor: bool, tmp_path: Path
+):
+    card = PolicyCard(name="decomposer", kind="decomposer", base="tiny", metrics=metrics)
+    assert plans_poorly(Policy(tmp_path, card)) is is_poor
+
+
+def test_a_policy_that_plans_poorly_is_said_not_to_be_promoted_and_how_to_ask(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    card = PolicyCard(name="decomposer", kind="decomposer", base="tiny", version="v1", metrics={"valid_plan": 0.25})
+    result = PolicyResult(dict(card.metrics), n_rows=4, n_held_out=4, paid_usd=0.0, wall_s=1.0, first_step=0)
+    trained = TrainedPolicy(Policy(tmp_path, card), result, is_promoted=False)
+    assert _print_result(SftResult("sft-1", [trained], 1.0), "own") == 0
+    said = capsys.readouterr().err
+    assert "decomposer@v1 is not promoted unasked: 25% of its plans for held-out problems are valid, under 50%." in said
+    assert "r2 policy promote decomposer v1 --reason TEXT --policies-dir own\n" in said

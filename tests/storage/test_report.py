@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import re
 import time
 from dataclasses import fields, replace
@@ -319,10 +320,27 @@ def test_a_beginning_of_an_id_is_enough_and_an_unknown_one_lists_the_newest(tmp_
         resolve(tmp_path, "r2-a")
     with pytest.raises(ConfigError, match=r"no run 'nothing'\. Newest: cot-ccc, r2-abb, r2-aaa"):
         resolve(tmp_path, "nothing")
-    with pytest.raises(ConfigError, match="no evaluation; name a run"):
-        resolve(tmp_path, None)
+    assert resolve(tmp_path, None) == "cot-ccc", "the newest run, where nothing is named"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="no evaluation and no run yet"):
+        resolve(tmp_path / "empty", None)
     with pytest.raises(LakeError, match="no lake there"):
         resolve(tmp_path / "none", None)
+
+
+def test_where_nothing_is_named_the_newest_counts_and_the_runs_of_an_evaluation_are_part_of_it(tmp_path: Path):
+    evaluated(tmp_path)
+    evaluation = "evaluation-0123456789ab"
+    manifest = Lake(tmp_path).manifest.folder
+    for run_id in Lake(tmp_path).manifest.run_ids():
+        os.utime(manifest / run_id, (3e9, 3e9))
+    assert resolve(tmp_path, None) == evaluation
+    Lake(tmp_path).commit("cot-ccc", "00000-0", problem(0, "cot-ccc"))
+    os.utime(manifest / "cot-ccc", (4e9, 4e9))
+    assert resolve(tmp_path, None) == "cot-ccc"
+    done = CliRunner().invoke(app, ["report", "--lake", str(tmp_path), "--out", str(tmp_path / "r.html")])
+    assert (done.exit_code, done.stdout.strip()) == (0, str(tmp_path / "r.html"))
+    assert done.stderr == "r2: no run is named: the newest, cot-ccc\n"
 
 
 def test_the_command_prints_the_path(made: tuple[Path, Comparison], tmp_path: Path):

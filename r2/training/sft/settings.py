@@ -83,7 +83,8 @@ class SftSettings(Frozen):
     models_dir: str = "models"
     data_dir: str | None = None
     promote: bool = False
-    """Promote the new version even where another one is promoted; the first version of a name always is."""
+    """Promote the new version even where another one is promoted. The first version of a name is promoted unasked,
+    unless fewer than half of its plans for held-out problems are valid."""
 
     @model_validator(mode="after")
     def _fields_fit(self) -> "SftSettings":
