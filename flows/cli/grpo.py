@@ -1,6 +1,7 @@
 """`r2 grpo`: policies in, better policies out, in alternating rounds. Results on stdout, progress
 and errors on stderr."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,7 +145,7 @@ def grpo(
         from flows.train_grpo import round_table, train_grpo  # imports Prefect, which takes seconds
 
         result = train_grpo(settings)
-    raise typer.Exit(_print_result(result, round_table(result.state)))
+    raise typer.Exit(_print_result(result, round_table(result.state), settings.lake))
 
 
 def _print_estimate(settings: Any) -> None:
@@ -188,7 +189,7 @@ def _print_estimate(settings: Any) -> None:
     )
 
 
-def _print_result(result: Any, rows: list[dict[str, object]]) -> int:
+def _print_result(result: Any, rows: list[dict[str, object]], lake: str) -> int:
     """A column per round, and which versions stand now; the exit code: 0 done, 130 interrupted."""
     table = Table(title=f"run {result.state.run_id}", title_justify="left")
     table.add_column("")
@@ -204,6 +205,7 @@ def _print_result(result: Any, rows: list[dict[str, object]]) -> int:
     print(f"decomposer {result.state.current['decomposer']}, allocator {result.state.current['allocator']}")
     say("Rollouts, rewards and curves: r2 sql --view training_curve, reward_terms, promotions")
     if not result.is_stopped:
+        say("Next: " + shlex.join(["r2", "report", result.state.run_id, "--lake", lake]))
         return 0
     say(
         f"Interrupted in round {len(rows)}: it is resumed at its last checkpoint, and answered calls are not paid for "

@@ -1,19 +1,21 @@
 """`r2 policy ...`: the trained policies, their cards, and which version each name means; `sweep` is
 flows/cli/sweep.py."""
 
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import orjson
 import typer
 from rich.table import Table
 
 from flows.cli import options
-from flows.cli.console import results
+from flows.cli.console import results, say
 from flows.cli.options import OUTPUT, flag
 from r2.errors import ConfigError
 from r2.policies.registry import Policy, Registry, shipped_policies
 
+WIDTH_OF_ALL = 132
+"""Columns of a terminal from which the list has all its columns."""
 _REASON = flag(OUTPUT, "--reason", metavar="TEXT", help="Why. The history of the policy keeps it.")
 
 
@@ -24,26 +26,26 @@ def list_policies(policies_dir: options.PlainPoliciesDir = options.DEFAULT_POLIC
 
         r2 policy list
     """
+    console = results()
+    is_wide = console.width >= WIDTH_OF_ALL
     table = Table(title=str(policies_dir), title_justify="left")
-    for heading in ("policy", "version", "", "kind", "base", "weights", "parent", "trained"):
-        table.add_column(heading, no_wrap=heading in ("policy", "version"))
-    for heading in ("USD", "hours"):
-        table.add_column(heading, justify="right")
+    for heading in ("policy", "", "kind", "trained", *(("base", "parent") if is_wide else ())):
+        table.add_column(heading, overflow="fold")
+    for heading in ("USD", *(("hours",) if is_wide else ())):
+        table.add_column(heading, justify="right", overflow="fold")
     for policy, is_promoted, is_shipped in _every(Registry(policies_dir), shipped_policies()):
         card = policy.card
         table.add_row(
-            card.name,
-            card.version,
+            policy.ref,
             ", ".join(["promoted"] * is_promoted + ["shipped"] * is_shipped),
             card.kind,
-            card.base,
-            _weights(policy),
-            card.parent or "-",
-            card.created_at,
+            card.created_at[:10],
+            *((card.base, card.parent or "-") if is_wide else ()),
             f"{card.cost_usd:.6f}",
-            f"{card.wall_s / 3600:.2f}",
+            *((f"{card.wall_s / 3600:.2f}",) if is_wide else ()),
         )
-    results().print(table)
+    console.print(table)
+    say("All of a card: r2 policy show NAME@VERSION")
 
 
 def _every(own: Registry, shipped: Registry) -> Iterator[tuple[Policy, bool, bool]]:
@@ -72,10 +74,10 @@ def show(
     found = registry.load(policy)
     card = found.card
     table = Table(title=f"{found.ref}  {found.path}", title_justify="left", show_header=False)
-    table.add_column("")
     table.add_column("", overflow="fold")
-    for field, value in card.model_dump(mode="json", exclude={"name", "version", "files_sha256"}).items():
-        table.add_row(field, value if isinstance(value, str) else orjson.dumps(value).decode())
+    table.add_column("", overflow="fold")
+    for field, value in _facts(card.model_dump(mode="json", exclude={"name", "version"})):
+        table.add_row(field, value)
     table.add_row("weights", f"{_weights(found)}, sha256 {card.weights_sha256}")
     results().print(table)
     if history := Registry(found.path.parent.parent).history(card.name):
@@ -89,7 +91,7 @@ def show(
                 entry["version"],
                 entry["previous"] or "-",
                 entry["reason"],
-                orjson.dumps(entry["decision"]).decode() if entry["decision"] else "-",
+                "\n".join(f"{name} {value}" for name, value in _facts(entry["decision"])) or "-",
             )
         results().print(moves)
 
@@ -134,6 +136,17 @@ def rollback(
     registry = Registry(policies_dir)
     before = registry.current(name)
     print(f"{registry.rollback(name, reason).ref} promoted again (before: {before})")
+
+
+def _facts(values: Mapping[str, Any], of: str = "") -> Iterator[tuple[str, str]]:
+    """Each value with its name; one within another as `config.steps`."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _facts(value, f"{of}{name}.")
+        elif isinstance(value, str):
+            yield of + name, value
+        else:
+            yield of + name, f"{value:.6g}" if isinstance(value, float) else orjson.dumps(value).decode()
 
 
 def _weights(policy: Policy) -> str:
