@@ -281,6 +281,8 @@ class LabelSettings(Frozen):
     check: str | None = None
     """Who says whether an answer is right, as in `Reasoning`."""
     rubric: str | None = None
+    max_answer_tokens: int = Field(default=4096, ge=16)
+    """Output limit of an answer to a row without a benchmark, as in `Reasoning`."""
     test_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the problems that goes to the split `test`, by a hash of the question and `split_seed`."""
     split_seed: int = 0
@@ -304,6 +306,7 @@ class LabelSettings(Frozen):
             labelling=self.labelling,
             check=self.check,
             rubric=self.rubric,
+            max_answer_tokens=self.max_answer_tokens,
         )
         return AnswerSettings(
             input=input_path,

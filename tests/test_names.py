@@ -41,6 +41,7 @@ MADE_BY_USERS = {
     "r2/methods/middle_model.py",
     "r2/problems/parity.py",
     "grade.py",
+    "make_invoices.py",
     "FILE.py",
 }
 """What a user makes by following a page: versions of a training, the modules of the recipes in CONTRIBUTING.md, a file

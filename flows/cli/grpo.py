@@ -27,6 +27,7 @@ def grpo(
     data_dir: options.DataDir = None,
     check: options.Check = None,
     rubric: options.Rubric = None,
+    max_answer_tokens: options.MaxAnswerTokens = None,
     pool: options.Pool = None,
     models_dir: options.ModelsDir = None,
     max_in_flight: options.MaxInFlight = None,
@@ -124,7 +125,7 @@ def grpo(
         "max_in_flight": max_in_flight,
         "data_dir": data_dir,
         "models_dir": models_dir,
-        "reasoning": {"check": check, "rubric": rubric, "verify": verify},
+        "reasoning": {"check": check, "rubric": rubric, "verify": verify, "max_answer_tokens": max_answer_tokens},
     }
     settings = load_grpo_settings(config, given)
     if dry_run:

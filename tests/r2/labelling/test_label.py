@@ -14,6 +14,7 @@ from r2.labelling.label import DROPPED, label
 from r2.plan import format_plan
 from r2.problem import Problem
 from r2.roster import Roster
+from r2.settings import LabelSettings
 from tests.support.scripted import ROSTER, completion, router
 
 PROBLEM = Problem("p", "What is 2 * 3 + 4?", target="10", benchmark="arithmetic")
@@ -192,3 +193,10 @@ def test_a_trained_decomposer_as_teacher_is_asked_as_it_was_trained():
     assert calls[0].messages == (("system", "plan"), ("user", f"Question: {PROBLEM.question}"))
     _, calls = run([GOOD])
     assert calls[0].messages[0][1].startswith("Split a question")
+
+
+def test_the_limit_of_whole_answers_is_the_runs_own_and_the_usual_one_changes_no_identity():
+    usual = LabelSettings(problems="file:own.csv").answering("own.csv").reasoning
+    short = LabelSettings(problems="file:own.csv", max_answer_tokens=64).answering("own.csv").reasoning
+    assert (usual.max_answer_tokens, short.max_answer_tokens) == (4096, 64)
+    assert "max_answer_tokens" not in usual.identity() and short.identity()["max_answer_tokens"] == 64
