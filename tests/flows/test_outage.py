@@ -144,19 +144,21 @@ def test_what_a_lost_call_may_have_cost_is_kept_until_its_question_is_settled(tm
 
 
 def test_a_failure_that_a_stronger_model_made_up_for_is_not_asked_again(tmp_path: Path):
-    """The small model refuses both steps and the large one fails at the second: the next session asks that one call."""
+    """The small model refuses both steps and the large one fails at the second: the next session asks that one call,
+    and then for the answer."""
     (tmp_path / "q.jsonl").write_text('{"id": "0", "question": "What is 2 * 3 + 4?"}\n', "utf-8")
     asked: list[str] = []
 
     def large(*, is_up: bool) -> Behaviour:
         async def behave(request: web.Request) -> web.StreamResponse:
             said = str((await request.json())["messages"][-1])
-            what = "second" if "Result of step 1" in said else "first" if "Compute" in said else "plan"
+            steps = ("Result of step 2", "final"), ("Result of step 1", "second"), ("Compute", "first"), ("", "plan")
+            what = next(what for mark, what in steps if mark in said)
             asked.append(what)
             if what == "second" and not is_up:
                 return web.Response(status=500)
             plan = "1. Compute 2 * 3\n2. Add 4 to the result of step 1 (needs: 1)"
-            return web.json_response(reply_json({"plan": plan, "first": "6", "second": "10"}[what]))
+            return web.json_response(reply_json({"plan": plan, "first": "6", "second": "10", "final": "10"}[what]))
 
         return behave
 
@@ -183,7 +185,7 @@ def test_a_failure_that_a_stronger_model_made_up_for_is_not_asked_again(tmp_path
     assert n_refused >= 2
     asked.clear()
     up, n_refused = asyncio.run(scenario(large(is_up=True)))
-    assert (counts(up), asked, n_refused) == ((1, 0, 0), ["second"], 0)
+    assert (counts(up), asked, n_refused) == ((1, 0, 0), ["second", "final"], 0)
     assert [row["answer"] for row in map(json.loads, (tmp_path / "a.jsonl").read_text("utf-8").splitlines())] == ["10"]
 
 

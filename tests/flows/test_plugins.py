@@ -195,7 +195,7 @@ def test_an_evaluation_compares_it_on_generated_problems_and_its_report_shows_it
 
 def test_without_the_package_the_known_ones_are_listed(folder: Path):
     text = r2(folder, None, *on_questions(folder, "agree"), code=2)
-    assert text.startswith("r2: method 'agree': no such method. Known: r2, cot, ")
+    assert text.startswith("r2: starting ...\nr2: method 'agree': no such method. Known: r2, cot, ")
     text = r2(folder, None, *on_benchmark(folder, "--dry-run"), code=2)
     assert text.startswith("r2: --problems times_table: no such benchmark. Known: arithmetic, word_problem, scan, ")
 
