@@ -50,6 +50,7 @@ def figures(title: str) -> Table:
 def print_calls(pool: "PoolConfig", calls: "Sequence[CallEstimate]") -> None:
     """A dry run's calls with their totals, and the least time the pool file's limits allow them."""
     from r2.methods.estimate import minutes_by_limits
+    from r2.methods.expected import RANGE
 
     table = Table()
     for heading in ("purpose", "model"):
@@ -74,6 +75,8 @@ def print_calls(pool: "PoolConfig", calls: "Sequence[CallEstimate]") -> None:
         style="bold",
     )
     results().print(table)
+    usd = sum(c.cost_usd for c in calls)
+    print(f"USD: about {usd:.6f}, likely between {usd * RANGE[0]:.6f} and {usd * RANGE[1]:.6f}")
     minutes = 0.0
     for c in calls:
         owner, limits = pool.limits_of(c.model)

@@ -37,6 +37,10 @@ FREE_STEP_TOKENS = 150
 JUDGEMENT_TOKENS = 40
 """Of a judge: a sentence and a number."""
 FREE_ASSUMED = f"an answer in full has {FREE_TOKENS['direct']} tokens"
+RANGE = (1 / 3, 3.0)
+"""Of the expected bill: where the bill is likely to end. Measured in November 2026, as the bill over the middle: 30
+questions of a mix (scan, words, arithmetic): 0.94 on pools/simulated.toml, 1.02 on its teacher, 1.08 on
+pools/learning.toml; 1.79 on pools/faulty.toml, whose failed calls are billed. 14 easy and hard sums: 0.40 to 2.4."""
 STEPS_ASSUMED = f"{SUBTASKS_PER_QUESTION} subtasks a question"
 
 EMPTY = Problem("", "")
@@ -68,6 +72,13 @@ def one_step(router: Router, model: str, per_question: float = SUBTASKS_PER_QUES
     """A subtask that needs one earlier result."""
     mode = router.roster[model].prompt_mode
     return ExpectedCalls("solve", model, per_question, *_asked(router, PLAN.subtasks[1].text, {1: "48"}, mode))
+
+
+def routed_steps(router: Router, per_question: float = SUBTASKS_PER_QUESTION) -> list[ExpectedCalls]:
+    """What an allocator makes of a plan: half of the steps to the cheapest solver, half to the middle one. Measured on
+    a mix of scan, words and arithmetic with the simulated pools."""
+    ends = dict.fromkeys((router.roster.cheapest, router.roster.middle))
+    return [one_step(router, model, per_question / len(ends)) for model in ends]
 
 
 def _asked(

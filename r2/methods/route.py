@@ -19,6 +19,7 @@ from r2.methods.expected import (
     judgements,
     one_step,
     plans,
+    routed_steps,
 )
 from r2.methods.record import Method
 
@@ -28,12 +29,13 @@ ALLOCATION_TOKENS_PER_SUBTASK = 12
 def _expects(router: Router) -> list[ExpectedCalls]:
     messages = allocate_messages(EMPTY, PLAN, router.roster.solvers, router.roster[router.allocator].prompt_mode)
     middle = router.roster.middle
+    has_choice = len(router.roster.solvers) > 1  # the only solver is allocated without a call
     stronger = router.roster.stronger(middle) if router.settings.min_confidence else None
     n_tokens = ALLOCATION_TOKENS_PER_SUBTASK * SUBTASKS_PER_QUESTION
     return [
         *plans(router),
-        ExpectedCalls("allocate", router.allocator, 1, messages, n_tokens),
-        one_step(router, middle),
+        *([ExpectedCalls("allocate", router.allocator, 1, messages, n_tokens)] if has_choice else []),
+        *routed_steps(router),
         *([one_step(router, stronger, SUBTASKS_PER_QUESTION * UNSURE_SHARE)] if stronger else []),
         *final_answer(router, router.finalizer),
         *([judgements(router.verify, 1, "verify")] if router.verify is not None and router.verify.judge else []),
@@ -71,8 +73,8 @@ METHOD = Method(
     run=solve,
     expects=_expects,
     assumes=(
-        f"{STEPS_ASSUMED} on the pool's middle model; with --min-confidence {UNSURE_SHARE:.0%} of them asked again of "
-        "the next stronger one"
+        f"{STEPS_ASSUMED}, half of them on the pool's cheapest model and half on its middle one; with --min-confidence "
+        f"{UNSURE_SHARE:.0%} of them asked again of the next stronger one"
     ),
     family="ours",
     routes=True,

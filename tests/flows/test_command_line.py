@@ -17,10 +17,13 @@ from typer.testing import CliRunner
 
 from flows.cli.app import JOBS, app
 from flows.cli.command import CHANGED, RENAMED
+from flows.cli.console import print_calls
 from flows.cli.options import PANELS
 from r2.errors import ConfigError
 from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.sweep import SweepSettings
+from r2.methods.estimate import CallEstimate
+from r2.pool.file.config import load_pool
 from r2.settings import AnswerSettings, LabelSettings, load
 from r2.training.grpo.settings import GrpoSettings
 from r2.training.sft.settings import SftSettings
@@ -289,3 +292,10 @@ def test_a_sweep_takes_negative_values_of_b_and_says_before_what_it_would_ask(tm
     assert isinstance(wrong.exception, ConfigError) and "--b 0,x: expected numbers" in str(wrong.exception)
     config = load(EvaluateSettings, ROOT / "configs/simulated/6_evaluate.toml", {})
     assert min(config.b) < 0, "the values that a shipped comparison tries"
+
+
+def test_a_dry_run_says_about_what_it_costs_and_a_range_around_it(capsys: pytest.CaptureFixture[str]):
+    pool = load_pool(str(ROOT / "pools" / "simulated.toml"))
+    calls = [CallEstimate("decompose", "sim-8b", 10, 100, 10, 0.0015), CallEstimate("solve", "sim-8b", 9, 9, 9, 0.0015)]
+    print_calls(pool, calls)
+    assert "\nUSD: about 0.003000, likely between 0.001000 and 0.009000\n" in capsys.readouterr().out

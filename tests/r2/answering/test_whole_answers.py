@@ -338,9 +338,17 @@ def test_an_estimate_counts_long_answers_and_the_final_call():
     short, whole = rows_of([FREE, Problem("p", "What is 2 + 2?", benchmark="arithmetic")], chosen)
     assert (short, whole) == (Rows(1, 14), Rows(1, len(FREE.question)))
     asked = {(e.purpose, e.model): e for e in estimate_calls(chosen, prices, 100, 1400, Rows(100, 4000))}
-    assert asked["solve", "middle"].n_calls == 500
-    assert asked["solve", "middle"].output_tokens == 250 * 12 + 250 * 150
+    assert asked["solve", "middle"].n_calls == asked["solve", "small"].n_calls == 250, "half of the steps each"
+    assert asked["solve", "middle"].output_tokens == 125 * 12 + 125 * 150
     assert (asked["final", "middle"].n_calls, asked["final", "middle"].output_tokens) == (100, 100 * 300)
+    assert asked["allocate", chosen.allocator].n_calls == 200
+    alone = replace(chosen, roster=Roster(ROSTER.solvers[:1]))
+    assert [
+        e.purpose for e in estimate_calls(replace(alone, decomposer="small", allocator="small"), prices, 9, 90)
+    ] == [
+        "decompose",
+        "solve",
+    ], "nothing to allocate among one"
     without = {(e.purpose, e.model): e for e in estimate_calls(chosen, prices, 100, 1400)}
     assert ("final", "middle") not in without
     bounded = router(max_answer_tokens=16)
