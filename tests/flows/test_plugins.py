@@ -189,7 +189,8 @@ def test_an_evaluation_compares_it_on_generated_problems_and_its_report_shows_it
     ]
     assert float(accuracy) > 50
     assert "steps of the gold plan" in text
-    page = Path(r2(folder, site, "report", "--lake", str(folder / "lake")).strip()).read_text("utf-8")
+    said = r2(folder, site, "report", "--lake", str(folder / "lake")).split()
+    page = Path(said[-1]).read_text("utf-8")
     assert "agree" in page
 
 

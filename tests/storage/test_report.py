@@ -24,6 +24,7 @@ from storage.evaluations.store import (
     Evaluation,
     LeakageReport,
     evaluation_dir,
+    evaluation_ids,
     write_comparison,
     write_evaluation,
 )
@@ -153,7 +154,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison]:
     Lake(lake).commit(
         "sft-1", "curves", {"curves": [replace(CURVE, run_id="sft-1", step=i, value=2.0 / (i + 1)) for i in range(4)]}
     )
-    return write_report(lake), comparison
+    [evaluation_id] = evaluation_ids(lake)
+    return write_report(lake, evaluation_id), comparison
 
 
 def test_the_first_heading_is_the_verdict_and_a_lost_comparison_comes_first(made: tuple[Path, Comparison]):
