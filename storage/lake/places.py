@@ -57,6 +57,11 @@ def located(root: Path, table: str, run_id: str, path: str) -> Path:
     return next((place for place in (meant, apart, meant) if place.is_file()), meant)
 
 
+def now_at(root: Path, table: str, run_id: str, path: Path) -> Path:
+    """Where a file of the run lies that was at `path` before: a compaction may have moved it out of view meanwhile."""
+    return located(root, table, run_id, path.relative_to(root).as_posix())
+
+
 def our_files(root: Path) -> Iterator[Path]:
     """Files in a place and with a name that this program gives, finished or not."""
     for table in TABLES:

@@ -22,6 +22,7 @@ from r2.call import Completion, request_sha_of
 from r2.errors import LakeError
 from storage.lake.lake import Lake
 from storage.lake.parts import read_batches
+from storage.lake.places import now_at
 from storage.lake.schema import TABLES
 from storage.runs.journal import Journal, stored_at
 from storage.runs.lineage import PaidRun
@@ -56,7 +57,8 @@ class _Noted(NamedTuple):
 class PaidCalls:
     """The answers of some earlier runs. `find` may be called from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        self._root = root
         self._keys = _EMPTY
         self._places = _EMPTY
         self._parts: list[_Part] = []
@@ -74,7 +76,7 @@ class PaidCalls:
         `entries`: pool entry -> `answering_digest` today. `runs`: of several answers to one request the one of the
         first run counts.
         """
-        calls, lake = cls(), Lake(root)
+        calls, lake = cls(root), Lake(root)
         keys, places = array("Q"), array("Q")
         answering: dict[str, list[str]] = {}
         for run in runs:
@@ -135,7 +137,9 @@ class PaidCalls:
         if place in self._groups:
             self._groups.move_to_end(place)
             return self._groups[place]
-        with pq.ParquetFile(self._parts[index].path, page_checksum_verification=True, pre_buffer=False) as file:
+        part = self._parts[index]
+        path = now_at(self._root, "calls", part.run_id, part.path)
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             stored = set(file.schema_arrow.names)
             wanted = [name for name in ("request_sha", *COLUMNS) if name in stored]
             rows = file.read_row_group(group, columns=wanted, use_threads=False)

@@ -45,7 +45,7 @@ class PaidBefore:
 
 def open_paid_before(root: Path, pool: PoolConfig, runs: Sequence[PaidRun]) -> PaidBefore | None:
     """What these runs paid for; None where that is nothing that can be asked of this pool."""
-    calls = PaidCalls.open(root, runs, answering_digests(pool)) if runs else PaidCalls()
+    calls = PaidCalls.open(root, runs, answering_digests(pool)) if runs else PaidCalls(root)
     if not calls and not calls.warnings:
         return None
     return PaidBefore(calls, {name: pool.price(name) for name in pool.models})

@@ -20,7 +20,7 @@ from storage.runs.lineage import PaidRun, paid_runs, why_another
 from storage.runs.paid_calls import PaidCalls
 from storage.runs.plan import PlannedEntry, plan_run
 from storage.runs.reusable import reusable
-from tests.support.lake_rows import CALL, TRAJECTORY
+from tests.support.lake_rows import CALL, TRAJECTORY, unit_of
 from tests.support.loopback import reply_json, write_pool
 from tests.support.scripted import CHEAP, completion
 
@@ -67,6 +67,16 @@ def test_an_answer_is_found_by_its_request_and_the_first_run_counts(tmp_path: Pa
     assert calls.may_have(call("a").request_sha()) and not calls.may_have(call("d").request_sha())
     assert found(calls, "a", sample_index=1) is None, "another sample is another request"
     assert found(PaidCalls.open(tmp_path, list(reversed(runs)), ENTRY), "b") == "b by older"
+    assert calls.warnings == []
+
+
+def test_an_answer_is_found_though_its_run_is_compacted_again_meanwhile(tmp_path: Path):
+    run, lake = earlier_run(tmp_path, "run", "a"), Lake(tmp_path)
+    lake.compact("run")
+    calls = PaidCalls.open(tmp_path, [run], ENTRY)
+    lake.commit("run", "00001-0", unit_of([7], "run"))
+    lake.compact("run")
+    assert found(calls, "a") == "a by run"
     assert calls.warnings == []
 
 
