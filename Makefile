@@ -26,8 +26,8 @@ $(VENV)/.installed-train: $(VENV)/.installed requirements-train.txt
 demo: env        ## three real local models answer 14 questions, routed and unrouted
 	$(BIN)/r2 demo
 
-test: env-train  ## the whole suite but what is marked slow or gpu, on two processes
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
+test: env-train  ## the whole suite but what is marked slow or gpu, on three processes, for many tests wait
+	$(BIN)/python -m pytest -n 3 --dist worksteal --durations 15
 
 test-slow: env-train ## the long ones: kills at random moments, big runs
 	$(BIN)/python -m pytest -m slow
@@ -37,7 +37,7 @@ check: env-train ## format, lint, types, generated docs, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m storage.sql.dictionary --check
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
+	$(BIN)/python -m pytest -n 3 --dist worksteal --durations 15
 
 bench: env       ## the figures of docs/measurements.md, each beside its peer
 	$(BIN)/python benchmarks/bench_client.py

@@ -25,7 +25,7 @@ LONGEST = ("test_learning.py", "test_kill.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests at both ends: two processes begin with one half each, from its first test."""
+    """The longest tests at the start and in the middle: each process begins with a part of its own, from its first."""
     first = [item for item in items if item.path.name == LONGEST[0]]
     second = [item for item in items if item.path.name in LONGEST[1:]]
     others = [item for item in items if item.path.name not in LONGEST]

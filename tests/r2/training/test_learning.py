@@ -30,6 +30,7 @@ def proof() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_two_rounds_of_grpo_beat_their_teacher_on_held_out_problems(proof: ModuleType, tmp_path: Path):
     verdict = proof.prove(0, tmp_path / "seed-0", None, proof.STEPS)
     assert verdict.failures == ()
