@@ -80,7 +80,7 @@ def _best(
         return thoughts[0]
     wording = benchmark_of(problem).wording
     calls = [
-        Call(model, rate_messages(problem, [*kept, thought], wording), "judge", RATING_TOKENS, subtask_index=0)
+        Call(model, rate_messages(problem, [*kept, thought], wording), "verify", RATING_TOKENS, subtask_index=0)
         for thought in thoughts
     ]
     scores = [read_judgement(completion.text) for _, completion in (yield from ask(calls, budget))]
@@ -97,7 +97,7 @@ def _expects(router: Router) -> list[ExpectedCalls]:
     n_rated = n_thoughts if router.settings.n_thoughts > 1 else 0
     return [
         ExpectedCalls("solve", model, n_thoughts, think_messages(EMPTY, [""]), EXPECTED_THOUGHT_TOKENS),
-        ExpectedCalls("judge", model, n_rated, rate_messages(EMPTY, ["", ""]), 4),
+        ExpectedCalls("verify", model, n_rated, rate_messages(EMPTY, ["", ""]), 4),
         whole_question(router, model),
     ]
 

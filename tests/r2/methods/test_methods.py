@@ -79,9 +79,9 @@ def test_tree_of_thoughts_keeps_the_better_thought_at_each_level():
     waves, outcome = run("tot", router(model="middle"), replies)
     assert asked(waves) == [
         [("solve", "middle")] * 2,
-        [("judge", "middle")] * 2,
+        [("verify", "middle")] * 2,
         [("solve", "middle")] * 2,
-        [("judge", "middle")] * 2,
+        [("verify", "middle")] * 2,
         [("solve", "middle")],
     ]
     assert waves[4][0].messages[-1][1].endswith("\nThought 1: 48 pens\nThought 2: 48 - 9 = 39")
@@ -462,7 +462,7 @@ def test_estimates_count_what_each_method_asks():
     assert n_calls("cot") == {("solve", "large"): 100}
     # Two levels of two thoughts and their ratings, and the answer, which shares its key with the thoughts.
     assert estimate_calls(router(method="tot"), prices, 100, 5000)[0].n_calls == 400
-    assert n_calls("tot", model="small") == {("solve", "small"): 100, ("judge", "small"): 400}
+    assert n_calls("tot", model="small") == {("solve", "small"): 100, ("verify", "small"): 400}
     assert n_calls("decompose_one", model="middle") == {("decompose", "small"): 100, ("solve", "middle"): 250}
     # Without log-probabilities: the answer and four samples; three in ten are asked again.
     assert n_calls("datashunt") == {("solve", "small"): 500, ("solve", "large"): 30}
