@@ -60,7 +60,6 @@ def test_the_readme_says_what_was_recorded(recorded: Comparison):
     assert f"{100 * best.accuracy.value:.1f} % [42, 60] at {best.usd_per_1k.value:.3g}" in readme
 
 
-@pytest.mark.slow
 def test_the_recording_replays_to_every_figure():
     done = subprocess.run(
         [sys.executable, "benchmarks/headline.py"], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
