@@ -1,0 +1,191 @@
+"""The rule of sequential routing (docs/method.md, section 10; ours): ask one arm more, accept, or decompose. Pure.
+
+A right answer is worth `v_usd`, and that is the only price of being right. The rule looks a few attempts ahead:
+
+    V_0(A) = v * q(A)
+    V_h(A) = max(v * q(A), decompose, max over arms m of  -c_m + sum over outcomes o of P(o) * V_{h-1}(A + (m, o)))
+
+where q(A) is the probability that the best-supported result so far is right. One attempt ahead never buys a second
+opinion: an arm that can at best agree changes q, and not which result is accepted. Three ahead do.
+
+What is believed comes through `Beliefs` (r2/answering/attempts.py); the rule knows nothing of questions or models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from r2.answering.attempts import Attempt, Attempts, Beliefs
+
+HORIZON = 3
+MAX_ARMS = 6
+"""Arms that the rule looks ahead with. Of more, those on the outer Pareto fronts of cost and P(right) are kept."""
+
+Action = Literal["ask", "accept", "decompose"]
+Reason = Literal["worth_asking", "no_result_yet", "plan_worth_more", "not_worth_more", "nobody_left"]
+"""Why the action was chosen. `not_worth_more`: no arm's look-ahead value reaches that of accepting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One arm that could be asked now.
+
+    `p_right`: that its own result will be right. `p1` and `p0`: the same where the best-supported result is right, and
+    where it is wrong; None without a result. `value_usd`: of asking it and going on by the rule; None where that was
+    not worked out, because the arm costs more than being right can gain, or others cost less and promise more.
+    """
+
+    arm: str
+    cost_usd: float
+    p_right: float
+    p1: float | None
+    p0: float | None
+    value_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do now.
+
+    `arm`: who is asked. `result`: the number of the accepted result; None with `accept` says that there is none and
+    nobody is left. `q`: P(the best-supported result is right). `value_usd`: V of the state. `cost_usd`: expected, of
+    the call that is made now; 0 for the other actions.
+    """
+
+    action: Action
+    arm: str | None
+    result: int | None
+    q: float
+    value_usd: float
+    cost_usd: float
+    candidates: tuple[Candidate, ...]
+    reason: Reason
+
+
+def decide(
+    beliefs: Beliefs, attempts: Attempts, v_usd: float, horizon: int = HORIZON, decompose: float | None = None
+) -> Decision:
+    """The best action after these attempts.
+
+    `decompose` is what decomposing is worth in USD, v * P(the plan's answer is right) less all that it costs; None
+    where it cannot be done. Each arm is asked at most once. Without any result somebody is asked even where nobody is
+    worth it: the arm that loses least. Ties go to the cheaper arm, then by name, so that the order of `beliefs.arms`
+    decides nothing. Raises ValueError for a `v_usd` or `horizon` below zero.
+    """
+    if v_usd < 0 or horizon < 0:
+        raise ValueError(f"v_usd and horizon must not be negative, got {v_usd} and {horizon}")
+    p_results = beliefs.p_right(attempts)
+    q = max(p_results, default=0.0)
+    result = max(range(len(p_results)), key=lambda number: p_results[number], default=None)
+    asked = {attempt.arm for attempt in attempts}
+    open_arms = [_seen(beliefs, attempts, arm, q, result) for arm in beliefs.arms if arm not in asked]
+    open_arms.sort(key=lambda one: (one.cost_usd - v_usd * one.p_right, one.cost_usd, one.arm))
+    able = [one for one in open_arms if one.cost_usd < v_usd * (1 - q)]
+    kept = _on_outer_fronts(able, MAX_ARMS) if horizon else []
+    search = _Search(beliefs, v_usd, decompose, [one.arm for one in kept])
+    values = {one.arm: search.asking(attempts, one.arm, one.cost_usd, horizon) for one in kept}
+    candidates = tuple(
+        Candidate(one.arm, one.cost_usd, one.p_right, one.p1, one.p0, values.get(one.arm)) for one in open_arms
+    )
+    accepting = v_usd * q
+    best = min(kept, key=lambda one: (-values[one.arm], one.cost_usd, one.arm), default=None)
+    if best is None and result is None and open_arms:
+        best = open_arms[0]
+        values[best.arm] = v_usd * best.p_right - best.cost_usd
+    asking = None if best is None or (result is not None and values[best.arm] <= accepting) else values[best.arm]
+    if decompose is not None and decompose > (accepting if asking is None else asking):
+        return Decision("decompose", None, None, q, decompose, 0.0, candidates, "plan_worth_more")
+    if best is not None and asking is not None:
+        reason: Reason = "no_result_yet" if result is None else "worth_asking"
+        return Decision("ask", best.arm, None, q, asking, best.cost_usd, candidates, reason)
+    reason = "not_worth_more" if open_arms else "nobody_left"
+    return Decision("accept", None, result, q, accepting, 0.0, candidates, reason)
+
+
+def _seen(beliefs: Beliefs, attempts: Attempts, arm: str, q: float, best: int | None) -> Candidate:
+    """The arm with what one attempt of it would bring, not valued yet."""
+    is_right = both_right = 0.0
+    for probability, attempt in beliefs.outcomes(attempts, arm):
+        if attempt.result is None:
+            continue
+        its = probability * beliefs.p_right((*attempts, attempt))[attempt.result]
+        is_right += its
+        both_right += its if attempt.result == best else 0.0
+    p1 = None if best is None or q <= 0 else min(1.0, both_right / q)
+    p0 = None if best is None or q >= 1 else min(1.0, (is_right - both_right) / (1 - q))
+    return Candidate(arm, beliefs.cost_usd(arm, attempts), is_right, p1, p0, None)
+
+
+def _on_outer_fronts(arms: Sequence[Candidate], most: int) -> list[Candidate]:
+    """At most so many arms, in the order given: those that no cheaper arm beats, then those that only these beat, and
+    so on; of the last front the ones of most value by themselves."""
+    kept: set[str] = set()
+    left = list(arms)
+    while left and len(kept) < most:
+        front = [one for one in left if not any(_beats(other, one) for other in left)]
+        kept.update(one.arm for one in front[: most - len(kept)])
+        left = [one for one in left if one not in front]
+    return [one for one in arms if one.arm in kept]
+
+
+def _beats(one: Candidate, other: Candidate) -> bool:
+    is_no_worse = one.cost_usd <= other.cost_usd and one.p_right >= other.p_right
+    is_better = one.cost_usd < other.cost_usd or one.p_right > other.p_right
+    return is_no_worse and (is_better or one.arm < other.arm)
+
+
+class _Search:
+    """V of states, each worked out once. `arms` come in the order in which they are tried: the most promising first,
+    so that the others are cut off early. What is cut off cannot be the best: V never passes v."""
+
+    def __init__(self, beliefs: Beliefs, v_usd: float, decompose: float | None, arms: Sequence[str]) -> None:
+        self._beliefs, self._v_usd, self._arms = beliefs, v_usd, arms
+        self._floor = 0.0 if decompose is None else max(0.0, decompose)
+        self._known: dict[tuple[object, ...], float] = {}
+
+    def asking(self, attempts: Attempts, arm: str, cost_usd: float, horizon: int) -> float:
+        """The value of asking `arm` now, and going on by the rule."""
+        total = -cost_usd
+        for probability, attempt in self._beliefs.outcomes(attempts, arm):
+            total += probability * self.value((*attempts, attempt), horizon - 1)
+        return total
+
+    def value(self, attempts: Attempts, horizon: int) -> float:
+        key = (horizon, _state(attempts))
+        if key not in self._known:
+            self._known[key] = self._worked_out(attempts, horizon)
+        return self._known[key]
+
+    def _worked_out(self, attempts: Attempts, horizon: int) -> float:
+        v_usd = self._v_usd
+        best = max(self._floor, v_usd * max(self._beliefs.p_right(attempts), default=0.0))
+        if not horizon:
+            return best
+        asked = {attempt.arm for attempt in attempts}
+        for arm in self._arms:
+            if arm in asked:
+                continue
+            total, left = -self._beliefs.cost_usd(arm, attempts), 1.0
+            if total + v_usd <= best:
+                continue
+            for probability, attempt in self._beliefs.outcomes(attempts, arm):
+                left -= probability
+                total += probability * self.value((*attempts, attempt), horizon - 1)
+                if total + left * v_usd <= best:
+                    break
+            else:
+                best = max(best, total)
+        return best
+
+
+def _state(attempts: Sequence[Attempt]) -> tuple[tuple[str, int | None, float | None], ...]:
+    """Equal for attempts that differ only in their order: sorted by arm, results numbered anew."""
+    numbers: dict[int, int] = {}
+    return tuple(
+        (
+            attempt.arm,
+            None if attempt.result is None else numbers.setdefault(attempt.result, len(numbers)),
+            attempt.confidence,
+        )
+        for attempt in sorted(attempts, key=lambda attempt: attempt.arm)
+    )
