@@ -19,6 +19,7 @@ from flows.support.progress import shown
 from flows.support.running import rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
 from r2.settings import AnswerSettings, load_settings
+from storage.evaluations.promise import promised
 from storage.lake.lake import Lake
 from storage.runs.answers import check_out
 from storage.runs.given_rows import AnswersTable, keep_rows, read_answers
@@ -47,6 +48,8 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
         f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"
     )
     check_out(settings.out, Path(settings.input), settings.more_columns)
+    if promise := promised(settings):
+        settings = promise.settings
     run_dir = plan_file(settings)
     plan = read_plan(run_dir, settings)
     about_models = warning(plan)
@@ -74,6 +77,8 @@ def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> Answer
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "answers.parquet"
         chosen = chosen.model_copy(update={"input": str(source), "out": str(out)})
+        if promise := promised(chosen):
+            chosen = promise.settings
         if finished_run(chosen) is None:
             with embedded_api():
                 asyncio.run(answer_questions(chosen))

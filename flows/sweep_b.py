@@ -17,7 +17,7 @@ from flows.support.running import rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
 from r2.evaluation.compare import compare
 from r2.evaluation.operating_points import own_mode
-from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, checked, concluded, points_of
+from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, answers_digest, checked, concluded, points_of
 from r2.pool.file.config import load_pool
 from r2.problems.own_check import checks_digest
 from r2.settings import Reasoning, load
@@ -61,9 +61,10 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
     if runs:
         comparison = compare([outcomes[run_id] for run_id in dict.fromkeys(runs.values())])
         reference = comparison[runs[None]].accuracy.value if None in runs else None
-        points = points_of(comparison, {b: run for b, run in runs.items() if b is not None})
+        points = points_of(comparison, {b: run for b, run in runs.items() if b is not None}, outcomes)
     status = "completed" if len(runs) == len(wanted) else stop_reason or "incomplete"
-    sweep = concluded(sweep_id, status, settings, len(problems), points, reference, paid_usd)
+    digest = answers_digest(pool, settings.reasoning)
+    sweep = concluded(sweep_id, status, settings, len(problems), points, reference, paid_usd, digest)
     write_sweep(root, sweep)
     table = [{"b": p.b, "accuracy": p.accuracy, "USD per 1k": p.usd_per_1k} for p in sweep.points]
     await told(acreate_table_artifact(key="sweep-b-points", table=rounded(table), description=f"sweep {sweep_id}"))

@@ -244,6 +244,14 @@ class AnswerSettings(Frozen):
     always are."""
     max_error_rate: float = Field(default=1.0, ge=0, le=1)
     """A run with a larger share of failed questions ends as failed, not as completed with errors."""
+    target_accuracy: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Promised accuracy: `reasoning.b` becomes the cheapest value that a sweep's checked rows show to be at least so
+    accurate (r2/evaluation/floor.py); None: `b` as it is."""
+    delta: float = Field(default=0.05, gt=0, lt=1)
+    """Chance at most that the promise is wrong."""
+    certified: str | None = None
+    """The sweep that shows it, by its id in the lake or the path of its JSON file; None: the only one in the lake that
+    fits."""
 
     def run_id(self, input_digest: str, pool_digest: str) -> str:
         """Identity of the job: what decides which questions are asked and how. Budgets, concurrency and paths are not

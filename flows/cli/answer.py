@@ -230,6 +230,18 @@ def answer(
             default="no cap",
         ),
     ] = None,
+    target_accuracy: options.TargetAccuracy = None,
+    delta: options.Delta = None,
+    certified: Annotated[
+        str | None,
+        flag(
+            MONEY,
+            "--certified",
+            metavar="SWEEP",
+            help="The sweep that shows it: its id in the lake, or its JSON file.",
+            default="the only sweep of this router and pool in the lake",
+        ),
+    ] = None,
     reuse: Annotated[bool | None, options.reuse("off")] = None,
     retry_failed: Annotated[
         bool,
@@ -269,6 +281,7 @@ def answer(
         r2 answer questions.jsonl --check grade.py:ok --verify grade.py:looks_right
         r2 answer questions.jsonl --check judge:qwen-1.5b --rubric rubric.txt
         r2 answer letters.csv --system clerk.txt --schema letter.json
+        r2 answer questions.jsonl --target-accuracy 0.95 --delta 0.05
     """
     settings = load_settings(
         config,
@@ -282,6 +295,9 @@ def answer(
             "limit": limit,
             "sample": sample,
             "max_cost_usd": max_cost_usd,
+            "target_accuracy": target_accuracy,
+            "delta": delta,
+            "certified": certified,
             "reuse": reuse,
             "shard_size": shard_size,
             "max_in_flight": max_in_flight,
@@ -324,6 +340,7 @@ def answer(
         },
     )
     refuse_unused(settings.reasoning)
+    settings = _kept(settings)
     if dry_run:
         _print_estimate(settings)
         return
@@ -350,6 +367,19 @@ def answer(
 
             result = asyncio.run(answer_questions(settings, retry_failed=retry_failed))
     raise typer.Exit(_print_result(result))
+
+
+def _kept(settings: AnswerSettings) -> AnswerSettings:
+    """The settings with the b that keeps the promised accuracy, which is said."""
+    if settings.target_accuracy is None and settings.certified is None:
+        return settings
+    from storage.evaluations.promise import promised
+
+    promise = promised(settings)
+    if promise is None:
+        return settings
+    say(f"r2: {promise.said}")
+    return promise.settings
 
 
 def _weights(listed: str | None) -> dict[str, float] | None:

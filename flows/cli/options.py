@@ -258,6 +258,28 @@ def one_source(problems: Sequence[str] | None, command: str) -> str | None:
     return problems[0] if problems else None
 
 
+TargetAccuracy = Annotated[
+    float | None,
+    flag(
+        MONEY,
+        "--target-accuracy",
+        metavar="SHARE",
+        help="Accuracy to be promised, between 0 and 1: the cheapest b that checked rows show to be at least so "
+        "accurate.",
+        default="none",
+    ),
+]
+Delta = Annotated[
+    float | None,
+    flag(
+        MONEY,
+        "--delta",
+        metavar="SHARE",
+        help="Chance at most that the promise of --target-accuracy is wrong.",
+        default="0.05",
+    ),
+]
+
 # Training: how weights change.
 
 

@@ -63,6 +63,8 @@ def sweep(
             default="not asked for",
         ),
     ] = None,
+    target_accuracy: options.TargetAccuracy = None,
+    delta: options.Delta = None,
     max_cost_usd: options.MaxCostUsd = None,
     dry_run: options.DryRun = False,
     lake: options.Lake = None,
@@ -76,6 +78,7 @@ def sweep(
 
         r2 policy sweep --problems scan --b 0,0.1,0.3,1 --budget-usd-per-1k 0.05 --dry-run
         r2 policy sweep --pool pools/simulated.toml --problems scan --b=-0.5,0,0.5
+        r2 policy sweep --problems file:dev.jsonl --target-accuracy 0.95 --delta 0.05
     """
     from r2.evaluation.sweep import SweepSettings, checked
     from r2.pool.file.config import load_pool
@@ -91,6 +94,8 @@ def sweep(
             "b": options.numbers_of("--b", b),
             "budget_usd_per_1k": budget_usd_per_1k,
             "min_accuracy_share": min_accuracy_share,
+            "target_accuracy": target_accuracy,
+            "delta": delta,
             "reference": reference,
             "decomposer": decomposer,
             "allocator": allocator,
@@ -185,9 +190,12 @@ def print_sweep(sweep: "Sweep", lake: Path) -> int:
         print(f"b = {advice.point.b:g}: {advice.reason}" if advice.is_reached else advice.reason)
     for note in sweep.notes:
         print(note)
+    if sweep.floor is not None:
+        print(sweep.floor.said)
     print(f"paid {sweep.paid_usd:.6f} USD")
     print(sweep_file(lake, sweep.sweep_id, ".json"))
     if sweep.status != "completed":
         say(f"Not every b is finished ({sweep.status}). The same command resumes it:\n  {this_command()}")
         return INTERRUPTED if sweep.status == "interrupted" else 1
-    return 0 if all(advice.is_reached for advice in sweep.advice) else 1
+    is_held = sweep.floor is None or sweep.floor.theta is not None
+    return 0 if is_held and all(advice.is_reached for advice in sweep.advice) else 1

@@ -61,10 +61,10 @@ class Floor:
             ended = f"{last.n_right} of {last.n_rows} at {last.theta:g} do not show it"
             rest = ended if last is not held else "the cheapest setting there is"
             return (
-                f"At {self.theta:g} at least {self.target:.1%} are right, with {1 - self.delta:.1%} confidence: "
+                f"Setting {self.theta:g}: at least {self.target:.1%} are right, with {1 - self.delta:.1%} confidence: "
                 f"{held.n_right} of {held.n_rows} rows; {rest}."
             )
-        seen = f"{first.n_right} of {first.n_rows} rows are right at the dearest setting ({first.theta:g})"
+        seen = f"{first.n_right} of {first.n_rows} rows are right at the dearest setting, {first.theta:g}"
         if self.rows_needed is None:
             return (
                 f"No setting is shown to be {self.target:.1%} right: {seen}, which no number of rows lifts above the "

@@ -7,16 +7,22 @@ keeps it.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import orjson
 from pydantic import Field
 
+from r2.answering.wanted import wanted_digest
+from r2.errors import ConfigError
 from r2.evaluation.comparison import Comparison
 from r2.evaluation.cost_knob import Advice, KnobResult, TableRow, at_accuracy, checked_values, table, within_budget
+from r2.evaluation.floor import Floor, certify_counts
+from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.settings import EvaluateSettings
 from r2.pool.file.config import PoolConfig
+from r2.problems.own_check import checks_digest
 from r2.settings import Positive, Reasoning
 
 REFERENCE = "reference"
@@ -37,6 +43,10 @@ class SweepSettings(EvaluateSettings):
     """Advise the most accurate b that costs at most so much per thousand problems."""
     min_accuracy_share: float | None = Field(default=None, gt=0, le=1)
     """Advise the cheapest b with at least this share of the reference accuracy."""
+    target_accuracy: float | None = Field(default=None, gt=0, lt=1)
+    """Certify the cheapest b that is at least so accurate (r2/evaluation/floor.py), for `r2 answer`."""
+    delta: float = Field(default=0.05, gt=0, lt=1)
+    """Chance at most that a certified b is less accurate."""
 
     def at(self, b: float) -> Reasoning:
         """How problems are answered at one value."""
@@ -76,6 +86,9 @@ class SweepMeasurement:
     calls_per_problem: float
     top_model: str
     top_model_share: float
+    n_right: int | None = None
+    """Problems answered right, a failed one counting as wrong; None in sweeps before this was stored, and where a check
+    gives numbers between 0 and 1."""
 
     @property
     def point(self) -> KnobResult:
@@ -98,10 +111,44 @@ class Sweep:
     """For the budget and the accuracy that were asked for, in this order."""
     notes: tuple[str, ...]
     paid_usd: float
+    floor: Floor | None = None
+    """What these problems show about the target accuracy; None where none was asked for."""
+    answers_digest: str = ""
+    """Of the pool, the schema, the system text and the verifier: what must be the same where the floor is used
+    (`answers_digest`); "" in sweeps before this was stored."""
+
+    def certify(self, target: float, delta: float) -> Floor:
+        """The cheapest b with at least this accuracy, along the values of b from the dearest (the smallest) to the
+        first that is not measured.
+
+        ConfigError where the sweep did not store what is right by problem, and as `certify_counts`.
+        """
+        asked = sorted(float(b) for b in self.settings["b"])
+        measured = {point.b: point for point in self.points}
+        path = [measured[b] for b in takewhile(measured.__contains__, asked)]
+        counts = [point.n_right for point in path if point.n_right is not None]
+        if len(counts) < len(path):
+            raise ConfigError(
+                f"sweep {self.sweep_id}: it does not say which answers are simply right or wrong: it was made by an "
+                "earlier version, or its check gives numbers between 0 and 1. Run the same r2 policy sweep again, with "
+                "a check that says right or wrong."
+            )
+        return certify_counts(counts, self.n_problems, [point.b for point in path], target, delta)
 
 
-def points_of(comparison: Comparison, runs: Mapping[float, str]) -> tuple[SweepMeasurement, ...]:
-    """The measured points of a comparison whose labels are run ids, ascending in b."""
+def answers_digest(pool: PoolConfig, reasoning: Reasoning) -> str:
+    """What decides how questions are answered and is a file: pool, schema, system text, verifier. Who judges the
+    answers is not in it: a floor is measured with a check, and used where there is none."""
+    by_judge = (reasoning.verify or "").startswith("judge:")
+    rubric = reasoning.rubric if by_judge else None
+    asked = reasoning.model_copy(update={"check": None, "rubric": rubric})
+    return pool.digest + checks_digest(asked) + wanted_digest(reasoning)
+
+
+def points_of(
+    comparison: Comparison, runs: Mapping[float, str], outcomes: Mapping[str, MethodOutcomes]
+) -> tuple[SweepMeasurement, ...]:
+    """The measured points of a comparison whose labels are run ids, ascending in b. `outcomes` by run id."""
     points = []
     for b, run_id in sorted(runs.items()):
         m = comparison[run_id]
@@ -119,9 +166,15 @@ def points_of(comparison: Comparison, runs: Mapping[float, str]) -> tuple[SweepM
                 m.calls_per_problem,
                 m.top_model or "",
                 m.top_model_share or 0.0,
+                _n_right(outcomes[run_id]),
             )
         )
     return tuple(points)
+
+
+def _n_right(outcomes: MethodOutcomes) -> int | None:
+    right = outcomes.is_correct
+    return int(right.sum()) if ((right == 0) | (right == 1)).all() else None
 
 
 def concluded(
@@ -132,9 +185,10 @@ def concluded(
     points: Sequence[SweepMeasurement],
     reference_accuracy: float | None,
     paid_usd: float,
+    digest: str = "",
 ) -> Sweep:
-    """The table and the advice that follow from measured points; `reference_accuracy` None where no solver was asked
-    beside them."""
+    """The table, the advice and the floor that follow from measured points; `reference_accuracy` None where no solver
+    was asked beside them, `digest` as `answers_digest`."""
     plain = [one.point for one in points]
     best = max((p.accuracy for p in plain), default=0.0)
     reference = best if reference_accuracy is None else reference_accuracy
@@ -155,7 +209,7 @@ def concluded(
             f"Accuracy is not highest at the smallest b ({plain[0].b:g}): cheaper models were also better here, or "
             "it is chance."
         )
-    return Sweep(
+    sweep = Sweep(
         sweep_id,
         status,
         settings.model_dump(mode="json"),
@@ -167,4 +221,8 @@ def concluded(
         tuple(advice),
         tuple(notes),
         paid_usd,
+        answers_digest=digest,
     )
+    if settings.target_accuracy is None or not points:
+        return sweep
+    return replace(sweep, floor=sweep.certify(settings.target_accuracy, settings.delta))

@@ -8,7 +8,7 @@ import io
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from r2.atomic import write_atomically
 from r2.errors import ConfigError
@@ -34,10 +34,24 @@ def write_sweep(lake: Path, sweep: Sweep) -> Path:
     return path
 
 
-def read_sweep(lake: Path, sweep_id: str) -> Sweep:
-    """ConfigError, with the sweeps there are, for an unknown one."""
+def read_sweep(lake: Path, named: str) -> Sweep:
+    """A sweep by its id, or by the path of its JSON file. ConfigError, with the sweeps there are, for an unknown one,
+    and for a file that is no sweep."""
+    path = Path(named) if named.endswith(".json") else sweep_file(lake, named, ".json")
     try:
-        return _SWEEP.validate_json(sweep_file(lake, sweep_id, ".json").read_bytes())
+        return _read(path)
     except OSError:
         known = ", ".join(sorted(path.stem for path in (lake / FOLDER).glob("*.json"))) or "none"
-        raise ConfigError(f"{lake} has no sweep {sweep_id!r}. Sweeps: {known}.") from None
+        raise ConfigError(f"{lake} has no sweep {named!r}. Sweeps: {known}.") from None
+
+
+def sweeps_in(lake: Path) -> list[Sweep]:
+    """Every sweep of a lake, by id."""
+    return [_read(path) for path in sorted((lake / FOLDER).glob("*.json"))]
+
+
+def _read(path: Path) -> Sweep:
+    try:
+        return _SWEEP.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ConfigError(f"{path}: not a sweep: {error.errors()[0]['msg']}. Run its r2 policy sweep again.") from None

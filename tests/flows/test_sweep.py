@@ -12,6 +12,8 @@ from flows.cli.app import app
 from r2.evaluation.compare import compare
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.sweep import SweepMeasurement, SweepSettings, concluded, points_of
+from r2.settings import AnswerSettings
+from storage.evaluations.promise import promised
 from storage.evaluations.sweeps import read_sweep
 from storage.sql.query import connect
 from tests.support.paths import ROOT
@@ -34,11 +36,12 @@ def outcomes(label: str, correct: list[float], usd: list[float]) -> MethodOutcom
 
 
 def test_points_carry_means_and_intervals_in_the_order_of_b():
-    comparison = compare([outcomes("dear", [1, 1, 1, 1], [0.004] * 4), outcomes("cheap", [1, 0, 1, 0], [0.001] * 4)])
-    low, high = points_of(comparison, {0.4: "cheap", 0.0: "dear"})
+    rows = [outcomes("dear", [1, 1, 1, 1], [0.004] * 4), outcomes("cheap", [1, 0, 1, 0], [0.001] * 4)]
+    low, high = points_of(compare(rows), {0.4: "cheap", 0.0: "dear"}, {row.label: row for row in rows})
     assert (low.b, low.accuracy, low.usd_per_1k) == (0.0, 1.0, pytest.approx(4.0))
     assert (high.b, high.accuracy, high.usd_per_1k) == (0.4, 0.5, pytest.approx(1.0))
     assert high.accuracy_low < 0.5 < high.accuracy_high
+    assert (low.n_right, high.n_right) == (4, 2)
 
 
 def test_shares_refer_to_the_best_point_or_to_the_solver_that_was_asked_beside_them():
@@ -95,6 +98,7 @@ def test_a_sweep_writes_its_points_and_says_which_b_to_use_and_more_values_pay_f
 
     def swept(b: str) -> str:
         flags = ["--problems", "arithmetic", "--limit", "12", "--budget-usd-per-1k", "9", "--min-accuracy-share", "0.5"]
+        flags += ["--target-accuracy", "0.3", "--delta", "0.1"]
         outcome = CliRunner().invoke(
             app, ["policy", "sweep", "--pool", str(pool), "--lake", str(lake), "--b", b, *flags], catch_exceptions=False
         )
@@ -103,6 +107,7 @@ def test_a_sweep_writes_its_points_and_says_which_b_to_use_and_more_values_pay_f
 
     said = swept("0,3")
     assert "the most accurate point at no more than 9 USD per 1k problems" in said
+    assert re.search(r"Setting [03]: at least 30\.0% are right, with 90\.0% confidence: \d+ of 12 rows", said)
     [file] = (lake / "_sweeps").glob("*.json")
     sweep = read_sweep(lake, file.stem)
     assert [point.b for point in sweep.points] == [0.0, 3.0]
@@ -116,6 +121,8 @@ def test_a_sweep_writes_its_points_and_says_which_b_to_use_and_more_values_pay_f
     with connect(lake) as db:
         means = dict(db.execute("select run_id, 1000 * avg(cost_usd) from trajectories group by 1").fetchall())
     assert [p.usd_per_1k for p in sweep.points] == [pytest.approx(means[p.run_id]) for p in sweep.points]
+    promise = promised(AnswerSettings(input="q.jsonl", pool=str(pool), lake=str(lake), target_accuracy=0.3, delta=0.1))
+    assert promise is not None and promise.floor == sweep.floor
     swept("0,0.2,3")
     more = read_sweep(lake, file.stem)
     assert [point.b for point in more.points] == [0.0, 0.2, 3.0]

@@ -30,7 +30,7 @@ def test_the_path_ends_at_the_first_setting_that_is_not_shown():
 
     assert floor.theta == 3.0
     assert [one.theta for one in floor.tested] == [4.0, 3.0, 2.0], "what comes after a miss is not tested"
-    assert "At 3 at least 90.0% are right, with 95.0% confidence: 99 of 100 rows" in floor.said
+    assert "Setting 3: at least 90.0% are right, with 95.0% confidence: 99 of 100 rows" in floor.said
 
 
 def test_rows_and_counts_come_to_the_same():
