@@ -13,17 +13,26 @@ What is believed comes through `Beliefs` (r2/answering/attempts.py); the rule kn
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 from r2.answering.attempts import Attempt, Attempts, Beliefs
 
 HORIZON = 3
-MAX_ARMS = 6
-"""Arms that the rule looks ahead with. Of more, those on the outer Pareto fronts of cost and P(right) are kept."""
+MAX_ARMS, MAX_LATER_ARMS = 6, 4
+"""Arms that the rule looks ahead with: as the one that is asked now, and as those asked after it. Of more, the ones on
+the outer Pareto fronts of cost and P(right) are kept, spread from the cheapest to the dearest."""
 
 Action = Literal["ask", "accept", "decompose"]
 Reason = Literal["worth_asking", "no_result_yet", "plan_worth_more", "not_worth_more", "nobody_left"]
 """Why the action was chosen. `not_worth_more`: no arm's look-ahead value reaches that of accepting."""
+
+
+@runtime_checkable
+class Foreseeing(Beliefs, Protocol):
+    """Beliefs that work out the last attempt that is looked at in one go, for speed."""
+
+    def expected_best(self, attempts: Attempts, arm: str) -> float:
+        """The sum over `outcomes` of probability times the highest `p_right` after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,7 @@ def decide(
     open_arms.sort(key=lambda one: (one.cost_usd - v_usd * one.p_right, one.cost_usd, one.arm))
     able = [one for one in open_arms if one.cost_usd < v_usd * (1 - q)]
     kept = _on_outer_fronts(able, MAX_ARMS) if horizon else []
-    search = _Search(beliefs, v_usd, decompose, [one.arm for one in kept])
+    search = _Search(beliefs, v_usd, decompose, [one.arm for one in _on_outer_fronts(kept, MAX_LATER_ARMS)])
     values = {one.arm: search.asking(attempts, one.arm, one.cost_usd, horizon) for one in kept}
     candidates = tuple(
         Candidate(one.arm, one.cost_usd, one.p_right, one.p1, one.p0, values.get(one.arm)) for one in open_arms
@@ -118,14 +127,24 @@ def _seen(beliefs: Beliefs, attempts: Attempts, arm: str, q: float, best: int | 
 
 def _on_outer_fronts(arms: Sequence[Candidate], most: int) -> list[Candidate]:
     """At most so many arms, in the order given: those that no cheaper arm beats, then those that only these beat, and
-    so on; of the last front the ones of most value by themselves."""
+    so on; of a front that is too large so many, evenly from its cheapest to its dearest."""
     kept: set[str] = set()
     left = list(arms)
     while left and len(kept) < most:
-        front = [one for one in left if not any(_beats(other, one) for other in left)]
-        kept.update(one.arm for one in front[: most - len(kept)])
+        front = sorted((one for one in left if not any(_beats(other, one) for other in left)), key=_by_cost)
+        kept.update(one.arm for one in _spread(front, most - len(kept)))
         left = [one for one in left if one not in front]
     return [one for one in arms if one.arm in kept]
+
+
+def _spread(front: Sequence[Candidate], most: int) -> Sequence[Candidate]:
+    if len(front) <= most:
+        return front
+    return [front[-1]] if most == 1 else [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
+
+
+def _by_cost(one: Candidate) -> tuple[float, str]:
+    return one.cost_usd, one.arm
 
 
 def _beats(one: Candidate, other: Candidate) -> bool:
@@ -141,6 +160,7 @@ class _Search:
     def __init__(self, beliefs: Beliefs, v_usd: float, decompose: float | None, arms: Sequence[str]) -> None:
         self._beliefs, self._v_usd, self._arms = beliefs, v_usd, arms
         self._floor = 0.0 if decompose is None else max(0.0, decompose)
+        self._foreseeing = beliefs if isinstance(beliefs, Foreseeing) and not self._floor else None
         self._known: dict[tuple[object, ...], float] = {}
 
     def asking(self, attempts: Attempts, arm: str, cost_usd: float, horizon: int) -> float:
@@ -165,17 +185,22 @@ class _Search:
         for arm in self._arms:
             if arm in asked:
                 continue
-            total, left = -self._beliefs.cost_usd(arm, attempts), 1.0
-            if total + v_usd <= best:
-                continue
-            for probability, attempt in self._beliefs.outcomes(attempts, arm):
-                left -= probability
-                total += probability * self.value((*attempts, attempt), horizon - 1)
-                if total + left * v_usd <= best:
-                    break
-            else:
-                best = max(best, total)
+            total = -self._beliefs.cost_usd(arm, attempts)
+            if total + v_usd > best:
+                best = max(best, self._after(attempts, arm, horizon, total, best))
         return best
+
+    def _after(self, attempts: Attempts, arm: str, horizon: int, total: float, best: float) -> float:
+        """The value of asking `arm`, which costs -`total`; something below `best` as soon as it cannot reach that."""
+        if horizon == 1 and self._foreseeing is not None:
+            return total + self._v_usd * self._foreseeing.expected_best(attempts, arm)
+        left = 1.0
+        for probability, attempt in self._beliefs.outcomes(attempts, arm):
+            left -= probability
+            total += probability * self.value((*attempts, attempt), horizon - 1)
+            if total + left * self._v_usd <= best:
+                break
+        return total
 
 
 def _state(attempts: Sequence[Attempt]) -> tuple[tuple[str, int | None, float | None], ...]:

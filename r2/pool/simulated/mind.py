@@ -40,6 +40,18 @@ from r2.answering.prompts import (
 )
 from r2.plan import DIRECT, Plan, Subtask, format_plan
 from r2.problems import arithmetic, scan, words
+from r2.problems.kind import (
+    EQUATION,
+    JOIN,
+    REFERENCE,
+    REPEAT,
+    TRANSLATE,
+    command_kind,
+    expression_in,
+    kind_of,
+    operations_kind,
+    step_expression,
+)
 from r2.roster import Tier
 
 SLOPE = 2.0
@@ -67,26 +79,11 @@ TIER_GUESS: dict[Tier, float] = {"small": 0.6, "medium": 0.85, "large": 0.97}
 
 _RESULT = re.compile(r"^Result of step (\d+): (.*)$", re.MULTILINE)
 _THOUGHT = re.compile(r"^Thought \d+: .*It comes to (.+)\.$", re.MULTILINE)
-_REFERENCE = re.compile(r"the results? of step (\d+)")
 _MODEL_LINE = re.compile(
     r"^([A-Za-z]): (small|medium|large), ([\d.e+-]+) USD(, thinks step by step)?(?:; (.*))?$", re.MULTILINE
 )
 _SKILL = re.compile(r"(\w+) (\d+)%")
 _NUMBERED = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
-_EQUATION = re.compile(r"solve for x: (\d{1,9}) \* x \+ (\d{1,9}) = (\d{1,9})", re.IGNORECASE)
-_ASKS = re.compile(r"(?:what is|compute|calculate)\s+", re.IGNORECASE)
-_STEP_FORMS = tuple(
-    (re.compile(pattern, re.IGNORECASE), form)
-    for pattern, form in (
-        (r"(?:compute|calculate) (.+)", "{0}"),
-        (r"add (.+?) (?:to|and) (.+)", "({0}) + ({1})"),
-        (r"subtract (.+?) from (.+)", "({1}) - ({0})"),
-        (r"multiply (.+?) (?:by|and|with) (.+)", "({0}) * ({1})"),
-    )
-)
-_TRANSLATE = re.compile(r"Translate '([^']+)'")
-_REPEAT = re.compile(r"Repeat the result of step (\d+) (?:(\d) times|(twice|thrice))")
-_JOIN = re.compile(r"Join (.*steps? .*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +181,7 @@ def gold_steps(question: str) -> tuple[Plan, list[str]]:
     if scan.is_command(question):
         return scan.gold_plan(question)
     try:
-        return arithmetic.gold_plan(arithmetic.parse(_expression_in(question)))
+        return arithmetic.gold_plan(arithmetic.parse(expression_in(question)))
     except ValueError:
         return DIRECT, []
 
@@ -215,22 +212,16 @@ def _question_job(question: str) -> Job | None:
         command, right = question.split(), scan.interpret(question)
         is_joined = "and" in command or "after" in command
         n_repeats = sum(word in scan.TIMES for word in command)
-        if not is_joined and not n_repeats:
+        if command_kind(question) == "scan_phrase":
             return _verb_phrase_job(question)
         difficulty = -1.0 + 1.5 * is_joined + 0.8 * n_repeats + 0.1 * len(right.split())
         return Job(right, difficulty, "scan_command")
-    if (match := _EQUATION.match(question)) and (factor := int(match[1])):
+    if (match := EQUATION.match(question)) and (factor := int(match[1])):
         return Job(str((int(match[3]) - int(match[2])) // factor), 1.0, "equation")
-    job = _expression_job(text := _expression_in(question))
+    job = _expression_job(text := expression_in(question))
     if job is None or text in question:
         return job
     return Job(job.right, job.difficulty + 0.8, "word_problem")
-
-
-def _expression_in(question: str) -> str:
-    """The expression behind a story of ours, else the question without "What is" and all from its question mark on."""
-    asked, mark, _ = question.strip().partition("?")
-    return words.expression_of(asked + mark) or _ASKS.sub("", asked, count=1).rstrip(" .=")
 
 
 def _expression_job(text: str) -> Job | None:
@@ -244,8 +235,7 @@ def _expression_job(text: str) -> Job | None:
     if not steps:
         return Job(right, -2.0, "add")
     difficulty = max(map(_operation_difficulty, steps)) + 1.0 * (len(steps) - 1)
-    skill = "expression" if len(steps) > 1 else "multiply" if steps[0].op == "*" else "add"
-    return Job(right, difficulty, skill)
+    return Job(right, difficulty, operations_kind(steps))
 
 
 def _operation_difficulty(step: arithmetic.Operation) -> float:
@@ -256,22 +246,17 @@ def _operation_difficulty(step: arithmetic.Operation) -> float:
 
 
 def _arithmetic_step(task: str, results: Mapping[int, str]) -> Job | None:
-    """Steps as people and gold plans write them: "Compute 3 * the result of step 1", "Subtract 9 from the result of
-    step 1"."""
-    text = _REFERENCE.sub(lambda match: f"({results.get(int(match[1]), '?')})", task).strip().rstrip(".")
-    for pattern, form in _STEP_FORMS:
-        if match := pattern.fullmatch(text):
-            return _expression_job(form.format(*match.groups()))
-    return None
+    expression = step_expression(task, results)
+    return None if expression is None else _expression_job(expression)
 
 
 def _scan_step(task: str, results: Mapping[int, str]) -> Job | None:
-    if match := _TRANSLATE.fullmatch(task):
+    if match := TRANSLATE.fullmatch(task):
         return _verb_phrase_job(match[1]) if scan.is_command(match[1]) else None
-    if match := _REPEAT.fullmatch(task):
+    if match := REPEAT.fullmatch(task):
         n_times = int(match[2]) if match[2] else scan.TIMES[match[3]]
         return Job(" ".join([results.get(int(match[1]), "")] * n_times), -1.5, "scan_join")
-    if match := _JOIN.fullmatch(task):
+    if match := JOIN.fullmatch(task):
         steps = [int(number) for number in re.findall(r"\d+", match[1])]
         return Job(" ".join(results.get(step, "") for step in steps), -1.5, "scan_join")
     return None
@@ -312,7 +297,7 @@ def _with_a_step_too_many(plan: Plan) -> Plan:
 def _judgement(user: str, ability: float, chance: random.Random) -> str:
     """Near 1 for a step that speaks of earlier results, near one half for one that stands alone; the weak are vague."""
     steps = _NUMBERED.findall(user.partition(STEPS_MARK)[2])
-    uses = bool(steps) and _REFERENCE.search(steps[-1][1]) is not None
+    uses = bool(steps) and REFERENCE.search(steps[-1][1]) is not None
     return f"{min(1.0, max(0.0, (0.95 if uses else 0.5) + chance.gauss(0, 0.3 * math.exp(-ability / 3)))):.2f}"
 
 
@@ -355,7 +340,7 @@ def _allocate(user: str, ability: float, chance: random.Random) -> Thought:
     noise = 3 * math.exp(-ability)
     chosen, tables = [], []
     for number, text in _NUMBERED.findall(steps):
-        skill = _skill_of(question if text == DIRECT_STEP else text)
+        skill = kind_of(question if text == DIRECT_STEP else text)
         scores: dict[str, float] = {}
         for rank, (_, letter, guess, skills) in enumerate(shown):
             promised = float(skills[skill]) / 100 if skill in skills else guess
@@ -366,13 +351,6 @@ def _allocate(user: str, ability: float, chance: random.Random) -> Thought:
         tables.append({letter: weight / total for letter, weight in weights.items()})
         chosen.append(f'{{"subtask": {number}, "model": "{best}"}}')
     return Thought(f"[{', '.join(chosen)}]", tuple(tables))
-
-
-def _skill_of(text: str) -> str:
-    """The profile entry that speaks about a step or question; "" if none does. Earlier results, not known yet, count as
-    55."""
-    job = _arithmetic_step(_REFERENCE.sub("55", text), {}) or _scan_step(text, {}) or _question_job(text)
-    return "" if job is None else job.skill
 
 
 def _after(text: str, mark: str) -> str | None:
