@@ -40,19 +40,11 @@ from tasks.evaluation.evaluate_method import (
     open_evaluation,
     plan_evaluated,
 )
+from tasks.evaluation.evaluation_tasks import plan_evaluation
 from tasks.evaluation.finish_evaluation import finish_evaluation, outcomes_on
+from tasks.evaluation.finished import EvaluationResult
 from tasks.evaluation.fit_router import FittedRouter, fit_router
-from tasks.evaluation.plan_evaluation import PlannedEvaluation, plan_evaluation
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationResult:
-    """How a session of an evaluation ended. `comparison` is None where no row is finished."""
-
-    evaluation: Evaluation
-    comparison: Comparison | None
-    lake: Path
-    session_paid_usd: float
+from tasks.evaluation.plan_evaluation import PlannedEvaluation
 
 
 @dataclass(slots=True)

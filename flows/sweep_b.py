@@ -17,16 +17,13 @@ from flows.support.running import rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
 from r2.evaluation.compare import compare
 from r2.evaluation.operating_points import own_mode
-from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, answers_digest, checked, concluded, points_of
+from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, answers_digest, concluded, points_of
 from r2.pool.file.config import load_pool
-from r2.problems.own_check import checks_digest
 from r2.settings import Reasoning, load
-from storage.evaluations.problems import evaluated_problems
-from storage.evaluations.store import write_problems
-from storage.evaluations.sweeps import sweep_file, write_sweep
-from storage.lake.manifest import make_folder
+from storage.evaluations.sweeps import write_sweep
 from tasks.evaluation.evaluate_method import OpenEvaluation, evaluate_method, open_evaluation, plan_evaluated
 from tasks.evaluation.finish_evaluation import outcomes_on
+from tasks.evaluation.plan_evaluation import planned_sweep
 
 
 def _run_name() -> str:
@@ -39,22 +36,16 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
     """Runs what is not answered yet, and concludes from what is."""
     await tag_run("sweep", f"pool:{Path(settings.pool).stem}", *(f"problems:{text}" for text in settings.problems))
     pool = load_pool(settings.pool)
-    settings = checked(settings, pool)
-    found = evaluated_problems(settings)
-    problems = sorted([*found.dev, *found.test], key=lambda problem: problem.input_index)
-    root = Path(settings.lake)
-    sweep_id = settings.sweep_id(found.digest, pool.digest + checks_digest(settings.reasoning))
-    path = sweep_file(root, sweep_id, ".jsonl")
-    make_folder(path.parent)
-    write_problems(path, problems)
+    planned = planned_sweep(settings)
+    settings, sweep_id, root = planned.settings, planned.sweep_id, Path(settings.lake)
     wanted: dict[float | None, Reasoning] = {b: settings.at(b) for b in settings.b}
     if settings.reference is not None:
         wanted[None] = own_mode(settings, pool.roster()[settings.reference]).reasoning
     async with open_evaluation(sweep_id, settings, pool) as opened:
         with stopped_by_signals(opened):
-            runs = await _answer(settings, opened, path, wanted)
+            runs = await _answer(settings, opened, planned.file, wanted)
         paid_usd, stop_reason = opened.paid_usd, opened.stop_reason
-    ids = [problem.problem_id for problem in problems]
+    ids = [problem.problem_id for problem in planned.problems]
     outcomes = outcomes_on(root, ids, dict.fromkeys(ids, ""), {run: (run, "r2", "b") for run in runs.values()})
     points: tuple[SweepMeasurement, ...] = ()
     reference: float | None = None
@@ -64,7 +55,7 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
         points = points_of(comparison, {b: run for b, run in runs.items() if b is not None}, outcomes)
     status = "completed" if len(runs) == len(wanted) else stop_reason or "incomplete"
     digest = answers_digest(pool, settings.reasoning)
-    sweep = concluded(sweep_id, status, settings, len(problems), points, reference, paid_usd, digest)
+    sweep = concluded(sweep_id, status, settings, len(ids), points, reference, paid_usd, digest)
     write_sweep(root, sweep)
     table = [{"b": p.b, "accuracy": p.accuracy, "USD per 1k": p.usd_per_1k} for p in sweep.points]
     await told(acreate_table_artifact(key="sweep-b-points", table=rounded(table), description=f"sweep {sweep_id}"))

@@ -6,7 +6,6 @@ task is one round, in a process of its own.
 """
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow, runtime, task
@@ -17,22 +16,12 @@ from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
 from flows.support.running import rounded, told_now
 from flows.support.terminal import stopped_by_signals
-from r2.training.grpo.rounds import Decision, Rounds, State
+from r2.training.grpo.rounds import Decision, Rounds
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from storage.sql.query import write_database
 from tasks.retry import may_help
-from tasks.training.train_rounds import run_in_process, train_rounds
+from tasks.training.train_rounds import GrpoResult, round_table, run_in_process, train_rounds
 from tasks.training.waiting import Trainings
-
-
-@dataclass(frozen=True, slots=True)
-class GrpoResult:
-    """Where the training stands, with one record per settled round."""
-
-    state: State
-    run_dir: Path
-    is_stopped: bool = False
-    """The user stopped it before all its rounds were settled."""
 
 
 def _run_name() -> str:
@@ -70,32 +59,6 @@ def train_grpo(settings: GrpoSettings) -> GrpoResult:
     table, description = rounded(round_table(rounds.state)), f"run {rounds.state.run_id}"
     told_now(lambda: create_table_artifact(key="train-grpo-rounds", table=table, description=description))
     return GrpoResult(rounds.state, rounds.run_dir, is_stopped=not rounds.is_done)
-
-
-def round_table(state: State) -> list[dict[str, object]]:
-    """One row per settled round: who learned, what held-out problems said, and what followed."""
-    rows: list[dict[str, object]] = []
-    for record in state.settled:
-        decision = record["decision"]
-        row: dict[str, object] = {
-            "round": record["number"],
-            "trained": ", ".join(record["candidates"].values()) or "nobody",
-            "utility before": decision["before"]["utility"],
-            "utility after": decision["after"]["utility"],
-            "difference": decision["difference"],
-            "low 95%": decision["low"],
-            "high 95%": decision["high"],
-            "accuracy before": decision["before"]["accuracy"],
-            "accuracy after": decision["after"]["accuracy"],
-            "USD per 1k before": 1000 * decision["before"]["cost_usd"],
-            "USD per 1k after": 1000 * decision["after"]["cost_usd"],
-            "promoted": decision["is_promoted"],
-            "held out": decision["n_problems"],
-            "paid USD": record["cost_usd"],
-            "alarms": "; ".join(record["alarms"][-3:]),
-        }
-        rows.append(row)
-    return rows
 
 
 def _by_hand() -> None:

@@ -5,7 +5,6 @@ By hand: `r2 sft --labels labels`, or `python -m flows.train_sft configs/gpu/sft
 
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from prefect import flow, runtime
@@ -15,25 +14,14 @@ from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
 from flows.support.running import rounded, told_now
 from flows.support.terminal import stopped_by_signals
-from r2.atomic import check_folder
 from r2.errors import StoppedError
 from r2.training.sft.settings import PolicyKind, SftSettings, load_sft_settings
 from storage.lake.lake import Lake
-from tasks.training.sft_policy import TrainedPolicy, how_far, record_training, sft_policy
-from tasks.training.sft_process import PolicySpec, read_result, starting_policy
-from tasks.training.training_rows import held_out_problems, training_rows
+from tasks.training.sft_policy import how_far, record_training, sft_policy
+from tasks.training.sft_process import read_result
+from tasks.training.sft_run import SftResult, sft_run
+from tasks.training.trained_policy import TrainedPolicy
 from tasks.training.waiting import Trainings
-
-
-@dataclass(frozen=True, slots=True)
-class SftResult:
-    """The run and the policies it trained, in order."""
-
-    run_id: str
-    policies: list[TrainedPolicy]
-    wall_s: float
-    reached: str = ""
-    """How far the policy came that the user stopped; empty where nobody did."""
 
 
 def _run_name() -> str:
@@ -45,31 +33,19 @@ def _run_name() -> str:
 def train_sft(settings: SftSettings) -> SftResult:
     """Trains what is not trained yet, one process after the other, and registers each policy."""
     started_at = time.time()
-    check_folder(Path(settings.policies_dir), "--policies-dir")
-    if settings.start is not None:  # the name may mean another version tomorrow: the run's identity is of this one
-        settings = settings.model_copy(update={"start": starting_policy(settings).ref})
-    data = {kind: training_rows(settings, kind) for kind in settings.kinds}
-    if settings.pool is not None:
-        held_out_problems(settings)  # so that a source that cannot be read is said now, not after the training
-    data_sha256 = {source: sha for rows in data.values() for source, sha in rows.data_sha256.items()}
-    run_id = settings.run_id(data_sha256)
-    n_rows = sum(len(rows.train) for rows in data.values())
+    run = sft_run(settings)
+    settings, run_id = run.settings, run.run_id
+    n_rows = sum(len(rows.train) for rows in run.rows.values())
     done: list[TrainedPolicy] = []
     partners: dict[PolicyKind, Path] = {}
     status, session_usd, reached = "failed", 0.0, ""
     with Lake(settings.lake).run_lock(run_id), stopped_by_signals(Trainings()):
         try:
             for kind in settings.kinds:
-                spec = PolicySpec(
-                    settings=settings,
-                    kind=kind,
-                    run_id=run_id,
-                    work_dir=work_dir(settings, run_id, kind),
-                    partners=partners,
-                )
+                spec = run.spec(kind, partners)
                 is_new = read_result(spec.work_dir) is None
                 try:
-                    done.append(sft_policy(spec, data[kind].data_sha256))
+                    done.append(sft_policy(spec, run.rows[kind].data_sha256))
                 except StoppedError:
                     status, reached = "interrupted", how_far(spec)
                     break
@@ -91,11 +67,6 @@ def train_sft(settings: SftSettings) -> SftResult:
             )
     told_now(lambda: _publish(run_id, done))
     return SftResult(run_id, done, time.time() - started_at, reached)
-
-
-def work_dir(settings: SftSettings, run_id: str, kind: PolicyKind) -> Path:
-    """Where a run's checkpoints are: beside the lake's tables, by the run's identity."""
-    return Path(settings.lake) / "_training" / run_id / kind
 
 
 def _publish(run_id: str, done: list[TrainedPolicy]) -> None:

@@ -304,7 +304,7 @@ class LabelSettings(Frozen):
     """As in `AnswerSettings`."""
     models_dir: str = "models"
 
-    def answering(self, input_path: str, default_benchmark: str = "") -> AnswerSettings:
+    def answering(self, input_path: str, default_benchmark: str = "", columns: Columns | None = None) -> AnswerSettings:
         """The same as a run of the method `label` over a file of problems: what plans, journals, budgets and the lake
         know."""
         reasoning = Reasoning(
@@ -321,6 +321,7 @@ class LabelSettings(Frozen):
             pool=self.pool,
             lake=self.lake,
             reasoning=reasoning,
+            columns=columns or Columns(),
             default_benchmark=default_benchmark,
             limit=self.limit,
             max_cost_usd=self.max_cost_usd,

@@ -39,6 +39,16 @@ def starting() -> None:
     sys.stderr.write(STARTING + "\n")
 
 
+def say_columns(problems: Sequence[str]) -> None:
+    """Which columns of the user's own files among these sources are taken for what, where their names differ from
+    ours. InputFileError or ConfigError for a source that cannot be read; a file that is not there is passed over."""
+    from storage.sources.own_file import own_files
+
+    for file in own_files(problems):
+        if file.path.is_file() and (said := file.told()):
+            say(f"r2: {file.path}: {said}")
+
+
 def figures(title: str) -> Table:
     """An empty table of names and figures: two columns, the second to the right."""
     table = Table(title=title, title_justify="left")

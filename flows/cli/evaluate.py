@@ -11,7 +11,7 @@ from rich.table import Table
 
 from flows.cli import options
 from flows.cli.checked import checked
-from flows.cli.console import results, say, starting
+from flows.cli.console import results, say, say_columns, starting
 from flows.cli.options import INPUT, ROUTER, flag
 from flows.support.terminal import INTERRUPTED, this_command
 from r2.errors import ConfigError
@@ -158,6 +158,8 @@ def evaluate(
         "reasoning": {name: value for name, value in own.items() if value is not None} or None,
     }
     settings = load(EvaluateSettings, config, recorded_settings(flags))
+    if not settings.pool.startswith("recording:"):
+        say_columns(settings.problems)
     if dry_run:
         _print_estimate(settings)
         return
@@ -166,17 +168,18 @@ def evaluate(
     from flows.support.embedded_api import embedded_api
     from r2.atomic import check_folder
     from r2.evaluation.operating_points import variants_of
-    from storage.evaluations.problems import evaluated_problems
+    from tasks.evaluation.finished import finished_evaluation
 
     loaded = load_pool(settings.pool)
     loaded.check_keys()
     variants_of(settings, loaded.roster(), loaded.router.decomposer, loaded.router.allocator)
     check_folder(Path(settings.lake), "--lake")
-    evaluated_problems(settings)  # what is wrong with them is said before anything starts
-    with embedded_api(importing="flows.evaluate_methods"):
-        from flows.evaluate_methods import evaluate_methods  # imports Prefect, which takes seconds
+    result = finished_evaluation(settings)
+    if result is None:
+        with embedded_api(importing="flows.evaluate_methods"):
+            from flows.evaluate_methods import evaluate_methods  # imports Prefect, which takes seconds
 
-        result = asyncio.run(evaluate_methods(settings))
+            result = asyncio.run(evaluate_methods(settings))
     raise typer.Exit(print_result(result))
 
 

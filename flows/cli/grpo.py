@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from flows.cli import options
-from flows.cli.console import results, say, starting
+from flows.cli.console import results, say, say_columns, starting
 from flows.cli.options import TRAINING, flag
 from flows.support.terminal import INTERRUPTED, this_command
 from r2.policies.torch_there import require_torch
@@ -128,6 +128,7 @@ def grpo(
         "reasoning": {"check": check, "rubric": rubric, "verify": verify, "max_answer_tokens": max_answer_tokens},
     }
     settings = load_grpo_settings(config, given)
+    say_columns([settings.problems])
     if dry_run:
         _print_estimate(settings)
         return
@@ -135,17 +136,19 @@ def grpo(
         require_torch("r2 grpo")
     starting()
     from r2.atomic import check_folder
-    from tasks.training.train_rounds import open_rounds
+    from tasks.training.train_rounds import GrpoResult, open_rounds, round_table
 
     check_folder(Path(settings.policies_dir), "--policies-dir")
     check_folder(Path(settings.lake), "--lake")
-    open_rounds(settings)
-    from flows.support.embedded_api import embedded_api
+    rounds = open_rounds(settings)
+    result = GrpoResult(rounds.state, rounds.run_dir)
+    if not rounds.is_done:
+        from flows.support.embedded_api import embedded_api
 
-    with embedded_api(importing="flows.train_grpo"):
-        from flows.train_grpo import round_table, train_grpo  # imports Prefect, which takes seconds
+        with embedded_api(importing="flows.train_grpo"):
+            from flows.train_grpo import train_grpo  # imports Prefect, which takes seconds
 
-        result = train_grpo(settings)
+            result = train_grpo(settings)
     raise typer.Exit(_print_result(result, round_table(result.state), settings.lake))
 
 
@@ -159,14 +162,12 @@ def _print_estimate(settings: Any) -> None:
     from r2.problem import Problem
     from r2.problems.own_check import own_checks
     from r2.problems.split import split_of
-    from r2.settings import Columns
     from storage.sources.problem_files import question_file
-    from storage.sources.questions import read_questions
 
     pool = load_pool(settings.pool, settings.policies_dir)
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    path, benchmark = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
-    rows = [row for row in read_questions(path, Columns(), benchmark, settings.limit) if isinstance(row, Problem)]
+    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    rows = [row for row in file.rows(settings.limit) if isinstance(row, Problem)]
     check, _ = own_checks(settings.reasoning)
     judged = [row for row in rows if (row.target is not None if check is None else check.can_judge(row))]
     sides = Counter(split_of(row.question, settings.split_seed, settings.test_share) for row in judged)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import options
-from flows.cli.console import figures, results, say, starting
+from flows.cli.console import figures, results, say, say_columns, starting
 from flows.cli.left_over import what_is_deferred
 from flows.cli.options import INPUT, TRAINING, flag
 from flows.support.terminal import INTERRUPTED
@@ -118,6 +118,7 @@ def label(
             "labelling": {"teacher": teacher, "m_eval": m_eval, "judge": judge, "n_candidates": candidates},
         },
     )
+    say_columns([settings.problems])
     if dry_run:
         _print_estimate(settings)
         return
@@ -151,14 +152,13 @@ def _print_estimate(settings: LabelSettings) -> None:
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
     from storage.sources.problem_files import question_file
-    from storage.sources.questions import read_questions
 
     pool = load_pool(settings.pool)
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
-    answering = settings.answering(str(path), check)
+    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    answering = settings.answering(str(file.path), file.check, file.columns)
     router = make_router(pool, answering)
-    rows = [r for r in read_questions(path, answering.columns, check, settings.limit) if isinstance(r, Problem)]
+    rows = [row for row in file.rows(settings.limit) if isinstance(row, Problem)]
     short, whole = rows_of(rows, router)
     prices = {name: card.price for name, card in router.roster.by_name.items()}
     print(f"{len(rows)} problems of {settings.problems}")

@@ -61,8 +61,8 @@ Problems = Annotated[
         INPUT,
         "--problems",
         metavar="SOURCE",
-        help=f"Source of problems: {', '.join(benchmark_names())} (as rg:TASK), or file:PATH?check=NAME. Repeatable in "
-        "evaluate, plans and policy sweep.",
+        help=f"Source of problems: {', '.join(benchmark_names())} (as rg:TASK), or "
+        "file:PATH?check=NAME&question=COLUMN. Repeatable in evaluate, plans and policy sweep.",
     ),
 ]
 

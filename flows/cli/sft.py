@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from flows.cli import options
-from flows.cli.console import figures, results, say, starting
+from flows.cli.console import figures, results, say, say_columns, starting
 from flows.cli.options import INPUT, TRAINING, flag
 from flows.support.terminal import INTERRUPTED, this_command
 from r2.policies.torch_there import require_torch
@@ -158,21 +158,27 @@ def sft(
             "models_dir": models_dir,
         },
     )
+    if settings.problems is not None and settings.pool is not None:
+        say_columns([settings.problems])
     if dry_run:
         _print_estimate(settings)
         return
     if not settings.launcher:  # another Python trains then
         require_torch("r2 sft")
     starting()
+    # Here and not above: --help and --dry-run need not wait for it.
     from flows.support.embedded_api import embedded_api
     from r2.atomic import check_folder
+    from tasks.training.sft_run import finished_sft
 
     check_folder(Path(settings.policies_dir), "--policies-dir")
     check_folder(Path(settings.lake), "--lake")
-    with embedded_api(importing="flows.train_sft"):
-        from flows.train_sft import train_sft  # imports Prefect, which takes seconds
+    result = finished_sft(settings)
+    if result is None:
+        with embedded_api(importing="flows.train_sft"):
+            from flows.train_sft import train_sft  # imports Prefect, which takes seconds
 
-        result = train_sft(settings)
+            result = train_sft(settings)
     raise typer.Exit(_print_result(result, settings.policies_dir))
 
 
@@ -205,7 +211,7 @@ def _print_estimate(settings: Any) -> None:
 
 def _print_result(result: Any, policies_dir: str) -> int:
     """A table per policy, and where the weights are; the exit code: 0 done, 130 interrupted."""
-    from tasks.training.sft_policy import LEAST_VALID_PLANS, plans_poorly
+    from tasks.training.trained_policy import LEAST_VALID_PLANS, plans_poorly
 
     for trained in result.policies:
         card = trained.policy.card

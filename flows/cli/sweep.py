@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from flows.cli import options
-from flows.cli.console import print_calls, results, say, starting
+from flows.cli.console import print_calls, results, say, say_columns, starting
 from flows.cli.options import MONEY, ROUTER, flag
 from flows.support.terminal import INTERRUPTED, this_command
 
@@ -111,6 +111,8 @@ def sweep(
     )
     opened = load_pool(settings.pool)
     settings = checked(settings, opened)
+    if not settings.pool.startswith("recording:"):
+        say_columns(settings.problems)
     if dry_run:
         _print_estimate(settings)
         return
@@ -118,13 +120,16 @@ def sweep(
     # Here and not above: --help and --dry-run need not wait for it.
     from flows.support.embedded_api import embedded_api
     from r2.atomic import check_folder
+    from tasks.evaluation.finished import finished_sweep
 
     opened.check_keys()
     check_folder(Path(settings.lake), "--lake")
-    with embedded_api(importing="flows.sweep_b"):
-        from flows.sweep_b import sweep_b  # imports Prefect, which takes seconds
+    done = finished_sweep(settings)
+    if done is None:
+        with embedded_api(importing="flows.sweep_b"):
+            from flows.sweep_b import sweep_b  # imports Prefect, which takes seconds
 
-        done = asyncio.run(sweep_b(settings))
+            done = asyncio.run(sweep_b(settings))
     raise typer.Exit(print_sweep(done, Path(settings.lake)))
 
 

@@ -6,7 +6,7 @@ recorded.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from r2.answering.prompts import CHOICES_MARK, QUESTION_MARK
-from r2.errors import ConfigError
+from r2.errors import ConfigError, InputFileError
 from r2.evaluation.settings import Difficulty, EvaluateSettings, band, band_of, gold_steps, held_out, split
 from r2.pool.file.recording import recorded_evaluation
 from r2.problem import Problem
-from r2.problems.benchmark import benchmarks
+from r2.problems.benchmark import USERS_FILE, benchmarks
+from r2.problems.leakage import leakage
 from r2.problems.own_check import own_checks
 from r2.problems.source import Source, parse_source
-from storage.sources.problem_files import gold_plans_of, problems_of, row_of
+from storage.evaluations.store import LeakageReport
+from storage.sources.own_file import own_files
+from storage.sources.problem_files import gold_plans_of, own_problems, problems_of, row_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,9 @@ class EvaluatedProblems:
         }
 
 
-def evaluated_problems(settings: EvaluateSettings) -> EvaluatedProblems:
-    """ConfigError or InputFileError for a source that cannot be read, an id used twice, a problem without an answer, an
-    empty side."""
+def evaluated_problems(settings: EvaluateSettings, *, finds_columns: bool = True) -> EvaluatedProblems:
+    """The problems of the settings' sources; `finds_columns` as in `QuestionFile.rows`. ConfigError or InputFileError
+    for a source that cannot be read, an id used twice, a problem without an answer, an empty side."""
     if settings.pool.startswith("recording:"):
         recorded = recorded_evaluation(Path(settings.pool.partition(":")[2]))
         if recorded is not None and _same_problems(settings, EvaluateSettings.model_validate(recorded["settings"])):
@@ -66,7 +69,8 @@ def evaluated_problems(settings: EvaluateSettings) -> EvaluatedProblems:
     bands: dict[str, Difficulty] = {}
     for text in settings.problems:
         source = parse_source(text)
-        for problem in _limited(held_out(_problems(source, settings, data_dir), settings), settings.limit):
+        problems = _problems(source, settings, data_dir, finds_columns)
+        for problem in _limited(held_out(problems, settings), settings.limit):
             if problem.target is None and needs_gold:
                 raise ConfigError(
                     f"--problems {text}: {problem.problem_id!r} has no answer to compare with. Give one, or a check "
@@ -88,6 +92,24 @@ def evaluated_problems(settings: EvaluateSettings) -> EvaluatedProblems:
     return EvaluatedProblems(tuple(dev), tuple(test), {name: b for name, b in bands.items() if name in known})
 
 
+def identified_problems(
+    settings: EvaluateSettings, name_of: Callable[[str], str], is_there: Callable[[str], bool]
+) -> tuple[EvaluatedProblems, str]:
+    """The problems with their evaluation's name, which `name_of` makes of their digest. An evaluation that an earlier
+    version began (`is_there`), without the columns that are found by other names, goes on. Errors as
+    `evaluated_problems`."""
+    found = evaluated_problems(settings)
+    name = name_of(found.digest)
+    if is_there(name) or not own_files(settings.problems):
+        return found, name
+    try:
+        older = evaluated_problems(settings, finds_columns=False)
+    except (ConfigError, InputFileError):  # no earlier version could read them
+        return found, name
+    before = name_of(older.digest)
+    return (older, before) if is_there(before) else (found, name)
+
+
 def _same_problems(mine: EvaluateSettings, recorded: EvaluateSettings) -> bool:
     def what(settings: EvaluateSettings) -> tuple[object, ...]:
         return (
@@ -102,11 +124,15 @@ def _same_problems(mine: EvaluateSettings, recorded: EvaluateSettings) -> bool:
     return what(mine) == what(recorded)
 
 
-def _problems(source: Source, settings: EvaluateSettings, data_dir: Path | None) -> Iterator[Problem]:
+def _problems(
+    source: Source, settings: EvaluateSettings, data_dir: Path | None, finds_columns: bool
+) -> Iterator[Problem]:
     """More than the limit where some of them will be left out as seen in training."""
     limit = settings.limit
     if limit is not None and settings.held_out is not None:
         limit = round(2 * limit / settings.held_out) + 50
+    if source.name == USERS_FILE:
+        return own_problems(source, limit, finds_columns=finds_columns)
     return problems_of(source, limit, settings.seed, data_dir)
 
 
@@ -143,6 +169,16 @@ def _problem(row: dict[str, Any], index: int) -> Problem:
         tuple(row.get("aliases", ())),
         {key: value for key, value in row.items() if key not in named},
     )
+
+
+def leaks_among(settings: EvaluateSettings, problems: Sequence[Problem]) -> LeakageReport | None:
+    """Of the router's training questions, how many are among these; None where no labels are named. ConfigError as
+    `train_questions`."""
+    if settings.train_labels is None:
+        return None
+    trained = train_questions(Path(settings.train_labels))
+    found = leakage(trained, (problem.question for problem in problems))
+    return LeakageReport(settings.train_labels, found.n_train, found.n_evaluation, found.n_same, found.n_near)
 
 
 def train_questions(labels: Path) -> list[str]:

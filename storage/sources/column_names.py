@@ -67,19 +67,20 @@ def columns_in(path: Path, columns: Columns) -> Columns:
         if len(found) > 1:
             raise InputFileError(
                 f"{path}: no column {ours!r}, and {' and '.join(map(repr, found))} could each be meant. Say which: "
-                f"--{ours}-column {found[0]}" + (". For none of them: --answer-column none" if ours == "answer" else "")
+                f"--{ours}-column {found[0]}, in --problems file:{path}?{ours}={found[0]}"
+                + (". For none of them: --answer-column none, answer=none" if ours == "answer" else "")
             )
         if found:
             taken[ours] = found[0]
     return columns.model_copy(update=taken)
 
 
-def told(before: Columns, after: Columns) -> str:
-    """What was taken for what, in one line; "" where nothing was."""
+def told(before: Columns, after: Columns, chooses: str = "--question-column") -> str:
+    """What was taken for what, in one line that ends with what `chooses` others; "" where nothing was."""
     taken = [
         f"{theirs!r} as {ours!r}" for ours, theirs in after.model_dump().items() if theirs != getattr(before, ours)
     ]
-    return f"the columns {', '.join(taken)} are taken (--question-column and its like choose others)" if taken else ""
+    return f"the columns {', '.join(taken)} are taken ({chooses} and its like choose others)" if taken else ""
 
 
 def _called(ours: str, names: Sequence[str]) -> list[str]:

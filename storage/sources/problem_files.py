@@ -22,9 +22,9 @@ from r2.problems.gold import gold_plan
 from r2.problems.record import Benchmark
 from r2.problems.row import FieldError, Row
 from r2.problems.source import Source, parse_source
-from r2.settings import Columns
 from storage.sources.lines import LongLine, read_lines
-from storage.sources.questions import check_readable, raw_rows, read_questions
+from storage.sources.own_file import QuestionFile, own_file
+from storage.sources.questions import check_readable, raw_rows
 
 MAX_JSON_BYTES = 32 * 1024 * 1024
 """Parsed, it takes up to twenty times as much."""
@@ -38,7 +38,7 @@ def problems_of(source: Source, limit: int | None, seed: int, data_dir: Path | N
     line and field, for a file that is not in its published format.
     """
     if source.name == USERS_FILE:
-        return _users_own(source, limit)
+        return own_problems(source, limit)
     benchmark = _benchmark(source)
     if benchmark.generate is not None and (benchmark.place or not source.place):
         n_problems = limit or DEFAULT_COUNT
@@ -75,13 +75,12 @@ def _benchmark(source: Source) -> Benchmark:
     return benchmarks()[source.name]
 
 
-def _users_own(source: Source, limit: int | None) -> Iterator[Problem]:
-    """The questions of a user's file. InputFileError for a row that is none: what is compared or trained on has no
-    place for failed rows."""
-    source.only("check")
-    path = Path(source.place)
-    check_readable(path)
-    for row in read_questions(path, Columns(), source.options.get("check", ""), limit):
+def own_problems(source: Source, limit: int | None, *, finds_columns: bool = True) -> Iterator[Problem]:
+    """The questions of a user's file; `finds_columns` as in `QuestionFile.rows`. InputFileError for a row that is none:
+    what is compared or trained on has no place for failed rows."""
+    file = own_file(source)
+    check_readable(file.path)
+    for row in file.rows(limit, finds_columns=finds_columns):
         if not isinstance(row, Problem):
             raise InputFileError(f"--problems {source}: {row.message}. Mend the row or leave it out.")
         yield row
@@ -201,13 +200,11 @@ def _from_hub(source: Source, benchmark: Benchmark) -> Iterator[tuple[int, Row]]
     yield from enumerate(map(dict, data), start=1)
 
 
-def question_file(text: str, limit: int | None, seed: int, data_dir: Path | None, lake: Path) -> tuple[Path, str]:
-    """(file of the source's problems, default benchmark of its rows). A `file:` source is the user's own file,
-    untouched."""
+def question_file(text: str, limit: int | None, seed: int, data_dir: Path | None, lake: Path) -> QuestionFile:
+    """The file of the source's problems. A `file:` source is the user's own file, untouched."""
     source = parse_source(text)
     if source.name == USERS_FILE:
-        source.only("check")
-        return Path(source.place), source.options.get("check", "")
+        return own_file(source)
     folder = lake / "_problems"
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
@@ -219,7 +216,7 @@ def question_file(text: str, limit: int | None, seed: int, data_dir: Path | None
             file.write(line)
     path = folder / f"{source.name}-{digest.hexdigest()[:12]}.jsonl"
     draft.replace(path)
-    return path, ""
+    return QuestionFile(path)
 
 
 def licence_of(text: str) -> str:
@@ -229,7 +226,8 @@ def licence_of(text: str) -> str:
 
 
 def row_of(problem: Problem) -> dict[str, object]:
-    """A problem as a row of a question file with the default columns."""
+    """A problem as a row of a question file with the default columns. A further column that is called as one of them is
+    left out."""
     row: dict[str, object] = {"id": problem.problem_id, "question": problem.question, "answer": problem.target}
     row["benchmark"] = problem.benchmark
     if problem.choices:
@@ -238,4 +236,4 @@ def row_of(problem: Problem) -> dict[str, object]:
         row["aliases"] = problem.aliases
     if problem.context:
         row["context"] = problem.context
-    return row | dict(problem.extra)
+    return row | {name: value for name, value in problem.extra.items() if name not in row}

@@ -212,8 +212,8 @@ def _column_problem(row: dict[str, Any], line: int, index: int, columns: Columns
     if columns.question not in row and not is_conversation:
         raise RowError(
             "missing_question",
-            f"no {columns.question!r} column; found {sorted(row)[:8]}. Map it with --question-column, or give the "
-            "conversation in a column 'messages'.",
+            f"no {columns.question!r} column; found {sorted(row)[:8]}. Map it with --question-column (in --problems: "
+            "file:PATH?question=NAME), or give the conversation in a column 'messages'.",
         )
     problem_id = row.get(columns.id)
     if problem_id in (None, "") and is_conversation:

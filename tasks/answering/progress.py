@@ -160,7 +160,7 @@ class Progress:
 def progress_so_far(plan: RunPlan) -> Progress:
     """What earlier sessions of the run settled, from the notes in the lake's manifest: no table is read."""
     progress = Progress(plan.n_requested)
-    for unit, entry in Lake(plan.settings.lake).units(plan.run_id).items():
+    for unit, entry in Lake(plan.run_dir.parent.parent).units(plan.run_id).items():
         progress.settle(unit, Counts.of_note(entry.meta))
     progress.n_settled_before = progress.n_settled
     return progress

@@ -13,10 +13,9 @@ from r2.evaluation.comparison import Comparison
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.verdict import verdict
-from r2.problems.leakage import leakage
 from storage.evaluations.outcomes import charged, outcomes_of
-from storage.evaluations.problems import train_questions
-from storage.evaluations.store import EvaluatedRow, Evaluation, LeakageReport, write_comparison, write_evaluation
+from storage.evaluations.problems import leaks_among
+from storage.evaluations.store import EvaluatedRow, Evaluation, write_comparison, write_evaluation
 from storage.evaluations.summary import compared, difficulty_of, outcomes_of_rows, subject_of
 from storage.runs.checks import check_summary
 from storage.sql.query import connect, write_database
@@ -90,7 +89,7 @@ def finish_evaluation(
         paid_usd=opened.paid_usd,
         n_calls_charged=0,
         n_calls_paid=opened.n_paid,
-        leaks=_leaks(settings, planned),
+        leaks=leaks_among(settings, planned.problems.test),
         fitted_on=tuple(fitted_on),
         wall_s=time.time() - started_at,
         ended_at=time.time(),
@@ -111,13 +110,3 @@ def _status(opened: OpenEvaluation, rows: Sequence[EvaluatedRow]) -> str:
     if opened.stop_reason is not None:
         return "interrupted"
     return "completed" if all(row.is_finished for row in rows) else "incomplete"
-
-
-def _leaks(settings: EvaluateSettings, planned: PlannedEvaluation) -> LeakageReport | None:
-    """Of the router's training questions, how many are among the test problems."""
-    if settings.train_labels is None:
-        return None
-    found = leakage(
-        train_questions(Path(settings.train_labels)), (problem.question for problem in planned.problems.test)
-    )
-    return LeakageReport(settings.train_labels, found.n_train, found.n_evaluation, found.n_same, found.n_near)

@@ -27,8 +27,8 @@ class LabelResult:
 def answering_of(settings: LabelSettings) -> AnswerSettings:
     """How the problems are asked: the settings of the run that labels them. Their file is written into the lake."""
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    path, check = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
-    return settings.answering(str(path), check)
+    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    return settings.answering(str(file.path), file.check, file.columns)
 
 
 def finished_labels(settings: LabelSettings) -> LabelResult | None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -22,16 +23,14 @@ from r2.policies.registry import file_sha256
 from r2.pool.file.config import load_pool
 from r2.problem import Problem
 from r2.problems.own_check import checks_digest
-from r2.settings import Columns
 from r2.training.curve import MetricsFile
 from r2.training.grpo.partners import parts_of, untrained_digest, versions_of
-from r2.training.grpo.rounds import Decision, Rounds
+from r2.training.grpo.rounds import Decision, Rounds, State
 from r2.training.grpo.settings import GrpoSettings
 from r2.training.launch import LAST_WORD, REFUSED, training_command
 from storage.lake.lake import Lake
 from storage.runs.plan import run_dir_of
 from storage.sources.problem_files import question_file, row_of
-from storage.sources.questions import read_questions
 from tasks.training.waiting import exit_code_of
 
 REPORT_S = 10.0
@@ -49,15 +48,25 @@ RunRound = Callable[[Path], None]
 """Does the round that a specification file describes; returns when its result is written."""
 
 
+@dataclass(frozen=True, slots=True)
+class GrpoResult:
+    """Where the training stands, with one record per settled round."""
+
+    state: State
+    run_dir: Path
+    is_stopped: bool = False
+    """The user stopped it before all its rounds were settled."""
+
+
 def open_rounds(settings: GrpoSettings) -> Rounds:
     """Finds or begins the training that these settings describe. ConfigError for what is wrong in them, before anything
     is paid."""
     pool = load_pool(settings.pool, settings.policies_dir)
     pool.check_keys()
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    path, benchmark = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
     start = versions_of(settings, pool)
-    digest = file_sha256(path)
+    digest = file_sha256(file.path)
     parts = parts_of(start, pool, settings)
     by_content = checks_digest(settings.reasoning) + wanted_digest(settings.reasoning)
     run_id = settings.run_id(untrained_digest(pool, start) + by_content, digest)
@@ -65,7 +74,7 @@ def open_rounds(settings: GrpoSettings) -> Rounds:
     run_dir.mkdir(parents=True, exist_ok=True)
     frozen = run_dir / "problems.jsonl"
     if not frozen.exists():
-        rows = [row for row in read_questions(path, Columns(), benchmark, settings.limit) if isinstance(row, Problem)]
+        rows = [row for row in file.rows(settings.limit) if isinstance(row, Problem)]
         check = parts.router.check
         judged = [row for row in rows if (row.target is not None if check is None else check.can_judge(row))]
         if not judged:
@@ -101,6 +110,32 @@ def train_rounds(
                 run_round(spec)
             told(rounds, rounds.settle())
     return rounds
+
+
+def round_table(state: State) -> list[dict[str, object]]:
+    """One row per settled round: who learned, what held-out problems said, and what followed."""
+    rows: list[dict[str, object]] = []
+    for record in state.settled:
+        decision = record["decision"]
+        row: dict[str, object] = {
+            "round": record["number"],
+            "trained": ", ".join(record["candidates"].values()) or "nobody",
+            "utility before": decision["before"]["utility"],
+            "utility after": decision["after"]["utility"],
+            "difference": decision["difference"],
+            "low 95%": decision["low"],
+            "high 95%": decision["high"],
+            "accuracy before": decision["before"]["accuracy"],
+            "accuracy after": decision["after"]["accuracy"],
+            "USD per 1k before": 1000 * decision["before"]["cost_usd"],
+            "USD per 1k after": 1000 * decision["after"]["cost_usd"],
+            "promoted": decision["is_promoted"],
+            "held out": decision["n_problems"],
+            "paid USD": record["cost_usd"],
+            "alarms": "; ".join(record["alarms"][-3:]),
+        }
+        rows.append(row)
+    return rows
 
 
 def run_in_process(spec: Path) -> None:

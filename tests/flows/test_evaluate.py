@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.app import app
-from flows.evaluate_methods import EvaluationResult, evaluate_methods
+from flows.evaluate_methods import evaluate_methods
 from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.evaluation.operating_points import OperatingPoint, choose_point, constants_of, variants_of
@@ -32,6 +33,7 @@ from storage.evaluations.store import read_comparison, read_evaluation
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from storage.sql.query import connect
+from tasks.evaluation.finished import EvaluationResult, finished_evaluation
 from tasks.evaluation.shared_calls import SharedCalls, paid
 from tests.support.paths import ROOT
 from tests.support.prefect_api import shared_api
@@ -243,7 +245,7 @@ def write_problems(path: Path, n: int, wrong: frozenset[str] = frozenset()) -> l
     return problems
 
 
-def run(folder: Path, pool: Path | str, **settings: object) -> EvaluationResult:
+def settings_in(folder: Path, pool: Path | str, **settings: object) -> EvaluateSettings:
     chosen = {
         "problems": [f"file:{folder / 'q.jsonl'}"],
         "pool": str(pool),
@@ -253,7 +255,11 @@ def run(folder: Path, pool: Path | str, **settings: object) -> EvaluationResult:
         "b": (0.0, 0.4),
         **settings,
     }
-    return asyncio.run(evaluate_methods(EvaluateSettings.model_validate(chosen)))
+    return EvaluateSettings.model_validate(chosen)
+
+
+def run(folder: Path, pool: Path | str, **settings: object) -> EvaluationResult:
+    return asyncio.run(evaluate_methods(settings_in(folder, pool, **settings)))
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +326,23 @@ def test_every_method_is_charged_its_calls_and_what_was_paid_is_counted_once(eva
             "select count(*) from (select request_sha from calls group by 1 having count(distinct (cost_usd, "
             "output_text)) > 1)"
         ).fetchall() == [(0,)]
+
+
+def test_a_finished_evaluation_is_told_as_it_was_stored_until_something_else_is_asked_of_it(
+    evaluated: tuple[Path, EvaluationResult], swift_pool: Path, tmp_path: Path
+):
+    folder, result = evaluated
+    told = finished_evaluation(settings_in(folder, swift_pool, max_cost_usd=1.0, methods_in_flight=2))
+    assert told == replace(result, session_paid_usd=0.0)
+    for changed in ({"methods": METHODS[:-1]}, {"subject": METHODS[0]}, {"seeds": 2}, {"limit": 9}):
+        assert finished_evaluation(settings_in(folder, swift_pool, **changed)) is None
+    copied = tmp_path / "copied"
+    shutil.copytree(folder, copied)
+    moved = settings_in(folder, swift_pool, lake=str(copied / "lake"))
+    assert finished_evaluation(moved) is not None, "the lake may lie elsewhere"
+    run_id = result.evaluation.runs()[-1]
+    shutil.rmtree(copied / "lake" / "_runs" / run_id)
+    assert finished_evaluation(moved) is None, "a run is gone"
 
 
 def test_a_finished_evaluation_is_only_read_and_a_further_method_pays_only_for_new_calls(

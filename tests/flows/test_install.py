@@ -2,11 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -134,19 +134,17 @@ def test_a_whole_day_in_another_project(r2: Path, project: Path):
     check_a_whole_day(r2, project)
 
 
-def interpreters() -> Iterator[str]:
-    """Of `PYTHONS`, those that this machine has."""
-    for name in PYTHONS:
-        try:
-            if subprocess.run([name, "-c", ""], capture_output=True, check=False).returncode == 0:
-                yield name
-        except FileNotFoundError:
-            continue
+def is_there(python: str) -> bool:
+    """Whether this machine has the interpreter under this name; pyenv's names run only what PYENV_VERSION chooses."""
+    found = shutil.which(python)
+    return found is not None and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("python", list(interpreters()))
+@pytest.mark.parametrize("python", PYTHONS)
 def test_with_every_dependency_installed_anew(python: str, wheel: Path, project: Path, tmp_path: Path):
+    if not is_there(python):
+        pytest.skip(f"this machine has no {python}")
     subprocess.run([python, "-m", "venv", str(tmp_path / "environment")], check=True)
     subprocess.run([tmp_path / "environment/bin/pip", "install", "--quiet", str(wheel)], check=True)
     check_a_whole_day(tmp_path / "environment/bin/r2", project)

@@ -116,6 +116,16 @@ def test_commands_that_ask_no_flow_load_no_prefect(tmp_path: Path):
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, ""), done.stderr
 
 
+def test_what_tells_a_finished_run_loads_no_prefect():
+    script = (
+        "import sys, tasks.answering.finished, tasks.evaluation.finished, tasks.labelling.finished\n"
+        "import tasks.training.sft_run, tasks.training.train_rounds\n"
+        "print(*sorted({'prefect', 'torch', 'transformers'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 def session_of(n_settled: int, *, seconds: float) -> Any:
     """What the display reads of a session: 100 questions, of which some were settled in the time since it began."""
     progress = Progress(100, started_at=time.time() - seconds)

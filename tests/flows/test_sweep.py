@@ -16,6 +16,7 @@ from r2.settings import AnswerSettings
 from storage.evaluations.promise import promised
 from storage.evaluations.sweeps import read_sweep
 from storage.sql.query import connect
+from tasks.evaluation.finished import finished_sweep
 from tests.support.paths import ROOT
 from tests.support.prefect_api import shared_api
 from tests.support.prefect_sockets import LEAVES_SOCKETS
@@ -128,3 +129,7 @@ def test_a_sweep_writes_its_points_and_says_which_b_to_use_and_more_values_pay_f
     assert [point.b for point in more.points] == [0.0, 0.2, 3.0]
     assert more.points[0] == sweep.points[0]
     assert more.paid_usd == pytest.approx(costs(lake)[0]), "what was asked before is not paid again"
+    settings = SweepSettings.model_validate(more.settings)
+    assert finished_sweep(settings) == more
+    assert finished_sweep(settings.model_copy(update={"b": (0.0, 3.0)})) is None
+    assert finished_sweep(settings.model_copy(update={"budget_usd_per_1k": 1.0})) is None

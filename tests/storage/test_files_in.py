@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2.errors import InputFileError
+from r2.errors import ConfigError, InputFileError
+from r2.evaluation.settings import EvaluateSettings
 from r2.problem import Problem
-from r2.settings import AnswerSettings, Columns
+from r2.problems.source import parse_source
+from r2.settings import AnswerSettings, Columns, LabelSettings
+from storage.evaluations.problems import evaluated_problems, identified_problems
 from storage.runs.plan import plan_run, read_plan
 from storage.sources import csv_rows as csv_files
 from storage.sources.column_names import columns_in, told
@@ -19,8 +22,11 @@ from storage.sources.csv_rows import csv_rows, delimiter_of
 from storage.sources.first_rows import check_some_can_be_asked
 from storage.sources.json_rows import json_rows
 from storage.sources.lines import MAX_LINE_BYTES
+from storage.sources.own_file import CHOOSES, own_files
+from storage.sources.problem_files import problems_of
 from storage.sources.questions import BadRow, read_questions
 from storage.sources.values import RowError
+from tasks.labelling.finished import answering_of
 
 
 def file(folder: Path, name: str, content: str | bytes) -> Path:
@@ -214,13 +220,46 @@ def test_a_name_is_taken_only_where_ours_is_missing_and_it_is_the_only_one(
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "p", "text": "t"}, "--question-column prompt"),
-        ({"question": "q", "gold": 1, "target": 2}, "--answer-column gold. For none of them: --answer-column none"),
+        ({"prompt": "p", "text": "t"}, r"--question-column prompt, in --problems file:.*q.jsonl\?question=prompt$"),
+        ({"question": "q", "gold": 1, "target": 2}, r"--answer-column gold, .*For none of them: --answer-column none"),
     ],
 )
 def test_several_names_for_one_thing_are_refused(tmp_path: Path, row: dict[str, object], said: str):
     with pytest.raises(InputFileError, match=said):
         columns_in(file(tmp_path, "q.jsonl", json.dumps(row)), Columns())
+
+
+def test_a_source_of_problems_finds_the_columns_as_an_input_does_and_names_those_that_cannot_be_told(tmp_path: Path):
+    path = file(tmp_path, "q.csv", "qid;prompt;text;gold\nx1;What is 2 + 2?;note;4\n")
+    with pytest.raises(InputFileError, match=r"file:.*q.csv\?question=prompt"):
+        list(problems_of(parse_source(f"file:{path}"), None, 0))
+    source = f"file:{path}?question=prompt&check=arithmetic"
+    assert list(problems_of(parse_source(source), None, 0)) == [
+        Problem("x1", "What is 2 + 2?", 0, "4", "arithmetic", extra={"text": "note"})
+    ]
+    [own] = own_files([source, "scan"])
+    assert (
+        own.told() == f"the columns 'qid' as 'id', 'gold' as 'answer' are taken ({CHOOSES} and its like choose others)"
+    )
+    answering = answering_of(LabelSettings(problems=source, lake=str(tmp_path / "lake")))
+    plan = plan_run(answering, "pool")
+    assert [(row.problem_id, row.question, row.target, bad) for row, bad in plan.rows(0)] == [
+        ("x1", "What is 2 + 2?", "4", None)
+    ]
+    with pytest.raises(ConfigError, match=r"no option 'prompt'\. Known: check, question, id, answer"):
+        own_files([f"file:{path}?prompt=question"])
+
+
+def test_an_evaluation_begun_without_the_columns_that_are_found_now_goes_on(tmp_path: Path):
+    rows = [{"qid": f"x{i}", "question": f"What is {i} + 2?", "answer": str(i + 2)} for i in range(12)]
+    path = file(tmp_path, "q.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    settings = EvaluateSettings(problems=(f"file:{path}",))
+    older = evaluated_problems(settings, finds_columns=False)
+    assert {problem.problem_id for problem in older.dev} < {f"line-{n}" for n in range(1, 13)}
+    new, name = identified_problems(settings, str, lambda name: False)
+    assert name == new.digest != older.digest
+    assert {problem.problem_id for problem in new.dev} < {row["qid"] for row in rows}
+    assert identified_problems(settings, str, lambda name: name == older.digest) == (older, older.digest)
 
 
 def test_a_run_with_taken_names_is_the_run_with_those_names_given_and_an_old_one_goes_on(tmp_path: Path):

@@ -14,6 +14,8 @@ from r2.problems.benchmark import benchmarks, judge
 from r2.problems.checks import exact_match, token_f1, yes_or_no
 from r2.problems.row import FieldError
 from r2.problems.source import parse_source
+from r2.settings import Columns
+from storage.sources.own_file import QuestionFile
 from storage.sources.problem_files import benchmark_file, gold_plans_of, problems_of, question_file
 
 HOP = {
@@ -216,12 +218,13 @@ def test_a_list_in_one_json_file_is_read_too(tmp_path: Path):
 
 def test_the_same_source_is_the_same_file_and_its_problems_survive_the_way_through_it(tmp_path: Path):
     source = written(tmp_path / "m.jsonl", HOP)
-    first, check = question_file(f"musique:{source}", None, 0, None, tmp_path)
-    assert question_file(f"musique:{source}", None, 0, None, tmp_path)[0] == first
-    assert check == ""
-    row = json.loads(first.read_text("utf-8"))
+    first = question_file(f"musique:{source}", None, 0, None, tmp_path)
+    assert question_file(f"musique:{source}", None, 0, None, tmp_path) == first
+    assert first.check == ""
+    row = json.loads(first.path.read_text("utf-8"))
     assert (row["aliases"], row["benchmark"]) == (["Jobs"], "musique")
-    assert question_file("file:mine.csv?check=gsm8k", None, 0, None, tmp_path) == (Path("mine.csv"), "gsm8k")
+    mine = question_file("file:mine.csv?check=gsm8k&question=q", None, 0, None, tmp_path)
+    assert mine == QuestionFile(Path("mine.csv"), "gsm8k", Columns(question="q"))
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
