@@ -14,9 +14,13 @@ import orjson
 
 from r2.ledger import Usage, UsageSource, total_usage
 
-Purpose = Literal["decompose", "allocate", "solve", "final", "teach", "judge", "verify", "review", "calibrate"]
+Purpose = Literal[
+    "decompose", "allocate", "solve", "final", "teach", "judge", "verify", "review", "calibrate", "program"
+]
 ROUTER_PURPOSES: frozenset[Purpose] = frozenset({"decompose", "allocate"})
 """The router's own calls: counted in every total, and shown apart as its overhead."""
+UNASKED_PURPOSES: frozenset[Purpose] = frozenset({"judge", "program"})
+"""Calls that are no question to a model for an answer: a judge's, and the run of a program that a model wrote."""
 
 Message = tuple[Literal["system", "user", "assistant"], str]
 

@@ -126,6 +126,10 @@ CALL_FAILURES: Final[Mapping[str, Failure]] = {
     ),
     "budget_exhausted": _unsent("the reserve for this call would pass a money budget"),
     "stopped": _unsent("the run was asked to stop before the call was sent"),
+    "no_program": _final("the model was to write a program, and wrote no Python"),
+    "program_crashed": _final("the program that the model wrote ended with an error"),
+    "program_timeout": _final("the program that the model wrote computed for too long"),
+    "program_silent": _final("the program that the model wrote printed nothing"),
     "not_recorded": Failure(
         "a recording holds no answer to this request",
         "never",

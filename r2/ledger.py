@@ -13,6 +13,9 @@ UsageSource = Literal["provider", "estimated", "doubtful"]
 """Who counted: the provider; nobody, so that the worst case is charged; or the provider, in a number that cannot be
 true of what was asked."""
 
+CORE_HOUR_USD: Final = 0.05
+"""Price of an hour of one core (ours): of models that this machine computes, and of the programs that it runs for
+them."""
 TEMPLATE_TOKENS_PER_MESSAGE: Final = 8
 """Tokens that a chat template puts around one message; ours, an upper bound of the templates we know."""
 

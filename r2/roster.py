@@ -9,8 +9,9 @@ from r2.ledger import Price, Usage, is_surely_longer, likely_prompt_tokens, wors
 
 Tier = Literal["small", "medium", "large"]
 TIERS: tuple[Tier, ...] = ("small", "medium", "large")
-PromptMode = Literal["direct", "cot", "bare"]
-"""`bare`: without instructions, for a model that was fine-tuned on the job (r2/answering/prompts.py BARE_SYSTEM)."""
+PromptMode = Literal["direct", "cot", "bare", "program"]
+"""`bare`: without instructions, for a model that was fine-tuned on the job (r2/answering/prompts.py BARE_SYSTEM).
+`program`: it writes a program, and what that prints is the result (r2/answering/programs.py)."""
 
 
 UNBOUNDED: Final = 10**9

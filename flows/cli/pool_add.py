@@ -67,7 +67,7 @@ def add(
             POOL,
             "--prompt-mode",
             metavar="MODE",
-            help="How the entry is asked: direct, cot or bare.",
+            help="How the entry is asked: direct, cot, bare or program.",
             default="the policy's own, else direct",
         ),
     ] = None,

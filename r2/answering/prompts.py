@@ -70,10 +70,29 @@ Reply with only a number from 0 (surely not) to 1 (surely)."""
 BARE_SYSTEM = {"decompose": "plan", "allocate": "allocate", "solve": "solve"}
 """System texts of entries with the prompt mode `bare` (ours): a model fine-tuned on a job needs only its name, and the
 prompt a tenth of the tokens."""
+PROGRAM_SYSTEM = f"""Write a short Python program that prints only the answer. Code only, no words.
+
+{QUESTION_MARK}What is 48 * 37 - 159?
+print(48 * 37 - 159)
+
+{QUESTION_MARK}A box holds 12 pens. Ann has 4 boxes and gives away 9 pens. How many pens are left?
+print(12 * 4 - 9)
+
+{QUESTION_MARK}Solve for x: 3 * x + 7 = 22
+print((22 - 7) / 3)
+
+{QUESTION_MARK}How often does the letter r occur in "strawberry"?
+print("strawberry".count("r"))
+
+{QUESTION_MARK}Sort from small to large: 31, 4, 15
+print(*sorted([31, 4, 15]), sep=", ")"""
+"""Of entries that answer with a program (ours). Five examples of one line, of the kinds that are often asked: without
+examples small models mostly write words, and examples with named variables make them worse (docs/models.md)."""
 SOLVE_SYSTEM: dict[PromptMode, str] = {
     "direct": "Reply with only the result, nothing else.",
     "cot": f"Think step by step in a few short lines. Then end with a line '{ANSWER_MARK} <result>'.",
     "bare": BARE_SYSTEM["solve"],
+    "program": PROGRAM_SYSTEM,
 }
 FREE_COT = "Think step by step first, between <think> and </think>. After that write the whole answer."
 """Of entries that think step by step, for rows without a benchmark: what is between the marks is no part of the
@@ -167,7 +186,8 @@ def free_messages(
     else:
         asked = _own_words(problem) if task is None else solve_messages(problem, task, results, mode)[-1][1]
         ours = "" if task is None else COMPOSE_SYSTEM if task == FINAL_TASK else STEP_SYSTEM
-        parts = [system, wording, ours, FREE_COT if mode == "cot" else "", form]
+        how = {"cot": FREE_COT, "program": PROGRAM_SYSTEM}.get(mode, "")
+        parts = [system, wording, ours, how, form]
     said = "\n\n".join(filter(None, parts))
     user: Message = ("user", asked)
     return (("system", said), user) if said else (user,)
@@ -266,5 +286,5 @@ def _profile(card: ModelCard) -> str:
     """One line a model can be chosen by: tier, price, measured skills. Never its name: names teach nothing new pools
     have."""
     skills = ", ".join(f"{skill} {accuracy:.0%}" for skill, accuracy in sorted(card.skills.items()))
-    mode = ", thinks step by step" if card.prompt_mode == "cot" else ""
+    mode = {"cot": ", thinks step by step", "program": ", writes a program"}.get(card.prompt_mode, "")
     return f"{card.tier}, {card.blended_price:.3g} USD{mode}" + (f"; {skills}" if skills else "")

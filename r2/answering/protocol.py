@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from r2.answering.allocation import Choice
+from r2.answering.programs import WORST_USD, asks_for_program, program_call, with_result
 from r2.answering.query_router import QueryRouter
 from r2.call import ROUTER_PURPOSES, Call, Completion
 from r2.errors import failure
@@ -385,8 +386,36 @@ def ask(
     budget.pay(completions)
     answered = list(zip(wave, completions, strict=True))
     budget.hold_to_promises(answered)
+    _stop_at_outages(completions, may_escalate=may_escalate)
+    if not any(asks_for_program(call) for call in wave):
+        return answered
+    return (yield from _with_programs_run(answered, budget))
+
+
+def _stop_at_outages(completions: Sequence[Completion], *, may_escalate: bool) -> None:
     for completion in completions:
         failed = failure(completion.error_type)
         if failed.defers and not (may_escalate and failed.stronger_model):
             raise Stop(completion.error_type or "", completion.error_message or "")
-    return answered
+
+
+def _with_programs_run(
+    answered: Sequence[tuple[Call, Completion]], budget: QuestionBudget
+) -> Generator[Wave, list[Completion], list[tuple[Call, Completion]]]:
+    """The same with what came of the programs among the replies, all run in one wave."""
+    runs = [program_call(call, got) if asks_for_program(call) else None for call, got in answered]
+    wave = [run for run in runs if run is not None]
+    if budget.cap_usd is not None and wave and budget.spent_usd + WORST_USD * len(wave) > budget.cap_usd:
+        raise Stop(
+            "question_budget",
+            f"running the program that was written could pass the question's cap of {budget.cap_usd} USD "
+            f"({budget.spent_usd:.6f} spent); raise --max-cost-per-question-usd",
+        )
+    ran = (yield wave) if wave else []
+    budget.pay(ran)
+    _stop_at_outages(ran, may_escalate=False)
+    left = iter(ran)
+    return [
+        (call, with_result(got, None if run is None else next(left)) if asks_for_program(call) else got)
+        for (call, got), run in zip(answered, runs, strict=True)
+    ]

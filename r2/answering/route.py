@@ -404,7 +404,7 @@ def solver_call(
     else:
         system = own_system(problem) or router.system
         messages = solve_messages(problem, task, results, mode, benchmark.wording, system)
-        # A bare entry was trained to end by itself, and may work its result out first.
+        # A bare entry was trained to end by itself, and may work its result out first; a program needs room.
         limit = (
             benchmark.answer_tokens if mode == "direct" else max(router.settings.cot_tokens, benchmark.answer_tokens)
         )

@@ -28,9 +28,9 @@ SECOND_PLANS = 0.1
 """Share of plans that fail their check, where a second decomposer stands by."""
 UNSURE_SHARE = 0.3
 """Of a small model's answers; nothing is known before it was asked."""
-RESULT_TOKENS = {"direct": 12, "cot": 150, "bare": 12}
+RESULT_TOKENS = {"direct": 12, "cot": 150, "bare": 12, "program": 24}
 """By prompt mode."""
-FREE_TOKENS = {"direct": 300, "cot": 500, "bare": 300}
+FREE_TOKENS = {"direct": 300, "cot": 500, "bare": 300, "program": 60}
 """Of an answer that is wanted in full, by prompt mode."""
 FREE_STEP_TOKENS = 150
 """Of a step's result towards one."""

@@ -8,8 +8,9 @@ from r2.answering.wanted import load_wanted
 from r2.errors import ConfigError
 from r2.labelling.label import LEXICAL
 from r2.methods import method_named
-from r2.pool.file.config import PoolConfig
+from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
 from r2.problems.own_check import OwnCheck, own_checks
+from r2.problems.sandbox import check_sandbox
 from r2.roster import Roster
 from r2.settings import AnswerSettings, Labelling, Reasoning
 
@@ -48,8 +49,15 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         *load_wanted(chosen),
         composes=chosen.finalizer != "last_step",
     )
+    if any(table.prompt_mode == "program" for table in _computed_here(pool)):
+        check_sandbox()
     method.check(router, str(pool.path))
     return router
+
+
+def _computed_here(pool: PoolConfig) -> list[ModelTable]:
+    """Entries whose programs are run on this machine: not those of a recording, which has what they came to."""
+    return [table for table in pool.models.values() if endpoint_kind(table.endpoint) != "recording"]
 
 
 def checks_in(chosen: Reasoning, roster: Roster) -> tuple[OwnCheck | None, OwnCheck | None]:

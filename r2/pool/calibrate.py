@@ -15,6 +15,7 @@ from pathlib import Path
 
 import tomlkit
 
+from r2.answering.programs import program_call
 from r2.answering.prompts import solve_messages
 from r2.atomic import write_atomically
 from r2.call import Call, Completion
@@ -150,10 +151,18 @@ async def _measure(
     async def ask(question: SkillQuestion) -> tuple[Problem, Completion]:
         problem, benchmark = question.problem, benchmark_of(question.problem)
         messages = solve_messages(problem, question.task, question.results, table.prompt_mode, benchmark.wording)
-        limit = benchmark.answer_tokens if table.prompt_mode != "cot" else max(COT_TOKENS, benchmark.answer_tokens)
+        is_short = table.prompt_mode in ("direct", "bare")
+        limit = benchmark.answer_tokens if is_short else max(COT_TOKENS, benchmark.answer_tokens)
         async with at_once:
             call = Call(model, messages, "calibrate", limit)
             return problem, await client.complete(call, problem_id=problem.problem_id)
+
+    async def result(problem: Problem, completion: Completion) -> str:
+        """What the reply comes to; of an entry that writes programs, what its program prints."""
+        run = program_call(Call(model, (), "calibrate", 1), completion) if table.prompt_mode == "program" else None
+        if run is None:
+            return "" if table.prompt_mode == "program" else extract_answer(completion.text)
+        return extract_answer((await client.complete(run, problem_id=problem.problem_id)).text)
 
     right_by_skill: dict[str, int | None] = {}
     why_unmeasured: str | None = None
@@ -166,7 +175,8 @@ async def _measure(
             right_by_skill[skill], why_unmeasured = None, out[0]
             found = f"not measured, {len(out)} of {len(questions)} calls had no answer ({out[0]})"
         else:
-            n_right = sum(c.model == model and bool(judge(p, extract_answer(c.text))) for p, c in answered)
+            mine = [(problem, completion) for problem, completion in answered if completion.model == model]
+            n_right = sum([bool(judge(problem, await result(problem, c))) for problem, c in mine])
             right_by_skill[skill] = n_right
             found = f"{n_right} of {len(questions)} right"
         report(f"{model}, {skill}: {found}, {spent_usd:.6f} USD so far")

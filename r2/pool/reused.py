@@ -6,6 +6,7 @@ Only answers are used again, never failures. Pure.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from r2.answering.programs import PYTHON
 from r2.call import Attempt, Call, Completion
 from r2.ledger import Price, cost_usd, worst_cost_usd
 
@@ -21,7 +22,8 @@ def reused(call: Call, stored: Completion, price: Price, run_id: str) -> Complet
     if call.top_logprobs and not stored.token_logprobs:
         return None
     answering = stored.attempts[-1]
-    free = replace(answering, attempt=0, cost_usd=0.0, price_version=price.version)
+    version = answering.price_version if _is_run(answering) else price.version
+    free = replace(answering, attempt=0, cost_usd=0.0, price_version=version)
     return replace(
         stored,
         attempts=(free,),
@@ -34,7 +36,9 @@ def reused(call: Call, stored: Completion, price: Price, run_id: str) -> Complet
 
 def priced_anew(stored: Completion, prices: Mapping[str, Price]) -> Completion:
     """The same with its tokens at today's prices. Entries that are no longer in the pool keep the price they had."""
-    stale = any(a.model in prices and a.price_version != prices[a.model].version for a in stored.attempts)
+    stale = any(
+        a.model in prices and not _is_run(a) and a.price_version != prices[a.model].version for a in stored.attempts
+    )
     if not stale:
         return stored
     if stored.reused_from:
@@ -57,12 +61,19 @@ def charged(stored: Completion, payer: str, *, is_ours: bool) -> Completion:
 
 
 def usd_today(attempt: Attempt, price: Price) -> float:
-    """What the attempt's tokens cost at this price; where nobody counted them, the most they can."""
+    """What the attempt's tokens cost at this price; where nobody counted them, the most they can. The run of a program
+    costs what its seconds cost."""
+    if _is_run(attempt):
+        return attempt.cost_usd
     return (worst_cost_usd if attempt.usage.source == "estimated" else cost_usd)(price, attempt.usage)
 
 
+def _is_run(attempt: Attempt) -> bool:
+    return attempt.response_model == PYTHON and not attempt.usage.total_tokens
+
+
 def _repriced(attempt: Attempt, price: Price | None) -> Attempt:
-    if price is None or attempt.price_version == price.version:
+    if price is None or attempt.price_version == price.version or _is_run(attempt):
         return attempt
     is_billed = attempt.cost_usd > 0 or attempt.error_type is None
     usd = usd_today(attempt, price) if is_billed else 0.0

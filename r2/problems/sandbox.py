@@ -1,4 +1,6 @@
-"""Python puzzles checked where they can do no harm: a process that may compute, and nothing else. Linux only.
+"""Code of models run where it can do no harm: a process that may compute, and nothing else. Linux only.
+
+Python puzzles are checked in it, and programs are run in it that entries with `prompt_mode = "program"` write.
 
 The child (`sandbox_child.py`) has a seccomp filter that denies by default: no file, socket, process or signal; limits
 on memory, CPU seconds and file size; an empty environment; a session of its own that is killed when it ends, and a
@@ -6,8 +8,8 @@ death signal should we end first. The filter is made by libseccomp. What an answ
 the puzzle are found in two processes, so that no answer can write its own verdict. This is one of the three places of
 `r2` that touch the outside (with pool/ and training/).
 
-`solves` blocks for as long as the child runs: whoever has an event loop calls it in a thread (`tasks/blocking.py`), and
-ends it through `stop_of_checks`.
+`solves` and `run` block for as long as the child runs: whoever has an event loop calls them in a thread
+(`tasks/blocking.py`), and ends them through `stop_of_checks`.
 """
 
 import contextlib
@@ -21,7 +23,7 @@ import tempfile
 import threading
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -58,6 +60,9 @@ ALLOWED_CALLS = (
 _CHILD = Path(__file__).with_name("sandbox_child.py")
 
 
+MAX_PRINTED = 65536
+"""Characters of what a program prints that are read."""
+MAX_ERROR = 300
 _POLL_S = 0.1
 """How often a child is looked at while it says nothing."""
 
@@ -84,10 +89,12 @@ class SandboxLimits:
 
 @dataclass(frozen=True, slots=True)
 class SandboxResult:
-    """How a child ended. `value` is the repr of its result, None unless `ended` is "done"."""
+    """How a child ended. `value` is what it wrote as its result, None unless `ended` is "done": the repr of a value,
+    for `program` JSON. `cpu_s`: seconds of a core that it used, its start included, as the kernel counts them."""
 
     ended: Literal["done", "error", "timeout", "output"]
     value: str | None = None
+    cpu_s: float = field(default=0.0, compare=False)
 
 
 def solves(puzzle: str, answer: str, limits: SandboxLimits = SandboxLimits()) -> bool:
@@ -108,8 +115,54 @@ def _solves(puzzle: str, answer: str, limits: SandboxLimits) -> bool:
     return run("verify", puzzle, worth.value, limits).value == "True"
 
 
+@dataclass(frozen=True, slots=True)
+class ProgramResult:
+    """What came of a program: what it printed, or why there is nothing. `error_type` is None exactly when `printed` is
+    not: `program_crashed`, `program_timeout`, `program_silent` (it printed nothing), or `no_program` (the text is no
+    Python)."""
+
+    printed: str | None
+    error_type: str | None
+    error_message: str
+    cpu_s: float
+
+
+def run_program(code: str, limits: SandboxLimits = SandboxLimits()) -> ProgramResult:
+    """Runs a program and reads what it prints; where it prints nothing and ends with an expression, that one's value.
+
+    Raises ConfigError and CheckStopped as `solves`.
+    """
+    ran = run("program", code, "", limits)
+    is_spent = ran.ended == "error" and ran.cpu_s >= 0.9 * limits.cpu_s  # the kernel ended it
+    if ran.ended == "timeout" or is_spent:
+        message = f"not done after {limits.cpu_s} s of computing"
+        return ProgramResult(None, "program_timeout", message, ran.cpu_s)
+    try:
+        found = orjson.loads(ran.value or "")
+        printed, error = str(found["printed"]), str(found["error"])
+    except (ValueError, KeyError, TypeError):  # it ended itself, passed a limit, or wrote something else
+        return ProgramResult(None, "program_crashed", "ended without a result", ran.cpu_s)
+    if error:
+        kind = "no_program" if error.startswith("SyntaxError") else "program_crashed"
+        return ProgramResult(None, kind, error[:MAX_ERROR], ran.cpu_s)
+    if len(printed) > MAX_PRINTED:
+        message = f"printed {len(printed)} characters; at most {MAX_PRINTED} are read"
+        return ProgramResult(None, "program_crashed", message, ran.cpu_s)
+    if not printed.strip():
+        return ProgramResult(None, "program_silent", "printed nothing", ran.cpu_s)
+    return ProgramResult(printed, None, "", ran.cpu_s)
+
+
+def check_sandbox() -> None:
+    """ConfigError where there is no sandbox on this machine, saying what is missing."""
+    _filter()
+
+
 def run(
-    mode: Literal["evaluate", "verify"], code: str, argument: str = "", limits: SandboxLimits = SandboxLimits()
+    mode: Literal["evaluate", "verify", "program"],
+    code: str,
+    argument: str = "",
+    limits: SandboxLimits = SandboxLimits(),
 ) -> SandboxResult:
     """Runs one child to its end, within the limits, and kills whatever is left of it."""
     mark = secrets.token_hex(16)
@@ -137,14 +190,16 @@ def run(
         cwd="/",
         start_new_session=True,
     )
+    cpu_s = 0.0
     try:
         written, ended = _exchange(process, orjson.dumps(job) + b"\n", limits)
     finally:
-        _kill_group(process)
+        cpu_s = _kill_group(process)
     if ended is not None:
-        return SandboxResult(ended)
+        return SandboxResult(ended, None, cpu_s)
     _, found, value = written.decode("utf-8", "replace").rpartition(f"\n{mark}")
-    return SandboxResult("done", value) if found and process.returncode == 0 else SandboxResult("error")
+    is_done = found and process.returncode == 0
+    return SandboxResult("done", value, cpu_s) if is_done else SandboxResult("error", None, cpu_s)
 
 
 def _exchange(
@@ -173,7 +228,7 @@ def _exchange(
         written += piece
         if len(written) > limits.output_bytes:
             return b"", "output"
-    while process.poll() is None:  # it closed its output, and may do anything but end
+    while not _has_ended(process.pid):  # it closed its output, and may do anything but end
         if patience.is_over():
             return b"", "timeout"
         time.sleep(_POLL_S / 10)
@@ -209,13 +264,21 @@ def _activity(pid: int) -> tuple[str, ...] | None:
     return tuple(fields[10:12]) if state == "S" else None
 
 
-def _kill_group(process: "subprocess.Popen[bytes]") -> None:
+def _has_ended(pid: int) -> bool:
+    """Whether the child has ended; it stays to be waited for, with what it used."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _kill_group(process: "subprocess.Popen[bytes]") -> float:
+    """Ends the child, and returns the seconds of a core that it used."""
     with contextlib.suppress(ProcessLookupError):  # gone already, and it could start no process
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     for pipe in (process.stdin, process.stdout):
         if pipe is not None and not pipe.closed:
             pipe.close()
+    return used.ru_utime + used.ru_stime
 
 
 @lru_cache(maxsize=1)
@@ -223,14 +286,14 @@ def _filter() -> bytes:
     """The seccomp program, as the kernel takes it. ConfigError names what is missing to make one."""
     if sys.platform != "linux":
         raise ConfigError(
-            "Python puzzles (p3) are checked in a seccomp sandbox, which only Linux has. Check them on Linux."
+            "Python puzzles (p3) and programs of models are run in a seccomp sandbox, which only Linux has. Use Linux."
         )
     try:
         import pyseccomp
     except (ImportError, RuntimeError, OSError) as error:
         raise ConfigError(
-            f"Python puzzles (p3) are checked in a sandbox made with libseccomp: {error}. Install it: "
-            "pip install pyseccomp (extra `problems`), and your system's libseccomp2."
+            f"Python puzzles (p3) and programs of models are run in a sandbox made with libseccomp: {error}. Install "
+            "it: pip install pyseccomp (extra `problems`), and your system's libseccomp2."
         ) from error
     rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(1))
     for name in ALLOWED_CALLS:

@@ -2,12 +2,15 @@
 
 Reads one JSON line on stdin: {"bpf", "code", "mode", "argument", "limits"}. Modes: `evaluate` writes the repr of what
 the code is worth (the value of an expression, or of its function `sol`); `verify` calls `sat` of the code on a literal
-and writes the verdict. Everything is imported before the filter: afterwards no file can be opened.
+and writes the verdict; `program` runs the code and writes as JSON what it printed, or the error it ended with.
+Everything is imported before the filter: afterwards no file can be opened.
 """
 
 import ast
 import bisect  # noqa: F401  (imports below are for the code that will run; nothing can be imported later)
+import builtins
 import collections  # noqa: F401
+import contextlib
 import copy  # noqa: F401
 import ctypes
 import datetime  # noqa: F401
@@ -15,6 +18,7 @@ import decimal  # noqa: F401
 import fractions  # noqa: F401
 import functools  # noqa: F401
 import heapq  # noqa: F401
+import io
 import itertools  # noqa: F401
 import json
 import math  # noqa: F401
@@ -68,6 +72,25 @@ def _worth(code: str) -> object:
         return names["sol"]()  # type: ignore[operator]
 
 
+def _printed(code: str) -> dict[str, str]:
+    """What a program prints; where that is nothing and its last line is an expression, that one's value."""
+    names = _names() | {"__name__": "__main__", "exit": sys.exit, "quit": sys.exit}
+    output, last = io.StringIO(), None
+    try:
+        tree = ast.parse(code.strip())
+        ends = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        with contextlib.redirect_stdout(output):
+            with contextlib.suppress(SystemExit):
+                exec(compile(tree, "program", "exec"), names)
+                if ends is not None:
+                    last = eval(compile(ast.Expression(ends.value), "program", "eval"), names)
+            if not output.getvalue().strip() and last is not None:
+                builtins.print(last)
+    except BaseException as error:  # whatever it is, it is the program's
+        return {"printed": "", "error": f"{type(error).__name__}: {error}".encode("utf-8", "replace").decode()}
+    return {"printed": output.getvalue().encode("utf-8", "replace").decode(), "error": ""}
+
+
 def main() -> None:
     """Exit code 0 with the result on stdout; anything else is a failure of the code."""
     sys.set_int_max_str_digits(0)  # puzzles have long numbers; the CPU limit bounds what they cost
@@ -75,6 +98,8 @@ def main() -> None:
     _confine(bytes.fromhex(job["bpf"]), job["limits"])
     if job["mode"] == "evaluate":
         result = repr(_worth(job["code"]))
+    elif job["mode"] == "program":
+        result = json.dumps(_printed(job["code"]))
     else:
         value = ast.literal_eval(job["argument"])
         names = _names()

@@ -183,7 +183,10 @@ class CallRow:
     attempt: int = col("0-based attempt of the call, counted over fallbacks", kind="int16")
     subtask_index: int | None = col("null for decompose, allocate and final", kind="int16")
     benchmark: str = col("copied from the trajectory", label=True)
-    purpose: str = col("decompose, allocate, solve, final, teach, judge, verify, review", label=True)
+    purpose: str = col(
+        "decompose, allocate, solve, final, teach, judge, verify, review, program (a run of what the model wrote)",
+        label=True,
+    )
     request_sha: str = col("content address of the request; keys recordings")
     request_model: str = col("pool entry that was sent to", otel="gen_ai.request.model", label=True)
     response_model: str = col("model id the server says it used", otel="gen_ai.response.model", label=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import duckdb
 
-from r2.call import ROUTER_PURPOSES
+from r2.call import ROUTER_PURPOSES, UNASKED_PURPOSES
 from r2.evaluation.outcomes import MethodOutcomes, from_seeds
 
 
@@ -62,7 +62,7 @@ def charged(db: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> tuple[floa
     return float(usd), int(n)
 
 
-_NOT_SOLVING = ROUTER_PURPOSES | {"judge"}
+_NOT_SOLVING = ROUTER_PURPOSES | UNASKED_PURPOSES
 
 
 _ARRAYS = ("is_correct_PS", "cost_usd_PS", "latency_s_PS", "n_calls_PS", "n_tokens_PS", "router_cost_usd_PS")

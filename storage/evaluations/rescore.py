@@ -73,7 +73,7 @@ _TRAJECTORIES = (
     "router_cost_usd",
     "value",
 )
-_ANSWERING = ("solve", "final")
+_ANSWERING = ("solve", "final", "program")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,7 @@ def _verdict(problem: Problem, answer: str | None, old: Mapping[str, Any], check
 
 def _cost_usd(call: Mapping[str, Any], prices: Mapping[str, Price] | None) -> float:
     """Of one attempt; an attempt without usage from the provider was charged by its stored worst-case usage."""
-    if prices is None:
+    if prices is None or call["purpose"] == "program":  # which costs seconds, whatever tokens cost
         return float(call["cost_usd"] + (call["saved_usd"] or 0.0))
     price = prices.get(call["request_model"])
     if price is None:

@@ -495,7 +495,10 @@ def curves(report: Report) -> list[Chart]:
 
 
 _PURPOSES = {
-    name: i for i, name in enumerate(("decompose", "allocate", "solve", "review", "verify", "final", "teach", "judge"))
+    name: i
+    for i, name in enumerate(
+        ("decompose", "allocate", "solve", "program", "review", "verify", "final", "teach", "judge")
+    )
 }
 _LEGEND = alt.Legend(symbolType="circle")
 _LINES = alt.Legend(symbolType="stroke")

@@ -62,7 +62,7 @@ def shares_by_difficulty(db: duckdb.DuckDBPyConnection) -> tuple[Share, ...]:
         where error_type is null and not list_contains(?, purpose)
         group by 1, 2, 3 order by 1, any_value(place), 3
         """,
-        [sorted(ROUTER_PURPOSES)],
+        [[*sorted(ROUTER_PURPOSES), "program"]],
     ).fetchall()
     return tuple(Share(*row) for row in rows)
 
@@ -131,7 +131,7 @@ def top_model(db: duckdb.DuckDBPyConnection, name: str) -> tuple[str, float, int
         where c.name = ? and not list_contains(?, purpose) and error_type is null
         group by 1 order by 2 desc, 1 limit 1
         """,
-        [name, sorted(ROUTER_PURPOSES)],
+        [name, [*sorted(ROUTER_PURPOSES), "program"]],
     ).fetchall()
     return rows[0] if rows else None
 

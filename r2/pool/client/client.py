@@ -34,6 +34,7 @@ from r2.pool.client.entries import Caps, Entry, OpenPool
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.http import HttpSession
 from r2.pool.client.ports import Address, CallJournal, NoJournal
+from r2.pool.client.programs import Programs
 from r2.pool.client.wire import answer_of, not_sent, request_body
 from r2.pool.file.config import PoolConfig
 from r2.pool.limits.aimd import Times
@@ -90,6 +91,7 @@ class PoolClient:
         self._is_giving_up = False
         self._open: OpenPool
         self._attempts: Attempts
+        self._programs: Programs
 
     async def __aenter__(self) -> Self:
         """Raises PoolFileError for a missing address or recording, ConfigError if the shared state cannot be opened."""
@@ -104,16 +106,18 @@ class PoolClient:
         )
         await self._exchange.__aenter__()
         self._attempts = Attempts(self._exchange, self._open.money)
+        self._programs = Programs(self._open.money)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        self._programs.give_up()
         await self._exchange.__aexit__(*exc)
         self._open.close()
 
     @property
     def spent_usd(self) -> float:
         """Charged by this process."""
-        return self._attempts.spent_usd
+        return self._attempts.spent_usd + self._programs.spent_usd
 
     def unspent_usd(self) -> float:
         """What the caps of run and day still leave, reserves of calls on their way not taken off; inf without a cap."""
@@ -144,6 +148,8 @@ class PoolClient:
         lost_usd = journal.lost_usd(key)
         if known is not None and (replay_failures or not is_asked_again(known.error_type)):
             return replace(known, lost_usd=lost_usd) if lost_usd else known
+        if call.purpose == "program":
+            return replace(await self._programs.run(call, key, journal), lost_usd=lost_usd)
         is_ours = self._addresses[call.model].is_ours
         deadline_s = math.inf if is_ours else self._pool.models[call.model].deadline_s
         deadline = asyncio.get_running_loop().time() + deadline_s
@@ -170,6 +176,8 @@ class PoolClient:
 
     def not_sent(self, call: Call) -> tuple[str, ...]:
         """What the row asked for and the entry that `call` names is not sent, by all that is known of it now."""
+        if call.purpose == "program":
+            return ()
         return _not_sent(self._open.entries[call.model], call)
 
     def gate_gauge(self, model: str) -> GateGauge:
@@ -189,6 +197,7 @@ class PoolClient:
     def stop(self) -> None:
         """From now on calls that are not on the wire return the error `stopped`; those that are finish and are kept."""
         self._stopping.set()
+        self._programs.stop()
         for entry in self._open.entries.values():
             entry.gate.stop()
 
@@ -196,6 +205,7 @@ class PoolClient:
         """After `stop`: calls that are still on the wire are not waited for. They return the error `stopped`, and are
         asked again when the run goes on: what they cost is not known."""
         self._is_giving_up = True
+        self._programs.give_up()
         for task in self._asking:
             task.cancel()
 

@@ -141,7 +141,8 @@ class ModelTable(EndpointLimits):
     price_usd_per_mtok: PriceTable
     prompt_mode: PromptMode = "direct"
     """`direct` asks for the result alone, `cot` for steps and then the result: same weights, two entries. `bare` leaves
-    every instruction out, for a model that was fine-tuned on the job."""
+    every instruction out, for a model that was fine-tuned on the job. `program` asks for a short Python program, which
+    is run in a sandbox of this machine, and what it prints is the result (r2/answering/programs.py)."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; None for endpoints without keys."""
     quota: str | None = None

@@ -28,6 +28,7 @@ from r2.answering.prompts import (
     GRADE_SYSTEM,
     JUDGE_SYSTEM,
     MODELS_MARK,
+    PROGRAM_SYSTEM,
     PROPOSED_MARK,
     QUESTION_MARK,
     RATE_SYSTEM,
@@ -80,7 +81,8 @@ TIER_GUESS: dict[Tier, float] = {"small": 0.6, "medium": 0.85, "large": 0.97}
 _RESULT = re.compile(r"^Result of step (\d+): (.*)$", re.MULTILINE)
 _THOUGHT = re.compile(r"^Thought \d+: .*It comes to (.+)\.$", re.MULTILINE)
 _MODEL_LINE = re.compile(
-    r"^([A-Za-z]): (small|medium|large), ([\d.e+-]+) USD(, thinks step by step)?(?:; (.*))?$", re.MULTILINE
+    r"^([A-Za-z]): (small|medium|large), ([\d.e+-]+) USD(, thinks step by step)?(?:, writes a program)?(?:; (.*))?$",
+    re.MULTILINE,
 )
 _SKILL = re.compile(r"(\w+) (\d+)%")
 _NUMBERED = re.compile(r"^(\d+)\. (.+)$", re.MULTILINE)
@@ -146,6 +148,8 @@ def think(
     is_right = chance.random() < p_right(ability + COT_BONUS * thinks, job.difficulty)
     result = job.right if is_right else _spoilt(job.right, chance)
     certainty = p_right(ability + COT_BONUS * thinks, job.difficulty + chance.gauss(0, CERTAINTY_NOISE))
+    if PROGRAM_SYSTEM in system:  # it computes as ever, and writes a program that prints what it came to
+        return Thought(f"print({result!r})", token_probability=certainty)
     if not thinks:
         return Thought(result, token_probability=certainty)
     n_parts = 2 + round(max(0.0, job.difficulty))

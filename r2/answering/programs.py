@@ -1,0 +1,101 @@
+"""Entries that answer with a program (`prompt_mode = "program"`; ours): the model writes a short Python program, the
+program is run in the sandbox (r2/problems/sandbox.py), and what it prints is the result.
+
+Whoever asks for a result this way gets the printed text in place of the model's own (`ask` of
+r2/answering/protocol.py), so that every way to answer can use such an entry. The run is a call of its own, of the
+purpose `program`, to the same entry: it is kept in the journal, and it costs the seconds of a core that it took, at the
+price that `pools/local.toml` puts on an hour of a core. What the model was paid for is its tokens, as always.
+
+A program that gives no result is a failure by name: `no_program` (the text is no Python), `program_crashed`,
+`program_timeout`, `program_silent` (it printed nothing). The check that fails is named after it, as
+`solve_program_crashed`, and a stronger model may be asked.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from r2.answering.prompts import PROGRAM_SYSTEM
+from r2.call import Attempt, Call, Completion
+from r2.ledger import CORE_HOUR_USD
+from r2.problems.sandbox import ProgramResult, SandboxLimits
+
+LIMITS = SandboxLimits()
+WORST_USD = (LIMITS.cpu_s + 1) * CORE_HOUR_USD / 3600
+"""The most that one run costs: the kernel ends it at the limit."""
+PYTHON = "python"
+"""`response_model` of a run."""
+
+_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n\s*```|\Z)", re.DOTALL)
+
+
+def asks_for_program(call: Call) -> bool:
+    """Whether the reply is to be run: by the words of its prompt, which a fallback entry is asked with too."""
+    return call.purpose in ("solve", "final") and any(
+        role == "system" and PROGRAM_SYSTEM in text for role, text in call.messages
+    )
+
+
+def program_in(text: str) -> str:
+    """The program in a reply: the first fenced block, else all of it; "" where there is nothing."""
+    fenced = _FENCE.search(text)
+    return (fenced[1] if fenced else text).strip()
+
+
+def program_call(call: Call, completion: Completion) -> Call | None:
+    """The run that follows a reply; None where there is nothing to run: a failed call, a reply that was cut or is
+    empty."""
+    code = program_in(completion.text) if completion.is_ok and completion.finish_reason != "length" else ""
+    if not code:
+        return None
+    return Call(
+        completion.model or call.model,
+        (("assistant", code),),
+        "program",
+        1,
+        subtask_index=call.subtask_index,
+        sample_index=call.sample_index,
+    )
+
+
+def with_result(completion: Completion, ran: Completion | None) -> Completion:
+    """The reply as whoever asked sees it: its text is what the program printed. Confidence stays that of the program's
+    tokens. A reply that was cut has no text, so that no part of a program is taken for a result."""
+    if not completion.is_ok:
+        return completion
+    if ran is None:
+        is_cut = completion.finish_reason == "length"
+        if is_cut:
+            return replace(completion, text="")
+        return replace(completion, text="", error_type="no_program", error_message="the reply is empty")
+    return replace(completion, text=ran.text, error_type=ran.error_type, error_message=ran.error_message)
+
+
+def ran_program(call: Call, found: ProgramResult, started_at: float, latency_s: float) -> Completion:
+    """A run as the completion of its call, with what it cost."""
+    attempt = Attempt(
+        call.model,
+        0,
+        0,
+        started_at,
+        latency_s=latency_s,
+        cost_usd=found.cpu_s * CORE_HOUR_USD / 3600,
+        price_version=f"{CORE_HOUR_USD:g}/core-hour",
+        response_model=PYTHON,
+        finish_reason="stop" if found.error_type is None else "",
+        error_type=found.error_type,
+        error_message=found.error_message or None,
+    )
+    return Completion(
+        found.printed or "",
+        call.model,
+        (attempt,),
+        attempt.finish_reason,
+        error_type=found.error_type,
+        error_message=attempt.error_message,
+    )
+
+
+def code_of(messages: Sequence[tuple[str, str]]) -> str:
+    """The program of a call of the purpose `program`."""
+    return messages[-1][1]
