@@ -128,10 +128,14 @@ class Roster:
         self[name]
 
     def step_by_step(self, name: str) -> str:
-        """The entry to ask for a chain of thought of the weights of `name`: the one whose prompt mode is `cot`, whose
-        price was measured on such replies, solver or not; `name` itself where the pool has none."""
+        """The entry to ask for a chain of thought of the weights of `name`; see `asked_in`."""
+        return self.asked_in("cot", name)
+
+    def asked_in(self, mode: PromptMode, name: str) -> str:
+        """The entry to ask in this mode of the weights of `name`: the one whose prompt mode it is, whose price was
+        measured on such replies, solver or not; `name` itself where the pool has none."""
         card = self[name]
-        twins = [c.name for c in self.by_name.values() if c.prompt_mode == "cot" and c.weights == card.weights]
+        twins = [c.name for c in self.by_name.values() if c.prompt_mode == mode and c.weights == card.weights]
         return name if not card.weights or not twins or name in twins else twins[0]
 
     def stronger(self, name: str) -> str | None:

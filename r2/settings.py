@@ -72,6 +72,14 @@ class Labelling(Frozen):
     """Wrong executions in a row after which a subtask is tried with no cheaper model."""
 
 
+class Example(Frozen):
+    """A worked example of `few_shot`: what a model was asked, and the reply it should give."""
+
+    benchmark: str = ""
+    asked: str
+    reply: str
+
+
 class Reasoning(Frozen):
     """How a problem is answered. Part of a run's identity: another value is another run."""
 
@@ -80,7 +88,8 @@ class Reasoning(Frozen):
     against: each is a module of r2/methods/, or of another package (r2/plugins.py), which says what it does and which
     of the settings below it reads. A name that nobody has is refused by whoever makes the router."""
     model: str | None = None
-    """The one model of `cot`, `tot` and `decompose_one`; None: the strongest of the pool."""
+    """The one model of `cot`, `tot`, `decompose_one`, `self_consistency`, `few_shot` and `program`, and the first of
+    `start`; None: the strongest of the pool."""
     decomposer: str | None = None
     """None: as the pool file's [router] says. The same for the next two."""
     allocator: str | None = None
@@ -116,13 +125,21 @@ class Reasoning(Frozen):
     large_model: str | None = None
     """Who is asked where the small model is not sure; None: the strongest."""
     chain: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """Models of `automix`, weakest first; None: `small_model`, then `large_model`."""
+    """Models of `automix` and of the cascades, in the order of asking; None: of `automix` `small_model`, then
+    `large_model`, of the cascades the cheapest, the middle and the strongest solver."""
+    by_benchmark: dict[str, str] | None = None
+    """Benchmark -> model of `rule`; "" stands for all others."""
+    examples: tuple[Example, ...] = ()
+    """Worked examples of `few_shot`."""
+    n_examples: int = Field(default=4, ge=0, le=32)
+    """Most examples that a prompt of `few_shot` shows."""
     threshold: float = Field(default=0.8, ge=0, le=1)
-    """Confidence from which an answer stands (`datashunt`, `dot`, `automix`), or probability of being right from which
-    a model is good enough (`query_router`). 0: the first answer, or the cheapest model, always."""
+    """Confidence from which an answer stands (`datashunt`, `dot`, `automix`, `confidence_cascade`), or probability of
+    being right from which a model is good enough (`query_router`). 0: the first answer, or the cheapest model, always.
+    """
     n_samples: int = Field(default=4, ge=1)
-    """Verdicts of a self-verification (`automix`), and further answers whose agreement is the confidence where an
-    endpoint gives no log-probabilities (`datashunt`, `dot`)."""
+    """Verdicts of a self-verification (`automix`), answers of `self_consistency`, and further answers whose agreement
+    is the confidence where an endpoint gives no log-probabilities (`datashunt`, `dot`)."""
     sample_temperature: float = Field(default=0.8, ge=0, le=2)
     """Of those samples, and of the thoughts of `tot`."""
     confidence_quantile: float = Field(default=0.4, ge=0, le=1)
@@ -176,6 +193,9 @@ _LATER_FIELDS = (
     "small_model",
     "large_model",
     "chain",
+    "by_benchmark",
+    "examples",
+    "n_examples",
     "threshold",
     "n_samples",
     "sample_temperature",

@@ -64,10 +64,7 @@ def with_result(completion: Completion, ran: Completion | None) -> Completion:
     if not completion.is_ok:
         return completion
     if ran is None:
-        is_cut = completion.finish_reason == "length"
-        if is_cut:
-            return replace(completion, text="")
-        return replace(completion, text="", error_type="no_program", error_message="the reply is empty")
+        return replace(completion, text="")
     return replace(completion, text=ran.text, error_type=ran.error_type, error_message=ran.error_message)
 
 

@@ -9,15 +9,22 @@ from functools import cache
 
 from r2.errors import ConfigError
 from r2.methods import (
+    agreement_cascade,
     automix,
+    confidence_cascade,
     cot,
     datashunt,
     decompose_one,
     dot,
+    few_shot,
     label,
+    program,
     query_router,
     random_model,
     route,
+    rule,
+    self_consistency,
+    start,
     tot,
 )
 from r2.methods.record import Family, Method
@@ -33,18 +40,25 @@ _BUILT_IN = (
     automix.METHOD,
     dot.METHOD,
     query_router.METHOD,
+    start.METHOD,
+    rule.METHOD,
+    agreement_cascade.METHOD,
+    confidence_cascade.METHOD,
+    self_consistency.METHOD,
+    few_shot.METHOD,
+    program.METHOD,
     random_model.METHOD,
     label.METHOD,
 )
-DIRECT, ORACLE = "direct", "oracle"
+DIRECT, ORACLE, ALL = "direct", "oracle", "all"
 """Rows of an evaluation that are no methods, and so no method's name: one call to a solver as its prompt mode says, and
-hindsight over the constants (r2/evaluation/operating_points.py)."""
+hindsight over the constants (r2/evaluation/operating_points.py); and the word for all rows there are."""
 
 
 @cache
 def methods() -> Mapping[str, Method]:
     """Every method by name, those of other packages included. ConfigError for a package that cannot be used."""
-    return with_plugins(METHODS, Method, _BUILT_IN, reserved=(DIRECT, ORACLE))
+    return with_plugins(METHODS, Method, _BUILT_IN, reserved=(DIRECT, ORACLE, ALL))
 
 
 def method_named(name: str) -> Method:

@@ -39,4 +39,5 @@ METHOD = Method(
     expects=_expects,
     assumes=STEPS_ASSUMED,
     by_default=True,
+    takes_model="strongest",
 )

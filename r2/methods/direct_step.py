@@ -29,6 +29,14 @@ def ask_step(
 ) -> Generator[Wave, list[Completion], Completion]:
     """Asks for the outcome's only step; result, failed check or error are kept on it. An earlier result stays where
     none came. An answer that is cut, or does not match its schema, is asked for once more of the same entry."""
+    completion, _ = yield from asked_step(problem, call, outcome, budget)
+    return completion
+
+
+def asked_step(
+    problem: Problem, call: Call, outcome: Outcome, budget: QuestionBudget
+) -> Generator[Wave, list[Completion], tuple[Completion, str | None]]:
+    """The same, with the check that the last reply failed; None where it may stand."""
     [step], router = outcome.steps, budget.router
     schema, tried = schema_of(problem, router), Again()
     while True:
@@ -37,11 +45,11 @@ def ask_step(
         step.model = completion.model or sent.model
         check = accept(problem, step, completion, schema=schema)
         if check is None:
-            return completion
+            return completion, None
         outcome.failed_checks.append(check)
         again = tried.call(problem, check, sent, completion, schema, router, budget)
         if again is None:
-            return completion
+            return completion, check
         call = replace(again, sample_index=step.n_asks)
 
 

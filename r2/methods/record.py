@@ -18,6 +18,8 @@ Family = Literal["ours", "constant", "baseline", "bound"]
 """How a report draws it: a router that is judged; one model for everything; what routers are held against; chance and
 hindsight."""
 RunKind = Literal["answer", "label"]
+TakesModel = Literal["", "strongest", "all"]
+Fitted = Literal["", "benchmark", "agreement", "confidence", "examples"]
 
 
 def _fits(router: Router, pool: str) -> None:
@@ -54,6 +56,17 @@ class Method:
     per_model: bool = False
     """An evaluation has a row of it for every solver, by the setting `model` (NAME:MODEL: for one); they are among the
     constants that the others are held against."""
+    takes_model: TakesModel = ""
+    """It uses one model, by the setting `model`, and is no constant: NAME:MODEL is a row for one, NAME:all a row for
+    every solver, and NAME alone one for the strongest (`strongest`) or for every solver (`all`)."""
+    takes_samples: bool = False
+    """NAME:MODEL,K sets its setting `n_samples`."""
+    fitted: Fitted = ""
+    """What an evaluation chooses for it on dev problems, from what every solver answered there and without a call of
+    its own: a model for each benchmark (`by_benchmark`), the order of a cascade by agreement (`chain`) or by confidence
+    (`chain`, `threshold`), or worked examples (`examples`)."""
+    writes_programs: bool = False
+    """Its models write programs, which are run on this machine."""
     takes_router: bool = False
     """It decomposes and allocates: an evaluation has a row of it for every `--router`."""
     uses_query_router: bool = False

@@ -49,7 +49,8 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         *load_wanted(chosen),
         composes=chosen.finalizer != "last_step",
     )
-    if any(table.prompt_mode == "program" for table in _computed_here(pool)):
+    here = _computed_here(pool)
+    if here and (method.writes_programs or any(table.prompt_mode == "program" for table in here)):
         check_sandbox()
     method.check(router, str(pool.path))
     return router
@@ -72,6 +73,7 @@ def checks_in(chosen: Reasoning, roster: Roster) -> tuple[OwnCheck | None, OwnCh
 
 def _models_named(chosen: Reasoning) -> list[str]:
     named = [chosen.model, chosen.small_model, chosen.large_model, *(chosen.chain or ()), *(chosen.mix or ())]
+    named += [*(chosen.by_benchmark or {}).values()]
     return [name for name in named if name is not None]
 
 

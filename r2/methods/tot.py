@@ -108,4 +108,5 @@ METHOD = Method(
     run=partial(concluded, tree_of_thoughts),
     expects=_expects,
     by_default=True,
+    takes_model="strongest",
 )

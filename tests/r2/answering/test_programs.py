@@ -82,12 +82,14 @@ def test_a_program_that_was_cut_is_not_run_and_no_part_of_it_is_an_answer():
 
 def test_an_empty_reply_holds_no_program():
     waves, outcome = run("start", writing(model="large"), [""])
-    assert (len(waves), outcome.failed_checks, outcome.error_type) == (1, ["solve_no_program"], "no_program")
+    assert (len(waves), outcome.failed_checks, outcome.error_type) == (1, ["empty"], "empty")
 
 
 def test_how_sure_a_model_is_of_its_program_counts_as_of_any_reply():
     chosen = writing(model="middle", min_confidence=0.9)
-    waves, outcome = run("start", chosen, [sure("print(38)", 0.5, "middle"), "38", "print(39)", "39"])
+    waves, outcome = run(
+        "start", chosen, [sure("print(38)", 0.5, "middle"), "38", sure("print(39)", 0.95, "large"), "39"]
+    )
     assert asked(waves)[2] == [("solve", "large")]
     assert (outcome.answer, outcome.failed_checks) == ("39", ["unsure"])
 

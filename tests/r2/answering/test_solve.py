@@ -163,6 +163,10 @@ def test_what_is_final_is_short_everything_else_defers_the_question():
         "bad_request",
         "question_budget",
         "not_recorded",
+        "no_program",
+        "program_crashed",
+        "program_timeout",
+        "program_silent",
     }
 
 
