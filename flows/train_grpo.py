@@ -16,7 +16,8 @@ from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
 from flows.support.running import rounded, told_now
 from flows.support.terminal import stopped_by_signals
-from r2.training.grpo.rounds import Decision, Rounds
+from r2.training.grpo.promotion import Decision
+from r2.training.grpo.rounds import Rounds
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from storage.sql.query import write_database
 from tasks.retry import may_help

@@ -24,11 +24,12 @@ async def open_client(
     max_cost_usd: float | None = None,
     already_spent_usd: float = 0.0,
     has_fallbacks: bool = True,
+    stands_in: bool = True,
 ) -> AsyncIterator[PoolClient]:
     """The client; models that were started end with the block. `log_dir` takes their logs.
 
-    `run_account`, `max_cost_usd`, `already_spent_usd` and `has_fallbacks`: see `PoolClient`. `state_dir` None: the
-    host's. PoolFileError or EndpointError before the first paid call.
+    `run_account`, `max_cost_usd`, `already_spent_usd`, `has_fallbacks` and `stands_in`: see `PoolClient`. `state_dir`
+    None: the host's. PoolFileError or EndpointError before the first paid call.
     """
     async with (
         open_endpoints(pool, models_dir=models_dir, log_dir=log_dir) as addresses,
@@ -40,6 +41,7 @@ async def open_client(
             max_cost_usd=max_cost_usd,
             already_spent_usd=already_spent_usd,
             has_fallbacks=has_fallbacks,
+            stands_in=stands_in,
         ) as client,
     ):
         yield client

@@ -29,7 +29,7 @@ from r2.training import device, ranks
 from r2.training.grpo.batch import Draw, Rollout, TrainingPrompt
 from r2.training.grpo.partners import ENTRY, Parts, parts_of, with_policy
 from r2.training.grpo.rollouts import open_rollouts
-from r2.training.grpo.rounds import Result, write_json
+from r2.training.grpo.rounds import Result, fresh_held_out, write_json
 from r2.training.grpo.settings import GrpoSettings, Role
 from r2.training.grpo.stages import (
     Round,
@@ -42,6 +42,7 @@ from r2.training.grpo.stages import (
     prompts_of,
     request_of,
     save,
+    seen_at,
 )
 from r2.training.grpo.trainer import TrainedRound, train
 from r2.training.launch import LAST_WORD, REFUSED
@@ -88,6 +89,9 @@ def run(round_: Round) -> None:
     for role, policy in candidates.items():
         after_parts = with_policy(after_parts, role, policy)
     after = evaluate(round_, after_parts) if candidates else before
+    shuffled = None
+    if "allocator" in candidates and round_.settings.max_shuffled_cost:
+        shuffled, _ = evaluate(round_, after_parts, order_seed=-1 - round_.number)
     digests = {ref: (digest, round_.loaded[ref].digest()) for ref, digest in frozen.items()}
     check_frozen(round_.number, digests)
     commit_held_out(
@@ -111,6 +115,7 @@ def run(round_: Round) -> None:
         round_.rollouts.spent_usd,
         time.monotonic() - started,
         facts,
+        shuffled,
     )
     write_json(round_.folder / "result.json", asdict(result))
 
@@ -235,6 +240,7 @@ def _learn(
             max_completion_tokens=output_limit(round_, role, plans),
             score=score,
             keep=keep,
+            seen=seen_at(round_, role, plans),
         )
     if ranks.is_writer():
         close_rollouts(
@@ -276,7 +282,8 @@ def _opened(spec_path: Path) -> Iterator[Round]:
     # Those that the pilot does not look at are not trained on, so nothing is planned for them either.
     n_looked_at = None if settings.filter.by == "nothing" else settings.filter.n_problems
     train_problems = [p for p, side in zip(problems, sides, strict=True) if side == "train"][:n_looked_at]
-    held_out = [p for p, side in zip(problems, sides, strict=True) if side == "test"][: settings.n_held_out]
+    tested = [p for p, side in zip(problems, sides, strict=True) if side == "test"]
+    held_out = fresh_held_out(folder.parent, spec["number"], tested, settings)
     reviewer = None
     if settings.review is not None:
         reviewer = settings.review.model or parts.router.roster.strongest

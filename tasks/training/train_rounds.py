@@ -8,10 +8,11 @@ task. The same settings resume the training.
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -23,14 +24,18 @@ from r2.policies.registry import file_sha256
 from r2.pool.file.config import load_pool
 from r2.problem import Problem
 from r2.problems.own_check import checks_digest
+from r2.problems.split import split_of
+from r2.settings import Columns
 from r2.training.curve import MetricsFile
 from r2.training.grpo.partners import parts_of, untrained_digest, versions_of
-from r2.training.grpo.rounds import Decision, Rounds, State
+from r2.training.grpo.promotion import Decision
+from r2.training.grpo.rounds import Rounds, State, fresh_held_out
 from r2.training.grpo.settings import GrpoSettings
 from r2.training.launch import LAST_WORD, REFUSED, training_command
 from storage.lake.lake import Lake
 from storage.runs.plan import run_dir_of
 from storage.sources.problem_files import question_file, row_of
+from storage.sources.questions import read_questions
 from tasks.training.waiting import exit_code_of
 
 REPORT_S = 10.0
@@ -93,6 +98,13 @@ def open_rounds(settings: GrpoSettings) -> Rounds:
                 f"training {run_id} is done, and since then {version} was promoted. To train on from it, name it: "
                 f"--{role} {version}."
             )
+    if not rounds.is_done:
+        tested = [
+            row
+            for row in read_questions(frozen, Columns())
+            if isinstance(row, Problem) and split_of(row.question, settings.split_seed, settings.test_share) == "test"
+        ]
+        fresh_held_out(run_dir, rounds.state.number, tested, settings)
     return rounds
 
 
@@ -131,11 +143,21 @@ def round_table(state: State) -> list[dict[str, object]]:
             "USD per 1k after": 1000 * decision["after"]["cost_usd"],
             "promoted": decision["is_promoted"],
             "held out": decision["n_problems"],
+            "lost, won": f"{decision.get('n_losses', '?')}, {decision.get('n_wins', '?')}",
+            "accuracy no worse by more than": decision.get("accuracy_margin_held", "?"),
+            "problems missing": _missing(decision),
+            "cost in random orders": decision.get("shuffled_cost_ratio") or "",
             "paid USD": record["cost_usd"],
             "alarms": "; ".join(record["alarms"][-3:]),
         }
         rows.append(row)
     return rows
+
+
+def _missing(decision: Mapping[str, Any]) -> object:
+    """How many problems are missing to show the asked margin; decisions before it was asked have none."""
+    missing = decision.get("n_problems_missing", "?")
+    return "no number would do" if missing is None else missing
 
 
 def run_in_process(spec: Path) -> None:

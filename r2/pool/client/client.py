@@ -68,13 +68,14 @@ class PoolClient:
         rate_window_s: float = 60.0,
         say: Callable[[str], None] = to_stderr,
         has_fallbacks: bool = True,
+        stands_in: bool = True,
     ) -> None:
         """`addresses` has one entry per model that is not a recording.
 
         `max_cost_usd` caps the run over its sessions and processes: `run_account` names it in `state_dir`, and
         `already_spent_usd` is what its journals have paid. `times` and `rate_window_s` are shortened by tests.
         `say` gets a line where an entry turns out not to take what it is sent, or not to do what its table promises.
-        Without `has_fallbacks` no entry answers for another.
+        Without `has_fallbacks` no entry answers for another; without `stands_in` none answers for one that is out.
         """
         self._pool = pool
         self._roster = pool.roster()
@@ -85,6 +86,7 @@ class PoolClient:
         self._rate_window_s = rate_window_s
         self._say = say
         self._has_fallbacks = has_fallbacks
+        self._stands_in = stands_in
         self._exchange = HttpSession(environ)
         self._stopping = asyncio.Event()
         self._asking: set[asyncio.Task[object]] = set()
@@ -245,7 +247,8 @@ class PoolClient:
                 )
             if last is None or tried.row.error_type != "question_budget":
                 last = tried  # a dearer entry that the question cannot pay for is not why the call failed
-            if not failure(tried.row.error_type).next_entry:
+            kind = failure(tried.row.error_type)
+            if not kind.next_entry or (kind.is_outage and not self._stands_in):
                 break
         assert last is not None, "the route begins with the entry that was asked for"
         if last.is_refusal:

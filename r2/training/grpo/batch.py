@@ -21,11 +21,13 @@ ScoreBatch = Callable[[int, Sequence["Draw"]], Sequence[ScoredTrajectory]]
 
 @dataclass(frozen=True, slots=True)
 class TrainingPrompt:
-    """One problem as the policy is asked about it. `place` is the problem's index among the round's problems."""
+    """One problem as the policy is asked about it. `place` is the problem's index among the round's problems;
+    `order_seed` draws the order in which an allocator is shown the models, None: as served."""
 
     place: int
     problem: Problem
     messages: list[ChatMessage]
+    order_seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,14 +96,20 @@ def score(trajectory: Trajectory, role: Role, sampled: SampledText, cost_ref_usd
     teaches nothing.
     """
     n_reviews = sum(call.purpose == "review" for call, _ in trajectory.pairs)
-    ends = [trajectory.outcome.error_type, *(completion.error_type for _, completion in trajectory.pairs)]
     verdict = trajectory.outcome.verdict
     is_unjudged = verdict is not None and verdict.score is None
-    if is_unjudged or not all(failure(end).counts for end in ends):
+    if is_unjudged or met_outage(trajectory):
         return ScoredTrajectory(trajectory, Terms(None, None, None), n_reviews)
     is_read = UNREAD[role] not in trajectory.outcome.failed_checks and not sampled.is_cut
     terms = Terms(trajectory.right, trajectory.answering_cost_usd / cost_ref_usd, float(is_read))
     return ScoredTrajectory(trajectory, terms, n_reviews)
+
+
+def met_outage(trajectory: Trajectory) -> bool:
+    """True if the pool failed for the trajectory as a whole or for any of its calls, though another call may have made
+    up for it: it says nothing about the policies."""
+    ends = [trajectory.outcome.error_type, *(completion.error_type for _, completion in trajectory.pairs)]
+    return not all(failure(end).counts for end in ends)
 
 
 def all_read(trajectory: Trajectory) -> bool:

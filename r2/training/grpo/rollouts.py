@@ -33,11 +33,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class RolloutRequest:
-    """One rollout to be made: the problem, what was sampled for it, and the seed of the pool's own samples."""
+    """One rollout to be made: the problem, what was sampled for it, the seed of the pool's own samples, and that of the
+    order in which an allocator is shown the models (None: as served)."""
 
     problem: Problem
     texts: Mapping[Purpose, SampledText]
     seed: int = 0
+    order_seed: int | None = None
 
 
 class Rollouts:
@@ -99,6 +101,8 @@ class Rollouts:
         router = self.router
         if router.settings.temperature > 0:
             router = replace(router, settings=router.settings.model_copy(update={"seed": request.seed}))
+        if request.order_seed is not None:
+            router = replace(router, settings=router.settings.model_copy(update={"order_seed": request.order_seed}))
         async with self._slots:
             return await rollout(
                 request.problem, request.texts, router, self._complete, reviewer=self.reviewer if with_review else None
@@ -158,7 +162,10 @@ def open_rollouts(
     log_dir: Path,
 ) -> Iterator[Rollouts]:
     """Endpoints, client and their loop, in a thread that ends with the block. ConfigError or EndpointError before the
-    first paid call."""
+    first paid call.
+
+    No entry stands in for one that is out: a rollout says what the models that were chosen are worth, or nothing.
+    """
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="rollouts", daemon=True)
     thread.start()
@@ -174,6 +181,7 @@ def open_rollouts(
                 run_account=run_account,
                 max_cost_usd=max_cost_usd,
                 already_spent_usd=already_spent_usd,
+                stands_in=False,
             )
         )
         return Rollouts(loop, client, journal, router, reviewer=reviewer, max_in_flight=max_in_flight)

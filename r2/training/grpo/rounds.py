@@ -6,8 +6,9 @@ file, replaced whole.
     <run_dir>/round-00/result.json   its result, written last by the round itself
 
 A kill at any moment leaves the last settled round in state.json. The same call resumes with the next round, which
-finds its own checkpoints. A round's candidate is promoted only after a paired comparison on held-out problems
-(docs/method.md, section 5); the decision, with its interval, is kept here, in the registry's history and in the lake.
+finds its own checkpoints. A round's candidate is promoted only after a paired comparison on held-out problems that no
+earlier round was compared on (r2/training/grpo/promotion.py); the decision, with its interval, is kept here, in the
+registry's history and in the lake.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,65 +16,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 
 from r2.atomic import write_atomically
 from r2.errors import ConfigError
-from r2.evaluation.intervals import paired_interval
 from r2.policies.registry import Registry
+from r2.problem import Problem
+from r2.training.grpo.promotion import Decision, HeldOut, decide
 from r2.training.grpo.settings import GrpoSettings, Role
 
 Versions = dict[Role, str]
 """Role -> NAME@VERSION of the registry, or the name of a pool entry."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """How a pair of policies did on the held-out problems, one entry per problem, in a fixed order."""
-
-    problem_ids: tuple[str, ...]
-    is_correct: tuple[float, ...]
-    cost_usd: tuple[float, ...]
-    cost_share: tuple[float, ...]
-    """cost_usd over what the same problem costs on the largest model alone."""
-    is_read: tuple[float, ...] = ()
-    """1 where plan and allocation were read, 0 where a fallback stood in for one of them; empty in results written
-    before this was measured."""
-
-    @property
-    def readable(self) -> float:
-        """Share of the problems whose plan and allocation were read; 1 where it was not measured."""
-        return sum(self.is_read) / len(self.is_read) if self.is_read else 1.0
-
-    def utilities(self, lam: float) -> list[float]:
-        """1[correct] - lambda * cost_usd / cost_ref of each problem."""
-        return [right - lam * cost for right, cost in zip(self.is_correct, self.cost_share, strict=True)]
-
-    def summary(self, lam: float) -> dict[str, float]:
-        """Means over the problems."""
-        n = max(1, len(self.problem_ids))
-        return {
-            "utility": sum(self.utilities(lam)) / n,
-            "accuracy": sum(self.is_correct) / n,
-            "cost_usd": sum(self.cost_usd) / n,
-            "cost_share": sum(self.cost_share) / n,
-            "readable": self.readable,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A paired comparison: mean difference of utility with its 95 % interval, and what follows from it."""
-
-    is_promoted: bool
-    difference: float
-    low: float
-    high: float
-    n_problems: int
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +41,9 @@ class Result:
     cost_usd: float = 0.0
     wall_s: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    shuffled: HeldOut | None = None
+    """The versions after it, with the models in random orders; None where the allocator did not learn, or the result
+    was written before this was measured."""
 
 
 @dataclass(slots=True)
@@ -103,42 +59,6 @@ class State:
     def number(self) -> int:
         """The round to do next, 0-based."""
         return len(self.settled)
-
-
-def decide(
-    before: HeldOut, after: HeldOut, lam: float, margin: float, seed: int = 0, *, readable_loss: float = 0.05
-) -> Decision:
-    """Promotes where utility is higher and, by a paired bootstrap over problems, not worse by more than `margin`, and
-    the share of problems whose plan and allocation can be read is not lower by more than `readable_loss`: else the
-    fallbacks earned the utility, not the version.
-
-    Raises ValueError if the two are not over the same problems.
-    """
-    if before.problem_ids != after.problem_ids:
-        raise ValueError("the two versions were not evaluated on the same problems in the same order")
-    old, new = np.asarray(before.utilities(lam)), np.asarray(after.utilities(lam))
-    interval = paired_interval(new, old, seed=seed)
-    difference = float((new - old).mean()) if len(new) else 0.0
-    low, high = (interval.low, interval.high) if interval is not None else (0.0, 0.0)
-    is_read = after.readable >= before.readable - readable_loss - 1e-9
-    is_promoted = is_read and difference > 0 and low >= -margin
-    if not is_read:
-        reason = (
-            f"kept: plan and allocation can be read for only {100 * after.readable:.0f} % of the held-out problems, "
-            f"{100 * before.readable:.0f} % before; a fallback answered for the others "
-            f"(utility {difference:+.4f}, 95 % {low:+.4f} to {high:+.4f}, n = {len(new)})"
-        )
-    elif is_promoted:
-        reason = f"held-out utility {difference:+.4f} (95 % {low:+.4f} to {high:+.4f}, n = {len(new)})"
-    elif difference <= 0:
-        reason = (
-            f"kept: held-out utility is not higher ({difference:+.4f}, 95 % {low:+.4f} to {high:+.4f}, n = {len(new)})"
-        )
-    else:
-        reason = (
-            f"kept: the interval of the gain ({low:+.4f} to {high:+.4f}, n = {len(new)}) reaches below {-margin:+.4f}"
-        )
-    return Decision(is_promoted, difference, low, high, len(new), before.summary(lam), after.summary(lam), reason)
 
 
 class Rounds:
@@ -203,10 +123,9 @@ class Rounds:
         decision = decide(
             result.before,
             result.after,
-            settings.price_of_cost,
-            settings.margin,
+            settings.gate,
             settings.seed,
-            readable_loss=settings.readable_loss,
+            shuffled=result.shuffled,
         )
         record = {
             "number": number,
@@ -232,6 +151,27 @@ class Rounds:
         write_json(self.run_dir / "state.json", asdict(self.state))
 
 
+def fresh_held_out(run_dir: Path, number: int, problems: Sequence[Problem], settings: GrpoSettings) -> list[Problem]:
+    """The problems that round `number` is compared on: of the held-out `problems` those that no earlier round was
+    compared on, shared out among the rounds that are left, at most `n_held_out`.
+
+    To choose again and again by the same problems is to learn them. ConfigError where none is left.
+    """
+    used: set[str] = set()
+    for earlier in range(number):
+        used.update(read_result(run_dir / f"round-{earlier:02d}" / "result.json").before.problem_ids)
+    fresh = [problem for problem in problems if problem.problem_id not in used]
+    n_left = max(1, settings.rounds - number)
+    share = len(fresh) // n_left
+    if not share:
+        raise ConfigError(
+            f"round {number}: {len(fresh)} of {len(problems)} held-out problems were not used by an earlier round, for "
+            f"{n_left} rounds that are left; each needs its own. Bring more problems, or hold out more (--test-share) "
+            "and begin a new training."
+        )
+    return fresh[: min(share, settings.n_held_out or share)]
+
+
 def read_result(path: Path) -> Result:
     """A round's result. ConfigError if the round did not write one."""
     try:
@@ -241,6 +181,8 @@ def read_result(path: Path) -> Result:
             f"{path}: the round ended without a result; see train.log beside it, then run the same command again."
         ) from None
     held = {name: HeldOut(**{key: tuple(value) for key, value in stored[name].items()}) for name in ("before", "after")}
+    if stored.get("shuffled"):
+        held["shuffled"] = HeldOut(**{key: tuple(value) for key, value in stored["shuffled"].items()})
     digests = {name: (pair[0], pair[1]) for name, pair in stored["digests"].items()}
     return Result(**{**stored, **held, "digests": digests, "alarms": tuple(stored["alarms"])})
 

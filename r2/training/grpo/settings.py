@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from r2.pool.file.config import PriceTable
 from r2.settings import Frozen, Positive, Reasoning, load
+from r2.training.grpo.promotion import Gate
 
 Role = Literal["decomposer", "allocator"]
 Mode = Literal["alternating", "joint", "sft_only", "rejection"]
@@ -66,7 +67,8 @@ class GrpoSettings(Frozen):
     compared on after each round. With the share and seed of the label sets, what is held out here was not shown in SFT
     either."""
     n_held_out: int | None = Field(default=None, ge=1)
-    """At most so many held-out problems; None: all."""
+    """At most so many held-out problems a round. Each round has its own, which no earlier one was compared on: they are
+    shared out among the rounds. None: all."""
     mode: Mode = "alternating"
     """`alternating` (paper). `joint`: both learn in the same round, each beside the other's version of the round's
     start, and are promoted together or not at all. `rejection`: rejection-sampling fine-tuning instead of GRPO, rounds
@@ -115,6 +117,22 @@ class GrpoSettings(Frozen):
     readable_loss: float = Field(default=0.05, ge=0, le=1)
     """It is not promoted either if the share of held-out problems whose plan and allocation can be read falls by more
     than this: then a fallback answers, whatever the utility."""
+    min_readable: float = Field(default=0.5, ge=0, le=1)
+    """Nor if the share that can be read is below this."""
+    accuracy_margin: float = Field(default=0.05, ge=0, le=1)
+    """Nor if the held-out problems do not show that it is less accurate by no more than this (exact bounds on the
+    problems that only one version has right: r2/evaluation/floor.py). 0.05 takes 72 problems where nothing is lost, and
+    several hundred where one in ten changes. 1: not asked."""
+    delta: float = Field(default=0.05, gt=0, lt=1)
+    """Chance at most that it is less accurate all the same."""
+    cost_share_cap: float = Field(default=3.0, ge=0)
+    """What one problem saves counts in the gain up to so many times the median cost share before; 0: no cap."""
+    max_shuffled_cost: float = Field(default=1.1, ge=0)
+    """An allocator is not promoted if, shown the models in random orders, it costs more than so many times what it
+    costs as served; 0: not asked, and not measured."""
+    random_order: bool | None = None
+    """Whether an allocator that learns is shown the models in a random order, another one for every group of rollouts.
+    None: where SFT showed it each row in at least eight orders (`augment`), as its card says."""
     threads: int | None = Field(default=None, ge=1)
     """torch threads; None: its own choice. Part of what makes a resumed run equal."""
     max_cost_usd: Positive | None = None
@@ -149,6 +167,20 @@ class GrpoSettings(Frozen):
         return self.lam if self.utility_lam is None else self.utility_lam
 
     @property
+    def gate(self) -> Gate:
+        """What a promotion needs."""
+        return Gate(
+            self.price_of_cost,
+            self.margin,
+            self.readable_loss,
+            self.min_readable,
+            self.accuracy_margin,
+            self.delta,
+            self.cost_share_cap,
+            self.max_shuffled_cost,
+        )
+
+    @property
     def weights(self) -> dict[str, float]:
         """Factor of each term in the reward."""
         return {"right": 1.0, "cost": -self.lam, "well_formed": self.well_formed_weight}
@@ -175,11 +207,23 @@ class GrpoSettings(Frozen):
             "accelerate_config",
             "launcher",
         }
+        defaults = type(self).model_fields
+        free |= {name for name in _LATER_FIELDS if getattr(self, name) == defaults[name].default}
         chosen = self.model_dump(mode="json", exclude=free) | {"reasoning": self.reasoning.identity()}
-        if self.plan_temperature is None:
-            del chosen["plan_temperature"]  # it was added later: older trainings keep their identity
         identity = [chosen, pool_digest, problems_digest]
         return f"grpo-{hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]}"
+
+
+_LATER_FIELDS = (
+    "plan_temperature",
+    "min_readable",
+    "accuracy_margin",
+    "delta",
+    "cost_share_cap",
+    "max_shuffled_cost",
+    "random_order",
+)
+"""Added later: they count only where they differ from their defaults, so that older trainings keep their identity."""
 
 
 def load_grpo_settings(path: Path | None, overrides: dict[str, Any]) -> GrpoSettings:

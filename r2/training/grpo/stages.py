@@ -1,8 +1,9 @@
 """The stages of one GRPO round: plans, prompts, pilot, samples, the comparison on held-out problems. Each result is a
 file that is written once."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -11,8 +12,9 @@ import orjson
 
 from r2.answering.allocation import allocation_tokens
 from r2.answering.prompts import allocate_messages, decompose_messages
+from r2.answering.protocol import Trajectory
 from r2.answering.route import shown_models
-from r2.errors import PlanParseError, TrainingError, failure
+from r2.errors import PlanParseError, TrainingError
 from r2.plan import DIRECT, Plan, parse_plan
 from r2.policies.registry import Policy
 from r2.pool.file.config import PoolConfig
@@ -20,14 +22,20 @@ from r2.problem import Problem
 from r2.training.data import ChatMessage
 from r2.training.grpo.batch import Draw, Rollout, TrainingPrompt
 from r2.training.grpo.partners import ENTRY, Parts
+from r2.training.grpo.promotion import HeldOut
 from r2.training.grpo.rejection import best_rows
-from r2.training.grpo.reward import PURPOSE_OF, all_read, rollout_seed, weighted
+from r2.training.grpo.reward import PURPOSE_OF, all_read, met_outage, rollout_seed, weighted
 from r2.training.grpo.rollouts import RolloutRequest, Rollouts
-from r2.training.grpo.rounds import HeldOut, write_json
+from r2.training.grpo.rounds import write_json
 from r2.training.grpo.settings import GrpoSettings, Role
 from r2.training.grpo.trainer import TrainedRound
 from r2.training.sampled import SampledText
 from r2.training.sampling import LocalPolicy, Partner, load_policy
+
+PAUSES_S = (5.0, 30.0, 120.0)
+"""Before a held-out problem that met an outage is asked again."""
+SHUFFLES = 8
+"""Orders that SFT must have shown of each row for an allocator to be expected to read profiles."""
 
 
 @dataclass(slots=True)
@@ -72,32 +80,48 @@ def check_frozen(number: int, digests: Mapping[str, tuple[str, str]]) -> None:
             )
 
 
-def evaluate(round_: Round, parts: Parts) -> tuple[HeldOut, list[Any]]:
+def evaluate(
+    round_: Round, parts: Parts, *, order_seed: int | None = None, pauses_s: Sequence[float] = PAUSES_S
+) -> tuple[HeldOut, list[Trajectory]]:
     """Every held-out problem answered greedily by `solve` with these versions, as a served router would; no review, no
-    sampling."""
+    sampling. With `order_seed` the allocator is shown the models in a random order for each problem.
+
+    A problem for which the pool failed, in any of its calls, is asked again after each of the pauses, and never scored:
+    TrainingError where it still fails then.
+    """
     round_.seat(parts)
     problems = round_.held_out
-    references = round_.rollouts.reference_costs(problems)
-    trajectories = round_.rollouts.run(
-        [RolloutRequest(p, {}, rollout_seed(round_.settings.seed, 0, 0, p.problem_id, 0)) for p in problems],
-        with_review=False,
-    )
-    n_lost = sum(
-        reference is None or not failure(trajectory.outcome.error_type).counts
-        for reference, trajectory in zip(references, trajectories, strict=True)
-    )
-    if n_lost:
+    requests = [
+        RolloutRequest(p, {}, rollout_seed(round_.settings.seed, 0, 0, p.problem_id, 0), order_seed) for p in problems
+    ]
+    references: dict[int, float] = {}
+    trajectories: dict[int, Trajectory] = {}
+    open_ = list(range(len(problems)))
+    for pause_s in (0.0, *pauses_s):
+        time.sleep(pause_s)
+        costs = round_.rollouts.reference_costs([problems[i] for i in open_])
+        done = round_.rollouts.run([requests[i] for i in open_], with_review=False)
+        for i, cost, trajectory in zip(open_, costs, done, strict=True):
+            if cost is not None and not met_outage(trajectory):
+                references[i], trajectories[i] = cost, trajectory
+        open_ = [i for i in open_ if i not in trajectories]
+        if not open_:
+            break
+    if open_:
         raise TrainingError(
-            f"round {round_.number}: the pool failed for {n_lost} of {len(problems)} held-out problems, so that the "
-            "versions cannot be compared. Run the same command again when it is up; what was paid is kept."
+            f"round {round_.number}: the pool failed for {len(open_)} of {len(problems)} held-out problems, "
+            f"{1 + len(pauses_s)} times in {sum(pauses_s):.0f} s, so that the versions cannot be compared. Run the "
+            "same command again when it is up; what was paid is kept."
         )
-    right = [trajectory.right for trajectory in trajectories]
-    cost = [trajectory.answering_cost_usd for trajectory in trajectories]
-    share = [usd / (ref or 1.0) for usd, ref in zip(cost, references, strict=True)]
-    read = [float(all_read(t)) for t in trajectories]
+    answered = [trajectories[i] for i in range(len(problems))]
+    cost_usd = [trajectory.answering_cost_usd for trajectory in answered]
     return HeldOut(
-        tuple(p.problem_id for p in problems), tuple(right), tuple(cost), tuple(share), tuple(read)
-    ), trajectories
+        tuple(p.problem_id for p in problems),
+        tuple(trajectory.right for trajectory in answered),
+        tuple(cost_usd),
+        tuple(usd / references[i] for i, usd in enumerate(cost_usd)),
+        tuple(float(all_read(trajectory)) for trajectory in answered),
+    ), answered
 
 
 def save(trained: TrainedRound, folder: Path) -> None:
@@ -181,15 +205,44 @@ def _plan_in(trajectory: Any) -> SampledText:
 def prompts_of(round_: Round, role: Role, plans: Mapping[int, SampledText]) -> list[TrainingPrompt]:
     """What the policy is asked, exactly as `solve` asks it."""
     mode = round_.parts.policies[role].card.prompt_mode
-    prompts = []
+    prompts: list[TrainingPrompt] = []
     for place, problem in enumerate(round_.train_problems):
         if role == "decomposer":
-            messages = decompose_messages(problem, mode)
+            messages = [ChatMessage(role=who, content=text) for who, text in decompose_messages(problem, mode)]
+            prompts.append(TrainingPrompt(place, problem, messages))
         else:
-            shown = shown_models(problem, round_.parts.router)
-            messages = allocate_messages(problem, _read(plans[place]), shown, mode)
-        prompts.append(TrainingPrompt(place, problem, [ChatMessage(role=who, content=text) for who, text in messages]))
+            prompts.append(_allocators(round_, place, problem, plans, 0))
     return prompts
+
+
+def seen_at(
+    round_: Round, role: Role, plans: Mapping[int, SampledText]
+) -> Callable[[TrainingPrompt, int], TrainingPrompt]:
+    """How a prompt looks at its n-th visit: an allocator that learns with random orders sees another one each time."""
+    if role == "decomposer" or not has_random_order(round_):
+        return lambda prompt, visit: prompt
+    return lambda prompt, visit: _allocators(round_, prompt.place, prompt.problem, plans, visit)
+
+
+def has_random_order(round_: Round) -> bool:
+    """Whether the allocator is shown the models in random orders while it learns."""
+    asked = round_.settings.random_order
+    if asked is not None:
+        return asked
+    policy = round_.parts.policies.get("allocator")
+    return policy is not None and int(policy.card.config.get("augment", 0)) >= SHUFFLES
+
+
+def _allocators(
+    round_: Round, place: int, problem: Problem, plans: Mapping[int, SampledText], visit: int
+) -> TrainingPrompt:
+    router, order_seed = round_.parts.router, None
+    if has_random_order(round_):
+        order_seed = 1_000_000 * round_.settings.seed + 1000 * round_.number + visit
+        router = replace(router, settings=router.settings.model_copy(update={"order_seed": order_seed}))
+    mode = round_.parts.policies["allocator"].card.prompt_mode
+    messages = allocate_messages(problem, _read(plans[place]), shown_models(problem, router), mode)
+    return TrainingPrompt(place, problem, [ChatMessage(role=who, content=text) for who, text in messages], order_seed)
 
 
 def _read(sampled: SampledText) -> Plan:
@@ -208,9 +261,8 @@ def request_of(round_: Round, role: Role, draw: Draw, step: int, plans: Mapping[
     if role == "allocator":
         texts[PURPOSE_OF["decomposer"]] = plans[draw.prompt.place]
     problem = draw.prompt.problem
-    return RolloutRequest(
-        problem, texts, rollout_seed(round_.settings.seed, round_.number, step, problem.problem_id, draw.rollout)
-    )
+    seed = rollout_seed(round_.settings.seed, round_.number, step, problem.problem_id, draw.rollout)
+    return RolloutRequest(problem, texts, seed, draw.prompt.order_seed)
 
 
 def output_limit(round_: Round, role: Role, plans: Mapping[int, SampledText]) -> int:

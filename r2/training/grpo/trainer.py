@@ -56,8 +56,11 @@ def train(
     max_completion_tokens: int,
     score: ScoreBatch,
     keep: Callable[[Sequence[Rollout]], None],
+    seen: Callable[[TrainingPrompt, int], TrainingPrompt] = lambda prompt, visit: prompt,
 ) -> TrainedRound:
     """Trains `settings.steps` steps, from the newest checkpoint in `work_dir` if there is one.
+
+    `seen` says how a prompt looks at its n-th visit (0-based): an allocator's has another order of models each time.
 
     `keep` gets the rollouts since the checkpoint before, just before the next one is written: those of all ranks, on
     every rank. Metrics go to `work_dir/curve.jsonl`.
@@ -73,13 +76,14 @@ def train(
     first_step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     if ranks.is_writer():
         curve.cut(first_step)
-    rewards = _Rewards({prompt.place: prompt for prompt in prompts}, tokenizer, settings, score, memory)
+    asked = [(seen(prompt, visit), visit) for prompt, visit in in_order(prompts, settings, seed)]
+    rewards = _Rewards({(p.place, visit): p for p, visit in asked}, tokenizer, settings, score, memory)
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=cast(Any, rewards.functions()),
         args=_config(work_dir, settings, seed, max_completion_tokens),
         train_dataset=Dataset.from_list(
-            [{"prompt": p.messages, "place": p.place, "visit": visit} for p, visit in in_order(prompts, settings, seed)]
+            [{"prompt": p.messages, "place": p.place, "visit": visit} for p, visit in asked]
         ),
         processing_class=tokenizer,
         callbacks=[_keeper(curve, memory, settings, keep)],
@@ -153,20 +157,20 @@ class _Rewards:
 
     def __init__(
         self,
-        by_place: Mapping[int, TrainingPrompt],
+        asked: Mapping[tuple[int, int], TrainingPrompt],
         tokenizer: Any,
         settings: GrpoSettings,
         score: ScoreBatch,
         memory: RoundMemory,
     ) -> None:
-        self._by_place, self._tokenizer, self._settings, self._score, self._memory = (
-            by_place,
+        self._asked, self._tokenizer, self._settings, self._score, self._memory = (
+            asked,
             tokenizer,
             settings,
             score,
             memory,
         )
-        self._prompt_tokens: dict[int, int] = {}
+        self._prompt_tokens: dict[tuple[int, int], int] = {}
         self._last: tuple[int, list[ScoredTrajectory]] = (-1, [])
 
     def functions(self) -> list[Callable[..., list[float | None]]]:
@@ -199,22 +203,23 @@ class _Rewards:
         draws = []
         columns = (batch["place"], batch["visit"], batch["completions"], batch["completion_ids"])
         for place, visit, completion, ids in zip(*columns, strict=True):
-            prompt = self._by_place[place]
+            prompt = self._asked[place, visit]
             rollout = visit * self._settings.group_size + seen[place, visit]
             seen[place, visit] += 1
             tokens = list(ids)
             is_cut = self._tokenizer.eos_token_id not in tokens
-            sampled = SampledText(completion[0]["content"], self._n_prompt_tokens(prompt), len(tokens), is_cut)
+            sampled = SampledText(completion[0]["content"], self._n_prompt_tokens(prompt, visit), len(tokens), is_cut)
             draws.append(Draw(prompt, rollout, sampled))
         return draws
 
-    def _n_prompt_tokens(self, prompt: TrainingPrompt) -> int:
-        if prompt.place not in self._prompt_tokens:
+    def _n_prompt_tokens(self, prompt: TrainingPrompt, visit: int) -> int:
+        key = (prompt.place, visit)
+        if key not in self._prompt_tokens:
             ids = self._tokenizer.apply_chat_template(
                 prompt.messages, add_generation_prompt=True, tokenize=True, return_dict=False
             )
-            self._prompt_tokens[prompt.place] = len(ids)
-        return self._prompt_tokens[prompt.place]
+            self._prompt_tokens[key] = len(ids)
+        return self._prompt_tokens[key]
 
 
 def _keeper(

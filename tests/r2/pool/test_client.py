@@ -452,6 +452,21 @@ def test_the_breaker_opens_for_a_dead_endpoint_and_a_probe_closes_it(tmp_path: P
     asyncio.run(scenario())
 
 
+def test_where_nobody_stands_in_a_call_to_a_dead_entry_fails_and_is_asked_again_when_it_is_up(tmp_path: Path):
+    async def scenario() -> None:
+        pool = write_pool(tmp_path, {"a": "", "b": ""})
+        async with Loopback(script=[says(500, "oops")] * 4) as server:
+            addresses = {name: Address(server.base_url, name) for name in ("a", "b")}
+            async with PoolClient(pool, addresses, state_dir=tmp_path, stands_in=False) as client:
+                failed = await client.complete(call(), problem_id="p")
+                again = await client.complete(call(), problem_id="p")
+        assert (failed.model, failed.error_type) == ("a", "server_error")
+        assert (again.model, again.text) == ("a", "4")
+        assert {arrival.body["model"] for arrival in server.arrivals} == {"a"}
+
+    asyncio.run(scenario())
+
+
 def test_a_fallback_must_hold_the_call(tmp_path: Path):
     async def scenario() -> None:
         entries = {"a": "context_tokens = 4096", "b": "context_tokens = 256", "c": "context_tokens = 4096"}

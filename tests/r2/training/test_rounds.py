@@ -1,7 +1,7 @@
 """Rounds as a state machine: who learns, when a candidate is promoted, and that a kill between any two steps loses and
 repeats nothing."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import orjson
@@ -10,17 +10,23 @@ import pytest
 from r2.errors import ConfigError
 from r2.policies.registry import PolicyCard, Registry
 from r2.pool.file.config import PoolConfig, load_pool
+from r2.problem import Problem
 from r2.training.curve import MetricsFile
 from r2.training.grpo.batch import Draw, Rollout, TrainingPrompt
 from r2.training.grpo.partners import untrained_digest, versions_of
+from r2.training.grpo.promotion import Gate, HeldOut, decide
 from r2.training.grpo.rejection import best_rows
 from r2.training.grpo.reward import ScoredTrajectory, Terms
-from r2.training.grpo.rounds import HeldOut, Result, Rounds, decide, read_result, write_json
+from r2.training.grpo.rounds import Result, Rounds, fresh_held_out, read_result, write_json
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
 from r2.training.sampled import SampledText
 from tasks.training.train_rounds import progress_of
 from tests.support.paths import ROOT
 
+GATE = Gate(lam=0.3, accuracy_margin=0.1)
+"""40 problems of which none is lost hold a margin of 0.088."""
+BEFORE_THE_GATE = "grpo-191207e8136e"
+"""Identity that a training with every default had before there was a gate."""
 IDS = tuple(f"p{i}" for i in range(40))
 
 
@@ -33,7 +39,9 @@ def held_out(right: float, cost_share: float, n_read: int = 40) -> HeldOut:
 
 
 def settings(tmp_path: Path, **fields: object) -> GrpoSettings:
-    return GrpoSettings.model_validate({"problems": "scan", "policies_dir": str(tmp_path / "policies"), **fields})
+    return GrpoSettings.model_validate(
+        {"problems": "scan", "policies_dir": str(tmp_path / "policies"), "accuracy_margin": 0.1, **fields}
+    )
 
 
 def registry(tmp_path: Path) -> Registry:
@@ -63,24 +71,24 @@ def test_utility_is_right_minus_lambda_times_the_share_of_cost():
 
 
 def test_a_cheaper_version_of_the_same_accuracy_is_promoted():
-    decision = decide(held_out(0.9, 0.5), held_out(0.9, 0.1), lam=0.3, margin=0.01)
+    decision = decide(held_out(0.9, 0.5), held_out(0.9, 0.1), GATE)
     assert decision.is_promoted
     assert decision.difference == pytest.approx(0.12)
     assert decision.low == pytest.approx(0.12)
 
 
 def test_a_worse_version_is_refused():
-    decision = decide(held_out(0.9, 0.1), held_out(0.5, 0.05), lam=0.3, margin=0.01)
+    decision = decide(held_out(0.9, 0.1), held_out(0.5, 0.05), GATE)
     assert not decision.is_promoted
     assert decision.high < 0
     assert decision.reason.startswith("kept")
 
 
 def test_an_equal_version_and_one_whose_gain_is_doubtful_are_refused():
-    assert not decide(held_out(0.9, 0.1), held_out(0.9, 0.1), 0.3, 0.01).is_promoted
+    assert not decide(held_out(0.9, 0.1), held_out(0.9, 0.1), GATE).is_promoted
     by_luck = HeldOut(IDS, (1.0, 1.0, 1.0) + (0.0,) * 37, (0.0,) * 40, (0.0,) * 40)
     without = HeldOut(IDS, (0.0, 0.0, 0.0, 1.0, 1.0) + (0.0,) * 35, (0.0,) * 40, (0.0,) * 40)
-    decision = decide(without, by_luck, 0.3, 0.01)
+    decision = decide(without, by_luck, GATE)
     assert decision.difference > 0 > decision.low
     assert not decision.is_promoted
 
@@ -89,10 +97,10 @@ def test_a_cheaper_version_whose_texts_cannot_be_read_is_refused_because_the_fal
     """Utility +0.12 throughout. 40 of 40 read before: 38 are 95 %, five points fewer, which is let pass; 37 are 92.5 %;
     1 is 2.5 %."""
     before = held_out(0.9, 0.5)
-    assert decide(before, held_out(0.9, 0.1, n_read=38), 0.3, 0.01).is_promoted
-    assert not decide(before, held_out(0.9, 0.1, n_read=37), 0.3, 0.01).is_promoted
-    assert decide(before, held_out(0.9, 0.1, n_read=37), 0.3, 0.01, readable_loss=0.1).is_promoted
-    decision = decide(before, held_out(0.9, 0.1, n_read=1), 0.3, 0.01)
+    assert decide(before, held_out(0.9, 0.1, n_read=38), GATE).is_promoted
+    assert not decide(before, held_out(0.9, 0.1, n_read=37), GATE).is_promoted
+    assert decide(before, held_out(0.9, 0.1, n_read=37), replace(GATE, readable_loss=0.1)).is_promoted
+    decision = decide(before, held_out(0.9, 0.1, n_read=1), GATE)
     assert not decision.is_promoted
     assert decision.reason.startswith(
         "kept: plan and allocation can be read for only 2 % of the held-out problems, 100 % before; a fallback answered"
@@ -101,7 +109,7 @@ def test_a_cheaper_version_whose_texts_cannot_be_read_is_refused_because_the_fal
 
 
 def test_a_version_that_is_read_as_rarely_as_the_one_before_it_is_compared_by_utility():
-    assert decide(held_out(0.9, 0.5, n_read=20), held_out(0.9, 0.1, n_read=20), 0.3, 0.01).is_promoted
+    assert decide(held_out(0.9, 0.5, n_read=20), held_out(0.9, 0.1, n_read=20), GATE).is_promoted
 
 
 def test_how_much_may_be_unreadable_is_a_setting_that_settling_keeps_to(tmp_path: Path):
@@ -109,7 +117,7 @@ def test_how_much_may_be_unreadable_is_a_setting_that_settling_keeps_to(tmp_path
         folder = tmp_path / str(loss)
         registry(folder)
         rounds = Rounds.open(folder / "run", settings(folder, rounds=1, readable_loss=loss), "grpo-1", dict(START))
-        finish(rounds.next_spec(), held_out(0.9, 0.5), held_out(0.9, 0.1, n_read=0), allocator="allocator@v2")
+        finish(rounds.next_spec(), held_out(0.9, 0.5), held_out(0.9, 0.1, n_read=30), allocator="allocator@v2")
         assert rounds.settle().is_promoted is is_promoted
 
 
@@ -125,9 +133,118 @@ def test_a_result_from_before_reading_was_measured_is_still_compared(tmp_path: P
     assert rounds.settle().is_promoted
 
 
+def test_a_version_that_can_hardly_be_read_is_not_promoted_however_it_was_before():
+    decision = decide(held_out(0.9, 0.5, n_read=19), held_out(0.9, 0.1, n_read=19), GATE)
+    assert not decision.is_promoted
+    assert "can be read for only 48 %" in decision.reason
+    assert decide(
+        held_out(0.9, 0.5, n_read=19), held_out(0.9, 0.1, n_read=19), replace(GATE, min_readable=0.4)
+    ).is_promoted
+
+
+def test_what_the_problems_cannot_show_of_accuracy_is_not_promoted_and_the_missing_ones_are_counted():
+    """40 problems, none lost: U(0/40) = 1 - 0.025^(1/40) = 0.088."""
+    before, after = held_out(0.9, 0.5), held_out(0.9, 0.1)
+    refused = decide(before, after, replace(GATE, accuracy_margin=0.05))
+    assert not refused.is_promoted
+    assert refused.accuracy_margin_held == pytest.approx(1 - 0.025 ** (1 / 40))
+    assert refused.n_problems_missing == 72 - 40, "1 - 0.025^(1/72) is the first at most 0.05"
+    assert "32 more held-out problems are needed" in refused.reason
+    assert "hold a margin of 0.0881 (0 lost and 0 won of 40 problems" in refused.reason
+    promoted = decide(before, after, GATE)
+    assert promoted.is_promoted
+    assert "accuracy no worse by more than 0.0881 (0 lost and 0 won of 40 problems)" in promoted.reason
+
+
+def test_a_version_that_is_much_cheaper_and_less_accurate_is_not_promoted():
+    decision = decide(held_out(0.9, 0.9), held_out(0.8, 0.1), GATE)
+    assert decision.difference == pytest.approx(-0.1 + 0.3 * 0.8)
+    assert (decision.n_losses, decision.n_wins) == (4, 0)
+    assert not decision.is_promoted
+    assert "no number of problems would show" in decision.reason
+    assert decide(held_out(0.9, 0.9), held_out(0.8, 0.1), replace(GATE, accuracy_margin=1.0)).is_promoted
+
+
+def test_one_problem_that_was_very_dear_does_not_decide_alone():
+    """39 problems at 0.1 cost a little more, one falls from 100 to 0.1. It saves 3 * 0.1 and no more."""
+    before = HeldOut(IDS, (1.0,) * 40, (1e-3,) * 40, (100.0,) + (0.1,) * 39)
+    after = HeldOut(IDS, (1.0,) * 40, (1e-3,) * 40, (0.1,) + (0.12,) * 39)
+    decision = decide(before, after, GATE)
+    assert decision.difference == pytest.approx(0.3 * (0.3 - 39 * 0.02) / 40)
+    assert decision.n_capped == 1
+    assert not decision.is_promoted
+    assert "1 savings counted only up to the cap" in decision.reason
+    assert decide(before, after, replace(GATE, cost_share_cap=0)).difference > 0.7
+
+
+def test_what_a_problem_costs_more_counts_whole():
+    before = HeldOut(IDS, (1.0,) * 40, (1e-3,) * 40, (0.1,) * 40)
+    after = HeldOut(IDS, (1.0,) * 40, (1e-3,) * 40, (100.0,) + (0.0,) * 39)
+    assert decide(before, after, GATE).difference == pytest.approx(0.3 * (-99.9 + 39 * 0.1) / 40)
+
+
+def test_an_allocator_that_goes_by_places_is_not_promoted():
+    before, after = held_out(0.9, 0.5), held_out(0.9, 0.1)
+    assert decide(before, after, GATE, shuffled=held_out(0.9, 0.11)).is_promoted
+    decision = decide(before, after, GATE, shuffled=held_out(0.9, 0.12))
+    assert not decision.is_promoted
+    assert decision.shuffled_cost_ratio == pytest.approx(1.2)
+    assert "in random orders it costs 1.20 times as much, more than 1.1" in decision.reason
+    assert decide(before, after, replace(GATE, max_shuffled_cost=0), shuffled=held_out(0.9, 0.5)).is_promoted
+
+
+def test_settling_asks_for_the_shuffled_cost_that_the_round_measured(tmp_path: Path):
+    registry(tmp_path)
+    rounds = Rounds.open(tmp_path / "run", settings(tmp_path, rounds=1), "grpo-1", dict(START))
+    spec = rounds.next_spec()
+    ends = Result({"allocator": "allocator@v2"}, held_out(0.9, 0.5), held_out(0.9, 0.1), shuffled=held_out(0.9, 0.3))
+    write_json(spec.parent / "result.json", asdict(ends))
+    assert read_result(spec.parent / "result.json").shuffled == held_out(0.9, 0.3)
+    decision = rounds.settle()
+    assert not decision.is_promoted
+    assert decision.shuffled_cost_ratio == pytest.approx(3.0)
+
+
+def test_every_round_is_compared_on_problems_of_its_own(tmp_path: Path):
+    problems = [Problem(f"p{i}", "walk", i) for i in range(10)]
+
+    def ids(number: int, **fields: object) -> list[str]:
+        chosen = settings(tmp_path, **{"rounds": 3, **fields})
+        return [one.problem_id for one in fresh_held_out(tmp_path, number, problems, chosen)]
+
+    def compared_on(number: int, names: list[str]) -> None:
+        folder = tmp_path / f"round-{number:02d}"
+        folder.mkdir()
+        n = len(names)
+        held = HeldOut(tuple(names), (1.0,) * n, (0.0,) * n, (0.0,) * n)
+        write_json(folder / "result.json", asdict(Result({}, held, held)))
+
+    first = ids(0)
+    assert first == ["p0", "p1", "p2"], "a third of ten"
+    assert ids(0, n_held_out=2) == ["p0", "p1"]
+    compared_on(0, first)
+    second = ids(1)
+    assert second == ["p3", "p4", "p5"], "half of the seven that are left"
+    compared_on(1, second)
+    assert ids(2) == ["p6", "p7", "p8", "p9"]
+    compared_on(2, ids(2))
+    with pytest.raises(ConfigError, match="round 3: 0 of 10 held-out problems were not used by an earlier round"):
+        ids(3, rounds=4)
+
+
+def test_a_training_from_before_the_gate_keeps_its_identity(tmp_path: Path):
+    chosen = GrpoSettings(problems="scan")
+    dumped = chosen.model_dump(mode="json")
+    later = ("min_readable", "accuracy_margin", "delta", "cost_share_cap", "max_shuffled_cost", "random_order")
+    assert chosen.run_id("pool", "problems") == BEFORE_THE_GATE
+    for name, other in zip(later, (0.4, 0.1, 0.1, 5.0, 2.0, True), strict=True):
+        changed = GrpoSettings.model_validate({**dumped, name: other})
+        assert changed.run_id("pool", "problems") != BEFORE_THE_GATE, name
+
+
 def test_a_comparison_over_other_problems_is_a_bug():
     with pytest.raises(ValueError, match="same problems"):
-        decide(held_out(1, 0), HeldOut(("x",), (1.0,), (0.0,), (0.0,)), 0.3, 0.01)
+        decide(held_out(1, 0), HeldOut(("x",), (1.0,), (0.0,), (0.0,)), GATE)
 
 
 def test_rounds_alternate_from_the_policy_that_is_named_first(tmp_path: Path):
