@@ -127,9 +127,9 @@ def certify_counts(
 def tail(n_right: int, n_rows: int, target: float) -> float:
     """P(at least n_right of n_rows are right) where each is right with probability `target`: the exact p-value of
     "the accuracy is below the target"."""
-    from scipy.stats import binom  # takes most of a second to import, and few commands need it
+    from scipy.special import betainc  # imported where it is needed: few commands ask for a bound
 
-    return float(binom.sf(n_right - 1, n_rows, target))
+    return 1.0 if n_right <= 0 else float(betainc(n_right, n_rows - n_right + 1, target))
 
 
 def fewest_rows(target: float, delta: float) -> int:
@@ -183,15 +183,15 @@ def rows_missing(losses: int, wins: int, n: int, margin: float, delta: float) ->
 
 def _upper(count: int, n: int, level: float) -> float:
     """The share that is exceeded with probability at most `level` (Clopper-Pearson, one-sided)."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
-    return 1.0 if count == n else float(beta.ppf(1 - level, count + 1, n - count))
+    return 1.0 if count == n else float(betaincinv(count + 1, n - count, 1 - level))
 
 
 def _lower(count: int, n: int, level: float) -> float:
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
-    return 0.0 if count == 0 else float(beta.ppf(level, count, n - count + 1))
+    return 0.0 if count == 0 else float(betaincinv(count, n - count + 1, level))
 
 
 def _smallest(start: int, holds: Callable[[int], bool]) -> int | None:
