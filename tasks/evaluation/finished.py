@@ -75,7 +75,7 @@ def finished_sweep(settings: SweepSettings) -> Sweep | None:
         return None
     try:
         sweep = read_sweep(root, planned.sweep_id)
-    except ValueError:  # by another version
+    except ConfigError:  # by another version
         return None
     is_as_stored = (
         sweep.status == "completed"

@@ -129,3 +129,12 @@ def test_a_sweep_whose_answers_are_not_simply_right_or_wrong_promises_nothing(tm
 
     with pytest.raises(ConfigError, match="which answers are simply right or wrong"):
         promised(asked(tmp_path))
+
+
+def test_a_file_that_is_no_sweep_is_refused_by_its_path(tmp_path: Path):
+    swept(tmp_path)
+    path = tmp_path / "_sweeps" / "sweep-1.json"
+    path.write_text('{"sweep_id": "sweep-1"}')
+
+    with pytest.raises(ConfigError, match=r"sweep-1\.json: not a sweep"):
+        promised(asked(tmp_path, certified=str(path)))
