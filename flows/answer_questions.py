@@ -16,7 +16,7 @@ from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
 from flows.support.progress import shown
-from flows.support.running import rounded, tag_run, told
+from flows.support.running import logged, rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
 from r2.settings import AnswerSettings, load_settings
 from storage.evaluations.promise import promised
@@ -60,7 +60,7 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
         n_reopened = reopen_run(run_dir) if retry_failed else 0
         progress = await answer_what_is_open(plan)
         summary, written = finish_run(run_dir, progress, settings.out, settings.more_columns)
-    await told(_publish(summary, run_dir, written))
+    await told(_publish(summary, progress, run_dir, written))
     return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, n_reopened, about_models)
 
 
@@ -111,20 +111,26 @@ async def _answer_open_shards(session: RunSession) -> None:
             shards.create_task(answer(shard.index))
 
 
-async def _publish(summary: RunSummary, run_dir: Path, written: list[Path]) -> None:
-    """What Prefect's UI shows of the run: its figures, its calls by model, a link to the answers."""
+async def _publish(summary: RunSummary, progress: Progress, run_dir: Path, written: list[Path]) -> None:
+    """What Prefect's UI shows of the run: its figures, its calls by model, a link to the answers, a line of its log."""
     low, high = summary.accuracy_interval or (None, None)
     row = {
         "method": summary.method,
+        "requested": progress.n_requested,
         "answered": summary.n_answered,
         "failed": summary.n_failed,
+        "deferred": progress.n_deferred,
         "accuracy": summary.accuracy,
         "accuracy low 95%": low,
         "accuracy high 95%": high,
         "judged": summary.n_judged,
         "USD": summary.cost_usd,
-        "of it router USD": summary.router_cost_usd,
+        "USD of the router": summary.router_cost_usd,
+        "USD in this session": progress.session_cost_usd,
+        "USD saved by reused calls": summary.saved_usd,
         "USD per 1k questions": summary.usd_per_1k,
+        "calls": summary.n_calls,
+        "reused calls": summary.n_reused,
         "calls per question": summary.calls_per_question,
     }
     models = [
@@ -136,8 +142,17 @@ async def _publish(summary: RunSummary, run_dir: Path, written: list[Path]) -> N
     await acreate_table_artifact(key="answer-questions-models", table=rounded(models), description=description)
     for path in written:
         await acreate_link_artifact(
-            key="answer-questions-answers", link=path.resolve().as_uri(), link_text=f"{path.name} ({run_dir.name})"
+            key="answer-questions-answers",
+            link=path.resolve().as_uri(),
+            link_text=f"{path.name} ({run_dir.name})",
+            description=description,
         )
+    await logged(
+        f"{summary.run_id}: of {progress.n_requested} questions {summary.n_answered} answered, {summary.n_failed} "
+        f"failed, {progress.n_deferred} deferred",
+        f"{summary.cost_usd:.6f} USD, {progress.session_cost_usd:.6f} of it in this session; {summary.saved_usd:.6f} "
+        f"saved by {summary.n_reused} reused calls of {summary.n_calls}",
+    )
 
 
 def _by_hand() -> None:

@@ -21,7 +21,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
-from flows.support.running import rounded, tag_run, told
+from flows.support.running import logged, rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
 from r2.evaluation.comparison import Comparison
 from r2.evaluation.operating_points import OperatingPoint, Variant, choose_point, constants_of, own_mode, variants_of
@@ -267,10 +267,17 @@ async def _on_test(session: _Session, rows: Sequence[_Row], constants: set[str])
 
 
 async def _publish(evaluation: Evaluation, comparison: Comparison | None) -> None:
-    """What Prefect's UI shows: the verdict, and the table it stands on."""
+    """What Prefect's UI shows: the verdict, the table it stands on, and lines of its log."""
     description = f"evaluation {evaluation.evaluation_id}"
     await acreate_markdown_artifact(
         key="evaluate-methods-verdict", markdown=evaluation.verdict, description=description
+    )
+    n_saved = evaluation.n_calls_charged - evaluation.n_calls_paid
+    await logged(
+        f"{evaluation.evaluation_id}: {evaluation.verdict}",
+        f"charged {evaluation.charged_usd:.6f} USD for {evaluation.n_calls_charged} calls; paid "
+        f"{evaluation.paid_usd:.6f} USD for {evaluation.n_calls_paid}; "
+        f"{max(0.0, evaluation.charged_usd - evaluation.paid_usd):.6f} USD saved by {max(0, n_saved)} shared calls",
     )
     if comparison is None:
         return
@@ -281,13 +288,13 @@ async def _publish(evaluation: Evaluation, comparison: Comparison | None) -> Non
             "low 95%": m.accuracy.interval.low if m.accuracy.interval else None,
             "high 95%": m.accuracy.interval.high if m.accuracy.interval else None,
             "USD per 1k": m.usd_per_1k.value,
-            "saved at equal accuracy": m.cost_saved.value if m.cost_saved else None,
-            "calls": m.calls_per_problem,
+            "share of USD saved at equal accuracy": m.cost_saved.value if m.cost_saved else None,
+            "calls per problem": m.calls_per_problem,
             "p50 s": m.latency_p50_s,
             "p95 s": m.latency_p95_s,
-            "router share": m.router_share,
+            "router's share of USD": m.router_share,
             "top model": m.top_model,
-            "its share": m.top_model_share,
+            "top model's share of calls": m.top_model_share,
         }
         for m in comparison.methods
     ]

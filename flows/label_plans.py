@@ -14,12 +14,13 @@ from prefect.artifacts import acreate_table_artifact
 from flows.answer_questions import answer_what_is_open
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
-from flows.support.running import rounded, tag_run, told
+from flows.support.running import logged, rounded, tag_run, told
 from r2.atomic import check_folder
 from r2.settings import LabelSettings, load_label_settings
 from storage.lake.lake import Lake
 from storage.runs.label_sets import LabelSets, LabelSummary
 from storage.runs.plan import read_plan
+from tasks.answering.progress import Progress
 from tasks.answering.run_tasks import plan_file
 from tasks.labelling.finished import LabelResult, answering_of
 from tasks.labelling.label_tasks import finish_labels
@@ -42,28 +43,44 @@ async def label_plans(settings: LabelSettings) -> LabelResult:
     with Lake(settings.lake).run_lock(plan.run_id):
         progress = await answer_what_is_open(plan)
         summary, sets = finish_labels(run_dir, progress, settings)
-    await told(_publish(summary, sets))
+    await told(_publish(summary, sets, progress))
     return LabelResult(summary, sets, progress, Path(settings.lake))
 
 
-async def _publish(summary: LabelSummary, sets: LabelSets) -> None:
-    """What Prefect's UI shows: kept and dropped and why, cost, executions, and how the scores are spread."""
-    rows: list[dict[str, object]] = [
-        {"what": "kept", "value": summary.n_kept},
-        *({"what": f"dropped: {reason}", "value": n} for reason, n in summary.dropped.items()),
-        {"what": "USD", "value": summary.cost_usd},
-        *({"what": f"USD for {purpose}", "value": usd} for purpose, usd in summary.cost_by_purpose_usd.items()),
-        {"what": "executions per searched plan", "value": summary.executions_per_plan},
-        {"what": "decomposer rows", "value": sum(sets.decomposer.values())},
-        {"what": "allocator rows", "value": sum(sets.allocator.values())},
-    ]
+async def _publish(summary: LabelSummary, sets: LabelSets, progress: Progress) -> None:
+    """What Prefect's UI shows: kept and dropped and why, cost, executions, how the scores are spread, and a line of its
+    log."""
+    counts: dict[str, float] = {"problems kept": summary.n_kept}
+    counts |= {f"problems dropped: {reason}": n for reason, n in summary.dropped.items()}
+    counts |= {
+        "problems deferred": progress.n_deferred,
+        "executions per searched plan": summary.executions_per_plan,
+        "decomposer rows": sum(sets.decomposer.values()),
+        "allocator rows": sum(sets.allocator.values()),
+        "reused calls": summary.n_reused,
+    }
+    usd = {
+        "paid": summary.cost_usd,
+        **{f"paid for {purpose}": usd for purpose, usd in summary.cost_by_purpose_usd.items()},
+        "paid in this session": progress.session_cost_usd,
+        "saved by reused calls": summary.saved_usd,
+    }
     description = f"run {summary.run_id}"
-    await acreate_table_artifact(key="label-plans-summary", table=rounded(rows), description=description)
+    counted = [{"what": what, "number": number} for what, number in counts.items()]
+    await acreate_table_artifact(key="label-plans-summary", table=rounded(counted), description=description)
+    costs = [{"what": what, "USD": value} for what, value in usd.items()]
+    await acreate_table_artifact(key="label-plans-cost", table=rounded(costs), description=description)
     spread = [
         {"score": score, "lower quartile": low, "median": middle, "upper quartile": high}
         for score, (low, middle, high) in summary.score_quantiles.items()
     ]
     await acreate_table_artifact(key="label-plans-scores", table=rounded(spread), description=description)
+    await logged(
+        f"{summary.run_id}: of {progress.n_requested} problems {summary.n_kept} labelled, "
+        f"{sum(summary.dropped.values())} dropped, {progress.n_deferred} deferred",
+        f"{summary.cost_usd:.6f} USD, {progress.session_cost_usd:.6f} of it in this session; {summary.saved_usd:.6f} "
+        f"saved by {summary.n_reused} reused calls",
+    )
 
 
 def _by_hand() -> None:

@@ -13,7 +13,7 @@ from prefect.artifacts import acreate_table_artifact
 
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
-from flows.support.running import rounded, tag_run, told
+from flows.support.running import logged, rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
 from r2.evaluation.compare import compare
 from r2.evaluation.operating_points import own_mode
@@ -57,9 +57,29 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
     digest = answers_digest(pool, settings.reasoning)
     sweep = concluded(sweep_id, status, settings, len(ids), points, reference, paid_usd, digest)
     write_sweep(root, sweep)
-    table = [{"b": p.b, "accuracy": p.accuracy, "USD per 1k": p.usd_per_1k} for p in sweep.points]
-    await told(acreate_table_artifact(key="sweep-b-points", table=rounded(table), description=f"sweep {sweep_id}"))
+    await told(_publish(sweep))
     return sweep
+
+
+async def _publish(sweep: Sweep) -> None:
+    """What Prefect's UI shows: the points, and a line of its log."""
+    table = [
+        {
+            "b": p.b,
+            "accuracy": p.accuracy,
+            "low 95%": p.accuracy_low,
+            "high 95%": p.accuracy_high,
+            "USD per 1k": p.usd_per_1k,
+            "calls per problem": p.calls_per_problem,
+        }
+        for p in sweep.points
+    ]
+    description = f"sweep {sweep.sweep_id}"
+    await acreate_table_artifact(key="sweep-b-points", table=rounded(table), description=description)
+    await logged(
+        f"{sweep.sweep_id}: {sweep.n_problems} problems at {len(sweep.points)} values of b, {sweep.status}; "
+        f"{sweep.paid_usd:.6f} USD paid"
+    )
 
 
 async def _answer(

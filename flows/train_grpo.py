@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
-from flows.support.running import rounded, told_now
+from flows.support.running import logged_now, rounded, told_now
 from flows.support.terminal import stopped_by_signals
 from r2.training.grpo.promotion import Decision
 from r2.training.grpo.rounds import Rounds
@@ -57,9 +57,20 @@ def train_grpo(settings: GrpoSettings) -> GrpoResult:
         rounds = train_rounds(settings, grpo_round, told)
     if Path(settings.lake).is_dir():
         write_database(Path(settings.lake))
-    table, description = rounded(round_table(rounds.state)), f"run {rounds.state.run_id}"
-    told_now(lambda: create_table_artifact(key="train-grpo-rounds", table=table, description=description))
+    told_now(lambda: _publish(rounds))
     return GrpoResult(rounds.state, rounds.run_dir, is_stopped=not rounds.is_done)
+
+
+def _publish(rounds: Rounds) -> None:
+    """What Prefect's UI shows: each round, and lines of its log."""
+    table = rounded(round_table(rounds.state))
+    create_table_artifact(key="train-grpo-rounds", table=table, description=f"run {rounds.state.run_id}")
+    lines = [
+        f"round {record['number']}: {'promoted' if record['decision']['is_promoted'] else 'not promoted'}, "
+        f"{record['cost_usd']:.6f} USD paid"
+        for record in rounds.state.settled
+    ]
+    logged_now(*lines)
 
 
 def _by_hand() -> None:

@@ -12,7 +12,7 @@ from prefect.artifacts import create_table_artifact
 
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
-from flows.support.running import rounded, told_now
+from flows.support.running import logged_now, rounded, told_now
 from flows.support.terminal import stopped_by_signals
 from r2.errors import StoppedError
 from r2.training.sft.settings import PolicyKind, SftSettings, load_sft_settings
@@ -70,13 +70,32 @@ def train_sft(settings: SftSettings) -> SftResult:
 
 
 def _publish(run_id: str, done: list[TrainedPolicy]) -> None:
-    """What Prefect's UI shows: each policy's metrics."""
-    table = [
-        {"policy": trained.policy.ref, "promoted": trained.is_promoted, "metric": metric, "value": value}
+    """What Prefect's UI shows: each policy with what it cost, its metrics, and lines of its log."""
+    policies = [
+        {
+            "policy": trained.policy.ref,
+            "promoted": trained.is_promoted,
+            "rows": trained.result.n_rows,
+            "held out": trained.result.n_held_out,
+            "training seconds": trained.policy.card.wall_s,
+            "USD paid to the pool": trained.result.paid_usd,
+        }
         for trained in done
-        for metric, value in trained.policy.card.metrics.items()
     ]
-    create_table_artifact(key="train-sft-policies", table=rounded(table), description=f"run {run_id}")
+    metrics = [
+        {"policy": trained.policy.ref, "metric": metric, "value": value}
+        for trained in done
+        for metric, value in trained.result.metrics.items()
+    ]
+    description = f"run {run_id}"
+    create_table_artifact(key="train-sft-policies", table=rounded(policies), description=description)
+    create_table_artifact(key="train-sft-metrics", table=rounded(metrics), description=description)
+    lines = [
+        f"{trained.policy.ref}: trained on {trained.result.n_rows} rows, {trained.result.paid_usd:.6f} USD paid to the "
+        f"pool, {'promoted' if trained.is_promoted else 'not promoted'}"
+        for trained in done
+    ]
+    logged_now(*lines)
 
 
 def _by_hand() -> None:

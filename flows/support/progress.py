@@ -109,6 +109,7 @@ def _facts(session: RunSession) -> dict[str, object]:
         "questions_per_s": round(_rate(session), 2),
         "seconds_left": None if left is None else round(left),
         "usd": round(shown.cost_usd, 6),
+        "usd_saved": round(shown.saved_usd, 6),
         "usd_projected": round(projected_usd(session), 6),
         "models": {
             gauge.name: {
@@ -154,6 +155,7 @@ def _picture(session: RunSession) -> Group:
         f"{session.plan.run_id}  {shown.n_answered} answered, {shown.n_failed} failed of {progress.n_requested}"
         f"  {_rate(session):.1f}/s  {_time_left(session)}  "
         f"USD {shown.cost_usd:.6f} so far, {projected_usd(session):.6f} projected"
+        + (f", {shown.saved_usd:.6f} saved" if shown.saved_usd else "")
     )
     bar = ProgressBar(total=max(1, progress.n_requested), completed=shown.n_settled)
     # The padding ends the bar's line: the bar itself does not, and the headings would be lost behind it.

@@ -1,14 +1,18 @@
-"""What a flow tells Prefect's API beside its states: tags and artifacts. Told as far as it goes: a run whose API is
-away for a while, or for good, answers its questions all the same."""
+"""What a flow tells Prefect's API beside its states: tags, artifacts and log lines. Told as far as it goes: a run whose
+API is away for a while, or for good, answers its questions all the same."""
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
 from prefect import runtime
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import LogCreate
 from prefect.exceptions import PrefectException
 
 PATIENCE_S = 15.0
@@ -38,9 +42,32 @@ def told_now(report: Callable[[], object]) -> None:
 
 
 def rounded(table: Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
-    """The rows of a table artifact with figures that people can read: six digits after the point, as USD have
-    everywhere."""
-    return [{name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()} for row in table]
+    """The rows of a table artifact with figures that people can read: USD with six digits after the point, as
+    everywhere, other figures with four."""
+    return [{name: _rounded(name, value) for name, value in row.items()} for row in table]
+
+
+def _rounded(name: str, value: object) -> object:
+    n_digits = 6 if "USD" in name and "share" not in name else 4
+    return round(value, n_digits) if isinstance(value, float) else value
+
+
+async def logged(*lines: str) -> None:
+    """Writes lines into the flow run's log, which Prefect's UI shows. The terminal has what the command says."""
+    async with get_client() as client:
+        await client.create_logs(_log_lines(lines))
+
+
+def logged_now(*lines: str) -> None:
+    """The same for a flow without an event loop."""
+    with get_client(sync_client=True) as client:
+        client.create_logs(_log_lines(lines))
+
+
+def _log_lines(lines: Iterable[str]) -> list[LogCreate | dict[str, Any]]:
+    run_id = UUID(runtime.flow_run.id)
+    now = datetime.now(UTC)
+    return [LogCreate(name="r2", level=logging.INFO, message=line, timestamp=now, flow_run_id=run_id) for line in lines]
 
 
 def _not_told(error: Exception) -> None:

@@ -122,7 +122,8 @@ def _tiles(summary: RunSummary, db: duckdb.DuckDBPyConnection, run_id: str) -> t
             (
                 "USD per 1,000 problems",
                 wording.number(summary.usd_per_1k),
-                f"{wording.number(summary.cost_usd)} USD in all",
+                f"{wording.number(summary.cost_usd)} USD paid"
+                + (f", {wording.number(summary.saved_usd)} saved by reused calls" if summary.n_reused else " in all"),
             ),
             ("router's own calls", wording.percent(share), "of the cost"),
             ("calls per problem", f"{summary.calls_per_question:.2f}", f"{summary.n_escalations:,} escalations in all"),
@@ -331,12 +332,20 @@ def _caches(summary: RunSummary) -> str:
     )
 
 
+def _reused(summary: RunSummary) -> str:
+    """What other runs had paid for; "" where nothing was used again."""
+    if not summary.n_reused:
+        return ""
+    return f"{summary.n_reused:,} of {summary.n_calls:,}, paid by earlier runs; {summary.saved_usd:.6f} USD saved"
+
+
 def _measured(about: dict[str, str], summary: RunSummary) -> list[tuple[str, str]]:
     lines = [
         ("questions", about.get("input_path", "")),
         ("pool", about.get("pool_path", "")),
         ("method", summary.method),
         ("tokens", f"{summary.input_tokens:,} in, {summary.output_tokens:,} out" if summary.n_settled else ""),
+        ("reused calls", _reused(summary)),
         ("providers' caches", _caches(summary)),
         ("version", about.get("code_version", "")),
         ("time", f"{about['started'][:19]} to {about['ended'][:19]} UTC, newest session" if about else ""),

@@ -29,6 +29,8 @@ class Counts:
     cost_usd: float = 0.0
     lost_cost_usd: float = 0.0
     """The most that the lost calls may have cost."""
+    saved_usd: float = 0.0
+    """What the calls would have cost that other runs had paid for."""
 
     @classmethod
     def of_note(cls, note: Mapping[str, Any]) -> "Counts":
@@ -44,6 +46,7 @@ class Counts:
         self.n_judged += row.is_correct is not None
         self.n_correct += row.is_correct is True
         self.cost_usd += row.cost_usd
+        self.saved_usd += row.saved_usd or 0.0
 
     def note_lost(self, calls: Sequence[LostCall]) -> None:
         """These calls were lost in kills: what they may have cost is in no row."""
@@ -75,6 +78,8 @@ class Progress:
     lost_cost_usd: float = 0.0
     """The most that those of settled problems may have cost."""
     settled_cost_usd: float = 0.0
+    saved_usd: float = 0.0
+    """What the calls of settled problems would have cost that other runs had paid for."""
     unsettled_cost_usd: float = 0.0
     """Paid beside what the settled problems' rows say: for problems that are not settled yet, whose calls wait in the
     journals, and for calls that were lost in kills, at the most they may have cost."""
@@ -125,6 +130,7 @@ class Progress:
         self.n_judged += counts.n_judged
         self.n_calls_lost += counts.n_calls_lost
         self.settled_cost_usd += counts.cost_usd
+        self.saved_usd += counts.saved_usd
         self.lost_cost_usd += counts.lost_cost_usd
 
     def begin(self, shard: int) -> Counts:
@@ -146,6 +152,7 @@ class Progress:
             self.n_judged,
             self.n_calls_lost,
             self.settled_cost_usd,
+            saved_usd=self.saved_usd,
         )
         for counts in self._open.values():
             shown.n_answered += counts.n_answered
@@ -154,6 +161,7 @@ class Progress:
             shown.n_judged += counts.n_judged
             shown.n_calls_lost += counts.n_calls_lost
             shown.cost_usd += counts.cost_usd
+            shown.saved_usd += counts.saved_usd
         return shown
 
 

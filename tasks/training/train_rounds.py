@@ -147,7 +147,7 @@ def round_table(state: State) -> list[dict[str, object]]:
             "accuracy no worse by more than": decision.get("accuracy_margin_held", "?"),
             "problems missing": _missing(decision),
             "cost in random orders": decision.get("shuffled_cost_ratio") or "",
-            "paid USD": record["cost_usd"],
+            "USD paid": record["cost_usd"],
             "alarms": "; ".join(record["alarms"][-3:]),
         }
         rows.append(row)

@@ -185,17 +185,23 @@ def test_the_card_says_what_was_labelled_by_whom_at_what_price_and_what_leaks(tm
 def test_prefect_shows_what_was_kept_and_how_scores_are_spread(tmp_path: Path):
     result = run(tmp_path, limit=8)
 
-    async def artifacts() -> dict[str, list[dict[str, object]]]:
+    async def told() -> tuple[dict[str, list[dict[str, object]]], list[str]]:
         async with get_client() as client:
             found = await client.read_latest_artifacts(
                 artifact_filter=ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(like_="label-plans-%"))
             )
-        return {str(a.key): json.loads(str(a.data)) for a in found if a.key != "label-plans-progress"}
+            logs = [log.message for log in await client.read_logs() if log.name == "r2"]
+        return {str(a.key): json.loads(str(a.data)) for a in found if a.key != "label-plans-progress"}, logs
 
-    shown = asyncio.run(artifacts())
-    summary = {row["what"]: row["value"] for row in shown["label-plans-summary"]}
-    assert summary["kept"] == result.summary.n_kept
-    assert summary["USD"] == round(result.summary.cost_usd, 6)
+    shown, logs = asyncio.run(told())
+    n_kept, usd = result.summary.n_kept, result.summary.cost_usd
+    numbers = {row["what"]: row["number"] for row in shown["label-plans-summary"]}
+    assert (numbers["problems kept"], numbers["problems deferred"]) == (n_kept, 0)
+    costs = {row["what"]: row["USD"] for row in shown["label-plans-cost"]}
+    assert (costs["paid"], costs["saved by reused calls"]) == (round(usd, 6), 0.0)
+    n_dropped = sum(result.summary.dropped.values())
+    assert f"{result.summary.run_id}: of 8 problems {n_kept} labelled, {n_dropped} dropped, 0 deferred" in logs
+    assert f"{usd:.6f} USD, {usd:.6f} of it in this session; 0.000000 saved by 0 reused calls" in logs
     assert {row["score"] for row in shown["label-plans-scores"]} == {
         "conciseness",
         "practicality",

@@ -150,6 +150,15 @@ def test_the_table_has_its_headings_on_a_line_of_their_own_below_the_bar():
     assert row.startswith("sim-4b")
 
 
+def test_the_display_says_what_reused_calls_saved():
+    session = session_of(50, seconds=10)
+    assert "saved" not in drawn(session)[0]
+    session.progress.settle("another", Counts(n_answered=1, saved_usd=0.25))
+    assert "saved" not in "".join(drawn(session)[1:])
+    assert "0.250000 saved" in " ".join(drawn(session))
+    assert (_facts(session)["usd"], _facts(session)["usd_saved"]) == (0.5, 0.25)
+
+
 @pytest.mark.parametrize(
     ("n_settled", "seconds", "said"),
     [(0, 10, ""), (50, 10, "about 10 s left"), (10, 20, "about 3 min left"), (1, 300, "about 8 h left")],

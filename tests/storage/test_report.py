@@ -290,6 +290,18 @@ def test_an_ordinary_run_is_reported_by_what_there_is(tmp_path: Path):
     assert [row[:2] for row in page.tables["By benchmark"][1:]] == [["arithmetic", "3"]]
     assert page.tables["Share of each model by difficulty, r2"][1] == ["2 subtasks", "2", "50.0%", "50.0%"]
     assert html.count('<details class="case">') == 2, "the wrong answer and the bad row"
+    assert "saved by reused calls" not in html and "reused calls" not in html
+
+
+def test_what_reused_calls_saved_is_said_beside_what_was_paid(tmp_path: Path):
+    rows = together(problem(0), problem(1))
+    first, *others = rows["calls"]
+    rows["calls"] = [replace(first, reused_from="r2-before", saved_usd=0.0125, cost_usd=0.0), *others]
+    Lake(tmp_path).commit("run-a", "00000-0", rows)
+    html = write_report(tmp_path, "run-a").read_text("utf-8")
+    assert "0.0125 saved by reused calls" in html
+    n_calls = sum(row.n_calls for row in rows["trajectories"])
+    assert f"1 of {n_calls} paid by earlier runs; 0.012500 USD saved".replace(" paid", ", paid") in html
 
 
 def test_labelling_and_training_runs_are_reported_too(tmp_path: Path):
