@@ -23,15 +23,20 @@ _HELD_OUT = (
 CHANGED: Mapping[str, Mapping[str, str]] = {"grpo": {"--held-out": _HELD_OUT}, "sft": {"--held-out": _HELD_OUT}}
 """Command -> flag whose meaning changed -> what to say, with the new flag."""
 
+SEVERAL: Mapping[str, tuple[str, ...]] = {"evaluate": ("--outcomes", "--test")}
+"""Command -> flags that take several values one after the other, as a shell writes out `*.parquet`."""
+
 
 def command_class(name: str) -> type[TyperCommand]:
     """The class of the command `name`, which knows its old flags."""
-    return type("Command", (_Command,), {"renamed": RENAMED.get(name, {}), "changed": CHANGED.get(name, {})})
+    known = {"renamed": RENAMED.get(name, {}), "changed": CHANGED.get(name, {}), "several": SEVERAL.get(name, ())}
+    return type("Command", (_Command,), known)
 
 
 class _Command(TyperCommand):
     renamed: Mapping[str, str] = {}
     changed: Mapping[str, str] = {}
+    several: tuple[str, ...] = ()
 
     def get_help_option(self, ctx: Any) -> TyperOption | None:
         """--help, in a panel with others and not in one of its own."""
@@ -58,7 +63,20 @@ class _Command(TyperCommand):
             flag = word.partition("=")[0]
             if flag in self.changed:
                 ctx.fail(self.changed[flag])
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, _repeated(args, self.several))
+
+
+def _repeated(words: list[str], flags: tuple[str, ...]) -> list[str]:
+    """`--flag A B` as `--flag A --flag B`."""
+    found: list[str] = []
+    current = ""
+    for word in words:
+        if word.startswith("-"):
+            current = word.partition("=")[0]
+        elif current in flags and found[-1] != current:
+            found.append(current)
+        found.append(word)
+    return found
 
 
 def _place(param: Any) -> int:

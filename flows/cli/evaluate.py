@@ -53,6 +53,28 @@ def evaluate(
             default="none",
         ),
     ] = None,
+    outcomes: Annotated[
+        list[Path] | None,
+        flag(
+            INPUT,
+            "--outcomes",
+            metavar="FILE...",
+            help="Recorded answers of models to play methods on, in place of a pool: no call is made. Every question "
+            "is played by methods fitted on others.",
+            default="none",
+        ),
+    ] = None,
+    test: Annotated[
+        list[Path] | None,
+        flag(
+            INPUT,
+            "--test",
+            metavar="FILE...",
+            help="With --outcomes: recorded answers to other questions. All of --outcomes is fitted on, these are "
+            "played once.",
+            default="none",
+        ),
+    ] = None,
     data_dir: options.DataDir = None,
     check: options.Check = None,
     rubric: options.Rubric = None,
@@ -121,7 +143,13 @@ def evaluate(
         r2 evaluate --config configs/local/3_evaluate.toml
         r2 evaluate --problems file:questions.jsonl --check grade.py:ok
         r2 evaluate --pool recording:benchmarks/headline.jsonl.gz
+        r2 evaluate --outcomes gsm8k.parquet mmlu.parquet --test other.parquet
     """
+    given = dict(locals())
+    if outcomes or test:
+        from flows.cli.recorded import evaluate_recorded
+
+        raise typer.Exit(evaluate_recorded(given))
     from r2.evaluation.settings import EvaluateSettings
     from r2.pool.file.config import load_pool
     from r2.settings import load

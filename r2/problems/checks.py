@@ -98,8 +98,8 @@ def _letter_in(text: str, cut: str, choices: tuple[str, ...]) -> str | None:
             if same_text(line, choice):
                 return letter
     if not _NOT.search(cut):
-        said = f" {_normalised(cut)} "
-        held = [letter for letter, choice in zip(letters, choices, strict=True) if f" {_normalised(choice)} " in said]
+        said = f" {normal_text(cut)} "
+        held = [letter for letter, choice in zip(letters, choices, strict=True) if f" {normal_text(choice)} " in said]
         if len(held) == 1:
             return held[0]
     named = {letter for letter in _LETTER_NAMED.findall(text) if letter in letters}
@@ -141,7 +141,7 @@ def same_choice(answer: str, target: str, choices: tuple[str, ...]) -> bool:
 def same_text(answer: str, target: str) -> bool:
     """True if both are equal after NFKC, case folding and dropping of articles, punctuation and spare spaces (SQuAD's
     rule)."""
-    return _normalised(answer) == _normalised(target)
+    return normal_text(answer) == normal_text(target)
 
 
 def exact_match(answer: str, targets: Iterable[str]) -> bool:
@@ -151,7 +151,7 @@ def exact_match(answer: str, targets: Iterable[str]) -> bool:
 
 def token_f1(answer: str, targets: Iterable[str]) -> float:
     """SQuAD's F1: harmonic mean of precision and recall over words, best over the targets; 0..1."""
-    return max((_f1(_normalised(answer).split(), _normalised(target).split()) for target in targets), default=0.0)
+    return max((_f1(normal_text(answer).split(), normal_text(target).split()) for target in targets), default=0.0)
 
 
 def _f1(words: list[str], gold: list[str]) -> float:
@@ -203,7 +203,8 @@ def _choice_letter(text: str, choices: tuple[str, ...]) -> str | None:
     return None
 
 
-def _normalised(text: str) -> str:
+def normal_text(text: str) -> str:
+    """The words of a text as the text check compares them: folded, without articles and punctuation; "" for none."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = re.sub(r"[^\w\s]", " ", folded).split()
     return " ".join(word for word in words if word not in ("a", "an", "the"))

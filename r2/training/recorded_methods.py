@@ -1,0 +1,62 @@
+"""The methods that are compared on recorded answers, in the order of the table; here because some of them are trained.
+
+A further method is one more line of `recorded_methods`: a `TableMethod` whose `fit` gives a policy
+(r2/evaluation/recorded/method.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from r2.answering.query_router import QueryRouter, pick
+from r2.errors import ConfigError
+from r2.evaluation.recorded.cascades import agreement_cascade, confidence_cascade
+from r2.evaluation.recorded.counted import counted
+from r2.evaluation.recorded.fixed import benchmark_rule, best_constant, constant
+from r2.evaluation.recorded.method import TableMethod, TablePolicy
+from r2.evaluation.recorded.table import OutcomeTable, Question
+from r2.training.fit_query_router import fit_query_router
+
+QUERY_ROUTER = "query_router"
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 1.0)
+"""Probabilities of being right from which the query router takes a cheaper model."""
+
+
+def recorded_methods(models: Sequence[str], names: Sequence[str] = ()) -> tuple[TableMethod, ...]:
+    """Every model as a constant, and the methods of these names; all of them without a name. ConfigError for a name
+    that no method has."""
+    methods = (
+        best_constant(),
+        benchmark_rule(),
+        query_router(),
+        confidence_cascade(),
+        agreement_cascade(),
+        counted(),
+    )
+    known = [method.name for method in methods]
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"--methods {unknown[0]}: no method on recorded answers. Known: {', '.join(known)}.")
+    chosen = [method for method in methods if not names or method.name in names]
+    return (*(constant(model) for model in models), *chosen)
+
+
+def query_router() -> TableMethod:
+    """One model for each question, by the probability of being right that its words give each model."""
+    return TableMethod(QUERY_ROUTER, "query_router", _fit_router, inner_folds=3)
+
+
+def _fit_router(table: OutcomeTable) -> TablePolicy:
+    right, costs = table.outcomes_by_model()
+    return _Router(tuple(f"at {value:g}" for value in THRESHOLDS), fit_query_router(table.problems, right, costs))
+
+
+@dataclass(slots=True)
+class _Router:
+    settings: Sequence[str]
+    router: QueryRouter
+    _last: tuple[str, dict[str, float]] = field(default=("", {}))
+    """The question played last, with its probabilities: its other settings need them too."""
+
+    def play(self, question: Question, setting: int) -> str:
+        if not self._last[1] or self._last[0] != question.problem.question:
+            self._last = (question.problem.question, self.router.p_right(question.problem))
+        return question.ask(pick(self._last[1], THRESHOLDS[setting])).arm

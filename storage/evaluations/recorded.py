@@ -1,0 +1,28 @@
+"""Comparisons on recorded answers, kept in the lake: `<lake>/_recorded/<id>.json` (r2/evaluation/recorded/comparison.py
+`from_json`). The id follows from the files' bytes and the methods, so that the same comparison replaces itself."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+
+from r2.atomic import write_atomically
+from r2.evaluation.recorded.comparison import RecordedComparison, to_json
+from storage.sources.questions import file_digest
+
+FOLDER = "_recorded"
+
+
+def recorded_id(outcomes: Sequence[Path], test: Sequence[Path], methods: Sequence[str]) -> str:
+    """Identity of a comparison. InputFileError where a file cannot be opened."""
+    parts = [[file_digest(path) for path in paths] for paths in (outcomes, test)]
+    return f"recorded-{hashlib.sha256(orjson.dumps([*parts, list(methods)])).hexdigest()[:12]}"
+
+
+def keep_recorded(lake: Path, comparison_id: str, comparison: RecordedComparison) -> Path:
+    """Writes it, and says where."""
+    path = lake / FOLDER / f"{comparison_id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, to_json(comparison))
+    return path

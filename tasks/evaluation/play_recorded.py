@@ -1,0 +1,81 @@
+"""A comparison on recorded answers, from files to figures: read, fit, play, compare. No model is called and nothing is
+paid."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from r2.errors import ConfigError
+from r2.evaluation.recorded.comparison import MARGIN, RecordedComparison, compared
+from r2.evaluation.recorded.crossfit import N_FOLDS, check_table, check_test, cross_fitted, tested, without_known
+from r2.evaluation.recorded.table import OutcomeTable
+from r2.training.recorded_methods import recorded_methods
+from storage.sources.outcome_tables import read_outcome_tables
+
+N_BOOTSTRAP = 2000
+
+
+def play_recorded(
+    outcomes: Sequence[Path], test: Sequence[Path], methods: Sequence[str], say: Callable[[str], None]
+) -> RecordedComparison:
+    """Every method on the rows of `outcomes` by cross-fitting, or on those of `test` where there are any. `say` gets
+    lines of progress, and what of the files is not used.
+
+    Raises InputFileError and ConfigError for files, rows and methods that nothing can be learned or played from.
+    """
+    started = time.monotonic()
+    table, unseen, remarks = _read(outcomes, test)
+    for remark in remarks:
+        say(remark)
+    check_table(table)
+    known = recorded_methods(table.models, methods)
+    chosen = [method for method in known if not method.missing_in(table)]
+    not_played = {method.name: method.missing_in(table) for method in known if method.missing_in(table)}
+    for name, why in not_played.items():
+        say(f"{name} is not in this table: {why}")
+
+    def progress(line: str) -> None:
+        say(f"{line} ({time.monotonic() - started:.0f} s)")
+
+    if unseen is None:
+        played = cross_fitted(table, chosen, progress)
+    else:
+        check_test(table, unseen)
+        played = tested(table, unseen, chosen, progress)
+    return RecordedComparison(
+        tuple(map(str, outcomes)),
+        tuple(map(str, test)),
+        table.n_problems,
+        N_FOLDS if unseen is None else 0,
+        table.models,
+        MARGIN,
+        N_BOOTSTRAP,
+        tuple(compared(scope, n_bootstrap=N_BOOTSTRAP) for scope in played),
+        not_played,
+        remarks,
+        time.monotonic() - started,
+    )
+
+
+def _read(outcomes: Sequence[Path], test: Sequence[Path]) -> tuple[OutcomeTable, OutcomeTable | None, tuple[str, ...]]:
+    """The table, the test rows that it does not have (None without test files), and what is not used."""
+    joined = read_outcome_tables(outcomes)
+    if not test:
+        return joined.table, None, joined.remarks
+    of_test = read_outcome_tables(test, joined.table.models)
+    table, unseen = joined.table, of_test.table
+    remarks = [*joined.remarks, *of_test.remarks]
+    if left := [model for model in table.models if model not in unseen.models]:
+        remarks.append(f"left out, for having no rows in --test: {', '.join(left)}")
+        table = table.of_models(unseen.models)
+    if (table.replies is None) != (unseen.replies is None):
+        raise ConfigError(
+            f"--{'outcomes' if table.replies is None else 'test'}: no replies, and the other files have them. Give "
+            "both sides with the models' replies, or both without."
+        )
+    kept = without_known(table, unseen)
+    if n_known := unseen.n_problems - kept.n_problems:
+        remarks.append(f"--test: {n_known} of {unseen.n_problems} questions are in --outcomes too and are left out")
+    if not kept.n_problems:
+        raise ConfigError("--test: every question is in --outcomes too; give questions that nothing was fitted on.")
+    return table, kept, tuple(remarks)
