@@ -67,7 +67,7 @@ class _Command(TyperCommand):
 
 
 def _repeated(words: list[str], flags: tuple[str, ...]) -> list[str]:
-    """`--flag A B` as `--flag A --flag B`."""
+    """Several values after one of the flags: the flag again before each of them."""
     found: list[str] = []
     current = ""
     for word in words:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from r2.errors import ConfigError
 from r2.evaluation.recorded.comparison import MARGIN, RecordedComparison, compared
-from r2.evaluation.recorded.crossfit import N_FOLDS, check_table, check_test, cross_fitted, tested, without_known
+from r2.evaluation.recorded.crossfit import N_FOLDS, check_table, check_test, cross_fitted, on_test_rows, without_known
 from r2.evaluation.recorded.table import OutcomeTable
 from r2.training.recorded_methods import recorded_methods
 from storage.sources.outcome_tables import read_outcome_tables
@@ -41,7 +41,7 @@ def play_recorded(
         played = cross_fitted(table, chosen, progress)
     else:
         check_test(table, unseen)
-        played = tested(table, unseen, chosen, progress)
+        played = on_test_rows(table, unseen, chosen, progress)
     return RecordedComparison(
         tuple(map(str, outcomes)),
         tuple(map(str, test)),

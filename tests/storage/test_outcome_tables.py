@@ -1,6 +1,7 @@
 """Recorded outcome tables in both shapes and three formats, and what is said of bad ones."""
 
 import json
+import math
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from r2.answering.query_router import pick
 from r2.errors import InputFileError
 from r2.evaluation.compare import compare
 from r2.training.fit_query_router import fit_query_router
-from storage.sources.outcome_tables import read_outcome_table
+from storage.sources.outcome_tables import read_outcome_table, read_outcome_tables
 
 WIDE = """\
 sample_id,prompt,eval_name,weak,weak|model_response,weak|total_cost,strong,strong|total_cost,oracle_model_to_route_to
@@ -157,6 +158,125 @@ def test_pickles_are_not_opened(tmp_path: Path):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(InputFileError, match=r"none\.csv: no such file"):
         read_outcome_table(tmp_path / "none.csv")
+
+
+REPLIES = [
+    {"id": "q1", "benchmark": "gsm8k", "question": "How many?", "answer": "18", "model": m, "correct": r, "cost": 0.1}
+    | more
+    for m, r, more in [
+        ("a", True, {"output": "It is 18.", "model_answer": "18", "output_tokens": 3, "confidence": 0.9}),
+        ("b", True, {"output": "$18.00", "model_answer": "18.00", "output_tokens": None, "confidence": None}),
+        ("c", False, {"output": "", "model_answer": None, "output_tokens": 0, "confidence": 0.1}),
+    ]
+]
+
+
+def test_replies_results_tokens_and_confidences_are_read(tmp_path: Path):
+    table = read_outcome_table(jsonl(tmp_path, [row | {"note": "x"} for row in REPLIES]))
+    assert table.replies is not None
+    assert table.replies.results.tolist() == [[0], [0], [-1]]
+    assert table.replies.texts.tolist() == [["It is 18."], ["$18.00"], [""]]
+    assert table.replies.parsed.tolist() == [["18"], ["18.00"], [""]]
+    assert table.output_tokens_MP[:, 0].tolist()[::2] == [3, 0]
+    assert math.isnan(table.output_tokens_MP[1, 0])
+    assert table.confidence_MP[0, 0] == 0.9
+    assert table.input_tokens_MP is None
+    assert (table.problems[0].target, table.problems[0].benchmark) == ("18", "gsm8k")
+    assert table.unused_columns == ("note",)
+
+
+def test_without_parsed_results_they_are_found_in_the_replies(tmp_path: Path):
+    rows = [{key: value for key, value in row.items() if key != "model_answer"} for row in REPLIES]
+    assert read_outcome_table(jsonl(tmp_path, rows)).replies.results.tolist() == [[0], [0], [-1]]
+
+
+def test_the_wide_form_has_replies_too(tmp_path: Path):
+    text = (
+        "sample_id,prompt,eval_name,weak,weak|model_response,weak|total_cost,strong,strong|model_response,"
+        "strong|total_cost\na,2+2?,mmlu,1,['A'],0.1,1,['A'],1\nb,3+3?,mmlu,0,['B'],0.1,1,['C'],1\n"
+    )
+    table = read_outcome_table(written(tmp_path, text))
+    assert table.replies.results.tolist() == [[0, 0], [0, 1]]
+    assert table.replies.parsed is None
+    assert read_outcome_table(written(tmp_path, WIDE)).replies is None, "one model without replies: nobody agrees"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output_tokens": -1}, "expected tokens, 0 or more, got -1"),
+        ({"output_tokens": "many"}, "expected tokens, 0 or more, got 'many'"),
+        ({"confidence": 1.5}, "expected a confidence between 0 and 1, got 1.5"),
+        ({"correct": None}, "expected 0, 1, true, false or a score between, got None"),
+        ({"question": "Another?"}, "another question than line 1 has with the id 'q1'"),
+    ],
+)
+def test_a_bad_cell_of_a_reply_is_reported(tmp_path: Path, change: dict, message: str):
+    good = [row | {"id": "q0", "question": "Which?"} for row in REPLIES]
+    table = read_outcome_table(jsonl(tmp_path, [*REPLIES[:2], REPLIES[2] | change, *good]))
+    assert message in table.bad[1 if table.bad[0].line == 1 else 0].message
+    assert [p.problem_id for p in table.problems] == ["q0"]
+
+
+def test_a_cell_that_is_no_number_in_parquet_is_reported_too(tmp_path: Path):
+    rows = [row | {"correct": 1.0, "cost": math.nan if row == LONG[2] else 0.1} for row in LONG]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
+    table = read_outcome_table(tmp_path / "table.parquet")
+    assert [p.question for p in table.problems] == ["2+2?"]
+    assert "expected USD, 0 or more, got nan" in table.bad[0].message
+
+
+def test_a_model_without_any_outcome_is_refused_by_name(tmp_path: Path):
+    rows = [row | ({"correct": None} if row["model"] == "strong" else {}) for row in LONG]
+    with pytest.raises(InputFileError, match="model 'strong' has no outcome on any question"):
+        read_outcome_table(jsonl(tmp_path, rows))
+    with pytest.raises(InputFileError, match="model 'strong' has no outcome"):
+        read_outcome_table(written(tmp_path, "prompt,weak,weak|total_cost,strong,strong|total_cost\nq,1,1,,1\n"))
+
+
+def test_files_are_joined_over_the_models_that_all_of_them_have(tmp_path: Path):
+    one = written(tmp_path, "".join(json.dumps(row | {"id": "7"}) + "\n" for row in REPLIES), "one.jsonl")
+    two_rows = [row | {"id": "7", "question": "Else?"} for row in REPLIES if row["model"] != "c"]
+    two = written(tmp_path, "".join(json.dumps(row | {"odd": 1}) + "\n" for row in two_rows), "two.jsonl")
+    joined = read_outcome_tables([one, two])
+    assert joined.table.models == ("a", "b")
+    assert [p.problem_id for p in joined.table.problems] == ["7", "two:7"]
+    assert joined.table.replies.results.tolist() == [[0, 0], [0, 0]]
+    assert [remark.partition(": ")[2] for remark in joined.remarks] == [
+        "left out, for not being in every file: c",
+        "columns that are not used: odd",
+    ]
+    again = read_outcome_tables([one, one])
+    assert len(again.table.problems) == 1
+
+
+def test_a_question_that_an_earlier_file_has_is_left_out_and_said(tmp_path: Path):
+    one = written(tmp_path, "".join(json.dumps(row) + "\n" for row in REPLIES), "one.jsonl")
+    more = [row | {"id": "q2", "question": "New?"} for row in REPLIES]
+    two = written(tmp_path, "".join(json.dumps(row) + "\n" for row in [*REPLIES, *more]), "two.jsonl")
+    joined = read_outcome_tables([one, two])
+    assert [p.problem_id for p in joined.table.problems] == ["q1", "q2"]
+    assert "1 questions were in an earlier file already" in joined.remarks[-1]
+
+
+def test_files_without_a_common_model_are_refused(tmp_path: Path):
+    one = written(tmp_path, "".join(json.dumps(row) + "\n" for row in REPLIES), "one.jsonl")
+    two = written(tmp_path, "".join(json.dumps(row) + "\n" for row in LONG), "two.jsonl")
+    with pytest.raises(InputFileError, match=r"no model is in every file.*one.jsonl: a, b, c; .*two.jsonl: weak, str"):
+        read_outcome_tables([one, two])
+    with pytest.raises(InputFileError, match="no model of x is in every file"):
+        read_outcome_tables([one], ["x"])
+
+
+def test_a_file_without_replies_takes_those_of_the_others(tmp_path: Path):
+    one = written(tmp_path, "".join(json.dumps(row) + "\n" for row in REPLIES), "one.jsonl")
+    bare = [{k: v for k, v in row.items() if k in ("model", "correct", "cost")} | {"question": "q"} for row in REPLIES]
+    two = written(tmp_path, "".join(json.dumps(row) + "\n" for row in bare), "two.jsonl")
+    joined = read_outcome_tables([one, two])
+    assert joined.table.replies is None
+    assert "two.jsonl: no replies" in joined.remarks[-1]
+    assert joined.table.output_tokens_MP[0, 0] == 3
+    assert math.isnan(joined.table.output_tokens_MP[0, 1])
 
 
 def test_a_query_level_router_is_fitted_on_one_part_and_compared_on_the_other(tmp_path: Path):

@@ -151,7 +151,9 @@ def cross_fitted(
     return _played(table, splits, methods, say)
 
 
-def tested(table: OutcomeTable, test: OutcomeTable, methods: Sequence[TableMethod], say: Say) -> list[PlayedScope]:
+def on_test_rows(
+    table: OutcomeTable, test: OutcomeTable, methods: Sequence[TableMethod], say: Say
+) -> list[PlayedScope]:
     """Every row of `test` played once by methods fitted on all of `table`."""
     return _played(test, [(table, test, np.arange(test.n_problems))], methods, say)
 

@@ -74,28 +74,35 @@ class OutcomeTable:
 
     def part(self, indices: Iterable[int]) -> "OutcomeTable":
         """These problems only, in this order: to fit a router on some and compare on others."""
-        at = list(indices)
-        return self._cut(tuple(self.problems[i] for i in at), self.models, np.s_[:, at])
+        at = [int(i) for i in indices]
+        return self._taken(at, 1, problems=tuple(self.problems[i] for i in at))
 
     def of_models(self, models: Sequence[str]) -> "OutcomeTable":
         """These models only, in this order. ValueError for one that the table has not."""
-        rows = [self.models.index(model) for model in models]
-        return self._cut(self.problems, tuple(models), np.s_[rows, :])
+        return self._taken([self.models.index(model) for model in models], 0, models=tuple(models))
 
-    def _cut(self, problems: tuple[Problem, ...], models: tuple[str, ...], at: object) -> "OutcomeTable":
+    def _taken(
+        self,
+        at: Sequence[int],
+        axis: int,
+        *,
+        models: tuple[str, ...] | None = None,
+        problems: tuple[Problem, ...] | None = None,
+    ) -> "OutcomeTable":
         replies = self.replies
+        if replies is not None:
+            results = np.take(replies.results, _places(at), axis=axis)
+            replies = Replies(results, _taken(replies.texts, at, axis), _taken(replies.parsed, at, axis))
         return replace(
             self,
-            models=models,
-            problems=problems,
-            is_correct_MP=self.is_correct_MP[at],  # type: ignore[index]
-            cost_usd_MP=self.cost_usd_MP[at],  # type: ignore[index]
-            replies=None
-            if replies is None
-            else Replies(replies.results[at], _at(replies.texts, at), _at(replies.parsed, at)),  # type: ignore[index]
-            input_tokens_MP=_at(self.input_tokens_MP, at),
-            output_tokens_MP=_at(self.output_tokens_MP, at),
-            confidence_MP=_at(self.confidence_MP, at),
+            models=self.models if models is None else models,
+            problems=self.problems if problems is None else problems,
+            is_correct_MP=np.take(self.is_correct_MP, _places(at), axis=axis),
+            cost_usd_MP=np.take(self.cost_usd_MP, _places(at), axis=axis),
+            replies=replies,
+            input_tokens_MP=_taken(self.input_tokens_MP, at, axis),
+            output_tokens_MP=_taken(self.output_tokens_MP, at, axis),
+            confidence_MP=_taken(self.confidence_MP, at, axis),
         )
 
     def constants(self) -> list[MethodOutcomes]:
@@ -183,5 +190,10 @@ class Question:
         return "" if texts is None else str(texts[self.models.index(model), self._at])
 
 
-def _at(array: Cells | None, at: object) -> Cells | None:
-    return None if array is None else array[at]  # type: ignore[index, return-value]
+def _taken(array: Cells | None, at: Sequence[int], axis: int) -> Cells | None:
+    return None if array is None else np.take(array, _places(at), axis=axis)
+
+
+def _places(at: Sequence[int]) -> IntArray:
+    """An empty list would be an array of floats."""
+    return np.asarray(at, np.int64)
