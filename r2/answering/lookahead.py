@@ -90,8 +90,8 @@ def decide(
     open_arms = [_seen(beliefs, attempts, arm, q, result) for arm in beliefs.arms if arm not in asked]
     open_arms.sort(key=lambda one: (one.cost_usd - v_usd * one.p_right, one.cost_usd, one.arm))
     able = [one for one in open_arms if one.cost_usd < v_usd * (1 - q)]
-    kept = _on_outer_fronts(able, MAX_ARMS) if horizon else []
-    search = _Search(beliefs, v_usd, decompose, [one.arm for one in _on_outer_fronts(kept, MAX_LATER_ARMS)])
+    kept = on_outer_fronts(able, MAX_ARMS) if horizon else []
+    search = _Search(beliefs, v_usd, decompose, [one.arm for one in on_outer_fronts(kept, MAX_LATER_ARMS)])
     values = {one.arm: search.asking(attempts, one.arm, one.cost_usd, horizon) for one in kept}
     candidates = tuple(
         Candidate(one.arm, one.cost_usd, one.p_right, one.p1, one.p0, values.get(one.arm)) for one in open_arms
@@ -125,7 +125,7 @@ def _seen(beliefs: Beliefs, attempts: Attempts, arm: str, q: float, best: int | 
     return Candidate(arm, beliefs.cost_usd(arm, attempts), is_right, p1, p0, None)
 
 
-def _on_outer_fronts(arms: Sequence[Candidate], most: int) -> list[Candidate]:
+def on_outer_fronts(arms: Sequence[Candidate], most: int) -> list[Candidate]:
     """At most so many arms, in the order given: those that no cheaper arm beats, then those that only these beat, and
     so on; of a front that is too large so many, evenly from its cheapest to its dearest."""
     kept: set[str] = set()

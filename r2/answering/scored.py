@@ -1,0 +1,148 @@
+"""What a trained scorer believes of one unit: the `Beliefs` (r2/answering/attempts.py) that the rule reads.
+
+States are predicted in batches: looking at one state works out all that one further attempt could make of it, and
+`foresee` all that several could, so that the rule's search finds them at hand.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from r2.answering.attempts import Attempt, Attempts
+from r2.answering.scorer import ArmProfile, Level, Scorer, arm_features, result_features, states_of
+from r2.problem import Problem
+
+Key = tuple[tuple[str, int | None, float | None, int | None], ...]
+LEAST = 0.01
+"""Outcomes less probable are left out, and the others fill their place."""
+
+
+class ScoredBeliefs:
+    """`profiles`: the arms that can be asked, by name. `costs_usd`: of one call of each; where it says nothing, the
+    profile's mean."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        problem: Problem,
+        kind: str,
+        profiles: Mapping[str, ArmProfile],
+        costs_usd: Mapping[str, float] | None = None,
+    ) -> None:
+        self._scorer = scorer
+        self._names = tuple(profiles)
+        self._places = {name: place for place, name in enumerate(self._names)}
+        self._at = [profile.at(kind) for profile in profiles.values()]
+        self._view = scorer.view(problem, kind, list(profiles.values()))
+        given = costs_usd or {}
+        self._costs = {name: given.get(name, its.cost_usd) for name, its in zip(self._names, self._at, strict=True)}
+        self._p_right: dict[Key, tuple[float, ...]] = {}
+        self._p_next: dict[Key, Sequence[Sequence[float]]] = {}
+        self._outcomes: dict[tuple[Key, str], list[tuple[float, Attempt]]] = {}
+
+    @property
+    def arms(self) -> Sequence[str]:
+        return self._names
+
+    def cost_usd(self, arm: str, attempts: Attempts) -> float:
+        return self._costs[arm]
+
+    def p_right(self, attempts: Attempts) -> Sequence[float]:
+        key = key_of(attempts)
+        if key not in self._p_right:
+            self._predict({key: attempts})
+        return self._p_right[key]
+
+    def outcomes(self, attempts: Attempts, arm: str) -> Sequence[tuple[float, Attempt]]:
+        key = key_of(attempts)
+        if (key, arm) not in self._outcomes:
+            self.foresee(attempts, self._names, 1)
+        return self._outcomes[key, arm]
+
+    def foresee(self, attempts: Attempts, arms: Sequence[str], n_further: int) -> None:
+        """Predicts every state that so many further attempts of these arms can lead to, a batch for each further
+        attempt."""
+        self.p_right(attempts)
+        states = {key_of(attempts): attempts}
+        for level in range(n_further):
+            reached: dict[Key, Attempts] = {}
+            for key, state in states.items():
+                asked = {one.arm for one in state}
+                for arm in arms:
+                    if arm in asked:
+                        continue
+                    if (key, arm) not in self._outcomes:
+                        self._outcomes[key, arm] = self._worked_out(state, key, arm)
+                    for _, attempt in self._outcomes[key, arm]:
+                        further = (*state, attempt)
+                        reached.setdefault(key_of(further), further)
+            self._predict(reached, is_last=level == n_further - 1)
+            states = reached
+
+    def _predict(self, states: Mapping[Key, Attempts], *, is_last: bool = False) -> None:
+        """P(right) of these states, and for all but the last ones what a further arm would be."""
+        needed = self._p_right if is_last else self._p_next
+        new = {key: state for key, state in states.items() if key not in needed}
+        if not new:
+            return
+        arrays = states_of(list(new.values()), self._places, self._at)
+        if not arrays.arms.shape[1] or arrays.results.max(initial=-1) < 0:
+            self._p_right |= dict.fromkeys(new, ())
+            self._p_next |= dict.fromkeys(new, ())
+            return
+        x, there = result_features(self._view, arrays)
+        p_right = self._scorer.p_of(x, there)
+        n_results = (arrays.results.max(axis=1) + 1).tolist()
+        for key, n, p_each in zip(new, n_results, p_right.tolist(), strict=True):
+            self._p_right[key] = tuple(p_each[:n])
+        if not is_last:
+            found = self._scorer.p_next(arm_features(self._view, x, p_right, arrays))
+            self._p_next |= dict(zip(new, np.stack(found, axis=-1), strict=True))
+
+    def _worked_out(self, attempts: Attempts, key: Key, arm: str) -> list[tuple[float, Attempt]]:
+        """As docs/method.md, section 10: P(agrees with the best) = q * p1 + (1 - q) * (1 - p0) * kappa; the rest is
+        split between another known result and a new one in proportion to their support; each at the arm's levels of
+        confidence."""
+        its = self._at[self._places[arm]]
+        found: list[tuple[float, Attempt]] = []
+        some = 1.0 - its.no_result
+        p_results = self._p_right[key]
+        if not p_results:
+            found += _levelled(arm, 0, some * its.accuracy, some * (1 - its.accuracy), its.levels)
+        else:
+            best = max(range(len(p_results)), key=lambda number: p_results[number])
+            q = p_results[best]
+            if key not in self._p_next:
+                self._predict({key: attempts})
+            p1, p0 = map(float, self._p_next[key][self._places[arm]])
+            kappa = self._view.kind.kappa
+            found += _levelled(arm, best, some * q * p1, some * (1 - q) * (1 - p0) * kappa, its.levels)
+            right, wrong = some * (1 - q) * p0, some * (q * (1 - p1) + (1 - q) * (1 - p0) * (1 - kappa))
+            none = max(1.0 - sum(p_results), 1e-9)
+            known = sum(p_results) - q
+            for number, p in enumerate(p_results):
+                if number != best:
+                    share = p / (known + none)
+                    found += _levelled(arm, number, share * right, share * wrong, its.levels)
+            share = none / (known + none)
+            found += _levelled(arm, len(p_results), share * right, share * wrong, its.levels)
+        if its.no_result:
+            found.append((its.no_result, Attempt(arm, None)))
+        kept = [one for one in found if one[0] >= LEAST] or found
+        total = sum(probability for probability, _ in kept)
+        return [(probability / total, attempt) for probability, attempt in kept]
+
+
+def _levelled(
+    arm: str, result: int, right: float, wrong: float, levels: Sequence[Level]
+) -> list[tuple[float, Attempt]]:
+    """The outcome at each level of confidence, from the probability that it comes and is right, and comes and is
+    wrong."""
+    if not levels:
+        return [(right + wrong, Attempt(arm, result))]
+    return [(right * one.if_right + wrong * one.if_wrong, Attempt(arm, result, one.typical)) for one in levels]
+
+
+def key_of(attempts: Attempts) -> Key:
+    """Equal for attempts that differ in their order alone, results numbered alike."""
+    return tuple(sorted((one.arm, one.result, one.confidence, one.output_tokens) for one in attempts))  # type: ignore[type-var]

@@ -1,0 +1,429 @@
+"""The scorer: a pointwise predictor of success, from text, ONE arm's profile, and the evidence of attempts
+(docs/method.md, section 11; ours). The artefact, and what it predicts; numpy alone.
+
+Two heads. The *result head* gives each distinct result of the attempts a score; P(it is right) is the softmax over
+these scores and a 0 for "none is right". The *arm head* gives P(the next arm is right) where the best-supported result
+is right, and where it is wrong. What both see of an arm is its profile: accuracy at the kind of unit, usual length of
+its replies, how its confidences go with being right. No input depends on the order or the size of the pool, so a new
+arm needs a profile and no training. Trained by r2/training/scorer/fit.py; `ScoredBeliefs` (r2/answering/scored.py) is
+what the rule reads.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from r2.answering.attempts import Attempts
+from r2.answering.query_router import features
+from r2.errors import ConfigError
+from r2.problem import Problem
+
+FORMAT: Final = "r2-scorer-1"
+OTHER: Final = ""
+"""The kind that stands for all kinds that the scorer was not trained on."""
+FARTHEST: Final = 3.0
+"""Deviations are cut here, in standard deviations."""
+RESULT_FEATURES: Final = (
+    "logits of those who say it, summed",
+    "the best of them",
+    "how many say it",
+    "logits of those who say otherwise, summed",
+    "the best of them (0 where there is none)",
+    "how many say otherwise",
+    "distinct other results",
+    "most who say one of them",
+    "length of replies, deviation from their arms' usual one",
+    "the same of those who say otherwise",
+    "difficulty of the text",
+    "difficulty times how many say it",
+    "accuracy of the kind",
+    "accuracy of the kind times how many say it",
+    "most confidence of those who say it, as a logit",
+    "deviation of their confidence",
+    "whether any of them has a confidence",
+    "most confidence of those who say otherwise",
+    "whether any of them has a confidence",
+    "attempts without a result",
+    "arms of the same weights among those who say it",
+)
+ARM_FEATURES: Final = (
+    "logit of the arm",
+    "logit of q",
+    "best logit of those who say the best result",
+    "how many say it",
+    "how many say otherwise",
+    "most who say another result",
+    "difficulty of the text",
+    "accuracy of the kind",
+    "length of replies for the best result",
+    "whether the arm's weights said it",
+)
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A range of an arm's confidences: those from `least` up. `typical` stands for them; `if_right`, `if_wrong`: its
+    share among right results and among wrong ones."""
+
+    least: float
+    typical: float
+    if_right: float
+    if_wrong: float
+
+
+@dataclass(frozen=True, slots=True)
+class KindProfile:
+    """One arm at one kind of unit. `log_tokens` and its standard deviation are those of ln(1 + generated tokens);
+    `confidence` and its deviation those of logits, both 0 where its endpoint gives none (then `levels` is empty).
+    `cost_usd` is the mean of one call; `no_result`: share of replies without a result. `n` rows were seen."""
+
+    n: int
+    accuracy: float
+    cost_usd: float
+    log_tokens: float = 0.0
+    log_tokens_sd: float = 1.0
+    no_result: float = 0.0
+    confidence: float = 0.0
+    confidence_sd: float = 1.0
+    levels: tuple[Level, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ArmProfile:
+    """What is known of an arm: at each kind it was seen at, and under `OTHER` at all of them together. Arms of equal
+    `weights` ask the same model; "": nobody else's."""
+
+    kinds: Mapping[str, KindProfile]
+    weights: str = ""
+
+    def at(self, kind: str) -> KindProfile:
+        return self.kinds.get(kind) or self.kinds[OTHER]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of unit: the logit of the mean accuracy of the arms trained on, P(a wrong arm repeats the best-supported
+    result where that is wrong), and the text's weights: difficulty = (weights . features - mean) / sd."""
+
+    accuracy: float
+    kappa: float
+    weights: Mapping[int, float] = field(default_factory=dict)
+    mean: float = 0.0
+    sd: float = 1.0
+
+    def difficulty(self, found: Mapping[int, float]) -> float:
+        """In standard deviations; more is easier."""
+        if not self.weights:
+            return 0.0
+        score = sum(self.weights.get(index, 0.0) * value for index, value in found.items())
+        return max(-FARTHEST, min(FARTHEST, (score - self.mean) / self.sd))
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """One hidden layer of tanh over standardised inputs; its output is one number."""
+
+    mean: FloatArray
+    sd: FloatArray
+    hidden_FH: FloatArray
+    hidden_H: FloatArray
+    out_H: FloatArray
+    out: float
+
+    def scores(self, x: FloatArray) -> FloatArray:
+        """Over the last axis."""
+        inner = np.tanh(((x - self.mean) / self.sd) @ self.hidden_FH + self.hidden_H)
+        return np.asarray(inner @ self.out_H + self.out)
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A logistic regression over standardised inputs."""
+
+    mean: FloatArray
+    sd: FloatArray
+    weights: FloatArray
+    bias: float
+
+    def probabilities(self, x: FloatArray) -> FloatArray:
+        return sigmoid(((x - self.mean) / self.sd) @ self.weights + self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """States of one unit, as arrays of states x attempts: the arm's place among the profiles, the number of its result
+    (-1: none), its reply's length and confidence as deviations and logits (NaN: not known). States with fewer attempts
+    are filled up with arm -1."""
+
+    arms: IntArray
+    results: IntArray
+    lengths: FloatArray
+    confidences: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class UnitView:
+    """One unit as the heads see it: its kind, the text's difficulty, and each arm's profile at the kind."""
+
+    kind: Kind
+    difficulty: float
+    logits: FloatArray
+    confidence: FloatArray
+    confidence_sd: FloatArray
+    weights: IntArray
+    """Equal numbers ask the same weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """Everything that was trained. `arms` are the profiles it was trained on, by name; `temperature` calibrates the
+    result head on questions that its weights had not seen. `choice` holds the weights of group-relative fine-tuning,
+    empty where there was none (r2/training/scorer/grpo.py)."""
+
+    kinds: Mapping[str, Kind]
+    arms: Mapping[str, ArmProfile]
+    nets: tuple[Net, ...]
+    arm_head: Linear
+    temperature: float = 1.0
+    choice: tuple[float, ...] = ()
+    n_questions: int = 0
+
+    def kind(self, name: str) -> Kind:
+        return self.kinds.get(name) or self.kinds[OTHER]
+
+    def view(self, problem: Problem, kind: str, profiles: Sequence[ArmProfile]) -> UnitView:
+        """The unit as the heads see it. `problem` holds its text; the places in `profiles` are the arms' numbers."""
+        its = self.kind(kind)
+        at = [profile.at(kind) for profile in profiles]
+        named: dict[str, int] = {}
+        weights = [named.setdefault(p.weights or f"\0{i}", len(named)) for i, p in enumerate(profiles)]
+        return UnitView(
+            its,
+            its.difficulty(features(replace(problem, benchmark=kind))),
+            np.array([logit(one.accuracy) for one in at]),
+            np.array([one.confidence for one in at]),
+            np.array([one.confidence_sd for one in at]),
+            np.array(weights, np.int64),
+        )
+
+    def p_right(self, view: UnitView, states: States) -> FloatArray:
+        """States x results: P(each is right); 0 for numbers that no attempt has."""
+        x, there = result_features(view, states)
+        return self.p_of(x, there)
+
+    def p_of(self, x: FloatArray, there: NDArray[np.bool_]) -> FloatArray:
+        """The same from features that are at hand."""
+        scores = np.mean([net.scores(x) for net in self.nets], axis=0) / self.temperature
+        return softmax_with_none(scores, there)
+
+    def p_next(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(P(right | the best is right), P(right | it is wrong)) from `arm_features`."""
+        ones = np.ones((*x.shape[:-1], 1))
+        if_right = np.concatenate([x, ones, x], axis=-1)
+        if_wrong = np.concatenate([x, 0 * ones, 0 * x], axis=-1)
+        return self.arm_head.probabilities(if_right), self.arm_head.probabilities(if_wrong)
+
+    def to_json(self) -> bytes:
+        """Numbers and names only: loading it runs no code."""
+        document = {"format": FORMAT, "result_features": len(RESULT_FEATURES), "arm_features": len(ARM_FEATURES)}
+        return orjson.dumps(
+            document
+            | {
+                "n_questions": self.n_questions,
+                "temperature": self.temperature,
+                "choice": list(self.choice),
+                "kinds": {name: asdict(one) | {"weights": _texts(one.weights)} for name, one in self.kinds.items()},
+                "arms": {name: asdict(one) for name, one in self.arms.items()},
+                "nets": [_arrays(net) for net in self.nets],
+                "arm_head": _arrays(self.arm_head),
+            },
+            option=orjson.OPT_SORT_KEYS,
+        )
+
+    @classmethod
+    def from_json(cls, text: bytes, place: str = "scorer") -> "Scorer":
+        """Inverse of `to_json`. ConfigError, naming `place`, for anything else, also for numbers that are not finite."""
+        try:
+            stored = orjson.loads(text)
+            made = (stored["format"], stored["result_features"], stored["arm_features"])
+            if made != (FORMAT, len(RESULT_FEATURES), len(ARM_FEATURES)):
+                raise ValueError(f"made as {made}, this version reads {(FORMAT, len(RESULT_FEATURES))}")
+            found = cls(
+                {name: _kind(one) for name, one in stored["kinds"].items()},
+                {name: _arm(one) for name, one in stored["arms"].items()},
+                tuple(
+                    Net(*(_array(one[key]) for key in ("mean", "sd", "hidden_FH", "hidden_H", "out_H")), one["out"])
+                    for one in stored["nets"]
+                ),
+                Linear(
+                    *(_array(stored["arm_head"][key]) for key in ("mean", "sd", "weights")), stored["arm_head"]["bias"]
+                ),
+                float(stored["temperature"]),
+                tuple(float(one) for one in stored["choice"]),
+                int(stored["n_questions"]),
+            )
+            if OTHER not in found.kinds or not found.nets or any(OTHER not in arm.kinds for arm in found.arms.values()):
+                raise ValueError("it lacks the kind that stands for all others")
+            return found
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ConfigError(
+                f"{place}: not a scorer of this version: {error!r}. Train it again: r2 sft --policy scorer."
+            ) from None
+
+
+def result_features(view: UnitView, states: States) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """(states x results x `RESULT_FEATURES`, which results are there)."""
+    asked, results = states.arms >= 0, states.results
+    told = asked & (results >= 0)
+    n_results = int(results.max(initial=-1)) + 1
+    place = np.maximum(states.arms, 0)
+    logits = np.where(told, view.logits[place], 0.0)
+    lengths = np.where(told & ~np.isnan(states.lengths), states.lengths, 0.0)
+    sure = told & ~np.isnan(states.confidences)
+    confidence = np.where(sure, states.confidences, 0.0)
+    deviation = (confidence - view.confidence[place]) / view.confidence_sd[place]
+    deviation = np.where(sure, deviation.clip(-FARTHEST, FARTHEST), 0.0)
+    counts = np.stack([(told & (results == r)).sum(axis=1) for r in range(n_results)], axis=1).astype(float)
+    failed = (asked & (results < 0)).sum(axis=1)
+    x = np.zeros((len(results), n_results, len(RESULT_FEATURES)))
+    for r in range(n_results):
+        says = told & (results == r)
+        not_it = told & (results != r)
+        n_says, n_not = says.sum(axis=1), not_it.sum(axis=1)
+        others = np.delete(counts, r, axis=1)
+        out = x[:, r].T
+        out[0] = np.where(says, logits, 0.0).sum(axis=1)
+        out[1] = np.where(n_says > 0, np.where(says, logits, -np.inf).max(axis=1), 0.0)
+        out[2] = n_says
+        out[3] = np.where(not_it, logits, 0.0).sum(axis=1)
+        out[4] = np.where(n_not > 0, np.where(not_it, logits, -np.inf).max(axis=1), 0.0)
+        out[5] = n_not
+        out[6] = (others > 0).sum(axis=1)
+        out[7] = others.max(axis=1, initial=0.0)
+        out[8] = _mean(lengths, says)
+        out[9] = _mean(lengths, not_it)
+        out[10] = view.difficulty
+        out[11] = view.difficulty * n_says
+        out[12] = view.kind.accuracy
+        out[13] = view.kind.accuracy * n_says
+        out[14] = _most(confidence, says & sure)
+        out[15] = _mean(deviation, says & sure)
+        out[16] = (says & sure).any(axis=1)
+        out[17] = _most(confidence, not_it & sure)
+        out[18] = (not_it & sure).any(axis=1)
+        out[19] = failed
+        out[20] = _twins(view.weights[place], says)
+    return x, counts > 0
+
+
+def arm_features(view: UnitView, x: FloatArray, p_right: FloatArray, states: States) -> FloatArray:
+    """States x arms x `ARM_FEATURES`, for every arm of the view, from what `result_features` and `p_right` gave."""
+    rows = np.arange(len(x))
+    best = p_right.argmax(axis=1)
+    q = p_right[rows, best].clip(0.01, 0.99)
+    its = x[rows, best]
+    says = (states.arms >= 0) & (states.results == best[:, None])
+    n_arms = len(view.logits)
+    found = np.empty((len(x), n_arms, len(ARM_FEATURES)))
+    found[..., 0] = view.logits
+    for number, values in enumerate(
+        (np.log(q / (1 - q)), its[:, 1], its[:, 2], its[:, 5], its[:, 7], its[:, 10], its[:, 12], its[:, 8]), start=1
+    ):
+        found[..., number] = values[:, None]
+    of = np.where(says, view.weights[np.maximum(states.arms, 0)], -1)
+    found[..., 9] = (of[:, :, None] == view.weights[None, None, :]).any(axis=1)
+    return found
+
+
+def states_of(attempts: Sequence[Attempts], places: Mapping[str, int], profiles: Sequence[KindProfile]) -> States:
+    """The arrays of these states. Arms without a place (a fallback from elsewhere) are left out."""
+    known = [[one for one in state if one.arm in places] for state in attempts]
+    shape = (len(known), max((len(state) for state in known), default=0))
+    arms, results = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+    lengths, confidences = np.full(shape, np.nan), np.full(shape, np.nan)
+    for row, state in enumerate(known):
+        for column, one in enumerate(state):
+            place = places[one.arm]
+            arms[row, column] = place
+            results[row, column] = -1 if one.result is None else one.result
+            if one.output_tokens is not None:
+                lengths[row, column] = length_deviation(profiles[place], one.output_tokens)
+            if one.confidence is not None:
+                confidences[row, column] = logit(one.confidence)
+    return States(arms, results, lengths, confidences)
+
+
+def length_deviation(profile: KindProfile, output_tokens: float) -> float:
+    """A reply's length against the arm's usual one, in standard deviations of ln(1 + tokens)."""
+    deviation = (math.log1p(output_tokens) - profile.log_tokens) / profile.log_tokens_sd
+    return max(-FARTHEST, min(FARTHEST, deviation))
+
+
+def logit(p: float) -> float:
+    """ln(p / (1 - p)), for p cut to 0.005 .. 0.995."""
+    p = min(max(p, 0.005), 0.995)
+    return math.log(p / (1 - p))
+
+
+def sigmoid(x: FloatArray) -> FloatArray:
+    return np.asarray(0.5 * (1 + np.tanh(x / 2)))
+
+
+def softmax_with_none(scores: FloatArray, there: NDArray[np.bool_]) -> FloatArray:
+    """exp(s_r) / (1 + sum of exp(s)), over the last axis, for results that are there; 0 for the others."""
+    scores = np.where(there, scores, -np.inf)
+    top = np.maximum(scores.max(axis=-1, keepdims=True, initial=0.0), 0.0)
+    each = np.exp(scores - top)
+    return np.asarray(each / (each.sum(axis=-1, keepdims=True) + np.exp(-top)))
+
+
+def _mean(values: FloatArray, of: NDArray[np.bool_]) -> FloatArray:
+    return np.asarray(np.where(of, values, 0.0).sum(axis=1) / np.maximum(of.sum(axis=1), 1))
+
+
+def _most(values: FloatArray, of: NDArray[np.bool_]) -> FloatArray:
+    return np.where(of.any(axis=1), np.where(of, values, -np.inf).max(axis=1, initial=-np.inf), 0.0)
+
+
+def _twins(weights: IntArray, says: NDArray[np.bool_]) -> FloatArray:
+    """How many of those who say it ask weights that another of them asks."""
+    same = (weights[:, :, None] == weights[:, None, :]) & says[:, :, None] & says[:, None, :]
+    return np.asarray((says & (same.sum(axis=2) > 1)).sum(axis=1), np.float64)
+
+
+def _texts(weights: Mapping[int, float]) -> dict[str, float]:
+    return {str(index): float(f"{weight:.6g}") for index, weight in sorted(weights.items()) if weight}
+
+
+def _arrays(one: Net | Linear) -> dict[str, Any]:
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in ((name, getattr(one, name)) for name in one.__dataclass_fields__)
+    }
+
+
+def _array(values: object) -> FloatArray:
+    found = np.asarray(values, np.float64)
+    if not np.isfinite(found).all():
+        raise ValueError("a number is not finite")
+    return found
+
+
+def _kind(stored: dict[str, Any]) -> Kind:
+    weights = {int(index): float(weight) for index, weight in stored.pop("weights").items()}
+    return Kind(**{name: float(value) for name, value in stored.items()}, weights=weights)
+
+
+def _arm(stored: dict[str, Any]) -> ArmProfile:
+    kinds = {
+        str(name): KindProfile(**(one | {"levels": tuple(Level(**level) for level in one["levels"])}))
+        for name, one in stored["kinds"].items()
+    }
+    return ArmProfile(kinds, str(stored["weights"]))

@@ -1,0 +1,306 @@
+"""Fitting a scorer to trials: profiles, the text's difficulty, the two heads, and their calibration.
+
+Each unit gives states: random sets of the arms that ran on it, one to four. The result head learns which of a state's
+results is right (cross-entropy with "none"); the arm head learns whether a further arm is. Both are shown a text's
+difficulty as a model gives it which had not seen the text, since that is what they will be shown in use. The result
+head's temperature is fitted on questions that a first head had not seen; the head that is kept is trained on all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from r2.answering.scorer import (
+    ARM_FEATURES,
+    OTHER,
+    RESULT_FEATURES,
+    ArmProfile,
+    FloatArray,
+    IntArray,
+    Kind,
+    KindProfile,
+    Linear,
+    Net,
+    Scorer,
+    States,
+    UnitView,
+    arm_features,
+    length_deviation,
+    logit,
+    result_features,
+    softmax_with_none,
+)
+from r2.training.scorer.profiles import SHRINKAGE, arm_profiles
+from r2.training.scorer.text import TextModel, fit_text
+from r2.training.scorer.trials import Trials
+
+N_STATES = 12
+"""Of each unit."""
+MOST_ASKED = 4
+"""Attempts in a state."""
+N_FURTHER = 2
+"""Arms of each state that the arm head learns from."""
+HIDDEN = 12
+N_NETS = 2
+PENALTY = 1e-3
+"""Of the squared weights, per row."""
+STEPS = 40
+"""Of L-BFGS. Few: stopping early is what keeps it from learning rows by heart (chosen on recorded answers)."""
+HELD_OUT = 5
+"""One in so many units is for calibration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """On units that the weights had not seen, before calibration and after: expected calibration error of the
+    best-supported result (ten bins of equal size), the area under the ROC curve within each kind, and cross-entropy in
+    nats. `n` states."""
+
+    n: int
+    ece: float
+    ece_uncalibrated: float
+    auroc: dict[str, float]
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """States of all units, filled up to `MOST_ASKED` results. `target`: the number of the right result, or the number
+    of results where none is."""
+
+    x: FloatArray
+    there: NDArray[np.bool_]
+    target: IntArray
+    unit: IntArray
+    views: Sequence[tuple[int, States]]
+
+
+def fit_scorer(
+    trials: Trials, *, seed: int = 0, n_states: int = N_STATES, n_nets: int = N_NETS
+) -> tuple[Scorer, Quality]:
+    """A scorer, and how good it is on held-out questions. ConfigError as of `Trials`."""
+    profiles = arm_profiles(trials)
+    text = fit_text(trials, _accuracies(trials, profiles), seed)
+    start = _unfitted(trials, profiles, text)
+    rows = _rows(start, trials, text, np.random.default_rng(seed), n_states)
+    is_held_out = np.random.default_rng(seed + 1).permutation(trials.n_units)[rows.unit] % HELD_OUT == 0
+    first = [_fit_net(rows, ~is_held_out, seed + n) for n in range(n_nets)]
+    temperature, quality = _calibrated(first, rows, is_held_out, trials.kinds)
+    nets = tuple(_fit_net(rows, np.ones(len(rows.x), np.bool_), seed + n) for n in range(n_nets))
+    scorer = replace(start, nets=nets, temperature=temperature)
+    head, kappa = _fit_arm_head(scorer, trials, text, rows, np.random.default_rng(seed + 2))
+    kinds = {name: replace(one, kappa=kappa.get(name, kappa[OTHER])) for name, one in scorer.kinds.items()}
+    return replace(scorer, arm_head=head, kinds=kinds), quality
+
+
+def _accuracies(trials: Trials, profiles: dict[str, ArmProfile]) -> FloatArray:
+    return np.array([[profiles[arm].at(kind).accuracy for kind in trials.kinds] for arm in trials.arms])
+
+
+def _unfitted(trials: Trials, profiles: dict[str, ArmProfile], text: TextModel) -> Scorer:
+    """With kinds, profiles and text; its heads say nothing yet."""
+    names = [*dict.fromkeys(trials.kinds), OTHER]
+    kinds = {}
+    for name in names:
+        its = name if name in text.weights else OTHER
+        accuracy = float(np.mean([logit(one.at(name).accuracy) for one in profiles.values()]))
+        kinds[name] = Kind(accuracy, 0.3, text.weights[its], text.mean[its], text.sd[its])
+    n, m = len(RESULT_FEATURES), 2 * len(ARM_FEATURES) + 1
+    silent = Net(np.zeros(n), np.ones(n), np.zeros((n, 1)), np.zeros(1), np.zeros(1), 0.0)
+    head = Linear(np.zeros(m), np.ones(m), np.zeros(m), 0.0)
+    return Scorer(kinds, profiles, (silent,), head, n_questions=trials.n_units)
+
+
+def _rows(scorer: Scorer, trials: Trials, text: TextModel, rng: np.random.Generator, n_states: int) -> _Rows:
+    profiles = [scorer.arms[arm] for arm in trials.arms]
+    found: list[tuple[FloatArray, NDArray[np.bool_], IntArray]] = []
+    units: list[int] = []
+    views: list[tuple[int, States]] = []
+    for unit in range(trials.n_units):
+        tried = np.flatnonzero(~np.isnan(trials.right_AU[:, unit]))
+        if not len(tried):
+            continue
+        states, target = _drawn(trials, unit, tried, profiles, rng, n_states)
+        x, there = result_features(unit_view(scorer, trials, text, unit, profiles), states)
+        found.append((_filled(x), _filled(there), np.where(target < 0, MOST_ASKED, target)))
+        units += [unit] * len(target)
+        views.append((unit, states))
+    x, there, target = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return _Rows(x, there, target, np.array(units), views)
+
+
+def unit_view(scorer: Scorer, trials: Trials, text: TextModel, unit: int, profiles: Sequence[ArmProfile]) -> UnitView:
+    """The unit as the heads see it, at the difficulty that a model gave it which had not seen it."""
+    view = scorer.view(trials.problems[unit], trials.kinds[unit], profiles)
+    return replace(view, difficulty=float(text.unseen[unit]))
+
+
+def _filled(array: NDArray) -> NDArray:  # type: ignore[type-arg]
+    """With as many results as there can be."""
+    missing = MOST_ASKED - array.shape[1]
+    return np.pad(array, [(0, 0), (0, missing), *[(0, 0)] * (array.ndim - 2)])
+
+
+def _drawn(
+    trials: Trials,
+    unit: int,
+    tried: IntArray,
+    profiles: Sequence[ArmProfile],
+    rng: np.random.Generator,
+    n_states: int,
+) -> tuple[States, IntArray]:
+    """Random states of a unit, and the number of the right result in each (-1: none)."""
+    sizes = rng.integers(1, min(MOST_ASKED, len(tried)) + 1, n_states)
+    shape = (n_states, int(sizes.max()))
+    arms, results = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
+    lengths, confidences = np.full(shape, np.nan), np.full(shape, np.nan)
+    target = np.full(n_states, -1)
+    at = [profile.at(trials.kinds[unit]) for profile in profiles]
+    for row, size in enumerate(sizes):
+        numbers: dict[int, int] = {}
+        for column, arm in enumerate(rng.choice(tried, size, replace=False)):
+            code = int(trials.results_AU[arm, unit])
+            arms[row, column] = arm
+            if code >= 0:
+                results[row, column] = numbers.setdefault(code, len(numbers))
+                if trials.right_AU[arm, unit] >= 0.5 and target[row] < 0:
+                    target[row] = results[row, column]
+            lengths[row, column], confidences[row, column] = _evidence(trials, arm, unit, at[arm])
+    return States(arms, results, lengths, confidences), target
+
+
+def _evidence(trials: Trials, arm: int, unit: int, profile: KindProfile) -> tuple[float, float]:
+    tokens, confidence = trials.tokens_AU[arm, unit], trials.confidence_AU[arm, unit]
+    return (
+        np.nan if np.isnan(tokens) else length_deviation(profile, tokens),
+        np.nan if np.isnan(confidence) else logit(confidence),
+    )
+
+
+def _fit_net(rows: _Rows, at: NDArray[np.bool_], seed: int) -> Net:
+    x, there, target = rows.x[at], rows.there[at], rows.target[at]
+    shown = x[there]
+    mean, sd = shown.mean(axis=0), shown.std(axis=0) + 1e-3
+    z = (x - mean) / sd
+    n_in, n = z.shape[-1], len(z)
+    truth = np.zeros((n, MOST_ASKED))
+    is_one = target < MOST_ASKED
+    truth[np.flatnonzero(is_one), target[is_one]] = 1.0
+    rng = np.random.default_rng(seed)
+    start = np.concatenate(
+        [rng.normal(0, 0.5 / np.sqrt(n_in), n_in * HIDDEN), np.zeros(HIDDEN), rng.normal(0, 0.3, HIDDEN), [0.0]]
+    )
+
+    def parts(w: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, float]:
+        a = n_in * HIDDEN
+        return w[:a].reshape(n_in, HIDDEN), w[a : a + HIDDEN], w[a + HIDDEN : a + 2 * HIDDEN], float(w[-1])
+
+    def loss(w: FloatArray) -> tuple[float, FloatArray]:
+        first, bias, second, out = parts(w)
+        inner = np.tanh(z @ first + bias)
+        p = softmax_with_none(inner @ second + out, there)
+        none = 1 - p.sum(axis=1)
+        its = np.where(is_one, (p * truth).sum(axis=1), none)
+        of_score = np.where(there, p - truth, 0.0) / n
+        of_inner = of_score[..., None] * second * (1 - inner**2)
+        gradient = np.concatenate(
+            [
+                np.einsum("brf,brh->fh", z, of_inner, optimize=True).ravel() + 2 * PENALTY * first.ravel(),
+                of_inner.sum(axis=(0, 1)),
+                np.einsum("br,brh->h", of_score, inner) + 2 * PENALTY * second,
+                [of_score.sum()],
+            ]
+        )
+        value = -np.log(np.maximum(its, 1e-12)).mean() + PENALTY * ((first**2).sum() + (second**2).sum())
+        return float(value), gradient
+
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+    first, bias, second, out = parts(found.x)
+    return Net(mean, sd, first, bias, second, out)
+
+
+def _calibrated(nets: Sequence[Net], rows: _Rows, at: NDArray[np.bool_], kinds: Sequence[str]) -> tuple[float, Quality]:
+    """(temperature, quality) on the rows `at`."""
+    x, there, target = rows.x[at], rows.there[at], rows.target[at]
+    scores = np.mean([net.scores(x) for net in nets], axis=0)
+    numbers = np.arange(len(x))
+
+    def loss(temperature: float) -> float:
+        p = softmax_with_none(scores / temperature, there)
+        all_p = np.concatenate([p, 1 - p.sum(axis=1, keepdims=True)], axis=1)
+        return float(-np.log(np.maximum(all_p[numbers, target], 1e-12)).mean())
+
+    if not len(x):
+        return 1.0, Quality(0, 0.0, 0.0, {}, 0.0)
+    temperature = float(minimize_scalar(loss, bounds=(0.5, 3.0), method="bounded").x)
+    p = softmax_with_none(scores / temperature, there)
+    best = p.argmax(axis=1)
+    is_right = (best == target).astype(float)
+    before = softmax_with_none(scores, there)
+    its_kind = np.array(kinds)[rows.unit[at]]
+    auroc = {
+        str(kind): float(roc_auc_score(is_right[its_kind == kind], p[numbers, best][its_kind == kind]))
+        for kind in np.unique(its_kind)
+        if len(np.unique(is_right[its_kind == kind])) == 2
+    }
+    return temperature, Quality(
+        len(x), ece(p[numbers, best], is_right), ece(before[numbers, best], is_right), auroc, loss(temperature)
+    )
+
+
+def ece(p: FloatArray, is_right: FloatArray, n_bins: int = 10) -> float:
+    """Expected calibration error: mean over bins of equal size of |mean p - share right|, weighted by their rows."""
+    order = np.argsort(p, kind="stable")
+    parts = [part for part in np.array_split(order, n_bins) if len(part)]
+    return float(sum(len(part) * abs(p[part].mean() - is_right[part].mean()) for part in parts) / len(p))
+
+
+def _fit_arm_head(
+    scorer: Scorer, trials: Trials, text: TextModel, rows: _Rows, rng: np.random.Generator
+) -> tuple[Linear, dict[str, float]]:
+    """The arm head, and by kind P(a wrong arm repeats the best-supported result | that is wrong)."""
+    profiles = [scorer.arms[arm] for arm in trials.arms]
+    found_x: list[FloatArray] = []
+    found_y: list[float] = []
+    repeats: dict[str, list[float]] = {}
+    start = 0
+    for unit, states in rows.views:
+        view = unit_view(scorer, trials, text, unit, profiles)
+        x, there = result_features(view, states)
+        p = scorer.p_of(x, there)
+        its = arm_features(view, x, p, states)
+        target = rows.target[start : start + len(x)]
+        start += len(x)
+        tried = np.flatnonzero(~np.isnan(trials.right_AU[:, unit]))
+        for row in range(len(x)):
+            if not there[row].any():
+                continue
+            rest = np.setdiff1d(tried, states.arms[row])
+            best = int(p[row].argmax())
+            is_best_right = float(best == target[row])
+            code = trials.results_AU[states.arms[row][states.results[row] == best][0], unit]
+            for arm in rng.permutation(rest)[:N_FURTHER]:
+                found_x.append(np.concatenate([its[row, arm], [is_best_right], its[row, arm] * is_best_right]))
+                is_right = float(trials.right_AU[arm, unit] >= 0.5)
+                found_y.append(is_right)
+                if not is_best_right and not is_right and trials.results_AU[arm, unit] >= 0:
+                    same = float(trials.results_AU[arm, unit] == code)
+                    repeats.setdefault(trials.kinds[unit], []).append(same)
+                    repeats.setdefault(OTHER, []).append(same)
+    kappa = {OTHER: (sum(repeats.get(OTHER, [])) + 1) / (len(repeats.get(OTHER, [])) + SHRINKAGE)}
+    for kind, values in repeats.items():
+        if kind:
+            kappa[kind] = (sum(values) + SHRINKAGE * kappa[OTHER]) / (len(values) + SHRINKAGE)
+    if len(set(found_y)) < 2:
+        m = 2 * len(ARM_FEATURES) + 1
+        rate = float(np.mean(found_y)) if found_y else 0.5
+        return Linear(np.zeros(m), np.ones(m), np.zeros(m), logit(rate)), kappa
+    matrix = np.array(found_x)
+    mean, sd = matrix.mean(axis=0), matrix.std(axis=0) + 1e-3
+    fitted = LogisticRegression(C=1.0, max_iter=500).fit((matrix - mean) / sd, np.array(found_y))  # type: ignore[no-untyped-call, unused-ignore]
+    return Linear(mean, sd, fitted.coef_[0].astype(np.float64), float(fitted.intercept_[0])), kappa
