@@ -249,7 +249,7 @@ class Scorer:
 
     @classmethod
     def from_json(cls, text: bytes, place: str = "scorer") -> "Scorer":
-        """Inverse of `to_json`. ConfigError, naming `place`, for anything else, also for numbers that are not finite."""
+        """Inverse of `to_json`. ConfigError, naming `place`, for anything else, or a number that is not finite."""
         try:
             stored = orjson.loads(text)
             made = (stored["format"], stored["result_features"], stored["arm_features"])

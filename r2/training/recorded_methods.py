@@ -15,6 +15,7 @@ from r2.evaluation.recorded.fixed import benchmark_rule, best_constant, constant
 from r2.evaluation.recorded.method import TableMethod, TablePolicy
 from r2.evaluation.recorded.table import OutcomeTable, Question
 from r2.training.fit_query_router import fit_query_router
+from r2.training.scorer.table_method import scorer_method
 
 QUERY_ROUTER = "query_router"
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 1.0)
@@ -31,6 +32,7 @@ def recorded_methods(models: Sequence[str], names: Sequence[str] = ()) -> tuple[
         confidence_cascade(),
         agreement_cascade(),
         counted(),
+        scorer_method(),
     )
     known = [method.name for method in methods]
     if unknown := [name for name in names if name not in known]:
