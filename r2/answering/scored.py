@@ -145,4 +145,4 @@ def _levelled(
 
 def key_of(attempts: Attempts) -> Key:
     """Equal for attempts that differ in their order alone, results numbered alike."""
-    return tuple(sorted((one.arm, one.result, one.confidence, one.output_tokens) for one in attempts))  # type: ignore[type-var]
+    return tuple(sorted((one.arm, one.result, one.confidence, one.output_tokens) for one in attempts))

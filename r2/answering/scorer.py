@@ -258,13 +258,8 @@ class Scorer:
             found = cls(
                 {name: _kind(one) for name, one in stored["kinds"].items()},
                 {name: _arm(one) for name, one in stored["arms"].items()},
-                tuple(
-                    Net(*(_array(one[key]) for key in ("mean", "sd", "hidden_FH", "hidden_H", "out_H")), one["out"])
-                    for one in stored["nets"]
-                ),
-                Linear(
-                    *(_array(stored["arm_head"][key]) for key in ("mean", "sd", "weights")), stored["arm_head"]["bias"]
-                ),
+                tuple(_net(one) for one in stored["nets"]),
+                _linear(stored["arm_head"]),
                 float(stored["temperature"]),
                 tuple(float(one) for one in stored["choice"]),
                 int(stored["n_questions"]),
@@ -414,6 +409,16 @@ def _array(values: object) -> FloatArray:
     if not np.isfinite(found).all():
         raise ValueError("a number is not finite")
     return found
+
+
+def _net(stored: Mapping[str, Any]) -> Net:
+    mean, sd, first, bias, second = (_array(stored[key]) for key in ("mean", "sd", "hidden_FH", "hidden_H", "out_H"))
+    return Net(mean, sd, first, bias, second, float(stored["out"]))
+
+
+def _linear(stored: Mapping[str, Any]) -> Linear:
+    mean, sd, weights = (_array(stored[key]) for key in ("mean", "sd", "weights"))
+    return Linear(mean, sd, weights, float(stored["bias"]))
 
 
 def _kind(stored: dict[str, Any]) -> Kind:

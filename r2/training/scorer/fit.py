@@ -51,6 +51,8 @@ PENALTY = 1e-3
 """Of the squared weights, per row."""
 STEPS = 40
 """Of L-BFGS. Few: stopping early is what keeps it from learning rows by heart (chosen on recorded answers)."""
+TEMPERATURES = (0.5, 3.0)
+"""Among them the calibration is sought."""
 HELD_OUT = 5
 """One in so many units is for calibration."""
 
@@ -219,7 +221,7 @@ def _fit_net(rows: _Rows, at: NDArray[np.bool_], seed: int) -> Net:
         value = -np.log(np.maximum(its, 1e-12)).mean() + PENALTY * ((first**2).sum() + (second**2).sum())
         return float(value), gradient
 
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})  # type: ignore[no-untyped-call, unused-ignore]
     first, bias, second, out = parts(found.x)
     return Net(mean, sd, first, bias, second, out)
 
@@ -237,7 +239,7 @@ def _calibrated(nets: Sequence[Net], rows: _Rows, at: NDArray[np.bool_], kinds: 
 
     if not len(x):
         return 1.0, Quality(0, 0.0, 0.0, {}, 0.0)
-    temperature = float(minimize_scalar(loss, bounds=(0.5, 3.0), method="bounded").x)
+    temperature = float(minimize_scalar(loss, bounds=TEMPERATURES, method="bounded").x)  # type: ignore[no-untyped-call, unused-ignore]
     p = softmax_with_none(scores / temperature, there)
     best = p.argmax(axis=1)
     is_right = (best == target).astype(float)

@@ -3,13 +3,14 @@ against its own accuracy at the kind."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import Ridge
 
 from r2.answering.query_router import features, known_indices
-from r2.answering.scorer import FARTHEST, OTHER, FloatArray
+from r2.answering.scorer import FARTHEST, OTHER, FloatArray, IntArray
 from r2.training.scorer.trials import Trials
 
 STRENGTH = 0.3
@@ -54,7 +55,7 @@ def fit_text(trials: Trials, profiles_accuracy_AU: FloatArray, seed: int = 0) ->
         for n in range(N_FOLDS):
             fit_on, at = among[fold[among] != n], among[fold[among] == n]
             if len(at) and len(fit_on):
-                scores[at] = _ridge(matrix, target, fit_on).predict(matrix[at])
+                scores[at] = _scores(_ridge(matrix, target, fit_on), matrix[at])
         its = _ridge(matrix, target, among)
         weights[kind] = {index: float(w) for index, w in enumerate(its.coef_) if abs(w) > 1e-7}
         mean[kind] = float(scores[among].mean() - its.intercept_)
@@ -63,8 +64,12 @@ def fit_text(trials: Trials, profiles_accuracy_AU: FloatArray, seed: int = 0) ->
     return TextModel(weights, mean, sd, unseen)
 
 
-def _ridge(matrix: csr_matrix, target: FloatArray, at: FloatArray) -> Ridge:
+def _ridge(matrix: csr_matrix, target: FloatArray, at: IntArray) -> Any:
     return Ridge(STRENGTH).fit(matrix[at], target[at])  # type: ignore[no-untyped-call, unused-ignore]
+
+
+def _scores(ridge: Any, matrix: csr_matrix) -> FloatArray:
+    return np.asarray(ridge.predict(matrix), np.float64)
 
 
 def _matrix(rows: Sequence[Mapping[int, float]]) -> csr_matrix:
