@@ -10,7 +10,7 @@ configs/local/3_evaluate.toml`.
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,12 +24,26 @@ from flows.support.ending import as_command
 from flows.support.running import logged, rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
 from r2.evaluation.comparison import Comparison
-from r2.evaluation.operating_points import OperatingPoint, Variant, choose_point, constants_of, own_mode, variants_of
+from r2.evaluation.fitted import ChosenFit
+from r2.evaluation.operating_points import (
+    OperatingPoint,
+    Variant,
+    choose_point,
+    constants_of,
+    dev_runs,
+    is_chosen_without_runs,
+    measured,
+    own_mode,
+    variants_of,
+)
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.settings import EvaluateSettings
+from r2.methods import cot
+from r2.methods.record import Fitted
 from r2.methods.router import make_router
 from r2.pool.file.config import load_pool
 from r2.pool.file.price_check import dated_warnings
+from r2.roster import Roster
 from r2.settings import Reasoning, load
 from storage.evaluations.store import DevRun, EvaluatedRow, Evaluation
 from tasks.blocking import to_end
@@ -43,6 +57,7 @@ from tasks.evaluation.evaluate_method import (
 from tasks.evaluation.evaluation_tasks import plan_evaluation
 from tasks.evaluation.finish_evaluation import finish_evaluation, outcomes_on
 from tasks.evaluation.finished import EvaluationResult
+from tasks.evaluation.fit_opponents import fit_opponents
 from tasks.evaluation.fit_router import FittedRouter, fit_router
 from tasks.evaluation.plan_evaluation import PlannedEvaluation
 
@@ -85,7 +100,9 @@ class _Session:
     line: list[DevRun] = field(default_factory=list)
     """The constants on dev problems."""
     fitted_on: list[str] = field(default_factory=list)
-    """Runs on dev problems that the query router is fitted on."""
+    """Runs on dev problems that the query router is fitted on, and rules and cascades are chosen by."""
+    fits: dict[Fitted, ChosenFit] = field(default_factory=dict)
+    """What was chosen by them."""
 
     async def run(self, side: str, wanted: Wanted) -> list[_Run]:
         """Runs of variants at points, a few at a time over one client; in the order given."""
@@ -169,20 +186,18 @@ async def _evaluate(session: _Session) -> list[EvaluatedRow]:
     constants = constants_of(settings, roster)
     variants = variants_of(settings, roster, pool.router.decomposer, pool.router.allocator)
     for variant in [*constants, *variants]:
-        if not variant.method.uses_query_router:  # its file is fitted here
+        if not is_chosen_without_runs(variant):  # that is settled here
             make_router(
                 pool, settings.answering("", variant.reasoning)
             )  # a wrong setting is said before anybody is asked
-    is_fitted = any(variant.method.uses_query_router for variant in variants)
-    asked = {card.name: own_mode(settings, card) for card in roster.solvers} if is_fitted else {}
-    first = {variant.name: variant for variant in [*constants, *asked.values()]}
+    further = dev_runs(settings, roster, variants)
+    first = {variant.name: variant for variant in [*constants, *further]}
     points = dict(zip(first, await session.on_dev([(v, None, v.reasoning) for v in first.values()]), strict=True))
     session.line = [point for v in constants if (point := points[v.name]) is not None]
     rows = [_Row(v, v.reasoning, dev=(point,)) if (point := points[v.name]) else _Row(v, None) for v in constants]
     if len(session.line) == len(constants):
-        of_model = {model: points[variant.name] for model, variant in asked.items()}
-        session.fitted_on = [point.run_id for point in of_model.values() if point is not None]
-        fitted = fit_router(session.planned, of_model, session.dev_outcomes) if of_model else None
+        session.fitted_on = [point.run_id for v in further if (point := points[v.name]) is not None]
+        fitted = _fitted(session, roster, [*constants, *variants], points)
         async with asyncio.TaskGroup() as group:
             tuning = [group.create_task(_tuned(session, v, fitted)) for v in variants if not v.method.matches_judged]
         tuned = [task.result() for task in tuning]
@@ -194,8 +209,39 @@ async def _evaluate(session: _Session) -> list[EvaluatedRow]:
     return await _on_test(session, rows, {variant.name for variant in constants})
 
 
+def _fitted(
+    session: _Session, roster: Roster, rows: Sequence[Variant], points: Mapping[str, DevRun | None]
+) -> FittedRouter | None:
+    """Fits the query router, and chooses rules, cascades and examples for the session, where a row needs them. `points`
+    are the runs over the dev problems, by their variants' names."""
+    settings = session.settings
+    asked = {card.name: points.get(own_mode(settings, card).name) for card in roster.solvers}
+    measured_runs = {card.name: points.get(measured(settings, card).name) for card in roster.solvers}
+    kinds = [variant.method.fitted for variant in rows if variant.method.fitted]
+    if kinds:
+        thinking = [points[v.name] for v in rows if v.kind == cot.METHOD.name]
+        session.fits = fit_opponents(
+            settings,
+            session.planned,
+            kinds,
+            asked,
+            measured_runs,
+            [run for run in thinking if run is not None],
+            session.dev_outcomes,
+            session.line,
+        )
+    needs_router = any(variant.method.uses_query_router for variant in rows)
+    return fit_router(session.planned, asked, session.dev_outcomes) if needs_router else None
+
+
 async def _tuned(session: _Session, variant: Variant, fitted: FittedRouter | None) -> _Row:
     """The row at the operating point that dev problems choose; a variant without a knob as it is."""
+    if variant.method.fitted:
+        fit = session.fits.get(variant.method.fitted)
+        if fit is None:
+            return _Row(variant, None)
+        point = DevRun(None, "", fit.point.accuracy, fit.point.cost_usd)
+        return _Row(variant, variant.at(None, **fit.point.fields), rule=fit.rule, dev=(point,))
     if not variant.knob:
         return _Row(variant, variant.reasoning)
     fixed: dict[str, object] = {}

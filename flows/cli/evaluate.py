@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
 
 
 TABLE_WIDTH = 170
+MOST_RULES = 5
+"""Simpler methods that win over the judged one, and are named below the table."""
 
 
 def evaluate(
@@ -88,7 +90,7 @@ def evaluate(
             "--methods",
             metavar="NAME,...",
             help="Methods to compare: direct (each solver, asked as its prompt mode says), direct:MODEL, cot:MODEL, "
-            f"{described()}.",
+            f"{described()}. NAME:MODEL and NAME:all where a method uses one model; all for every method.",
             default="all that are compared by default",
         ),
     ] = None,
@@ -166,7 +168,7 @@ def evaluate(
         "problems": tuple(problems) if problems else None,
         "limit": limit,
         "pool": pool,
-        "methods": options.names_of(methods),
+        "methods": options.rows_of(methods),
         "routers": tuple(router) if router else None,
         "subject": subject,
         "b": options.numbers_of("--b", b),
@@ -347,13 +349,35 @@ def _point(row: "EvaluatedRow") -> str:
 
 
 def print_remarks(evaluation: "Evaluation", comparison: "Comparison") -> None:
-    """What the figures can and cannot tell."""
+    """What the figures can and cannot tell, what was chosen on dev problems, and which simpler methods win."""
+    from r2.evaluation.verdict import rules_ahead
+
     bands = ", ".join(f"{n} {name}" for name, n in comparison.n_by_difficulty.items())
     print("* at equal accuracy, against the best constant model; - where that accuracy is not reached")
     print(
         f"{comparison.n_problems} problems tell apart accuracies that differ by more than about "
         f"{100 * comparison.accuracy_half_width:.0f} points. Difficulty: {bands} ({evaluation.difficulty_source})."
     )
+    if comparison.best_constant is not None and comparison.cheap_constant is not None:
+        within = f"cheapest within {100 * comparison.margin:g} points of it"
+        first = f"{_figures(comparison, comparison.best_constant)}, the most accurate constant"
+        if comparison.cheap_constant == comparison.best_constant:
+            print(f"Reference: {first} and the {within}.")
+        else:
+            print(f"References: {first}; {_figures(comparison, comparison.cheap_constant)}, the {within}.")
+    for row in evaluation.rows:
+        if row.rule and not row.knob and row.dev:
+            print(f"{row.name}: chosen on dev problems: {row.rule}")
+    ahead = rules_ahead(comparison, evaluation.settings.get("cost_weight", 0.0))
+    for one in ahead[:MOST_RULES]:
+        print(one.said)
+    if len(ahead) > MOST_RULES:
+        print(f"So do {len(ahead) - MOST_RULES} more rows; the report has them all.")
+
+
+def _figures(comparison: "Comparison", label: str) -> str:
+    m = comparison[label]
+    return f"{label} ({m.accuracy.value:.1%} at {m.usd_per_1k.value:.4g} USD per 1k)"
 
 
 def _spread(estimate: "Estimate", *, percent: bool) -> str:

@@ -248,6 +248,17 @@ def names_of(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def rows_of(text: str | None) -> tuple[str, ...] | None:
+    """The rows of `A,B:MODEL,C:MODEL,5`: a number alone belongs to the name before it."""
+    found: list[str] = []
+    for part in names_of(text) or ():
+        if part.isdigit() and found:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return None if text is None else tuple(found)
+
+
 def one_source(problems: Sequence[str] | None, command: str) -> str | None:
     """The only source of a command that takes one. ConfigError for several."""
     if problems and len(problems) > 1:

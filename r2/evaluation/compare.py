@@ -102,6 +102,7 @@ def compare(
         accuracy_half_width=max(halves, default=0.0),
         methods=methods,
         curves=tuple(setting.curves()),
+        cheap_constant=None if setting.cheap is None else outcomes[setting.cheap].label,
     )
 
 

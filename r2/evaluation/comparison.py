@@ -5,7 +5,7 @@ is None, never infinite.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import TypeAdapter
@@ -45,10 +45,10 @@ class CostSaved:
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """The subject against this method: accuracy it gains (subject - method) and cost it saves, 1 - C_subject /
-    C_method.
+    """One method against another (the subject against this method): accuracy it gains, and cost it saves, 1 - C / C of
+    the other.
 
-    `cost_saved` is None where the method costs nothing.
+    `cost_saved` is None where the other costs nothing.
     """
 
     accuracy_gain: Estimate
@@ -108,6 +108,8 @@ class MethodSummary:
     """Labels at least as accurate and at most as dear, and better in one of the two, cheapest first."""
     versus_subject: Versus | None
     """The judged router against this method; None for the router itself, and where no router is judged."""
+    against_cheap: Versus | None = field(default=None, compare=False)
+    """This method against the comparison's `cheap_constant`; None for that constant itself, and where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,9 @@ class Comparison:
     methods: tuple[MethodSummary, ...]
     curves: tuple[Curve, ...]
     """`constants`, each sweep (or lone method), and `all`."""
+    cheap_constant: str | None = field(default=None, compare=False)
+    """The cheapest constant whose accuracy is at most `margin` below the best one's: the second reference. It came
+    later; comparisons stored before have none, and are the same without it."""
 
     def __getitem__(self, label: str) -> MethodSummary:
         """The method called `label`; KeyError if there is none."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from r2.answering.protocol import Router
-from r2.evaluation.operating_points import constants_of, own_mode, variants_of
+from r2.evaluation.operating_points import constants_of, dev_runs, is_chosen_without_runs, own_mode, variants_of
 from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.sweep import SweepSettings
 from r2.methods.estimate import CallEstimate, Rows, estimate_calls, rows_of
@@ -23,11 +23,10 @@ def estimate_evaluation(
     roster = router.roster
     constants = constants_of(settings, roster)
     variants = variants_of(settings, roster, router.decomposer, router.allocator)
-    is_fitted = any(variant.method.uses_query_router for variant in variants)
-    extra = [own_mode(settings, card) for card in roster.solvers] if is_fitted else []
+    extra = dev_runs(settings, roster, variants)
     rows = [(v, 1, settings.seeds) for v in constants]
     rows += [(v, 1, 0) for v in extra if v.name not in {c.name for c in constants}]
-    rows += [(v, 0 if v.method.uses_query_router else len(v.values), settings.seeds) for v in variants]
+    rows += [(v, 0 if is_chosen_without_runs(v) else len(v.values), settings.seeds) for v in variants]
     totals: dict[tuple[str, str], CallEstimate] = {}
     for variant, n_dev, n_test in rows:
         for side, n_runs in ((dev, n_dev), (test, n_test)):

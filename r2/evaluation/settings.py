@@ -54,7 +54,7 @@ class EvaluateSettings(Frozen):
     """The rows. Without any: `direct` and every method that is a row by default, the judged ones last. `cot` and
     `direct` are a row for every solver of the pool, asked to think step by step or as the entry's prompt mode says;
     `cot:NAME` and `direct:NAME` for one. They are what everything is compared with, so without any of them all are
-    run."""
+    run. `all` is every method there is (docs/evaluation.md)."""
     seeds: int = Field(default=1, ge=1)
     """Repetitions, with seeds 0, 1, ... for the models' sampling and for the methods' own draws."""
     subject: str | None = None

@@ -52,6 +52,15 @@ class Setting:
         points = self.points
         return min(self.constants, key=lambda i: (points[i][0], -points[i][1]), default=None)
 
+    @property
+    def cheap(self) -> int | None:
+        """Cheapest constant that is at most `margin` less accurate than the best one, the more accurate of equals."""
+        if self.best is None:
+            return None
+        points, least = self.points, self.points[self.best][1] - self.margin - 1e-12
+        good = [i for i in self.constants if points[i][1] >= least]
+        return min(good, key=lambda i: (points[i][0], -points[i][1]))
+
     def summary(self, i: int) -> MethodSummary:
         one, points = self.outcomes[i], self.points
         best, weak = self.best, self.weak
@@ -98,6 +107,7 @@ class Setting:
             is_on_frontier=frontier(points)[i],
             beaten_by=self._beaten_by(i),
             versus_subject=None if subject is None or subject == i else self._versus(subject, i),
+            against_cheap=None if self.cheap is None or self.cheap == i else self._versus(i, self.cheap),
         )
 
     def curves(self) -> list[Curve]:

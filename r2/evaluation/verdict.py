@@ -1,8 +1,11 @@
 """The report's first sentence: whether the router earns its keep, losses first."""
 
+from dataclasses import dataclass
+
 from r2.errors import ConfigError
 from r2.evaluation.comparison import Comparison, MethodSummary
 from r2.evaluation.intervals import Interval
+from r2.methods import family_of
 
 
 def verdict(comparison: Comparison) -> str:
@@ -60,6 +63,53 @@ def verdict(comparison: Comparison) -> str:
             "the best constant model,"
         )
     return f"{saving} {claim}: accuracy {points}, n = {n}."
+
+
+@dataclass(frozen=True, slots=True)
+class RuleAhead:
+    """A simpler method that wins over the judged router. `at_accuracy`: it is at least as accurate and at most as dear,
+    and better in one of the two; `at_utility`: accuracy - weight * cost is higher. `said`: in words."""
+
+    label: str
+    at_accuracy: bool
+    at_utility: bool
+    said: str
+
+
+def rules_ahead(comparison: Comparison, cost_weight: float) -> tuple[RuleAhead, ...]:
+    """The simpler methods that win over the subject at its accuracy or by utility, the highest utility first; () where
+    nobody is judged. Chance and hindsight are no methods.
+
+    utility = accuracy - cost_weight * cost / cost of the dearest constant, as operating points are chosen by.
+    """
+    if comparison.subject is None:
+        return ()
+    mine = comparison[comparison.subject]
+    dearest = max((m.usd_per_1k.value for m in comparison.methods if m.is_constant), default=0.0)
+
+    def utility(method: MethodSummary) -> float:
+        return method.accuracy.value - (cost_weight * method.usd_per_1k.value / dearest if dearest else 0.0)
+
+    found = []
+    for one in sorted(comparison.methods, key=lambda m: -utility(m)):
+        if one.method == mine.method or (family_of(one.method) in ("ours", "bound") and not one.is_constant):
+            continue
+        at_accuracy, at_utility = one.label in mine.beaten_by, utility(one) > utility(mine) + 1e-12
+        if at_accuracy or at_utility:
+            found.append(RuleAhead(one.label, at_accuracy, at_utility, _ahead(one, mine, at_accuracy, at_utility)))
+    return tuple(found)
+
+
+def _ahead(one: MethodSummary, mine: MethodSummary, at_accuracy: bool, at_utility: bool) -> str:
+    where = [*(["at no less accuracy"] if at_accuracy else []), *(["by utility"] if at_utility else [])]
+    versus = one.versus_subject
+    interval = None if versus is None else versus.accuracy_gain.interval
+    spread = "" if interval is None else f"; {mine.label} minus it: {_points(interval)}"
+    return (
+        f"{one.label} wins over {mine.label} {' and '.join(where)}: {one.accuracy.value:.1%} right at "
+        f"{one.usd_per_1k.value:.4g} USD per 1,000 against {mine.accuracy.value:.1%} at "
+        f"{mine.usd_per_1k.value:.4g}{spread}."
+    )
 
 
 def _near_rival(comparison: Comparison, mine: MethodSummary) -> MethodSummary | None:

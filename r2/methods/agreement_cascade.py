@@ -7,7 +7,7 @@ pays for both. An evaluation chooses order and length (up to four entries, each 
 from what every solver answered there (r2/evaluation/cascades.py). Settings: `chain`.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 
@@ -26,7 +26,7 @@ AGREED_SHARE = 0.7
 """Of questions, on which two models that were asked agree; nothing is known before they were."""
 
 
-def chain_of(router: Router) -> Sequence[str]:
+def chain_of(router: Router) -> tuple[str, ...]:
     """Who is asked, in order: the settings' chain, else the cheapest, the middle and the strongest solver."""
     roster = router.roster
     return router.settings.chain or tuple(dict.fromkeys((roster.cheapest, roster.middle, roster.strongest)))
@@ -39,7 +39,10 @@ def agreement_cascade(problem: Problem, router: Router, outcome: Outcome, budget
     results: list[str] = []
     for place, model in enumerate(models):
         outcome.n_escalations = place
-        completion, is_good = yield from ask_next(problem, router, outcome, budget, model, has_result=bool(results))
+        n_before = models[:place].count(model)
+        completion, is_good = yield from ask_next(
+            problem, router, outcome, budget, model, n_before, has_result=bool(results)
+        )
         if not is_good or step.text is None:
             continue
         if any(same_result(problem, step.text, earlier) for earlier in results):
@@ -54,17 +57,19 @@ def ask_next(
     outcome: Outcome,
     budget: QuestionBudget,
     model: str,
+    n_before: int,
     *,
     has_result: bool,
     is_measured: bool = False,
 ) -> Generator[Wave, list[Completion], tuple[Completion, bool]]:
     """Asks the next model of a cascade for the outcome's only step; with whether it gave a result that passes the check
     of its form. One that does not never takes the place of a good one (`has_result`). `is_measured`: with
-    log-probabilities, where its endpoint has them."""
+    log-probabilities, where its endpoint has them. `n_before`: how often the model was asked before; its first call is
+    the one that the model alone would get, so that an evaluation pays for it once."""
     [step] = outcome.steps
     before = replace(step)
     call = solver_call(problem, router, model, None, {}, "solve")
-    call = replace(call, subtask_index=0, sample_index=step.n_asks)
+    call = replace(call, subtask_index=0, sample_index=n_before)
     call = with_logprobs(call, router.roster) if is_measured else call
     completion, check = yield from asked_step(problem, call, outcome, budget)
     is_good = check is None and is_result(problem, step.text)

@@ -27,7 +27,14 @@ def confidence_cascade(problem: Problem, router: Router, outcome: Outcome, budge
     for place, model in enumerate(models):
         outcome.n_escalations = place
         completion, is_good = yield from ask_next(
-            problem, router, outcome, budget, model, has_result=has_result, is_measured=True
+            problem,
+            router,
+            outcome,
+            budget,
+            model,
+            models[:place].count(model),
+            has_result=has_result,
+            is_measured=True,
         )
         has_result = has_result or is_good
         confidence = token_confidence(completion, settings.confidence_quantile) if is_good else None

@@ -101,7 +101,8 @@ class Evaluation:
     n_calls_paid: int
     leaks: LeakageReport | None = None
     fitted_on: tuple[str, ...] = ()
-    """Runs of every model over the dev problems that the query router was fitted on."""
+    """Runs of every model over the dev problems that the query router was fitted on, and rules and cascades were chosen
+    by."""
     wall_s: float = 0.0
     """Of the last session."""
     ended_at: float = 0.0

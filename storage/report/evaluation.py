@@ -15,7 +15,7 @@ import orjson
 from r2.errors import ConfigError
 from r2.evaluation.comparison import Comparison, Estimate, MethodSummary
 from r2.evaluation.curves import hull
-from r2.evaluation.verdict import verdict
+from r2.evaluation.verdict import rules_ahead, verdict
 from r2.methods import ORACLE, can_collapse, family_of, takes_router
 from r2.methods.record import Family
 from storage.evaluations.store import EvaluatedRow, Evaluation, read_comparison, read_evaluation
@@ -247,6 +247,15 @@ def _cautions(
         for m in comparison.methods
         if m.top_model_share is not None and m.top_model_share > COLLAPSED and can_collapse(m.method)
     ]
+    if ahead := [one.label for one in rules_ahead(comparison, plan.settings.get("cost_weight", 0.0))]:
+        more = f" and {len(ahead) - 3} more" if len(ahead) > 3 else ""
+        found.append(
+            Caution(
+                "A rule wins.",
+                f"At the accuracy of {comparison.subject} or by utility, simpler methods are ahead: "
+                f"{', '.join(ahead[:3])}{more}.",
+            )
+        )
     half = comparison.accuracy_half_width
     found.append(
         Caution(
@@ -402,6 +411,21 @@ def _tables(plan: Evaluation, comparison: Comparison) -> list[Table]:
             for m in methods
         ),
     )
+    cheap = comparison.cheap_constant
+    against_cheap = Table(
+        f"Against {cheap}, the cheapest constant within {100 * comparison.margin:g} points of {best}",
+        ("method", "accuracy gained", "no worse?", "cost saved"),
+        tuple(
+            (
+                m.label,
+                points(m.against_cheap.accuracy_gain),
+                m.against_cheap.accuracy_verdict,
+                share(m.against_cheap.cost_saved),
+            )
+            for m in methods
+            if m.against_cheap is not None
+        ),
+    )
     chance = Table(
         "Against chance and hindsight",
         ("method", "random at this cost", "gain over random", "headroom captured"),
@@ -438,7 +462,19 @@ def _tables(plan: Evaluation, comparison: Comparison) -> list[Table]:
             for m in methods
         ),
     )
-    tables = [main, against, chance, work]
+    second = [against_cheap] if cheap is not None and cheap != comparison.best_constant else []
+    tables = [main, against, *second, chance, work]
+    if ahead := rules_ahead(comparison, plan.settings.get("cost_weight", 0.0)):
+        tables.append(
+            Table(
+                f"Where a simpler method wins over {comparison.subject}",
+                ("method", "at no less accuracy", "by utility", "in words"),
+                tuple(
+                    (one.label, "yes" if one.at_accuracy else "no", "yes" if one.at_utility else "no", one.said)
+                    for one in ahead
+                ),
+            )
+        )
     if judged := [(m.label, m.versus_subject) for m in methods if m.versus_subject is not None]:
         tables.append(
             Table(
@@ -461,7 +497,9 @@ def _tables(plan: Evaluation, comparison: Comparison) -> list[Table]:
             ),
         )
     )
-    if tried := [(row, point) for row in plan.rows for point in row.dev if point.value is not None]:
+    if tried := [
+        (row, point) for row in plan.rows for point in row.dev if point.value is not None or (row.rule and not row.knob)
+    ]:
         tables.append(
             Table(
                 "Operating points tried on dev problems",
@@ -470,7 +508,7 @@ def _tables(plan: Evaluation, comparison: Comparison) -> list[Table]:
                     (
                         row.name,
                         row.knob,
-                        f"{point.value:g}",
+                        wording.ABSENT if point.value is None else f"{point.value:g}",
                         wording.percent(point.accuracy),
                         wording.number(1000 * point.cost_usd),
                         "yes" if point.value == row.value else "",
