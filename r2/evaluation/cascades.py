@@ -185,10 +185,11 @@ def _agreeing(table: _Table) -> _Stops:
     has_result = table.results >= 0
 
     def stops(before: tuple[int, ...], model: int) -> _Bools:
-        same = np.zeros(table.right.shape[1], np.bool_)
+        same: _Bools = np.zeros(table.right.shape[1], np.bool_)
         for earlier in before:
             same |= table.results[earlier] == table.results[model]
-        return same & has_result[model]
+        same &= has_result[model]
+        return same
 
     return stops
 

@@ -78,11 +78,13 @@ def _printed(code: str) -> dict[str, str]:
     output, last = io.StringIO(), None
     try:
         tree = ast.parse(code.strip())
-        ends = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        ends = tree.body[-1] if tree.body else None
+        if isinstance(ends, ast.Expr):
+            tree.body.pop()
         with contextlib.redirect_stdout(output):
             with contextlib.suppress(SystemExit):
                 exec(compile(tree, "program", "exec"), names)
-                if ends is not None:
+                if isinstance(ends, ast.Expr):
                     last = eval(compile(ast.Expression(ends.value), "program", "eval"), names)
             if not output.getvalue().strip() and last is not None:
                 builtins.print(last)
