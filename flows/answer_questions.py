@@ -18,7 +18,7 @@ from flows.support.ending import as_command
 from flows.support.progress import shown
 from flows.support.running import logged, rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
-from r2.settings import AnswerSettings, load_settings
+from r2.settings import AnswerSettings, load_settings, routed
 from storage.evaluations.promise import promised
 from storage.lake.lake import Lake
 from storage.runs.answers import check_out
@@ -72,7 +72,7 @@ def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> Answer
     with the same settings go on where they stopped, and pay for nothing twice. ConfigError for settings that cannot be
     used. Not for a running event loop: there `answer_questions` is awaited.
     """
-    chosen = load_settings(None, {**settings, "input": "rows"})
+    chosen = routed(load_settings(None, {**settings, "input": "rows"}))
     source = keep_rows(rows, Path(chosen.lake))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "answers.parquet"
@@ -157,7 +157,7 @@ async def _publish(summary: RunSummary, progress: Progress, run_dir: Path, writt
 
 def _by_hand() -> None:
     with embedded_api():
-        result = asyncio.run(answer_questions(load_settings(Path(sys.argv[1]), {})))
+        result = asyncio.run(answer_questions(routed(load_settings(Path(sys.argv[1]), {}))))
     print(
         f"{result.summary.n_answered} answered, {result.summary.n_failed} failed -> {', '.join(map(str, result.out))}"
     )

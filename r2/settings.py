@@ -167,6 +167,15 @@ class Reasoning(Frozen):
     """A check that is asked while a question is answered, without the gold answer: a result that it refuses goes to the
     next stronger model, within `max_escalations`. Only where the method escalates (`r2`)."""
 
+    routing: Literal["rule", "allocator"] = "allocator"
+    """How `r2` finds a model: by the rule of sequential routing (r2/answering/sequential.py), or by the plan and the
+    allocator of the paper. Settings that do not say mean the allocator, as all stored ones do; `r2 answer` takes the
+    rule where nobody names an allocator."""
+    value_usd: Positive | None = None
+    """What a right answer is worth to the rule, in USD, before `b`: v * exp(-b). None: 50 times the cost of the
+    question on the largest model thinking step by step."""
+    horizon: int = Field(default=3, ge=0, le=4)
+    """Attempts that the rule looks ahead. 0: nobody is asked twice. 1 never buys a second opinion."""
     max_answer_tokens: int = Field(default=4096, ge=16)
     """Output limit of a call that answers a row without a benchmark, or one of its steps, within what the entry can
     generate. An answer that ends at it is asked for once more at twice the limit. Rows with a benchmark have the limit
@@ -209,6 +218,9 @@ _LATER_FIELDS = (
     "second_decomposer",
     "min_confidence",
     "max_answer_tokens",
+    "routing",
+    "value_usd",
+    "horizon",
 )
 _BY_CONTENT = {"check", "rubric", "verify", "schema_file", "system_file"}
 
@@ -362,6 +374,16 @@ def load_settings(path: Path | None, overrides: dict[str, Any]) -> AnswerSetting
     """Defaults, then the TOML file, then `overrides` (nested dicts; None values are left out). ConfigError names the
     field."""
     return load(AnswerSettings, path, overrides)
+
+
+def routed(settings: AnswerSettings) -> AnswerSettings:
+    """The settings as `r2 answer` takes them: by the rule, where flags and file name neither a way to route nor what
+    only an allocator has (`allocator`, `order_seed`, a promised accuracy, which is measured with one)."""
+    chosen = settings.reasoning
+    is_named = bool({"routing", "allocator", "order_seed"} & chosen.model_fields_set)
+    if chosen.method != "r2" or is_named or settings.target_accuracy is not None:
+        return settings
+    return settings.model_copy(update={"reasoning": chosen.model_copy(update={"routing": "rule"})})
 
 
 def load(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> Settings:

@@ -17,7 +17,7 @@ from flows.support.terminal import INTERRUPTED
 from r2.errors import ConfigError
 from r2.methods import described, method_named, refuse_unused
 from r2.problems.benchmark import benchmark_names
-from r2.settings import AnswerSettings, load_settings
+from r2.settings import AnswerSettings, load_settings, routed
 
 
 def answer(
@@ -133,6 +133,31 @@ def answer(
             help="Times per question that a failed check may ask a stronger model.",
             default="2",
         ),
+    ] = None,
+    routing: Annotated[
+        str | None,
+        flag(
+            ROUTER,
+            "--routing",
+            metavar="NAME",
+            help="How r2 finds a model: rule (whom to ask, when to stop, when to decompose, by what it is worth) or "
+            "allocator (a plan, and a model for each step).",
+            default="rule; allocator with --allocator or --target-accuracy",
+        ),
+    ] = None,
+    value_usd: Annotated[
+        float | None,
+        flag(
+            MONEY,
+            "--value-usd",
+            metavar="USD",
+            help="What a right answer is worth to the rule. --b takes it down: value * exp(-b).",
+            default="50 times the question on the largest model, step by step",
+        ),
+    ] = None,
+    horizon: Annotated[
+        int | None,
+        flag(ROUTER, "--horizon", metavar="N", help="Attempts that the rule looks ahead, 0 to 4.", default="3"),
     ] = None,
     verify: options.Verify = None,
     max_answer_tokens: options.MaxAnswerTokens = None,
@@ -321,6 +346,9 @@ def answer(
                 "b": b,
                 "min_confidence": min_confidence,
                 "max_escalations": max_escalations,
+                "routing": routing,
+                "value_usd": value_usd,
+                "horizon": horizon,
                 "check": check,
                 "rubric": rubric,
                 "verify": verify,
@@ -339,6 +367,7 @@ def answer(
             },
         },
     )
+    settings = routed(settings)
     refuse_unused(settings.reasoning)
     settings = _kept(settings)
     if dry_run:

@@ -14,7 +14,7 @@ from rich.table import Table
 from flows.cli import options
 from flows.cli.console import results, starting
 from flows.support.terminal import INTERRUPTED
-from r2.settings import AnswerSettings, load_settings
+from r2.settings import AnswerSettings, load_settings, routed
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for DuckDB
     from storage.runs.summary import RunSummary
@@ -55,16 +55,18 @@ def demo(
         from flows.answer_questions import answer_questions
 
         for reasoning in ({"method": "r2"}, chain_of_thought):
-            settings = load_settings(
-                None,
-                {
-                    "input": str(questions),
-                    "pool": pool,
-                    "lake": str(here / "lake"),
-                    "out": str(here / f"answers.{reasoning['method']}.jsonl"),
-                    "models_dir": str(models_dir),
-                    "reasoning": reasoning,
-                },
+            settings = routed(
+                load_settings(
+                    None,
+                    {
+                        "input": str(questions),
+                        "pool": pool,
+                        "lake": str(here / "lake"),
+                        "out": str(here / f"answers.{reasoning['method']}.jsonl"),
+                        "models_dir": str(models_dir),
+                        "reasoning": reasoning,
+                    },
+                )
             )
             ended.append((settings, asyncio.run(answer_questions(settings))))
             if ended[-1][1].progress.stop_reason == "interrupted":

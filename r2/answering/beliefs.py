@@ -13,8 +13,8 @@ independent: a hundred checked rows are better than this, and a trained scorer i
 The constants are priors, chosen by hand and stated here; none was fitted to a pool of ours.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 from r2.answering.attempts import Attempt, Attempts
@@ -101,6 +101,8 @@ class ProfileBeliefs:
     known: tuple[Arm, ...]
     kappa: float = KAPPA_FREE
     has_equality: bool = True
+    closed: frozenset[str] = frozenset()
+    """Arms that are not asked any more."""
     _by_name: dict[str, Arm] = field(init=False, repr=False, compare=False)
     _usual_odds: float = field(init=False, repr=False, compare=False)
     _has_twins: bool = field(init=False, repr=False, compare=False)
@@ -111,14 +113,19 @@ class ProfileBeliefs:
         object.__setattr__(self, "_usual_odds", _odds_of(self.kappa))
         object.__setattr__(self, "_has_twins", len(set(named)) < len(named))
 
-    def without(self, names: set[str]) -> Self:
-        """The same without these arms."""
-        kept = tuple(arm for arm in self.known if arm.name not in names)
-        return self if len(kept) == len(self.known) else type(self)(kept, self.kappa, self.has_equality)
+    def without(self, names: Set[str]) -> Self:
+        """The same where these arms are not asked any more; what they brought still counts."""
+        closed = frozenset(names & self._by_name.keys())
+        return self if closed == self.closed else replace(self, closed=closed)
+
+    def told(self, arm: str, confidence: float | None) -> float | None:
+        """The typical confidence of the level that this one is in; None where it is not told apart."""
+        levels = self._by_name[arm].levels if arm in self._by_name else ()
+        return None if confidence is None or not levels else level_of(confidence, levels).typical
 
     @property
     def arms(self) -> Sequence[str]:
-        return tuple(self._by_name)
+        return tuple(name for name in self._by_name if name not in self.closed)
 
     def cost_usd(self, arm: str, attempts: Attempts) -> float:
         return self._by_name[arm].cost_usd
@@ -136,14 +143,18 @@ class ProfileBeliefs:
         total = sum(right + sum(others) for _, right, others in joint)
         return [((right + sum(others)) / total, further) for further, right, others in joint]
 
-    def expected_best(self, attempts: Attempts, arm: str) -> float:
+    def expected_best(self, attempts: Attempts, arm: str, least: float = 0.0) -> float:
         """As of `Foreseeing` (r2/answering/lookahead.py)."""
         joint = self._joint(attempts, arm)
         if not self.has_equality:
-            before = max(self.p_right(attempts), default=0.0)
-            return sum(max(right, before * (right + sum(others))) for _, right, others in joint)
-        total = sum(right + sum(others) for _, right, others in joint)
-        return sum(max(right, *others[:-1]) if len(others) > 1 else right for _, right, others in joint) / total
+            least = max(least, *self.p_right(attempts), 0.0)
+            return sum(max(right, least * (right + sum(others))) for _, right, others in joint)
+        best = total = 0.0
+        for _, right, others in joint:
+            every = right + sum(others)
+            total += every
+            best += max(right, *others[:-1], least * every)
+        return best / total
 
     def _joint(self, attempts: Attempts, arm: str) -> list[tuple[Attempt, float, list[float]]]:
         """What the arm may bring, with the joint likelihoods, up to a factor, of that and: its result is right; each

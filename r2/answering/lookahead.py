@@ -31,8 +31,8 @@ Reason = Literal["worth_asking", "no_result_yet", "plan_worth_more", "not_worth_
 class Foreseeing(Beliefs, Protocol):
     """Beliefs that work out the last attempt that is looked at in one go, for speed."""
 
-    def expected_best(self, attempts: Attempts, arm: str) -> float:
-        """The sum over `outcomes` of probability times the highest `p_right` after it."""
+    def expected_best(self, attempts: Attempts, arm: str, least: float = 0.0) -> float:
+        """The sum over `outcomes` of probability times the highest `p_right` after it, `least` where that is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class _Search:
     def __init__(self, beliefs: Beliefs, v_usd: float, decompose: float | None, arms: Sequence[str]) -> None:
         self._beliefs, self._v_usd, self._arms = beliefs, v_usd, arms
         self._floor = 0.0 if decompose is None else max(0.0, decompose)
-        self._foreseeing = beliefs if isinstance(beliefs, Foreseeing) and not self._floor else None
+        self._foreseeing = beliefs if isinstance(beliefs, Foreseeing) and v_usd else None
         self._known: dict[tuple[object, ...], float] = {}
 
     def asking(self, attempts: Attempts, arm: str, cost_usd: float, horizon: int) -> float:
@@ -193,7 +193,8 @@ class _Search:
     def _after(self, attempts: Attempts, arm: str, horizon: int, total: float, best: float) -> float:
         """The value of asking `arm`, which costs -`total`; something below `best` as soon as it cannot reach that."""
         if horizon == 1 and self._foreseeing is not None:
-            return total + self._v_usd * self._foreseeing.expected_best(attempts, arm)
+            least = self._floor / self._v_usd
+            return total + self._v_usd * self._foreseeing.expected_best(attempts, arm, least)
         left = 1.0
         for probability, attempt in self._beliefs.outcomes(attempts, arm):
             left -= probability

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from r2.answering.allocation import Choice
+from r2.answering.lookahead import Decision
 from r2.answering.programs import WORST_USD, asks_for_program, program_call, with_result
 from r2.answering.query_router import QueryRouter
 from r2.call import ROUTER_PURPOSES, Call, Completion
@@ -49,6 +50,21 @@ class Trial:
     cost_usd: float = 0.0
     is_target: bool = False
     error_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One decision of a question. `subtask_index` None: about the question itself. `v_usd`: what a right result is
+    worth; every amount of `decision` is in units of it. `arm`: who is asked; None: nobody. `reason`: the rule's, or
+    what bound it: `escalations_spent` (the bound on further asks), `budget` (the question's cap), `unsure` (a result
+    below `min_confidence`), `verified` (the user's verifier took it)."""
+
+    subtask_index: int | None
+    n_attempts: int
+    v_usd: float
+    decision: Decision
+    arm: str | None
+    reason: str
 
 
 @dataclass(slots=True)
@@ -100,6 +116,8 @@ class Outcome:
     is_cut: bool | None = None
     trials: list[Trial] = field(default_factory=list)
     """What labelling tried, right or wrong; empty for every way to answer."""
+    decisions: list[Decided] = field(default_factory=list)
+    """Of the rule of sequential routing, in order; empty where it does not route."""
     verdict: Verdict | None = None
     """Of the user's own check; None where there is none, and the benchmark's check judges."""
     value: str | None = None

@@ -222,11 +222,12 @@ def _settle(
                 step.model = before  # the question's cap has no room: what there is stands
             if step.text is None:
                 raise Stop(
-                    step.error_type or check, _why_none(step, index, check, completion, is_answer=schema is not None)
+                    step.error_type or check, why_none(step, index, check, completion, is_answer=schema is not None)
                 )
 
 
-def _why_none(step: Step, index: int, check: str, completion: Completion, *, is_answer: bool) -> str:
+def why_none(step: Step, index: int, check: str, completion: Completion, *, is_answer: bool) -> str:
+    """Why a step has no result, in words."""
     if completion.error_message:
         return completion.error_message
     where = "the answer" if is_answer else f"step {index + 1}"
@@ -274,14 +275,24 @@ def accept(
 
 
 def step_call(
-    problem: Problem, plan: Plan, index: int, router: Router, steps: list[Step], *, is_doubled: bool = False
+    problem: Problem,
+    plan: Plan,
+    index: int,
+    router: Router,
+    steps: list[Step],
+    *,
+    mode: PromptMode | None = None,
+    is_doubled: bool = False,
 ) -> Call:
-    """The call for one step. `is_doubled`: at twice the limit, where the row has no benchmark."""
+    """The call for one step. `mode` None: the entry's own. `is_doubled`: at twice the limit, where the row has no
+    benchmark."""
     step = steps[index]
     results = {i + 1: steps[i].text or "" for i in step.subtask.needs}
     task = None if plan.is_direct else step.subtask.text
     is_answer = index == answer_step(problem, plan, router)
-    call = solver_call(problem, router, step.model, task, results, "solve", is_answer=is_answer, is_doubled=is_doubled)
+    call = solver_call(
+        problem, router, step.model, task, results, "solve", mode=mode, is_answer=is_answer, is_doubled=is_doubled
+    )
     return replace(call, subtask_index=index, sample_index=step.n_asks)
 
 

@@ -72,7 +72,14 @@ def method_named(name: str) -> Method:
 
 
 def refuse_unused(chosen: Reasoning) -> None:
-    """ConfigError for a verifier that the method would never ask."""
+    """ConfigError for a verifier that the method would never ask, and for settings of a rule that does not route."""
+    if chosen.routing == "rule" and not method_named(chosen.method).takes_router:
+        raise ConfigError(f"--routing rule: method {chosen.method} does not route. Leave one of the two flags out.")
+    if chosen.routing != "rule" and (chosen.value_usd is not None or chosen.horizon != Reasoning().horizon):
+        flag = "--value-usd" if chosen.value_usd is not None else "--horizon"
+        raise ConfigError(
+            f"{flag}: only the rule reads it, and here {chosen.method} does not route by one. Leave it out."
+        )
     if chosen.verify is not None and not method_named(chosen.method).escalates:
         able = ", ".join(method.name for method in methods().values() if method.escalates)
         raise ConfigError(

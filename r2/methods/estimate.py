@@ -7,6 +7,7 @@ a first run, and says so; a cap (`--max-cost-usd`) is what is certain.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from r2.answering.expected_cost import THOUGHT_SHARE
 from r2.answering.protocol import Router
 from r2.answering.wanted import is_whole
 from r2.call import Purpose
@@ -15,8 +16,6 @@ from r2.methods import method_named
 from r2.methods.expected import BYTES_PER_TOKEN, ExpectedCalls, judgements
 from r2.problem import Problem
 
-THOUGHT_SHARE = 0.25
-"""Of what an entry adds to a call's limit for thinking: how much is expected to be thought."""
 GUESS_MARGIN = 8
 """For escalations, long replies, and reserves that are worst cases."""
 

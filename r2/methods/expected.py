@@ -6,6 +6,7 @@ is unsure. The parts that several methods share are here; each method puts its o
 
 from dataclasses import dataclass
 
+from r2.answering.expected_cost import FREE_STEP_TOKENS, FREE_TOKENS, PLAN_TOKENS, RESULT_TOKENS
 from r2.answering.prompts import (
     FINAL_TASK,
     decompose_messages,
@@ -23,17 +24,10 @@ from r2.roster import PromptMode
 
 BYTES_PER_TOKEN = 4
 SUBTASKS_PER_QUESTION = 2.5
-PLAN_TOKENS = 45
 SECOND_PLANS = 0.1
 """Share of plans that fail their check, where a second decomposer stands by."""
 UNSURE_SHARE = 0.3
 """Of a small model's answers; nothing is known before it was asked."""
-RESULT_TOKENS = {"direct": 12, "cot": 150, "bare": 12, "program": 24}
-"""By prompt mode."""
-FREE_TOKENS = {"direct": 300, "cot": 500, "bare": 300, "program": 60}
-"""Of an answer that is wanted in full, by prompt mode."""
-FREE_STEP_TOKENS = 150
-"""Of a step's result towards one."""
 JUDGEMENT_TOKENS = 40
 """Of a judge: a sentence and a number."""
 FREE_ASSUMED = f"an answer in full has {FREE_TOKENS['direct']} tokens"

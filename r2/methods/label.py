@@ -5,13 +5,13 @@ Settings: `labelling`, `finalizer`, `seed`.
 
 from dataclasses import replace
 
+from r2.answering.expected_cost import PLAN_TOKENS
 from r2.answering.prompts import judge_messages, teach_messages
 from r2.answering.protocol import Router
 from r2.labelling.label import label
 from r2.methods.expected import (
     EMPTY,
     PLAN,
-    PLAN_TOKENS,
     SUBTASKS_PER_QUESTION,
     ExpectedCalls,
     final_answer,

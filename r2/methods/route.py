@@ -5,8 +5,9 @@ Settings: `decomposer`, `second_decomposer`, `allocator`, `finalizer`, `b`, `min
 """
 
 from r2.answering.prompts import allocate_messages
-from r2.answering.protocol import Router
+from r2.answering.protocol import Router, Solving
 from r2.answering.route import solve
+from r2.answering.sequential import solve_by_rule
 from r2.errors import ConfigError
 from r2.methods.expected import (
     EMPTY,
@@ -22,8 +23,14 @@ from r2.methods.expected import (
     routed_steps,
 )
 from r2.methods.record import Method
+from r2.problem import Problem
 
 ALLOCATION_TOKENS_PER_SUBTASK = 12
+
+
+def _run(problem: Problem, router: Router) -> Solving:
+    """By the rule, or by the allocator, as the settings say."""
+    return solve_by_rule(problem, router) if router.settings.routing == "rule" else solve(problem, router)
 
 
 def _expects(router: Router) -> list[ExpectedCalls]:
@@ -45,7 +52,7 @@ def _expects(router: Router) -> list[ExpectedCalls]:
 def _check(router: Router, pool: str) -> None:
     """What the knobs need of the pool."""
     chosen, roster = router.settings, router.roster
-    if chosen.b and not roster[router.allocator].has_logprobs:
+    if chosen.routing == "allocator" and chosen.b and not roster[router.allocator].has_logprobs:
         raise ConfigError(
             f"--b {chosen.b}: the cost knob needs the allocator's log-probabilities, and {router.allocator!r} in "
             f"{pool} has logprobs = false. Choose another allocator with --allocator, or drop --b."
@@ -70,7 +77,7 @@ def _check(router: Router, pool: str) -> None:
 METHOD = Method(
     name="r2",
     summary="decompose, allocate, solve",
-    run=solve,
+    run=_run,
     expects=_expects,
     assumes=(
         f"{STEPS_ASSUMED}, half of them on the pool's cheapest model and half on its middle one; with --min-confidence "

@@ -33,6 +33,7 @@ BENCHMARK = Benchmark(
     name="p3",
     is_correct=is_correct,
     is_slow=True,
+    has_one_answer=False,
     wording=WORDING,
     answer_tokens=256,
     read=problem,

@@ -35,6 +35,11 @@ class Benchmark:
     is_slow: bool = False
     """A check may take a second or more (it runs code, or mathematics): it is made in a thread, beside the event loop,
     and so must work in one."""
+    has_one_answer: bool = True
+    """Two right answers to one question are the same answer, so that answers can be counted. False: there may be many
+    (P3 asks for any value that passes)."""
+    n_choices: int = 0
+    """How many answers are possible where the rows do not list them: 2 for yes or no. 0: any."""
     malformed: Callable[[str], str | None] = lambda text: None
     """Names what is wrong with a result's form; None where nothing is."""
     wording: str = ""

@@ -24,6 +24,7 @@ def is_correct(problem: Problem, answer: str) -> bool:
 BENCHMARK = Benchmark(
     name="strategyqa",
     is_correct=is_correct,
+    n_choices=2,
     wording="Answer yes or no.",
     answer_tokens=48,
     read=problem,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from r2.answering.protocol import Answer, Step, Trajectory
+from r2.answering.protocol import Answer, Decided, Step, Trajectory
 from r2.call import ROUTER_PURPOSES, Attempt, Call, Completion
 from r2.ledger import cost_usd, expected_usage, total_usage
 from r2.plan import format_plan
@@ -78,6 +78,7 @@ def to_rows(
         answers=_answers(outcome.answers),
         notes="; ".join(outcome.notes) or None,
         saved_usd=trajectory.saved_usd + sum(call.saved_usd or 0.0 for call in earlier),
+        decisions=_decisions(outcome.decisions),
     )
     return row, subtasks, calls
 
@@ -91,6 +92,43 @@ def _answers(answers: Sequence[Answer]) -> str | None:
         for one in answers
     ]
     return orjson.dumps(stored).decode()
+
+
+def _decisions(decided: Sequence[Decided]) -> str | None:
+    """As JSON, four digits each; of the candidates those whose value was worked out."""
+    return orjson.dumps([_decision(one) for one in decided]).decode() if decided else None
+
+
+def _decision(one: Decided) -> dict[str, object]:
+    made, v_usd = one.decision, one.v_usd
+    candidates = [
+        {
+            "arm": candidate.arm,
+            "cost_usd": _short(candidate.cost_usd * v_usd),
+            "p_right": _short(candidate.p_right),
+            "p1": _short(candidate.p1),
+            "p0": _short(candidate.p0),
+            "value_usd": _short(candidate.value_usd * v_usd),
+        }
+        for candidate in made.candidates
+        if candidate.value_usd is not None
+    ]
+    return {
+        "subtask_index": one.subtask_index,
+        "n_attempts": one.n_attempts,
+        "action": "ask" if one.arm is not None else made.action,
+        "arm": one.arm,
+        "q": _short(made.q),
+        "v_usd": _short(v_usd),
+        "value_usd": _short(made.value_usd * v_usd),
+        "cost_usd": _short(made.cost_usd * v_usd),
+        "reason": one.reason,
+        "candidates": candidates,
+    }
+
+
+def _short(number: float | None) -> float | None:
+    return None if number is None else float(f"{number:.4g}")
 
 
 def _logprobs(answer: Answer) -> dict[str, object]:

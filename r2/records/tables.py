@@ -132,6 +132,11 @@ class TrajectoryRow:
         "USD",
         default=None,
     )
+    decisions: str | None = col(
+        "what the rule of sequential routing decided, in order: a JSON list that the view decisions reads; null where "
+        "it did not route",
+        default=None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

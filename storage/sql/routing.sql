@@ -116,3 +116,115 @@ comment on column collapse.top_share is '0..1 of the choices that named it';
 comment on column collapse.entropy_bits is 'entropy of the choices, bits; 0 is total collapse';
 comment on column collapse.effective_models is
     '2 to the power of the entropy: 1 is total collapse, n_models is an even spread';
+
+-- What the rule of sequential routing decided, one row a decision.
+create or replace view decisions as
+with read as (
+    select
+        run_id,
+        problem_id,
+        rollout,
+        benchmark,
+        unnest(
+            from_json(
+                decisions,
+                '[{"subtask_index": "INTEGER", "n_attempts": "INTEGER", "action": "VARCHAR", "arm": "VARCHAR",
+                   "q": "DOUBLE", "v_usd": "DOUBLE", "value_usd": "DOUBLE", "cost_usd": "DOUBLE", "reason": "VARCHAR",
+                   "candidates": [{"arm": "VARCHAR", "cost_usd": "DOUBLE", "p_right": "DOUBLE", "p1": "DOUBLE",
+                                   "p0": "DOUBLE", "value_usd": "DOUBLE"}]}]'
+            )
+        ) as made,
+        generate_subscripts(from_json(decisions, '["JSON"]'), 1) - 1 as decision_index
+    from trajectories
+    where decisions is not null
+)
+select
+    run_id,
+    problem_id,
+    rollout,
+    benchmark,
+    decision_index,
+    made.subtask_index as subtask_index,
+    made.n_attempts as n_attempts,
+    made.action as action,
+    made.arm as arm,
+    made.q as q,
+    made.v_usd as v_usd,
+    made.value_usd as value_usd,
+    made.cost_usd as cost_usd,
+    made.reason as reason,
+    made.candidates as candidates
+from read;
+comment on view decisions is
+    'What the rule of sequential routing decided (docs/method.md, section 10), one row a decision';
+comment on column decisions.run_id is 'see runs';
+comment on column decisions.problem_id is 'see trajectories';
+comment on column decisions.rollout is 'see trajectories';
+comment on column decisions.benchmark is 'copied from the trajectory';
+comment on column decisions.decision_index is '0-based order within the trajectory';
+comment on column decisions.subtask_index is '0-based place in the plan; null where it is about the question itself';
+comment on column decisions.n_attempts is 'entries that had been asked about it before';
+comment on column decisions.action is 'ask, accept, decompose';
+comment on column decisions.arm is 'who was asked; null for the other actions';
+comment on column decisions.q is 'believed probability that the best-supported result so far is right, 0..1';
+comment on column decisions.v_usd is 'what a right result was worth, USD';
+comment on column decisions.value_usd is 'expected value of going on by the rule, costs taken off, USD';
+comment on column decisions.cost_usd is 'expected cost of the call that was made now, USD';
+comment on column decisions.reason is
+    'no_result_yet, worth_asking, unsure, plan_worth_more; why it stopped: not_worth_more, nobody_left, '
+    'escalations_spent, budget, verified';
+comment on column decisions.candidates is
+    'who could have been asked and was looked into: expected cost, probability that its own result is right (p1 where '
+    'the best-supported one is, p0 where it is not), and the value of asking it';
+
+-- Whether what the rule believed is true: of questions that ended with an accepted result.
+create or replace view calibration as
+with accepted as (
+    select run_id, benchmark, q, is_correct
+    from decisions join trajectories using (run_id, problem_id, rollout, benchmark)
+    where action = 'accept' and subtask_index is null and is_correct is not null
+    qualify row_number() over (partition by run_id, problem_id, rollout order by decision_index desc) = 1
+)
+select
+    run_id,
+    case when q < 0.5 then '0 to 0.5' when q < 0.7 then '0.5 to 0.7' when q < 0.8 then '0.7 to 0.8'
+        when q < 0.9 then '0.8 to 0.9' when q < 0.95 then '0.9 to 0.95' when q < 0.99 then '0.95 to 0.99'
+        else '0.99 to 1' end as q_range,
+    count(*) as n_questions,
+    avg(q) as mean_q,
+    avg(is_correct::int) as accuracy,
+    wilson_bound(count(*) filter (is_correct), count(*), -1.959964) as accuracy_low,
+    wilson_bound(count(*) filter (is_correct), count(*), 1.959964) as accuracy_high
+from accepted
+group by run_id, q_range;
+comment on view calibration is
+    'What the rule believed of the answers it accepted, against how many of them were right; answers of plans are left '
+    'out';
+comment on column calibration.run_id is 'see runs';
+comment on column calibration.q_range is 'range of the believed probability';
+comment on column calibration.n_questions is 'checked questions whose answer was accepted at such a probability';
+comment on column calibration.mean_q is 'mean of the believed probabilities, 0..1';
+comment on column calibration.accuracy is 'share that was right, 0..1';
+comment on column calibration.accuracy_low is 'lower bound of its Wilson 95 % interval';
+comment on column calibration.accuracy_high is 'upper bound of its Wilson 95 % interval';
+
+-- Why the rule asked nobody else.
+create or replace view stop_reasons as
+select
+    decisions.run_id,
+    action,
+    reason,
+    count(*) as n_units,
+    avg(n_attempts) as mean_attempts,
+    avg(q) as mean_q
+from decisions
+where action <> 'ask'
+group by decisions.run_id, action, reason;
+comment on view stop_reasons is
+    'Why the rule asked nobody else about a question or a step: what it had was enough, nobody was left, a bound held';
+comment on column stop_reasons.run_id is 'see runs';
+comment on column stop_reasons.action is 'accept, decompose';
+comment on column stop_reasons.reason is 'see decisions';
+comment on column stop_reasons.n_units is 'questions and steps that ended so';
+comment on column stop_reasons.mean_attempts is 'entries asked before';
+comment on column stop_reasons.mean_q is 'mean believed probability of the accepted result';

@@ -33,7 +33,8 @@ COLUMNS = {
     "latency_s double, failed_checks string, error_type string?, error_message string?, started_at timestamp[us, "
     "tz=UTC], "
     "phase string?, round int16?, step int32?, policy string?, check_score double?, check_error string?, "
-    "is_correct_by_gold bool?, short_answer string?, value string?, answers string?, notes string?, saved_usd double?",
+    "is_correct_by_gold bool?, short_answer string?, value string?, answers string?, notes string?, saved_usd double?, "
+    "decisions string?",
     "subtasks": "run_id string, problem_id string, rollout int16, subtask_index int16, benchmark string, depends_on "
     "list<item: int16>, "
     "subtask_text string, output_text string?, allocated_model string, model string, tier string, candidates "

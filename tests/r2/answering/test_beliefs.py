@@ -124,8 +124,10 @@ def test_the_last_attempt_looked_at_is_worked_out_in_one_go(has_equality: bool):
     for n in (0, 1, 2, 3):
         beliefs = made_up(chance, 4, 0.2, has_equality)
         attempts = drawn(chance, beliefs, n)
-        plainly = sum(p * max(beliefs.p_right((*attempts, one))) for p, one in beliefs.outcomes(attempts, "m3"))
-        assert beliefs.expected_best(attempts, "m3") == pytest.approx(plainly)
+        for least in (0.0, 0.7):
+            outcomes = beliefs.outcomes(attempts, "m3")
+            plainly = sum(p * max(*beliefs.p_right((*attempts, one)), least) for p, one in outcomes)
+            assert beliefs.expected_best(attempts, "m3", least) == pytest.approx(plainly)
 
 
 def test_neither_the_order_of_asking_nor_that_of_the_pool_matters():
@@ -143,9 +145,15 @@ def test_without_an_arm_the_others_are_believed_as_before():
     beliefs = made_up(random.Random(6), 4, 0.2)
     fewer = beliefs.without({"m3"})
     attempts = (Attempt("m0", 0), Attempt("m1", 1))
+    assert beliefs.without({"m0"}).p_right(attempts) == beliefs.p_right(attempts), "what it brought still counts"
     assert list(fewer.arms) == ["m0", "m1", "m2"]
     assert fewer.p_right(attempts) == beliefs.p_right(attempts)
     assert fewer.outcomes(attempts, "m2") == beliefs.outcomes(attempts, "m2")
+    three = ProfileBeliefs(beliefs.known[:3], 0.2)
+    assert (three.p_right(attempts), decide(three, attempts, 3.0)) == (
+        fewer.p_right(attempts),
+        decide(fewer, attempts, 3.0),
+    )
 
 
 def test_an_unknown_answering_entry_brings_a_result_and_no_evidence():

@@ -156,13 +156,14 @@ def test_the_value_grows_with_what_a_right_answer_is_worth():
 def test_what_foreseeing_beliefs_work_out_in_one_go_is_what_the_recursion_finds():
     @dataclass(frozen=True)
     class Quick(Independent):
-        def expected_best(self, attempts: Attempts, arm: str) -> float:
-            return sum(p * max(self.p_right((*attempts, one))) for p, one in self.outcomes(attempts, arm))
+        def expected_best(self, attempts: Attempts, arm: str, least: float = 0.0) -> float:
+            return sum(p * max(*self.p_right((*attempts, one)), least) for p, one in self.outcomes(attempts, arm))
 
     slow = Independent({"a": 0.5, "b": 0.6, "c": 0.7}, {"a": 0.1, "b": 0.2, "c": 0.5}, 0.2)
     for attempts in ((), (Attempt("b", 0),)):
-        quick = decide(Quick(slow.p, slow.cost, slow.kappa), attempts, 9.0)
-        assert quick.value_usd == pytest.approx(decide(slow, attempts, 9.0).value_usd)
+        for plan in (None, 5.0, 8.0):
+            quick = decide(Quick(slow.p, slow.cost, slow.kappa), attempts, 9.0, decompose=plan)
+            assert quick.value_usd == pytest.approx(decide(slow, attempts, 9.0, decompose=plan).value_usd)
 
 
 def test_of_many_arms_those_that_cost_less_and_promise_more_are_looked_into():

@@ -1,0 +1,396 @@
+"""Answering one problem by the rule of sequential routing (docs/method.md, section 10; ours). A generator without I/O,
+as r2/answering/route.py, whose place it takes where `routing` is `rule`.
+
+The question is a unit of work, and so is each step of a plan. Each unit asks one entry after the other until the rule
+(r2/answering/lookahead.py) says that what there is is enough, or for the question that decomposing is worth more. All
+open units of a wave ask side by side. Forms are checked, cut answers asked for again, and caps kept as by the other
+way.
+
+Without a trained scorer, what is believed comes from profiles, agreement and confidence (r2/answering/beliefs.py).
+"""
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final
+
+from r2.answering.allocation import Choice
+from r2.answering.attempts import Attempts
+from r2.answering.beliefs import (
+    LONG_REPLIES,
+    SHORT_REPLIES,
+    Arm,
+    Level,
+    ProfileBeliefs,
+    kappa_of,
+    prior,
+)
+from r2.answering.confidence import token_confidence, with_logprobs
+from r2.answering.expected_cost import PLAN_TOKENS, call_usd, cost_ref_usd, reply_tokens
+from r2.answering.lookahead import Decision, decide
+from r2.answering.prompts import DIRECT_STEP, decompose_messages
+from r2.answering.protocol import (
+    Answering,
+    Decided,
+    Outcome,
+    QuestionBudget,
+    Router,
+    Solving,
+    Step,
+    Stop,
+    Wave,
+    ask,
+    concluded,
+)
+from r2.answering.route import accept, answer_step, decompose, finalize, refused, solver_call, step_call, why_none
+from r2.answering.same_result import has_equality, n_choices
+from r2.answering.unit import Unit
+from r2.answering.wanted import is_whole, schema_of
+from r2.call import Call, Completion
+from r2.plan import DIRECT, Plan, Subtask
+from r2.problem import Problem
+from r2.problems.kind import kind_of, steps_of
+from r2.roster import ModelCard, PromptMode
+
+VALUE_IN_REFS: Final = 50.0
+"""What a right answer is worth by default, in costs of the question on the largest model thinking step by step."""
+PLAN_SKILL: Final = "plan"
+"""The entry of a decomposer's profile that says how often its plans are right."""
+P_TRAINED_PLAN: Final = 0.95
+"""P(a plan is right) of a decomposer that was fine-tuned for it, where nothing was measured."""
+STEP_BY_STEP: Final = " step by step"
+"""Ends the name of an arm that asks an entry for a chain of thought, though its own prompt mode is another."""
+ERRORS_LEFT: Final = 0.5
+"""Of the errors of an entry, when it thinks step by step and was not measured so."""
+COST_GRID: Final = 0.05
+"""Costs are rounded to steps of this, relative, so that like questions share their decisions."""
+
+
+def solve_by_rule(problem: Problem, router: Router) -> Solving:
+    """One trajectory. Whatever the models write, it ends with an Outcome; only bugs raise."""
+    return concluded(_by_rule, problem, router)
+
+
+def value_usd(problem: Problem, router: Router) -> float:
+    """What a right answer is worth, v: `value_usd` of the settings, else `VALUE_IN_REFS` times the cost of the question
+    on the largest model; times exp(-b)."""
+    chosen = router.settings
+    worth = chosen.value_usd if chosen.value_usd is not None else VALUE_IN_REFS * cost_ref_usd(problem, router)
+    return worth * math.exp(-chosen.b)
+
+
+def _by_rule(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
+    v_usd = value_usd(problem, router)
+    step = _open_step(Subtask(DIRECT_STEP), router)
+    unit = _unit(problem, router, step, v_usd, None, is_answer=True)
+    unit.decompose = _worth_of_plan(problem, router, v_usd)
+    outcome.plan, outcome.steps = DIRECT, [step]
+    yield from _settle(problem, DIRECT, {0: unit}, router, outcome, budget)
+    if unit.wants_plan:
+        plan = yield from decompose(problem, router, outcome, budget)
+        if not plan.is_direct:
+            return (yield from _by_plan(problem, plan, v_usd, router, outcome, budget))
+        unit.wants_plan, unit.decompose = False, None
+        yield from _settle(problem, DIRECT, {0: unit}, router, outcome, budget)
+    return step.text or ""
+
+
+def _by_plan(
+    problem: Problem, plan: Plan, v_usd: float, router: Router, outcome: Outcome, budget: QuestionBudget
+) -> Answering:
+    """The plan's steps, wave by wave, each a unit; a wrong step makes the answer wrong, so that a right one is worth as
+    much as the answer."""
+    outcome.plan, outcome.steps = plan, [_open_step(subtask, router) for subtask in plan.subtasks]
+    last = answer_step(problem, plan, router)
+    for wave in plan.waves():
+        units = {
+            index: _unit(problem, router, outcome.steps[index], v_usd, index, is_answer=index == last) for index in wave
+        }
+        yield from _settle(problem, plan, units, router, outcome, budget)
+    return (
+        yield from finalize(problem, plan, router, outcome, budget, max_escalations=router.settings.max_escalations)
+    )
+
+
+def _open_step(subtask: Subtask, router: Router) -> Step:
+    """A step that nobody was asked for yet; the middle solver stands in its row if nobody ever is."""
+    return Step(subtask, Choice(router.roster.middle, {}), router.roster.middle)
+
+
+def _settle(
+    problem: Problem,
+    plan: Plan,
+    units: Mapping[int, Unit],
+    router: Router,
+    outcome: Outcome,
+    budget: QuestionBudget,
+) -> Generator[Wave, list[Completion], None]:
+    """Asks side by side until each unit has a result that is accepted, or wants a plan. `Stop` for one that gets
+    none."""
+
+    def call_of(index: int, arm: str) -> Call:
+        unit = units[index]
+        card = unit.cards[arm]
+        unit.step.model, mode = entry_of(arm), card.prompt_mode
+        is_doubled = unit.again.is_doubled
+        call = step_call(problem, plan, index, router, outcome.steps, is_doubled=is_doubled, mode=mode)
+        is_heard = _levels(problem, router, card, is_answer=unit.is_answer) or _floor(router)
+        return with_logprobs(call, router.roster) if is_heard and not call.top_logprobs else call
+
+    open_calls: dict[int, tuple[str, Call]] = {}
+    for index, unit in units.items():
+        following = _next_call(unit, index, call_of, router, outcome, budget)
+        if following is not None:
+            open_calls[index] = following
+    while open_calls:
+        answered = yield from ask([call for _, call in open_calls.values()], budget, may_escalate=True)
+        asked, open_calls = open_calls, {}
+        for (index, (arm, planned)), (sent, completion) in zip(asked.items(), answered, strict=True):
+            unit = units[index]
+            unit.closed.add(arm)
+            arm = arm if sent.model == planned.model else sent.model  # a cap, or the context, sent it elsewhere
+            again = _received(unit, arm, sent, completion, router, outcome, budget)
+            if again is not None:
+                open_calls[index] = arm, again
+                continue
+            is_verified = yield from _is_verified(unit, router, outcome, budget)
+            following = None if is_verified else _next_call(unit, index, call_of, router, outcome, budget)
+            if following is not None:
+                open_calls[index] = following
+
+
+def _received(
+    unit: Unit, arm: str, call: Call, completion: Completion, router: Router, outcome: Outcome, budget: QuestionBudget
+) -> Call | None:
+    """Keeps what came; the call that asks the same entry once more where its answer was cut or did not match."""
+    problem = unit.problem
+    schema = schema_of(problem, router) if unit.is_answer else None
+    unit.step.n_asks += 1
+    answering = completion.model or call.model
+    if unit.step.n_asks == 1:
+        unit.step.choice = Choice(call.model, {})
+    got = Step(unit.step.subtask, unit.step.choice, answering)
+    check = accept(problem, got, completion, schema=schema, purpose=call.purpose)
+    unit.step.model = answering
+    if check is not None:
+        outcome.failed_checks.append(check)
+        unit.last_check, unit.last_completion = check, completion
+        unit.step.error_type, unit.step.misfit = got.error_type, got.misfit
+        again = unit.again.call(problem, check, call, completion, schema, router, budget)
+        if again is not None:
+            return replace(again, sample_index=unit.step.n_asks)
+    confidence = token_confidence(completion, router.settings.confidence_quantile)
+    unit.keep(arm, arm if answering == call.model else answering, got, is_result=check is None, confidence=confidence)
+    return None
+
+
+def _next_call(
+    unit: Unit,
+    index: int,
+    call_of: Callable[[int, str], Call],
+    router: Router,
+    outcome: Outcome,
+    budget: QuestionBudget,
+) -> tuple[str, Call] | None:
+    """Whom the rule asks next, and how; None where the unit is settled, or wants a plan."""
+    n_further = router.settings.max_escalations
+    while True:
+        asked = {one.arm for one in unit.tried}
+        is_spent = unit.n_asked > n_further
+        beliefs = unit.beliefs.without(set(unit.beliefs.arms) if is_spent else unit.closed - asked)
+        horizon = max(1, min(router.settings.horizon, 1 + n_further - unit.n_asked)) if router.settings.horizon else 0
+        decision = _decided(beliefs, unit.attempts(), horizon, unit.decompose)
+        arm = decision.arm
+        number = None if decision.result is None else unit.number_of(decision.result)
+        if number is not None:
+            arm = _better_asked(unit, number, decision, router, outcome)
+        if arm is not None:
+            call = call_of(index, arm)
+            if not budget.fits(call) and (unit.tried or len(beliefs.arms) > 1):
+                unit.closed.add(arm)
+                continue
+            _note(unit, decision, outcome, decision.reason if number is None else "unsure", arm)
+            outcome.n_escalations += unit.n_asked > 0
+            unit.n_asked += 1
+            return arm, call
+        unit.wants_plan = decision.action == "decompose"
+        _note(unit, decision, outcome, (not unit.wants_plan and _bound(unit, is_spent)) or decision.reason)
+        if unit.wants_plan:
+            return None
+        if number is not None:
+            unit.settle(unit.supporters(number)[0].step)
+        else:
+            _settle_for_less(unit, index)
+        return None
+
+
+def _bound(unit: Unit, is_spent: bool) -> str | None:
+    """What kept the rule from asking further, where something did."""
+    return "escalations_spent" if is_spent else "budget" if unit.closed - {one.arm for one in unit.tried} else None
+
+
+def _better_asked(unit: Unit, number: int, decision: Decision, router: Router, outcome: Outcome) -> str | None:
+    """Whom to ask because nobody who gave this result was sure of it: the candidate of most value; None where the
+    result may stand, or nobody is left."""
+    sure = [one.confidence for one in unit.supporters(number)]
+    if len(sure) > 1 or sure[0] is None or sure[0] >= _floor(router):
+        return None
+    if number not in unit.unsure:
+        unit.unsure.add(number)
+        outcome.failed_checks.append("unsure")
+    if not decision.candidates:
+        return None
+    return max(decision.candidates, key=lambda one: (one.p_right - one.cost_usd, one.arm)).arm
+
+
+def _is_verified(
+    unit: Unit, router: Router, outcome: Outcome, budget: QuestionBudget
+) -> Generator[Wave, list[Completion], bool]:
+    """Whether the user's verifier takes the result that has just come: then the unit is settled with it. One that it
+    refuses is no result any more. Where it has no verdict, the rule goes on."""
+    verify, newest = router.verify, unit.tried[-1].number if unit.tried else None
+    if verify is None or not router.settings.max_escalations or not (unit.is_answer or verify.takes_step):
+        return False
+    if newest is None or newest in unit.refused or len(unit.supporters(newest)) > 1:
+        return False
+    text = unit.tried[-1].step.text or ""
+    subtask = None if unit.is_answer else unit.step.subtask.text
+    n_failed = len(outcome.failed_checks)
+    check = yield from refused(unit.problem, text, verify, subtask, outcome, budget)
+    if check is not None:
+        outcome.failed_checks.append(check)
+        unit.refused.add(newest)
+    elif len(outcome.failed_checks) == n_failed:
+        nobody_else = unit.beliefs.without(set(unit.beliefs.arms))
+        _note(unit, _decided(nobody_else, unit.attempts(), 0, None), outcome, "verified")
+        unit.settle(unit.tried[-1].step)
+        return True
+    return False
+
+
+def _settle_for_less(unit: Unit, index: int) -> None:
+    """A text that failed a check is better than none. `Stop` where there is not even that."""
+    if (doubtful := unit.doubtful) is not None:
+        unit.settle(doubtful)
+        return
+    step, completion = unit.step, unit.last_completion or Completion("", unit.step.model, (), "")
+    why = why_none(step, index, unit.last_check, completion, is_answer=unit.is_answer)
+    raise Stop(step.error_type or unit.last_check, why)
+
+
+def _floor(router: Router) -> float:
+    """The confidence below which a single result does not stand."""
+    return router.settings.min_confidence if router.settings.max_escalations else 0.0
+
+
+def _note(unit: Unit, decision: Decision, outcome: Outcome, reason: str, arm: str | None = None) -> None:
+    outcome.decisions.append(Decided(unit.subtask_index, len(unit.tried), unit.v_usd, decision, arm, reason))
+
+
+@lru_cache(maxsize=65536)
+def _decided(beliefs: ProfileBeliefs, attempts: Attempts, horizon: int, decompose: float | None) -> Decision:
+    """The rule's decision, a right answer taken as 1. Questions of one kind and of like length share it."""
+    return decide(beliefs, attempts, 1.0, horizon, decompose)
+
+
+def _unit(
+    problem: Problem, router: Router, step: Step, v_usd: float, subtask_index: int | None, *, is_answer: bool
+) -> Unit:
+    task = None if subtask_index is None else step.subtask.text
+    kinds = [kind_of(problem.question), problem.benchmark] if task is None else [kind_of(task)]
+    cards = _able(problem, router)
+    beliefs = _beliefs(problem, router, cards, kinds, task, v_usd, is_answer=is_answer)
+    return Unit(problem, step, beliefs, cards, v_usd, subtask_index, is_answer)
+
+
+def _beliefs(
+    problem: Problem,
+    router: Router,
+    cards: Mapping[str, ModelCard],
+    kinds: Sequence[str],
+    task: str | None,
+    v_usd: float,
+    *,
+    is_answer: bool,
+) -> ProfileBeliefs:
+    """What is believed of the question (`task` None), or of a step, before anybody was asked."""
+    said: dict[tuple[PromptMode, bool], Call] = {}
+    arms = []
+    for name, card in sorted(cards.items()):
+        mode = card.prompt_mode
+        if (mode, card.guided) not in said:
+            call = solver_call(problem, router, entry_of(name), task, {}, "solve", mode=mode, is_answer=is_answer)
+            said[mode, card.guided] = call
+        n_tokens = reply_tokens(problem, router, mode, is_answer=is_answer)
+        cost = _on_grid(call_usd(card, said[mode, card.guided].messages, n_tokens) / v_usd)
+        p_right = prior(card, kinds)
+        if name.endswith(STEP_BY_STEP):
+            p_right = 1 - (1 - p_right) * ERRORS_LEFT
+        arms.append(Arm(name, p_right, cost, _levels(problem, router, card, is_answer=is_answer), card.weights))
+    return ProfileBeliefs(
+        tuple(arms),
+        kappa_of(n_choices(problem, is_answer=is_answer)),
+        has_equality(problem, router, is_answer=is_answer),
+    )
+
+
+def _able(problem: Problem, router: Router) -> dict[str, ModelCard]:
+    """Who can be asked, by the arm's name: the solvers, and the strongest one thinking step by step, which a right
+    answer's worth is measured by. Of them those that can hold the question, all where none can; those that give
+    log-probabilities where the row wants them."""
+    roster = router.roster
+    cards = {card.name: card for card in roster.solvers}
+    reference = roster[roster.step_by_step(roster.strongest)]
+    if reference.prompt_mode == "cot":
+        cards[reference.name] = reference
+    elif reference.prompt_mode == "direct":
+        cards[reference.name + STEP_BY_STEP] = replace(reference, prompt_mode="cot")
+    if problem.asked is not None and problem.asked.logprobs:
+        cards = {name: card for name, card in cards.items() if card.has_logprobs} or cards
+    said = (("user", problem.question + problem.context),)
+    n_wanted = router.settings.max_answer_tokens if is_whole(problem, router) else router.settings.cot_tokens
+    return {name: card for name, card in cards.items() if card.can_hold(said, n_wanted)} or cards
+
+
+def entry_of(arm: str) -> str:
+    """The pool entry that an arm asks."""
+    return arm.removesuffix(STEP_BY_STEP)
+
+
+def _on_grid(ratio: float) -> float:
+    """The next value of the grid, in steps of `COST_GRID` of itself."""
+    return math.exp(COST_GRID * round(math.log(ratio) / COST_GRID)) if ratio > 0 else 0.0
+
+
+def _levels(problem: Problem, router: Router, card: ModelCard, *, is_answer: bool) -> tuple[Level, ...]:
+    """How confidence tells, of this entry at this unit; () where its endpoint does not say how sure it is, and for
+    answers in full, whose tokens say little and weigh much."""
+    if not card.has_logprobs or (is_answer and is_whole(problem, router)):
+        return ()
+    return LONG_REPLIES if card.prompt_mode == "cot" else SHORT_REPLIES
+
+
+def _worth_of_plan(problem: Problem, router: Router, v_usd: float) -> float | None:
+    """What decomposing the question is worth, in units of v: P(the plan is right), less its call, less what its steps
+    are expected to lose, by being wrong or by their costs. None where nothing is known of the decomposer, or of the
+    steps that such a question has."""
+    decomposer = router.roster[router.decomposer]
+    p_plan = _p_plan(decomposer)
+    steps = steps_of(problem.question)
+    if p_plan is None or not steps:
+        return None
+    cards = _able(problem, router)
+    messages = decompose_messages(problem, decomposer.prompt_mode)
+    worth = p_plan - call_usd(decomposer, messages, PLAN_TOKENS) / v_usd
+    for kind, n in steps.items():
+        beliefs = _beliefs(problem, router, cards, [kind], problem.question, v_usd, is_answer=False)
+        worth -= n * (1 - _decided(beliefs, (), router.settings.horizon, None).value_usd)
+    return round(worth, 3)
+
+
+def _p_plan(decomposer: ModelCard) -> float | None:
+    if PLAN_SKILL in decomposer.skills:
+        return prior(decomposer, [PLAN_SKILL])
+    is_trained = decomposer.prompt_mode == "bare" and not decomposer.is_solver
+    return P_TRAINED_PLAN if is_trained else None
