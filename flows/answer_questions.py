@@ -18,7 +18,7 @@ from flows.support.ending import as_command
 from flows.support.progress import shown
 from flows.support.running import logged, rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
-from r2.settings import AnswerSettings, load_settings, routed
+from r2.settings import AnswerSettings, load_settings
 from storage.evaluations.promise import promised
 from storage.lake.lake import Lake
 from storage.runs.answers import check_out
@@ -30,6 +30,7 @@ from tasks.answering.answer_shard import answer_shard
 from tasks.answering.finished import RunResult, finished_run, is_finished
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.answering.reopen_run import reopen_run
+from tasks.answering.routing import routed_run
 from tasks.answering.run_tasks import finish_run, plan_file
 from tasks.answering.session import RunSession, open_session
 from tasks.answering.simulated import warning
@@ -72,11 +73,12 @@ def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> Answer
     with the same settings go on where they stopped, and pay for nothing twice. ConfigError for settings that cannot be
     used. Not for a running event loop: there `answer_questions` is awaited.
     """
-    chosen = routed(load_settings(None, {**settings, "input": "rows"}))
+    chosen = load_settings(None, {**settings, "input": "rows"})
     source = keep_rows(rows, Path(chosen.lake))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "answers.parquet"
         chosen = chosen.model_copy(update={"input": str(source), "out": str(out)})
+        chosen, _ = routed_run(chosen)
         if promise := promised(chosen):
             chosen = promise.settings
         if finished_run(chosen) is None:
@@ -157,7 +159,7 @@ async def _publish(summary: RunSummary, progress: Progress, run_dir: Path, writt
 
 def _by_hand() -> None:
     with embedded_api():
-        result = asyncio.run(answer_questions(routed(load_settings(Path(sys.argv[1]), {}))))
+        result = asyncio.run(answer_questions(routed_run(load_settings(Path(sys.argv[1]), {}))[0]))
     print(
         f"{result.summary.n_answered} answered, {result.summary.n_failed} failed -> {', '.join(map(str, result.out))}"
     )

@@ -84,7 +84,7 @@ class Reasoning(Frozen):
     """How a problem is answered. Part of a run's identity: another value is another run."""
 
     method: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "r2"
-    """`r2`: decompose, allocate, solve. `label`: plans and allocations to train on. The others are what r2 is held
+    """`r2`: as `routing` says. `label`: plans and allocations to train on. The others are what r2 is held
     against: each is a module of r2/methods/, or of another package (r2/plugins.py), which says what it does and which
     of the settings below it reads. A name that nobody has is refused by whoever makes the router."""
     model: str | None = None

@@ -17,7 +17,7 @@ from flows.support.terminal import INTERRUPTED
 from r2.errors import ConfigError
 from r2.methods import described, method_named, refuse_unused
 from r2.problems.benchmark import benchmark_names
-from r2.settings import AnswerSettings, load_settings, routed
+from r2.settings import AnswerSettings, load_settings
 
 
 def answer(
@@ -367,7 +367,7 @@ def answer(
             },
         },
     )
-    settings = routed(settings)
+    settings = _routed(settings)
     refuse_unused(settings.reasoning)
     settings = _kept(settings)
     if dry_run:
@@ -396,6 +396,16 @@ def answer(
 
             result = asyncio.run(answer_questions(settings, retry_failed=retry_failed))
     raise typer.Exit(_print_result(result))
+
+
+def _routed(settings: AnswerSettings) -> AnswerSettings:
+    """The settings with the way to route that holds where none is named; said where it is not the usual one."""
+    from tasks.answering.routing import routed_run
+
+    settings, said = routed_run(settings)
+    if said:
+        say(f"r2: {said}")
+    return settings
 
 
 def _kept(settings: AnswerSettings) -> AnswerSettings:

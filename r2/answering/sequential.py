@@ -63,6 +63,8 @@ STEP_BY_STEP: Final = " step by step"
 """Ends the name of an arm that asks an entry for a chain of thought, though its own prompt mode is another."""
 ERRORS_LEFT: Final = 0.5
 """Of the errors of an entry, when it thinks step by step and was not measured so."""
+LEAST_SHARE: Final = 0.01
+"""Of questions: what happens to fewer is left out of an expectation."""
 COST_GRID: Final = 0.05
 """Costs are rounded to steps of this, relative, so that like questions share their decisions."""
 
@@ -78,6 +80,29 @@ def value_usd(problem: Problem, router: Router) -> float:
     chosen = router.settings
     worth = chosen.value_usd if chosen.value_usd is not None else VALUE_IN_REFS * cost_ref_usd(problem, router)
     return worth * math.exp(-chosen.b)
+
+
+def expected_asks(problem: Problem, router: Router) -> dict[str, float]:
+    """Arm -> how often the rule is expected to ask it for such a question, if what it believes is true. Plans are left
+    out."""
+    v_usd = value_usd(problem, router)
+    unit = _unit(problem, router, _open_step(Subtask(DIRECT_STEP), router), v_usd, None, is_answer=True)
+    asks: dict[str, float] = {}
+    ahead: list[tuple[float, Attempts]] = [(1.0, ())]
+    for n_left in range(router.settings.max_escalations + 1, 0, -1):
+        further: list[tuple[float, Attempts]] = []
+        for share, attempts in ahead:
+            horizon = min(router.settings.horizon, n_left)
+            arm = _decided(unit.beliefs, attempts, horizon, None).arm
+            if arm is not None:
+                asks[arm] = asks.get(arm, 0.0) + share
+                further += [
+                    (share * p, (*attempts, attempt))
+                    for p, attempt in unit.beliefs.outcomes(attempts, arm)
+                    if share * p > LEAST_SHARE
+                ]
+        ahead = further
+    return asks
 
 
 def _by_rule(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:

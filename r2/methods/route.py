@@ -1,13 +1,16 @@
-"""The method r2: decompose, allocate, solve (r2/answering/route.py, where its run is). Here is its record.
+"""The method r2: by the rule (r2/answering/sequential.py), or decompose, allocate, solve (r2/answering/route.py), as
+`routing` says. Here is its record.
 
-Settings: `decomposer`, `second_decomposer`, `allocator`, `finalizer`, `b`, `min_confidence`, `max_escalations`,
-`order_seed`.
+Settings: `routing`, `decomposer`, `second_decomposer`, `finalizer`, `b`, `min_confidence`, `max_escalations`; of the
+rule `value_usd`, `horizon`; of the allocator `allocator`, `order_seed`.
 """
+
+from dataclasses import replace
 
 from r2.answering.prompts import allocate_messages
 from r2.answering.protocol import Router, Solving
 from r2.answering.route import solve
-from r2.answering.sequential import solve_by_rule
+from r2.answering.sequential import entry_of, expected_asks, solve_by_rule
 from r2.errors import ConfigError
 from r2.methods.expected import (
     EMPTY,
@@ -21,11 +24,14 @@ from r2.methods.expected import (
     one_step,
     plans,
     routed_steps,
+    whole_question,
 )
 from r2.methods.record import Method
 from r2.problem import Problem
 
 ALLOCATION_TOKENS_PER_SUBTASK = 12
+BENCHMARK_ASSUMED = "arithmetic"
+"""Of rows with a benchmark: their results are short and can be compared."""
 
 
 def _run(problem: Problem, router: Router) -> Solving:
@@ -34,6 +40,8 @@ def _run(problem: Problem, router: Router) -> Solving:
 
 
 def _expects(router: Router) -> list[ExpectedCalls]:
+    if router.settings.routing == "rule":
+        return _expects_by_rule(router)
     messages = allocate_messages(EMPTY, PLAN, router.roster.solvers, router.roster[router.allocator].prompt_mode)
     middle = router.roster.middle
     has_choice = len(router.roster.solvers) > 1  # the only solver is allocated without a call
@@ -46,6 +54,20 @@ def _expects(router: Router) -> list[ExpectedCalls]:
         *([one_step(router, stronger, SUBTASKS_PER_QUESTION * UNSURE_SHARE)] if stronger else []),
         *final_answer(router, router.finalizer),
         *([judgements(router.verify, 1, "verify")] if router.verify is not None and router.verify.judge else []),
+    ]
+
+
+def _expects_by_rule(router: Router) -> list[ExpectedCalls]:
+    """A question of a kind that no profile speaks of, asked itself."""
+    problem = EMPTY if router.expects_free else replace(EMPTY, benchmark=BENCHMARK_ASSUMED)
+    verifier = router.verify is not None and router.verify.judge is not None
+    asks = expected_asks(problem, router)
+    return [
+        *(
+            whole_question(router, entry_of(arm), n, mode="cot" if arm != entry_of(arm) else None)
+            for arm, n in asks.items()
+        ),
+        *([judgements(router.verify, sum(asks.values()), "verify")] if verifier and router.verify is not None else []),
     ]
 
 
@@ -76,12 +98,13 @@ def _check(router: Router, pool: str) -> None:
 
 METHOD = Method(
     name="r2",
-    summary="decompose, allocate, solve",
+    summary="routed by the rule, or by plan and allocator",
     run=_run,
     expects=_expects,
     assumes=(
         f"{STEPS_ASSUMED}, half of them on the pool's cheapest model and half on its middle one; with --min-confidence "
-        f"{UNSURE_SHARE:.0%} of them asked again of the next stronger one"
+        f"{UNSURE_SHARE:.0%} of them asked again of the next stronger one; by the rule, questions of a kind that no "
+        "profile speaks of, and no plans"
     ),
     family="ours",
     routes=True,

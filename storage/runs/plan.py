@@ -148,6 +148,17 @@ def run_dir_of(lake: Path, run_id: str) -> Path:
     return lake / "_runs" / run_id
 
 
+def is_planned(settings: AnswerSettings, pool_digest: str) -> bool:
+    """Whether the lake has a run of these settings. InputFileError for an input that cannot be read."""
+    runs = Path(settings.lake) / "_runs"
+    if not any(runs.glob(f"{settings.reasoning.method}-*")):
+        return False
+    source = Path(settings.input)
+    input_digest = file_digest(source)
+    ways = (settings, settings.model_copy(update={"columns": columns_in(source, settings.columns)}))
+    return any((runs / way.run_id(input_digest, pool_digest) / "manifest.json").exists() for way in ways)
+
+
 def plan_run(
     settings: AnswerSettings,
     pool_digest: str,

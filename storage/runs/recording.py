@@ -8,7 +8,7 @@ from r2.call import Completion
 from r2.errors import LakeError, failure
 from r2.pool.file.recording import write_recording
 from storage.lake.lake import Lake
-from storage.runs.plan import run_dir_of
+from storage.runs.plan import read_plan, run_dir_of
 from storage.runs.stored_call import COLUMNS, completion_of
 
 _COLUMNS = ("problem_id", "rollout", "call_index", "request_sha", *COLUMNS)
@@ -25,7 +25,8 @@ def record_run(lake: Lake, run_id: str, out: Path) -> int:
         raise LakeError(
             f"{pool_file}: missing; without the pool file a run cannot be replayed. Runs of this lake: {known}."
         )
-    return write_recording(out, recorded_calls(lake, run_id), pool_file.read_text("utf-8"))
+    routing = read_plan(run_dir_of(lake.root, run_id)).settings.reasoning.routing
+    return write_recording(out, recorded_calls(lake, run_id), pool_file.read_text("utf-8"), routing=routing)
 
 
 def recorded_calls(lake: Lake, run_id: str) -> Iterator[tuple[str, Completion]]:

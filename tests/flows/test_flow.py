@@ -292,7 +292,7 @@ def test_a_dry_run_prints_calls_tokens_and_money_and_leaves_nothing(tmp_path: Pa
     )
     assert result.exit_code == 0
     assert "30 questions" in result.stdout
-    assert "decompose" in result.stdout
+    assert "solve" in result.stdout
     assert not (tmp_path / "lake").exists()
 
 

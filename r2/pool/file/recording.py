@@ -83,20 +83,26 @@ def _lines(path: Path, file: BinaryIO | gzip.GzipFile) -> Iterator[bytes]:
 
 def recorded_pool(path: Path) -> str:
     """The text of the pool file that a recording was made with. PoolFileError if it has none."""
-    return _header(path)[0]
+    return str(_header(path)["pool"])
 
 
 def recorded_evaluation(path: Path) -> dict[str, Any] | None:
     """Settings and problems of the evaluation that was recorded; None for the recording of a single run. Errors as
     `recorded_pool`."""
-    return _header(path)[1]
+    return _header(path).get("evaluation")
 
 
-def _header(path: Path) -> tuple[str, dict[str, Any] | None]:
+def recorded_routing(path: Path) -> str:
+    """How the recorded run found its models: `rule`, or `allocator`, as all did before there was a rule. Errors as
+    `recorded_pool`."""
+    return str(_header(path).get("routing", "allocator"))
+
+
+def _header(path: Path) -> dict[str, Any]:
     try:
         with _opened(path) as file:
-            header = orjson.loads(next(_lines(path, file), b""))
-            return str(header["pool"]), header.get("evaluation")
+            header: dict[str, Any] = orjson.loads(next(_lines(path, file), b""))
+            return header | {"pool": header["pool"]}
     except OSError as error:
         raise PoolFileError(f"{path}: the recording cannot be read: {error}. `r2 lake record` makes one.") from error
     except (EOFError, ValueError, KeyError, TypeError) as error:
@@ -112,13 +118,15 @@ def write_recording(
     pairs: Iterable[tuple[str, Completion]],
     pool_text: str | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    routing: str = "allocator",
 ) -> int:
-    """Writes the pool file, what an evaluation was asked to do, and (request_sha, completion) pairs, replacing the
-    file; returns how many pairs."""
+    """Writes the pool file, how the run found its models or what an evaluation was asked to do, and (request_sha,
+    completion) pairs, replacing the file; returns how many pairs."""
     n_written = 0
     with replacing(path) as plain, _packed(plain, is_gzipped=path.suffix == ".gz") as file:
         if pool_text is not None:
             header = {"pool": pool_text} | ({} if evaluation is None else {"evaluation": evaluation})
+            header |= {} if routing == "allocator" else {"routing": routing}
             file.write(orjson.dumps(header, option=orjson.OPT_APPEND_NEWLINE))
         for request_sha, completion in pairs:
             record = {"request_sha": request_sha, "completion": orjson.Fragment(completion.to_bytes())}
