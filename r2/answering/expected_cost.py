@@ -11,7 +11,7 @@ from r2.answering.protocol import Router
 from r2.answering.route import solver_call
 from r2.answering.wanted import is_whole
 from r2.call import Message
-from r2.ledger import Usage, cost_usd, likely_prompt_tokens
+from r2.ledger import CORE_HOUR_USD, Usage, cost_usd, likely_prompt_tokens
 from r2.problem import Problem
 from r2.roster import ModelCard, PromptMode
 
@@ -26,12 +26,17 @@ THOUGHT_SHARE: Final = 0.25
 """Of what an entry adds to a call's limit for thinking: how much is expected to be thought."""
 
 
+PROGRAM_S: Final = 0.05
+"""Seconds of a core that running a program is expected to take."""
+
+
 def call_usd(card: ModelCard, messages: Sequence[Message], n_tokens: float) -> float:
     """USD of one call whose reply has so many tokens, thoughts aside. An entry that sends a limit of its own is
     expected to use all of it: that is what such a limit is set for."""
     expected = n_tokens + card.thinking_tokens * THOUGHT_SHARE
     n_output = round(expected if card.sent_output_limit is None else card.sent_output_limit)
-    return cost_usd(card.price, Usage(likely_prompt_tokens(messages), 0, n_output, "estimated"))
+    running_usd = PROGRAM_S * CORE_HOUR_USD / 3600 if card.prompt_mode == "program" else 0.0
+    return running_usd + cost_usd(card.price, Usage(likely_prompt_tokens(messages), 0, n_output, "estimated"))
 
 
 def reply_tokens(problem: Problem, router: Router, mode: PromptMode, *, is_answer: bool) -> int:
