@@ -58,6 +58,22 @@ def program_call(call: Call, completion: Completion) -> Call | None:
     )
 
 
+def runs_of(answered: Sequence[tuple[Call, Completion]]) -> list[Call | None]:
+    """The run that follows each of these replies; None where nothing is to be run."""
+    return [program_call(call, got) if asks_for_program(call) else None for call, got in answered]
+
+
+def with_results(
+    answered: Sequence[tuple[Call, Completion]], runs: Sequence[Call | None], ran: Sequence[Completion]
+) -> list[Completion]:
+    """The replies as whoever asked sees them; `ran` has the completions of `runs`, without those that are None."""
+    left = iter(ran)
+    return [
+        with_result(got, None if run is None else next(left)) if asks_for_program(call) else got
+        for (call, got), run in zip(answered, runs, strict=True)
+    ]
+
+
 def with_result(completion: Completion, ran: Completion | None) -> Completion:
     """The reply as whoever asked sees it: its text is what the program printed. Confidence stays that of the program's
     tokens. A reply that was cut has no text, so that no part of a program is taken for a result."""

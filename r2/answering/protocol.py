@@ -7,7 +7,7 @@ from typing import Literal
 
 from r2.answering.allocation import Choice
 from r2.answering.lookahead import Decision
-from r2.answering.programs import WORST_USD, asks_for_program, program_call, with_result
+from r2.answering.programs import WORST_USD, asks_for_program, runs_of, with_results
 from r2.answering.query_router import QueryRouter
 from r2.call import ROUTER_PURPOSES, Call, Completion
 from r2.errors import failure
@@ -421,7 +421,7 @@ def _with_programs_run(
     answered: Sequence[tuple[Call, Completion]], budget: QuestionBudget
 ) -> Generator[Wave, list[Completion], list[tuple[Call, Completion]]]:
     """The same with what came of the programs among the replies, all run in one wave."""
-    runs = [program_call(call, got) if asks_for_program(call) else None for call, got in answered]
+    runs = runs_of(answered)
     wave = [run for run in runs if run is not None]
     if budget.cap_usd is not None and wave and budget.spent_usd + WORST_USD * len(wave) > budget.cap_usd:
         raise Stop(
@@ -432,8 +432,4 @@ def _with_programs_run(
     ran = (yield wave) if wave else []
     budget.pay(ran)
     _stop_at_outages(ran, may_escalate=False)
-    left = iter(ran)
-    return [
-        (call, with_result(got, None if run is None else next(left)) if asks_for_program(call) else got)
-        for (call, got), run in zip(answered, runs, strict=True)
-    ]
+    return [(call, got) for (call, _), got in zip(answered, with_results(answered, runs, ran), strict=True)]

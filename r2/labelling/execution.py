@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 from r2.answering.judging import ask_check
+from r2.answering.programs import runs_of, with_results
 from r2.answering.prompts import DIRECT_STEP, FINAL_TASK
 from r2.answering.protocol import Router, Stop, Wave
 from r2.answering.route import solver_call, strongest_of
@@ -77,6 +78,7 @@ def execute(
     asked: dict[int, Call] = {}
     done: dict[int, Completion] = {}
     texts: dict[int, str] = {}
+    programs: list[Completion] = []
     for wave in plan.waves() or [[0]]:
         calls = []
         for index in wave:
@@ -86,7 +88,9 @@ def execute(
             listed = 1 if with_logprobs and router.roster[models[index]].has_logprobs else 0
             asked[index] = replace(call, subtask_index=index, top_logprobs=listed)
             calls.append(asked[index])
-        for index, completion in zip(wave, (yield calls), strict=True):
+        completions, ran = yield from _run_programs(calls, (yield calls))
+        programs += ran
+        for index, completion in zip(wave, completions, strict=True):
             done[index] = completion
             texts[index] = result_in(problem, completion.text)
             if not texts[index] and run.error_type is None:
@@ -95,14 +99,15 @@ def execute(
             break
     run.calls = [asked[i] for i in sorted(done)]
     run.completions = [done[i] for i in sorted(done)]
-    spent = list(run.completions)
+    spent = [*run.completions, *programs]
     if run.error_type is None:
         run.answer = texts[len(subtasks) - 1]
         if not plan.is_direct and composes(problem, router):
             results = {i + 1: text for i, text in sorted(texts.items())}
             name = router.finalizer or strongest_of(router, models)
-            [final] = yield [solver_call(problem, router, name, FINAL_TASK, results, "final")]
-            spent.append(final)
+            calls = [solver_call(problem, router, name, FINAL_TASK, results, "final")]
+            [final], ran = yield from _run_programs(calls, (yield calls))
+            spent += [final, *ran]
             run.answer = result_in(problem, final.text) or run.answer
         if router.check is None:
             run.is_correct = judge(problem, run.answer) is True
@@ -113,6 +118,17 @@ def execute(
     run.output_tokens = sum(completion.usage.output_tokens for completion in spent)
     run.total_tokens = run.output_tokens + sum(completion.usage.input_tokens for completion in spent)
     return run
+
+
+def _run_programs(
+    calls: Sequence[Call], completions: Sequence[Completion]
+) -> Generator[Wave, list[Completion], tuple[list[Completion], list[Completion]]]:
+    """The replies with what came of the programs among them, and the runs of these."""
+    answered = list(zip(calls, completions, strict=True))
+    runs = runs_of(answered)
+    wave = [call for call in runs if call is not None]
+    ran = (yield wave) if wave else []
+    return with_results(answered, runs, ran), ran
 
 
 def remembered(executing: Executing, memory: Memory) -> Executing:

@@ -3,11 +3,12 @@ zero the chain.
 
 Paper: every result is reviewed. Ours: in training only, and only where the cheap check of the benchmark fails; the
 review is a call like any other, so its rate and cost are in the trajectory and in the reward. Left out: review of
-results that pass the check.
+results that pass the check, and of results that a program printed.
 """
 
 from dataclasses import replace
 
+from r2.answering.programs import asks_for_program
 from r2.answering.prompts import TASK_MARK
 from r2.answering.protocol import Outcome, Router, Solving
 from r2.call import Call, Completion
@@ -61,6 +62,6 @@ def review_call(problem: Problem, call: Call, completion: Completion, router: Ro
 
 
 def _is_doubtful(problem: Problem, call: Call, completion: Completion) -> bool:
-    if call.purpose != "solve" or not completion.is_ok:
+    if call.purpose != "solve" or not completion.is_ok or asks_for_program(call):
         return False
     return failed_check(problem, result_in(problem, completion.text), completion.finish_reason) is not None

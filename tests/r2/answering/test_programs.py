@@ -11,8 +11,10 @@ from r2.answering.programs import WORST_USD, asks_for_program, program_call, pro
 from r2.answering.prompts import solve_messages
 from r2.answering.protocol import Outcome, Router
 from r2.call import Call, Completion
+from r2.labelling.execution import execute
 from r2.ledger import CORE_HOUR_USD
 from r2.methods import method_named
+from r2.plan import Plan, Subtask
 from r2.pool.client.ports import NoJournal
 from r2.pool.client.programs import Programs
 from r2.pool.reused import priced_anew, reused
@@ -21,6 +23,7 @@ from r2.problem import Problem
 from r2.problems.sandbox import SandboxLimits, run_program
 from r2.roster import Roster
 from r2.settings import Reasoning
+from r2.training.grpo.review import reviewed
 from tests.support.scripted import CHEAP, DEAR, ROSTER, completion, replay, sure
 
 needs_sandbox = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox needs Linux")
@@ -105,6 +108,33 @@ def test_any_way_to_answer_may_use_such_an_entry():
     assert [wave[0].purpose for wave in waves] == ["decompose", "solve", "program", "solve", "program"]
     assert "Result of step 1: 48" in waves[3][0].messages[-1][1]
     assert outcome.answer == "39"
+
+
+def test_labelling_executes_a_plan_with_such_entries_and_counts_what_the_runs_cost():
+    plan = Plan((Subtask("Compute 12 * 4"), Subtask("Subtract 9 from the result of step 1", (0,))))
+    executing = execute(PROBLEM, plan, ["small", "middle"], writing())
+    said = {"solve": iter(["print(12 * 4)", "print(48 - 9)"]), "program": iter(["48", "39"])}
+    asked: list[Call] = []
+    completions: list[Completion] | None = None
+    while True:
+        try:
+            wave = next(executing) if completions is None else executing.send(completions)
+        except StopIteration as end:
+            done = end.value
+            break
+        asked += wave
+        completions = [completion(next(said[call.purpose]), call.model) for call in wave]
+    assert [call.purpose for call in asked] == ["solve", "program", "solve", "program"]
+    assert (done.answer, done.is_correct) == ("39", True)
+    # Small 20 and middle 60 millionths of a USD, each twice: its reply, and the run of what it wrote.
+    assert done.cost_usd == pytest.approx(2 * 20e-6 + 2 * 60e-6)
+
+
+def test_a_reviewer_is_not_shown_a_program_as_a_result():
+    scan = Problem("s", "jump", target="I_JUMP", benchmark="scan")
+    solving = method_named("program").run(scan, writing(model="small"))
+    _, outcome = replay(reviewed(scan, solving, writing(), "large"), ['print("I_JUMP")', "I_JUMP"])
+    assert outcome.answer == "I_JUMP"
 
 
 def test_a_thinking_prompt_to_such_an_entry_asks_for_no_program():
