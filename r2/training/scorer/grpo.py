@@ -24,7 +24,7 @@ from r2.training.scorer.table_method import MIDDLE, N_INNER, SCORER, ScorerPolic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScorerGrpoSettings:
-    """`group_size` routes of each question; `temperature` in right answers; `kl` weighs the divergence from the start."""
+    """`group_size` routes of each question; `temperature` in right answers; `kl` weighs how far it leaves the start."""
 
     steps: int = 60
     batch_size: int = 64
