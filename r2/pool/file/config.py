@@ -188,7 +188,7 @@ class ModelTable(EndpointLimits):
     """False for entries that only decompose or allocate."""
     profile: Mapping[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     """Skill -> measured accuracy; written by `r2 pool calibrate`."""
-    simulated: Mapping[str, float] = Field(default_factory=dict)
+    simulated: Mapping[str, float | Mapping[str, float]] = Field(default_factory=dict)
     """Parameters of a `simulated:` model; see r2/pool/simulated/process.py."""
     extra_body: Mapping[str, Any] = Field(default_factory=dict)
     """Further fields of the request body, for server options this file has no name for. A limit on generated tokens

@@ -1,17 +1,18 @@
 """What a simulated model answers: it reads the prompt, really computes, and errs as an item-response model does. Pure.
 
 P(right) = sigmoid(SLOPE * (ability - difficulty)), the logistic model of item-response theory (ours, as are all
-constants here). Ability belongs to the model; difficulty to what it is asked to do at once: digits and operations of an
-expression, length of a SCAN command, steps of a plan. Every draw is keyed by (simulation seed, model, messages, request
-seed), so the same request has the same answer wherever and whenever it is asked. What these models show about routing
-holds for simulated models; a claim about real ones needs real ones. `r2/pool/simulated/process.py` serves them.
+constants here). Ability belongs to the model, and may differ by kind of work: so there are specialists. Difficulty
+belongs to what a model is asked to do at once: digits and operations of an expression, length of a SCAN command, steps
+of a plan. Every draw is keyed by (simulation seed, model, messages, request seed), so the same request has the same
+answer wherever and whenever it is asked. What these models show about routing holds for simulated models; a claim about
+real ones needs real ones. `r2/pool/simulated/process.py` serves them.
 """
 
 import hashlib
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
@@ -75,10 +76,22 @@ SECOND_THOUGHTS = 0.15
 """Share of sampled verdicts that differ from what the model believes: samples of one belief, so that many of them do
 not make it true."""
 UNSURE = "I do not know."
+SKILLS = (
+    "scan_command",
+    "scan_phrase",
+    "scan_join",
+    "expression",
+    "add",
+    "multiply",
+    "equation",
+    "word_problem",
+)
+"""Kinds of work for which a model may have an ability of its own: those of a profile (r2/problems/kind.py)."""
 TIER_GUESS: dict[Tier, float] = {"small": 0.6, "medium": 0.85, "large": 0.97}
 """Accuracy an allocator expects where a model's line does not speak of the skill."""
 
 _RESULT = re.compile(r"^Result of step (\d+): (.*)$", re.MULTILINE)
+_CHECK = re.compile(r"Check the result of step (\d+)")
 _THOUGHT = re.compile(r"^Thought \d+: .*It comes to (.+)\.$", re.MULTILINE)
 _MODEL_LINE = re.compile(
     r"^([A-Za-z]): (small|medium|large), ([\d.e+-]+) USD(, thinks step by step)?(?:, writes a program)?(?:; (.*))?$",
@@ -107,6 +120,10 @@ class Job:
     skill: str
 
 
+Able = Callable[[Job], float]
+"""The ability that a model brings to a job."""
+
+
 def think(
     model: str,
     ability: float,
@@ -115,8 +132,14 @@ def think(
     simulation_seed: int = 0,
     *,
     is_sampled: bool = False,
+    by_kind: Mapping[str, float] | None = None,
 ) -> Thought:
-    """The model's reply. Any messages get one; what it does not understand, it does not know."""
+    """The model's reply. Any messages get one; what it does not understand, it does not know. `by_kind` holds abilities
+    at kinds of work, which there take the place of `ability`."""
+
+    def able(job: Job) -> float:
+        return ability if by_kind is None else by_kind.get(job.skill, ability)
+
     key = "\x1f".join([str(simulation_seed), model, str(seed), *(part for message in messages for part in message)])
     chance = random.Random(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest())
     system = messages[0][1] if messages and messages[0][0] == "system" else ""
@@ -131,23 +154,24 @@ def think(
         belief = random.Random(f"{simulation_seed}\x1f{model}\x1f{user}".encode("utf-8", "surrogatepass"))
         if system.endswith(RATE_SYSTEM):
             return Thought(
-                f"{min(1.0, max(0.0, (0.8 if _believes(user, ability, belief) else 0.3) + chance.gauss(0, 0.1))):.2f}"
+                f"{min(1.0, max(0.0, (0.8 if _believes(user, able, belief) else 0.3) + chance.gauss(0, 0.1))):.2f}"
             )
-        says_so = _believes(user, ability, belief) == (chance.random() >= SECOND_THOUGHTS)
+        says_so = _believes(user, able, belief) == (chance.random() >= SECOND_THOUGHTS)
         return Thought("correct" if says_so else "incorrect")
     if system.startswith(GRADE_SYSTEM):
         belief = random.Random(f"{simulation_seed}\x1f{model}\x1f{user}".encode("utf-8", "surrogatepass"))
-        return Thought(f"I work it out and compare.\nScore: {1 if _believes(user, ability, belief) else 0}")
+        return Thought(f"I work it out and compare.\nScore: {1 if _believes(user, able, belief) else 0}")
     if system.endswith(THINK_SYSTEM):
-        return Thought(_next_thought(user, ability, chance))
+        return Thought(_next_thought(user, able, chance))
     job = read_job(user)
     if job is None:
         return Thought(UNSURE)
     thinks_aside = FREE_COT in system
     thinks = thinks_aside or system.endswith(SOLVE_SYSTEM["cot"])
-    is_right = chance.random() < p_right(ability + COT_BONUS * thinks, job.difficulty)
+    its_ability = able(job) + COT_BONUS * thinks
+    is_right = chance.random() < p_right(its_ability, job.difficulty)
     result = job.right if is_right else _spoilt(job.right, chance)
-    certainty = p_right(ability + COT_BONUS * thinks, job.difficulty + chance.gauss(0, CERTAINTY_NOISE))
+    certainty = p_right(its_ability, job.difficulty + chance.gauss(0, CERTAINTY_NOISE))
     if PROGRAM_SYSTEM in system:  # it computes as ever, and writes a program that prints what it came to
         return Thought(f"print({result!r})", token_probability=certainty)
     if not thinks:
@@ -174,8 +198,10 @@ def read_job(user: str) -> Job | None:
         thought = _THOUGHT.findall(user)
         return Job(thought[-1], -2.0, "final") if thought else _question_job(question)
     results = {int(step): text.strip() for step, text in _RESULT.findall(user)}
-    if task == FINAL_TASK:
+    if task in (FINAL_TASK, DIRECT_STEP):
         return Job(results[max(results)], -2.0, "final") if results else _question_job(question)
+    if match := _CHECK.fullmatch(task):
+        return Job(results.get(int(match[1]), ""), -2.0, "final")
     return _arithmetic_step(task, results) or _scan_step(task, results)
 
 
@@ -190,10 +216,15 @@ def gold_steps(question: str) -> tuple[Plan, list[str]]:
         return DIRECT, []
 
 
-def expected_skills(ability: float) -> dict[str, float]:
+def expected_skills(
+    ability: float, by_kind: Mapping[str, float] | None = None, *, thinks: bool = False
+) -> dict[str, float]:
     """Skill -> expected accuracy on generated questions and their gold steps: the truth a profile in a pool file
-    states."""
-    return {skill: fmean(p_right(ability, d) for d in ds) for skill, ds in sorted(_difficulties_by_skill().items())}
+    states. `thinks`: of an entry that thinks step by step."""
+    return {
+        skill: fmean(p_right((by_kind or {}).get(skill, ability) + COT_BONUS * thinks, d) for d in difficulties)
+        for skill, difficulties in sorted(_difficulties_by_skill().items())
+    }
 
 
 @cache
@@ -305,16 +336,16 @@ def _judgement(user: str, ability: float, chance: random.Random) -> str:
     return f"{min(1.0, max(0.0, (0.95 if uses else 0.5) + chance.gauss(0, 0.3 * math.exp(-ability / 3)))):.2f}"
 
 
-def _next_thought(user: str, ability: float, chance: random.Random) -> str:
+def _next_thought(user: str, able: Able, chance: random.Random) -> str:
     """A try at the whole question, right as an answer would be with a little thinking."""
     job = _question_job(_after(user, QUESTION_MARK) or "")
     if job is None:
         return UNSURE
-    is_right = chance.random() < p_right(ability + THOUGHT_BONUS, job.difficulty)
+    is_right = chance.random() < p_right(able(job) + THOUGHT_BONUS, job.difficulty)
     return f"I look at all of it at once. It comes to {job.right if is_right else _spoilt(job.right, chance)}."
 
 
-def _believes(user: str, ability: float, belief: random.Random) -> bool:
+def _believes(user: str, able: Able, belief: random.Random) -> bool:
     """Whether the model takes the proposed answer, or the last thought, for right. It sees through it with probability
     (1 + P(it answers the question right)) / 2: half the time where the question is far beyond it.
     """
@@ -322,7 +353,7 @@ def _believes(user: str, ability: float, belief: random.Random) -> bool:
     shown = _after(user, PROPOSED_MARK) or next(iter(_THOUGHT.findall(user)[-1:]), None)
     if job is None or shown is None:
         return False
-    sees_through = belief.random() < (1 + p_right(ability, job.difficulty)) / 2
+    sees_through = belief.random() < (1 + p_right(able(job), job.difficulty)) / 2
     return sees_through == (shown == job.right)
 
 

@@ -2,8 +2,9 @@
 serve`.
 
 An entry's `simulated` table: `ability` (required), `ttft_s` (seconds to the first token), `tokens_per_s` (0: tokens
-take no time). Faults come from the pool file's [simulated_faults]. As a script this module is the server's process
-(`--help` lists its flags); started by `start_simulated`, it ends with its parent, even one killed with -9.
+take no time), `abilities` (a table: the ability at single kinds of work, for a specialist). Faults come from the pool
+file's [simulated_faults]. As a script this module is the server's process (`--help` lists its flags); started by
+`start_simulated`, it ends with its parent, even one killed with -9.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from aiohttp import web
 from r2.errors import EndpointError, R2Error
 from r2.lifeline import die_with_parent, end, spawn
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.pool.simulated.mind import COT_BONUS, expected_skills
+from r2.pool.simulated.mind import expected_skills
 from r2.pool.simulated.server import Conditions, SimulatedServer, simulated_models
 
 _FLUSH_S = 0.2
@@ -111,11 +112,11 @@ def _flags(conditions: Conditions) -> list[str]:
 
 
 def _print_profiles(pool: PoolConfig) -> None:
-    abilities = {served: model.ability for served, model in simulated_models(pool).items()}
+    models = simulated_models(pool)
     for name, table in pool.models.items():
-        ability = abilities.get(table.endpoint.partition(":")[2])
-        if ability is not None:
-            skills = expected_skills(ability + COT_BONUS * (table.prompt_mode == "cot"))
+        model = models.get(table.endpoint.partition(":")[2])
+        if model is not None:
+            skills = expected_skills(model.ability, model.abilities, thinks=table.prompt_mode == "cot")
             print(f"{name}: {{{', '.join(f'{skill} = {min(0.99, share):.2f}' for skill, share in skills.items())}}}")
 
 

@@ -23,7 +23,7 @@ from aiohttp import web
 from r2.errors import PoolFileError
 from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.simulated.faults import OVER_LIMIT, MinuteWindow, check_faults, draw_fault, refusal
-from r2.pool.simulated.mind import Thought, think
+from r2.pool.simulated.mind import SKILLS, Thought, think
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _LETTER = re.compile(r'("model": ")([A-Za-z])(")')
@@ -33,11 +33,13 @@ _SLOW_BYTES_S = 10.0
 @dataclass(frozen=True, slots=True)
 class SimulatedModel:
     """An entry's `simulated` table. `ability` is on the scale of `simulated_mind`, `ttft_s` the time to the first
-    token; with `tokens_per_s` 0, tokens take no time."""
+    token; with `tokens_per_s` 0, tokens take no time. `abilities` holds those at single kinds of work, by the names of
+    `SKILLS`; `ability` is that at all others."""
 
     ability: float
     ttft_s: float = 0.0
     tokens_per_s: float = 0.0
+    abilities: Mapping[str, float] = field(default_factory=dict)
 
     def delay_s(self, output_tokens: int) -> float:
         return self.ttft_s + (output_tokens / self.tokens_per_s if self.tokens_per_s else 0.0)
@@ -141,11 +143,19 @@ class SimulatedServer:
         """The reply to a request, without latency and faults. Raises ValueError, KeyError or TypeError for what is no
         request to us."""
         messages = [(str(message["role"]), message["content"]) for message in body["messages"]]
-        ability = self.models[body["model"]].ability
+        model = self.models[body["model"]]
         seed, limit = int(body.get("seed") or 0), int(body.get("max_tokens") or 0)
         key = hashlib.blake2b(orjson.dumps([body["model"], messages, seed, limit]), digest_size=16).digest()
         is_sampled = float(body.get("temperature") or 0) > 0
-        thought = think(body["model"], ability, messages, seed, self.conditions.seed, is_sampled=is_sampled)
+        thought = think(
+            body["model"],
+            model.ability,
+            messages,
+            seed,
+            self.conditions.seed,
+            is_sampled=is_sampled,
+            by_kind=model.abilities,
+        )
         exchange = ServedRequest(body["model"], key)
         return exchange, _reply(exchange, messages, thought, body, limit)
 
@@ -290,13 +300,32 @@ def simulated_models(pool: PoolConfig) -> dict[str, SimulatedModel]:
         if endpoint_kind(table.endpoint) != "simulated":
             continue
         place = f"{pool.path}: models.{name}.simulated"
-        try:
-            model = SimulatedModel(**table.simulated)
-        except TypeError as error:
-            raise PoolFileError(f"{place}: {error}. Known keys: ability (required), ttft_s, tokens_per_s.") from None
+        model = _model_of(table.simulated, place)
         served = table.endpoint.partition(":")[2]
         if models.setdefault(served, model) != model:
             raise PoolFileError(
                 f"{place}: differs from another entry of {table.endpoint!r}; give both the same, or two names."
             )
     return models
+
+
+def _model_of(table: Mapping[str, float | Mapping[str, float]], place: str) -> SimulatedModel:
+    """PoolFileError, naming `place`, for a table that is none."""
+    try:
+        model = SimulatedModel(**table)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise PoolFileError(
+            f"{place}: {error}. Known keys: ability (required), ttft_s, tokens_per_s, abilities."
+        ) from None
+    for key in ("ability", "ttft_s", "tokens_per_s"):
+        if isinstance(getattr(model, key), Mapping):
+            raise PoolFileError(f"{place}.{key}: expected a number. Abilities by kind of work go into `abilities`.")
+    if not isinstance(model.abilities, Mapping):
+        raise PoolFileError(
+            f"{place}.abilities: expected a table of abilities by kind of work, as {{add = 1.5}}, got "
+            f"{model.abilities!r}."
+        )
+    for kind in model.abilities:
+        if kind not in SKILLS:
+            raise PoolFileError(f"{place}.abilities: unknown kind of work {kind!r}. Known: {', '.join(SKILLS)}.")
+    return model

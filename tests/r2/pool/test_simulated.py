@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -372,8 +373,37 @@ def test_faults_that_cannot_be_are_refused(faults: dict[str, float], message: st
 @pytest.mark.parametrize("table", ["{}", "{ability = 1, speed = 3}"])
 def test_a_simulated_table_with_missing_or_unknown_keys_names_the_known_ones(tmp_path: Path, table: str):
     pool = write_pool(tmp_path, {"entry": f'endpoint = "simulated:sim"\nsimulated = {table}'})
-    with pytest.raises(PoolFileError, match=r"models\.entry\.simulated.*ability \(required\), ttft_s, tokens_per_s"):
+    with pytest.raises(
+        PoolFileError, match=r"models\.entry\.simulated.*ability \(required\), ttft_s, tokens_per_s, abilities"
+    ):
         simulated_models(pool)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("{ability = 1, abilities = {scan = 3}}", "unknown kind of work 'scan'. Known: scan_command, scan_phrase,"),
+        ("{ability = 1, abilities = 3}", "expected a table of abilities by kind of work, as {add = 1.5}, got 3.0"),
+        ("{ability = {add = 1}}", "ability: expected a number"),
+        ("{ability = 1, abilities = {add = 'much'}}", "add"),
+    ],
+)
+def test_abilities_by_kind_of_work_are_read_strictly(tmp_path: Path, table: str, message: str):
+    with pytest.raises(PoolFileError, match=re.escape(message)):
+        simulated_models(write_pool(tmp_path, {"entry": f'endpoint = "simulated:sim"\nsimulated = {table}'}))
+
+
+def test_a_served_specialist_has_the_ability_of_the_kind_of_work(tmp_path: Path):
+    table = 'endpoint = "simulated:sim"\nsimulated = {ability = -50, abilities = {scan_command = 50}}'
+    pool = write_pool(tmp_path, {"entry": table})
+    server = SimulatedServer(pool, Conditions())
+
+    def reply(question: str) -> str:
+        _, body = server.complete(request(question))
+        return str(body["choices"][0]["message"]["content"])
+
+    assert reply("walk thrice") == "I_WALK I_WALK I_WALK"
+    assert reply("What is 12 + 7?") != "19"
 
 
 def test_two_entries_of_one_simulated_model_must_agree(tmp_path: Path):

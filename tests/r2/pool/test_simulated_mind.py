@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2.answering.allocation import parse_allocation
-from r2.answering.prompts import FINAL_TASK, allocate_messages, decompose_messages, solve_messages
+from r2.answering.prompts import DIRECT_STEP, FINAL_TASK, allocate_messages, decompose_messages, solve_messages
 from r2.answering.protocol import Router, Solving
 from r2.answering.route import solve
 from r2.call import Attempt, Call, Completion, Message
@@ -19,7 +19,6 @@ from r2.pool.client import wire
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.simulated.faults import FAULTS
 from r2.pool.simulated.mind import (
-    COT_BONUS,
     UNSURE,
     expected_skills,
     p_right,
@@ -184,10 +183,32 @@ def test_an_allocator_judges_a_direct_plan_by_its_question():
 def test_the_profiles_in_the_shipped_pools_are_the_models_true_accuracies(name: str):
     pool = load_pool(ROOT / f"pools/{name}.toml")
     for entry, table in pool.models.items():
-        skills = expected_skills(table.simulated["ability"] + COT_BONUS * (table.prompt_mode == "cot"))
+        skills = expected_skills(table.simulated["ability"], thinks=table.prompt_mode == "cot")
         assert table.profile == {
             skill: pytest.approx(min(0.99, share), abs=0.0051) for skill, share in skills.items()
         }, f"{entry}: `python -m r2.pool.simulated.process --pool pools/{name}.toml --profiles` prints the true ones"
+
+
+def test_a_specialist_is_able_at_its_kind_of_work_and_not_at_others():
+    by_kind = {"scan_command": GENIUS, "multiply": GENIUS}
+    assert think("m", DUNCE, asked("walk thrice"), 0, by_kind=by_kind).text == "I_WALK I_WALK I_WALK"
+    assert think("m", DUNCE, asked("What is 12 * 7?"), 0, by_kind=by_kind).text == "84"
+    assert think("m", DUNCE, asked("What is 12 + 7?"), 0, by_kind=by_kind).text != "19"
+    assert think("m", GENIUS, asked("walk thrice"), 0, by_kind={"add": DUNCE}).text == "I_WALK I_WALK I_WALK"
+    skills = expected_skills(DUNCE, by_kind)
+    assert skills["scan_command"] == skills["multiply"] == 1.0
+    assert skills["add"] == pytest.approx(0.0)
+    assert expected_skills(0.0, {"add": 1.0}, thinks=True)["add"] == expected_skills(2.0)["add"]
+
+
+def test_a_step_may_be_the_question_itself_or_the_check_of_an_earlier_result():
+    question = "What is 12 * 7 - 4?"
+    assert think("m", GENIUS, asked(question, DIRECT_STEP), 0).text == "80"
+    assert think("m", DUNCE, asked(question, DIRECT_STEP), 0).text != "80"
+    checked = read_job(asked(question, "Check the result of step 1", {1: "80"})[-1][1])
+    assert checked is not None
+    assert (checked.right, checked.skill) == ("80", "final")
+    assert checked.difficulty < -1
 
 
 def test_the_shipped_pools_have_nine_models_and_every_fault_that_retries_can_mend():
