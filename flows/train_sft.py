@@ -1,4 +1,4 @@
-"""Flow: supervised training of a decomposer, an allocator or a specialist. The same parameters resume a run.
+"""Flow: supervised training of a decomposer, an allocator, a specialist or a scorer. The same parameters resume a run.
 
 By hand: `r2 sft --labels labels`, or `python -m flows.train_sft configs/gpu/sft.toml`.
 """
@@ -26,7 +26,8 @@ from tasks.training.waiting import Trainings
 
 def _run_name() -> str:
     settings = SftSettings.model_validate(runtime.flow_run.parameters["settings"])
-    return f"sft {settings.policy} on {Path(settings.base).name}"
+    on = "" if settings.policy == "scorer" else f" on {Path(settings.base).name}"
+    return f"sft {settings.policy}{on}"
 
 
 @flow(name="train-sft", flow_run_name=_run_name, persist_result=False, validate_parameters=True)
@@ -35,7 +36,7 @@ def train_sft(settings: SftSettings) -> SftResult:
     started_at = time.time()
     run = sft_run(settings)
     settings, run_id = run.settings, run.run_id
-    n_rows = sum(len(rows.train) for rows in run.rows.values())
+    n_rows = sum(run.n_rows.values())
     done: list[TrainedPolicy] = []
     partners: dict[PolicyKind, Path] = {}
     status, session_usd, reached = "failed", 0.0, ""
@@ -45,7 +46,7 @@ def train_sft(settings: SftSettings) -> SftResult:
                 spec = run.spec(kind, partners)
                 is_new = read_result(spec.work_dir) is None
                 try:
-                    done.append(sft_policy(spec, run.rows[kind].data_sha256))
+                    done.append(sft_policy(spec, run.data_sha256[kind]))
                 except StoppedError:
                     status, reached = "interrupted", how_far(spec)
                     break
@@ -66,7 +67,7 @@ def train_sft(settings: SftSettings) -> SftResult:
                 started_at=started_at,
             )
     told_now(lambda: _publish(run_id, done))
-    return SftResult(run_id, done, time.time() - started_at, reached)
+    return SftResult(run_id, done, time.time() - started_at, reached, run.remarks)
 
 
 def _publish(run_id: str, done: list[TrainedPolicy]) -> None:

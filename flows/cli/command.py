@@ -23,7 +23,7 @@ _HELD_OUT = (
 CHANGED: Mapping[str, Mapping[str, str]] = {"grpo": {"--held-out": _HELD_OUT}, "sft": {"--held-out": _HELD_OUT}}
 """Command -> flag whose meaning changed -> what to say, with the new flag."""
 
-SEVERAL: Mapping[str, tuple[str, ...]] = {"evaluate": ("--outcomes", "--test")}
+SEVERAL: Mapping[str, tuple[str, ...]] = {"evaluate": ("--outcomes", "--test"), "sft": ("--outcomes",)}
 """Command -> flags that take several values one after the other, as a shell writes out `*.parquet`."""
 
 

@@ -1,5 +1,5 @@
-"""`r2 sft`: label sets or generated subtasks in, a policy in the registry out. Results on stdout, progress and errors
-on stderr."""
+"""`r2 sft`: label sets, generated subtasks or checked answers in, a policy in the registry out. Results on stdout,
+progress and errors on stderr."""
 
 import shlex
 from pathlib import Path
@@ -27,6 +27,17 @@ def sft(
             default="labels",
         ),
     ] = None,
+    outcomes: Annotated[
+        list[Path] | None,
+        flag(
+            INPUT,
+            "--outcomes",
+            metavar="FILE...",
+            help="Recorded answers of models that a scorer is trained on; several files after one flag, or each after "
+            "one of its own.",
+            default="what the lake has of --pool's entries",
+        ),
+    ] = None,
     problems: options.Problems = None,
     seed: options.Seed = None,
     split_seed: options.SplitSeed = None,
@@ -41,7 +52,7 @@ def sft(
             TRAINING,
             "--policy",
             metavar="KIND",
-            help="What is trained: decomposer, allocator, both, or specialist.",
+            help="What is trained: decomposer, allocator, both, specialist, or scorer.",
             default="both",
         ),
     ] = None,
@@ -52,7 +63,7 @@ def sft(
             "--name",
             metavar="NAME",
             help="Name of the policy in the registry.",
-            default="decomposer, allocator, SOURCE-specialist",
+            default="decomposer, allocator, scorer, SOURCE-specialist",
         ),
     ] = None,
     base: Annotated[
@@ -116,16 +127,20 @@ def sft(
     dry_run: options.DryRun = False,
     lake: options.Lake = None,
 ) -> None:
-    """Train a decomposer and an allocator on label sets, or a specialist on subtasks.
+    """Train a decomposer and an allocator on label sets, a specialist on subtasks, or a scorer on checked answers.
 
     A specialist is trained on the subtasks of --problems. With --pool, the plans
-    or allocations of the new policy are executed for held-out --problems. The same
-    command continues where it stopped.
+    or allocations of the new policy are executed for held-out --problems. A scorer
+    says who is probably right. It is trained on recorded answers
+    (--outcomes), or on the checked answers of the lake to questions on the train side,
+    by entries of --pool. The same command continues where it stopped.
 
     Examples:
 
         r2 sft --labels labels --policy both --base smollm2 --dry-run
         r2 sft --policy specialist --problems scan --base tiny:128x4 --steps 1200
+        r2 sft --policy scorer --outcomes gsm8k.parquet mmlu.parquet
+        r2 sft --policy scorer --pool pools/simulated.toml
         r2 sft --config configs/gpu/sft.toml
     """
     from r2.training.sft.settings import load_sft_settings
@@ -135,6 +150,7 @@ def sft(
         {
             "policy": policy,
             "labels": labels,
+            "outcomes": tuple(map(str, outcomes)) if outcomes else None,
             "problems": options.one_source(problems, "sft"),
             "name": name,
             "base": base,
@@ -158,12 +174,13 @@ def sft(
             "models_dir": models_dir,
         },
     )
+    is_scorer = settings.policy == "scorer"
     if settings.problems is not None and settings.pool is not None:
         say_columns([settings.problems])
     if dry_run:
-        _print_estimate(settings)
+        (_print_trials if is_scorer else _print_estimate)(settings)
         return
-    if not settings.launcher:  # another Python trains then
+    if not settings.launcher and not is_scorer:  # another Python trains then
         require_torch("r2 sft")
     starting()
     # Here and not above: --help and --dry-run need not wait for it.
@@ -209,32 +226,55 @@ def _print_estimate(settings: Any) -> None:
     print("Minutes: without examination, by speeds measured on two CPU cores; other work on the machine adds to them.")
 
 
+def _print_trials(settings: Any) -> None:
+    """What a scorer would be trained on, by kind of question."""
+    from collections import Counter
+
+    from tasks.training.scorer_policy import SECONDS_PER_QUESTION, scorer_trials
+
+    found = scorer_trials(settings)
+    trials = found.trials
+    table = Table()
+    table.add_column("kind")
+    table.add_column("questions", justify="right")
+    for kind, n in Counter(trials.kinds).items():
+        table.add_row(kind, str(n))
+    results().print(table)
+    print(f"{settings.policy_name('scorer')}: {trials.n_trials} answers of {len(trials.arms)} arms, each with a check")
+    print(f"arms: {', '.join(trials.arms)}")
+    for remark in found.remarks:
+        say(remark)
+    print(f"About {SECONDS_PER_QUESTION * trials.n_units:.0f} s of one core; no model is asked.")
+
+
 def _print_result(result: Any, policies_dir: str) -> int:
     """A table per policy, and where the weights are; the exit code: 0 done, 130 interrupted."""
-    from tasks.training.trained_policy import kept_back
+    from tasks.training.trained_policy import LEAST_VALID_PLANS, plans_poorly
 
+    for remark in result.remarks:
+        say(remark)
     for trained in result.policies:
         card = trained.policy.card
         table = figures(f"{trained.policy.ref}, run {result.run_id}")
         for metric, value in card.metrics.items():
             table.add_row(metric, f"{value:.6g}")
         table.add_row("training seconds", f"{card.wall_s:.1f}")
-        table.add_row("paid to the pool, USD", f"{card.cost_usd:.6f}")
+        paid_for = "its seconds, USD" if card.kind == "scorer" else "paid to the pool, USD"
+        table.add_row(paid_for, f"{card.cost_usd:.6f}")
         table.add_row("promoted", "yes" if trained.is_promoted else "no")
         results().print(table)
         print(trained.policy.path)
-        if n_cut := card.metrics.get("n_rows_cut"):
-            say(
-                f"{n_cut:.0f} of {card.metrics['n_rows']:.0f} rows are longer than max_tokens and were cut at their "
-                "end: raise max_tokens in the --config file, or shorten the questions."
-            )
-        if n_seen := card.metrics.get("n_held_out_seen"):
-            say(f"{n_seen:.0f} held-out rows have a prompt that was trained on, and were left out of the examination.")
         if not trained.is_promoted:
-            if reason := kept_back(trained.policy):
-                say(f"{trained.policy.ref} is not promoted unasked: {reason}, or ask for it:")
+            if plans_poorly(trained.policy):
+                say(
+                    f"{trained.policy.ref} is not promoted unasked: {card.metrics['valid_plan']:.0%} of its plans for "
+                    f"held-out problems are valid, under {LEAST_VALID_PLANS:.0%}. Train it for longer or on more "
+                    "labels, or ask for it:"
+                )
             places = shlex.join(["--policies-dir", policies_dir])
             say(f"Promote it with: r2 policy promote {card.name} {card.version} --reason TEXT {places}")
+        elif card.kind == "scorer":
+            say(f"All of its card: r2 policy show {card.name}")
         else:
             say(f'Next: a pool entry with endpoint = "policy:{card.name}" serves it. r2 policy show {card.name}')
     if not result.reached:

@@ -98,10 +98,12 @@ class KindProfile:
 @dataclass(frozen=True, slots=True)
 class ArmProfile:
     """What is known of an arm: at each kind it was seen at, and under `OTHER` at all of them together. Arms of equal
-    `weights` ask the same model; "": nobody else's."""
+    `weights` ask the same model; "": nobody else's. `price_usd_per_mtok`: of a prompt token and of a generated one when
+    it was seen, per million; None where that is not known."""
 
     kinds: Mapping[str, KindProfile]
     weights: str = ""
+    price_usd_per_mtok: tuple[float, float] | None = None
 
     def at(self, kind: str) -> KindProfile:
         return self.kinds.get(kind) or self.kinds[OTHER]
@@ -431,4 +433,5 @@ def _arm(stored: dict[str, Any]) -> ArmProfile:
         str(name): KindProfile(**(one | {"levels": tuple(Level(**level) for level in one["levels"])}))
         for name, one in stored["kinds"].items()
     }
-    return ArmProfile(kinds, str(stored["weights"]))
+    price = stored.get("price_usd_per_mtok")
+    return ArmProfile(kinds, str(stored["weights"]), None if price is None else (float(price[0]), float(price[1])))

@@ -42,9 +42,11 @@ class PolicyCard(Frozen):
     empty."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    kind: Literal["decomposer", "allocator", "specialist"]
+    kind: Literal["decomposer", "allocator", "specialist", "scorer"]
+    """A `scorer` (r2/answering/scorer.py) is no language model: no pool entry serves it."""
     base: str
-    """`smollm2`, `tiny`, a catalogue name, or the path or hub id of the weights it was trained from."""
+    """`smollm2`, `tiny`, a catalogue name, or the path or hub id of the weights it was trained from; `numpy` of a
+    scorer."""
     prompt_mode: PromptMode = "bare"
     """The mode its training prompts had, and so the one a pool entry must have."""
     parent: str = ""
@@ -56,7 +58,7 @@ class PolicyCard(Frozen):
     metrics: Mapping[str, Any] = Field(default_factory=dict)
     git_commit: str = ""
     cost_usd: float = Field(default=0.0, ge=0)
-    """What was paid to pools while training it."""
+    """What was paid to pools while training it; of a scorer, what its seconds of a core cost."""
     wall_s: float = Field(default=0.0, ge=0)
     version: str = Field(default="", pattern=r"^(v[1-9][0-9]*)?$")
     created_at: str = ""

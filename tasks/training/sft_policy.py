@@ -13,6 +13,7 @@ from r2.training.launch import training_command
 from r2.training.sft.settings import SftSettings
 from storage.lake.lake import Lake
 from storage.runs.sessions import add_session, session_row
+from tasks.training.scorer_policy import train_scorer
 from tasks.training.sft_process import PolicyResult, PolicySpec, read_result
 from tasks.training.trained_policy import TrainedPolicy, trained_policy
 from tasks.training.waiting import exit_code_of
@@ -22,7 +23,8 @@ from tasks.training.waiting import exit_code_of
 def sft_policy(spec: PolicySpec, data_sha256: dict[str, str]) -> TrainedPolicy:
     """Trains, stores, registers. TrainingError if the process fails: the same command resumes it at its last
     checkpoint."""
-    return trained_policy(spec, read_result(spec.work_dir) or _run(spec), data_sha256)
+    train = train_scorer if spec.kind == "scorer" else _run
+    return trained_policy(spec, read_result(spec.work_dir) or train(spec), data_sha256)
 
 
 def how_far(spec: PolicySpec) -> str:
@@ -57,7 +59,7 @@ def record_training(
         flow_run_id=str(runtime.flow_run.id or ""),
         kind=kind,
         method=kind,
-        input_path=settings.problems or settings.labels if settings.policy == "specialist" else settings.labels,
+        input_path=_input_of(settings),
         pool_path=settings.pool or "",
         config=settings.model_dump(mode="json"),
         status=status,
@@ -69,6 +71,12 @@ def record_training(
         started_at=started_at,
     )
     add_session(lake, row)
+
+
+def _input_of(settings: SftSettings) -> str:
+    if settings.policy == "scorer":
+        return ",".join(settings.outcomes) or settings.lake
+    return settings.problems or settings.labels if settings.policy == "specialist" else settings.labels
 
 
 def _run(spec: PolicySpec) -> PolicyResult:

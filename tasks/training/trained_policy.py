@@ -15,13 +15,11 @@ from r2.policies.registry import Policy, PolicyCard, Registry, git_commit
 from r2.records.tables import CurveRow
 from r2.training.curve import MetricsFile, MetricValue
 from storage.lake.lake import Lake
+from tasks.training.scorer_policy import priced_usd
 from tasks.training.sft_process import PolicyResult, PolicySpec
 
-LEAST_VALID = 0.5
-"""Share of valid plans, or allocations, from which a first version is promoted unasked. Ours."""
-MAX_SHUFFLED_COST = 1.1
-"""Price of an allocator's choices where the models are shuffled, over that where they are not, up to which its first
-version is promoted unasked. Ours."""
+LEAST_VALID_PLANS = 0.5
+"""Share of valid plans from which a first version is promoted unasked. Ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,39 +32,26 @@ class TrainedPolicy:
 
 
 def trained_policy(spec: PolicySpec, result: PolicyResult, data_sha256: dict[str, str]) -> TrainedPolicy:
-    """Stores the curve and registers the version; promotes a first version that nothing keeps back, and any where that
+    """Stores the curve and registers the version; promotes a first version that plans well enough, and any where that
     was asked for."""
     name = spec.settings.policy_name(spec.kind)
     points = MetricsFile(spec.work_dir / "curve.jsonl").points()
-    rows = curve_rows(spec.run_id, name, points, result, spec.settings.steps)
+    last_step = 0 if spec.kind == "scorer" else spec.settings.steps
+    rows = curve_rows(spec.run_id, name, points, result, last_step)
     Lake(spec.settings.lake).commit(spec.run_id, f"curve-{name}", {"curves": rows})
     policy = register(spec, result, points, data_sha256)
     registry = Registry(spec.settings.policies_dir)
     is_first = registry.current(name) is None
-    if spec.settings.promote or (is_first and not kept_back(policy)):
+    if spec.settings.promote or (is_first and not plans_poorly(policy)):
         reason = "first version" if is_first else "asked for with --promote"
         registry.promote(name, policy.card.version, reason, {"metrics": result.metrics})
     return TrainedPolicy(policy, result, registry.current(name) == policy.card.version)
 
 
-def kept_back(policy: Policy) -> str:
-    """Why a version is not promoted unasked, by its held-out rows, with the next move; "" where nothing speaks against
-    it, or it was not measured."""
-    metrics = policy.card.metrics
-    for metric, what in (("valid_plan", "plans"), ("valid_allocation", "allocations")):
-        share = float(metrics.get(metric, 1.0))
-        if share < LEAST_VALID:
-            return (
-                f"{share:.0%} of its {what} for held-out problems are valid, under {LEAST_VALID:.0%}. Train it for "
-                "longer or on more labels"
-            )
-    ratio = float(metrics.get("shuffled_cost", 1.0))
-    if ratio > MAX_SHUFFLED_COST:
-        return (
-            f"with the models in random orders its choices cost {ratio:.2f} times as much, over {MAX_SHUFFLED_COST:g}: "
-            "it goes by their places in the list. Train it with augment = 8 or more"
-        )
-    return ""
+def plans_poorly(policy: Policy) -> bool:
+    """Whether less than `LEAST_VALID_PLANS` of its plans for held-out problems can be read and executed: it is not
+    promoted unasked. False where that was not measured."""
+    return float(policy.card.metrics.get("valid_plan", 1.0)) < LEAST_VALID_PLANS
 
 
 def curve_rows(
@@ -93,7 +78,8 @@ def register(
         if policy.card.config.get("run_id") == spec.run_id:
             return policy
     losses = [p.value for p in points if p.metric == "loss"]
-    trained_s = sum(p.value for p in points if p.metric == "step_s")
+    is_scorer = spec.kind == "scorer"
+    trained_s = result.wall_s if is_scorer else sum(p.value for p in points if p.metric == "step_s")
     metrics = {**result.metrics, "n_rows": result.n_rows, "n_held_out": result.n_held_out}
     if losses:
         metrics["last_loss"] = sum(losses[-10:]) / len(losses[-10:])
@@ -101,15 +87,19 @@ def register(
     card = PolicyCard(
         name=name,
         kind=spec.kind,
-        base=settings.base,
+        base="numpy" if is_scorer else settings.base,
         prompt_mode=settings.prompt_mode,
         parent=parent,
         data_sha256=data_sha256,
         seed=settings.seed,
-        config={"run_id": spec.run_id, **settings.identity(), "learning_rate": settings.rate},
+        config={
+            "run_id": spec.run_id,
+            **settings.identity(),
+            **({} if is_scorer else {"learning_rate": settings.rate}),
+        },
         metrics=metrics,
         git_commit=git_commit(),
-        cost_usd=result.paid_usd,
+        cost_usd=result.paid_usd + priced_usd(result),
         wall_s=trained_s,
     )
     return registry.create(name, card, lambda folder: _copy(spec.weights, folder))

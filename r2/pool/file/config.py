@@ -363,7 +363,6 @@ class PoolConfig:
                 thinking_tokens=model.thinking_tokens,
                 further_input_tokens=model.hidden_input_tokens + _sent_beside(model.extra_body),
                 hidden_output_tokens=model.hidden_output_tokens,
-                takes_temperature=model.sampling,
             )
             for name, model in self.models.items()
         )
@@ -465,6 +464,12 @@ def _policies(path: Path, text: str, tables: PoolTables, registry: Registry) -> 
         except ConfigError as error:
             line = _line_of(text, ("models", name, "endpoint"))
             raise PoolFileError(f"{path}:{line}: models.{name}.endpoint: {error}") from None
+        if policy.card.kind == "scorer":
+            line = _line_of(text, ("models", name, "endpoint"))
+            raise PoolFileError(
+                f"{path}:{line}: models.{name}.endpoint: {policy.ref} is a scorer, which says who is asked and answers "
+                f"nothing itself. Take the entry out."
+            )
         if table.prompt_mode != policy.card.prompt_mode:
             line = _line_of(text, ("models", name, "prompt_mode"))
             raise PoolFileError(

@@ -221,7 +221,9 @@ def _fit_net(rows: _Rows, at: NDArray[np.bool_], seed: int) -> Net:
         value = -np.log(np.maximum(its, 1e-12)).mean() + PENALTY * ((first**2).sum() + (second**2).sum())
         return float(value), gradient
 
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})  # type: ignore[no-untyped-call, unused-ignore]
+    found = minimize(  # type: ignore[no-untyped-call, unused-ignore]
+        loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}
+    )
     first, bias, second, out = parts(found.x)
     return Net(mean, sd, first, bias, second, out)
 
@@ -239,7 +241,10 @@ def _calibrated(nets: Sequence[Net], rows: _Rows, at: NDArray[np.bool_], kinds: 
 
     if not len(x):
         return 1.0, Quality(0, 0.0, 0.0, {}, 0.0)
-    temperature = float(minimize_scalar(loss, bounds=TEMPERATURES, method="bounded").x)  # type: ignore[no-untyped-call, unused-ignore]
+    lowest = minimize_scalar(  # type: ignore[no-untyped-call, unused-ignore]
+        loss, bounds=TEMPERATURES, method="bounded"
+    )
+    temperature = float(lowest.x)
     p = softmax_with_none(scores / temperature, there)
     best = p.argmax(axis=1)
     is_right = (best == target).astype(float)
@@ -304,5 +309,6 @@ def _fit_arm_head(
         return Linear(np.zeros(m), np.ones(m), np.zeros(m), logit(rate)), kappa
     matrix = np.array(found_x)
     mean, sd = matrix.mean(axis=0), matrix.std(axis=0) + 1e-3
-    fitted = LogisticRegression(C=1.0, max_iter=500).fit((matrix - mean) / sd, np.array(found_y))  # type: ignore[no-untyped-call, unused-ignore]
+    z, y = (matrix - mean) / sd, np.array(found_y)
+    fitted = LogisticRegression(C=1.0, max_iter=500).fit(z, y)  # type: ignore[no-untyped-call, unused-ignore]
     return Linear(mean, sd, fitted.coef_[0].astype(np.float64), float(fitted.intercept_[0])), kappa

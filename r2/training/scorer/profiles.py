@@ -28,7 +28,7 @@ def arm_profiles(trials: Trials) -> dict[str, ArmProfile]:
             at = is_tried & (kinds == kind)
             if at.sum() >= LEAST_ROWS:
                 by_kind[kind] = _profile(trials, row, at, overall.accuracy, shares)
-        found[arm] = ArmProfile(by_kind, trials.weights.get(arm, ""))
+        found[arm] = ArmProfile(by_kind, trials.weights.get(arm, ""), trials.prices.get(arm))
     return found
 
 

@@ -17,6 +17,7 @@ from r2.training.scorer.trials import Trials
 
 SCORER = "scorer"
 N_INNER = 4
+PRICE_ERROR = 0.01
 MIDDLE = 13.0
 """The price, in multiples of `cost_ref`, at which arms are chosen that the plan looks ahead with."""
 
@@ -79,4 +80,24 @@ def trials_of(table: OutcomeTable) -> Trials:
         unknown if table.output_tokens_MP is None else table.output_tokens_MP,
         unknown if table.confidence_MP is None else table.confidence_MP,
         alone if table.replies is None else table.replies.results,
+        prices=prices_of(table),
     )
+
+
+def prices_of(table: OutcomeTable) -> dict[str, tuple[float, float]]:
+    """Each model's USD per million tokens in and out, as its costs and tokens say: where one pair of prices explains
+    every cost within `PRICE_ERROR`. Empty for a table without tokens."""
+    if table.input_tokens_MP is None or table.output_tokens_MP is None:
+        return {}
+    found = {}
+    for row, model in enumerate(table.models):
+        tokens = np.stack([table.input_tokens_MP[row], table.output_tokens_MP[row]], axis=1)
+        costs = table.cost_usd_MP[row]
+        known = ~np.isnan(tokens).any(axis=1) & (costs > 0)
+        if known.sum() < 2:
+            continue
+        price, *_ = np.linalg.lstsq(tokens[known] / 1e6, costs[known], rcond=None)
+        error = np.abs(tokens[known] @ price / 1e6 / costs[known] - 1).max()
+        if price.min() >= 0 and error <= PRICE_ERROR:
+            found[model] = (float(price[0]), float(price[1]))
+    return found

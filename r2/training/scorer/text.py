@@ -76,4 +76,5 @@ def _matrix(rows: Sequence[Mapping[int, float]]) -> csr_matrix:
     starts = np.cumsum([0, *map(len, rows)])
     indices = np.array([index for one in rows for index in one])
     values = np.array([value for one in rows for value in one.values()])
-    return csr_matrix((values, indices, starts), shape=(len(rows), len(known_indices())))  # type: ignore[no-untyped-call, unused-ignore]
+    shape = (len(rows), len(known_indices()))
+    return csr_matrix((values, indices, starts), shape=shape)  # type: ignore[no-untyped-call, unused-ignore]

@@ -11,10 +11,26 @@ from r2.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """One arm asked about one unit. `result`: its key, equal for results that are the same; None: the reply gave none.
+    `confidence` None: its endpoint gave no log-probabilities, or was not asked for them."""
+
+    problem: Problem
+    kind: str
+    arm: str
+    is_right: bool
+    result: str | None
+    cost_usd: float
+    output_tokens: int
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Trials:
     """Matrices are arms x units. `right_AU` is 0..1, NaN where the arm was not asked; so are `cost_usd_AU`,
     `tokens_AU` and `confidence_AU` where nothing is known. `results_AU` numbers each unit's distinct results, -1 where
-    there is none. `weights` names arms that ask the same model."""
+    there is none. `weights` names arms that ask the same model; `prices`: USD per million tokens in and out, of arms
+    where they are known."""
 
     arms: tuple[str, ...]
     problems: tuple[Problem, ...]
@@ -25,6 +41,7 @@ class Trials:
     confidence_AU: FloatArray
     results_AU: IntArray
     weights: Mapping[str, str] = field(default_factory=dict)
+    prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for arm, row in zip(self.arms, self.right_AU, strict=True):
@@ -32,6 +49,7 @@ class Trials:
                 raise ConfigError(f"{arm}: it has no outcome, so nothing can be learned of it. Leave it out.")
         if not len(self.problems):
             raise ConfigError("no question has an outcome: nothing can be learned")
+        self._check_numbers()
         seen = self.right_AU[~np.isnan(self.right_AU)]
         if seen.min() == seen.max():
             what = "right" if seen.max() > 0 else "wrong"
@@ -39,6 +57,33 @@ class Trials:
                 f"every one of {seen.size} outcomes is {what}: a scorer learns from answers of both kinds. Give "
                 "questions that some model answers right and some model wrong."
             )
+
+    def _check_numbers(self) -> None:
+        """Outcomes and confidences are in 0..1; costs and tokens are not negative; nothing is infinite."""
+        for what, values, most in (
+            ("outcome", self.right_AU, 1.0),
+            ("cost in USD", self.cost_usd_AU, np.inf),
+            ("number of tokens", self.tokens_AU, np.inf),
+            ("confidence", self.confidence_AU, 1.0),
+        ):
+            bad = ~np.isnan(values) & ((values < 0) | (values > most) | np.isinf(values))
+            if bad.any():
+                arm, unit = np.argwhere(bad)[0]
+                raise ConfigError(
+                    f"{self.arms[arm]}, question {self.problems[unit].problem_id}: {values[arm, unit]:g} is no {what}. "
+                    "Correct the row, or leave it out."
+                )
+        unpriced = ~np.isnan(self.right_AU) & np.isnan(self.cost_usd_AU)
+        if unpriced.any():
+            arm, unit = np.argwhere(unpriced)[0]
+            raise ConfigError(
+                f"{self.arms[arm]}, question {self.problems[unit].problem_id}: its outcome has no cost in USD (NaN). "
+                "A router weighs costs: give it, 0 where the call is free."
+            )
+
+    @property
+    def n_trials(self) -> int:
+        return int((~np.isnan(self.right_AU)).sum())
 
     @property
     def n_units(self) -> int:
@@ -57,3 +102,49 @@ class Trials:
             confidence_AU=self.confidence_AU[:, at],
             results_AU=self.results_AU[:, at],
         )
+
+
+def trials_from(
+    found: Iterable[Trial],
+    weights: Mapping[str, str] | None = None,
+    prices: Mapping[str, tuple[float, float]] | None = None,
+) -> Trials:
+    """Trials as matrices. Of several trials of one arm at one unit the last one counts that has a confidence; the last
+    one where none has. ConfigError as of `Trials`."""
+    kept: dict[tuple[str, ...], dict[str, Trial]] = {}
+    for trial in found:
+        its = kept.setdefault(_unit(trial), {})
+        if trial.arm not in its or its[trial.arm].confidence is None or trial.confidence is not None:
+            its[trial.arm] = trial
+    arms = tuple(dict.fromkeys(arm for its in kept.values() for arm in its))
+    places = {arm: place for place, arm in enumerate(arms)}
+    shape = (len(arms), len(kept))
+    right, cost, tokens, confidence = (np.full(shape, np.nan) for _ in range(4))
+    results = np.full(shape, -1, np.int64)
+    for unit, its in enumerate(kept.values()):
+        numbers: dict[str, int] = {}
+        for arm, trial in its.items():
+            at = places[arm], unit
+            right[at], cost[at], tokens[at] = trial.is_right, trial.cost_usd, trial.output_tokens
+            if trial.confidence is not None:
+                confidence[at] = trial.confidence
+            if trial.result is not None:
+                results[at] = numbers.setdefault(trial.result, len(numbers))
+    firsts = [next(iter(its.values())) for its in kept.values()]
+    return Trials(
+        arms,
+        tuple(one.problem for one in firsts),
+        tuple(one.kind for one in firsts),
+        right,
+        cost,
+        tokens,
+        confidence,
+        results,
+        {arm: name for arm, name in (weights or {}).items() if arm in places},
+        {arm: price for arm, price in (prices or {}).items() if arm in places},
+    )
+
+
+def _unit(trial: Trial) -> tuple[str, ...]:
+    problem = trial.problem
+    return (trial.kind, problem.benchmark, problem.question, problem.context, *problem.choices)

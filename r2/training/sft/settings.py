@@ -12,7 +12,23 @@ from r2.problems.source import parse_source
 from r2.settings import Frozen, Positive, load
 from r2.training.tiny import tiny_size
 
-PolicyKind = Literal["decomposer", "allocator", "specialist"]
+PolicyKind = Literal["decomposer", "allocator", "specialist", "scorer"]
+OF_SCORER = (
+    "policy",
+    "outcomes",
+    "name",
+    "seed",
+    "split_seed",
+    "test_share",
+    "pool",
+    "lake",
+    "policies_dir",
+    "promote",
+    "models_dir",
+    "data_dir",
+)
+"""Settings that may be given where a scorer is trained; it has no weights to begin with, no steps and no prompts. The
+last two are set by the environment for every command."""
 
 
 class SftSettings(Frozen):
@@ -20,9 +36,12 @@ class SftSettings(Frozen):
 
     old_names: ClassVar = {"out": "policies_dir", "save_every": "save_steps"}
 
-    policy: Literal["decomposer", "allocator", "both", "specialist"] = "both"
+    policy: Literal["decomposer", "allocator", "both", "specialist", "scorer"] = "both"
     labels: str = "labels"
     """Folder that `r2 label` wrote, or several with commas between; for decomposer and allocator."""
+    outcomes: tuple[str, ...] = ()
+    """Tables of recorded answers (storage/sources/outcome_tables.py) that a scorer is trained on, all their rows.
+    Empty: the checked answers of the lake to questions on the `train` side, of entries of `pool` as they are today."""
     problems: str | None = None
     """Source of problems (r2/problems/source.py): a specialist is trained on their subtasks; a router is evaluated on
     those of its `test` side."""
@@ -62,7 +81,7 @@ class SftSettings(Frozen):
     """Held-out rows that are answered greedily after training."""
     pool: str | None = None
     """Pool file: the policy's plans or allocations are executed on it for `n_executed` held-out problems. None: not
-    executed."""
+    executed. Of a scorer: whose entries' answers it learns from; needed where there are no `outcomes`."""
     n_executed: int = Field(default=40, ge=0)
     save_steps: int = Field(default=25, ge=1)
     """Steps between checkpoints: what a kill can cost."""
@@ -88,6 +107,10 @@ class SftSettings(Frozen):
 
     @model_validator(mode="after")
     def _fields_fit(self) -> "SftSettings":
+        if self.policy == "scorer":
+            return self._scorer_fits()
+        if self.outcomes:
+            raise ValueError(f"--outcomes trains a scorer, not {self.policy}: say --policy scorer")
         if self.policy == "specialist" and self.problems is None:
             raise ValueError("a specialist needs --problems, the source its subtasks come from (scan, arithmetic)")
         if self.is_tiny and self.weights == "adapter":
@@ -99,6 +122,21 @@ class SftSettings(Frozen):
         if self.pool is not None and self.policy != "specialist" and self.problems is None:
             raise ValueError(
                 "--pool executes held-out problems; say which with --problems (scan, gsm8k, file:PATH, ...)"
+            )
+        return self
+
+    def _scorer_fits(self) -> "SftSettings":
+        for name, field in type(self).model_fields.items():
+            if name not in OF_SCORER and getattr(self, name) != field.get_default(call_default_factory=True):
+                raise ValueError(
+                    f"{name} has no meaning for a scorer, which is trained on outcomes alone: leave it out"
+                )
+        if self.outcomes and self.pool is not None:
+            raise ValueError("outcomes and pool: recorded answers need no pool; leave one of the two out")
+        if not self.outcomes and self.pool is None:
+            raise ValueError(
+                "a scorer needs --outcomes, files of recorded answers; or --pool, and then it learns from what the "
+                "lake has of that pool's entries"
             )
         return self
 
@@ -134,6 +172,8 @@ class SftSettings(Frozen):
 
     def identity(self) -> dict[str, Any]:
         """What decides the trained weights; paths, evaluation and checkpoints do not."""
+        if self.policy == "scorer":
+            return self.model_dump(mode="json", include={"policy", "seed"})
         is_augmented = self.policy in ("allocator", "both")
         return self.model_dump(
             mode="json",

@@ -1,0 +1,82 @@
+"""`r2 sft --policy scorer`: from recorded answers to the registry."""
+
+import random
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.app import app
+from r2.answering.scorer import Scorer
+from r2.errors import ConfigError
+from r2.policies.registry import Registry
+from r2.pool.file.config import load_pool
+from storage.sql.query import connect
+from tests.support.prefect_sockets import LEAVES_SOCKETS
+
+pytestmark = LEAVES_SOCKETS
+
+
+def recorded(path: Path, n: int = 60) -> Path:
+    """Half of the questions are simple, and half knotty, where only the dear model is right."""
+    draw = random.Random(0)
+    lines = ["id,benchmark,question,answer,model,correct,cost,model_answer"]
+    for number in range(n):
+        word, p_cheap = ("simple", 0.95) if number % 2 else ("knotty", 0.2)
+        question = f"a {word} question about {draw.choice('abc')}{number}"
+        for model, p, cost in (("cheap", p_cheap, 0.001), ("dear", 0.95, 0.02)):
+            is_right = draw.random() < p
+            result = 7 if is_right else draw.randrange(20, 24)
+            lines.append(f"q{number},made,{question},7,{model},{int(is_right)},{cost},{result}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def sft(folder: Path, *words: str) -> list[str]:
+    return ["sft", "--policy", "scorer", "--lake", str(folder / "lake"), "--policies-dir", str(folder / "own"), *words]
+
+
+def test_a_dry_run_counts_and_trains_nothing(tmp_path: Path):
+    table = recorded(tmp_path / "table.csv")
+    out = CliRunner().invoke(app, sft(tmp_path, "--outcomes", str(table), "--dry-run"), catch_exceptions=False)
+    assert "scorer: 120 answers of 2 arms, each with a check" in out.stdout
+    assert list(tmp_path.iterdir()) == [table]
+
+
+def test_a_scorer_of_recorded_answers_is_in_the_registry_once(tmp_path: Path):
+    command = sft(tmp_path, "--outcomes", str(recorded(tmp_path / "table.csv")))
+    for env in ({}, {"PREFECT_API_URL": "http://127.0.0.1:9/api"}):  # the second time nobody needs Prefect's API
+        out = CliRunner().invoke(app, command, env=env, catch_exceptions=False)
+        assert out.exit_code == 0, out.output
+        assert "scorer@v1" in out.stdout
+    registry = Registry(tmp_path / "own")
+    assert registry.versions("scorer") == ["v1"]
+    policy = registry.load("scorer")
+    card = policy.card
+    assert (card.kind, card.base, list(card.files_sha256)) == ("scorer", "numpy", ["scorer.json"])
+    assert card.metrics["n_trials"] == 120
+    assert {"ece", "ece_uncalibrated", "loss", "auroc_made"} <= set(card.metrics)
+    assert card.cost_usd == pytest.approx(card.metrics["core_seconds"] * 0.05 / 3600)
+    assert list(card.data_sha256) == [str(tmp_path / "table.csv")]
+    scorer = Scorer.from_json((policy.path / "scorer.json").read_bytes())
+    assert set(scorer.arms) == {"cheap", "dear"}
+    with connect(tmp_path / "lake") as db:
+        runs = db.execute("select kind, status, n_requested, cost_usd from runs").fetchall()
+    assert runs == [("sft", "completed", 120, 0.0)]
+    shown = CliRunner().invoke(app, ["policy", "show", "scorer", "--policies-dir", str(tmp_path / "own")])
+    assert "numpy" in shown.stdout and "auroc_made" in shown.stdout
+    pool = tmp_path / "pool.toml"
+    pool.write_text(
+        '[router]\ndecomposer = "one"\nallocator = "one"\n'
+        '[models.one]\ntier = "small"\nendpoint = "policy:scorer"\nprompt_mode = "bare"\n'
+        'price_usd_per_mtok = {input = 1, output = 1, date = "2026-11-24", source = "made up"}\n'
+    )
+    with pytest.raises(ConfigError, match="scorer@v1 is a scorer, which says who is asked"):
+        load_pool(pool, tmp_path / "own")
+
+
+def test_too_few_questions_are_refused_with_the_number_needed(tmp_path: Path):
+    few = recorded(tmp_path / "few.csv", 12)
+    out = CliRunner().invoke(app, sft(tmp_path, "--outcomes", str(few), "--dry-run"))
+    assert isinstance(out.exception, ConfigError)
+    assert "12 questions with an outcome; a scorer needs 20 at least" in str(out.exception)
