@@ -33,7 +33,7 @@ class ScoredBeliefs:
         self._names = tuple(profiles)
         self._places = {name: place for place, name in enumerate(self._names)}
         self._at = [profile.at(kind) for profile in profiles.values()]
-        self._view = scorer.view(problem, kind, list(profiles.values()))
+        self._view = scorer.view(problem, kind, profiles)
         given = costs_usd or {}
         self._costs = {name: given.get(name, its.cost_usd) for name, its in zip(self._names, self._at, strict=True)}
         self._p_right: dict[Key, tuple[float, ...]] = {}
@@ -99,6 +99,12 @@ class ScoredBeliefs:
             found = self._scorer.p_next(arm_features(self._view, x, p_right, arrays))
             self._p_next |= dict(zip(new, np.stack(found, axis=-1), strict=True))
 
+    def _kappa(self, attempts: Attempts, best: int, arm: str) -> float:
+        """P(the arm repeats the best-supported result | both are wrong): the mean over those who say it."""
+        said = [self._places[one.arm] for one in attempts if one.result == best and one.arm in self._places]
+        row = self._view.kappa[self._places[arm]]
+        return float(sum(row[place] for place in said) / len(said)) if said else self._view.kind.kappa
+
     def _worked_out(self, attempts: Attempts, key: Key, arm: str) -> list[tuple[float, Attempt]]:
         """As docs/method.md, section 10: P(agrees with the best) = q * p1 + (1 - q) * (1 - p0) * kappa; the rest is
         split between another known result and a new one in proportion to their support; each at the arm's levels of
@@ -115,7 +121,7 @@ class ScoredBeliefs:
             if key not in self._p_next:
                 self._predict({key: attempts})
             p1, p0 = map(float, self._p_next[key][self._places[arm]])
-            kappa = self._view.kind.kappa
+            kappa = self._kappa(attempts, best, arm)
             found += _levelled(arm, best, some * q * p1, some * (1 - q) * (1 - p0) * kappa, its.levels)
             right, wrong = some * (1 - q) * p0, some * (q * (1 - p1) + (1 - q) * (1 - p0) * (1 - kappa))
             none = max(1.0 - sum(p_results), 1e-9)

@@ -50,6 +50,9 @@ RESULT_FEATURES: Final = (
     "whether any of them has a confidence",
     "attempts without a result",
     "arms of the same weights among those who say it",
+    "logit of P(right | two agree), mean over pairs who say it",
+    "how seldom their wrong results are the same, ln(1 / kappa), mean over pairs who say it",
+    "logit of P(right | it disagrees with the other), mean over who says it and who says otherwise",
 )
 ARM_FEATURES: Final = (
     "logit of the arm",
@@ -62,6 +65,9 @@ ARM_FEATURES: Final = (
     "accuracy of the kind",
     "length of replies for the best result",
     "whether the arm's weights said it",
+    "logit of P(right | it agrees), mean over those who say the best result",
+    "ln(1 / kappa), mean over those who say it",
+    "logit of P(the arm is right | it disagrees), mean over those who say it",
 )
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -110,15 +116,34 @@ class ArmProfile:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """Two arms at one kind of unit: P(their result is right | they agree), P(the first is right | they disagree), and
+    kappa: P(their results are the same | both are wrong)."""
+
+    agree: float
+    beats: float
+    kappa: float
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of unit: the logit of the mean accuracy of the arms trained on, P(a wrong arm repeats the best-supported
-    result where that is wrong), and the text's weights: difficulty = (weights . features - mean) / sd."""
+    """A kind of unit: the logit of the mean accuracy of the arms trained on, P(the results of two arms are the same |
+    both are wrong), the text's weights: difficulty = (weights . features - mean) / sd, and what is known of pairs of
+    arms."""
 
     accuracy: float
     kappa: float
     weights: Mapping[int, float] = field(default_factory=dict)
     mean: float = 0.0
     sd: float = 1.0
+    pairs: Mapping[str, Mapping[str, Pair]] = field(default_factory=dict)
+    shortlist: tuple[str, ...] = ()
+    """Arms that the best agreement cascades of the kind are made of, the most used first."""
+
+    def pair(self, one: str, other: str, p_one: float, p_other: float) -> Pair:
+        """What is known of the two; else what would be so if they were right independently of each other."""
+        known = self.pairs.get(one, {}).get(other)
+        return known or independent(p_one, p_other, self.kappa)
 
     def difficulty(self, found: Mapping[int, float]) -> float:
         """In standard deviations; more is easier."""
@@ -181,6 +206,10 @@ class UnitView:
     confidence_sd: FloatArray
     weights: IntArray
     """Equal numbers ask the same weights."""
+    agree: FloatArray
+    beats: FloatArray
+    kappa: FloatArray
+    """Of pairs of arms, as `Pair`; the first two as logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +229,22 @@ class Scorer:
     def kind(self, name: str) -> Kind:
         return self.kinds.get(name) or self.kinds[OTHER]
 
-    def view(self, problem: Problem, kind: str, profiles: Sequence[ArmProfile]) -> UnitView:
+    def shortlist(self, kind: str, arms: Sequence[str]) -> list[str]:
+        """Those of `arms` that are worth considering at this kind: the shortlist, where at least two of them are on
+        it; else all."""
+        kept = [arm for arm in arms if arm in self.kind(kind).shortlist]
+        return kept if len(kept) > 1 else list(arms)
+
+    def view(self, problem: Problem, kind: str, profiles: Mapping[str, ArmProfile]) -> UnitView:
         """The unit as the heads see it. `problem` holds its text; the places in `profiles` are the arms' numbers."""
         its = self.kind(kind)
-        at = [profile.at(kind) for profile in profiles]
+        at = [profile.at(kind) for profile in profiles.values()]
         named: dict[str, int] = {}
-        weights = [named.setdefault(p.weights or f"\0{i}", len(named)) for i, p in enumerate(profiles)]
+        weights = [named.setdefault(p.weights or f"\0{name}", len(named)) for name, p in profiles.items()]
+        each = [
+            [its.pair(a, b, x.accuracy, y.accuracy) for b, y in zip(profiles, at, strict=True)]
+            for a, x in zip(profiles, at, strict=True)
+        ]
         return UnitView(
             its,
             its.difficulty(features(replace(problem, benchmark=kind))),
@@ -213,6 +252,9 @@ class Scorer:
             np.array([one.confidence for one in at]),
             np.array([one.confidence_sd for one in at]),
             np.array(weights, np.int64),
+            np.array([[logit(pair.agree) for pair in row] for row in each]),
+            np.array([[logit(pair.beats) for pair in row] for row in each]),
+            np.array([[pair.kappa for pair in row] for row in each]),
         )
 
     def p_right(self, view: UnitView, states: States) -> FloatArray:
@@ -241,7 +283,7 @@ class Scorer:
                 "n_questions": self.n_questions,
                 "temperature": self.temperature,
                 "choice": list(self.choice),
-                "kinds": {name: asdict(one) | {"weights": _texts(one.weights)} for name, one in self.kinds.items()},
+                "kinds": {name: _stored_kind(one) for name, one in self.kinds.items()},
                 "arms": {name: asdict(one) for name, one in self.arms.items()},
                 "nets": [_arrays(net) for net in self.nets],
                 "arm_head": _arrays(self.arm_head),
@@ -289,6 +331,9 @@ def result_features(view: UnitView, states: States) -> tuple[FloatArray, NDArray
     deviation = np.where(sure, deviation.clip(-FARTHEST, FARTHEST), 0.0)
     counts = np.stack([(told & (results == r)).sum(axis=1) for r in range(n_results)], axis=1).astype(float)
     failed = (asked & (results < 0)).sum(axis=1)
+    first, second = place[:, :, None], place[:, None, :]
+    agree, beats, seldom = view.agree[first, second], view.beats[first, second], -np.log(view.kappa[first, second])
+    apart = ~np.eye(results.shape[1], dtype=np.bool_)[None]
     x = np.zeros((len(results), n_results, len(RESULT_FEATURES)))
     for r in range(n_results):
         says = told & (results == r)
@@ -317,6 +362,10 @@ def result_features(view: UnitView, states: States) -> tuple[FloatArray, NDArray
         out[18] = (not_it & sure).any(axis=1)
         out[19] = failed
         out[20] = _twins(view.weights[place], says)
+        both = says[:, :, None] & says[:, None, :] & apart
+        out[21] = _mean_pair(agree, both)
+        out[22] = _mean_pair(seldom, both)
+        out[23] = _mean_pair(beats, says[:, :, None] & not_it[:, None, :])
     return x, counts > 0
 
 
@@ -336,6 +385,11 @@ def arm_features(view: UnitView, x: FloatArray, p_right: FloatArray, states: Sta
         found[..., number] = values[:, None]
     of = np.where(says, view.weights[np.maximum(states.arms, 0)], -1)
     found[..., 9] = (of[:, :, None] == view.weights[None, None, :]).any(axis=1)
+    share = says / np.maximum(says.sum(axis=1, keepdims=True), 1)
+    place = np.maximum(states.arms, 0)
+    found[..., 10] = (share[:, :, None] * view.agree[place]).sum(axis=1)
+    found[..., 11] = (share[:, :, None] * -np.log(view.kappa[place])).sum(axis=1)
+    found[..., 12] = (share[:, :, None] * view.beats.T[place]).sum(axis=1)
     return found
 
 
@@ -389,6 +443,18 @@ def _most(values: FloatArray, of: NDArray[np.bool_]) -> FloatArray:
     return np.where(of.any(axis=1), np.where(of, values, -np.inf).max(axis=1, initial=-np.inf), 0.0)
 
 
+def _mean_pair(values: FloatArray, of: NDArray[np.bool_]) -> FloatArray:
+    n = of.sum(axis=(1, 2))
+    return np.asarray(np.where(of, values, 0.0).sum(axis=(1, 2)) / np.maximum(n, 1))
+
+
+def independent(p_one: float, p_other: float, kappa: float) -> Pair:
+    """The pair of two arms that are right independently of each other."""
+    both, neither = p_one * p_other, (1 - p_one) * (1 - p_other)
+    same, apart = both + neither * kappa, 1 - both - neither * kappa
+    return Pair(both / same if same else 0.5, p_one * (1 - p_other) / apart if apart else 0.5, kappa)
+
+
 def _twins(weights: IntArray, says: NDArray[np.bool_]) -> FloatArray:
     """How many of those who say it ask weights that another of them asks."""
     same = (weights[:, :, None] == weights[:, None, :]) & says[:, :, None] & says[:, None, :]
@@ -423,9 +489,23 @@ def _linear(stored: Mapping[str, Any]) -> Linear:
     return Linear(mean, sd, weights, float(stored["bias"]))
 
 
+def _stored_kind(one: Kind) -> dict[str, Any]:
+    pairs = {
+        name: {other: [round(p.agree, 5), round(p.beats, 5), round(p.kappa, 5)] for other, p in its.items()}
+        for name, its in one.pairs.items()
+    }
+    return asdict(one) | {"weights": _texts(one.weights), "pairs": pairs}
+
+
 def _kind(stored: dict[str, Any]) -> Kind:
     weights = {int(index): float(weight) for index, weight in stored.pop("weights").items()}
-    return Kind(**{name: float(value) for name, value in stored.items()}, weights=weights)
+    pairs = {
+        str(name): {str(other): Pair(*map(float, p)) for other, p in its.items()}
+        for name, its in stored.pop("pairs").items()
+    }
+    shortlist = tuple(map(str, stored.pop("shortlist")))
+    numbers = {name: float(value) for name, value in stored.items()}
+    return Kind(**numbers, weights=weights, pairs=pairs, shortlist=shortlist)
 
 
 def _arm(stored: dict[str, Any]) -> ArmProfile:

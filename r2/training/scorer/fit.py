@@ -6,7 +6,7 @@ difficulty as a model gives it which had not seen the text, since that is what t
 head's temperature is fitted on questions that a first head had not seen; the head that is kept is trained on all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,7 +35,8 @@ from r2.answering.scorer import (
     result_features,
     softmax_with_none,
 )
-from r2.training.scorer.profiles import SHRINKAGE, arm_profiles
+from r2.training.scorer.pairs import count_pairs, shortlist_of
+from r2.training.scorer.profiles import arm_profiles
 from r2.training.scorer.text import TextModel, fit_text
 from r2.training.scorer.trials import Trials
 
@@ -95,9 +96,8 @@ def fit_scorer(
     temperature, quality = _calibrated(first, rows, is_held_out, trials.kinds)
     nets = tuple(_fit_net(rows, np.ones(len(rows.x), np.bool_), seed + n) for n in range(n_nets))
     scorer = replace(start, nets=nets, temperature=temperature)
-    head, kappa = _fit_arm_head(scorer, trials, text, rows, np.random.default_rng(seed + 2))
-    kinds = {name: replace(one, kappa=kappa.get(name, kappa[OTHER])) for name, one in scorer.kinds.items()}
-    return replace(scorer, arm_head=head, kinds=kinds), quality
+    head = _fit_arm_head(scorer, trials, text, rows, np.random.default_rng(seed + 2))
+    return replace(scorer, arm_head=head), quality
 
 
 def _accuracies(trials: Trials, profiles: dict[str, ArmProfile]) -> FloatArray:
@@ -111,7 +111,10 @@ def _unfitted(trials: Trials, profiles: dict[str, ArmProfile], text: TextModel) 
     for name in names:
         its = name if name in text.weights else OTHER
         accuracy = float(np.mean([logit(one.at(name).accuracy) for one in profiles.values()]))
-        kinds[name] = Kind(accuracy, 0.3, text.weights[its], text.mean[its], text.sd[its])
+        pairs, kappa = count_pairs(trials, profiles, name)
+        kinds[name] = Kind(
+            accuracy, kappa, text.weights[its], text.mean[its], text.sd[its], pairs, shortlist_of(trials, name)
+        )
     n, m = len(RESULT_FEATURES), 2 * len(ARM_FEATURES) + 1
     silent = Net(np.zeros(n), np.ones(n), np.zeros((n, 1)), np.zeros(1), np.zeros(1), 0.0)
     head = Linear(np.zeros(m), np.ones(m), np.zeros(m), 0.0)
@@ -119,7 +122,7 @@ def _unfitted(trials: Trials, profiles: dict[str, ArmProfile], text: TextModel) 
 
 
 def _rows(scorer: Scorer, trials: Trials, text: TextModel, rng: np.random.Generator, n_states: int) -> _Rows:
-    profiles = [scorer.arms[arm] for arm in trials.arms]
+    profiles = {arm: scorer.arms[arm] for arm in trials.arms}
     found: list[tuple[FloatArray, NDArray[np.bool_], IntArray]] = []
     units: list[int] = []
     views: list[tuple[int, States]] = []
@@ -136,7 +139,9 @@ def _rows(scorer: Scorer, trials: Trials, text: TextModel, rng: np.random.Genera
     return _Rows(x, there, target, np.array(units), views)
 
 
-def unit_view(scorer: Scorer, trials: Trials, text: TextModel, unit: int, profiles: Sequence[ArmProfile]) -> UnitView:
+def unit_view(
+    scorer: Scorer, trials: Trials, text: TextModel, unit: int, profiles: Mapping[str, ArmProfile]
+) -> UnitView:
     """The unit as the heads see it, at the difficulty that a model gave it which had not seen it."""
     view = scorer.view(trials.problems[unit], trials.kinds[unit], profiles)
     return replace(view, difficulty=float(text.unseen[unit]))
@@ -152,7 +157,7 @@ def _drawn(
     trials: Trials,
     unit: int,
     tried: IntArray,
-    profiles: Sequence[ArmProfile],
+    profiles: Mapping[str, ArmProfile],
     rng: np.random.Generator,
     n_states: int,
 ) -> tuple[States, IntArray]:
@@ -162,7 +167,7 @@ def _drawn(
     arms, results = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
     lengths, confidences = np.full(shape, np.nan), np.full(shape, np.nan)
     target = np.full(n_states, -1)
-    at = [profile.at(trials.kinds[unit]) for profile in profiles]
+    at = [profile.at(trials.kinds[unit]) for profile in profiles.values()]
     for row, size in enumerate(sizes):
         numbers: dict[int, int] = {}
         for column, arm in enumerate(rng.choice(tried, size, replace=False)):
@@ -267,14 +272,10 @@ def ece(p: FloatArray, is_right: FloatArray, n_bins: int = 10) -> float:
     return float(sum(len(part) * abs(p[part].mean() - is_right[part].mean()) for part in parts) / len(p))
 
 
-def _fit_arm_head(
-    scorer: Scorer, trials: Trials, text: TextModel, rows: _Rows, rng: np.random.Generator
-) -> tuple[Linear, dict[str, float]]:
-    """The arm head, and by kind P(a wrong arm repeats the best-supported result | that is wrong)."""
-    profiles = [scorer.arms[arm] for arm in trials.arms]
+def _fit_arm_head(scorer: Scorer, trials: Trials, text: TextModel, rows: _Rows, rng: np.random.Generator) -> Linear:
+    profiles = {arm: scorer.arms[arm] for arm in trials.arms}
     found_x: list[FloatArray] = []
     found_y: list[float] = []
-    repeats: dict[str, list[float]] = {}
     start = 0
     for unit, states in rows.views:
         view = unit_view(scorer, trials, text, unit, profiles)
@@ -290,25 +291,16 @@ def _fit_arm_head(
             rest = np.setdiff1d(tried, states.arms[row])
             best = int(p[row].argmax())
             is_best_right = float(best == target[row])
-            code = trials.results_AU[states.arms[row][states.results[row] == best][0], unit]
             for arm in rng.permutation(rest)[:N_FURTHER]:
                 found_x.append(np.concatenate([its[row, arm], [is_best_right], its[row, arm] * is_best_right]))
                 is_right = float(trials.right_AU[arm, unit] >= 0.5)
                 found_y.append(is_right)
-                if not is_best_right and not is_right and trials.results_AU[arm, unit] >= 0:
-                    same = float(trials.results_AU[arm, unit] == code)
-                    repeats.setdefault(trials.kinds[unit], []).append(same)
-                    repeats.setdefault(OTHER, []).append(same)
-    kappa = {OTHER: (sum(repeats.get(OTHER, [])) + 1) / (len(repeats.get(OTHER, [])) + SHRINKAGE)}
-    for kind, values in repeats.items():
-        if kind:
-            kappa[kind] = (sum(values) + SHRINKAGE * kappa[OTHER]) / (len(values) + SHRINKAGE)
     if len(set(found_y)) < 2:
         m = 2 * len(ARM_FEATURES) + 1
         rate = float(np.mean(found_y)) if found_y else 0.5
-        return Linear(np.zeros(m), np.ones(m), np.zeros(m), logit(rate)), kappa
+        return Linear(np.zeros(m), np.ones(m), np.zeros(m), logit(rate))
     matrix = np.array(found_x)
     mean, sd = matrix.mean(axis=0), matrix.std(axis=0) + 1e-3
     z, y = (matrix - mean) / sd, np.array(found_y)
     fitted = LogisticRegression(C=1.0, max_iter=500).fit(z, y)  # type: ignore[no-untyped-call, unused-ignore]
-    return Linear(mean, sd, fitted.coef_[0].astype(np.float64), float(fitted.intercept_[0])), kappa
+    return Linear(mean, sd, fitted.coef_[0].astype(np.float64), float(fitted.intercept_[0]))

@@ -38,8 +38,10 @@ class ScorerPolicy:
         """The plan of this question, made once."""
         problem = question.problem
         if problem.problem_id not in self.plans:
-            profiles = {arm: self.scorer.arms[arm] for arm in question.models if arm in self.scorer.arms}
-            beliefs = ScoredBeliefs(self.scorer, problem, problem.benchmark or "all", profiles)
+            kind = problem.benchmark or "all"
+            known = [arm for arm in question.models if arm in self.scorer.arms]
+            profiles = {arm: self.scorer.arms[arm] for arm in self.scorer.shortlist(kind, known)}
+            beliefs = ScoredBeliefs(self.scorer, problem, kind, profiles)
             v_usd = np.array(VALUES) * self.cost_ref_usd
             self.plans = {problem.problem_id: ScoredPlan(beliefs, v_usd, MIDDLE * self.cost_ref_usd)}
         return self.plans[problem.problem_id]

@@ -8,10 +8,11 @@ import pytest
 from r2.answering.attempts import Attempt
 from r2.answering.lookahead import decide
 from r2.answering.scored import ScoredBeliefs
-from r2.answering.scorer import ArmProfile, KindProfile, Scorer
+from r2.answering.scorer import ArmProfile, KindProfile, Scorer, independent
 from r2.errors import ConfigError
 from r2.problem import Problem
 from r2.training.scorer.fit import Quality, ece, fit_scorer
+from r2.training.scorer.pairs import count_pairs, shortlist_of
 from r2.training.scorer.profiles import arm_profiles
 from r2.training.scorer.trials import Trials
 
@@ -80,8 +81,9 @@ def test_order_and_size_of_the_pool_change_nothing(fitted: tuple[Scorer, Quality
     fewer = beliefs(fitted[0], text, ("middle", "dear"))
     assert usual.p_right(state) == turned.p_right(state) == fewer.p_right(state)
     assert usual.p_right(state) == usual.p_right((Attempt("dear", 1), Attempt("middle", 0, None, 90)))
-    of = {name: its.outcomes((Attempt("middle", 0),), "dear") for name, its in (("usual", usual), ("fewer", fewer))}
-    assert of["usual"] == of["fewer"]
+    first, second = (its.outcomes((Attempt("middle", 0),), "dear") for its in (usual, fewer))
+    assert [attempt for _, attempt in first] == [attempt for _, attempt in second]
+    assert [p for p, _ in first] == pytest.approx([p for p, _ in second], rel=1e-12)
 
 
 def test_outcomes_have_probabilities_that_sum_to_one(fitted: tuple[Scorer, Quality]) -> None:
@@ -151,6 +153,31 @@ def test_a_profile_counts_and_shrinks() -> None:
     overall = (right + 4 * 0.5) / 244
     assert its.accuracy == pytest.approx((right + 4 * overall) / 244)
     assert its.cost_usd == pytest.approx(0.001)
+
+
+def test_pairs_are_counted_and_shrunk_towards_independence() -> None:
+    trials = made()
+    pairs, kappa = count_pairs(trials, arm_profiles(trials), "made")
+    assert 0.15 < kappa < 0.4  # wrong results repeat each other in one of four
+    right, results = trials.right_AU, trials.results_AU
+    apart = results[0] != results[2]
+    share = right[2, apart].mean()
+    assert abs(pairs["dear"]["cheap"].beats - share) < 0.05
+    assert pairs["dear"]["cheap"].beats > pairs["middle"]["cheap"].beats > pairs["cheap"]["middle"].beats
+
+
+def test_an_unknown_pair_is_as_if_they_were_independent() -> None:
+    pair = independent(0.8, 0.5, 0.25)
+    assert pair.agree == pytest.approx(0.4 / (0.4 + 0.1 * 0.25))
+    assert pair.beats == pytest.approx(0.4 / (1 - 0.4 - 0.025))
+
+
+def test_arms_that_ask_together_best_are_shortlisted_where_all_were_asked_everywhere() -> None:
+    trials = made()
+    assert set(shortlist_of(trials, "made")) >= {"dear"}
+    missing = trials.right_AU.copy()
+    missing[0, 0] = np.nan
+    assert shortlist_of(replace(trials, right_AU=missing), "made") == ()
 
 
 def test_calibration_error_by_hand() -> None:
