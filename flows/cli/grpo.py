@@ -140,9 +140,9 @@ def grpo(
 
     check_folder(Path(settings.policies_dir), "--policies-dir")
     check_folder(Path(settings.lake), "--lake")
-    rounds = open_rounds(settings)
-    result = GrpoResult(rounds.state, rounds.run_dir)
-    if not rounds.is_done:
+    opened = open_rounds(settings)
+    result = GrpoResult(opened.state, opened.run_dir)
+    if not opened.is_done:
         from flows.support.embedded_api import embedded_api
 
         with embedded_api(importing="flows.train_grpo"):

@@ -66,8 +66,8 @@ def logged_now(*lines: str) -> None:
 
 def _log_lines(lines: Iterable[str]) -> list[LogCreate | dict[str, Any]]:
     run_id = UUID(runtime.flow_run.id)
-    now = datetime.now(UTC)
-    return [LogCreate(name="r2", level=logging.INFO, message=line, timestamp=now, flow_run_id=run_id) for line in lines]
+    same = {"name": "r2", "level": logging.INFO, "timestamp": datetime.now(UTC), "flow_run_id": run_id}
+    return [LogCreate.model_validate({**same, "message": line}) for line in lines]
 
 
 def _not_told(error: Exception) -> None:

@@ -40,17 +40,17 @@ def count_pairs(
     is_told = ~np.isnan(right) & (results >= 0)
     is_right = np.nan_to_num(right) >= 0.5
     counts = np.zeros((6, n_arms, n_arms))  # agree, agree and right, apart, apart and first right, both wrong, the same
-    for one in range(n_arms):
-        both = is_told[one] & is_told
-        same = both & (results[one] == results)
+    for row in range(n_arms):
+        both = is_told[row] & is_told
+        same = both & (results[row] == results)
         apart = both & ~same
-        wrong = both & ~is_right[one] & ~is_right
-        counts[:, one] = np.stack(
+        wrong = both & ~is_right[row] & ~is_right
+        counts[:, row] = np.stack(
             [
                 same.sum(axis=1),
-                (same & is_right[one]).sum(axis=1),
+                (same & is_right[row]).sum(axis=1),
                 apart.sum(axis=1),
-                (apart & is_right[one]).sum(axis=1),
+                (apart & is_right[row]).sum(axis=1),
                 wrong.sum(axis=1),
                 (wrong & same).sum(axis=1),
             ]
