@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from r2.answering.programs import CORE_HOUR_USD
 from r2.answering.sequential import entry_of
 from r2.atomic import replacing_folder, write_atomically
 from r2.errors import ConfigError
+from r2.ledger import CORE_HOUR_USD
 from r2.policies.registry import file_sha256
 from r2.pool.file.config import load_pool
 from r2.training.scorer.trials import Trials, trials_from
