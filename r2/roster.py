@@ -49,6 +49,8 @@ class ModelCard:
     thinking_tokens: int = 0
     further_input_tokens: int = 0
     hidden_output_tokens: int = 0
+    takes_temperature: bool = True
+    """False: it samples at a temperature of its own, so that the same request may be answered otherwise."""
 
     def output_limit(self, asked: int) -> int:
         """The most tokens that a call which asks for `asked` can have generated and billed."""

@@ -70,6 +70,27 @@ class Labelling(Frozen):
     """Further answers per subtask whose agreement is the confidence where there are no log-probabilities."""
     max_misses: int = Field(default=2, ge=1)
     """Wrong executions in a row after which a subtask is tried with no cheaper model."""
+    solve_temperature: float = Field(default=0.0, ge=0, le=2)
+    """Of the executions that tell a right plan or allocation from a wrong one: that at which questions will be
+    answered."""
+    n_executions: int | None = Field(default=None, ge=1)
+    """Times that a plan is executed with the same models where one of them is stochastic: it is asked at a temperature
+    above 0, or takes none (`sampling = false`). None: 3. Where all are deterministic, once."""
+    min_right_share: float = Field(default=0.6, gt=0, le=1)
+    """Share of those executions that must be right for the whole to count as right: one lucky success is no label."""
+
+    def switched_off(self) -> tuple[str, ...]:
+        """The paper's equations that these settings leave without effect, in words."""
+        off = []
+        if self.n_candidates == 1:
+            off.append("Eq. 1 (one candidate plan: its score chooses nothing)")
+        elif not any(self.weights):
+            off.append("Eq. 1 (all weights are 0)")
+        if self.tau_medium >= 1:
+            off.append("Eq. 7's probe (tau_medium = 1: every subtask starts with a large model)")
+        elif self.tau_easy <= 0:
+            off.append("Eq. 7's probe (tau_easy = 0: every subtask starts with a small model)")
+        return tuple(off)
 
 
 class Example(Frozen):
@@ -194,7 +215,13 @@ class Reasoning(Frozen):
         """
         defaults = Reasoning.model_construct()
         unset = {name for name in _LATER_FIELDS if getattr(self, name) == getattr(defaults, name)}
-        return self.model_dump(mode="json", exclude=unset | _BY_CONTENT)
+        found = self.model_dump(mode="json", exclude=unset | _BY_CONTENT)
+        if self.labelling is not None:
+            usual = Labelling()
+            for name in _LATER_IN_LABELLING:
+                if getattr(self.labelling, name) == getattr(usual, name):
+                    del found["labelling"][name]
+        return found
 
 
 _LATER_FIELDS = (
@@ -222,6 +249,7 @@ _LATER_FIELDS = (
     "value_usd",
     "horizon",
 )
+_LATER_IN_LABELLING = ("solve_temperature", "n_executions", "min_right_share")
 _BY_CONTENT = {"check", "rubric", "verify", "schema_file", "system_file"}
 
 
@@ -342,6 +370,7 @@ class LabelSettings(Frozen):
         reasoning = Reasoning(
             method="label",
             finalizer=self.finalizer,
+            temperature=self.labelling.solve_temperature,
             seed=self.seed,
             labelling=self.labelling,
             check=self.check,

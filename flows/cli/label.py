@@ -119,6 +119,8 @@ def label(
         },
     )
     say_columns([settings.problems])
+    for equation in settings.labelling.switched_off():
+        say(f"r2: these settings switch off {equation}.")
     if dry_run:
         _print_estimate(settings)
         return

@@ -249,7 +249,7 @@ def _print_trials(settings: Any) -> None:
 
 def _print_result(result: Any, policies_dir: str) -> int:
     """A table per policy, and where the weights are; the exit code: 0 done, 130 interrupted."""
-    from tasks.training.trained_policy import LEAST_VALID_PLANS, plans_poorly
+    from tasks.training.trained_policy import kept_back
 
     for remark in result.remarks:
         say(remark)
@@ -264,13 +264,16 @@ def _print_result(result: Any, policies_dir: str) -> int:
         table.add_row("promoted", "yes" if trained.is_promoted else "no")
         results().print(table)
         print(trained.policy.path)
+        if n_cut := card.metrics.get("n_rows_cut"):
+            say(
+                f"{n_cut:.0f} of {card.metrics['n_rows']:.0f} rows are longer than max_tokens and were cut at their "
+                "end: raise max_tokens in the --config file, or shorten the questions."
+            )
+        if n_seen := card.metrics.get("n_held_out_seen"):
+            say(f"{n_seen:.0f} held-out rows have a prompt that was trained on, and were left out of the examination.")
         if not trained.is_promoted:
-            if plans_poorly(trained.policy):
-                say(
-                    f"{trained.policy.ref} is not promoted unasked: {card.metrics['valid_plan']:.0%} of its plans for "
-                    f"held-out problems are valid, under {LEAST_VALID_PLANS:.0%}. Train it for longer or on more "
-                    "labels, or ask for it:"
-                )
+            if reason := kept_back(trained.policy):
+                say(f"{trained.policy.ref} is not promoted unasked: {reason}, or ask for it:")
             places = shlex.join(["--policies-dir", policies_dir])
             say(f"Promote it with: r2 policy promote {card.name} {card.version} --reason TEXT {places}")
         elif card.kind == "scorer":

@@ -50,6 +50,9 @@ class Trial:
     cost_usd: float = 0.0
     is_target: bool = False
     error_type: str | None = None
+    n_executions: int | None = None
+    """How often it was executed, and how many of these were right: more than once where a model is stochastic."""
+    n_right: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,14 @@ built on.
 
 A generator of waves like `r2/answering/route.py`, without allocator, checks and escalation: what is measured is the
 plan with just these models. Nothing here asks a request twice for one problem (`Memory`), so that an execution that
-differs from an earlier one in one subtask pays for that subtask and for what its new result changes.
+differs from an earlier one in one subtask pays for that subtask and for what its new result changes. Where a model is
+stochastic the plan is executed several times (`execute_repeatedly`), so that one lucky success is no label.
 """
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
+from statistics import fmean
 
 from r2.answering.judging import ask_check
 from r2.answering.programs import runs_of, with_results
@@ -21,6 +24,10 @@ from r2.plan import Plan, Subtask
 from r2.problem import Problem
 from r2.problems.benchmark import judge, result_in
 from r2.problems.own_check import Verdict
+from r2.settings import Labelling
+
+STOCHASTIC_EXECUTIONS = 3
+"""Times that a plan with a stochastic model is executed, unless the settings say otherwise (ours)."""
 
 
 @dataclass(slots=True)
@@ -39,6 +46,11 @@ class Execution:
     cost_usd: float = 0.0
     total_tokens: int = 0
     output_tokens: int = 0
+    is_stochastic: bool = False
+    """Some call of it might be answered otherwise when it is made again."""
+    n_executions: int = 1
+    n_right: int = 0
+    """Of so many executions; `cost_usd` and the tokens are their means."""
 
 
 class Memory:
@@ -70,11 +82,25 @@ Executing = Generator[Wave, list[Completion], Execution]
 
 
 def execute(
-    problem: Problem, plan: Plan, models: Sequence[str], router: Router, *, with_logprobs: bool = False
+    problem: Problem,
+    plan: Plan,
+    models: Sequence[str],
+    router: Router,
+    *,
+    with_logprobs: bool = False,
+    sample: int = 0,
 ) -> Executing:
-    """Runs the plan with `models[i]` on subtask i (one model for a direct plan) and judges the answer."""
+    """Runs the plan with `models[i]` on subtask i (one model for a direct plan) and judges the answer. `sample` draws
+    anew what stochastic models answer; the others are asked the same."""
     subtasks = plan.subtasks or (Subtask(DIRECT_STEP),)
     run = Execution(tuple(models))
+
+    def drawn(call: Call) -> Call:
+        if call.temperature <= 0 and router.roster[call.model].takes_temperature:
+            return call
+        run.is_stochastic = True
+        return replace(call, sample_index=sample)
+
     asked: dict[int, Call] = {}
     done: dict[int, Completion] = {}
     texts: dict[int, str] = {}
@@ -86,7 +112,7 @@ def execute(
             task = None if plan.is_direct else subtasks[index].text
             call = solver_call(problem, router, models[index], task, results, "solve")
             listed = 1 if with_logprobs and router.roster[models[index]].has_logprobs else 0
-            asked[index] = replace(call, subtask_index=index, top_logprobs=listed)
+            asked[index] = drawn(replace(call, subtask_index=index, top_logprobs=listed))
             calls.append(asked[index])
         completions, ran = yield from _run_programs(calls, (yield calls))
         programs += ran
@@ -105,7 +131,7 @@ def execute(
         if not plan.is_direct and composes(problem, router):
             results = {i + 1: text for i, text in sorted(texts.items())}
             name = router.finalizer or strongest_of(router, models)
-            calls = [solver_call(problem, router, name, FINAL_TASK, results, "final")]
+            calls = [drawn(solver_call(problem, router, name, FINAL_TASK, results, "final"))]
             [final], ran = yield from _run_programs(calls, (yield calls))
             spent += [final, *ran]
             run.answer = result_in(problem, final.text) or run.answer
@@ -114,21 +140,43 @@ def execute(
         else:
             run.verdict, _ = yield from ask_check(problem, run.answer, router.check)
             run.is_correct = run.verdict.is_right is True
+    run.n_right = int(run.is_correct)
     run.cost_usd = sum(completion.worth_usd for completion in spent)
     run.output_tokens = sum(completion.usage.output_tokens for completion in spent)
     run.total_tokens = run.output_tokens + sum(completion.usage.input_tokens for completion in spent)
     return run
 
 
-def _run_programs(
-    calls: Sequence[Call], completions: Sequence[Completion]
-) -> Generator[Wave, list[Completion], tuple[list[Completion], list[Completion]]]:
-    """The replies with what came of the programs among them, and the runs of these."""
-    answered = list(zip(calls, completions, strict=True))
-    runs = runs_of(answered)
-    wave = [call for call in runs if call is not None]
-    ran = (yield wave) if wave else []
-    return with_results(answered, runs, ran), ran
+def execute_repeatedly(
+    problem: Problem, plan: Plan, models: Sequence[str], router: Router, *, with_logprobs: bool = False
+) -> Executing:
+    """The plan's execution with these models; where one of them is stochastic, several of them, until it is decided
+    whether `min_right_share` of them are right.
+
+    What is returned is the first one that ended as the whole did, with the means of cost and tokens.
+    """
+    settings = router.settings.labelling or Labelling()
+    first = yield from execute(problem, plan, models, router, with_logprobs=with_logprobs)
+    if not first.is_stochastic:
+        return first
+    n = STOCHASTIC_EXECUTIONS if settings.n_executions is None else settings.n_executions
+    needed = ceil(settings.min_right_share * n - 1e-9)
+    runs = [first]
+    while (n_right := sum(run.is_correct for run in runs)) < needed <= n_right + n - len(runs):
+        runs.append((yield from execute(problem, plan, models, router, sample=len(runs))))
+    is_right = n_right >= needed
+    shown = next(run for run in runs if run.is_correct == is_right)
+    return replace(
+        shown,
+        calls=first.calls,
+        completions=first.completions,
+        cost_usd=fmean(run.cost_usd for run in runs),
+        total_tokens=round(fmean(run.total_tokens for run in runs)),
+        output_tokens=round(fmean(run.output_tokens for run in runs)),
+        is_stochastic=True,
+        n_executions=len(runs),
+        n_right=n_right,
+    )
 
 
 def remembered(executing: Executing, memory: Memory) -> Executing:
@@ -151,3 +199,14 @@ def side_by_side(executing: Sequence[Executing], memory: Memory) -> Generator[Wa
             except StopIteration as end:
                 runs[i] = end.value
     return [runs[i] for i in range(len(executing))]
+
+
+def _run_programs(
+    calls: Sequence[Call], completions: Sequence[Completion]
+) -> Generator[Wave, list[Completion], tuple[list[Completion], list[Completion]]]:
+    """The replies with what came of the programs among them, and the runs of these."""
+    answered = list(zip(calls, completions, strict=True))
+    runs = runs_of(answered)
+    wave = [call for call in runs if call is not None]
+    ran = (yield wave) if wave else []
+    return with_results(answered, runs, ran), ran

@@ -12,7 +12,7 @@ from r2.answering.prompts import decompose_messages, judge_messages, teach_messa
 from r2.answering.protocol import Outcome, Router, Solving, Stop, Trial, Wave
 from r2.call import Call, Completion
 from r2.errors import PlanParseError
-from r2.labelling.execution import Execution, Memory, execute, side_by_side
+from r2.labelling.execution import Execution, Memory, execute_repeatedly, side_by_side
 from r2.labelling.plan_scores import lexical_coherence, mean_coherence, read_judgement, score_plans
 from r2.labelling.search import cheapest_right, probe, search_allocation
 from r2.plan import Plan, format_plan, parse_plan
@@ -24,7 +24,7 @@ DROPPED = {
     "label_no_target": "the problem has no answer to check against",
     "label_no_verdict": "your own check gave no verdict on any candidate's answer",
     "label_no_plan": "no text of the teacher held a plan",
-    "label_no_right_plan": "no candidate's execution was right",
+    "label_no_right_plan": "no candidate's execution was right, nor the best-scored plan's with stronger models",
     "label_no_right_allocation": "wrong with the strongest models too",
 }
 """Why a problem gives no label: `error_type` -> what it means."""
@@ -55,7 +55,8 @@ def _label(
         raise _dropped("label_no_plan")
     m_eval = settings.m_eval or router.roster.middle
     runs = yield from side_by_side(
-        [execute(problem, plan, [m_eval] * _n_steps(plan), router, with_logprobs=True) for _, plan in plans], memory
+        [execute_repeatedly(problem, plan, [m_eval] * _n_steps(plan), router, with_logprobs=True) for _, plan in plans],
+        memory,
     )
     coherence = yield from _coherence(problem, [plan for _, plan in plans], router, settings, memory)
     _score([trial for trial, _ in plans], runs, coherence, settings)
@@ -63,14 +64,14 @@ def _label(
     outcome.check_error = next(
         (run.verdict.error for run in runs if run.verdict is not None and run.verdict.error), None
     )
-    if not right:
-        is_judged = outcome.check_error is None or any(run.verdict.score is not None for run in runs if run.verdict)
-        raise _dropped("label_no_right_plan" if is_judged else "label_no_verdict")
-    best = min(right, key=lambda i: (plans[i][0].score or 0.0, runs[i].total_tokens))
+    is_judged = outcome.check_error is None or any(run.verdict.score is not None for run in runs if run.verdict)
+    if not right and not is_judged:
+        raise _dropped("label_no_verdict")
+    # What M_eval cannot do is searched upward on the plan that scores best: the plan may be right and M_eval too weak.
+    best = min(right or range(len(plans)), key=lambda i: (plans[i][0].score or 0.0, runs[i].total_tokens))
     target, plan = plans[best]
-    target.is_target = True
-    outcome.plan = plan
     confidences, source = yield from probe(problem, runs[best], router, settings, memory)
+    confidences += (0.0,) * (_n_steps(plan) - len(confidences))  # subtasks that M_eval did not come to
     tried = yield from search_allocation(problem, plan, confidences, router, settings, memory, runs[best])
     chosen = cheapest_right(tried)
     for index, run in enumerate(tried):
@@ -78,6 +79,10 @@ def _label(
         trial.confidences, trial.confidence_source = confidences, source
         trial.is_target = index == chosen
         outcome.trials.append(trial)
+    if chosen is None and not right:
+        raise _dropped("label_no_right_plan")
+    target.is_target = True
+    outcome.plan = plan
     if chosen is None:
         raise _dropped("label_no_right_allocation")
     outcome.answer, outcome.verdict = tried[chosen].answer, tried[chosen].verdict
@@ -173,6 +178,7 @@ def _trial(index: int, plan: Plan, run: Execution) -> Trial:
 def _note(trial: Trial, run: Execution) -> None:
     trial.models, trial.answer, trial.is_correct = run.models, run.answer, run.is_correct
     trial.cost_usd, trial.output_tokens, trial.error_type = run.cost_usd, run.output_tokens, run.error_type
+    trial.n_executions, trial.n_right = run.n_executions, run.n_right
 
 
 def _n_steps(plan: Plan) -> int:

@@ -2,10 +2,10 @@
 3.1). A generator of waves.
 
 Confidence in each subtask decides the tier it starts in; from there the search goes down while the answer stays right,
-or up until it becomes right. Ours: M_eval's own right execution counts as one that was tried, and ends the search if it
-was the cheapest model's; misses are counted per subtask, not over the plan, so that one hard subtask does not keep the
-others dear; a climb is followed by a descent; a subtask also steps past a model that is right but no cheaper in this
-plan.
+or up until it becomes right. Ours: M_eval's own right execution counts as one that was tried; it does not end the
+search, also where it is the cheapest model's, because what is not tried teaches nothing; misses are counted per
+subtask, not over the plan, so that one hard subtask does not keep the others dear; a climb is followed by a descent; a
+subtask also steps past a model that is right but no cheaper in this plan.
 """
 
 from collections.abc import Generator, Sequence
@@ -14,7 +14,7 @@ from dataclasses import replace
 from r2.answering.confidence import agreement, token_confidence
 from r2.answering.protocol import Router, Wave
 from r2.call import Completion
-from r2.labelling.execution import Execution, Memory, execute, remembered
+from r2.labelling.execution import Execution, Memory, execute_repeatedly, remembered
 from r2.plan import Plan
 from r2.problem import Problem
 from r2.roster import TIERS, Roster
@@ -46,20 +46,18 @@ def search_allocation(
 ) -> Searching:
     """Every execution that was tried, in order; the target is the cheapest right one (`cheapest_right`).
 
-    `known` is M_eval's execution of the plan. It is paid already and comes last in the list; after a failed climb the
-    descent starts from it. If it is right and the cheapest model's, nothing else is tried.
+    `known` is M_eval's execution of the plan, right or wrong. It is paid already; where it is right it is among the
+    results, and after a failed climb the descent starts from it.
     """
     names = [card.name for card in router.roster.solvers]
     known = known if known is not None and set(known.models) <= set(names) else None
     at = [names.index(name) for name in start_models(confidences, router.roster, settings)]
-    if known is not None and known.is_correct and set(known.models) == {names[0]}:
-        return [known]
     tried: dict[tuple[int, ...], Execution] = {}
 
     def attempt(places: Sequence[int]) -> Generator[Wave, list[Completion], Execution]:
         key = tuple(places)
         if key not in tried:
-            executing = execute(problem, plan, [names[i] for i in key], router)
+            executing = execute_repeatedly(problem, plan, [names[i] for i in key], router)
             tried[key] = yield from remembered(executing, memory)
         return tried[key]
 
@@ -72,7 +70,7 @@ def search_allocation(
                 best = yield from attempt(at)
                 if best.is_correct:
                     break
-    if known is not None and not best.is_correct:
+    if known is not None and known.is_correct and not best.is_correct:
         at, best = [names.index(name) for name in known.models], known
     if not best.is_correct:
         return list(tried.values())
@@ -88,7 +86,8 @@ def search_allocation(
             if trial.cost_usd <= best.cost_usd:
                 at[index], best = place, trial
     runs = list(tried.values())
-    return runs if known is None or any(run.models == known.models for run in runs) else [*runs, known]
+    is_listed = known is None or not known.is_correct or any(run.models == known.models for run in runs)
+    return runs if known is None or is_listed else [*runs, known]
 
 
 def cheapest_right(tried: Sequence[Execution]) -> int | None:
@@ -100,8 +99,8 @@ def cheapest_right(tried: Sequence[Execution]) -> int | None:
 def probe(
     problem: Problem, run: Execution, router: Router, settings: Labelling, memory: Memory
 ) -> Generator[Wave, list[Completion], tuple[tuple[float, ...], str]]:
-    """Confidence in each subtask from M_eval's execution, and where it comes from: `logprobs`, or `agreement` over
-    further answers."""
+    """Confidence in each subtask that M_eval's execution came to, and where it comes from: `logprobs`, or `agreement`
+    over further answers."""
     listed = [token_confidence(completion, settings.alpha) for completion in run.completions]
     known = tuple(confidence for confidence in listed if confidence is not None)
     if len(known) == len(listed):

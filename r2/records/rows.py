@@ -180,6 +180,8 @@ def candidate_rows(run_id: str, trajectory: Trajectory, roster: Roster, rollout:
             cost_usd=trial.cost_usd,
             is_target=trial.is_target,
             error_type=trial.error_type,
+            n_executions=trial.n_executions,
+            n_right=trial.n_right,
         )
         for trial in trials
     ]

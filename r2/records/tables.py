@@ -276,6 +276,10 @@ class CandidateRow:
     cost_usd: float = col("of this execution by itself; calls it shares with earlier trials were paid once", "USD")
     is_target: bool = col("the plan, or the allocation, that is trained on")
     error_type: str | None = col("plan_parse, duplicate, or why a call failed", otel="error.type", label=True)
+    n_executions: int | None = col(
+        "times it was executed: more than once where a model is stochastic", kind="int16", default=None
+    )
+    n_right: int | None = col("right ones among them; is_correct needs most of them", kind="int16", default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ def finish_labels(run_dir: Path, progress: Progress, settings: LabelSettings) ->
         ),
         "M_eval": chosen.m_eval or router.roster.middle,
         "judge of coherence": chosen.judge,
+        **({"switched off of the paper": "; ".join(chosen.switched_off())} if chosen.switched_off() else {}),
         "weights (conciseness, practicality, coherence)": str(chosen.weights),
         "split": f"seed {split['split_seed']}, test share {split['test_share']}",
         "seed": str(settings.seed),

@@ -122,17 +122,28 @@ def examine(spec: PolicySpec, rows: TrainingRows) -> tuple[dict[str, float], flo
     """(metrics on held-out rows and problems, USD paid to the pool): the saved weights are what is examined."""
     from r2.training.base import load_policy_weights
     from r2.training.sampling import LocalPolicy
+    from r2.training.sft.augment import shuffled_rows
     from r2.training.sft.held_out import allocation_scores, plan_scores, subtask_scores
+    from r2.training.sft.trainer import n_cut_rows
 
     settings = spec.settings
     mine = LocalPolicy(*load_policy_weights(spec.weights, settings.base, Path(settings.models_dir)))
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = {
+        "n_rows_cut": n_cut_rows(rows.train, mine.tokenizer, settings.max_tokens),
+        "n_held_out_seen": rows.n_seen,
+    }
     if rows.held_out:
         texts = greedy_texts(mine, rows.held_out)
         if spec.kind == "specialist":
             metrics |= subtask_scores(texts, rows.held_out_subtasks)
         else:
             metrics |= (plan_scores if spec.kind == "decomposer" else allocation_scores)(texts, rows.held_out)
+    if rows.held_out and spec.kind == "allocator":
+        shuffled = shuffled_rows(rows.held_out, settings.seed)
+        mixed = allocation_scores(greedy_texts(mine, shuffled), shuffled)
+        metrics |= {f"shuffled_{name}": mixed[name] for name in ("valid_allocation", "cost_equivalent")}
+        if metrics.get("price_ratio") and "price_ratio" in mixed:
+            metrics["shuffled_cost"] = mixed["price_ratio"] / metrics["price_ratio"]
     if settings.pool is None or spec.kind == "specialist" or not settings.n_executed:
         return metrics, 0.0
     policies: dict[Purpose, LocalPolicy] = {_purpose(spec.kind): mine}

@@ -18,8 +18,11 @@ from storage.lake.lake import Lake
 from tasks.training.scorer_policy import priced_usd
 from tasks.training.sft_process import PolicyResult, PolicySpec
 
-LEAST_VALID_PLANS = 0.5
-"""Share of valid plans from which a first version is promoted unasked. Ours."""
+LEAST_VALID = 0.5
+"""Share of valid plans, or allocations, from which a first version is promoted unasked. Ours."""
+MAX_SHUFFLED_COST = 1.1
+"""Price of an allocator's choices where the models are shuffled, over that where they are not, up to which its first
+version is promoted unasked. Ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class TrainedPolicy:
 
 
 def trained_policy(spec: PolicySpec, result: PolicyResult, data_sha256: dict[str, str]) -> TrainedPolicy:
-    """Stores the curve and registers the version; promotes a first version that plans well enough, and any where that
+    """Stores the curve and registers the version; promotes a first version that nothing keeps back, and any where that
     was asked for."""
     name = spec.settings.policy_name(spec.kind)
     points = MetricsFile(spec.work_dir / "curve.jsonl").points()
@@ -42,16 +45,30 @@ def trained_policy(spec: PolicySpec, result: PolicyResult, data_sha256: dict[str
     policy = register(spec, result, points, data_sha256)
     registry = Registry(spec.settings.policies_dir)
     is_first = registry.current(name) is None
-    if spec.settings.promote or (is_first and not plans_poorly(policy)):
+    if spec.settings.promote or (is_first and not kept_back(policy)):
         reason = "first version" if is_first else "asked for with --promote"
         registry.promote(name, policy.card.version, reason, {"metrics": result.metrics})
     return TrainedPolicy(policy, result, registry.current(name) == policy.card.version)
 
 
-def plans_poorly(policy: Policy) -> bool:
-    """Whether less than `LEAST_VALID_PLANS` of its plans for held-out problems can be read and executed: it is not
-    promoted unasked. False where that was not measured."""
-    return float(policy.card.metrics.get("valid_plan", 1.0)) < LEAST_VALID_PLANS
+def kept_back(policy: Policy) -> str:
+    """Why a version is not promoted unasked, by its held-out rows, with the next move; "" where nothing speaks against
+    it, or it was not measured."""
+    metrics = policy.card.metrics
+    for metric, what in (("valid_plan", "plans"), ("valid_allocation", "allocations")):
+        share = float(metrics.get(metric, 1.0))
+        if share < LEAST_VALID:
+            return (
+                f"{share:.0%} of its {what} for held-out problems are valid, under {LEAST_VALID:.0%}. Train it for "
+                "longer or on more labels"
+            )
+    ratio = float(metrics.get("shuffled_cost", 1.0))
+    if ratio > MAX_SHUFFLED_COST:
+        return (
+            f"with the models in random orders its choices cost {ratio:.2f} times as much, over {MAX_SHUFFLED_COST:g}: "
+            "it goes by their places in the list. Train it with augment = 8 or more"
+        )
+    return ""
 
 
 def curve_rows(

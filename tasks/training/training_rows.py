@@ -12,7 +12,7 @@ from r2.errors import ConfigError
 from r2.policies.registry import file_sha256
 from r2.problem import Problem
 from r2.problems.source import parse_source
-from r2.problems.split import split_of
+from r2.problems.split import Side, split_of
 from r2.training.data import ChatRow, bare_row
 from r2.training.sft.augment import augmented
 from r2.training.sft.settings import PolicyKind, SftSettings
@@ -26,12 +26,14 @@ JOB = {"decomposer": "decompose", "allocator": "allocate", "specialist": "solve"
 
 @dataclass(frozen=True, slots=True)
 class TrainingRows:
-    """`held_out_subtasks` are what a specialist's `held_out` rows were made of; empty for a router's policies."""
+    """`held_out_subtasks` are what a specialist's `held_out` rows were made of; empty for a router's policies. No
+    held-out prompt is among the trained ones; `n_seen` counts those that were, and were left out."""
 
     train: list[ChatRow]
     held_out: list[ChatRow]
     held_out_subtasks: list[SolvedSubtask]
     data_sha256: dict[str, str]
+    n_seen: int = 0
 
 
 def training_rows(settings: SftSettings, kind: PolicyKind) -> TrainingRows:
@@ -69,31 +71,41 @@ def _label_rows(settings: SftSettings, kind: PolicyKind) -> TrainingRows:
             sides[side] = [bare_row(row, JOB[kind]) for row in rows]
         else:
             sides[side] = [ChatRow(prompt=row["prompt"], completion=row["completion"]) for row in rows]
-    # One in every so many, so that what is examined is of all label sets.
-    test = sides["test"][:: max(1, len(sides["test"]) // max(1, settings.n_held_out))][: settings.n_held_out]
     train = sides["train"]
+    trained = {_prompt(row) for row in train}
+    unseen = [row for row in sides["test"] if _prompt(row) not in trained]
+    # One in every so many, so that what is examined is of all label sets.
+    test = unseen[:: max(1, len(unseen) // max(1, settings.n_held_out))][: settings.n_held_out]
     if kind == "allocator":
         train = augmented(train, settings.augment, seed=settings.seed)
-    return TrainingRows(train, test, [], {str(path): file_sha256(path) for path in paths})
+    hashes = {str(path): file_sha256(path) for path in paths}
+    return TrainingRows(train, test, [], hashes, len(sides["test"]) - len(unseen))
+
+
+def _prompt(row: ChatRow) -> tuple[tuple[str, str], ...]:
+    return tuple((said["role"], said["content"]) for said in row["prompt"])
 
 
 def _subtask_rows(settings: SftSettings) -> TrainingRows:
     source = settings.problems or ""
 
-    def side(name: str, n: int) -> list[SolvedSubtask]:
-        subtasks = generated_subtasks(
+    def made(side: Side) -> list[SolvedSubtask]:
+        return generated_subtasks(
             source,
             settings.n_problems,
             settings.seed,
-            side="test" if name == "test" else "train",
+            side=side,
             split_seed=settings.split_seed,
             test_share=settings.test_share,
         )
-        return balanced(subtasks, n, settings.seed)
 
-    train = [solved.row() for solved in side("train", settings.steps * settings.batch_size)]
-    held_out = side("test", settings.n_held_out)
-    return TrainingRows(train, [solved.row() for solved in held_out], held_out, {source: rows_sha256(train)})
+    trained = balanced(made("train"), settings.steps * settings.batch_size, settings.seed)
+    seen = {solved.messages() for solved in trained}
+    tested = {solved.messages(): solved for solved in made("test")}
+    held_out = balanced((s for said, s in tested.items() if said not in seen), settings.n_held_out, settings.seed)
+    train = [solved.row() for solved in trained]
+    rows = [solved.row() for solved in held_out]
+    return TrainingRows(train, rows, held_out, {source: rows_sha256(train)}, len(seen & tested.keys()))
 
 
 def rows_sha256(rows: Sequence[ChatRow]) -> str:

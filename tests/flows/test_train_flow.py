@@ -15,7 +15,7 @@ from r2.training.curve import MetricValue
 from storage.sql.query import connect
 from tasks.training.sft_process import PolicyResult
 from tasks.training.sft_run import SftResult
-from tasks.training.trained_policy import TrainedPolicy, curve_rows, plans_poorly
+from tasks.training.trained_policy import TrainedPolicy, curve_rows, kept_back
 from tests.support.paths import ROOT
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
@@ -112,13 +112,22 @@ def test_a_run_is_in_the_registry_and_in_the_lake_and_a_second_time_changes_neit
 
 
 @pytest.mark.parametrize(
-    ("metrics", "is_poor"), [({"valid_plan": 0.49}, True), ({"valid_plan": 0.5}, False), ({}, False)]
+    ("metrics", "reason"),
+    [
+        ({"valid_plan": 0.49}, "49% of its plans for held-out problems are valid, under 50%"),
+        ({"valid_plan": 0.5}, ""),
+        ({"valid_allocation": 0.1}, "10% of its allocations"),
+        ({"valid_allocation": 0.9, "shuffled_cost": 6.2}, "in random orders its choices cost 6.20 times as much"),
+        ({"valid_allocation": 0.9, "shuffled_cost": 1.1}, ""),
+        ({}, ""),
+    ],
 )
-def test_fewer_than_half_of_the_plans_valid_is_too_few_to_promote_a_policy_unasked(
-    metrics: dict[str, float], is_poor: bool, tmp_path: Path
+def test_a_policy_that_cannot_be_read_or_goes_by_the_order_of_the_models_is_not_promoted_unasked(
+    metrics: dict[str, float], reason: str, tmp_path: Path
 ):
-    card = PolicyCard(name="decomposer", kind="decomposer", base="tiny", metrics=metrics)
-    assert plans_poorly(Policy(tmp_path, card)) is is_poor
+    card = PolicyCard(name="router", kind="decomposer", base="tiny", metrics=metrics)
+    said = kept_back(Policy(tmp_path, card))
+    assert reason in said and bool(said) is bool(reason)
 
 
 def test_a_policy_that_plans_poorly_is_said_not_to_be_promoted_and_how_to_ask(

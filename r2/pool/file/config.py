@@ -363,6 +363,7 @@ class PoolConfig:
                 thinking_tokens=model.thinking_tokens,
                 further_input_tokens=model.hidden_input_tokens + _sent_beside(model.extra_body),
                 hidden_output_tokens=model.hidden_output_tokens,
+                takes_temperature=model.sampling,
             )
             for name, model in self.models.items()
         )

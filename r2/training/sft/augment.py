@@ -85,6 +85,20 @@ def drawn_order(n_models: int, used: set[int], chance: random.Random, drop_share
     return kept
 
 
+def shuffled_rows(rows: Sequence[ChatRow], seed: int = 0) -> list[ChatRow]:
+    """Each row with all its models in a random order, which is not the one it has where there are several: what an
+    allocator that goes by places gets wrong."""
+    mixed = []
+    for number, row in enumerate(rows):
+        n_models = len(AllocatorPrompt.of(row["prompt"][-1]["content"]).profiles)
+        chance = random.Random(f"shuffled:{seed}:{number}")
+        order = list(range(n_models))
+        while n_models > 1 and order == sorted(order):
+            chance.shuffle(order)
+        mixed.append(reordered(row, order))
+    return mixed
+
+
 def augmented(rows: Sequence[ChatRow], n_views: int, *, seed: int = 0, drop_share: float = 0.25) -> list[ChatRow]:
     """Each row as it is, followed by `n_views` - 1 further views of it (ours). The same seed gives the same views.
 

@@ -19,6 +19,8 @@ from r2.training.curve import MetricsFile
 from r2.training.data import ChatRow, training_order
 from r2.training.sft.settings import SftSettings
 
+TEMPLATE_TOKENS = 32
+"""More than a chat template adds to one message."""
 Report = Callable[[int, int, dict[str, float]], None]
 """Called with (step, steps, metrics) after every step."""
 
@@ -46,6 +48,17 @@ def row_tokens(rows: Sequence[ChatRow], tokenizer: Any) -> list[int]:
         )
         for row in rows
     ]
+
+
+def n_cut_rows(rows: Sequence[ChatRow], tokenizer: Any, max_tokens: int) -> int:
+    """Rows that are longer than `max_tokens` and cut at their end. A token is a byte at least, so only rows with many
+    bytes are tokenized."""
+
+    def n_bytes(row: ChatRow) -> int:
+        return sum(len(said["content"].encode()) + TEMPLATE_TOKENS for said in (*row["prompt"], *row["completion"]))
+
+    long = [row for row in rows if n_bytes(row) > max_tokens]
+    return sum(n > max_tokens for n in row_tokens(long, tokenizer))
 
 
 def train(

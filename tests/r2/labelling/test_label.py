@@ -132,6 +132,67 @@ def test_a_problem_without_a_label_is_dropped_with_its_reason(teacher, solve, pr
         assert asked == [], "nothing is paid for what cannot be checked"
 
 
+def too_hard_for(*weak: str) -> Callable[[Call], str]:
+    """These models get every sum wrong."""
+    return lambda call: "0" if call.model in weak and "Add" in call.messages[-1][1].splitlines()[-1] else compute(call)
+
+
+def test_what_m_eval_cannot_do_is_searched_upward_on_the_best_scored_plan():
+    outcome, _ = run([LONG, GOOD], too_hard_for("small", "middle"))
+    plans = [t for t in outcome.trials if t.kind == "plan"]
+    assert [t.is_correct for t in plans] == [False, False], "executed with the middle model"
+    assert [t.is_target for t in plans] == [False, True], "the shorter one scores better"
+    assert outcome.status == "answered"
+    assert outcome.answer == "10"
+    [target] = [t for t in outcome.trials if t.kind == "allocation" and t.is_target]
+    assert target.models == ("small", "large")
+
+
+def test_what_the_strongest_models_cannot_do_either_is_dropped_with_all_that_was_tried():
+    outcome, _ = run([GOOD], too_hard_for("small", "middle", "large"))
+    assert (outcome.status, outcome.error_type) == ("failed", "label_no_right_plan")
+    assert not [t for t in outcome.trials if t.is_target]
+    tried = [t.models for t in outcome.trials if t.kind == "allocation"]
+    assert ("large", "large") in tried
+
+
+def test_m_eval_at_the_bottom_of_the_pool_does_not_end_the_search():
+    right, _ = run([GOOD], m_eval="small")
+    allocations = [t for t in right.trials if t.kind == "allocation"]
+    assert len(allocations) >= 1
+    assert [t.models for t in allocations if t.is_target] == [("small", "small")]
+    wrong, _ = run([GOOD], too_hard_for("small"), m_eval="small")
+    assert [t.models for t in wrong.trials if t.kind == "allocation" and t.is_target] == [("small", "middle")]
+
+
+def test_steps_that_m_eval_did_not_come_to_count_as_the_least_sure():
+    def solve(call: Call) -> str | Completion:
+        if call.model == "middle":
+            return completion("", call.model, error_type="context_length")
+        return compute(call)
+
+    outcome, _ = run([GOOD], solve)
+    trial = next(t for t in outcome.trials if t.kind == "allocation")
+    assert len(trial.confidences) == 2
+    assert trial.confidences[1] == 0.0
+    assert outcome.status == "answered"
+
+
+def test_a_label_says_how_often_it_was_executed_and_how_many_were_right():
+    outcome, _ = run([GOOD])
+    assert {(t.n_executions, t.n_right) for t in outcome.trials if t.is_correct} == {(1, 1)}
+
+
+def test_labellings_of_before_keep_their_identity_and_another_temperature_is_another_one():
+    usual = LabelSettings(problems="scan").answering("scan.jsonl").reasoning
+    assert not {"solve_temperature", "n_executions", "min_right_share"} & usual.identity()["labelling"].keys()
+    hot = LabelSettings.model_validate({"problems": "scan", "labelling": {"solve_temperature": 0.7}})
+    assert hot.answering("scan.jsonl").reasoning.temperature == 0.7
+    assert hot.answering("scan.jsonl").run_id("a", "b") != LabelSettings(problems="scan").answering(
+        "scan.jsonl"
+    ).run_id("a", "b")
+
+
 def test_a_judge_gives_coherence_and_is_named():
     outcome, asked = run([GOOD], judge="0.6")
     [plan] = [t for t in outcome.trials if t.kind == "plan"]

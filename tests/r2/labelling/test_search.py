@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 
 from r2.answering.confidence import agreement, token_confidence
 from r2.call import Call, Completion, TokenLogprob
-from r2.labelling.execution import Execution, Memory, execute, remembered, side_by_side
+from r2.labelling.execution import Execution, Memory, execute, execute_repeatedly, remembered, side_by_side
 from r2.labelling.search import cheapest_right, probe, search_allocation, start_models
 from r2.plan import DIRECT, Plan, Subtask
 from r2.problem import Problem
+from r2.roster import Roster
 from r2.settings import Labelling
 from tests.support.scripted import ROSTER, completion, router
 
@@ -126,13 +128,89 @@ def test_a_climb_that_fails_goes_down_from_m_evals_own_right_execution():
     assert tried[cheapest_right(tried) or 0].models == ("small", "middle")
 
 
-def test_what_the_cheapest_model_got_right_throughout_is_not_searched():
+def test_what_the_cheapest_model_got_right_throughout_is_searched_all_the_same_because_the_others_teach_too():
     memory = Memory()
     known, _ = drive(remembered(execute(PROBLEM, PLAN, ["small", "small"], router()), memory), needs("small", "small"))
-    tried, asked = drive(
+    tried, _ = drive(
         search_allocation(PROBLEM, PLAN, [0.2, 0.1], router(), SETTINGS, memory, known), needs("small", "small")
     )
-    assert (tried, asked) == ([known], [])
+    assert {("large", "large"), ("small", "small")} < {run.models for run in tried}
+    assert tried[cheapest_right(tried) or 0].models == ("small", "small")
+
+
+def test_m_evals_wrong_execution_is_no_place_to_come_down_from():
+    memory = Memory()
+    known, _ = drive(remembered(execute(PROBLEM, PLAN, ["small", "small"], router()), memory), lambda call: "wrong")
+    tried, _ = drive(search_allocation(PROBLEM, PLAN, [0.2, 0.1], router(), SETTINGS, memory, known), lambda c: "wrong")
+    assert [run.models for run in tried] == [("large", "large")]
+    assert cheapest_right(tried) is None
+
+
+def drawn(*wrong: int) -> Callable[[Call], str]:
+    """The small model's first step is wrong in these draws."""
+
+    def reply(call: Call) -> str:
+        if call.subtask_index == 0:
+            return "7" if call.model == "small" and call.sample_index in wrong else "6"
+        return "10" if "step 1: 6" in call.messages[-1][1] else "11"
+
+    return reply
+
+
+def repeated(*wrong: int, **labelling: object) -> tuple[Execution, list[Call]]:
+    asking = router(method="label", temperature=0.7, labelling=labelling)
+    return drive(remembered(execute_repeatedly(PROBLEM, PLAN, ["small", "large"], asking), Memory()), drawn(*wrong))
+
+
+def test_a_stochastic_plan_is_executed_until_it_is_decided_and_one_lucky_success_is_no_label():
+    lucky, _ = repeated(1, 2)
+    assert (lucky.n_right, lucky.n_executions, lucky.is_correct) == (1, 3, False)
+    assert lucky.answer == "11", "an answer of those that decided"
+    unlucky, _ = repeated(0)
+    assert (unlucky.n_right, unlucky.n_executions, unlucky.is_correct) == (2, 3, True)
+    assert unlucky.answer == "10"
+    sure, asked = repeated()
+    assert (sure.n_right, sure.n_executions, sure.is_correct) == (2, 2, True), "two of three are enough"
+    assert {call.sample_index for call in asked} == {0, 1}
+    hopeless, _ = repeated(0, 1, 2)
+    assert (hopeless.n_right, hopeless.n_executions) == (0, 2)
+
+
+def test_how_often_and_what_share_are_settings_and_the_cost_is_that_of_one_execution():
+    strict, _ = repeated(3, n_executions=4, min_right_share=1.0)
+    assert (strict.n_right, strict.n_executions, strict.is_correct) == (3, 4, False)
+    once, _ = repeated(0, n_executions=1)
+    assert (once.n_right, once.n_executions, once.is_correct) == (0, 1, False)
+    assert strict.cost_usd == pytest.approx(once.cost_usd)
+    assert strict.total_tokens == once.total_tokens
+
+
+def test_what_is_deterministic_is_executed_once_and_a_model_that_takes_no_temperature_is_not():
+    plain, _ = drive(remembered(execute_repeatedly(PROBLEM, PLAN, ["small", "large"], router()), Memory()), drawn(0))
+    assert (plain.n_executions, plain.is_correct) == (1, False)
+    cards = [replace(card, takes_temperature=card.name != "small") for card in ROSTER.solvers]
+    asking = replace(router(), roster=Roster(cards))
+    executing = execute_repeatedly(PROBLEM, PLAN, ["small", "large"], asking)
+    run, asked = drive(remembered(executing, Memory()), drawn(0))
+    assert (run.n_executions, run.is_correct) == (3, True)
+    assert {call.sample_index for call in asked if call.model == "large"} == {0}, "the same request is asked once"
+
+
+@pytest.mark.parametrize(
+    ("fields", "off"),
+    [
+        ({}, ()),
+        ({"n_candidates": 1}, ("Eq. 1 (one candidate plan: its score chooses nothing)",)),
+        ({"weights": (0, 0, 0)}, ("Eq. 1 (all weights are 0)",)),
+        (
+            {"tau_easy": 1.0, "tau_medium": 1.0},
+            ("Eq. 7's probe (tau_medium = 1: every subtask starts with a large model)",),
+        ),
+        ({"tau_easy": 0.0}, ("Eq. 7's probe (tau_easy = 0: every subtask starts with a small model)",)),
+    ],
+)
+def test_settings_say_which_of_the_papers_equations_they_switch_off(fields: dict[str, object], off: tuple[str, ...]):
+    assert Labelling.model_validate(fields).switched_off() == off
 
 
 def test_no_request_is_asked_twice_for_one_problem():

@@ -12,7 +12,7 @@ from r2.answering.prompts import allocate_messages
 from r2.plan import parse_plan
 from r2.problem import Problem
 from r2.training.data import ChatRow, chat_row
-from r2.training.sft.augment import AllocatorPrompt, augmented, drawn_order, reordered, used_models
+from r2.training.sft.augment import AllocatorPrompt, augmented, drawn_order, reordered, shuffled_rows, used_models
 from r2.training.sft.settings import SftSettings
 from storage.runs.label_sets import SCHEMA
 from tasks.training.training_rows import training_rows
@@ -23,8 +23,8 @@ PLAN = parse_plan("1. Compute 3 * 4\n2. Add 2 to the result of step 1 (needs: 1)
 SMALL, MIDDLE, LARGE = ROSTER.solvers
 
 
-def row() -> ChatRow:
-    return chat_row(allocate_messages(PROBLEM, PLAN, ROSTER.solvers), format_allocation(["C", "A"]))
+def row(problem: Problem = PROBLEM) -> ChatRow:
+    return chat_row(allocate_messages(problem, PLAN, ROSTER.solvers), format_allocation(["C", "A"]))
 
 
 def test_a_reordered_row_is_what_an_allocator_is_asked_with_the_models_in_that_order():
@@ -72,18 +72,32 @@ def test_the_same_seed_gives_the_same_views_and_one_view_changes_nothing():
     assert augmented(rows, 0) == augmented(rows, 1) == rows
 
 
+def test_a_shuffled_row_has_all_its_models_in_another_order():
+    mixed = shuffled_rows([row(), row()] * 20, seed=1)
+    profiles = [AllocatorPrompt.of(one["prompt"][-1]["content"]).profiles for one in mixed]
+    as_served = AllocatorPrompt.of(row()["prompt"][-1]["content"]).profiles
+    assert {tuple(sorted(one)) for one in profiles} == {tuple(sorted(as_served))}
+    assert as_served not in profiles
+    assert len(set(profiles)) == 5, "every other order of three"
+
+
 def test_a_prompt_without_models_is_refused():
     with pytest.raises(ValueError, match="not an allocator's"):
         augmented([chat_row((("system", "plan"), ("user", "Question: 1 + 1")), "DIRECT")], 2)
 
 
 def test_an_allocator_is_trained_on_further_views_and_examined_on_rows_as_labelled(tmp_path: Path):
-    rows = [{**row(), "problem_id": f"p{i}", "split": side} for i, side in enumerate(["train", "train", "test"])]
+    other = Problem("q", "What is 5 * 4 + 2?")
+    rows = [
+        {**row(problem), "problem_id": f"p{i}", "split": side}
+        for i, (problem, side) in enumerate([(PROBLEM, "train"), (PROBLEM, "train"), (other, "test")])
+    ]
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "allocator.parquet")
     settings = SftSettings(policy="allocator", labels=str(tmp_path), prompt_mode="direct", augment=3)
     found = training_rows(settings, "allocator")
     assert (len(found.train), len(found.held_out)) == (6, 1)
-    assert found.train[0] == found.train[3] == found.held_out[0] == row()
+    assert found.train[0] == found.train[3] == row()
+    assert found.held_out == [row(other)]
     as_labelled = settings.model_copy(update={"augment": 0})
     assert training_rows(as_labelled, "allocator").train == [row(), row()]
     assert settings.run_id({}) != as_labelled.run_id({}), "other rows are another run"

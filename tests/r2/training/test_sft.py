@@ -20,7 +20,7 @@ from r2.plan import parse_plan
 from r2.problem import Problem
 from r2.roster import ModelCard
 from r2.training.curve import MetricsFile
-from r2.training.data import ChatRow, chat_row
+from r2.training.data import ChatMessage, ChatRow, chat_row
 from r2.training.sft.held_out import allocation_scores, plan_scores, subtask_scores
 from r2.training.sft.settings import SftSettings
 from r2.training.sft.specialist import SolvedSubtask
@@ -31,7 +31,7 @@ torch = pytest.importorskip("torch")
 from r2.training.base import load_base, load_policy_weights  # noqa: E402
 from r2.training.drive_policy import router_with_policies, summed  # noqa: E402
 from r2.training.sampling import LocalPolicy  # noqa: E402
-from r2.training.sft.trainer import make_trainer, newest_checkpoint, save, train  # noqa: E402
+from r2.training.sft.trainer import make_trainer, n_cut_rows, newest_checkpoint, row_tokens, save, train  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.filterwarnings("ignore::UserWarning")]
 WORDS = ("walk", "run", "jump", "look")
@@ -130,6 +130,20 @@ def test_an_adapter_is_saved_alone_and_in_half_precision(tmp_path: Path):
     assert {t.dtype for t in tensors.values()} == {torch.float16}
     assert len(tensors) == 2 * 7 * 2
     assert json.loads((tmp_path / "weights/adapter_config.json").read_text())["r"] == 2
+
+
+def test_rows_that_are_cut_at_their_end_are_counted():
+    _, tokenizer = base(settings())
+    short, long = (
+        ChatRow(
+            prompt=[ChatMessage(role="user", content="walk")], completion=[ChatMessage(role="assistant", content=text)]
+        )
+        for text in ("DIRECT", "walk " * 100)
+    )
+    n_tokens = row_tokens([long], tokenizer)[0]
+    assert n_cut_rows([short, long, long], tokenizer, n_tokens) == 0
+    assert n_cut_rows([short, long, long], tokenizer, n_tokens - 1) == 2
+    assert n_cut_rows([], tokenizer, 32) == 0
 
 
 def test_plans_are_scored_by_form_length_and_label():

@@ -93,6 +93,32 @@ def test_several_label_sets_are_one_and_what_is_examined_is_of_each(tmp_path: Pa
     assert list(rows.data_sha256) == [str(folder / "decomposer.parquet") for folder in folders]
 
 
+def test_what_was_trained_on_is_not_examined_and_is_counted(tmp_path: Path):
+    folder = label_set(tmp_path / "labels")
+    again = [
+        {**chat_row(decompose_messages(Problem(f"q{i}", text)), "DIRECT"), "problem_id": f"q{i}", "split": "test"}
+        for i, text in enumerate(["walk", "look"])
+    ]
+    (tmp_path / "more").mkdir()
+    pq.write_table(pa.Table.from_pylist(again, schema=SCHEMA), tmp_path / "more" / "decomposer.parquet")
+    settings = SftSettings(policy="decomposer", labels=f"{folder},{tmp_path / 'more'}")
+    rows = training_rows(settings, "decomposer")
+    assert [row["prompt"][1]["content"] for row in rows.held_out] == ["Question: run", "Question: look"]
+    assert rows.n_seen == 1
+
+
+def test_no_step_that_a_specialist_is_examined_on_was_trained_on():
+    settings = SftSettings(
+        policy="specialist", problems="scan", base="tiny", n_problems=2000, steps=200, batch_size=8, n_held_out=60
+    )
+    rows = training_rows(settings, "specialist")
+    trained = {tuple(said["content"] for said in row["prompt"]) for row in rows.train}
+    assert rows.held_out
+    assert not [row for row in rows.held_out if tuple(said["content"] for said in row["prompt"]) in trained]
+    assert rows.n_seen > 0
+    assert len(rows.held_out) == len(rows.held_out_subtasks)
+
+
 def test_the_labelled_instructions_stay_where_they_are_asked_for(tmp_path: Path):
     settings = SftSettings(policy="decomposer", labels=str(label_set(tmp_path / "labels")), prompt_mode="direct")
     [first, _] = training_rows(settings, "decomposer").train
