@@ -86,6 +86,8 @@ class Step:
     """The JSON of a result that had to match a schema, in its shortest form."""
     misfit: str = ""
     """How what came last does not match its schema."""
+    confidence: float | None = None
+    """How sure the model was of its last reply; None where its token probabilities were not asked for."""
 
 
 CUT_ANSWER = "cut_answer"

@@ -198,6 +198,7 @@ def _settle(
             schema = schema_of(problem, router) if index == answer_index else None
             step.n_asks += 1
             step.model = completion.model or call.model
+            step.confidence = token_confidence(completion, router.settings.confidence_quantile)
             check = accept(problem, step, completion, schema=schema, purpose=call.purpose)
             if check is None and _is_unsure(completion, limit, router):
                 check = "unsure"

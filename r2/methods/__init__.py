@@ -25,6 +25,7 @@ from r2.methods import (
     rule,
     self_consistency,
     start,
+    start_steps,
     tot,
 )
 from r2.methods.record import Family, Method
@@ -41,6 +42,7 @@ _BUILT_IN = (
     dot.METHOD,
     query_router.METHOD,
     start.METHOD,
+    start_steps.METHOD,
     rule.METHOD,
     agreement_cascade.METHOD,
     confidence_cascade.METHOD,

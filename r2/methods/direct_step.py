@@ -8,6 +8,7 @@ from collections.abc import Generator
 from dataclasses import replace
 
 from r2.answering.allocation import Choice
+from r2.answering.confidence import token_confidence
 from r2.answering.prompts import DIRECT_STEP
 from r2.answering.protocol import Answering, Outcome, QuestionBudget, Step, Stop, Wave, ask
 from r2.answering.route import accept
@@ -43,6 +44,7 @@ def asked_step(
         [(sent, completion)] = yield from ask([call], budget, may_escalate=True)
         step.n_asks += 1
         step.model = completion.model or sent.model
+        step.confidence = token_confidence(completion, router.settings.confidence_quantile)
         check = accept(problem, step, completion, schema=schema)
         if check is None:
             return completion, None

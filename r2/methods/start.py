@@ -39,7 +39,8 @@ def _expects(router: Router) -> list[ExpectedCalls]:
     return parts
 
 
-def _check(router: Router, pool: str) -> None:
+def check_confidence(router: Router, pool: str) -> None:
+    """ConfigError for a confidence that nobody can show."""
     chosen = router.settings
     if chosen.min_confidence and not any(card.has_logprobs for card in router.roster.solvers):
         raise ConfigError(
@@ -59,5 +60,5 @@ METHOD = Method(
     knob="min_confidence",
     values=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99),
     takes_model="all",
-    check=_check,
+    check=check_confidence,
 )

@@ -275,6 +275,7 @@ def _subtask_row(
         latency_s=sum(_elapsed_s(completion) for _, completion in mine),
         error_type=step.error_type,
         started_at=min((a.started_at for _, c in mine for a in c.attempts), default=0.0),
+        confidence=step.confidence,
     )
 
 

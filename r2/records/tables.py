@@ -175,6 +175,11 @@ class SubtaskRow:
     latency_s: float = col("from asking to the accepted result, queues included", "s")
     error_type: str | None = col("why there is no result", otel="error.type", label=True)
     started_at: float = col("first call of the subtask", kind="timestamp")
+    confidence: float | None = col(
+        "how sure the model was of its last reply, 0..1: a quantile (setting confidence_quantile) of its token "
+        "probabilities; null where they were not asked for, or did not come",
+        default=None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,26 +40,26 @@ def fit_opponents(
     """What dev problems choose for each of the kinds; one that needs a run which is not finished is left out.
 
     `asked` are the solvers in their own prompt modes, `measured` the same with log-probabilities, `thinking` the
-    constants that think step by step, `line` all constants.
+    constants that think step by step (without any, examples are from `asked`), `line` all constants.
     """
     root = Path(settings.lake)
     found: dict[Fitted, ChosenFit] = {}
     constants = [OperatingPoint(0.0, point.accuracy, point.cost_usd) for point in line]
     for kind in dict.fromkeys(kinds):
         if kind == "examples":
-            best = max([*thinking, *filter(None, asked.values())], key=lambda run: run.accuracy, default=None)
+            able = thinking or [run for run in asked.values() if run is not None]
+            best = max(able, key=lambda run: run.accuracy, default=None)
             if best is not None:
                 found[kind] = _examples(settings, planned, root, best, dev_outcomes[best.run_id])
             continue
         runs = measured if kind == "confidence" else asked
-        answers = _answers(settings, planned, root, runs, dev_outcomes, is_measured=kind == "confidence")
+        answers = _answers(planned, root, runs, dev_outcomes, is_measured=kind == "confidence")
         if answers is not None:
             found[kind] = chosen_fit(kind, answers, constants, margin=settings.margin, cost_weight=settings.cost_weight)
     return found
 
 
 def _answers(
-    settings: EvaluateSettings,
     planned: PlannedEvaluation,
     root: Path,
     runs: Runs,
@@ -71,11 +71,10 @@ def _answers(
     if not finished or len(finished) < len(runs):
         return None
     outcomes = [dev_outcomes[run.run_id] for run in finished.values()]
-    quantile = settings.reasoning.confidence_quantile
     with connect(root) as db:
         texts = tuple(answers_of(db, run.run_id, planned.dev_ids) for run in finished.values())
         sure = (
-            np.array([confidences_of(db, run.run_id, planned.dev_ids, quantile) for run in finished.values()])
+            np.array([confidences_of(db, run.run_id, planned.dev_ids) for run in finished.values()])
             if is_measured
             else None
         )

@@ -17,7 +17,9 @@ from flows.cli.options import rows_of
 from flows.evaluate_methods import evaluate_methods
 from r2.evaluation.settings import EvaluateSettings
 from r2.problems import arithmetic, words
+from storage.evaluations.recording import record_evaluation
 from storage.evaluations.store import read_comparison
+from storage.lake.lake import Lake
 from storage.sql.query import connect
 from tasks.evaluation.finished import EvaluationResult, finished_evaluation
 from tests.support.paths import ROOT
@@ -30,6 +32,7 @@ METHODS = (
     "direct:sim-8b",
     "cot:sim-8b",
     "start:sim-0.6b",
+    "start_steps:sim-0.6b",
     "rule:benchmark",
     "decompose_one:sim-1.7b",
     "agreement_cascade",
@@ -161,6 +164,23 @@ def test_the_report_and_the_command_say_both_references_and_which_rule_wins(
     from flows.cli.evaluate import print_result
 
     assert print_result(done) == 0
+
+
+def test_a_recording_gives_the_same_figures_programs_and_choices_included(
+    evaluated: tuple[EvaluateSettings, EvaluationResult], tmp_path: Path
+):
+    settings, result = evaluated
+    recording = tmp_path / "e.jsonl.gz"
+    record_evaluation(Lake(Path(settings.lake)), result.evaluation.evaluation_id, recording)
+    again = settings.model_copy(update={"pool": f"recording:{recording}", "lake": str(tmp_path / "lake")})
+    replayed = asyncio.run(evaluate_methods(again))
+    assert replayed.comparison is not None and result.comparison is not None
+    for label in (m.label for m in result.comparison.methods):
+        assert replayed.comparison[label] == result.comparison[label], label
+    assert replayed.comparison == result.comparison
+    assert replayed.session_paid_usd == 0
+    chosen = {row.name: row.rule for row in result.evaluation.rows}
+    assert {row.name: row.rule for row in replayed.evaluation.rows} == chosen
 
 
 def test_rows_with_a_model_and_a_number_are_one_name():

@@ -42,7 +42,7 @@ COLUMNS = {
     "string not null, score: double, propensity: double, expected_cost_usd: double not null>>, is_escalated bool, "
     "is_fallback bool, "
     "input_tokens int64, output_tokens int64, cost_usd double, latency_s double, error_type string?, started_at "
-    "timestamp[us, tz=UTC]",
+    "timestamp[us, tz=UTC], confidence double?",
     "calls": "run_id string, problem_id string, rollout int16, call_index int16, attempt int16, subtask_index "
     "int16?, benchmark string, "
     "purpose string, request_sha string, request_model string, response_model string, response_id string, status "

@@ -67,6 +67,23 @@ def test_start_climbs_no_further_than_it_is_allowed_and_keeps_the_last_answer():
     assert (len(waves), outcome.answer, outcome.n_escalations) == (2, "37", 1)
 
 
+def test_every_step_of_a_plan_starts_at_the_model_and_climbs_within_the_questions_bound():
+    plan = (
+        "1. Compute 12 * 4\n2. Compute 5 + 4\n3. Subtract the result of step 2 from the result of step 1 (needs: 1, 2)"
+    )
+    chosen = with_logprobs(model="small", min_confidence=0.8, max_escalations=1)
+    replies = [plan, sure("47", 0.3), sure("9", 0.9), sure("48", 0.9, "middle"), sure("39", 0.5)]
+    waves, outcome = run("start_steps", chosen, replies)
+    assert asked(waves) == [
+        [("decompose", "small")],
+        [("solve", "small")] * 2,
+        [("solve", "middle")],
+        [("solve", "small")],
+    ]
+    assert [(step.model, step.text) for step in outcome.steps] == [("middle", "48"), ("small", "9"), ("small", "39")]
+    assert (outcome.answer, outcome.failed_checks) == ("39", ["unsure", "unsure"])
+
+
 # self-consistency
 
 
@@ -246,4 +263,6 @@ def test_estimates_count_what_each_opponent_asks():
         ("solve", "large"): 50,
     }
     assert n_calls("few_shot", model="small") == {("solve", "small"): 100}
+    climbing = n_calls("start_steps", model="small", min_confidence=0.9)
+    assert climbing == {("decompose", "small"): 100, ("solve", "small"): 250, ("solve", "middle"): 75}
     assert n_calls("program") == {("solve", "large"): 100}
