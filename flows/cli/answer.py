@@ -135,30 +135,10 @@ def answer(
         ),
     ] = None,
     routing: Annotated[
-        str | None,
-        flag(
-            ROUTER,
-            "--routing",
-            metavar="NAME",
-            help="How r2 finds a model: rule (whom to ask, when to stop, when to decompose, by what it is worth) or "
-            "allocator (a plan, and a model for each step).",
-            default="rule; allocator with --allocator or --target-accuracy",
-        ),
+        str | None, options.routing("rule; allocator with --allocator; with --target-accuracy as the sweep has it")
     ] = None,
-    value_usd: Annotated[
-        float | None,
-        flag(
-            MONEY,
-            "--value-usd",
-            metavar="USD",
-            help="What a right answer is worth to the rule. --b takes it down: value * exp(-b).",
-            default="50 times the question on the largest model, step by step",
-        ),
-    ] = None,
-    horizon: Annotated[
-        int | None,
-        flag(ROUTER, "--horizon", metavar="N", help="Attempts that the rule looks ahead, 0 to 4.", default="3"),
-    ] = None,
+    value_usd: options.ValueUsd = None,
+    horizon: options.Horizon = None,
     verify: options.Verify = None,
     max_answer_tokens: options.MaxAnswerTokens = None,
     schema: options.Schema = None,
@@ -367,9 +347,8 @@ def answer(
             },
         },
     )
-    settings = _routed(settings)
+    settings = _routed(_kept(settings))
     refuse_unused(settings.reasoning)
-    settings = _kept(settings)
     if dry_run:
         _print_estimate(settings)
         return

@@ -269,6 +269,27 @@ def one_source(problems: Sequence[str] | None, command: str) -> str | None:
     return problems[0] if problems else None
 
 
+def routing(default: str) -> Any:
+    """--routing with a command's own default."""
+    meaning = "How r2 finds a model: rule (whom to ask, when to stop, when to decompose, by what it is worth) or "
+    meaning += "allocator (a plan, and a model for each step)."
+    return flag(ROUTER, "--routing", metavar="NAME", help=meaning, default=default)
+
+
+ValueUsd = Annotated[
+    float | None,
+    flag(
+        MONEY,
+        "--value-usd",
+        metavar="USD",
+        help="What a right answer is worth to the rule. --b takes it down: value * exp(-b).",
+        default="50 times the question on the largest model, step by step",
+    ),
+]
+Horizon = Annotated[
+    int | None,
+    flag(ROUTER, "--horizon", metavar="N", help="Attempts that the rule looks ahead, 0 to 4.", default="3"),
+]
 TargetAccuracy = Annotated[
     float | None,
     flag(

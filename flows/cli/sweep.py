@@ -30,8 +30,16 @@ def sweep(
     max_in_flight: options.MaxInFlight = None,
     decomposer: options.Decomposer = None,
     allocator: Annotated[str | None, options.allocator("A pool entry with log-probabilities.")] = None,
+    routing: Annotated[str | None, options.routing("allocator; rule with --target-accuracy and no --allocator")] = None,
+    value_usd: options.ValueUsd = None,
+    horizon: options.Horizon = None,
     b: Annotated[
-        str | None, options.cost_knob("Each value is a point of the curve.", "NUMBER,...", "0,0.05,0.1,0.2,0.4,0.8")
+        str | None,
+        options.cost_knob(
+            "Each value is a point of the curve. Where the rule routes and none is given: 0,0.5,1,1.5,2,3,4,5.",
+            "NUMBER,...",
+            "0,0.05,0.1,0.2,0.4,0.8",
+        ),
     ] = None,
     reference: Annotated[
         str | None,
@@ -78,6 +86,7 @@ def sweep(
 
         r2 policy sweep --problems scan --b 0,0.1,0.3,1 --budget-usd-per-1k 0.05 --dry-run
         r2 policy sweep --pool pools/simulated.toml --problems scan --b=-0.5,0,0.5
+        r2 policy sweep --problems scan --routing rule --budget-usd-per-1k 0.05
         r2 policy sweep --problems file:dev.jsonl --target-accuracy 0.95 --delta 0.05
     """
     from r2.evaluation.sweep import SweepSettings, checked
@@ -97,6 +106,7 @@ def sweep(
             "target_accuracy": target_accuracy,
             "delta": delta,
             "reference": reference,
+            "reasoning": {"routing": routing, "value_usd": value_usd, "horizon": horizon},
             "decomposer": decomposer,
             "allocator": allocator,
             "held_out": held_out,

@@ -26,13 +26,16 @@ from r2.problems.own_check import checks_digest
 from r2.settings import Positive, Reasoning
 
 REFERENCE = "reference"
+RULE_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
+"""Values of b where the rule routes and none are given: what a right answer is worth goes from 50 to 0.3 times the cost
+of the question on the largest model."""
 
 
 class SweepSettings(EvaluateSettings):
     """One sweep. Problems, pool, lake and money are those of an evaluation; all problems of the sources are used."""
 
     b: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
-    """Values of the knob."""
+    """Values of the knob; where the rule routes and none are given, `RULE_VALUES`."""
     decomposer: str | None = None
     """None: as the pool file's [router] says. The same for the allocator."""
     allocator: str | None = None
@@ -50,7 +53,9 @@ class SweepSettings(EvaluateSettings):
 
     def at(self, b: float) -> Reasoning:
         """How problems are answered at one value."""
-        fields = {"method": "r2", "decomposer": self.decomposer, "allocator": self.allocator, "b": b}
+        fields: dict[str, Any] = {"method": "r2", "decomposer": self.decomposer, "b": b}
+        if self.reasoning.routing == "allocator":
+            fields["allocator"] = self.allocator
         return Reasoning.model_validate(self.reasoning.model_dump() | fields)
 
     def sweep_id(self, problems_digest: str, pool_digest: str) -> str:
@@ -61,14 +66,23 @@ class SweepSettings(EvaluateSettings):
 
 
 def checked(settings: SweepSettings, pool: PoolConfig) -> SweepSettings:
-    """The settings with their router filled in. ConfigError where the sweep cannot work, before anything is asked."""
+    """The settings with their router and values filled in. An accuracy is promised by the rule, unless the settings
+    name an allocator or a way to route. ConfigError where the sweep cannot work, before anything is asked."""
     roster = pool.roster()
+    reasoning = settings.reasoning
+    is_named = "routing" in reasoning.model_fields_set or settings.allocator is not None
+    if settings.target_accuracy is not None and not is_named:
+        reasoning = reasoning.model_copy(update={"routing": "rule"})
+    by_rule = reasoning.routing == "rule"
     decomposer = settings.decomposer or pool.router.decomposer
     allocator = settings.allocator or pool.router.allocator
     for name in (decomposer, allocator, *([settings.reference] if settings.reference else [])):
         roster.require(name)
-    values = checked_values(settings.b, allocator, roster[allocator].has_logprobs)
-    return settings.model_copy(update={"decomposer": decomposer, "allocator": allocator, "b": values})
+    asked = RULE_VALUES if by_rule and "b" not in settings.model_fields_set else settings.b
+    values = checked_values(asked, allocator, by_rule or roster[allocator].has_logprobs)
+    return settings.model_copy(
+        update={"decomposer": decomposer, "allocator": allocator, "b": values, "reasoning": reasoning}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +213,13 @@ def concluded(
         advice.append(at_accuracy(plain, settings.min_accuracy_share * reference))
     notes = []
     if len(plain) > 1 and len({(p.accuracy, p.usd_per_1k) for p in plain}) == 1:
-        notes.append(
-            "Every b came to the same: the allocator is so sure of its choices that these values do not move it, or "
-            "its endpoint gave no "
-            "log-probabilities. Try larger ones."
+        why = (
+            "to the rule the same entries are worth asking at all of them"
+            if settings.reasoning.routing == "rule"
+            else "the allocator is so sure of its choices that these values do not move it, or its endpoint gave no "
+            "log-probabilities"
         )
+        notes.append(f"Every b came to the same: {why}. Try larger ones.")
     if len(plain) > 1 and plain[0].accuracy < best - 1e-12:
         notes.append(
             f"Accuracy is not highest at the smallest b ({plain[0].b:g}): cheaper models were also better here, or "

@@ -16,6 +16,8 @@ from storage.evaluations.sweeps import read_sweep, sweeps_in
 
 _OF_THE_KNOB = {"decomposer", "allocator", "b", "seed"}
 """Fields that the sweep decides, and the seed, which is drawn anew in any case."""
+_AS_MEASURED = ("routing", "value_usd", "horizon")
+"""Fields that are as in the sweep where nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ def promised(settings: AnswerSettings) -> Promise | None:
             f"--b {settings.reasoning.b:g}: --target-accuracy chooses b, and chose {floor.theta:g}. Leave --b out."
         )
     measured = SweepSettings.model_validate(sweep.settings)
-    router = {"decomposer": measured.decomposer, "allocator": measured.allocator, "b": floor.theta}
+    at_b = measured.at(floor.theta)
+    router = {name: getattr(at_b, name) for name in ("decomposer", "allocator", "b", *_AS_MEASURED)}
     reasoning = settings.reasoning.model_copy(update=router)
     return Promise(settings.model_copy(update={"reasoning": reasoning}), sweep.sweep_id, floor)
 
@@ -88,10 +91,13 @@ def _misfit(sweep: Sweep, reasoning: Reasoning, pool: PoolConfig) -> str:
     """Why what was measured says nothing about these settings; "" where it does."""
     measured = SweepSettings.model_validate(sweep.settings)
     then, now = measured.at(0.0).identity(), reasoning.identity()
-    names = sorted((then.keys() | now.keys()) - _OF_THE_KNOB)
+    unsaid = {name for name in _AS_MEASURED if name not in reasoning.model_fields_set}
+    names = sorted((then.keys() | now.keys()) - _OF_THE_KNOB - unsaid)
     if other := [name for name in names if then.get(name) != now.get(name)]:
         return f"it was measured with other settings ({', '.join(other)})"
     for role in ("decomposer", "allocator"):
+        if role == "allocator" and measured.reasoning.routing == "rule" and reasoning.allocator is None:
+            continue
         wanted, had = getattr(reasoning, role) or getattr(pool.router, role), getattr(measured, role)
         if wanted != had:
             return f"it was measured with the {role} {had}, not {wanted}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from r2.errors import ConfigError
-from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, answers_digest, checked, concluded
+from r2.evaluation.sweep import RULE_VALUES, Sweep, SweepMeasurement, SweepSettings, answers_digest, checked, concluded
 from r2.pool.file.config import load_pool
 from r2.settings import AnswerSettings, Reasoning
 from storage.evaluations.promise import promised
@@ -27,9 +27,11 @@ def swept(
     sweep_id: str = "sweep-1",
     n: int = 500,
     b: tuple[float, ...] = (0.0, 1.0, 2.0),
+    **fields: object,
 ) -> Sweep:
     pool = load_pool(POOL)
-    settings = checked(SweepSettings(problems=("scan",), pool=POOL, lake=str(lake), b=b), pool)
+    given = {"problems": ("scan",), "pool": POOL, "lake": str(lake), "b": b} | fields
+    settings = checked(SweepSettings.model_validate(given), pool)
     points = [point(one, count) for one, count in n_right.items()]
     digest = answers_digest(pool, settings.reasoning)
     sweep = concluded(sweep_id, "completed", settings, n, points, None, 0.0, digest)
@@ -91,6 +93,39 @@ def test_two_sweeps_that_fit_are_not_chosen_between(tmp_path: Path):
         promised(asked(tmp_path))
     promise = promised(asked(tmp_path, certified="sweep-2"))
     assert promise is not None and promise.sweep_id == "sweep-2"
+
+
+def test_an_accuracy_is_promised_by_the_rule_unless_an_allocator_or_a_way_to_route_is_named(tmp_path: Path):
+    pool = load_pool(POOL)
+
+    def of(**fields: object) -> SweepSettings:
+        return checked(SweepSettings.model_validate({"problems": ("scan",), "pool": POOL} | fields), pool)
+
+    assert of(target_accuracy=0.9).reasoning.routing == "rule"
+    assert of(target_accuracy=0.9).b == RULE_VALUES
+    assert of(target_accuracy=0.9).at(1.0).allocator is None
+    assert of(target_accuracy=0.9, b=(0.0, 1.0)).b == (0.0, 1.0)
+    assert of(target_accuracy=0.9, allocator="sim-4b").reasoning.routing == "allocator"
+    assert of(target_accuracy=0.9, reasoning={"routing": "allocator"}).reasoning.routing == "allocator"
+    assert of().reasoning.routing == "allocator", "sweeps of before are resumed"
+    again = of(target_accuracy=0.9)
+    assert checked(again, pool) == again
+
+
+def test_a_sweep_of_the_rule_answers_by_the_rule_with_what_it_was_measured_at(tmp_path: Path):
+    swept(tmp_path, target_accuracy=0.95, reasoning={"routing": "rule", "value_usd": 0.5, "horizon": 2})
+
+    promise = promised(asked(tmp_path))
+
+    assert promise is not None
+    chosen = promise.settings.reasoning
+    assert (chosen.routing, chosen.value_usd, chosen.horizon, chosen.b) == ("rule", 0.5, 2, 1.0)
+    assert chosen.allocator is None
+    assert promised(promise.settings) == promise
+    with pytest.raises(ConfigError, match=r"other settings \(routing\)"):
+        promised(asked(tmp_path, certified="sweep-1", reasoning={"routing": "allocator"}))
+    with pytest.raises(ConfigError, match=r"other settings \(value_usd\)"):
+        promised(asked(tmp_path, certified="sweep-1", reasoning={"routing": "rule", "value_usd": 1.0}))
 
 
 def test_a_value_that_was_not_measured_ends_the_path(tmp_path: Path):
