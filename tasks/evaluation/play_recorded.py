@@ -1,18 +1,25 @@
 """A comparison on recorded answers, from files to figures: read, fit, play, compare. No model is called and nothing is
 paid."""
 
+import multiprocessing
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from r2.errors import ConfigError
+from r2.evaluation.recorded.admissible import check_table, check_test, without_known
 from r2.evaluation.recorded.comparison import MARGIN, RecordedComparison, compared
-from r2.evaluation.recorded.crossfit import N_FOLDS, check_table, check_test, cross_fitted, on_test_rows, without_known
+from r2.evaluation.recorded.crossfit import N_FOLDS, cross_fitted, on_test_rows
+from r2.evaluation.recorded.playing import Done, Each, Job, one_by_one, run_job
 from r2.evaluation.recorded.table import OutcomeTable
 from r2.training.recorded_methods import recorded_methods
 from storage.sources.outcome_tables import read_outcome_tables
 
 N_BOOTSTRAP = 2000
+ROWS_FOR_PROCESSES = 500
+"""Questions from which processes of their own, which take seconds to start, are worth it."""
 
 
 def play_recorded(
@@ -34,14 +41,17 @@ def play_recorded(
     for name, why in not_played.items():
         say(f"{name} is not in this table: {why}")
 
+    n_rows = table.n_problems + (0 if unseen is None else unseen.n_problems)
+    each: Each = side_by_side if n_rows >= ROWS_FOR_PROCESSES else one_by_one
+
     def progress(line: str) -> None:
         say(f"{line} ({time.monotonic() - started:.0f} s)")
 
     if unseen is None:
-        played = cross_fitted(table, chosen, progress)
+        played = cross_fitted(table, chosen, progress, each)
     else:
         check_test(table, unseen)
-        played = on_test_rows(table, unseen, chosen, progress)
+        played = on_test_rows(table, unseen, chosen, progress, each)
     return RecordedComparison(
         tuple(map(str, outcomes)),
         tuple(map(str, test)),
@@ -55,6 +65,22 @@ def play_recorded(
         remarks,
         time.monotonic() - started,
     )
+
+
+def side_by_side(jobs: Sequence[Job]) -> Iterator[Done]:
+    """Jobs in as many processes as there are cores for us. Each fits in one thread: more would fight for the cores."""
+    n = min(len(os.sched_getaffinity(0)), len(jobs))
+    if n < 2:
+        yield from one_by_one(jobs)
+        return
+    with ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=_in_one_thread) as pool:
+        yield from pool.map(run_job, jobs)
+
+
+def _in_one_thread() -> None:
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
 
 
 def _read(outcomes: Sequence[Path], test: Sequence[Path]) -> tuple[OutcomeTable, OutcomeTable | None, tuple[str, ...]]:

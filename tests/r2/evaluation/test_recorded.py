@@ -10,23 +10,21 @@ import pytest
 from r2.answering.counts import CountedBeliefs
 from r2.errors import ConfigError
 from r2.evaluation.cascades import agreement_cascades, cheapest_reaching
+from r2.evaluation.recorded.admissible import check_table, check_test, without_known
 from r2.evaluation.recorded.comparison import RecordedComparison, compared, from_json, to_json, where_a_rule_wins
 from r2.evaluation.recorded.counted import CountedPlan, arms_of
 from r2.evaluation.recorded.crossfit import (
     AS_CASCADE,
     AS_CONSTANT,
     aim_of,
-    check_table,
-    check_test,
     choose,
     cross_fitted,
     folds_of,
     on_test_rows,
-    play,
-    without_known,
 )
 from r2.evaluation.recorded.fixed import constant
 from r2.evaluation.recorded.method import TableMethod, cost_ref_of
+from r2.evaluation.recorded.playing import play
 from r2.evaluation.recorded.table import OutcomeTable, Question, Replies
 from r2.problem import Problem
 from r2.training.recorded_methods import recorded_methods

@@ -1,0 +1,85 @@
+"""Playing a policy on rows, and the jobs that a comparison consists of.
+
+A job fits a method on some rows and plays all its settings on others. Jobs depend on nothing of each other, so that
+they may run side by side: `Each` says how, and `one_by_one` is the plain way. All that a job holds can be pickled,
+where its method's `fit` is a function of a module.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from r2.evaluation.outcomes import FloatArray
+from r2.evaluation.recorded.method import TableMethod, TablePolicy
+from r2.evaluation.recorded.table import IntArray, OutcomeTable, Question
+
+
+@dataclass(frozen=True, slots=True)
+class Plays:
+    """A policy's settings on some rows: `right_SQ`, `cost_SQ` and `calls_SQ` are settings x rows; `asked` holds the
+    models asked, by setting and row, in order."""
+
+    right_SQ: FloatArray
+    cost_SQ: FloatArray
+    calls_SQ: FloatArray
+    asked: Sequence[Sequence[tuple[str, ...]]]
+
+    def of_rows(self, at: IntArray) -> "Plays":
+        """On these rows only."""
+        asked = [[row[i] for i in at.tolist()] for row in self.asked]
+        return Plays(self.right_SQ[:, at], self.cost_SQ[:, at], self.calls_SQ[:, at], asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Fit `method` on `fit`, and play every setting on each of the tables `rows`. `label` says what it is for."""
+
+    label: str
+    method: TableMethod
+    fit: OutcomeTable
+    rows: tuple[OutcomeTable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A job's policy as it played: the names of its settings, and its plays of each table of the job."""
+
+    settings: tuple[str, ...]
+    plays: tuple[Plays, ...]
+
+
+Each = Callable[[Sequence[Job]], Iterator[Done]]
+"""Runs jobs, and gives what they come to in their order."""
+
+
+def run_job(job: Job) -> Done:
+    """Fits and plays."""
+    policy = job.method.fit(job.fit)
+    return Done(tuple(policy.settings), tuple(play(policy, rows) for rows in job.rows))
+
+
+def one_by_one(jobs: Sequence[Job]) -> Iterator[Done]:
+    """One job after the other, in this process."""
+    return map(run_job, jobs)
+
+
+def play(policy: TablePolicy, table: OutcomeTable) -> Plays:
+    """Every setting of the policy on every row. ValueError where the policy answers with a model it did not ask."""
+    n_settings = len(policy.settings)
+    shape = (n_settings, table.n_problems)
+    right, cost, calls = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    asked: list[list[tuple[str, ...]]] = [[] for _ in range(n_settings)]
+    row_of = {model: row for row, model in enumerate(table.models)}
+    for at in range(table.n_problems):
+        for setting in range(n_settings):
+            question = Question(table, at)
+            answers = policy.play(question, setting)
+            models = tuple(attempt.arm for attempt in question.attempts)
+            if answers not in models:
+                raise ValueError(f"the answer of {answers!r} was given without asking it; asked were {models}")
+            right[setting, at] = table.is_correct_MP[row_of[answers], at]
+            cost[setting, at] = question.cost_usd
+            calls[setting, at] = len(models)
+            asked[setting].append(models)
+    return Plays(right, cost, calls, asked)

@@ -1,0 +1,41 @@
+"""A comparison on recorded answers: its jobs side by side, and what of the files is not used."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from r2.evaluation.recorded.playing import Job, one_by_one
+from r2.training.recorded_methods import recorded_methods
+from storage.sources.outcome_tables import read_outcome_table
+from tasks.evaluation.play_recorded import play_recorded, side_by_side
+from tests.support.recorded import recorded_rows, write_rows
+
+
+def test_jobs_in_processes_come_to_the_same_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    table = read_outcome_table(write_rows(tmp_path / "rows.jsonl", recorded_rows(60)))
+    names = ["counted", "agreement_cascade", "query_router", "rule:benchmark"]
+    methods = [method for method in recorded_methods(table.models, names) if method.kind != "constant"]
+    known, unseen = table.part(range(40)), table.part(range(40, 60))
+    jobs = [Job(method.name, method, known, (known, unseen)) for method in methods]
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    both = list(zip(one_by_one(jobs), side_by_side(jobs), strict=True))
+    assert len(both) == 4
+    for alone, beside in both:
+        assert alone.settings == beside.settings
+        for one, other in zip(alone.plays, beside.plays, strict=True):
+            assert np.array_equal(one.right_SQ, other.right_SQ)
+            assert np.array_equal(one.cost_SQ, other.cost_SQ)
+            assert [list(row) for row in one.asked] == [list(row) for row in other.asked]
+
+
+def test_models_that_only_one_side_has_are_left_out_and_said(tmp_path: Path):
+    known = write_rows(tmp_path / "known.jsonl", recorded_rows(40))
+    rows = [row for row in recorded_rows(20, seed=1) if row["model"] != "other"]
+    unseen = write_rows(tmp_path / "unseen.jsonl", rows)
+    said: list[str] = []
+    comparison = play_recorded([known], [unseen], ["rule:benchmark"], said.append)
+    assert comparison.models == ("weak", "strong")
+    assert (comparison.n_fitted, comparison.n_folds, comparison.scopes[0].n_questions) == (40, 0, 20)
+    assert "left out, for having no rows in --test: other" in said
+    assert comparison.remarks == ("left out, for having no rows in --test: other",)
