@@ -495,7 +495,7 @@ def _questions(settings: AnswerSettings) -> Iterator[str]:
 
 
 def _print_estimate(settings: AnswerSettings) -> None:
-    from r2.methods.estimate import Rows, estimate_calls, rows_of
+    from r2.methods.estimate import estimate_calls, rows_of
     from r2.methods.expected import FREE_ASSUMED
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
@@ -523,20 +523,20 @@ def _print_estimate(settings: AnswerSettings) -> None:
             else:
                 n_bad += 1
 
-    short, whole = rows_of(good_rows(), router)
-    n_questions = short.n + whole.n
+    rows = rows_of(good_rows(), router)
+    n_questions = sum(part.n for part in rows)
     if settings.sample is not None and n_questions > settings.sample:
-        share = settings.sample / n_questions
-        whole = Rows(round(whole.n * share), round(whole.n_bytes * share))
-        short = Rows(settings.sample - whole.n, round(short.n_bytes * share))
+        rows = [part.times(settings.sample / n_questions) for part in rows]
         n_questions = settings.sample
     prices = {name: pool.price(name) for name in pool.models}
-    calls = estimate_calls(router, prices, short.n, short.n_bytes, whole)
+    calls = estimate_calls(router, prices, rows)
     n_shards = -(-(n_questions + n_bad) // settings.shard_size)
     print(f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {n_shards} shards")
     print_calls(pool, calls)
     print_reusable(settings, pool, _questions(settings))
     if assumed := "; ".join(
-        filter(None, [method_named(settings.reasoning.method).assumes, FREE_ASSUMED * bool(whole.n)])
+        filter(
+            None, [method_named(settings.reasoning.method).assumes, FREE_ASSUMED * any(part.is_free for part in rows)]
+        )
     ):
         print(f"Assumed: {assumed}. --max-cost-usd sets a hard cap.")

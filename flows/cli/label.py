@@ -161,10 +161,9 @@ def _print_estimate(settings: LabelSettings) -> None:
     answering = settings.answering(str(file.path), file.check, file.columns)
     router = make_router(pool, answering)
     rows = [row for row in file.rows(settings.limit) if isinstance(row, Problem)]
-    short, whole = rows_of(rows, router)
     prices = {name: card.price for name, card in router.roster.by_name.items()}
     print(f"{len(rows)} problems of {settings.problems}")
-    print_calls(pool, estimate_calls(router, prices, short.n, short.n_bytes, whole))
+    print_calls(pool, estimate_calls(router, prices, rows_of(rows, router)))
     print_reusable(answering, pool, (row.question for row in rows))
     print(f"Assumed: {method_named(answering.reasoning.method).assumes}. --max-cost-usd sets a hard cap.")
 

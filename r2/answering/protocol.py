@@ -1,7 +1,7 @@
 """What every way to answer shares: waves of calls, steps, outcome, trajectory, the router, and the question's budget.
 No I/O."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -9,6 +9,7 @@ from r2.answering.allocation import Choice
 from r2.answering.lookahead import Decision
 from r2.answering.programs import WORST_USD, asks_for_program, runs_of, with_results
 from r2.answering.query_router import QueryRouter
+from r2.answering.question_shape import ASSUMED, Shape
 from r2.call import ROUTER_PURPOSES, Call, Completion
 from r2.errors import failure
 from r2.ledger import worst_cost_usd
@@ -238,7 +239,12 @@ class Router:
     composes: bool = True
     """A plan of a row without a benchmark ends with a final call, whoever the finalizer is."""
     expects_free: bool = False
-    """Of an estimate: for rows without a benchmark."""
+    """Of an estimate: for rows without a benchmark. The next two are of estimates, too."""
+    shape: Shape = ASSUMED
+    """What the questions look like."""
+    lost_share: Mapping[str, float] = field(default_factory=dict)
+    """Pool entry -> attempts per answered call that are charged at the most they may cost, beside what the call costs;
+    of entries that state it."""
 
     @property
     def blocks(self) -> bool:

@@ -8,7 +8,7 @@ from r2.answering.protocol import Router
 from r2.evaluation.operating_points import constants_of, dev_runs, is_chosen_without_runs, own_mode, variants_of
 from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.sweep import SweepSettings
-from r2.methods.estimate import CallEstimate, Rows, estimate_calls, rows_of
+from r2.methods.estimate import CallEstimate, estimate_calls, rows_of
 from r2.problem import Problem
 from r2.settings import Reasoning
 
@@ -60,8 +60,7 @@ def _calls(reasoning: Reasoning, router: Router, problems: Sequence[Problem], n_
         allocator=reasoning.allocator or router.allocator,
     )
     prices = {name: card.price for name, card in router.roster.by_name.items()}
-    short, whole = (Rows(n_runs * rows.n, n_runs * rows.n_bytes) for rows in rows_of(problems, router))
-    return estimate_calls(mine, prices, short.n, short.n_bytes, whole)
+    return estimate_calls(mine, prices, [rows.times(n_runs) for rows in rows_of(problems, router)])
 
 
 def _sum(one: CallEstimate, other: CallEstimate) -> CallEstimate:

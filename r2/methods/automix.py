@@ -19,7 +19,7 @@ from r2.answering.route import solver_call
 from r2.answering.wanted import is_whole, schema_of
 from r2.call import Call, Completion
 from r2.methods.direct_step import ask_step, open_step, result_of
-from r2.methods.expected import EMPTY, UNSURE_SHARE, ExpectedCalls, whole_question
+from r2.methods.expected import EMPTY, UNSURE_ASSUMED, ExpectedCalls, unsure_share, whole_question
 from r2.methods.record import Method
 from r2.methods.shunt import large_model, small_model
 from r2.problem import Problem
@@ -95,12 +95,14 @@ def says_correct(text: str) -> bool:
 def _expects(router: Router) -> list[ExpectedCalls]:
     parts = []
     models = chain(router)
+    share = 1.0
     for place, model in enumerate(models):
-        share = UNSURE_SHARE**place
         parts.append(whole_question(router, model, share))
         if place < len(models) - 1:
             n_verdicts = share * router.settings.n_samples
-            parts.append(ExpectedCalls("verify", model, n_verdicts, verify_messages(EMPTY, "39"), 2))
+            messages = verify_messages(EMPTY, "39")
+            parts.append(ExpectedCalls("verify", model, n_verdicts, messages, 2, VERDICT_TOKENS))
+        share *= unsure_share(router, model)
     return parts
 
 
@@ -109,7 +111,7 @@ METHOD = Method(
     summary="a chain of models, each verifies its own answer",
     run=partial(concluded, automix),
     expects=_expects,
-    assumes=f"{UNSURE_SHARE:.0%} of a model's answers do not pass its own verification",
+    assumes=f"of a model's answers do not pass its own verification: {UNSURE_ASSUMED}",
     routes=True,
     knob="threshold",
     values=(0.0, 0.25, 0.5, 0.75, 1.0),

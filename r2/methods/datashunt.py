@@ -10,7 +10,7 @@ has the same prompts here. Settings: those of r2/methods/shunt.py.
 from functools import partial
 
 from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, concluded
-from r2.methods.expected import UNSURE_SHARE, ExpectedCalls, whole_question
+from r2.methods.expected import UNSURE_ASSUMED, ExpectedCalls, whole_question
 from r2.methods.record import Method
 from r2.methods.shunt import execute_shunted, expected_shunted, open_steps, small_model
 from r2.plan import DIRECT
@@ -33,7 +33,7 @@ METHOD = Method(
     summary="small model first, the large one where it is unsure",
     run=partial(concluded, datashunt),
     expects=_expects,
-    assumes=f"the small model is unsure of {UNSURE_SHARE:.0%} of its answers",
+    assumes=f"the small model is unsure of {UNSURE_ASSUMED}",
     routes=True,
     knob="threshold",
     values=(0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),

@@ -14,8 +14,7 @@ from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, co
 from r2.answering.route import decompose, finalize
 from r2.methods.expected import (
     STEPS_ASSUMED,
-    SUBTASKS_PER_QUESTION,
-    UNSURE_SHARE,
+    UNSURE_ASSUMED,
     ExpectedCalls,
     final_answer,
     one_step,
@@ -35,7 +34,7 @@ def division_of_thoughts(problem: Problem, router: Router, outcome: Outcome, bud
 
 
 def _expects(router: Router) -> list[ExpectedCalls]:
-    steps = expected_shunted(one_step, router, SUBTASKS_PER_QUESTION)
+    steps = expected_shunted(one_step, router, router.shape.steps, is_step=True)
     return [*plans(router), *steps, *final_answer(router, router.finalizer)]
 
 
@@ -44,7 +43,7 @@ METHOD = Method(
     summary="small model first at every step of a plan",
     run=partial(concluded, division_of_thoughts),
     expects=_expects,
-    assumes=f"{STEPS_ASSUMED}, the small model is unsure of {UNSURE_SHARE:.0%} of its results",
+    assumes=f"{STEPS_ASSUMED}, the small model is unsure of {UNSURE_ASSUMED}",
     routes=True,
     knob="threshold",
     values=(0.0, 0.5, 0.8, 0.95, 1.0),

@@ -20,7 +20,6 @@ from r2.answering.route import decompose, execute_steps, finalize, solver_call
 from r2.errors import ConfigError
 from r2.methods.direct_step import answer_once
 from r2.methods.expected import (
-    SUBTASKS_PER_QUESTION,
     ExpectedCalls,
     final_answer,
     one_step,
@@ -68,7 +67,7 @@ def _expects(router: Router) -> list[ExpectedCalls]:
     shares = probabilities(router.settings, router.roster)
     if router.settings.random_level == "query":
         return [whole_question(router, model, share) for model, share in shares.items()]
-    steps = [one_step(router, model, share * SUBTASKS_PER_QUESTION) for model, share in shares.items()]
+    steps = [one_step(router, model, share * router.shape.steps) for model, share in shares.items()]
     return [*plans(router), *steps, *final_answer(router, router.finalizer)]
 
 

@@ -9,6 +9,7 @@ from r2.errors import ConfigError
 from r2.labelling.label import LEXICAL
 from r2.methods import method_named
 from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
+from r2.pool.simulated.faults import charged_share
 from r2.problems.own_check import OwnCheck, own_checks
 from r2.problems.sandbox import check_sandbox
 from r2.roster import Roster
@@ -48,6 +49,11 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         verify,
         *load_wanted(chosen),
         composes=chosen.finalizer != "last_step",
+        lost_share={
+            name: charged_share(pool.tables.simulated_faults, table.timeout_s)
+            for name, table in pool.models.items()
+            if pool.tables.simulated_faults and endpoint_kind(table.endpoint) == "simulated"
+        },
     )
     here = _computed_here(pool)
     if here and (method.writes_programs or any(table.prompt_mode == "program" for table in here)):

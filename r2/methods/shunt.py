@@ -16,7 +16,7 @@ from r2.answering.route import accept, answer_step, step_call
 from r2.answering.wanted import SCHEMA, TRUNCATED, Again, is_whole, schema_of
 from r2.call import Call, Completion
 from r2.methods.direct_step import lack_of
-from r2.methods.expected import UNSURE_SHARE, ExpectedCalls
+from r2.methods.expected import ExpectedCalls, unsure_share
 from r2.methods.measured_confidence import confidences
 from r2.plan import Plan, Subtask
 from r2.problem import Problem
@@ -45,13 +45,14 @@ def execute_shunted(
 
 
 def expected_shunted(
-    part: Callable[[Router, str, float], ExpectedCalls], router: Router, n: float
+    part: Callable[[Router, str, float], ExpectedCalls], router: Router, n: float, *, is_step: bool = False
 ) -> list[ExpectedCalls]:
     """Calls for `n` answers per question, each the `part` of one model; samples where the small model's endpoint gives
     no log-probabilities."""
     small, large = small_model(router), large_model(router)
     n_asked = n if router.roster[small].has_logprobs else n * (1 + router.settings.n_samples)
-    return [part(router, small, n_asked), *([part(router, large, n * UNSURE_SHARE)] if large != small else [])]
+    n_unsure = n * unsure_share(router, small, is_step=is_step)
+    return [part(router, small, n_asked), *([part(router, large, n_unsure)] if large != small else [])]
 
 
 def _shunt(

@@ -14,6 +14,7 @@ from functools import partial
 from r2.answering.allocation import Choice
 from r2.answering.prompts import rate_messages, think_messages, with_thoughts
 from r2.answering.protocol import Answering, Outcome, QuestionBudget, Router, Wave, ask, concluded
+from r2.answering.question_shape import SENTENCE_TOKENS, text_of
 from r2.answering.route import solver_call
 from r2.call import Call, Completion
 from r2.labelling.plan_scores import read_judgement
@@ -89,16 +90,23 @@ def _best(
     return max(zip(thoughts, scores, strict=True), key=lambda rated: rated[1] or 0.0)[0]
 
 
-EXPECTED_THOUGHT_TOKENS = 30
+EXPECTED_THOUGHT_TOKENS = SENTENCE_TOKENS
 
 
 def _expects(router: Router) -> list[ExpectedCalls]:
     model, n_thoughts = one_model(router), router.settings.n_thoughts * router.settings.depth
     n_rated = n_thoughts if router.settings.n_thoughts > 1 else 0
+    depth, shape = router.settings.depth, router.shape
+    wording, thought = text_of(shape.wording_tokens), text_of(EXPECTED_THOUGHT_TOKENS)
+    before = text_of(EXPECTED_THOUGHT_TOKENS * (depth - 1) / 2)
+    answer = whole_question(router, model)
+    limit = THOUGHT_TOKENS + shape.answer_limit
     return [
-        ExpectedCalls("solve", model, n_thoughts, think_messages(EMPTY, [""]), EXPECTED_THOUGHT_TOKENS),
-        ExpectedCalls("verify", model, n_rated, rate_messages(EMPTY, ["", ""]), 4),
-        whole_question(router, model),
+        ExpectedCalls(
+            "solve", model, n_thoughts, think_messages(EMPTY, [before], wording), EXPECTED_THOUGHT_TOKENS, limit
+        ),
+        ExpectedCalls("verify", model, n_rated, rate_messages(EMPTY, [before, thought], wording), 4, RATING_TOKENS),
+        replace(answer, messages=with_thoughts(answer.messages, [thought] * depth)),
     ]
 
 

@@ -29,6 +29,18 @@ FAULTS: dict[str, str] = {
 }
 """Fault -> what the client meets."""
 
+_CHARGED_IN_VAIN = ("hang", "cut_body", "wrong_json")
+_UNCHARGED = (
+    "rate_limited_seconds",
+    "rate_limited_date",
+    "rate_limited_ms",
+    "rate_limited_bare",
+    "server_error",
+    "auth",
+)
+SLOW_BYTES_S = 10.0
+"""How long an answer trickles in that does so."""
+
 OVER_LIMIT = "over_limit"
 """Counted beside the faults: a request refused because its model's limit per minute was used up."""
 
@@ -45,6 +57,15 @@ def check_faults(faults: Mapping[str, float], place: str) -> None:
             raise ConfigError(f"{place}: the share of {name!r} is {share}; expected 0 to 1.")
     if sum(faults.values()) > 1 + 1e-9:
         raise ConfigError(f"{place}: the shares sum to {sum(faults.values()):g}; a request meets one fault at most.")
+
+
+def charged_share(faults: Mapping[str, float], timeout_s: float) -> float:
+    """Attempts per answered call that are charged at the most they may cost: those that were sent and whose answer did
+    not come whole, and answers without token counts. Failed attempts are made again."""
+    in_vain = sum(faults.get(name, 0.0) for name in _CHARGED_IN_VAIN)
+    in_vain += faults.get("slow_bytes", 0.0) if timeout_s < SLOW_BYTES_S else 0.0
+    answered = 1 - in_vain - sum(faults.get(name, 0.0) for name in _UNCHARGED)
+    return (in_vain + faults.get("no_usage", 0.0)) / answered if answered > 0 else 0.0
 
 
 def draw_fault(faults: Mapping[str, float], key: bytes, n_seen: int, seed: int) -> str | None:

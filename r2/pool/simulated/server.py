@@ -22,12 +22,11 @@ from aiohttp import web
 
 from r2.errors import PoolFileError
 from r2.pool.file.config import PoolConfig, endpoint_kind
-from r2.pool.simulated.faults import OVER_LIMIT, MinuteWindow, check_faults, draw_fault, refusal
+from r2.pool.simulated.faults import OVER_LIMIT, SLOW_BYTES_S, MinuteWindow, check_faults, draw_fault, refusal
 from r2.pool.simulated.mind import SKILLS, Thought, think
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _LETTER = re.compile(r'("model": ")([A-Za-z])(")')
-_SLOW_BYTES_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +221,7 @@ class SimulatedServer:
             return pieces
         for at in range(0, len(content), size):
             await pieces.write(content[at : at + size])
-            await asyncio.sleep(_SLOW_BYTES_S / 10 * self.conditions.time_scale)
+            await asyncio.sleep(SLOW_BYTES_S / 10 * self.conditions.time_scale)
         await pieces.write_eof()
         return pieces
 

@@ -332,27 +332,30 @@ def test_files_that_cannot_be_used_are_refused_and_what_they_hold_is_identity(tm
 # What it is expected to cost.
 
 
+SHORT, WHOLE = Rows(100, 1400), Rows(100, 4000, is_free=True)
+
+
 def test_an_estimate_counts_long_answers_and_the_final_call():
     chosen = router()
     prices = {name: card.price for name, card in ROSTER.by_name.items()}
-    short, whole = rows_of([FREE, Problem("p", "What is 2 + 2?", benchmark="arithmetic")], chosen)
-    assert (short, whole) == (Rows(1, 14), Rows(1, len(FREE.question)))
-    asked = {(e.purpose, e.model): e for e in estimate_calls(chosen, prices, 100, 1400, Rows(100, 4000))}
+    rows = rows_of([FREE, Problem("p", "What is 2 + 2?", benchmark="arithmetic")], chosen)
+    assert [(part.n, part.n_bytes, part.is_free) for part in rows] == [(1, 14, False), (1, len(FREE.question), True)]
+    asked = {(e.purpose, e.model): e for e in estimate_calls(chosen, prices, [SHORT, WHOLE])}
     assert asked["solve", "middle"].n_calls == asked["solve", "small"].n_calls == 250, "half of the steps each"
     assert asked["solve", "middle"].output_tokens == 125 * 12 + 125 * 150
     assert (asked["final", "middle"].n_calls, asked["final", "middle"].output_tokens) == (100, 100 * 300)
     assert asked["allocate", chosen.allocator].n_calls == 200
     alone = replace(chosen, roster=Roster(ROSTER.solvers[:1]))
     assert [
-        e.purpose for e in estimate_calls(replace(alone, decomposer="small", allocator="small"), prices, 9, 90)
+        e.purpose for e in estimate_calls(replace(alone, decomposer="small", allocator="small"), prices, [Rows(9, 90)])
     ] == [
         "decompose",
         "solve",
     ], "nothing to allocate among one"
-    without = {(e.purpose, e.model): e for e in estimate_calls(chosen, prices, 100, 1400)}
+    without = {(e.purpose, e.model): e for e in estimate_calls(chosen, prices, [SHORT])}
     assert ("final", "middle") not in without
     bounded = router(max_answer_tokens=16)
-    [final] = [e for e in estimate_calls(bounded, prices, 0, 0, Rows(100, 4000)) if e.purpose == "final"]
+    [final] = [e for e in estimate_calls(bounded, prices, [WHOLE]) if e.purpose == "final"]
     assert final.output_tokens == 1600
     assert guessed_usd(chosen, prices, is_free=True) > 3 * guessed_usd(chosen, prices)
 

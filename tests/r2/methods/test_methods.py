@@ -18,7 +18,7 @@ from r2.call import Call, Completion, TokenLogprob
 from r2.errors import CALL_FAILURES, ConfigError, Failure
 from r2.methods import can_collapse, family_of, method_named, methods, takes_router
 from r2.methods.automix import says_correct
-from r2.methods.estimate import estimate_calls
+from r2.methods.estimate import Rows, estimate_calls
 from r2.methods.router import make_router
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.simulated.mind import think
@@ -456,13 +456,12 @@ def test_estimates_count_what_each_method_asks():
     prices = {card.name: card.price for card in ROSTER.solvers}
 
     def n_calls(method: str, **chosen: object) -> dict[tuple[str, str], int]:
-        estimates = estimate_calls(router(method=method, **chosen), prices, 100, 5000)
+        estimates = estimate_calls(router(method=method, **chosen), prices, [Rows(100, 5000)])
         return {(e.purpose, e.model): e.n_calls for e in estimates}
 
     assert n_calls("cot") == {("solve", "large"): 100}
-    # Two levels of two thoughts and their ratings, and the answer, which shares its key with the thoughts.
-    assert estimate_calls(router(method="tot"), prices, 100, 5000)[0].n_calls == 400
-    assert n_calls("tot", model="small") == {("solve", "small"): 100, ("verify", "small"): 400}
+    # Two levels of two thoughts and their ratings, and the answer.
+    assert n_calls("tot", model="small") == {("solve", "small"): 500, ("verify", "small"): 400}
     assert n_calls("decompose_one", model="middle") == {("decompose", "small"): 100, ("solve", "middle"): 250}
     # Without log-probabilities: the answer and four samples; three in ten are asked again.
     assert n_calls("datashunt") == {("solve", "small"): 500, ("solve", "large"): 30}

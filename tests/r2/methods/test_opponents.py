@@ -11,7 +11,7 @@ from r2.answering.protocol import Outcome, Router
 from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.methods import method_named
-from r2.methods.estimate import estimate_calls
+from r2.methods.estimate import Rows, estimate_calls
 from r2.methods.router import make_router
 from r2.pool.file.config import load_pool
 from r2.problem import Problem
@@ -247,7 +247,8 @@ def test_estimates_count_what_each_opponent_asks():
 
     def n_calls(method: str, **chosen: object) -> dict[tuple[str, str], int]:
         return {
-            (e.purpose, e.model): e.n_calls for e in estimate_calls(router(method=method, **chosen), prices, 100, 5000)
+            (e.purpose, e.model): e.n_calls
+            for e in estimate_calls(router(method=method, **chosen), prices, [Rows(100, 5000)])
         }
 
     assert n_calls("start", model="small") == {("solve", "small"): 100}
