@@ -6,13 +6,16 @@ import importlib.util
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from r2.lifeline import spawn
-from r2.training.grpo.rounds import Rounds, read_result
+from r2.training.grpo.promotion import HeldOut
+from r2.training.grpo.rounds import Result, Rounds, State, read_result, write_json
+from r2.training.grpo.settings import GrpoSettings
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from tasks.training.train_rounds import run_in_process, train_rounds
@@ -28,6 +31,30 @@ def proof() -> ModuleType:
     sys.modules["prove_learning"] = module
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_verdict_adds_up_what_the_promoted_rounds_gained_each_on_its_own_problems(
+    proof: ModuleType, tmp_path: Path
+):
+    """A round that gains 0.15 by cost, one that gains 0.06, and a dear one that was not promoted."""
+    ids = tuple(f"p{i}" for i in range(40))
+
+    def held(cost_share: float, number: int) -> HeldOut:
+        names = tuple(f"{name}-{number}" for name in ids)
+        return HeldOut(names, (1.0,) * 40, (cost_share * 1e-3,) * 40, (cost_share,) * 40, (1.0,) * 40)
+
+    chosen = GrpoSettings(problems="scan", rounds=3)
+    rounds = Rounds(tmp_path, chosen, State("grpo-1", {}, {}))
+    for number, (before, after, is_promoted) in enumerate([(0.8, 0.3, True), (0.3, 0.9, False), (0.3, 0.1, True)]):
+        (tmp_path / f"round-{number:02d}").mkdir()
+        result = Result({}, held(before, number), held(after, number))
+        write_json(tmp_path / f"round-{number:02d}" / "result.json", asdict(result))
+        rounds.state.settled.append({"decision": {"is_promoted": is_promoted}})
+    verdict = proof._verdict(0, rounds, 1.0)
+    assert verdict.gain == pytest.approx(proof.LAM * (0.5 + 0.2))
+    assert verdict.low == pytest.approx(verdict.gain)
+    assert verdict.after["cost_share"] == pytest.approx(0.1)
+    assert verdict.failures == ()
 
 
 @pytest.mark.slow
