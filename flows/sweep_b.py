@@ -55,7 +55,7 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
         points = points_of(comparison, {b: run for b, run in runs.items() if b is not None}, outcomes)
     status = "completed" if len(runs) == len(wanted) else stop_reason or "incomplete"
     digest = answers_digest(pool, settings.reasoning)
-    sweep = concluded(sweep_id, status, settings, len(ids), points, reference, paid_usd, digest)
+    sweep = concluded(sweep_id, status, settings, len(ids), points, reference, paid_usd, digest, sorted(pool.policies))
     write_sweep(root, sweep)
     await told(_publish(sweep))
     return sweep

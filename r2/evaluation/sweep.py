@@ -200,9 +200,10 @@ def concluded(
     reference_accuracy: float | None,
     paid_usd: float,
     digest: str = "",
+    trained: Sequence[str] = (),
 ) -> Sweep:
     """The table, the advice and the floor that follow from measured points; `reference_accuracy` None where no solver
-    was asked beside them, `digest` as `answers_digest`."""
+    was asked beside them, `digest` as `answers_digest`, `trained` the pool's entries that serve trained policies."""
     plain = [one.point for one in points]
     best = max((p.accuracy for p in plain), default=0.0)
     reference = best if reference_accuracy is None else reference_accuracy
@@ -224,6 +225,11 @@ def concluded(
         notes.append(
             f"Accuracy is not highest at the smallest b ({plain[0].b:g}): cheaper models were also better here, or "
             "it is chance."
+        )
+    if trained and settings.target_accuracy is not None and settings.held_out is None:
+        notes.append(
+            f"The pool has trained policies ({', '.join(trained)}): rows that they were trained on make the floor too "
+            "high. Give rows that they have not seen, or --held-out with the test share of their training."
         )
     sweep = Sweep(
         sweep_id,

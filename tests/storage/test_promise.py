@@ -128,6 +128,16 @@ def test_a_sweep_of_the_rule_answers_by_the_rule_with_what_it_was_measured_at(tm
         promised(asked(tmp_path, certified="sweep-1", reasoning={"routing": "rule", "value_usd": 1.0}))
 
 
+def test_a_floor_of_a_pool_with_trained_policies_reminds_of_the_rows_they_were_trained_on():
+    def notes(trained: tuple[str, ...], **fields: object) -> tuple[str, ...]:
+        settings = SweepSettings.model_validate({"problems": ("scan",), "b": (0.0,)} | fields)
+        return concluded("s", "completed", settings, 500, [point(0.0, 490)], None, 0.0, "", trained).notes
+
+    assert "trained policies (allocator)" in notes(("allocator",), target_accuracy=0.9)[0]
+    assert notes(("allocator",)) == notes((), target_accuracy=0.9) == ()
+    assert notes(("allocator",), target_accuracy=0.9, held_out=0.1) == ()
+
+
 def test_a_value_that_was_not_measured_ends_the_path(tmp_path: Path):
     swept(tmp_path, {0.0: 490, 2.0: 490})
 
