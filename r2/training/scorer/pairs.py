@@ -5,7 +5,6 @@ Attempts are far from independent: two models of one family err alike (docs/meth
 are shrunk towards what would be so if they were independent, and not taken for it.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,8 +25,13 @@ LEAST, MOST = 0.01, 0.99
 LEAST_ROWS = 20
 """Of a kind, for a shortlist of its own."""
 MOST_LISTED = 6
-SLACK = 0.03
+MOST_OWN = 4
+"""Of them, arms that are listed for their use at the kind itself; the others for their use over all kinds."""
+SLACK = 0.02
 """Cascades count that are at most so much less accurate than the best single arm."""
+N_RESAMPLES = 10
+"""Draws of the rows, with replacement, that cascades are sought on: one search alone finds arms that were lucky."""
+MAX_LENGTH = 3
 
 
 def count_pairs(
@@ -75,18 +79,30 @@ def count_pairs(
 
 
 def shortlist_of(trials: Trials, kind: str) -> tuple[str, ...]:
-    """The arms of the kind's best agreement cascades, the most used first; () where some arm was not asked everywhere,
-    or there are few rows."""
-    at = _of_kind(trials, kind)
-    right, costs = trials.right_AU[:, at], trials.cost_usd_AU[:, at]
-    if kind == OTHER or at.sum() < LEAST_ROWS or np.isnan(right).any() or np.isnan(costs).any():
+    """The arms of the best agreement cascades on resamples of the kind's rows, the most used first, and those of all
+    rows; () where some arm was not asked everywhere, or there are few rows."""
+    its, overall = _most_used(trials, kind), _most_used(trials, OTHER)
+    if not its:
         return ()
-    best = float(right.mean(axis=1).max())
-    cascades = agreement_cascades(right, costs, trials.results_AU[:, at])
-    used = Counter(arm for one in cascades if one.accuracy >= best - SLACK for arm in one.order)
+    return tuple(dict.fromkeys((*its[:MOST_OWN], *overall)))[:MOST_LISTED]
+
+
+def _most_used(trials: Trials, kind: str) -> list[str]:
+    at = _of_kind(trials, kind)
+    right, costs, results = trials.right_AU[:, at], trials.cost_usd_AU[:, at], trials.results_AU[:, at]
+    if at.sum() < LEAST_ROWS or np.isnan(right).any() or np.isnan(costs).any():
+        return []
+    rng = np.random.default_rng(0)
+    used: dict[int, float] = {}
+    for _ in range(N_RESAMPLES):
+        rows = rng.integers(0, right.shape[1], right.shape[1])
+        cascades = agreement_cascades(right[:, rows], costs[:, rows], results[:, rows], max_length=MAX_LENGTH)
+        best = float(right[:, rows].mean(axis=1).max())
+        good = [one for one in cascades if one.accuracy >= best - SLACK]
+        for arm in (arm for one in good for arm in one.order):
+            used[arm] = used.get(arm, 0.0) + 1 / len(good)
     mean_costs = costs.mean(axis=1)
-    order = sorted(used, key=lambda arm: (-used[arm], mean_costs[arm], trials.arms[arm]))
-    return tuple(trials.arms[arm] for arm in order[:MOST_LISTED])
+    return [trials.arms[arm] for arm in sorted(used, key=lambda arm: (-used[arm], mean_costs[arm], trials.arms[arm]))]
 
 
 def _of_kind(trials: Trials, kind: str) -> NDArray[np.bool_]:
