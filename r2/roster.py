@@ -14,6 +14,8 @@ PromptMode = Literal["direct", "cot", "bare", "program"]
 `program`: it writes a program, and what that prints is the result (r2/answering/programs.py)."""
 
 
+PLAN_SKILL: Final = "plan"
+"""The entry of a profile that says how often a decomposer's plans are right: no skill at answering."""
 UNBOUNDED: Final = 10**9
 """Room of an entry whose context is not known: what does not fit is for its server to say."""
 LEAST_ROOM: Final = 512

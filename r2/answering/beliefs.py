@@ -13,12 +13,13 @@ independent: a hundred checked rows are better than this, and a trained scorer i
 The constants are priors, chosen by hand and stated here; none was fitted to a pool of ours.
 """
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 from r2.answering.attempts import Attempt, Attempts
-from r2.roster import ModelCard, Tier
+from r2.roster import PLAN_SKILL, ModelCard, PromptMode, Tier
 
 TIER_MEANS: Final[Mapping[Tier, float]] = {"small": 0.5, "medium": 0.7, "large": 0.85}
 """P(right) of an entry of which nothing was measured."""
@@ -28,8 +29,19 @@ PROFILE_ROWS: Final = 20.0
 """Rows that an accuracy of a profile counts for: profiles do not say how many questions they were measured on."""
 OTHER_ROWS: Final = 4.0
 """Rows that the mean of a profile counts for, where it says nothing of the kind of unit."""
+UNMEASURED: Final = 0.75
+"""How much of the mean of a profile is believed at a kind that it leaves out: models are measured at what they are
+for."""
 FOREIGN: Final = 0.05
 """P(right) of a fine-tuned entry (prompt mode `bare`) at a kind that its profile leaves out: it was made for others."""
+SPECIALIST_MEAN: Final = 0.95
+"""In place of the tier's mean, of a fine-tuned entry at the kinds that its profile names: it is small, and made for
+them."""
+AT_ONCE: Final[Mapping[PromptMode, float]] = {"direct": 0.25, "cot": 0.5}
+"""How much of P(all steps are right) is left where they are done in one reply, without and with thinking; only of
+entries that were not measured at it. A real 1.5 B model that adds and multiplies without a fault is right in 23 % of
+expressions and commands without thinking, and in 52 % with it (docs/results.md)."""
+NO_STEPS: Final[Mapping[str, int]] = {}
 LEAST, MOST = 0.005, 0.995
 """No prior is surer than this."""
 KAPPA_FREE: Final = 1 / 20
@@ -55,6 +67,8 @@ SHORT_REPLIES: Final = (Level(0.0, 0.5, 0.12, 0.66), Level(0.75, 0.9, 0.28, 0.24
 """Of replies that are the result and nothing else. They tell right from wrong with an area under the curve of 0.83; on
 short programs of two local models 0.86 was measured, on simulated models more. No result counts as six times more
 probable than before because of it, or less than a fifth as probable."""
+TRAINED_REPLIES: Final = (Level(0.0, 0.5, 0.02, 0.60), Level(0.75, 0.9, 0.08, 0.30), Level(0.97, 0.99, 0.90, 0.10))
+"""Of an entry that was fine-tuned on the job: nearly always certain, and when it is not it has seen nothing like it."""
 LONG_REPLIES: Final = (Level(0.0, 0.5, 0.25, 0.40), Level(0.75, 0.9, 0.35, 0.35), Level(0.97, 0.99, 0.40, 0.25))
 """Of chains of thought and of answers in full: most of their tokens are certain whatever they come to."""
 
@@ -71,21 +85,32 @@ class Arm:
     weights: str = ""
 
 
-def prior(card: ModelCard, kinds: Sequence[str]) -> float:
+def prior(card: ModelCard, kinds: Sequence[str], steps: Mapping[str, int] = NO_STEPS) -> float:
     """P(the entry is right) at a unit of these kinds, the most telling first, from its profile.
 
     Beta(k * mu, k * (1 - mu)) with k = `TIER_ROWS` and the tier's mean mu, added to what was measured: the first kind
-    that the profile names, else the mean of all it names.
+    that the profile names. Where it names none: of a unit that takes several `steps` (kind -> how many) the product
+    over them, times `AT_ONCE`; else the mean of all it names.
     """
     measured = next((card.skills[kind] for kind in kinds if kind in card.skills), None)
-    n_rows = PROFILE_ROWS
-    if measured is None:
-        if card.skills and card.prompt_mode == "bare":
-            return FOREIGN
-        n_rows = OTHER_ROWS if card.skills else 0.0
-        measured = sum(card.skills.values()) / len(card.skills) if card.skills else 0.0
-    p_right = (n_rows * measured + TIER_ROWS * TIER_MEANS[card.tier]) / (n_rows + TIER_ROWS)
+    if measured is not None:
+        mean = SPECIALIST_MEAN if card.prompt_mode == "bare" else TIER_MEANS[card.tier]
+        return _shrunk(measured, PROFILE_ROWS, mean)
+    if card.skills and card.prompt_mode == "bare":
+        return FOREIGN
+    mean = TIER_MEANS[card.tier]
+    p_right = mean
+    if others := [accuracy for skill, accuracy in card.skills.items() if skill != PLAN_SKILL]:
+        p_right = UNMEASURED * _shrunk(sum(others) / len(others), OTHER_ROWS, mean)
+    if steps:
+        if steps.keys() <= card.skills.keys():
+            p_right = math.prod(prior(card, [kind]) ** n for kind, n in steps.items())
+        p_right *= AT_ONCE.get(card.prompt_mode, 1.0)
     return min(MOST, max(LEAST, p_right))
+
+
+def _shrunk(measured: float, n_rows: float, mean: float) -> float:
+    return min(MOST, max(LEAST, (n_rows * measured + TIER_ROWS * mean) / (n_rows + TIER_ROWS)))
 
 
 def kappa_of(n_choices: int) -> float:

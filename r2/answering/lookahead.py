@@ -21,6 +21,9 @@ HORIZON = 3
 MAX_ARMS, MAX_LATER_ARMS = 6, 4
 """Arms that the rule looks ahead with: as the one that is asked now, and as those asked after it. Of more, the ones on
 the outer Pareto fronts of cost and P(right) are kept, spread from the cheapest to the dearest."""
+LEAST_SHARE = 0.5
+"""An arm that is less than this share as likely to be right as the likeliest one is not looked ahead with: what it says
+would decide little."""
 
 Action = Literal["ask", "accept", "decompose"]
 Reason = Literal["worth_asking", "no_result_yet", "plan_worth_more", "not_worth_more", "nobody_left"]
@@ -89,7 +92,8 @@ def decide(
     asked = {attempt.arm for attempt in attempts}
     open_arms = [_seen(beliefs, attempts, arm, q, result) for arm in beliefs.arms if arm not in asked]
     open_arms.sort(key=lambda one: (one.cost_usd - v_usd * one.p_right, one.cost_usd, one.arm))
-    able = [one for one in open_arms if one.cost_usd < v_usd * (1 - q)]
+    likeliest = max((one.p_right for one in open_arms), default=0.0)
+    able = [one for one in open_arms if one.cost_usd < v_usd * (1 - q) and one.p_right >= LEAST_SHARE * likeliest]
     kept = on_outer_fronts(able, MAX_ARMS) if horizon else []
     search = _Search(beliefs, v_usd, decompose, [one.arm for one in on_outer_fronts(kept, MAX_LATER_ARMS)])
     values = {one.arm: search.asking(attempts, one.arm, one.cost_usd, horizon) for one in kept}

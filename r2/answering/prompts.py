@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from r2.call import Message
 from r2.plan import Plan
 from r2.problem import Problem
-from r2.roster import ModelCard, PromptMode
+from r2.roster import PLAN_SKILL, ModelCard, PromptMode
 
 QUESTION_MARK = "Question: "
 CONTEXT_MARK = "Context: "
@@ -285,6 +285,8 @@ def _question_block(problem: Problem) -> str:
 def _profile(card: ModelCard) -> str:
     """One line a model can be chosen by: tier, price, measured skills. Never its name: names teach nothing new pools
     have."""
-    skills = ", ".join(f"{skill} {accuracy:.0%}" for skill, accuracy in sorted(card.skills.items()))
+    skills = ", ".join(
+        f"{skill} {accuracy:.0%}" for skill, accuracy in sorted(card.skills.items()) if skill != PLAN_SKILL
+    )
     mode = {"cot": ", thinks step by step", "program": ", writes a program"}.get(card.prompt_mode, "")
     return f"{card.tier}, {card.blended_price:.3g} USD{mode}" + (f"; {skills}" if skills else "")

@@ -19,7 +19,9 @@ from r2.answering.allocation import Choice
 from r2.answering.attempts import Attempts
 from r2.answering.beliefs import (
     LONG_REPLIES,
+    NO_STEPS,
     SHORT_REPLIES,
+    TRAINED_REPLIES,
     Arm,
     Level,
     ProfileBeliefs,
@@ -51,12 +53,10 @@ from r2.call import Call, Completion
 from r2.plan import DIRECT, Plan, Subtask
 from r2.problem import Problem
 from r2.problems.kind import kind_of, steps_of
-from r2.roster import ModelCard, PromptMode
+from r2.roster import PLAN_SKILL, ModelCard, PromptMode
 
 VALUE_IN_REFS: Final = 50.0
 """What a right answer is worth by default, in costs of the question on the largest model thinking step by step."""
-PLAN_SKILL: Final = "plan"
-"""The entry of a decomposer's profile that says how often its plans are right."""
 P_TRAINED_PLAN: Final = 0.95
 """P(a plan is right) of a decomposer that was fine-tuned for it, where nothing was measured."""
 STEP_BY_STEP: Final = " step by step"
@@ -65,6 +65,7 @@ ERRORS_LEFT: Final = 0.5
 """Of the errors of an entry, when it thinks step by step and was not measured so."""
 LEAST_SHARE: Final = 0.01
 """Of questions: what happens to fewer is left out of an expectation."""
+_LEVELS: Final = {"cot": LONG_REPLIES, "bare": TRAINED_REPLIES}
 COST_GRID: Final = 0.05
 """Costs are rounded to steps of this, relative, so that like questions share their decisions."""
 
@@ -341,6 +342,7 @@ def _beliefs(
 ) -> ProfileBeliefs:
     """What is believed of the question (`task` None), or of a step, before anybody was asked."""
     said: dict[tuple[PromptMode, bool], Call] = {}
+    steps = steps_of(problem.question) if task is None else NO_STEPS
     arms = []
     for name, card in sorted(cards.items()):
         mode = card.prompt_mode
@@ -349,7 +351,7 @@ def _beliefs(
             said[mode, card.guided] = call
         n_tokens = reply_tokens(problem, router, mode, is_answer=is_answer)
         cost = _on_grid(call_usd(card, said[mode, card.guided].messages, n_tokens) / v_usd)
-        p_right = prior(card, kinds)
+        p_right = prior(card, kinds, steps)
         if name.endswith(STEP_BY_STEP):
             p_right = 1 - (1 - p_right) * ERRORS_LEFT
         arms.append(Arm(name, p_right, cost, _levels(problem, router, card, is_answer=is_answer), card.weights))
@@ -393,7 +395,7 @@ def _levels(problem: Problem, router: Router, card: ModelCard, *, is_answer: boo
     answers in full, whose tokens say little and weigh much."""
     if not card.has_logprobs or (is_answer and is_whole(problem, router)):
         return ()
-    return LONG_REPLIES if card.prompt_mode == "cot" else SHORT_REPLIES
+    return _LEVELS.get(card.prompt_mode, SHORT_REPLIES)
 
 
 def _worth_of_plan(problem: Problem, router: Router, v_usd: float) -> float | None:

@@ -7,7 +7,16 @@ import random
 import pytest
 
 from r2.answering.attempts import Attempt, Attempts
-from r2.answering.beliefs import KAPPA_FREE, LONG_REPLIES, SHORT_REPLIES, Arm, ProfileBeliefs, kappa_of, prior
+from r2.answering.beliefs import (
+    KAPPA_FREE,
+    LONG_REPLIES,
+    SHORT_REPLIES,
+    TRAINED_REPLIES,
+    Arm,
+    ProfileBeliefs,
+    kappa_of,
+    prior,
+)
 from r2.answering.lookahead import decide
 from r2.ledger import Price
 from r2.roster import ModelCard, PromptMode, Tier
@@ -22,13 +31,27 @@ def card(tier: Tier, mode: PromptMode = "direct", **skills: float) -> ModelCard:
 def test_a_measured_skill_is_shrunk_to_the_mean_of_the_tier():
     assert prior(card("small", add=0.8), ["add"]) == pytest.approx((20 * 0.8 + 4 * 0.5) / 24)
     assert prior(card("large"), ["add"]) == pytest.approx(0.85)
-    assert prior(card("medium", add=0.2, multiply=0.4), ["scan"]) == pytest.approx((4 * 0.3 + 4 * 0.7) / 8)
+    assert prior(card("medium", add=0.2, multiply=0.4, plan=1.0), ["scan"]) == pytest.approx(
+        0.75 * (4 * 0.3 + 4 * 0.7) / 8
+    )
     assert prior(card("small", gsm8k=0.8), ["", "gsm8k"]) == pytest.approx((20 * 0.8 + 4 * 0.5) / 24)
 
 
 def test_a_specialist_is_not_believed_at_what_its_profile_leaves_out():
     assert prior(card("small", "bare", scan_join=1.0), ["add"]) == 0.05
     assert prior(card("small", "bare"), ["add"]) == 0.5
+    assert prior(card("small", "bare", add=0.98), ["add"]) == pytest.approx((20 * 0.98 + 4 * 0.95) / 24)
+
+
+def test_several_steps_at_once_are_harder_than_each_where_nobody_measured_them():
+    steps = {"add": 2, "multiply": 1}
+    knows = card("large", add=1.0, multiply=0.8)
+    alone = [(20 + 4 * 0.85) / 24, (16 + 4 * 0.85) / 24]
+    assert prior(knows, ["expression"], steps) == pytest.approx(0.25 * alone[0] ** 2 * alone[1])
+    assert prior(card("large", "cot", equation=0.9), ["expression"], steps) == pytest.approx(
+        0.5 * 0.75 * (3.6 + 3.4) / 8
+    )
+    assert prior(card("large", expression=0.9), ["expression"], steps) == pytest.approx((18 + 3.4) / 24)
 
 
 def test_results_that_agree_are_more_probable_by_the_formula():
@@ -66,7 +89,7 @@ def test_a_sure_result_is_more_probable_and_an_unsure_one_less():
     assert shares == pytest.approx({0.5: 0.336, 0.9: 0.264, 0.99: 0.40})
 
 
-@pytest.mark.parametrize("levels", [SHORT_REPLIES, LONG_REPLIES])
+@pytest.mark.parametrize("levels", [SHORT_REPLIES, TRAINED_REPLIES, LONG_REPLIES])
 def test_the_levels_of_confidence_cover_all_results(levels):
     assert sum(level.if_right for level in levels) == pytest.approx(1)
     assert sum(level.if_wrong for level in levels) == pytest.approx(1)

@@ -126,7 +126,9 @@ def test_no_state_is_cut_off_that_could_be_the_best():
     for _ in range(60):
         names = "abcd"[: chance.randint(1, 4)]
         beliefs = Independent(
-            {name: chance.random() for name in names}, {name: chance.random() for name in names}, chance.random()
+            {name: chance.uniform(0.6, 0.95) for name in names},
+            {name: chance.random() for name in names},
+            chance.random(),
         )
         attempts: Attempts = (Attempt(names[0], 0),) if chance.random() < 0.5 else ()
         v_usd, horizon = 10 * chance.random(), chance.randint(0, 4)
@@ -167,13 +169,13 @@ def test_what_foreseeing_beliefs_work_out_in_one_go_is_what_the_recursion_finds(
 
 
 def test_of_many_arms_those_that_cost_less_and_promise_more_are_looked_into():
-    many = Independent(
-        {f"m{i}": 0.1 * i for i in range(1, 10)} | {"poor": 0.05},
-        {f"m{i}": float(i) for i in range(1, 10)} | {"poor": 9.5},
-    )
-    worked_out = {one.arm for one in decide(many, (), 1000.0, horizon=1).candidates if one.value_usd is not None}
+    many = {f"m{i}": 0.5 + 0.05 * i for i in range(1, 10)} | {"poor": 0.5, "hopeless": 0.1}
+    costs = {f"m{i}": float(i) for i in range(1, 10)} | {"poor": 9.5, "hopeless": 0.0}
+    decision = decide(Independent(many, costs), (), 1000.0, horizon=1)
+    worked_out = {one.arm for one in decision.candidates if one.value_usd is not None}
     assert len(worked_out) == 6
-    assert "poor" not in worked_out and "m9" in worked_out
+    assert {"m1", "m9"} <= worked_out, "from the cheapest to the dearest"
+    assert not {"poor", "hopeless"} & worked_out
 
 
 @pytest.mark.parametrize(("v_usd", "horizon"), [(-1.0, 3), (1.0, -1)])

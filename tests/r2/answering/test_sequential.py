@@ -20,8 +20,11 @@ from r2.problems.schema import parse_schema
 from r2.records.rows import to_rows
 from r2.roster import ModelCard, Roster
 from r2.settings import AnswerSettings, Reasoning, routed
-from tests.support.scripted import CHEAP, DEAR, LOGPROBS, ROSTER, completion, replay, router, sure
+from tests.support.scripted import CHEAP, DEAR, completion, replay, router, sure
+from tests.support.scripted import ROSTER as THREE
 
+ROSTER = Roster([replace(THREE["small"], skills={"word_problem": 0.68}), THREE["middle"], THREE["large"]])
+LOGPROBS = Roster([replace(card, has_logprobs=True) for card in ROSTER.solvers])
 PROBLEM = Problem(
     "p1",
     "A box holds 12 pens. Ann has 4 boxes and gives away 9 pens. How many are left?",
@@ -143,15 +146,6 @@ def test_free_text_goes_by_profiles_alone_and_is_never_agreed_upon():
     assert (waves, outcome.answer) == ([["large"]], "Rhine\n\nNile")
     waves, outcome = asked(FREE, rule(value_usd=1e-9), "Rhine")
     assert waves == [["small"]]
-
-
-def test_choices_of_free_rows_are_compared_by_their_letter():
-    problem = replace(FREE, choices=("red", "blue", "green"))
-    _, outcome = asked(problem, rule(), "Answer: B", "(B) blue")
-    assert outcome.answer == "Answer: B"
-    # odds 0.65 / 0.35 and 0.7 / 0.3; of three choices two wrong ones are the same half the time
-    odds = 0.65 / 0.35 * 0.7 / 0.3 * 2
-    assert outcome.decisions[2].decision.q == pytest.approx(odds / (1 + odds))
 
 
 def test_a_cut_whole_answer_is_asked_for_again_at_twice_the_limit():
