@@ -1,14 +1,15 @@
 """What is believed of a unit on the day without any checked row (docs/method.md, section 10; ours): from profiles, from
 which results are the same, and from how sure the models were. Pure.
 
-Each arm is right with a prior probability, by itself; two wrong results are the same with probability kappa. So results
-that several arms bring are more probable, and results that disagree less:
+Each arm is right with a prior probability; two wrong results are the same with probability kappa. So results that
+several arms bring are more probable, and results that disagree less. If no question were harder than another:
 
     S_r = sum of logit p_i over the arms that say r, plus (k_r - 1) * log(1 / kappa)      P(r) = exp(S_r) / Z
 
-where Z adds the S of all results and what it takes that none of them is right. What may come next is worked out from
-the same model, so that looking ahead never finds a gain that the formula does not have. Real arms are far from
-independent: a hundred checked rows are better than this, and a trained scorer is.
+where Z adds the S of all results and what it takes that none of them is right. But arms err on the same questions, so
+this holds for easier and for harder ones apart, and the two are weighed by what was seen. What may come next is worked
+out from the same model, so that looking ahead never finds a gain that the formula does not have. A hundred checked rows
+are better than this, and a trained scorer is.
 
 The constants are priors, chosen by hand and stated here; none was fitted to a pool of ours.
 """
@@ -44,6 +45,9 @@ expressions and commands without thinking, and in 52 % with it (docs/results.md)
 NO_STEPS: Final[Mapping[str, int]] = {}
 LEAST, MOST = 0.005, 0.995
 """No prior is surer than this."""
+DEGREES: Final = ("easier", "harder")
+SPREAD: Final = 1.5
+"""Between real questions of one kind: who errs, errs where others do."""
 KAPPA_FREE: Final = 1 / 20
 """P(two wrong results are the same) where results are numbers or texts."""
 KAPPA_SAME_WEIGHTS: Final = 0.5
@@ -113,6 +117,17 @@ def _shrunk(measured: float, n_rows: float, mean: float) -> float:
     return min(MOST, max(LEAST, (n_rows * measured + TIER_ROWS * mean) / (n_rows + TIER_ROWS)))
 
 
+def by_difficulty(p_right: float, spread: float) -> list[float]:
+    """P(right) at the easier half of questions and at the harder one: logits `spread` above and below one and the same,
+    with `p_right` as their mean."""
+    scale = math.exp(spread)
+    both = scale + 1 / scale
+    # odds x of the middle, from x * scale / (1 + x * scale) + x / (x + scale) = 2 * p_right
+    short = both * (1 - 2 * p_right)
+    middle = (math.sqrt(short * short + 16 * p_right * (1 - p_right)) - short) / (4 * (1 - p_right))
+    return [middle * factor / (1 + middle * factor) for factor in (scale, 1 / scale)]
+
+
 def kappa_of(n_choices: int) -> float:
     """P(two wrong results are the same): 1 / (choices - 1), and `KAPPA_FREE` for less than two choices."""
     return 1 / (n_choices - 1) if n_choices > 1 else KAPPA_FREE
@@ -126,15 +141,20 @@ class ProfileBeliefs:
     known: tuple[Arm, ...]
     kappa: float = KAPPA_FREE
     has_equality: bool = True
+    spread: float = 0.0
+    """How much easier the easier half of questions is, and how much harder the other, in units of logit P(right)."""
     closed: frozenset[str] = frozenset()
     """Arms that are not asked any more."""
     _by_name: dict[str, Arm] = field(init=False, repr=False, compare=False)
+    _by_degree: dict[str, list[float]] = field(init=False, repr=False, compare=False)
     _usual_odds: float = field(init=False, repr=False, compare=False)
     _has_twins: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         named = [arm.weights for arm in self.known if arm.weights]
         object.__setattr__(self, "_by_name", {arm.name: arm for arm in self.known})
+        by_degree = {arm.name: by_difficulty(arm.p_right, self.spread) for arm in self.known}
+        object.__setattr__(self, "_by_degree", by_degree)
         object.__setattr__(self, "_usual_odds", _odds_of(self.kappa))
         object.__setattr__(self, "_has_twins", len(set(named)) < len(named))
 
@@ -156,9 +176,9 @@ class ProfileBeliefs:
         return self._by_name[arm].cost_usd
 
     def p_right(self, attempts: Attempts) -> Sequence[float]:
-        weights, none = self._weights(attempts)
         if not self.has_equality:
-            return [weight / (1 + weight) for weight in weights]
+            return self._each_by_itself(attempts)
+        weights, none = self._weights(attempts)
         total = sum(weights) + none
         return [weight / total for weight in weights]
 
@@ -185,16 +205,13 @@ class ProfileBeliefs:
         """What the arm may bring, with the joint likelihoods, up to a factor, of that and: its result is right; each
         other result is; none is (last)."""
         asked = self._by_name[arm]
-        p_right, n_results = asked.p_right, 1 + max((one.result or 0 for one in attempts), default=-1)
-        if all(one.result is None for one in attempts):
-            n_results = 0
+        n_results = 1 + max((one.result for one in attempts if one.result is not None), default=-1)
         found: list[tuple[Attempt, float, list[float]]] = []
         for result in range(n_results + 1) if self.has_equality else (n_results,):
-            right, others = p_right, [1 - p_right]
+            right, others = asked.p_right, [1 - asked.p_right]
             if self.has_equality:
                 weights, none = self._weights((*attempts, Attempt(arm, result)))
-                wrong = (*weights[:result], *weights[result + 1 :], none)
-                right, others = weights[result] * (1 - p_right), [weight * (1 - p_right) for weight in wrong]
+                right, others = weights[result], [*weights[:result], *weights[result + 1 :], none]
             if not asked.levels:
                 found.append((Attempt(arm, result), right, others))
             for level in asked.levels:
@@ -203,28 +220,44 @@ class ProfileBeliefs:
         return found
 
     def _weights(self, attempts: Attempts) -> tuple[list[float], float]:
-        """Likelihood of the attempts if each result is the right one, and if none is, in units of that all are wrong.
+        """Likelihood of the attempts, results and confidences, if each result is the right one, and if none is.
 
         Arms that this pool does not have (a fallback from elsewhere) bring a result, and no evidence.
         """
         told = sorted([one for one in attempts if one.result is not None], key=_arm_of)
-        weights = [1.0] * (1 + max([one.result or 0 for one in told], default=-1))
-        for one in told:
-            weights[one.result or 0] *= self._odds(one)
-        if not self.has_equality or len(told) < 2:
-            return weights, 1.0
-        return [weight * self._alike(told, number) for number, weight in enumerate(weights)], self._alike(told, None)
+        seen = [self._if_right_and_wrong(one) for one in told]
+        n_results = 1 + max([one.result for one in told if one.result is not None], default=-1)
+        found = []
+        for right in (*range(n_results), None):
+            total = 0.0
+            for degree in range(len(DEGREES)):
+                likelihood = 1.0
+                for one, its in zip(told, seen, strict=True):
+                    likelihood *= its[degree][one.result != right]
+                total += likelihood
+            found.append(total * (self._alike(told, right) if len(told) > 1 else 1.0))
+        return found[:-1], found[-1]
 
-    def _odds(self, attempt: Attempt) -> float:
-        """Of being right against wrong, by itself."""
+    def _if_right_and_wrong(self, attempt: Attempt) -> list[tuple[float, float]]:
+        """For each degree of difficulty: P(its result is right, so surely), P(it is wrong, so surely)."""
         arm = self._by_name.get(attempt.arm)
         if arm is None:
-            return 1.0
-        odds = arm.p_right / (1 - arm.p_right)
+            return [(1.0, 1.0)] * len(DEGREES)
+        if_right = if_wrong = 1.0
         if attempt.confidence is not None and arm.levels:
             level = level_of(attempt.confidence, arm.levels)
-            odds *= level.if_right / level.if_wrong
-        return odds
+            if_right, if_wrong = level.if_right, level.if_wrong
+        return [(p * if_right, (1 - p) * if_wrong) for p in self._by_degree[attempt.arm]]
+
+    def _each_by_itself(self, attempts: Attempts) -> list[float]:
+        found = []
+        for one in attempts:
+            if one.result is None:
+                continue
+            pairs = self._if_right_and_wrong(one)
+            right, wrong = sum(right for right, _ in pairs), sum(wrong for _, wrong in pairs)
+            found.append(right / (right + wrong))
+        return found
 
     def _alike(self, told: Sequence[Attempt], right: int | None) -> float:
         """P(the wrong ones among the results are the same where they are, and differ where they do).

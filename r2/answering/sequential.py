@@ -21,6 +21,7 @@ from r2.answering.beliefs import (
     LONG_REPLIES,
     NO_STEPS,
     SHORT_REPLIES,
+    SPREAD,
     TRAINED_REPLIES,
     Arm,
     Level,
@@ -359,6 +360,7 @@ def _beliefs(
         tuple(arms),
         kappa_of(n_choices(problem, is_answer=is_answer)),
         has_equality(problem, router, is_answer=is_answer),
+        SPREAD,
     )
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from r2.answering.beliefs import (
     TRAINED_REPLIES,
     Arm,
     ProfileBeliefs,
+    by_difficulty,
     kappa_of,
     prior,
 )
@@ -107,12 +109,24 @@ def test_results_without_an_equality_stand_each_for_itself():
     assert free.outcomes((Attempt("a", 0),), "b") == [(1.0, Attempt("b", 1))]
 
 
+def test_who_errs_errs_where_others_do():
+    easier, harder = by_difficulty(0.8, 1.5)
+    assert (easier + harder) / 2 == pytest.approx(0.8)
+    assert math.log(easier / (1 - easier)) - math.log(harder / (1 - harder)) == pytest.approx(3)
+    assert by_difficulty(0.8, 0.0) == pytest.approx([0.8, 0.8])
+    apart = ProfileBeliefs(PAIR.known, spread=1.5)
+    [seen] = decide(apart, (Attempt("a", 0),), 1e9).candidates
+    assert seen.p1 is not None and seen.p0 is not None and seen.p1 > 0.9 > seen.p0
+    assert apart.p_right((Attempt("a", 0), Attempt("b", 0)))[0] < 270 / 271 + 1e-3
+
+
 def made_up(chance: random.Random, n_arms: int, kappa: float, has_equality: bool = True) -> ProfileBeliefs:
     levels = [(), SHORT_REPLIES, LONG_REPLIES]
     return ProfileBeliefs(
         tuple(Arm(f"m{i}", chance.uniform(0.05, 0.95), chance.random(), chance.choice(levels)) for i in range(n_arms)),
         kappa,
         has_equality,
+        chance.choice((0.0, 1.5)),
     )
 
 
@@ -161,7 +175,7 @@ def test_neither_the_order_of_asking_nor_that_of_the_pool_matters():
     for order in itertools.permutations(attempts):
         assert beliefs.p_right(order) == pytest.approx(was)
     for known in itertools.permutations(beliefs.known):
-        assert decide(ProfileBeliefs(known, 0.2), attempts, 3.0) == decide(beliefs, attempts, 3.0)
+        assert decide(replace(beliefs, known=known), attempts, 3.0) == decide(beliefs, attempts, 3.0)
 
 
 def test_without_an_arm_the_others_are_believed_as_before():
@@ -172,7 +186,7 @@ def test_without_an_arm_the_others_are_believed_as_before():
     assert list(fewer.arms) == ["m0", "m1", "m2"]
     assert fewer.p_right(attempts) == beliefs.p_right(attempts)
     assert fewer.outcomes(attempts, "m2") == beliefs.outcomes(attempts, "m2")
-    three = ProfileBeliefs(beliefs.known[:3], 0.2)
+    three = replace(beliefs, known=beliefs.known[:3])
     assert (three.p_right(attempts), decide(three, attempts, 3.0)) == (
         fewer.p_right(attempts),
         decide(fewer, attempts, 3.0),

@@ -58,9 +58,11 @@ def test_two_cheap_models_that_agree_are_enough():
         ("ask", "middle", "worth_asking"),
         ("accept", None, "not_worth_more"),
     ]
-    # odds 0.65 / 0.35 and 0.7 / 0.3, and 20 for two that are the same
-    odds = 0.65 / 0.35 * 0.7 / 0.3 * 20
-    assert outcome.decisions[-1].decision.q == pytest.approx(odds / (1 + odds))
+    # 0.65 is 0.9238 of the easier questions and 0.3762 of the harder ones, 0.7 is 0.9439 and 0.4561
+    both_right = 0.9238 * 0.9439 + 0.3762 * 0.4561
+    both_wrong = 0.0762 * 0.0561 + 0.6238 * 0.5439
+    q = both_right / (both_right + both_wrong / 20)
+    assert outcome.decisions[-1].decision.q == pytest.approx(q, abs=1e-3)
 
 
 def test_two_that_disagree_are_not_and_the_third_decides():
@@ -95,10 +97,11 @@ def test_further_asks_are_bounded():
 
 def test_a_sure_model_is_enough_and_an_unsure_one_is_not():
     careful = rule(LOGPROBS)
-    waves, _ = replay(solve_by_rule(PROBLEM, careful), [sure("39", 0.99, "middle"), sure("39", 0.99)])
-    assert [(call.model, call.top_logprobs) for wave in waves for call in wave] == [("middle", 1), ("small", 1)]
-    unsure = [sure("39", 0.3, "middle"), sure("40", 0.3), sure("Answer: 39", 0.99, "large")]
-    assert asked(PROBLEM, careful, *unsure)[0] == [["middle"], ["small"], ["large"]]
+    waves, outcome = replay(solve_by_rule(PROBLEM, careful), [sure("39", 0.99), sure("39", 0.99, "middle")])
+    assert [(call.model, call.top_logprobs) for wave in waves for call in wave] == [("small", 1), ("middle", 1)]
+    assert outcome.decisions[1].decision.q == pytest.approx(0.65 * 6 / (0.65 * 6 + 0.35))
+    unsure = [sure("39", 0.3), sure("40", 0.3, "middle"), sure("Answer: 39", 0.99, "large")]
+    assert asked(PROBLEM, careful, *unsure)[0] == [["small"], ["middle"], ["large"]]
 
 
 def test_a_single_result_below_the_floor_of_confidence_is_not_accepted():
