@@ -75,14 +75,20 @@ class Decision:
 
 
 def decide(
-    beliefs: Beliefs, attempts: Attempts, v_usd: float, horizon: int = HORIZON, decompose: float | None = None
+    beliefs: Beliefs,
+    attempts: Attempts,
+    v_usd: float,
+    horizon: int = HORIZON,
+    decompose: float | None = None,
+    least_gain: float = 0.0,
 ) -> Decision:
     """The best action after these attempts.
 
     `decompose` is what decomposing is worth in USD, v * P(the plan's answer is right) less all that it costs; None
-    where it cannot be done. Each arm is asked at most once. Without any result somebody is asked even where nobody is
-    worth it: the arm that loses least. Ties go to the cheaper arm, then by name, so that the order of `beliefs.arms`
-    decides nothing. Raises ValueError for a `v_usd` or `horizon` below zero.
+    where it cannot be done. `least_gain` is what asking must bring beyond accepting, net of its cost, as a share of
+    `v_usd`: beliefs are not exact to every digit. Each arm is asked at most once. Without any result somebody is asked
+    even where nobody is worth it: the arm that loses least. Ties go to the cheaper arm, then by name, so that the order
+    of `beliefs.arms` decides nothing. Raises ValueError for a `v_usd` or `horizon` below zero.
     """
     if v_usd < 0 or horizon < 0:
         raise ValueError(f"v_usd and horizon must not be negative, got {v_usd} and {horizon}")
@@ -105,7 +111,8 @@ def decide(
     if best is None and result is None and open_arms:
         best = open_arms[0]
         values[best.arm] = v_usd * best.p_right - best.cost_usd
-    asking = None if best is None or (result is not None and values[best.arm] <= accepting) else values[best.arm]
+    enough = accepting + least_gain * v_usd
+    asking = None if best is None or (result is not None and values[best.arm] <= enough) else values[best.arm]
     if decompose is not None and decompose > (accepting if asking is None else asking):
         return Decision("decompose", None, None, q, decompose, 0.0, candidates, "plan_worth_more")
     if best is not None and asking is not None:

@@ -64,6 +64,8 @@ STEP_BY_STEP: Final = " step by step"
 """Ends the name of an arm that asks an entry for a chain of thought, though its own prompt mode is another."""
 ERRORS_LEFT: Final = 0.5
 """Of the errors of an entry, when it thinks step by step and was not measured so."""
+LEAST_GAIN: Final = 0.001
+"""Of P(right), net of cost: the priors do not know smaller differences."""
 LEAST_SHARE: Final = 0.01
 """Of questions: what happens to fewer is left out of an expectation."""
 _LEVELS: Final = {"cot": LONG_REPLIES, "bare": TRAINED_REPLIES}
@@ -318,7 +320,7 @@ def _note(unit: Unit, decision: Decision, outcome: Outcome, reason: str, arm: st
 @lru_cache(maxsize=65536)
 def _decided(beliefs: ProfileBeliefs, attempts: Attempts, horizon: int, decompose: float | None) -> Decision:
     """The rule's decision, a right answer taken as 1. Questions of one kind and of like length share it."""
-    return decide(beliefs, attempts, 1.0, horizon, decompose)
+    return decide(beliefs, attempts, 1.0, horizon, decompose, LEAST_GAIN)
 
 
 def _unit(

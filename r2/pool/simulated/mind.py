@@ -227,6 +227,12 @@ def expected_skills(
     }
 
 
+def expected_plans(ability: float) -> float:
+    """Share of plans for generated questions that are right: what the profile of a decomposer states as `plan`."""
+    problems = [*arithmetic.generate(1500, 77), *words.generate(500, 77), *scan.generate(500, 77)]
+    return fmean(p_right(ability, _plan_difficulty(gold_steps(problem.question)[0])) for problem in problems)
+
+
 @cache
 def _difficulties_by_skill() -> Mapping[str, list[float]]:
     difficulties: dict[str, list[float]] = {}
@@ -314,14 +320,17 @@ def _plan(user: str, ability: float, chance: random.Random, *, is_sampled: bool)
     request is sampled (temperature > 0), now and then a sound plan is written as DIRECT or with a step too many.
     """
     plan, _ = gold_steps(_after(user, QUESTION_MARK) or "")
-    difficulty = PLAN_DIFFICULTY + 0.25 * max(0, len(plan.subtasks) - 2)
-    if chance.random() < p_right(ability, difficulty):
+    if chance.random() < p_right(ability, _plan_difficulty(plan)):
         if plan.subtasks and is_sampled and (whim := chance.random()) < 0.4:
             return DIRECT_PLAN if whim < 0.15 else format_plan(_with_a_step_too_many(plan))
         return format_plan(plan)
     if plan.is_direct or chance.random() < 0.3:
         return "Let me think about how to split this."
     return format_plan(Plan(plan.subtasks[:-1]))
+
+
+def _plan_difficulty(plan: Plan) -> float:
+    return PLAN_DIFFICULTY + 0.25 * max(0, len(plan.subtasks) - 2)
 
 
 def _with_a_step_too_many(plan: Plan) -> Plan:

@@ -23,8 +23,9 @@ from aiohttp import web
 from r2.errors import EndpointError, R2Error
 from r2.lifeline import die_with_parent, end, spawn
 from r2.pool.file.config import PoolConfig, load_pool
-from r2.pool.simulated.mind import expected_skills
+from r2.pool.simulated.mind import expected_plans, expected_skills
 from r2.pool.simulated.server import Conditions, SimulatedServer, simulated_models
+from r2.roster import PLAN_SKILL
 
 _FLUSH_S = 0.2
 _START_S = 60.0
@@ -117,6 +118,8 @@ def _print_profiles(pool: PoolConfig) -> None:
         model = models.get(table.endpoint.partition(":")[2])
         if model is not None:
             skills = expected_skills(model.ability, model.abilities, thinks=table.prompt_mode == "cot")
+            if name == pool.router.decomposer:
+                skills[PLAN_SKILL] = expected_plans(model.ability)
             print(f"{name}: {{{', '.join(f'{skill} = {min(0.99, share):.2f}' for skill, share in skills.items())}}}")
 
 

@@ -99,6 +99,13 @@ def test_a_stronger_arm_is_asked_even_one_step_ahead_for_its_result_may_be_taken
     assert (large.p_right, large.p1, large.p0) == (pytest.approx(0.9), pytest.approx(0.9), pytest.approx(0.9))
 
 
+def test_a_gain_that_is_too_small_to_be_known_is_not_asked_for():
+    after = (Attempt("small", 0),)  # 80 against 60, of 100
+    assert decide(TWO, after, 100.0, horizon=1, least_gain=0.19).action == "ask"
+    assert decide(TWO, after, 100.0, horizon=1, least_gain=0.21).action == "accept"
+    assert decide(TWO, (), 100.0, least_gain=9.0).action == "ask", "without a result somebody is asked"
+
+
 def test_without_a_result_somebody_is_asked_even_at_a_loss():
     least = decide(TWO, (), 0.5)
     assert (least.action, least.arm, least.reason) == ("ask", "small", "no_result_yet")

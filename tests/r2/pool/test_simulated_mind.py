@@ -20,6 +20,7 @@ from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.simulated.faults import FAULTS
 from r2.pool.simulated.mind import (
     UNSURE,
+    expected_plans,
     expected_skills,
     p_right,
     read_job,
@@ -29,7 +30,7 @@ from r2.pool.simulated.server import Conditions, SimulatedServer, simulated_mode
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
 from r2.problems.benchmark import judge
-from r2.roster import ModelCard, PromptMode
+from r2.roster import PLAN_SKILL, ModelCard, PromptMode
 from r2.settings import Reasoning
 from tests.support.paths import ROOT
 
@@ -184,6 +185,8 @@ def test_the_profiles_in_the_shipped_pools_are_the_models_true_accuracies(name: 
     pool = load_pool(ROOT / f"pools/{name}.toml")
     for entry, table in pool.models.items():
         skills = expected_skills(table.simulated["ability"], thinks=table.prompt_mode == "cot")
+        if entry == pool.router.decomposer and PLAN_SKILL in table.profile:
+            skills[PLAN_SKILL] = expected_plans(table.simulated["ability"])
         assert table.profile == {
             skill: pytest.approx(min(0.99, share), abs=0.0051) for skill, share in skills.items()
         }, f"{entry}: `python -m r2.pool.simulated.process --pool pools/{name}.toml --profiles` prints the true ones"
