@@ -149,7 +149,7 @@ def answer(
             POOL,
             "--model",
             metavar="NAME",
-            help="A pool entry to ask. The only one, by cot, tot and decompose_one.",
+            help="A pool entry to ask. The only one, by methods that use one; the first, by start and start_steps.",
             default="the strongest",
         ),
     ] = None,
@@ -179,7 +179,7 @@ def answer(
             POOL,
             "--chain",
             metavar="NAME,...",
-            help="Models of automix, weakest first.",
+            help="Models of automix and of the cascades, in the order of asking.",
             default="small and large model",
         ),
     ] = None,
@@ -189,8 +189,8 @@ def answer(
             ROUTER,
             "--threshold",
             metavar="SHARE",
-            help="Confidence from which datashunt, automix and dot keep an answer; probability of being right from "
-            "which query_router takes a model.",
+            help="Confidence from which datashunt, automix, dot and confidence_cascade keep an answer; probability of "
+            "being right from which query_router takes a model.",
             default="0.8",
         ),
     ] = None,
