@@ -55,17 +55,7 @@ def evaluate(
             default="none",
         ),
     ] = None,
-    outcomes: Annotated[
-        list[Path] | None,
-        flag(
-            INPUT,
-            "--outcomes",
-            metavar="FILE...",
-            help="Recorded answers of models to play methods on, in place of a pool: no call is made. Every question "
-            "is played by methods fitted on others.",
-            default="none",
-        ),
-    ] = None,
+    outcomes: Annotated[list[Path] | None, options.outcomes("none: the pool is asked")] = None,
     test: Annotated[
         list[Path] | None,
         flag(
@@ -73,7 +63,8 @@ def evaluate(
             "--test",
             metavar="FILE...",
             help="With --outcomes: recorded answers to other questions. All of --outcomes is fitted on, these are "
-            "played once.",
+            "played once. Without it every question is played by methods fitted on others. Repeatable; several files "
+            "may follow one flag.",
             default="none",
         ),
     ] = None,

@@ -315,6 +315,15 @@ Delta = Annotated[
 # Training: how weights change.
 
 
+def outcomes(default: str) -> Any:
+    """--outcomes with what a command does without it."""
+    meaning = (
+        "Recorded answers of models: a table with a row for each question and model. They take the place of calls. "
+        "Repeatable; several files may follow one flag."
+    )
+    return flag(INPUT, "--outcomes", metavar="FILE...", help=meaning, default=default)
+
+
 def steps(detail: str, default: str) -> Any:
     """--steps with a command's own detail and default."""
     return flag(TRAINING, "--steps", metavar="N", help=f"Optimiser steps. {detail}".strip(), default=default)

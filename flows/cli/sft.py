@@ -27,17 +27,7 @@ def sft(
             default="labels",
         ),
     ] = None,
-    outcomes: Annotated[
-        list[Path] | None,
-        flag(
-            INPUT,
-            "--outcomes",
-            metavar="FILE...",
-            help="Recorded answers of models that a scorer is trained on; several files after one flag, or each after "
-            "one of its own.",
-            default="what the lake has of --pool's entries",
-        ),
-    ] = None,
+    outcomes: Annotated[list[Path] | None, options.outcomes("what the lake has of --pool's entries")] = None,
     problems: options.Problems = None,
     seed: options.Seed = None,
     split_seed: options.SplitSeed = None,
