@@ -68,13 +68,17 @@ def play_recorded(
 
 
 def side_by_side(jobs: Sequence[Job]) -> Iterator[Done]:
-    """Jobs in as many processes as there are cores for us. Each fits in one thread: more would fight for the cores."""
+    """Jobs in as many processes as there are cores for us. Each fits in one thread: more would fight for the cores.
+    Whatever ends it, jobs that have not begun are not begun any more."""
     n = min(len(os.sched_getaffinity(0)), len(jobs))
     if n < 2:
         yield from one_by_one(jobs)
         return
-    with ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=_in_one_thread) as pool:
+    pool = ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=_in_one_thread)
+    try:
         yield from pool.map(run_job, jobs)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _in_one_thread() -> None:

@@ -1,5 +1,6 @@
 """A comparison on recorded answers: its jobs side by side, and what of the files is not used."""
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,21 @@ def test_jobs_in_processes_come_to_the_same_in_the_same_order(tmp_path: Path, mo
             assert np.array_equal(one.right_SQ, other.right_SQ)
             assert np.array_equal(one.cost_SQ, other.cost_SQ)
             assert [list(row) for row in one.asked] == [list(row) for row in other.asked]
+
+
+def test_who_stops_listening_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    table = read_outcome_table(write_rows(tmp_path / "rows.jsonl", recorded_rows(60)))
+    [rule] = [method for method in recorded_methods(table.models) if method.name == "rule:benchmark"]
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    before = set(multiprocessing.active_children())
+    answers = side_by_side([Job("rule", rule, table, (table,))] * 200)
+    next(answers)
+    workers = set(multiprocessing.active_children()) - before
+    assert workers
+    answers.close()
+    for worker in workers:
+        worker.join(30)
+        assert not worker.is_alive()
 
 
 def test_models_that_only_one_side_has_are_left_out_and_said(tmp_path: Path):
