@@ -84,7 +84,7 @@ def side_by_side(jobs: Sequence[Job]) -> Iterator[Done]:
 def _in_one_thread() -> None:
     from threadpoolctl import threadpool_limits
 
-    threadpool_limits(1)
+    threadpool_limits(1)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def _read(outcomes: Sequence[Path], test: Sequence[Path]) -> tuple[OutcomeTable, OutcomeTable | None, tuple[str, ...]]:
