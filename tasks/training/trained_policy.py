@@ -66,7 +66,7 @@ def kept_back(policy: Policy) -> str:
     if ratio > MAX_SHUFFLED_COST:
         return (
             f"with the models in random orders its choices cost {ratio:.2f} times as much, over {MAX_SHUFFLED_COST:g}: "
-            "it goes by their places in the list. Train it with augment = 8 or more"
+            "it goes by their places in the list. Train it with augment = 8 or more, and for longer"
         )
     return ""
 
