@@ -60,8 +60,8 @@ class Shape:
     """That a question asks for itself."""
     own_limits: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
     """Output limit that a question sets itself -> share of the questions."""
-    examples: tuple[Problem, ...] = ()
-    """Some of the questions."""
+    examples: tuple[tuple[float, Problem], ...] = ()
+    """Of each kind: its share of the questions, and one of them."""
 
     def within_own_limits(self, n_tokens: float) -> float:
         """Mean length of a reply that would have `n_tokens` without the questions' own limits."""
@@ -112,8 +112,11 @@ def shape_of(problems: Iterable[Problem]) -> Shape:
         return ASSUMED
     n_steps = sum(each.n_steps for _, each in found)
     kinds, step_kinds, limits = Counter[str](), Counter[str](), Counter[int]()
+    examples: dict[str, Problem] = {}
     for problem, each in found:
-        kinds[kind_of(problem.question) or problem.benchmark] += 1
+        kind = kind_of(problem.question) or problem.benchmark
+        kinds[kind] += 1
+        examples.setdefault(kind, problem)
         step_kinds.update(map(kind_of, each.steps))
         if problem.asked is not None and problem.asked.max_output_tokens is not None:
             limits[problem.asked.max_output_tokens] += 1
@@ -133,7 +136,7 @@ def shape_of(problems: Iterable[Problem]) -> Shape:
         step_kinds={kind: count / n_steps for kind, count in step_kinds.items() if kind},
         n_answers=sum((problem.asked.n or 1) if problem.asked is not None else 1 for problem, _ in found) / n,
         own_limits={limit: count / n for limit, count in limits.items()},
-        examples=tuple(problem for problem, _ in found),
+        examples=tuple((kinds[kind] / n, problem) for kind, problem in examples.items()),
     )
 
 

@@ -7,16 +7,16 @@ rule `value_usd`, `horizon`; of the allocator `allocator`, `order_seed`.
 
 from dataclasses import replace
 
+from r2.answering.allocation import allocation_tokens
 from r2.answering.prompts import allocate_messages
 from r2.answering.protocol import Router, Solving
+from r2.answering.question_shape import text_of
 from r2.answering.route import solve
 from r2.answering.sequential import entry_of, expected_asks, solve_by_rule
 from r2.errors import ConfigError
 from r2.methods.expected import (
     EMPTY,
-    PLAN,
     STEPS_ASSUMED,
-    SUBTASKS_PER_QUESTION,
     UNSURE_SHARE,
     ExpectedCalls,
     final_answer,
@@ -27,6 +27,7 @@ from r2.methods.expected import (
     whole_question,
 )
 from r2.methods.record import Method
+from r2.plan import Plan, Subtask
 from r2.problem import Problem
 
 ALLOCATION_TOKENS_PER_SUBTASK = 12
@@ -42,26 +43,30 @@ def _run(problem: Problem, router: Router) -> Solving:
 def _expects(router: Router) -> list[ExpectedCalls]:
     if router.settings.routing == "rule":
         return _expects_by_rule(router)
-    messages = allocate_messages(EMPTY, PLAN, router.roster.solvers, router.roster[router.allocator].prompt_mode)
+    plan = Plan((Subtask(text_of(router.shape.task_tokens)),) * max(1, round(router.shape.steps)))
+    messages = allocate_messages(EMPTY, plan, router.roster.solvers, router.roster[router.allocator].prompt_mode)
     middle = router.roster.middle
     has_choice = len(router.roster.solvers) > 1  # the only solver is allocated without a call
     stronger = router.roster.stronger(middle) if router.settings.min_confidence else None
-    n_tokens = ALLOCATION_TOKENS_PER_SUBTASK * SUBTASKS_PER_QUESTION
+    n_tokens, limit = ALLOCATION_TOKENS_PER_SUBTASK * router.shape.steps, allocation_tokens(round(router.shape.steps))
     return [
         *plans(router),
-        *([ExpectedCalls("allocate", router.allocator, 1, messages, n_tokens)] if has_choice else []),
+        *([ExpectedCalls("allocate", router.allocator, 1, messages, n_tokens, limit)] if has_choice else []),
         *routed_steps(router),
-        *([one_step(router, stronger, SUBTASKS_PER_QUESTION * UNSURE_SHARE)] if stronger else []),
+        *([one_step(router, stronger, router.shape.steps * UNSURE_SHARE)] if stronger else []),
         *final_answer(router, router.finalizer),
         *([judgements(router.verify, 1, "verify")] if router.verify is not None and router.verify.judge else []),
     ]
 
 
 def _expects_by_rule(router: Router) -> list[ExpectedCalls]:
-    """A question of a kind that no profile speaks of, asked itself."""
-    problem = EMPTY if router.expects_free else replace(EMPTY, benchmark=BENCHMARK_ASSUMED)
+    """A question of each kind, asked itself; one that no profile speaks of, where the questions are not known."""
+    unknown = EMPTY if router.expects_free else replace(EMPTY, benchmark=BENCHMARK_ASSUMED)
     verifier = router.verify is not None and router.verify.judge is not None
-    asks = expected_asks(problem, router)
+    asks: dict[str, float] = {}
+    for share, problem in router.shape.examples or ((1.0, unknown),):
+        for arm, n in expected_asks(problem, router).items():
+            asks[arm] = asks.get(arm, 0.0) + share * n
     return [
         *(
             whole_question(router, entry_of(arm), n, mode="cot" if arm != entry_of(arm) else None)
@@ -102,9 +107,9 @@ METHOD = Method(
     run=_run,
     expects=_expects,
     assumes=(
-        f"{STEPS_ASSUMED}, half of them on the pool's cheapest model and half on its middle one; with --min-confidence "
-        f"{UNSURE_SHARE:.0%} of them asked again of the next stronger one; by the rule, questions of a kind that no "
-        "profile speaks of, and no plans"
+        f"{STEPS_ASSUMED}, each on the cheapest model that its profile calls sure of it, or half of them on the pool's "
+        f"cheapest model and half on its middle one; with --min-confidence {UNSURE_SHARE:.0%} of them asked again of "
+        "the next stronger one; by the rule, no plans"
     ),
     family="ours",
     routes=True,

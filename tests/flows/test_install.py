@@ -130,6 +130,15 @@ def test_a_file_of_the_users_own_wins_and_a_shipped_one_is_not_changed(r2: Path,
     assert "mine" in said
 
 
+def test_the_shell_completes_commands_and_flags(r2: Path, project: Path):
+    script = ran(r2, project, "--show-completion", "bash")
+    assert "complete -o default -F _r2_completion r2" in script
+    asked = {"_R2_COMPLETE": "complete_bash"}
+    assert ran(r2, project, COMP_WORDS="r2 ans", COMP_CWORD="1", **asked).split() == ["answer"]
+    assert ran(r2, project, COMP_WORDS="r2 policy sh", COMP_CWORD="2", **asked).split() == ["show"]
+    assert "--max-cost-usd" in ran(r2, project, COMP_WORDS="r2 answer --max-c", COMP_CWORD="2", **asked).split()
+
+
 def test_a_whole_day_in_another_project(r2: Path, project: Path):
     check_a_whole_day(r2, project)
 
