@@ -44,7 +44,8 @@ bench: env       ## the figures of docs/measurements.md, each beside its peer
 	$(BIN)/python benchmarks/bench_lake.py
 	$(BIN)/python benchmarks/bench_flow.py
 
-prove-learning: env-train  ## tiny policies learn on simulated models: SFT, then two rounds of GRPO (SEEDS=3: three)
+prove-learning: env-train  ## a scorer learns to choose by the question, tiny policies to save; simulated (SEEDS=3)
+	$(BIN)/python benchmarks/prove_choices.py
 	$(BIN)/python benchmarks/prove_learning.py
 
 docs: env        ## regenerate what is generated
