@@ -23,6 +23,7 @@ from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
 from flows.support.running import logged, rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
+from r2.errors import ConfigError
 from r2.evaluation.comparison import Comparison
 from r2.evaluation.fitted import ChosenFit
 from r2.evaluation.operating_points import (
@@ -186,10 +187,11 @@ async def _evaluate(session: _Session) -> list[EvaluatedRow]:
     constants = constants_of(settings, roster)
     variants = variants_of(settings, roster, pool.router.decomposer, pool.router.allocator)
     for variant in [*constants, *variants]:
-        if not is_chosen_without_runs(variant):  # that is settled here
-            make_router(
-                pool, settings.answering("", variant.reasoning)
-            )  # a wrong setting is said before anybody is asked
+        if is_chosen_without_runs(variant):  # that is settled here
+            continue
+        router = make_router(pool, settings.answering("", variant.reasoning))  # a wrong setting is said at once
+        if router.scorer_misfit:
+            raise ConfigError(f"{router.scorer_misfit} The row would not be the scorer's: leave it out.")
     further = dev_runs(settings, roster, variants)
     first = {variant.name: variant for variant in [*constants, *further]}
     points = dict(zip(first, await session.on_dev([(v, None, v.reasoning) for v in first.values()]), strict=True))

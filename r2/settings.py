@@ -197,6 +197,9 @@ class Reasoning(Frozen):
     question on the largest model thinking step by step."""
     horizon: int = Field(default=3, ge=0, le=4)
     """Attempts that the rule looks ahead. 0: nobody is asked twice. 1 never buys a second opinion."""
+    scorer: str | None = None
+    """What the rule believes, trained: NAME or NAME@VERSION of the registry, or a scorer's JSON file. None: profiles.
+    """
     max_answer_tokens: int = Field(default=4096, ge=16)
     """Output limit of a call that answers a row without a benchmark, or one of its steps, within what the entry can
     generate. An answer that ends at it is asked for once more at twice the limit. Rows with a benchmark have the limit
@@ -210,8 +213,9 @@ class Reasoning(Frozen):
         """What tells two ways of answering apart. Fields that came later count only where they differ from their
         defaults, so that runs of earlier versions can be resumed.
 
-        The user's own checks, schema and system text are not in it: they count by the content of their files, wherever
-        those lie (`checks_digest` of r2/problems/own_check.py, `wanted_digest` of r2/answering/wanted.py).
+        The user's own checks, schema and system text are not in it, nor is a scorer: they count by the content of their
+        files, wherever those lie (`checks_digest` of r2/problems/own_check.py, `wanted_digest` of
+        r2/answering/wanted.py, `scorer_digest` of r2/pool/file/scorer_file.py).
         """
         defaults = Reasoning.model_construct()
         unset = {name for name in _LATER_FIELDS if getattr(self, name) == getattr(defaults, name)}
@@ -250,7 +254,7 @@ _LATER_FIELDS = (
     "horizon",
 )
 _LATER_IN_LABELLING = ("solve_temperature", "n_executions", "min_right_share")
-_BY_CONTENT = {"check", "rubric", "verify", "schema_file", "system_file"}
+_BY_CONTENT = {"check", "rubric", "verify", "schema_file", "system_file", "scorer"}
 
 
 class Columns(Frozen):

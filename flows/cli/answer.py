@@ -139,6 +139,17 @@ def answer(
     ] = None,
     value_usd: options.ValueUsd = None,
     horizon: options.Horizon = None,
+    scorer: Annotated[
+        str | None,
+        flag(
+            ROUTER,
+            "--scorer",
+            metavar="NAME",
+            help="Trained scorer that tells the rule who is probably right: NAME or NAME@VERSION of a policy, or its "
+            "JSON file.",
+            default="none: profiles, agreement and confidence",
+        ),
+    ] = None,
     verify: options.Verify = None,
     max_answer_tokens: options.MaxAnswerTokens = None,
     schema: options.Schema = None,
@@ -329,6 +340,7 @@ def answer(
                 "routing": routing,
                 "value_usd": value_usd,
                 "horizon": horizon,
+                "scorer": scorer,
                 "check": check,
                 "rubric": rubric,
                 "verify": verify,

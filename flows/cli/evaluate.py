@@ -99,6 +99,17 @@ def evaluate(
             default="the pool file's",
         ),
     ] = None,
+    scorer: Annotated[
+        list[str] | None,
+        flag(
+            ROUTER,
+            "--scorer",
+            metavar="NAME",
+            help="A trained scorer, NAME or NAME@VERSION of a policy or its JSON file: a row of method r2 each, routed "
+            "by the rule; none for the untrained rule. Repeatable.",
+            default="no such row",
+        ),
+    ] = None,
     b: Annotated[
         str | None, options.cost_knob("Each value is tried on dev problems.", "NUMBER,...", "0,0.05,0.1,0.2,0.4")
     ] = None,
@@ -161,6 +172,7 @@ def evaluate(
         "pool": pool,
         "methods": options.rows_of(methods),
         "routers": tuple(router) if router else None,
+        "scorers": tuple(scorer) if scorer else None,
         "subject": subject,
         "b": options.numbers_of("--b", b),
         "seeds": seeds,

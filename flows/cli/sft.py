@@ -121,7 +121,7 @@ def sft(
 
     A specialist is trained on the subtasks of --problems. With --pool, the plans
     or allocations of the new policy are executed for held-out --problems. A scorer
-    says who is probably right. It is trained on recorded answers
+    says who is probably right (r2 answer --scorer). It is trained on recorded answers
     (--outcomes), or on the checked answers of the lake to questions on the train side,
     by entries of --pool. The same command continues where it stopped.
 
@@ -267,7 +267,7 @@ def _print_result(result: Any, policies_dir: str) -> int:
             places = shlex.join(["--policies-dir", policies_dir])
             say(f"Promote it with: r2 policy promote {card.name} {card.version} --reason TEXT {places}")
         elif card.kind == "scorer":
-            say(f"All of its card: r2 policy show {card.name}")
+            say(f"Next: r2 answer FILE --scorer {card.name}. All of its card: r2 policy show {card.name}")
         else:
             say(f'Next: a pool entry with endpoint = "policy:{card.name}" serves it. r2 policy show {card.name}')
     if not result.reached:

@@ -17,7 +17,7 @@ The constants are priors, chosen by hand and stated here; none was fitted to a p
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from r2.answering.attempts import Attempt, Attempts
 from r2.roster import PLAN_SKILL, ModelCard, PromptMode, Tier
@@ -157,6 +157,9 @@ class ProfileBeliefs:
         object.__setattr__(self, "_by_degree", by_degree)
         object.__setattr__(self, "_usual_odds", _odds_of(self.kappa))
         object.__setattr__(self, "_has_twins", len(set(named)) < len(named))
+
+    weighs_length: ClassVar[bool] = False
+    """How long a reply is tells nothing here."""
 
     def without(self, names: Set[str]) -> Self:
         """The same where these arms are not asked any more; what they brought still counts."""

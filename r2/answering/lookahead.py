@@ -38,6 +38,14 @@ class Foreseeing(Beliefs, Protocol):
         """The sum over `outcomes` of probability times the highest `p_right` after it, `least` where that is more."""
 
 
+@runtime_checkable
+class Batching(Beliefs, Protocol):
+    """Beliefs that work out many states together much faster than one by one."""
+
+    def foresee(self, attempts: Attempts, arms: Sequence[str], n_further: int) -> None:
+        """Works out every state that so many further attempts of these arms can lead to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One arm that could be asked now.
@@ -101,7 +109,10 @@ def decide(
     likeliest = max((one.p_right for one in open_arms), default=0.0)
     able = [one for one in open_arms if one.cost_usd < v_usd * (1 - q) and one.p_right >= LEAST_SHARE * likeliest]
     kept = on_outer_fronts(able, MAX_ARMS) if horizon else []
-    search = _Search(beliefs, v_usd, decompose, [one.arm for one in on_outer_fronts(kept, MAX_LATER_ARMS)])
+    later = [one.arm for one in on_outer_fronts(kept, MAX_LATER_ARMS)]
+    if later and isinstance(beliefs, Batching):
+        beliefs.foresee(attempts, later, horizon)
+    search = _Search(beliefs, v_usd, decompose, later)
     values = {one.arm: search.asking(attempts, one.arm, one.cost_usd, horizon) for one in kept}
     candidates = tuple(
         Candidate(one.arm, one.cost_usd, one.p_right, one.p1, one.p0, values.get(one.arm)) for one in open_arms

@@ -10,6 +10,7 @@ from r2.answering.lookahead import Decision
 from r2.answering.programs import WORST_USD, asks_for_program, runs_of, with_results
 from r2.answering.query_router import QueryRouter
 from r2.answering.question_shape import ASSUMED, Shape
+from r2.answering.scorer import Scorer
 from r2.call import ROUTER_PURPOSES, Call, Completion
 from r2.errors import failure
 from r2.ledger import worst_cost_usd
@@ -245,11 +246,18 @@ class Router:
     lost_share: Mapping[str, float] = field(default_factory=dict)
     """Pool entry -> attempts per answered call that are charged at the most they may cost, beside what the call costs;
     of entries that state it."""
+    scorer: Scorer | None = None
+    """What the rule believes, where it is trained; None: profiles."""
+    scorer_misfit: str = ""
+    """Why a scorer that was asked for is not used."""
 
     @property
     def blocks(self) -> bool:
-        """An own check may take seconds: a generator with this router is run beside the event loop."""
-        return any(check is not None and check.is_slow for check in (self.check, self.verify))
+        """An own check may take seconds, and a scorer's look-ahead tenths of one: a generator with this router is run
+        beside the event loop."""
+        return self.scorer is not None or any(
+            check is not None and check.is_slow for check in (self.check, self.verify)
+        )
 
 
 class Stop(Exception):

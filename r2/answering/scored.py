@@ -4,7 +4,9 @@ States are predicted in batches: looking at one state works out all that one fur
 `foresee` all that several could, so that the rule's search finds them at hand.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from copy import copy
+from typing import Self
 
 import numpy as np
 
@@ -39,10 +41,29 @@ class ScoredBeliefs:
         self._p_right: dict[Key, tuple[float, ...]] = {}
         self._p_next: dict[Key, Sequence[Sequence[float]]] = {}
         self._outcomes: dict[tuple[Key, str], list[tuple[float, Attempt]]] = {}
+        self._closed: frozenset[str] = frozenset()
+
+    has_equality = True
+    weighs_length = True
+    """How long a reply is tells something."""
 
     @property
     def arms(self) -> Sequence[str]:
-        return self._names
+        return tuple(name for name in self._names if name not in self._closed)
+
+    def without(self, names: Set[str]) -> Self:
+        """The same where these arms are not asked any more; what they brought still counts. What was predicted is
+        shared."""
+        closed = frozenset(names & self._places.keys())
+        if closed == self._closed:
+            return self
+        other = copy(self)
+        other._closed = closed
+        return other
+
+    def told(self, arm: str, confidence: float | None) -> float | None:
+        """The confidence as it is; None of an arm that is not known here."""
+        return confidence if arm in self._places else None
 
     def cost_usd(self, arm: str, attempts: Attempts) -> float:
         return self._costs[arm]

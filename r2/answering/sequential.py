@@ -6,7 +6,8 @@ The question is a unit of work, and so is each step of a plan. Each unit asks on
 open units of a wave ask side by side. Forms are checked, cut answers asked for again, and caps kept as by the other
 way.
 
-Without a trained scorer, what is believed comes from profiles, agreement and confidence (r2/answering/beliefs.py).
+What is believed comes from a trained scorer (r2/answering/scored.py) where the router has one that knows the kind of
+unit; else from profiles, agreement and confidence (r2/answering/beliefs.py).
 """
 
 import math
@@ -48,6 +49,8 @@ from r2.answering.protocol import (
 )
 from r2.answering.route import accept, answer_step, decompose, finalize, refused, solver_call, step_call, why_none
 from r2.answering.same_result import has_equality, n_choices
+from r2.answering.scored import ScoredBeliefs
+from r2.answering.scored_unit import kind_for, scored_beliefs
 from r2.answering.unit import Unit
 from r2.answering.wanted import is_whole, schema_of
 from r2.call import Call, Completion
@@ -210,7 +213,14 @@ def _received(
         if again is not None:
             return replace(again, sample_index=unit.step.n_asks)
     confidence = token_confidence(completion, router.settings.confidence_quantile)
-    unit.keep(arm, arm if answering == call.model else answering, got, is_result=check is None, confidence=confidence)
+    unit.keep(
+        arm,
+        arm if answering == call.model else answering,
+        got,
+        is_result=check is None,
+        confidence=confidence,
+        output_tokens=completion.usage.output_tokens,
+    )
     return None
 
 
@@ -317,9 +327,18 @@ def _note(unit: Unit, decision: Decision, outcome: Outcome, reason: str, arm: st
     outcome.decisions.append(Decided(unit.subtask_index, len(unit.tried), unit.v_usd, decision, arm, reason))
 
 
+def _decided(
+    beliefs: ProfileBeliefs | ScoredBeliefs, attempts: Attempts, horizon: int, decompose: float | None
+) -> Decision:
+    """The rule's decision, a right answer taken as 1."""
+    if isinstance(beliefs, ProfileBeliefs):
+        return _shared(beliefs, attempts, horizon, decompose)
+    return decide(beliefs, attempts, 1.0, horizon, decompose)
+
+
 @lru_cache(maxsize=65536)
-def _decided(beliefs: ProfileBeliefs, attempts: Attempts, horizon: int, decompose: float | None) -> Decision:
-    """The rule's decision, a right answer taken as 1. Questions of one kind and of like length share it."""
+def _shared(beliefs: ProfileBeliefs, attempts: Attempts, horizon: int, decompose: float | None) -> Decision:
+    """Questions of one kind and of like length share their decisions."""
     return decide(beliefs, attempts, 1.0, horizon, decompose, LEAST_GAIN)
 
 
@@ -329,8 +348,31 @@ def _unit(
     task = None if subtask_index is None else step.subtask.text
     kinds = [kind_of(problem.question), problem.benchmark] if task is None else [kind_of(task)]
     cards = _able(problem, router)
-    beliefs = _beliefs(problem, router, cards, kinds, task, v_usd, is_answer=is_answer)
-    return Unit(problem, step, beliefs, cards, v_usd, subtask_index, is_answer)
+    profiled = _beliefs(problem, router, cards, kinds, task, v_usd, is_answer=is_answer)
+    scored = _scored(problem, router, cards, kinds, task, profiled, v_usd, is_answer=is_answer)
+    return Unit(problem, step, scored or profiled, cards, v_usd, subtask_index, is_answer)
+
+
+def _scored(
+    problem: Problem,
+    router: Router,
+    cards: Mapping[str, ModelCard],
+    kinds: Sequence[str],
+    task: str | None,
+    profiled: ProfileBeliefs,
+    v_usd: float,
+    *,
+    is_answer: bool,
+) -> ScoredBeliefs | None:
+    """What the router's scorer believes of the unit; None without one, for kinds that it was not trained on, and where
+    nobody can say which results are the same."""
+    scorer = router.scorer
+    kind = None if scorer is None else kind_for(scorer, kinds, is_question=task is None)
+    if scorer is None or kind is None or not profiled.has_equality:
+        return None
+    prompts = {name: call.messages for name, call in _calls(problem, router, cards, task, is_answer=is_answer).items()}
+    shown = problem if task is None else replace(problem, question=task, context="", choices=())
+    return scored_beliefs(scorer, shown, kind, profiled.known, cards, prompts, v_usd)
 
 
 def _beliefs(
@@ -344,16 +386,12 @@ def _beliefs(
     is_answer: bool,
 ) -> ProfileBeliefs:
     """What is believed of the question (`task` None), or of a step, before anybody was asked."""
-    said: dict[tuple[PromptMode, bool], Call] = {}
+    calls = _calls(problem, router, cards, task, is_answer=is_answer)
     steps = steps_of(problem.question) if task is None else NO_STEPS
     arms = []
     for name, card in sorted(cards.items()):
-        mode = card.prompt_mode
-        if (mode, card.guided) not in said:
-            call = solver_call(problem, router, entry_of(name), task, {}, "solve", mode=mode, is_answer=is_answer)
-            said[mode, card.guided] = call
-        n_tokens = reply_tokens(problem, router, mode, is_answer=is_answer)
-        cost = _on_grid(call_usd(card, said[mode, card.guided].messages, n_tokens) / v_usd)
+        n_tokens = reply_tokens(problem, router, card.prompt_mode, is_answer=is_answer)
+        cost = _on_grid(call_usd(card, calls[name].messages, n_tokens) / v_usd)
         p_right = prior(card, kinds, steps)
         if name.endswith(STEP_BY_STEP):
             p_right = 1 - (1 - p_right) * ERRORS_LEFT
@@ -364,6 +402,21 @@ def _beliefs(
         has_equality(problem, router, is_answer=is_answer),
         SPREAD,
     )
+
+
+def _calls(
+    problem: Problem, router: Router, cards: Mapping[str, ModelCard], task: str | None, *, is_answer: bool
+) -> dict[str, Call]:
+    """The call that would ask each arm, as far as its prompt goes: arms that are asked in one way share it."""
+    said: dict[tuple[PromptMode, bool], Call] = {}
+    found = {}
+    for name, card in sorted(cards.items()):
+        way = card.prompt_mode, card.guided
+        if way not in said:
+            entry, mode = entry_of(name), card.prompt_mode
+            said[way] = solver_call(problem, router, entry, task, {}, "solve", mode=mode, is_answer=is_answer)
+        found[name] = said[way]
+    return found
 
 
 def _able(problem: Problem, router: Router) -> dict[str, ModelCard]:

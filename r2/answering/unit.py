@@ -10,6 +10,7 @@ from r2.answering.attempts import Attempt, Attempts
 from r2.answering.beliefs import ProfileBeliefs
 from r2.answering.protocol import Step
 from r2.answering.same_result import is_same
+from r2.answering.scored import ScoredBeliefs
 from r2.answering.wanted import Again
 from r2.call import Completion
 from r2.problem import Problem
@@ -25,6 +26,7 @@ class Tried:
     step: Step
     number: int | None = None
     confidence: float | None = None
+    output_tokens: int | None = None
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ class Unit:
 
     problem: Problem
     step: Step
-    beliefs: ProfileBeliefs
+    beliefs: ProfileBeliefs | ScoredBeliefs
     cards: Mapping[str, ModelCard]
     v_usd: float
     subtask_index: int | None
@@ -62,6 +64,7 @@ class Unit:
                 one.arm,
                 None if one.number is None or one.number in self.refused else shown[one.number],
                 self.beliefs.told(one.arm, one.confidence),
+                one.output_tokens if self.beliefs.weighs_length else None,
             )
             for one in self.tried
         )
@@ -75,7 +78,16 @@ class Unit:
         """The number of the result that the rule knows by `shown`."""
         return next(number for number, its in self._shown().items() if its == shown)
 
-    def keep(self, arm: str, answering: str, step: Step, *, is_result: bool, confidence: float | None) -> None:
+    def keep(
+        self,
+        arm: str,
+        answering: str,
+        step: Step,
+        *,
+        is_result: bool,
+        confidence: float | None,
+        output_tokens: int | None = None,
+    ) -> None:
         """Notes what asking `arm` brought; `answering` is the entry that did answer. An entry that has answered before
         brings no further evidence."""
         if answering != arm:
@@ -86,7 +98,7 @@ class Unit:
                 return
             self.tried.remove(before)
         number = self._number(step) if is_result else None
-        self.tried.append(Tried(answering, step, number, confidence))
+        self.tried.append(Tried(answering, step, number, confidence, output_tokens))
 
     def _number(self, step: Step) -> int:
         known: dict[int, str] = {}

@@ -7,10 +7,11 @@ beat.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from r2.errors import ConfigError
-from r2.evaluation.settings import EvaluateSettings, parse_router
+from r2.evaluation.settings import UNTRAINED, EvaluateSettings, parse_router
 from r2.methods import ALL, DIRECT, ORACLE, confidence_cascade, cot, method_named, methods, program, random_model, route
 from r2.methods.record import Method
 from r2.roster import ModelCard, PromptMode, Roster
@@ -152,9 +153,11 @@ def variants_of(settings: EvaluateSettings, roster: Roster, decomposer: str, all
         values = _tried(settings, method, roster, allocator)
         for label, fields in _of_models(method, text, argument, roster):
             found.append(Variant(label, name, _with(settings, method=name, **fields), method.knob, values))
+    found += _by_scorer(settings, decomposer)
     names = [variant.name for variant in found]
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"--router {repeated[0]}=...: the name is taken. Every row of the table needs its own.")
+        flag = "--scorer" if repeated[0].startswith(("scorer ", "untrained ")) else f"--router {repeated[0]}=..."
+        raise ConfigError(f"{flag}: the name {repeated[0]!r} is taken. Every row of the table needs its own.")
     return found
 
 
@@ -170,6 +173,23 @@ def _routed(
         reasoning = _with(settings, method=method.name, decomposer=decomposer, allocator=allocator)
         values = _tried(settings, method, roster, allocator)
         found.append(Variant(name, method.name, reasoning, method.knob, values))
+    return found
+
+
+def _by_scorer(settings: EvaluateSettings, decomposer: str) -> list[Variant]:
+    """A row of the rule for every `--scorer`; its b needs nobody's log-probabilities."""
+    found = []
+    for scorer in settings.scorers:
+        is_trained = scorer != UNTRAINED
+        named = f"scorer {Path(scorer).stem}" if is_trained else "untrained rule"
+        reasoning = _with(
+            settings,
+            method=route.METHOD.name,
+            decomposer=decomposer,
+            routing="rule",
+            scorer=scorer if is_trained else None,
+        )
+        found.append(Variant(named, route.METHOD.name, reasoning, route.METHOD.knob, settings.b))
     return found
 
 

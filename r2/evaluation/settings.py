@@ -23,6 +23,8 @@ from r2.problems.split import split_of
 from r2.settings import AnswerSettings, Frozen, Positive, Reasoning
 
 Difficulty = Literal["easy", "medium", "hard"]
+UNTRAINED = "none"
+"""What stands for no scorer among `scorers`."""
 MEDIUM_FROM_STEPS, HARD_FROM_STEPS = 2, 4
 """Gold steps from which a problem is medium, and hard (ours): 0 or 1 is easy, the paper's plans have 3 to 8."""
 
@@ -61,6 +63,9 @@ class EvaluateSettings(Frozen):
     """The row that the verdict is about; None: the last of method r2."""
     routers: tuple[str, ...] = ()
     """`NAME=DECOMPOSER:ALLOCATOR`, each a row of method r2; none: one row with the pool file's router."""
+    scorers: tuple[str, ...] = ()
+    """Trained scorers, as of `Reasoning.scorer`; each is a row of method r2, routed by the rule. `none`: the rule
+    without one."""
     b: tuple[float, ...] = route.METHOD.values
     """Values of r2's cost knob that are tried on dev problems; only 0 where the allocator gives no log-probabilities.
     """

@@ -82,6 +82,8 @@ def refuse_unused(chosen: Reasoning) -> None:
         raise ConfigError(
             f"{flag}: only the rule reads it, and here {chosen.method} does not route by one. Leave it out."
         )
+    if chosen.scorer is not None and chosen.routing != "rule":
+        raise ConfigError(f"--scorer {chosen.scorer}: only the rule reads it. Say --routing rule, or leave it out.")
     if chosen.verify is not None and not method_named(chosen.method).escalates:
         able = ", ".join(method.name for method in methods().values() if method.escalates)
         raise ConfigError(

@@ -8,8 +8,10 @@ from r2.answering.wanted import load_wanted
 from r2.errors import ConfigError
 from r2.labelling.label import LEXICAL
 from r2.methods import method_named
+from r2.policies.registry import Registry
 from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
 from r2.pool.simulated.faults import charged_share
+from r2.pool.file.scorer_file import FittingScorer, fitting_scorer
 from r2.problems.own_check import OwnCheck, own_checks
 from r2.problems.sandbox import check_sandbox
 from r2.roster import Roster
@@ -37,6 +39,11 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         roster.require(name)
     learned = _load_query_router(chosen, roster) if method.uses_query_router else None
     check, verify = checks_in(chosen, roster)
+    fitting = (
+        FittingScorer(None)
+        if chosen.scorer is None
+        else fitting_scorer(chosen.scorer, roster.solvers, Registry(pool.policies_dir))
+    )
     router = Router(
         roster,
         decomposer,
@@ -54,6 +61,8 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
             for name, table in pool.models.items()
             if pool.tables.simulated_faults and endpoint_kind(table.endpoint) == "simulated"
         },
+        scorer=fitting.scorer,
+        scorer_misfit=f"--scorer {chosen.scorer}: {fitting.why}. The untrained rule routes." if fitting.why else "",
     )
     here = _computed_here(pool)
     if here and (method.writes_programs or any(table.prompt_mode == "program" for table in here)):

@@ -17,6 +17,7 @@ from typing import Any, Final
 import orjson
 
 from r2.answering.confidence import token_confidence
+from r2.answering.scored_unit import ALL_KINDS
 from r2.answering.sequential import STEP_BY_STEP, entry_of
 from r2.call import Completion
 from r2.errors import LakeError
@@ -44,9 +45,6 @@ OWN_MODE_METHODS: Final = (
     "confidence_cascade",
     "program",
 )
-ALL_KINDS: Final = "all"
-"""Kind of a question that neither its form nor a benchmark says anything of; tables of recorded answers call it so
-too."""
 
 _CALLS: Final = """
     select t.run_id, t.problem_id, t.rollout, t.method, t.answer, t.is_correct, t.decisions,

@@ -9,6 +9,7 @@ from r2.errors import ConfigError
 from r2.methods import method_named, refuse_unused
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.file.identity import answering_digests
+from r2.pool.file.scorer_file import scorer_digest
 from r2.problems.own_check import checks_digest
 from r2.settings import AnswerSettings
 from storage.runs.plan import PlannedEntry, plan_run
@@ -29,10 +30,11 @@ def planned_entries(pool: PoolConfig) -> dict[str, PlannedEntry]:
 
 
 def who_answers_digest(settings: AnswerSettings, pool_digest: str) -> str:
-    """The pool's digest; with the content of a learned query-level router's file, of the user's own checks, schema and
-    system text: another fit, or another grader, is another run. ConfigError for a method that nobody has."""
+    """The pool's digest; with the content of a learned query-level router's file, of a scorer, of the user's own
+    checks, schema and system text: another fit, or another grader, is another run. ConfigError for a method that nobody
+    has."""
     chosen = settings.reasoning
-    pool_digest += checks_digest(chosen) + wanted_digest(chosen)
+    pool_digest += checks_digest(chosen) + wanted_digest(chosen) + scorer_digest(chosen.scorer)
     if not method_named(chosen.method).uses_query_router or chosen.query_router is None:
         return pool_digest
     try:

@@ -137,6 +137,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     left = await to_end(_left_over, plan, lake)
     progress.unsettled_cost_usd = progress.lost_cost_usd + left.paid_usd
     progress.unsettled_cost_usd += sum(one.cost_usd for one in again.values())
+    progress.warnings += [router.scorer_misfit] if router.scorer_misfit else []
     progress.warnings += [*left.warnings, *dated_warnings(pool, datetime.now(UTC).date())]
     before, said = await to_end(paid_before, plan, pool)
     progress.warnings += said

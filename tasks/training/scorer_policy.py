@@ -20,13 +20,13 @@ from r2.errors import ConfigError
 from r2.ledger import CORE_HOUR_USD
 from r2.policies.registry import file_sha256
 from r2.pool.file.config import load_pool
+from r2.pool.file.scorer_file import SCORER_FILE
 from r2.training.scorer.trials import Trials, trials_from
 from r2.training.sft.settings import SftSettings
 from storage.runs.checked_trials import checked_trials
 from storage.sources.outcome_tables import read_outcome_tables
 from tasks.training.sft_process import PolicyResult, PolicySpec
 
-SCORER_FILE = "scorer.json"
 LEAST_QUESTIONS = 20
 """One in five is kept for calibration."""
 LEAST_OF_KIND = 8

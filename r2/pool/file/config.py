@@ -424,8 +424,13 @@ def load_pool(path: Path | str, policies_dir: Path | str | None = None) -> PoolC
         raise PoolFileError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     tables, whole = _checked(path, text)
     _refuse_secrets(path, text, tables)
-    registry = Registry(policies_dir or os.environ.get("R2_POLICIES_DIR") or "policies")
+    registry = policy_registry(policies_dir)
     return PoolConfig(path, tables, whole, _policies(path, text, tables, registry), registry.root)
+
+
+def policy_registry(policies_dir: Path | str | None = None) -> Registry:
+    """Where policies are looked up by name: `policies_dir`, else $R2_POLICIES_DIR, else `policies` here."""
+    return Registry(policies_dir or os.environ.get("R2_POLICIES_DIR") or "policies")
 
 
 def _refuse_secrets(path: Path, text: str, tables: PoolTables) -> None:
@@ -469,7 +474,7 @@ def _policies(path: Path, text: str, tables: PoolTables, registry: Registry) -> 
             line = _line_of(text, ("models", name, "endpoint"))
             raise PoolFileError(
                 f"{path}:{line}: models.{name}.endpoint: {policy.ref} is a scorer, which says who is asked and answers "
-                f"nothing itself. Take the entry out."
+                f"nothing itself. Take the entry out, and give: r2 answer --scorer {policy.card.name}."
             )
         if table.prompt_mode != policy.card.prompt_mode:
             line = _line_of(text, ("models", name, "prompt_mode"))
