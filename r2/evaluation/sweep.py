@@ -22,6 +22,7 @@ from r2.evaluation.floor import Floor, certify_counts
 from r2.evaluation.outcomes import MethodOutcomes
 from r2.evaluation.settings import EvaluateSettings
 from r2.pool.file.config import PoolConfig
+from r2.pool.file.scorer_file import scorer_digest
 from r2.problems.own_check import checks_digest
 from r2.settings import Positive, Reasoning
 
@@ -151,12 +152,12 @@ class Sweep:
 
 
 def answers_digest(pool: PoolConfig, reasoning: Reasoning) -> str:
-    """What decides how questions are answered and is a file: pool, schema, system text, verifier. Who judges the
-    answers is not in it: a floor is measured with a check, and used where there is none."""
+    """What decides how questions are answered and is a file: pool, schema, system text, verifier, scorer. Who judges
+    the answers is not in it: a floor is measured with a check, and used where there is none."""
     by_judge = (reasoning.verify or "").startswith("judge:")
     rubric = reasoning.rubric if by_judge else None
     asked = reasoning.model_copy(update={"check": None, "rubric": rubric})
-    return pool.digest + checks_digest(asked) + wanted_digest(reasoning)
+    return pool.digest + checks_digest(asked) + wanted_digest(reasoning) + scorer_digest(reasoning.scorer)
 
 
 def points_of(

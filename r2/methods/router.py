@@ -10,8 +10,8 @@ from r2.labelling.label import LEXICAL
 from r2.methods import method_named
 from r2.policies.registry import Registry
 from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
-from r2.pool.simulated.faults import charged_share
 from r2.pool.file.scorer_file import FittingScorer, fitting_scorer
+from r2.pool.simulated.faults import charged_share
 from r2.problems.own_check import OwnCheck, own_checks
 from r2.problems.sandbox import check_sandbox
 from r2.roster import Roster

@@ -1,5 +1,6 @@
 """`r2 sft --policy scorer`: from recorded answers to the registry."""
 
+import json
 import random
 from pathlib import Path
 
@@ -30,6 +31,20 @@ def recorded(path: Path, n: int = 60) -> Path:
             lines.append(f"q{number},made,{question},7,{model},{int(is_right)},{cost},{result}")
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+POOL = """
+[router]
+decomposer = "cheap"
+allocator = "cheap"
+"""
+ENTRY = """
+[models.{name}]
+endpoint = "simulated:{name}"
+tier = "{tier}"
+price_usd_per_mtok = {{input = {price}, output = {price}, date = "2026-11-24", source = "made up"}}
+simulated = {{ability = 9.0, ttft_s = 0.0, tokens_per_s = 1e9}}
+"""
 
 
 def sft(folder: Path, *words: str) -> list[str]:
@@ -80,3 +95,28 @@ def test_too_few_questions_are_refused_with_the_number_needed(tmp_path: Path):
     out = CliRunner().invoke(app, sft(tmp_path, "--outcomes", str(few), "--dry-run"))
     assert isinstance(out.exception, ConfigError)
     assert "12 questions with an outcome; a scorer needs 20 at least" in str(out.exception)
+
+
+def test_the_rule_answers_with_a_scorer_and_another_scorer_is_another_run(tmp_path: Path):
+    trained = CliRunner().invoke(app, sft(tmp_path, "--outcomes", str(recorded(tmp_path / "table.csv"))))
+    assert trained.exit_code == 0, trained.output
+    file = tmp_path / "own" / "scorer" / "v1" / "scorer.json"
+    pool = tmp_path / "pool.toml"
+    entries = [ENTRY.format(name=n, tier=t, price=p) for n, t, p in (("cheap", "small", 1), ("dear", "large", 20))]
+    pool.write_text(POOL + "".join(entries))
+    questions = tmp_path / "q.jsonl"
+    rows = [{"id": str(n), "question": f"What is {n} + 3?", "answer": str(n + 3)} for n in range(3)]
+    questions.write_text("".join(json.dumps(row | {"benchmark": "arithmetic"}) + "\n" for row in rows))
+    command = ["answer", str(questions), "--pool", str(pool), "--lake", str(tmp_path / "lake")]
+    for scorer in (str(file), "scorer@v1"):  # the same scorer, named in two ways, is the same run
+        out = CliRunner().invoke(
+            app, [*command, "--scorer", scorer], env={"R2_POLICIES_DIR": str(tmp_path / "own")}, catch_exceptions=False
+        )
+        assert out.exit_code == 0, out.output
+    with connect(tmp_path / "lake") as db:
+        runs = db.execute("select run_id, session from runs where kind = 'answer' order by session").fetchall()
+        right = db.execute("select is_correct, decisions is not null from trajectories").fetchall()
+    assert len({run_id for run_id, _ in runs}) == 1
+    assert right == [(True, True)] * 3
+    refused = CliRunner().invoke(app, [*command, "--scorer", str(file), "--routing", "allocator"])
+    assert "only the rule reads it" in str(refused.exception)
