@@ -12,12 +12,12 @@ unit; else from profiles, agreement and confidence (r2/answering/beliefs.py).
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
 
 from r2.answering.allocation import Choice
-from r2.answering.attempts import Attempts
+from r2.answering.attempts import Attempt, Attempts
 from r2.answering.beliefs import (
     LONG_REPLIES,
     NO_STEPS,
@@ -89,27 +89,49 @@ def value_usd(problem: Problem, router: Router) -> float:
     return worth * math.exp(-chosen.b)
 
 
-def expected_asks(problem: Problem, router: Router) -> dict[str, float]:
-    """Arm -> how often the rule is expected to ask it for such a question, if what it believes is true. Plans are left
-    out."""
-    v_usd = value_usd(problem, router)
+@dataclass(slots=True)
+class ExpectedAsks:
+    """How often a question is expected to be asked of each arm, to be decomposed, and its steps of each arm."""
+
+    whole: dict[str, float] = field(default_factory=dict)
+    plans: float = 0.0
+    steps: dict[str, float] = field(default_factory=dict)
+
+
+def expected_asks(problem: Problem, router: Router) -> ExpectedAsks:
+    """What the rule is expected to do with such a question, if what it believes is true and every call succeeds."""
+    v_usd, expected = value_usd(problem, router), ExpectedAsks()
     unit = _unit(problem, router, _open_step(Subtask(DIRECT_STEP), router), v_usd, None, is_answer=True)
-    asks: dict[str, float] = {}
-    ahead: list[tuple[float, Attempts]] = [(1.0, ())]
-    for n_left in range(router.settings.max_escalations + 1, 0, -1):
+    worth = _worth_of_plan(problem, router, v_usd)
+    expected.plans = _add_asks(expected.whole, 1.0, unit.beliefs, worth, router)
+    if expected.plans:
+        cards = _able(problem, router)
+        for kind, n in steps_of(problem.question).items():
+            beliefs = _beliefs(problem, router, cards, [kind], problem.question, v_usd, is_answer=False)
+            _add_asks(expected.steps, expected.plans * n, beliefs, None, router)
+    return expected
+
+
+def _add_asks(
+    asks: dict[str, float], weight: float, beliefs: ProfileBeliefs, decompose: float | None, router: Router
+) -> float:
+    """Adds what a unit is expected to ask, times `weight`; returns the share that ends by decomposing."""
+    decomposed, ahead = 0.0, [(1.0, tuple[Attempt, ...]())]
+    for n_left in range(router.settings.max_escalations + 1, -1, -1):
         further: list[tuple[float, Attempts]] = []
         for share, attempts in ahead:
-            horizon = min(router.settings.horizon, n_left)
-            arm = _decided(unit.beliefs, attempts, horizon, None).arm
-            if arm is not None:
-                asks[arm] = asks.get(arm, 0.0) + share
+            now = beliefs if n_left else beliefs.without(set(beliefs.arms))
+            decision = _decided(now, attempts, min(router.settings.horizon, max(n_left, 1)), decompose)
+            decomposed += share if decision.action == "decompose" else 0.0
+            if decision.arm is not None:
+                asks[decision.arm] = asks.get(decision.arm, 0.0) + weight * share
                 further += [
                     (share * p, (*attempts, attempt))
-                    for p, attempt in unit.beliefs.outcomes(attempts, arm)
+                    for p, attempt in beliefs.outcomes(attempts, decision.arm)
                     if share * p > LEAST_SHARE
                 ]
         ahead = further
-    return asks
+    return decomposed
 
 
 def _by_rule(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:

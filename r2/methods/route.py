@@ -60,20 +60,29 @@ def _expects(router: Router) -> list[ExpectedCalls]:
 
 
 def _expects_by_rule(router: Router) -> list[ExpectedCalls]:
-    """A question of each kind, asked itself; one that no profile speaks of, where the questions are not known."""
+    """What the rule makes of a question of each kind; of one that no profile speaks of, where the questions are not
+    known."""
     unknown = EMPTY if router.expects_free else replace(EMPTY, benchmark=BENCHMARK_ASSUMED)
-    verifier = router.verify is not None and router.verify.judge is not None
-    asks: dict[str, float] = {}
+    whole: dict[str, float] = {}
+    steps: dict[str, float] = {}
+    n_plans = 0.0
     for share, problem in router.shape.examples or ((1.0, unknown),):
-        for arm, n in expected_asks(problem, router).items():
-            asks[arm] = asks.get(arm, 0.0) + share * n
-    return [
-        *(
-            whole_question(router, entry_of(arm), n, mode="cot" if arm != entry_of(arm) else None)
-            for arm, n in asks.items()
-        ),
-        *([judgements(router.verify, sum(asks.values()), "verify")] if verifier and router.verify is not None else []),
+        expected = expected_asks(problem, router)
+        n_plans += share * expected.plans
+        for total, asks in ((whole, expected.whole), (steps, expected.steps)):
+            for arm, n in asks.items():
+                total[arm] = total.get(arm, 0.0) + share * n
+    calls = [
+        whole_question(router, entry_of(arm), n, mode="cot" if arm != entry_of(arm) else None)
+        for arm, n in whole.items()
     ]
+    if n_plans:
+        calls += [replace(plan, per_question=plan.per_question * n_plans) for plan in plans(router)]
+        calls += [one_step(router, entry_of(arm), n) for arm, n in steps.items()]
+        calls += [replace(final, per_question=n_plans) for final in final_answer(router, router.finalizer)]
+    if router.verify is not None and router.verify.judge is not None:
+        calls.append(judgements(router.verify, sum(whole.values()), "verify"))
+    return calls
 
 
 def _check(router: Router, pool: str) -> None:
@@ -109,7 +118,8 @@ METHOD = Method(
     assumes=(
         f"{STEPS_ASSUMED}, each on the cheapest model that its profile calls sure of it, or half of them on the pool's "
         f"cheapest model and half on its middle one; with --min-confidence {UNSURE_SHARE:.0%} of them asked again of "
-        "the next stronger one; by the rule, no plans"
+        "the next stronger one; by the rule, what it believes of models is "
+        "true"
     ),
     family="ours",
     routes=True,

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from r2.answering.protocol import Outcome, Router, Trajectory
-from r2.answering.sequential import solve_by_rule, value_usd
+from r2.answering.sequential import expected_asks, solve_by_rule, value_usd
 from r2.call import Completion
 from r2.errors import ConfigError
 from r2.methods import method_named, refuse_unused
@@ -269,6 +269,22 @@ def test_decisions_are_stored_with_their_candidates():
     assert row.decisions is not None and '"arm":"small"' in row.decisions and '"reason":"worth_asking"' in row.decisions
     assert (row.plan, row.n_subtasks, subtask.allocated_model, subtask.is_escalated) == ("DIRECT", 0, "small", True)
     assert row.cost_usd == pytest.approx(sum(call.cost_usd for call in calls))
+
+
+# What it is expected to ask.
+
+
+def test_what_is_expected_follows_the_rule():
+    once = expected_asks(PROBLEM, rule(max_escalations=0))
+    assert (once.whole, once.plans, once.steps) == ({"large": pytest.approx(1)}, 0, {})
+    whole = expected_asks(PROBLEM, rule()).whole
+    assert whole["small"] == pytest.approx(1) and whole["middle"] == pytest.approx(1)
+    assert 0 < whole["large"] < 1, "where the two disagree"
+
+
+def test_a_plan_is_expected_with_the_steps_that_the_question_shows():
+    expected = expected_asks(SUM, planning(max_escalations=0))
+    assert (expected.whole, expected.plans, expected.steps) == ({}, 1, {"small": pytest.approx(3)})
 
 
 # The settings.
