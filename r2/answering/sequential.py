@@ -113,7 +113,11 @@ def expected_asks(problem: Problem, router: Router) -> ExpectedAsks:
 
 
 def _add_asks(
-    asks: dict[str, float], weight: float, beliefs: ProfileBeliefs, decompose: float | None, router: Router
+    asks: dict[str, float],
+    weight: float,
+    beliefs: ProfileBeliefs | ScoredBeliefs,
+    decompose: float | None,
+    router: Router,
 ) -> float:
     """Adds what a unit is expected to ask, times `weight`; returns the share that ends by decomposing."""
     decomposed, ahead = 0.0, [(1.0, tuple[Attempt, ...]())]
