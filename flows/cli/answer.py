@@ -139,17 +139,7 @@ def answer(
     ] = None,
     value_usd: options.ValueUsd = None,
     horizon: options.Horizon = None,
-    scorer: Annotated[
-        str | None,
-        flag(
-            ROUTER,
-            "--scorer",
-            metavar="NAME",
-            help="Trained scorer that tells the rule who is probably right: NAME or NAME@VERSION of a policy, or its "
-            "JSON file.",
-            default="none: profiles, agreement and confidence",
-        ),
-    ] = None,
+    scorer: Annotated[str | None, options.scorer("", "none: profiles, agreement and confidence")] = None,
     verify: options.Verify = None,
     max_answer_tokens: options.MaxAnswerTokens = None,
     schema: options.Schema = None,

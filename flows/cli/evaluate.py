@@ -101,14 +101,7 @@ def evaluate(
     ] = None,
     scorer: Annotated[
         list[str] | None,
-        flag(
-            ROUTER,
-            "--scorer",
-            metavar="NAME",
-            help="A trained scorer, NAME or NAME@VERSION of a policy or its JSON file: a row of method r2 each, routed "
-            "by the rule; none for the untrained rule. Repeatable.",
-            default="no such row",
-        ),
+        options.scorer("A row of method r2 each; none for the untrained rule. Repeatable.", "no such row"),
     ] = None,
     b: Annotated[
         str | None, options.cost_knob("Each value is tried on dev problems.", "NUMBER,...", "0,0.05,0.1,0.2,0.4")

@@ -324,6 +324,12 @@ def outcomes(default: str) -> Any:
     return flag(INPUT, "--outcomes", metavar="FILE...", help=meaning, default=default)
 
 
+def scorer(repeated: str, default: str) -> Any:
+    """--scorer with what its repetition means, and a command's own default."""
+    meaning = "Trained scorer that tells the rule who is probably right: NAME or NAME@VERSION of a policy, or its JSON "
+    return flag(ROUTER, "--scorer", metavar="NAME", help=f"{meaning}file. {repeated}".strip(), default=default)
+
+
 def steps(detail: str, default: str) -> Any:
     """--steps with a command's own detail and default."""
     return flag(TRAINING, "--steps", metavar="N", help=f"Optimiser steps. {detail}".strip(), default=default)

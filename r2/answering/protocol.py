@@ -3,14 +3,13 @@ No I/O."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from r2.answering.allocation import Choice
 from r2.answering.lookahead import Decision
 from r2.answering.programs import WORST_USD, asks_for_program, runs_of, with_results
 from r2.answering.query_router import QueryRouter
 from r2.answering.question_shape import ASSUMED, Shape
-from r2.answering.scorer import Scorer
 from r2.call import ROUTER_PURPOSES, Call, Completion
 from r2.errors import failure
 from r2.ledger import worst_cost_usd
@@ -21,6 +20,9 @@ from r2.problems.own_check import OwnCheck, Verdict
 from r2.problems.schema import AnswerSchema
 from r2.roster import LEAST_ROOM, UNBOUNDED, ModelCard, Roster
 from r2.settings import Reasoning
+
+if TYPE_CHECKING:  # it needs numpy, which only a run with a scorer waits for
+    from r2.answering.scorer import Scorer
 
 TrialKind = Literal["plan", "allocation"]
 
@@ -246,7 +248,7 @@ class Router:
     lost_share: Mapping[str, float] = field(default_factory=dict)
     """Pool entry -> attempts per answered call that are charged at the most they may cost, beside what the call costs;
     of entries that state it."""
-    scorer: Scorer | None = None
+    scorer: "Scorer | None" = None
     """What the rule believes, where it is trained; None: profiles."""
     scorer_misfit: str = ""
     """Why a scorer that was asked for is not used."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from r2.answering.allocation import Choice
 from r2.answering.attempts import Attempt, Attempts
@@ -49,8 +49,6 @@ from r2.answering.protocol import (
 )
 from r2.answering.route import accept, answer_step, decompose, finalize, refused, solver_call, step_call, why_none
 from r2.answering.same_result import has_equality, n_choices
-from r2.answering.scored import ScoredBeliefs
-from r2.answering.scored_unit import kind_for, scored_beliefs
 from r2.answering.unit import Unit
 from r2.answering.wanted import is_whole, schema_of
 from r2.call import Call, Completion
@@ -58,6 +56,9 @@ from r2.plan import DIRECT, Plan, Subtask
 from r2.problem import Problem
 from r2.problems.kind import kind_of, steps_of
 from r2.roster import PLAN_SKILL, ModelCard, PromptMode
+
+if TYPE_CHECKING:
+    from r2.answering.scored import ScoredBeliefs
 
 VALUE_IN_REFS: Final = 50.0
 """What a right answer is worth by default, in costs of the question on the largest model thinking step by step."""
@@ -115,7 +116,7 @@ def expected_asks(problem: Problem, router: Router) -> ExpectedAsks:
 def _add_asks(
     asks: dict[str, float],
     weight: float,
-    beliefs: ProfileBeliefs | ScoredBeliefs,
+    beliefs: "ProfileBeliefs | ScoredBeliefs",
     decompose: float | None,
     router: Router,
 ) -> float:
@@ -354,7 +355,7 @@ def _note(unit: Unit, decision: Decision, outcome: Outcome, reason: str, arm: st
 
 
 def _decided(
-    beliefs: ProfileBeliefs | ScoredBeliefs, attempts: Attempts, horizon: int, decompose: float | None
+    beliefs: "ProfileBeliefs | ScoredBeliefs", attempts: Attempts, horizon: int, decompose: float | None
 ) -> Decision:
     """The rule's decision, a right answer taken as 1."""
     if isinstance(beliefs, ProfileBeliefs):
@@ -389,12 +390,16 @@ def _scored(
     v_usd: float,
     *,
     is_answer: bool,
-) -> ScoredBeliefs | None:
+) -> "ScoredBeliefs | None":
     """What the router's scorer believes of the unit; None without one, for kinds that it was not trained on, and where
     nobody can say which results are the same."""
     scorer = router.scorer
-    kind = None if scorer is None else kind_for(scorer, kinds, is_question=task is None)
-    if scorer is None or kind is None or not profiled.has_equality:
+    if scorer is None or not profiled.has_equality:
+        return None
+    from r2.answering.scored_unit import kind_for, scored_beliefs  # here, because numpy takes a while to load
+
+    kind = kind_for(scorer, kinds, is_question=task is None)
+    if kind is None:
         return None
     prompts = {name: call.messages for name, call in _calls(problem, router, cards, task, is_answer=is_answer).items()}
     shown = problem if task is None else replace(problem, question=task, context="", choices=())

@@ -5,16 +5,19 @@ A unit is the question itself, or one step of a plan. No I/O; r2/answering/seque
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from r2.answering.attempts import Attempt, Attempts
 from r2.answering.beliefs import ProfileBeliefs
 from r2.answering.protocol import Step
 from r2.answering.same_result import is_same
-from r2.answering.scored import ScoredBeliefs
 from r2.answering.wanted import Again
 from r2.call import Completion
 from r2.problem import Problem
 from r2.roster import ModelCard
+
+if TYPE_CHECKING:
+    from r2.answering.scored import ScoredBeliefs
 
 
 @dataclass(slots=True)
@@ -36,7 +39,7 @@ class Unit:
 
     problem: Problem
     step: Step
-    beliefs: ProfileBeliefs | ScoredBeliefs
+    beliefs: "ProfileBeliefs | ScoredBeliefs"
     cards: Mapping[str, ModelCard]
     v_usd: float
     subtask_index: int | None
