@@ -9,6 +9,7 @@ scorers that had not seen the question.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from r2.evaluation.recorded.table import OutcomeTable, Question
 from r2.training.scorer.choices import CHOICE_FEATURES, Turn, turn_of
 from r2.training.scorer.plan import ScoredPlan
 from r2.training.scorer.table_method import MIDDLE, N_INNER, SCORER, ScorerPolicy, fit_policy
+
+TUNED = f"{SCORER}_grpo"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +86,7 @@ def tune(
 
 def tuned_method(settings: ScorerGrpoSettings) -> TableMethod:
     """The scorer after group-relative fine-tuning at the middle price."""
-
-    def fit(table: OutcomeTable) -> ScorerPolicy:
-        return tuned_policy(table, settings)
-
-    return TableMethod(f"{SCORER}_grpo", "learned", fit, inner_folds=N_INNER)
+    return TableMethod(TUNED, "learned", partial(tuned_policy, settings=settings), inner_folds=N_INNER)
 
 
 def tuned_policy(table: OutcomeTable, settings: ScorerGrpoSettings) -> ScorerPolicy:
