@@ -25,7 +25,7 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0
 
 def recorded_methods(models: Sequence[str], names: Sequence[str] = ()) -> tuple[TableMethod, ...]:
     """Every model as a constant, and the methods of these names; without a name all but the tuned scorer, which takes
-    five times as long to fit. ConfigError for a name that no method has."""
+    many times as long to fit. ConfigError for a name that no method has."""
     methods: tuple[TableMethod, ...] = (
         best_constant(),
         benchmark_rule(),
