@@ -133,8 +133,7 @@ def run_program(code: str, limits: SandboxLimits = SandboxLimits()) -> ProgramRe
     Raises ConfigError and CheckStopped as `solves`.
     """
     ran = run("program", code, "", limits)
-    is_spent = ran.ended == "error" and ran.cpu_s >= 0.9 * limits.cpu_s  # the kernel ended it
-    if ran.ended == "timeout" or is_spent:
+    if ran.ended == "timeout":
         message = f"not done after {limits.cpu_s} s of computing"
         return ProgramResult(None, "program_timeout", message, ran.cpu_s)
     try:
@@ -195,6 +194,8 @@ def run(
         written, ended = _exchange(process, orjson.dumps(job) + b"\n", limits)
     finally:
         cpu_s = _kill_group(process)
+    if ended is None and process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        ended = "timeout"  # the kernel ended it, before we did: nothing else can send it a signal
     if ended is not None:
         return SandboxResult(ended, None, cpu_s)
     _, found, value = written.decode("utf-8", "replace").rpartition(f"\n{mark}")

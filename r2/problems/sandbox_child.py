@@ -44,7 +44,9 @@ class _Program(ctypes.Structure):
 
 def _confine(bpf: bytes, limits: dict[str, int]) -> None:
     for name, limit in limits.items():
-        resource.setrlimit(getattr(resource, name), (limit, limit))
+        # Past its seconds it is sent SIGXCPU, and a second later, should its code hold that off, SIGKILL.
+        hard = limit + 1 if name == "RLIMIT_CPU" else limit
+        resource.setrlimit(getattr(resource, name), (limit, hard))
     libc = ctypes.CDLL(None, use_errno=True)
     program = _Program(len(bpf) // 8, bpf)
     steps = (

@@ -187,6 +187,8 @@ def test_the_sandbox_reads_what_is_printed_and_says_why_nothing_is():
         assert (found.printed, found.error_type) == (None, why), code
         assert 0 < found.cpu_s < 2
     assert "ZeroDivisionError" in run_program("print(1 / 0)", fast).error_message
+    holds_off = "import _signal\n_signal.signal(24, _signal.SIG_IGN)\nwhile True: pass"
+    assert run_program(holds_off, fast).error_type == "program_timeout"
 
 
 class _Kept(NoJournal):
