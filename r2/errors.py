@@ -11,6 +11,12 @@
     ├── TrainingError          a training cannot continue: nothing to learn from, or a frozen policy changed
     ├── StoppedError           the user stopped the command while this work was going on
     ├── EndpointError          a model's endpoint is unreachable or refuses us, before any paid call
+    ├── BatchError             a provider's batch endpoint did not do what it was asked (r2/pool/batch/protocol.py)
+    │   ├── BatchRefusedError    it will not take this job
+    │   ├── BatchQueueFullError  it will take it when less of ours waits there
+    │   ├── BatchLaneDownError   it will take no job of this entry
+    │   ├── BatchUnclearError    no answer that decides
+    │   └── BatchGoneError       it does not know the job, or no longer has its results
     └── LakeError              stored data is torn, foreign or of another schema
         └── RunLockedError     another process works on the same run
 
@@ -207,6 +213,53 @@ class EndpointError(R2Error):
     """A model's endpoint is unreachable or refuses us."""
 
     transient = True
+
+
+class BatchError(R2Error):
+    """Root of what a provider raises."""
+
+
+class BatchRefusedError(BatchError):
+    """A job was refused whole, and does not exist there. `code` is the provider's word; `line` the 1-based number of
+    the line that it blames, None where it blames none."""
+
+    def __init__(self, message: str, code: str = "", line: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.line = line
+
+
+class BatchQueueFullError(BatchError):
+    """Too many tokens, rows or jobs of this key are waiting there already."""
+
+    transient = True
+
+
+class BatchLaneDownError(BatchError):
+    """No job of this entry can be taken: `error_type` is one of `r2.errors.CALL_FAILURES` ("auth", "unknown_model",
+    "misconfigured", "quota_used_up")."""
+
+    def __init__(self, message: str, error_type: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
+class BatchUnclearError(BatchError):
+    """The provider gave no answer that decides: a time-out, a broken connection, 5xx, 408, 409, 429 by rate.
+
+    `may_exist` is for `submit` alone. `retry_after_s`: what the provider asks us to wait, None where it does not say.
+    """
+
+    transient = True
+
+    def __init__(self, message: str, *, may_exist: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.may_exist = may_exist
+        self.retry_after_s = retry_after_s
+
+
+class BatchGoneError(BatchError):
+    """The provider does not know the job, or no longer has its results."""
 
 
 class LakeError(R2Error):

@@ -26,7 +26,7 @@ FLOORS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("r2.pool.file",),
         ("r2.pool.limits", "r2.pool.simulated"),
         ("r2.pool.client",),
-        ("r2.pool.servers",),
+        ("r2.pool.servers", "r2.pool.batch"),
         ("r2.pool",),
     ),
     "r2.pool.client": (("r2.pool.client.dialects",), ("r2.pool.client",)),

@@ -1,0 +1,1 @@
+"""Provider batch endpoints, and the lane that gathers waiting calls into their jobs."""
