@@ -263,9 +263,8 @@ def write_database(lake_root: Path | str) -> Path:
         script.write_text(f"set TimeZone = 'UTC';\n{sql}", "utf-8")
         with closing(duckdb.connect()) as connection:
             connection.execute(f"attach {_quoted(str(database))} as lake (storage_version 'v1.0.0')")
-            connection.execute("use lake")
-            connection.execute(sql)
-            connection.execute("use memory; detach lake")
+            # One transaction: each would wait for the disk, and there are hundreds of statements.
+            connection.execute(f"use lake; begin; {sql}; commit; use memory; detach lake")
         script.replace(root / "lake.sql")
         return database.replace(root / "lake.duckdb")
 

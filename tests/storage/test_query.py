@@ -318,6 +318,23 @@ def test_the_database_file_holds_views_only_and_opens_read_only(lake: Path) -> N
     assert not [p for p in lake.iterdir() if p.name.startswith(".views-")]
 
 
+WRITES = Path("/proc/self/io")
+
+
+@pytest.mark.skipif(not WRITES.exists(), reason="counts what this process writes, which Linux tells")
+def test_the_database_file_is_written_in_one_go_and_not_statement_by_statement(tmp_path: Path) -> None:
+    """Each statement of its own is a write that waits for the disk, and there are hundreds: seconds on a busy disk."""
+    root = worked_lake(tmp_path / "lake")
+
+    def n_writes() -> int:
+        return int(dict(line.split(": ") for line in WRITES.read_text("utf-8").splitlines())["syscw"])
+
+    before = n_writes()
+    write_database(root)
+    n_statements = (root / "lake.sql").read_text("utf-8").count(";\n")
+    assert (n_writes() - before) < n_statements / 3 and n_statements > 300
+
+
 def test_the_data_dictionary_says_what_is_stored() -> None:
     assert dictionary.main(["--check"]) == 0
 
