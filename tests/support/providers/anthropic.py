@@ -15,8 +15,10 @@ from typing import Any, Literal, NoReturn
 from aiohttp import web
 
 from tests.support.providers import imitation
+from tests.support.providers.batch_anthropic import AnthropicBatches
 from tests.support.providers.bill import PriceList, Tokens, rates
-from tests.support.providers.imitation import Ask, Imitation, Refused, Sent, Written
+from tests.support.providers.imitation import Ask, Imitation, Written
+from tests.support.providers.sent import Refused, Sent
 
 VERSION = "2023-06-01"
 BEARER_VERSION = "2026-10-21"
@@ -120,6 +122,7 @@ class Anthropic(Imitation):
 
     name = "anthropic"
     route = "/v1"
+    batch_form = AnthropicBatches
     letters = 4
     tokens_per_message = 3
 
@@ -130,7 +133,11 @@ class Anthropic(Imitation):
     def read(self, request: web.Request, body: Any) -> Ask:
         if request.path != f"{self.route}/messages" or request.method != "POST":
             raise Refused(self.not_found(request))
-        self._check_headers(request)
+        self.check_headers(request)
+        return self.read_params(body)
+
+    def read_params(self, body: Any) -> Ask:
+        """The body of a message."""
         if not isinstance(body, dict):
             raise Refused(self.not_json())
         for name in sorted(set(body) - _FIELDS):
@@ -140,7 +147,7 @@ class Anthropic(Imitation):
                 self.refuse(f"{name}: Field required")
         model = self.models.get(body["model"]) if isinstance(body["model"], str) else None
         if not isinstance(model, ClaudeModel):
-            raise Refused(self._error(404, "not_found_error", f"model: {body['model']}"))
+            raise Refused(self.error(404, "not_found_error", f"model: {body['model']}"))
         if body.get("stream"):
             self.refuse("stream: this imitation does not stream")
         limit = self._limit(body, model)
@@ -158,20 +165,21 @@ class Anthropic(Imitation):
             schema=self._schema(body),
             stop=self._stops(body),
             marks=marks,
+            is_sampled=bool(body.get("temperature")),
             form={"is_long_lived": is_long_lived},
         )
 
-    def _check_headers(self, request: web.Request) -> None:
+    def check_headers(self, request: web.Request) -> None:
         version = request.headers.get("anthropic-version")
         bearer, given = request.headers.get("Authorization"), request.headers.get("x-api-key")
         if version == BEARER_VERSION and bearer is not None and given is None:
             given = bearer.removeprefix("Bearer ")
         elif bearer is not None:
-            raise Refused(self._error(401, "authentication_error", "Invalid bearer token"))
+            raise Refused(self.error(401, "authentication_error", "Invalid bearer token"))
         if given is None:
-            raise Refused(self._error(401, "authentication_error", "x-api-key header is required"))
+            raise Refused(self.error(401, "authentication_error", "x-api-key header is required"))
         if given != self.key:
-            raise Refused(self._error(401, "authentication_error", "invalid x-api-key"))
+            raise Refused(self.error(401, "authentication_error", "invalid x-api-key"))
         if version is None:
             self.refuse("anthropic-version: header is required")
         if version not in (VERSION, BEARER_VERSION):
@@ -413,7 +421,7 @@ class Anthropic(Imitation):
             "server_tool_use": None,
         }
         document = {
-            "id": f"msg_imitation{len(self.requests):06d}",
+            "id": f"msg_imitation{self.serial:06d}",
             "type": "message",
             "role": "assistant",
             "model": ask.model.snapshot,
@@ -428,7 +436,7 @@ class Anthropic(Imitation):
 
     def headers(self, sent: Sent) -> dict[str, str]:
         now = datetime.datetime.now(datetime.UTC)
-        headers = {"request-id": f"req_{len(self.requests):08d}", "anthropic-organization-id": "org-imitation"}
+        headers = {"request-id": f"req_{self.serial:08d}", "anthropic-organization-id": "org-imitation"}
         windows = {
             "requests": self.requests_window,
             "tokens": self.tokens_window,
@@ -449,9 +457,9 @@ class Anthropic(Imitation):
     # Refusals
 
     def refuse(self, message: str) -> NoReturn:
-        raise Refused(self._error(400, "invalid_request_error", message))
+        raise Refused(self.error(400, "invalid_request_error", message))
 
-    def _error(
+    def error(
         self,
         status: int,
         kind: str,
@@ -462,14 +470,14 @@ class Anthropic(Imitation):
     ) -> Sent:
         details = None if error_code is None else {"error_code": error_code}
         error = {"type": kind, "message": message, "details": details}
-        document = {"type": "error", "error": error, "request_id": f"req_{len(self.requests):08d}"}
+        document = {"type": "error", "error": error, "request_id": f"req_{self.serial:08d}"}
         return Sent(status, document, headers or {})
 
     def not_found(self, request: web.Request) -> Sent:
-        return self._error(404, "not_found_error", "Not found")
+        return self.error(404, "not_found_error", "Not found")
 
     def not_json(self) -> Sent:
-        return self._error(400, "invalid_request_error", "The request body is not valid JSON")
+        return self.error(400, "invalid_request_error", "The request body is not valid JSON")
 
     # Failures
 
@@ -482,43 +490,43 @@ class Anthropic(Imitation):
     def _limited(self, unit: str, kind: str) -> Sent:
         said = f"This request would exceed your organization's rate limit of {self.requests_window.limit} {unit}."
         headers = {"retry-after": "1", f"anthropic-ratelimit-{kind}-remaining": "0"}
-        return self._error(429, "rate_limit_error", said, headers=headers)
+        return self.error(429, "rate_limit_error", said, headers=headers)
 
     def fault_rate_day(self, ask: Ask) -> Sent:
         said = "This request would exceed a limit on how fast your usage can grow."
         headers = {"retry-after": "3600"}
-        return self._error(429, "rate_limit_error", said, error_code="ramp_limit_exceeded", headers=headers)
+        return self.error(429, "rate_limit_error", said, error_code="ramp_limit_exceeded", headers=headers)
 
     def fault_too_large(self, ask: Ask) -> Sent:
         return Sent(413, "<html><head><title>413 Request Entity Too Large</title></head><body></body></html>")
 
     def fault_no_money(self, ask: Ask) -> Sent:
         said = "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing."
-        return self._error(400, "invalid_request_error", said)
+        return self.error(400, "invalid_request_error", said)
 
     def fault_overloaded(self, ask: Ask) -> Sent:
-        return self._error(529, "overloaded_error", "Overloaded", headers={"x-should-retry": "true"})
+        return self.error(529, "overloaded_error", "Overloaded", headers={"x-should-retry": "true"})
 
     def fault_server_error(self, ask: Ask) -> Sent:
-        return self._error(500, "api_error", "Internal server error")
+        return self.error(500, "api_error", "Internal server error")
 
     def fault_retired(self, ask: Ask) -> Sent:
-        return self._error(404, "not_found_error", f"model: {ask.model.name}")
+        return self.error(404, "not_found_error", f"model: {ask.model.name}")
 
     def fault_context(self, ask: Ask) -> Sent:
         most = ask.model.context_tokens
         said = f"prompt is too long: {max(len(ask.prompt), most + 1)} tokens > {most} maximum"
-        return self._error(400, "invalid_request_error", said)
+        return self.error(400, "invalid_request_error", said)
 
     def fault_context_with_limit(self, ask: Ask) -> Sent:
         said = (
             f"input length and `max_tokens` exceed context limit: {len(ask.prompt)} + {ask.limit} > "
             f"{ask.model.context_tokens}, decrease input length or `max_tokens` and try again"
         )
-        return self._error(400, "invalid_request_error", said)
+        return self.error(400, "invalid_request_error", said)
 
     def fault_content_filter(self, ask: Ask) -> Sent:
-        return self._error(400, "invalid_request_error", "Output blocked by content filtering policy")
+        return self.error(400, "invalid_request_error", "Output blocked by content filtering policy")
 
     def fault_refusal(self, ask: Ask) -> Sent:
         details = {"type": "refusal", "category": "cyber", "explanation": "This could enable cyber harm."}

@@ -12,9 +12,11 @@ from typing import Any
 from aiohttp import web
 
 from tests.support.providers import openai
+from tests.support.providers.batch_openai import Habits, OpenAIBatches
 from tests.support.providers.bill import PriceList, Tokens, rates
 from tests.support.providers.chat import ChatModel
-from tests.support.providers.imitation import Ask, Model, Refused, Sent, Written
+from tests.support.providers.imitation import Ask, Model, Written
+from tests.support.providers.sent import Refused, Sent
 
 _CLASSIC = re.compile(r"/openai/deployments/([^/]+)/chat/completions")
 API_VERSION = "2024-10-21"
@@ -22,17 +24,38 @@ _SAFE = {name: {"filtered": False, "severity": "safe"} for name in ("hate", "sel
 
 OUR_MINI = replace(openai.GPT_41_MINI, name="our-mini", prices=PriceList(rates("0.44", "1.76", cached="0.11")))
 OUR_THINKER = replace(openai.GPT_5_MINI, name="our-thinker")
+OUR_MINI_BATCH = replace(OUR_MINI, name="our-mini-batch")
+FOR_BATCHES = frozenset({OUR_MINI_BATCH.name})
+"""Deployments of the kind Global-Batch: they take batches and nothing else, and the others take none."""
+
+
+class AzureBatches(OpenAIBatches):
+    """Jobs that never expire."""
+
+    habits = Habits(most_lines=100_000, expires=False)
+
+    @property
+    def endpoint(self) -> str:
+        return "/chat/completions"
+
+    def refused_model(self, model: Any) -> tuple[str, str] | None:
+        if model in FOR_BATCHES:
+            return None
+        said = "The deployment specified is not a batch deployment, or does not exist."
+        return "invalid_deployment" if model in self.server.models else "model_not_found", said
 
 
 class Azure(openai.OpenAI):
-    """A resource with two deployments: `our-mini` is gpt-4.1-mini, `our-thinker` is gpt-5-mini."""
+    """A resource with three deployments: `our-mini` is gpt-4.1-mini, `our-thinker` is gpt-5-mini, and `our-mini-batch`
+    is gpt-4.1-mini for batches."""
 
     name = "azure"
     route = "/openai/v1"
+    batch_form = AzureBatches
 
     @classmethod
     def default_models(cls) -> Sequence[Model]:
-        return (OUR_MINI, OUR_THINKER)
+        return (OUR_MINI, OUR_THINKER, OUR_MINI_BATCH)
 
     @property
     def classic_url(self) -> str:
@@ -44,9 +67,7 @@ class Azure(openai.OpenAI):
         is_versioned = request.query.get("api-version") == API_VERSION
         if request.method != "POST" or not (is_new or (classic and is_versioned)):
             raise Refused(self.not_found(request))
-        if request.headers.get("api-key") != self.key:
-            said = "Access denied due to invalid subscription key or wrong API endpoint."
-            raise Refused(Sent(401, {"error": {"code": "401", "message": said}}))
+        self.check_key(request)
         if not isinstance(body, dict):
             raise Refused(self.not_json())
         named = classic[1] if classic else body.get("model")
@@ -54,8 +75,16 @@ class Azure(openai.OpenAI):
         if not isinstance(model, ChatModel):
             said = "The API deployment for this resource does not exist."
             raise Refused(Sent(404, {"error": {"code": "DeploymentNotFound", "message": said}}))
+        if named in FOR_BATCHES:
+            said = "The chatCompletion operation does not work with this deployment: its type is GlobalBatch."
+            raise Refused(Sent(400, {"error": {"code": "OperationNotSupported", "message": said}}))
         ask = self.read_body(body, model)
         return replace(ask, form={**ask.form, "is_classic": classic is not None})
+
+    def check_key(self, request: web.Request) -> None:
+        if request.headers.get("api-key") != self.key:
+            said = "Access denied due to invalid subscription key or wrong API endpoint."
+            raise Refused(Sent(401, {"error": {"code": "401", "message": said}}))
 
     def not_found(self, request: web.Request) -> Sent:
         return Sent(404, {"error": {"code": "404", "message": "Resource not found"}})
@@ -74,7 +103,7 @@ class Azure(openai.OpenAI):
         return sent
 
     def headers(self, sent: Sent) -> dict[str, str]:
-        headers = {"apim-request-id": f"{len(self.requests):08d}", "x-ms-region": "Sweden Central"}
+        headers = {"apim-request-id": f"{self.serial:08d}", "x-ms-region": "Sweden Central"}
         for kind, window in (("requests", self.requests_window), ("tokens", self.tokens_window)):
             headers[f"x-ratelimit-limit-{kind}"] = str(window.limit)
             headers[f"x-ratelimit-remaining-{kind}"] = str(window.remaining)
@@ -87,7 +116,7 @@ class Azure(openai.OpenAI):
         headers[f"x-ratelimit-reset-{kind}"] = str(seconds)
         if not ask.form["is_classic"]:
             said = f"Rate limit reached for {ask.model.name} on {unit}. Please retry after {seconds} seconds."
-            return self._error(429, said, kind=kind, code="rate_limit_exceeded", headers=headers)
+            return self.error(429, said, kind=kind, code="rate_limit_exceeded", headers=headers)
         rate = "call rate" if kind == "requests" else "token rate"
         said = (
             f"Requests to the ChatCompletions_Create Operation under Azure OpenAI API version {API_VERSION} have "

@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 from tests.support.providers import imitation
+from tests.support.providers.batch_gemini import GeminiBatches
 from tests.support.providers.bill import PriceList, Tokens, rates
-from tests.support.providers.imitation import Ask, Imitation, Refused, Sent, Written
+from tests.support.providers.imitation import Ask, Imitation, Written
+from tests.support.providers.sent import Refused, Sent
 
 _FIELDS = frozenset(
     {
@@ -120,6 +122,7 @@ class Gemini(Imitation):
 
     name = "gemini"
     route = "/v1beta"
+    batch_form = GeminiBatches
     letters = 5
     tokens_per_message = 1
 
@@ -131,19 +134,23 @@ class Gemini(Imitation):
         path = _PATH.fullmatch(request.path)
         if path is None or request.method != "POST":
             raise Refused(self.not_found(request))
-        self._check_key(request)
+        self.check_key(request)
         model = self.models.get(path[1])
         if not isinstance(model, GeminiModel):
             said = f"models/{path[1]} is not found for API version v1beta, or is not supported for generateContent."
-            raise Refused(self._error(404, "NOT_FOUND", said))
+            raise Refused(self.error(404, "NOT_FOUND", said))
         if not isinstance(body, dict):
             raise Refused(self.not_json())
-        body = self._named(body, _FIELDS, "")
-        config = self._named(body.get("generationConfig") or {}, _CONFIG, "generation_config")
+        return self.read_content(body, model)
+
+    def read_content(self, body: Mapping[str, Any], model: GeminiModel) -> Ask:
+        """The body, checked for this model."""
+        body = self.named(body, _FIELDS, "")
+        config = self.named(body.get("generationConfig") or {}, _CONFIG, "generation_config")
         turns = self._turns(body, model)
         system = "\n".join(self._texts(body.get("systemInstruction") or {"parts": []}, "system_instruction"))
         schema = self._schema(config)
-        asked = self._named(config.get("thinkingConfig") or {}, _THINKING, "generation_config.thinking_config")
+        asked = self.named(config.get("thinkingConfig") or {}, _THINKING, "generation_config.thinking_config")
         thinking = self._thinking(asked, model)
         limit = self._whole(config, "maxOutputTokens", 1, model.max_output_tokens)
         self._whole(config, "seed", -(2**31), 2**31 - 1)
@@ -165,17 +172,19 @@ class Gemini(Imitation):
             stop=tuple(stops),
             n=1 if model.is_new else config.get("candidateCount") or 1,
             n_top_logprobs=self._logprobs(config, model),
+            seed=config.get("seed") or 0,
+            is_sampled=bool(config.get("temperature")),
             form={"shows_thoughts": bool(asked.get("includeThoughts"))},
         )
 
-    def _check_key(self, request: web.Request) -> None:
+    def check_key(self, request: web.Request) -> None:
         if request.headers.get("Authorization"):
             said = "Request had invalid authentication credentials. Expected OAuth 2 access token."
-            raise Refused(self._error(401, "UNAUTHENTICATED", said))
+            raise Refused(self.error(401, "UNAUTHENTICATED", said))
         given = request.headers.get("x-goog-api-key") or request.query.get("key")
         if not given:
             said = "Method doesn't allow unregistered callers (callers without established identity)."
-            raise Refused(self._error(403, "PERMISSION_DENIED", said))
+            raise Refused(self.error(403, "PERMISSION_DENIED", said))
         if given != self.key:
             info = {
                 "@type": "type.googleapis.com/google.rpc.ErrorInfo",
@@ -184,9 +193,9 @@ class Gemini(Imitation):
                 "metadata": {"service": "generativelanguage.googleapis.com"},
             }
             said = "API key not valid. Please pass a valid API key."
-            raise Refused(self._error(400, "INVALID_ARGUMENT", said, details=[info]))
+            raise Refused(self.error(400, "INVALID_ARGUMENT", said, details=[info]))
 
-    def _named(self, fields: Mapping[str, Any], known: frozenset[str], where: str) -> dict[str, Any]:
+    def named(self, fields: Mapping[str, Any], known: frozenset[str], where: str) -> dict[str, Any]:
         """The fields by their JSON names; the server takes `max_output_tokens` as well as `maxOutputTokens`."""
         found = {}
         for name, value in fields.items():
@@ -196,7 +205,7 @@ class Gemini(Imitation):
                 said = f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.'
                 violation = {"field": where, "description": said}
                 bad = {"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [violation]}
-                raise Refused(self._error(400, "INVALID_ARGUMENT", said, details=[bad]))
+                raise Refused(self.error(400, "INVALID_ARGUMENT", said, details=[bad]))
             found[camel] = value
         return found
 
@@ -206,7 +215,7 @@ class Gemini(Imitation):
             self.refuse("* GenerateContentRequest.contents: contents is not specified")
         turns = []
         for place, content in enumerate(contents):
-            self._named(content, frozenset({"role", "parts"}), f"contents[{place}]")
+            self.named(content, frozenset({"role", "parts"}), f"contents[{place}]")
             role = content.get("role", "user")
             if role not in ("user", "model"):
                 self.refuse("Please use a valid role: user, model.")
@@ -221,7 +230,7 @@ class Gemini(Imitation):
     def _texts(self, content: Mapping[str, Any], where: str) -> list[str]:
         texts = []
         for place, part in enumerate(content.get("parts") or []):
-            self._named(part, frozenset({"text", "thought", "thoughtSignature"}), f"{where}.parts[{place}]")
+            self.named(part, frozenset({"text", "thought", "thoughtSignature"}), f"{where}.parts[{place}]")
             if not isinstance(part.get("text"), str):
                 self.refuse(f"* {where}.parts[{place}].data: required oneof field 'data' must have one initialized")
             texts.append(part["text"])
@@ -336,7 +345,7 @@ class Gemini(Imitation):
         document: dict[str, Any] = {
             "usageMetadata": usage,
             "modelVersion": ask.model.snapshot,
-            "responseId": f"imitation{len(self.requests):06d}",
+            "responseId": f"imitation{self.serial:06d}",
         }
         if candidates:
             document["candidates"] = list(candidates)
@@ -352,9 +361,9 @@ class Gemini(Imitation):
     # Refusals
 
     def refuse(self, message: str) -> NoReturn:
-        raise Refused(self._error(400, "INVALID_ARGUMENT", message))
+        raise Refused(self.error(400, "INVALID_ARGUMENT", message))
 
-    def _error(
+    def error(
         self, status: int, word: str, message: str, *, details: Sequence[Mapping[str, Any]] | None = None
     ) -> Sent:
         error: dict[str, Any] = {"code": status, "message": message, "status": word}
@@ -366,7 +375,7 @@ class Gemini(Imitation):
         return Sent(404, "<!DOCTYPE html><title>Error 404 (Not Found)!!1</title>")
 
     def not_json(self) -> Sent:
-        return self._error(400, "INVALID_ARGUMENT", "Invalid JSON payload received. Unexpected token.")
+        return self.error(400, "INVALID_ARGUMENT", "Invalid JSON payload received. Unexpected token.")
 
     # Failures
 
@@ -382,7 +391,7 @@ class Gemini(Imitation):
             {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay},
         ]
         said = "You exceeded your current quota, please check your plan and billing details."
-        return self._error(429, "RESOURCE_EXHAUSTED", said, details=details)
+        return self.error(429, "RESOURCE_EXHAUSTED", said, details=details)
 
     def fault_rate_requests(self, ask: Ask) -> Sent:
         limit = self.requests_window.limit
@@ -401,22 +410,22 @@ class Gemini(Imitation):
 
     def fault_no_money(self, ask: Ask) -> Sent:
         said = "Your prepayment credits are depleted. Please go to AI Studio to manage your project and billing."
-        return self._error(402, "RESOURCE_EXHAUSTED", said)
+        return self.error(402, "RESOURCE_EXHAUSTED", said)
 
     def fault_overloaded(self, ask: Ask) -> Sent:
-        return self._error(503, "UNAVAILABLE", "The model is overloaded. Please try again later.")
+        return self.error(503, "UNAVAILABLE", "The model is overloaded. Please try again later.")
 
     def fault_server_error(self, ask: Ask) -> Sent:
-        return self._error(500, "INTERNAL", "An internal error has occurred. Please retry.")
+        return self.error(500, "INTERNAL", "An internal error has occurred. Please retry.")
 
     def fault_retired(self, ask: Ask) -> Sent:
-        return self._error(404, "NOT_FOUND", f"models/{ask.model.name} is no longer available.")
+        return self.error(404, "NOT_FOUND", f"models/{ask.model.name} is no longer available.")
 
     def fault_context(self, ask: Ask) -> Sent:
         most = ask.model.context_tokens
         n_tokens = max(len(ask.prompt), most + 1)
         said = f"The input token count ({n_tokens}) exceeds the maximum number of tokens allowed ({most})."
-        return self._error(400, "INVALID_ARGUMENT", said)
+        return self.error(400, "INVALID_ARGUMENT", said)
 
     def fault_content_filter(self, ask: Ask) -> Sent:
         feedback = {"blockReason": "PROHIBITED_CONTENT"}

@@ -18,7 +18,7 @@ import re
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, Self
@@ -26,8 +26,10 @@ from typing import Any, ClassVar, Literal, Self
 from aiohttp import web
 
 from tests.support.providers import brain, tokens
+from tests.support.providers.batch import Batches
 from tests.support.providers.bill import Bill, PriceList, Tokens
 from tests.support.providers.limits import Limits, Window
+from tests.support.providers.sent import Refused, Sent
 
 FAULTS = frozenset(
     {
@@ -95,6 +97,8 @@ class Ask:
     n: int = 1
     n_top_logprobs: int | None = None
     marks: tuple[int, ...] = ()
+    seed: int = 0
+    is_sampled: bool = False
     form: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -110,26 +114,6 @@ class Written:
     @property
     def text(self) -> str:
         return "".join(self.answer)
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A response. `tokens` is what goes on the bill; None for what costs nothing."""
-
-    status: int
-    document: Any
-    headers: Mapping[str, str] = field(default_factory=dict)
-    tokens: Tokens | None = None
-    text: str = ""
-    finish: str = ""
-
-
-class Refused(Exception):
-    """The provider refuses the request with this response."""
-
-    def __init__(self, sent: Sent) -> None:
-        super().__init__(f"{sent.status}: {sent.document}")
-        self.sent = sent
 
 
 @dataclass
@@ -158,6 +142,12 @@ class TokenLogprob:
     top: tuple[tuple[str, float], ...]
 
 
+def answer_of(ask: Ask) -> str:
+    """What the imitations' own brain answers."""
+    turns = [(role, _MARKER.sub("", said).strip()) for role, said in ask.turns]
+    return brain.answer(ask.system, turns, schema=ask.schema, is_json=ask.is_json)
+
+
 def logprobs(answer: Sequence[str], n_top: int) -> list[TokenLogprob]:
     """Log-probabilities that depend on nothing but the answer."""
     found = []
@@ -179,6 +169,8 @@ class Imitation(ABC):
     letters: ClassVar[int] = 6
     """Longest word that is one token."""
     tokens_per_message: ClassVar[int] = 4
+    batch_form: ClassVar[Callable[["Imitation"], Batches] | None] = None
+    """Makes the batch endpoints; None for a provider that has none."""
     cache: tokens.PrefixCache
 
     def __init__(
@@ -188,7 +180,9 @@ class Imitation(ABC):
         key: str | None = None,
         limits: Limits | None = None,
         latency_s: float = 0.0,
+        answers: Callable[[Ask], str] | None = None,
     ) -> None:
+        """`answers` writes the answers in the place of the imitations' own brain."""
         self.models: dict[str, Model] = {model.name: model for model in models or self.default_models()}
         self.key = f"sk-imitation-{self.name}-0123456789" if key is None else key
         self.latency_s = latency_s
@@ -198,7 +192,11 @@ class Imitation(ABC):
         self.cache = tokens.PrefixCache(least=1024, step=128)
         self.bill = Bill()
         self.requests: list[Exchange] = []
+        self.serial = 0
+        """Of the reply that is being written: live, of a row, or about a job."""
         self.base_url = ""
+        self.batches = None if self.batch_form is None else type(self).batch_form(self)  # type: ignore[misc]
+        self._answers = answers or answer_of
         self._asked: Counter[tuple[str, int]] = Counter()
         self._next: deque[str] = deque()
         self._runner: web.AppRunner | None = None
@@ -248,7 +246,7 @@ class Imitation(ABC):
         self._next.extend(_known(fault) for fault in faults)
 
     async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=64 * 2**20)
+        app = web.Application(client_max_size=300 * 2**20)
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -259,8 +257,12 @@ class Imitation(ABC):
     async def __aexit__(self, *exc: object) -> None:
         assert self._runner is not None
         await self._runner.cleanup()
+        if self.batches is not None:
+            self.batches.close()
 
-    async def _handle(self, request: web.Request) -> web.Response:
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if self.batches is not None and (response := await self.batches.handle(request)) is not None:
+            return response
         raw = await request.read()
         try:
             body = json.loads(raw) if raw else None
@@ -268,6 +270,7 @@ class Imitation(ABC):
             body = None
         exchange = Exchange(request.path, dict(request.query), dict(request.headers), body)
         self.requests.append(exchange)
+        self.serial += 1
         if self.latency_s:
             await asyncio.sleep(self.latency_s)
         sent = self._answer(request, body, exchange)
@@ -281,12 +284,8 @@ class Imitation(ABC):
         try:
             ask = self.read(request, body)
             exchange.model = ask.model.name
-            exchange.fault = self._fault(request, ask)
-            sent = None
-            if exchange.fault is not None:
-                failure = getattr(self, f"fault_{exchange.fault}", None)
-                sent = failure(ask) if failure is not None else None
-            sent = sent or self._over_limit(ask) or self._reply(ask)
+            exchange.fault = self._fault(request.headers.get("x-imitate-fault"), ask)
+            sent = self._failure(exchange.fault, ask) or self._over_limit(ask) or self._reply(ask)
         except Refused as refused:
             return refused.sent
         if sent.tokens is not None:
@@ -294,11 +293,21 @@ class Imitation(ABC):
             exchange.usd = self.bill.charge(ask.model.name, ask.model.prices, sent.tokens)
         return sent
 
-    def _fault(self, request: web.Request, ask: Ask) -> str | None:
+    def answer(self, ask: Ask) -> Sent:
+        """A row of a batch, which no limit per minute holds back. Raises Refused; what it costs is not billed here."""
+        return self._failure(self._marked(ask), ask) or self._reply(ask)
+
+    def _failure(self, fault: str | None, ask: Ask) -> Sent | None:
+        failure = None if fault is None else getattr(self, f"fault_{fault}", None)
+        return None if failure is None else failure(ask)
+
+    def _fault(self, named: str | None, ask: Ask) -> str | None:
         if self._next:
             return self._next.popleft()
-        if named := request.headers.get("x-imitate-fault"):
-            return _known(named)
+        return _known(named) if named else self._marked(ask)
+
+    def _marked(self, ask: Ask) -> str | None:
+        """The failure that the prompt asks for."""
         said = ask.system + "".join(text for _, text in ask.turns)
         found = _MARKER.search(said)
         if found is None:
@@ -332,8 +341,7 @@ class Imitation(ABC):
         thinking = self._think(ask, limit)
         text = ask.answer
         if text is None:
-            turns = [(role, _MARKER.sub("", said).strip()) for role, said in ask.turns]
-            text = brain.answer(ask.system, turns, schema=ask.schema, is_json=ask.is_json)
+            text = self._answers(ask)
         met = None
         for sequence in ask.stop:
             if (at := text.find(sequence)) >= 0:

@@ -12,9 +12,11 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 from tests.support.providers import chat
+from tests.support.providers.batch_openai import OpenAIBatches
 from tests.support.providers.bill import PriceList, Tokens, rates
 from tests.support.providers.chat import ChatModel
-from tests.support.providers.imitation import Ask, Imitation, Model, Refused, Sent, Written
+from tests.support.providers.imitation import Ask, Imitation, Model, Written
+from tests.support.providers.sent import Refused, Sent
 
 _FIELDS = frozenset(
     {
@@ -119,6 +121,7 @@ class OpenAI(Imitation):
 
     name = "openai"
     route = "/v1"
+    batch_form = OpenAIBatches
 
     @classmethod
     def default_models(cls) -> Sequence[Model]:
@@ -127,28 +130,28 @@ class OpenAI(Imitation):
     def read(self, request: web.Request, body: Any) -> Ask:
         if request.path != f"{self.route}/chat/completions" or request.method != "POST":
             raise Refused(self.not_found(request))
-        self._check_key(request)
+        self.check_key(request)
         if not isinstance(body, dict):
             raise Refused(self.not_json())
-        return self.read_body(body, self._model(body))
+        return self.read_body(body, self.model_named(body))
 
-    def _check_key(self, request: web.Request) -> None:
+    def check_key(self, request: web.Request) -> None:
         given = request.headers.get("Authorization", "")
         if not given.startswith("Bearer "):
             said = "You didn't provide an API key. You need to provide it in an Authorization header using Bearer auth."
-            raise Refused(self._error(401, said))
+            raise Refused(self.error(401, said))
         if given.removeprefix("Bearer ") != self.key:
             shown = f"{given[7:10]}****{given[-4:]}"
-            raise Refused(self._error(401, f"Incorrect API key provided: {shown}.", code="invalid_api_key"))
+            raise Refused(self.error(401, f"Incorrect API key provided: {shown}.", code="invalid_api_key"))
 
-    def _model(self, body: Mapping[str, Any]) -> ChatModel:
+    def model_named(self, body: Mapping[str, Any]) -> ChatModel:
         named = body.get("model")
         if not isinstance(named, str):
             self.refuse("you must provide a model parameter", None, None)
         model = self.models.get(named)
         if not isinstance(model, ChatModel):
             said = f"The model `{named}` does not exist or you do not have access to it."
-            raise Refused(self._error(404, said, code="model_not_found"))
+            raise Refused(self.error(404, said, code="model_not_found"))
         return model
 
     def read_body(self, body: Mapping[str, Any], model: ChatModel) -> Ask:
@@ -186,6 +189,8 @@ class OpenAI(Imitation):
             stop=chat.stops(body, refuse),
             n=chat.number(body, "n", refuse, least=1, most=128, whole=True) or 1,
             n_top_logprobs=(n_top or 0) if is_asked else None,
+            seed=int(body.get("seed") or 0),
+            is_sampled=bool(body.get("temperature")),
             form={"tier": body.get("service_tier"), "effort": effort},
         )
 
@@ -279,14 +284,14 @@ class OpenAI(Imitation):
             ask,
             choices,
             chat.usage_of(counts, written=writes, thinks=True),
-            number=len(self.requests),
+            number=self.serial,
             service_tier="default",
             system_fingerprint=None,
         )
         return Sent(200, document, tokens=counts, text=text, finish=finish)
 
     def headers(self, sent: Sent) -> dict[str, str]:
-        headers = {"x-request-id": f"req_{len(self.requests):08d}", "openai-processing-ms": "12"}
+        headers = {"x-request-id": f"req_{self.serial:08d}", "openai-processing-ms": "12"}
         for kind, window in (("requests", self.requests_window), ("tokens", self.tokens_window)):
             headers[f"x-ratelimit-limit-{kind}"] = str(window.limit)
             headers[f"x-ratelimit-remaining-{kind}"] = str(window.remaining)
@@ -302,9 +307,9 @@ class OpenAI(Imitation):
     # Refusals
 
     def refuse(self, message: str, param: str | None, code: str | None) -> NoReturn:
-        raise Refused(self._error(400, message, param=param, code=code))
+        raise Refused(self.error(400, message, param=param, code=code))
 
-    def _error(
+    def error(
         self,
         status: int,
         message: str,
@@ -318,10 +323,10 @@ class OpenAI(Imitation):
         return Sent(status, {"error": error}, headers or {})
 
     def not_found(self, request: web.Request) -> Sent:
-        return self._error(404, f"Invalid URL ({request.method} {request.path})")
+        return self.error(404, f"Invalid URL ({request.method} {request.path})")
 
     def not_json(self) -> Sent:
-        return self._error(400, "We could not parse the JSON body of your request.")
+        return self.error(400, "We could not parse the JSON body of your request.")
 
     # Failures
 
@@ -348,7 +353,7 @@ class OpenAI(Imitation):
             f"x-ratelimit-remaining-{kind}": "0",
             f"x-ratelimit-reset-{kind}": _duration(wait_s),
         }
-        return self._error(429, said, kind=kind, code="rate_limit_exceeded", headers=headers)
+        return self.error(429, said, kind=kind, code="rate_limit_exceeded", headers=headers)
 
     def fault_too_large(self, ask: Ask) -> Sent:
         limit = self.tokens_window.limit
@@ -358,34 +363,34 @@ class OpenAI(Imitation):
             f"Limit {limit}, Requested {requested}. The input or output tokens must be reduced in order to run "
             "successfully."
         )
-        return self._error(429, said, kind="tokens", code="rate_limit_exceeded")
+        return self.error(429, said, kind="tokens", code="rate_limit_exceeded")
 
     def fault_no_money(self, ask: Ask) -> Sent:
         said = "You exceeded your current quota, please check your plan and billing details."
-        return self._error(429, said, kind="insufficient_quota", code="insufficient_quota")
+        return self.error(429, said, kind="insufficient_quota", code="insufficient_quota")
 
     def fault_overloaded(self, ask: Ask) -> Sent:
         said = "The server is currently overloaded. Please try again later."
-        return self._error(503, said, kind="server_error", headers={"retry-after-ms": "50"})
+        return self.error(503, said, kind="server_error", headers={"retry-after-ms": "50"})
 
     def fault_server_error(self, ask: Ask) -> Sent:
         said = "The server had an error while processing your request. Sorry about that!"
-        return self._error(500, said, kind="server_error")
+        return self.error(500, said, kind="server_error")
 
     def fault_retired(self, ask: Ask) -> Sent:
         said = f"The model `{ask.model.name}` has been deprecated."
-        return self._error(404, said, code="model_not_found")
+        return self.error(404, said, code="model_not_found")
 
     def fault_context(self, ask: Ask) -> Sent:
         said = (
             f"Input tokens exceed the configured limit of {ask.model.context_tokens} tokens. Your messages resulted in "
             f"{max(len(ask.prompt), ask.model.context_tokens + 1)} tokens. Please reduce the length of the messages."
         )
-        return self._error(400, said, param="messages", code="context_length_exceeded")
+        return self.error(400, said, param="messages", code="context_length_exceeded")
 
     def fault_content_filter(self, ask: Ask) -> Sent:
         said = "Invalid prompt: your prompt was flagged as potentially violating our usage policy."
-        return self._error(400, said, code="invalid_prompt")
+        return self.error(400, said, code="invalid_prompt")
 
     def fault_filtered_reply(self, ask: Ask) -> Sent:
         counts = self.count(ask, ())

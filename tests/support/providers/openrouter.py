@@ -13,7 +13,8 @@ from aiohttp import web
 from tests.support.providers import chat, imitation
 from tests.support.providers.bill import PriceList, Tokens, cost, rates
 from tests.support.providers.chat import ChatModel
-from tests.support.providers.imitation import Ask, Imitation, Refused, Sent, Written
+from tests.support.providers.imitation import Ask, Imitation, Written
+from tests.support.providers.sent import Refused, Sent
 
 MISTRAL = ChatModel(
     "mistralai/mistral-small-3.2",
@@ -126,7 +127,7 @@ class OpenRouter(Imitation):
         made["native_finish_reason"] = {"stop": "end_turn", "length": "max_tokens"}.get(finish, finish)
         usage = chat.usage_of(counts, written=True, thinks=True)
         usage |= {"cost": float(cost(ask.model.prices, counts)), "is_byok": False}
-        document = chat.completion(ask, [made], usage, number=len(self.requests), provider="Imitation")
+        document = chat.completion(ask, [made], usage, number=self.serial, provider="Imitation")
         return Sent(200, document, tokens=counts, text=text, finish=finish)
 
     def entry_lines(self, model: imitation.Model) -> dict[str, str]:
@@ -238,9 +239,9 @@ class OpenRouter(Imitation):
         return Sent(200, sent.document)
 
     def fault_empty_choices(self, ask: Ask) -> Sent:
-        return Sent(200, chat.completion(ask, [], None, number=len(self.requests), provider="Imitation"))
+        return Sent(200, chat.completion(ask, [], None, number=self.serial, provider="Imitation"))
 
     def fault_finish_error(self, ask: Ask) -> Sent:
         made = chat.choice(0, "", "error")
         made["error"] = {"code": 502, "message": "Upstream error from Imitation", "metadata": {"raw": ""}}
-        return Sent(200, chat.completion(ask, [made], None, number=len(self.requests), provider="Imitation"))
+        return Sent(200, chat.completion(ask, [made], None, number=self.serial, provider="Imitation"))

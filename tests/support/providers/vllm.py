@@ -16,7 +16,8 @@ from aiohttp import web
 from tests.support.providers import brain, chat, imitation
 from tests.support.providers.bill import PriceList, Tokens, rates
 from tests.support.providers.chat import ChatModel
-from tests.support.providers.imitation import Ask, Imitation, Refused, Sent, Written
+from tests.support.providers.imitation import Ask, Imitation, Written
+from tests.support.providers.sent import Refused, Sent
 
 MAX_LOGPROBS = 20
 LOWEST_LOGPROB = -9999.0
@@ -125,7 +126,7 @@ class Vllm(Imitation):
             ask,
             choices,
             chat.usage_of(counts, cached=False) | {"prompt_tokens_details": None},
-            number=len(self.requests),
+            number=self.serial,
             service_tier=None,
             system_fingerprint=None,
             prompt_logprobs=None,
