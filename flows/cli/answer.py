@@ -1,6 +1,5 @@
 """`r2 answer`: a file of questions in, a file of answers out. Results on stdout, progress and errors on stderr."""
 
-import asyncio
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -356,7 +355,9 @@ def answer(
         return
     starting()
     # Here and not above: --help and --dry-run need not wait for it.
-    from flows.support.embedded_api import embedded_api
+    import asyncio
+
+    from flows.support.ready import api_and_models
     from r2.atomic import check_folder
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
@@ -372,7 +373,7 @@ def answer(
     check_folder(Path(settings.lake), "--lake")
     result = finished_run(settings, retry_failed=retry_failed)
     if result is None:
-        with embedded_api(importing="flows.answer_questions"):
+        with api_and_models(loaded, importing="flows.answer_questions"):
             from flows.answer_questions import answer_questions  # imports Prefect, which takes seconds
 
             result = asyncio.run(answer_questions(settings, retry_failed=retry_failed))

@@ -1,10 +1,8 @@
 """`r2 demo`: the bundled questions answered twice on real local models, routed and unrouted, and the two beside each
 other."""
 
-import asyncio
 import shutil
 import time
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +36,9 @@ def demo(
         r2 demo --pool pools/specialists.toml
     """
     starting()
+    import asyncio
+    from importlib.resources import as_file, files
+
     from flows.cli.pool import fetch_for_pool
     from flows.support.embedded_api import embedded_api
     from r2.pool.file.config import load_pool

@@ -1,7 +1,6 @@
 """`r2 evaluate`: methods on the same problems, in one table with intervals and a verdict. Results on stdout, progress
 on stderr."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -191,7 +190,9 @@ def evaluate(
         return
     starting()
     # Here and not above: --help and --dry-run need not wait for it.
-    from flows.support.embedded_api import embedded_api
+    import asyncio
+
+    from flows.support.ready import api_and_models
     from r2.atomic import check_folder
     from r2.evaluation.operating_points import variants_of
     from tasks.evaluation.finished import finished_evaluation
@@ -202,7 +203,7 @@ def evaluate(
     check_folder(Path(settings.lake), "--lake")
     result = finished_evaluation(settings)
     if result is None:
-        with embedded_api(importing="flows.evaluate_methods"):
+        with api_and_models(loaded, importing="flows.evaluate_methods"):
             from flows.evaluate_methods import evaluate_methods  # imports Prefect, which takes seconds
 
             result = asyncio.run(evaluate_methods(settings))

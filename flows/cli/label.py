@@ -1,6 +1,5 @@
 """`r2 label`: problems in, two supervised sets out. Results on stdout, progress and errors on stderr."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,7 +125,9 @@ def label(
         return
     starting()
     # Here and not above: --help and --dry-run need not wait for it.
-    from flows.support.embedded_api import embedded_api
+    import asyncio
+
+    from flows.support.ready import api_and_models
     from r2.atomic import check_folder
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
@@ -139,7 +140,7 @@ def label(
     check_folder(Path(settings.lake), "--lake")
     result = finished_labels(settings)
     if result is None:
-        with embedded_api(importing="flows.label_plans"):
+        with api_and_models(loaded, importing="flows.label_plans"):
             from flows.label_plans import label_plans  # imports Prefect, which takes seconds
 
             result = asyncio.run(label_plans(settings))

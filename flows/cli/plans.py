@@ -1,6 +1,5 @@
 """`r2 plans`: a decomposer's plans beside the gold plans of benchmarks, in one table."""
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -38,6 +37,8 @@ def plans(
         r2 plans --problems scan --limit 50
         r2 plans --problems musique:musique.jsonl --problems gsm8k:gsm8k.jsonl --decomposer qwen-0.5b
     """
+    import asyncio
+
     from r2.labelling.gold_comparison import GoldComparison, Mean, compare
     from r2.pool.file.config import load_pool
     from r2.problems.source import parse_source

@@ -1,7 +1,6 @@
 """`r2 pool ...`: fetch weights, check that every model answers, measure profiles, serve simulated models. `add` is
 flows/cli/pool_add.py."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,6 +100,8 @@ def check(
         r2 pool check --pool pools/local.toml
         r2 pool check --pool my_pool.toml --dry-run
     """
+    import asyncio
+
     from r2.pool.check import check_pool, price_of_check
 
     config = load_pool(pool)
@@ -204,6 +205,8 @@ def calibrate(
         r2 pool calibrate --pool pools/local.toml --n 8
         r2 pool calibrate --model qwen-1.5b --skill multiply --write
     """
+    import asyncio
+
     from r2.pool.calibrate import calibrate_pool, write_profiles
 
     config = load_pool(pool)

@@ -1,6 +1,5 @@
 """`r2 pool add`: new entries in a pool file: hosted models of the catalogue by name, and models of the user's own."""
 
-import asyncio
 import os
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -149,6 +148,8 @@ def add(
         r2 pool add pools/local.toml planner --endpoint policy:decomposer --tier small --measure
         r2 pool add my.toml big --endpoint https://host/v1 --tier large --price-input 2 --price-output 8
     """
+    import asyncio
+
     from r2.pool.calibrate import calibrate_pool, write_profiles
     from r2.pool.file.new_entry import adding
 

@@ -1,6 +1,5 @@
 """`r2 policy sweep`: which `b` a budget or an accuracy asks for. Results on stdout, progress and errors on stderr."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -128,7 +127,9 @@ def sweep(
         return
     starting()
     # Here and not above: --help and --dry-run need not wait for it.
-    from flows.support.embedded_api import embedded_api
+    import asyncio
+
+    from flows.support.ready import api_and_models
     from r2.atomic import check_folder
     from tasks.evaluation.finished import finished_sweep
 
@@ -136,7 +137,7 @@ def sweep(
     check_folder(Path(settings.lake), "--lake")
     done = finished_sweep(settings)
     if done is None:
-        with embedded_api(importing="flows.sweep_b"):
+        with api_and_models(opened, importing="flows.sweep_b"):
             from flows.sweep_b import sweep_b  # imports Prefect, which takes seconds
 
             done = asyncio.run(sweep_b(settings))

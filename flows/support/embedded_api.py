@@ -19,9 +19,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from flows.support.terminal import was_stopped
 from r2.errors import EndpointError
@@ -45,6 +46,27 @@ _NEEDLESS_SERVICES = (
 )
 """Loops of a server that schedules for workers. They poll its database; an API that lives as long as one run needs none
 of them."""
+_USED_BY_A_RUN = ("/flows", "/flow_runs", "/artifacts", "/logs", "/csrf-token", "/events", "/admin")
+"""Prefixes of the routes that a run asks. FastAPI makes a router's routes when a request is first held against them,
+and goes through the routers in order: behind all others, one of these would wait for the routes of all others."""
+_LATE_IMPORTS = (
+    "anyio._backends._asyncio",
+    "fastapi.encoders",
+    "prefect.flow_engine",
+    "prefect.task_engine",
+    "prefect.utilities.visualization",
+)
+"""What Prefect imports when the first flow of a process starts."""
+_POLL_S = 0.02
+_QUICK_START = {
+    # Types of blocks: a run uses none, and a server that people start registers them.
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+    # Checks of types in a package under Prefect's server: they write all its functions anew while they are imported.
+    "PY_KEY_VALUE_DISABLE_BEARTYPE": "true",
+    "PYDANTIC_DISABLE_PLUGINS": "__all__",
+}
+"""Settings of the server's own process."""
 _ERROR = re.compile(r"[\w.]+(?:Error|Exception): (.+)")
 """The last line of a traceback."""
 _UNPROXIED = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -52,25 +74,27 @@ _UNPROXIED = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @contextmanager
-def embedded_api(importing: str | None = None) -> Iterator[None]:
+def embedded_api(importing: str | None = None, meanwhile: Callable[[], object] | None = None) -> Iterator[None]:
     """While open, this process's flows report to an API: the configured one, else an embedded one.
 
     `importing`: a module that is imported while the embedded API starts, which takes about as long as importing a flow.
+    `meanwhile` is called after that, before the API is waited for: for what else takes time and needs no API.
     Raises EndpointError if the configured API cannot be reached, or the embedded one does not come up within the
     start-up timeout.
     """
-    with tempfile.TemporaryDirectory(prefix="r2-api-") as folder:
+    with tempfile.TemporaryDirectory(prefix="r2-api-") as folder, ExitStack() as stack:
         # Before Prefect is imported: its import takes as long as the server's start. A profile of Prefect's own may
         # name an API; then the server is not needed, and ended.
         server = None if os.environ.get("PREFECT_API_URL") else _Server(Path(folder) / "log")
-        try:
-            with _uncollected():
-                from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+        if server is not None:
+            stack.callback(server.close)
+        with _uncollected():
+            from prefect.settings import PREFECT_API_URL, temporary_settings
 
-                import flows.support.prefect_threads  # noqa: F401  so that they end before the interpreter does
+            import flows.support.prefect_threads  # noqa: F401  so that they end before the interpreter does
 
-                if importing is not None:
-                    importlib.import_module(importing)
+            if importing is not None:
+                importlib.import_module(importing)
             # The variable itself first: the settings were read when Prefect was imported.
             configured = os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value()
             if configured and server is not None:
@@ -78,17 +102,31 @@ def embedded_api(importing: str | None = None) -> Iterator[None]:
                 server = None
             if server is None:
                 _check_reachable(configured or "")
-                with _events_sent():
-                    yield
-                return
+            else:
+                stack.enter_context(temporary_settings(_settings_for(server.url)))
+                for name in _LATE_IMPORTS:
+                    importlib.import_module(name)
+            if meanwhile is not None:
+                meanwhile()
+        if server is not None:
             server.start()
-            # No heartbeats: nobody watches the runs of an API that ends with the run.
-            ours = {PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-            with temporary_settings(ours), _events_sent():
-                yield
-        finally:
-            if server is not None:
-                server.close()
+        with _events_sent():
+            yield
+
+
+def _settings_for(url: str) -> dict[Any, Any]:
+    """What Prefect's client needs to know of the embedded API."""
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    )
+
+    return {
+        PREFECT_API_URL: url,
+        PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED: False,  # it is of the same installation
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # nobody watches the runs of an API that ends with the run
+    }
 
 
 @contextmanager
@@ -133,7 +171,7 @@ class _Server:
                     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS higher, or start a server (`prefect server "
                     "start`) and set PREFECT_API_URL."
                 )
-            time.sleep(0.1)
+            time.sleep(_POLL_S)
         self._keeper.start()
 
     def close(self) -> None:
@@ -209,18 +247,18 @@ def _serve() -> None:
     # The marks Prefect itself gives to the server it starts beside a flow.
     os.environ |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     os.environ |= {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _NEEDLESS_SERVICES}
+    os.environ |= _QUICK_START
     with _uncollected():
-        import prefect.server.api.server  # noqa: F401  what uvicorn would import
+        import prefect.server.api.server as prefect_server
         import uvicorn
 
-    uvicorn.run(
-        "prefect.server.api.server:create_app",
-        factory=True,
-        host="127.0.0.1",
-        port=port,
-        log_level="error",
-        lifespan="on",
-    )
+        routers = prefect_server.API_ROUTERS
+        used_first = sorted(routers, key=lambda router: router.prefix not in _USED_BY_A_RUN)
+        prefect_server.API_ROUTERS = tuple(used_first)  # type: ignore[assignment]
+        gc.freeze()  # the app's maker collects, and the loaded modules are most of what there is to walk through
+        app = prefect_server.create_app()
+        gc.freeze()
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", lifespan="on")
 
 
 if __name__ == "__main__":

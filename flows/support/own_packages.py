@@ -3,7 +3,6 @@ PYTHONPATH or the working folder holds: a project with a `tasks/` folder of its 
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +11,9 @@ NAMES = ("r2", "storage", "tasks")
 _ROOT = Path(__file__).parent.parent.parent
 
 
-class _BesideFlows(MetaPathFinder):
-    """Finds the three names, and leaves everything else to the finders after it."""
+class _BesideFlows:
+    """Finds the three names, and leaves everything else to the finders after it. Without its base class, whose module
+    loads what every command would wait for."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -9,7 +9,6 @@ no such work goes on (imports, the start of the API or of models, other commands
 listens only while `stopped_by_signals` is open. Light: this is the first module a command loads.
 """
 
-import asyncio
 import os
 import shlex
 import signal
@@ -19,7 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
 
 GIVE_UP_S: Final = 4.0
 END_S: Final = 9.5
@@ -120,7 +122,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _stop_in_order(work: Stoppable, loop: asyncio.AbstractEventLoop | None) -> None:
+def _stop_in_order(work: Stoppable, loop: "asyncio.AbstractEventLoop | None") -> None:
     def ask(what: Callable[..., None], *args: str) -> None:
         if loop is None:
             what(*args)
@@ -162,7 +164,9 @@ def _mute() -> None:
     os.close(nowhere)
 
 
-def _running_loop() -> asyncio.AbstractEventLoop | None:
+def _running_loop() -> "asyncio.AbstractEventLoop | None":
+    import asyncio  # not above: a command that has no work to stop need not wait for it
+
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -13,12 +13,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
 from flows.cli.console import STARTING
+from flows.support import embedded_api
 from flows.support.progress import _facts, _picture
+from flows.support.ready import api_and_models
+from r2.errors import EndpointError
 from r2.pool.client.gauges import ModelGauge
+from r2.pool.file.config import load_pool
+from r2.pool.simulated.process import start_simulated, started_ahead
 from r2.settings import AnswerSettings, Reasoning
 from storage.lake.lake import Lake
 from storage.runs.plan import read_plan
@@ -32,6 +38,7 @@ from tests.support.paths import ROOT
 from tests.support.provider import Provider
 from tests.support.pty_command import R2, run
 
+SIMULATED = ROOT / "pools" / "simulated.toml"
 NO_API = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
 """Whoever needs Prefect's API fails."""
 
@@ -124,6 +131,70 @@ def test_what_tells_a_finished_run_loads_no_prefect():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+def children() -> list[str]:
+    """Which of our servers this process has as children."""
+    servers = ("flows.support.embedded_api", "r2.pool.simulated.process")
+    return sorted(name for child in psutil.Process().children() for name in servers if name in child.cmdline())
+
+
+def test_the_api_and_the_simulated_models_start_side_by_side(monkeypatch: pytest.MonkeyPatch):
+    """Both are on their way when the API is waited for; where it does not come, neither is left behind."""
+    before, at_the_wait = children(), list[str]()
+
+    def never_comes(server: embedded_api._Server) -> None:
+        at_the_wait.extend(children())
+        raise EndpointError("seen enough")
+
+    monkeypatch.setattr(embedded_api._Server, "start", never_comes)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with (
+        pytest.raises(EndpointError, match="seen enough"),
+        api_and_models(load_pool(SIMULATED), importing="flows.answer_questions"),
+    ):
+        raise AssertionError("opened")
+    assert at_the_wait == sorted([*before, "flows.support.embedded_api", "r2.pool.simulated.process"])
+    assert children() == before
+
+
+def test_the_server_that_was_started_ahead_is_the_one_that_answers():
+    pool = load_pool(SIMULATED)
+    before = children()
+
+    async def n_servers() -> int:
+        async with start_simulated(pool) as address:
+            assert address.startswith("http://127.0.0.1:")
+            return len(children()) - len(before)
+
+    with started_ahead(pool):
+        assert asyncio.run(n_servers()) == 1
+        assert children() == before, "it ends with the run that took it"
+        assert asyncio.run(n_servers()) == 1, "and the next run starts its own"
+
+
+def test_a_run_loads_no_package_of_trainings_evaluations_and_reports(tmp_path: Path):
+    script = (
+        "import asyncio, sys\n"
+        "import flows.cli.answer, flows.answer_questions as flow, flows.support.embedded_api as api\n"
+        "from r2.settings import AnswerSettings\n"
+        "from tasks.answering import answer_shard, finish_run, plan_file, session\n"
+        "async def answered(run_dir):\n"
+        "    async with session.open_session(flow.read_plan(run_dir)) as open_session:\n"
+        "        await answer_shard.answer_rows(open_session, 0)\n"
+        "        return open_session.progress\n"
+        "given = dict(zip(('input', 'pool', 'lake', 'out'), sys.argv[1:]))\n"
+        "run_dir = plan_file.plan_file(AnswerSettings(**given))\n"
+        "finish_run.finish_run(run_dir, asyncio.run(answered(run_dir)), given['out'])\n"
+        "for name in api._LATE_IMPORTS: __import__(name)\n"
+        "heavy = 'torch transformers trl datasets sklearn scipy altair gguf xllamacpp'\n"
+        "print('loaded:', *sorted(set(heavy.split()) & set(sys.modules)))\n"
+    )
+    (tmp_path / "q.jsonl").write_text('{"question": "What is 1 + 1?", "benchmark": "arithmetic"}\n')
+    places = [str(tmp_path / "q.jsonl"), str(SIMULATED), str(tmp_path / "lake"), str(tmp_path / "a.jsonl")]
+    done = run([sys.executable, "-c", script, *places], {"R2_STATE_DIR": str(tmp_path / "state")})
+    assert done.stdout == "loaded:\n", done.stderr
+    assert len((tmp_path / "a.jsonl").read_text("utf-8").splitlines()) == 1
 
 
 def session_of(n_settled: int, *, seconds: float) -> Any:

@@ -13,8 +13,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import orjson
@@ -69,6 +69,31 @@ def serve(
     asyncio.run(run(pool, host, port, conditions or Conditions(), log_path))
 
 
+@contextmanager
+def started_ahead(pool: PoolConfig) -> Iterator[None]:
+    """Starts the server that the first `start_simulated(pool)` within the block will take, and waits for nothing: it
+    loads while this process does something else. Ended with the block if nobody took it. A no-op for a pool without
+    simulated entries.
+
+    The kernel ends a child with the thread that started it: this one's has to live as long as the server is needed.
+    Raises PoolFileError or ConfigError, as `start_simulated`.
+    """
+    if not simulated_models(pool):
+        yield
+        return
+    key = tuple(_command(pool, Conditions(), None))
+    process = _ahead[key] = _started(pool, key)
+    try:
+        yield
+    finally:
+        if _ahead.pop(key, None) is not None:
+            end(process, 5.0)
+
+
+_ahead: dict[tuple[str, ...], "subprocess.Popen[bytes]"] = {}
+"""Command -> the server that was started with it and that nobody has taken yet."""
+
+
 @asynccontextmanager
 async def start_simulated(
     pool: PoolConfig, *, conditions: Conditions | None = None, log_path: Path | None = None
@@ -78,13 +103,8 @@ async def start_simulated(
 
     Raises PoolFileError or ConfigError for what it cannot serve, EndpointError if it does not come up.
     """
-    conditions = conditions or Conditions()
-    SimulatedServer(pool, conditions)  # so that a mistake is named here, not on a child's standard error
-    args = [sys.executable, "-m", "r2.pool.simulated.process", "--pool", str(pool.path), *_flags(conditions)]
-    if log_path is not None:
-        args += ["--log", str(log_path)]
-    # The child reads the pool file again and must find the same policies in it.
-    process = spawn(args, stdout=subprocess.PIPE, env={**os.environ, "R2_POLICIES_DIR": str(pool.policies_dir)})
+    command = tuple(_command(pool, conditions or Conditions(), log_path))
+    process = _ahead.pop(command, None) or _started(pool, command)
     assert process.stdout is not None
     try:
         try:
@@ -99,6 +119,19 @@ async def start_simulated(
         yield line.split()[1].decode()
     finally:
         await asyncio.to_thread(end, process, 5.0)
+
+
+def _command(pool: PoolConfig, conditions: Conditions, log_path: Path | None) -> list[str]:
+    """The server's command line, once it is known that the pool can be served: a mistake is named here, not on a
+    child's standard error."""
+    SimulatedServer(pool, conditions)
+    args = [sys.executable, "-m", "r2.pool.simulated.process", "--pool", str(pool.path), *_flags(conditions)]
+    return args if log_path is None else [*args, "--log", str(log_path)]
+
+
+def _started(pool: PoolConfig, command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    # The child reads the pool file again and must find the same policies in it.
+    return spawn(command, stdout=subprocess.PIPE, env={**os.environ, "R2_POLICIES_DIR": str(pool.policies_dir)})
 
 
 def _flags(conditions: Conditions) -> list[str]:
