@@ -19,6 +19,7 @@ in docs/answering.md is optimistic.
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import ClassVar, Final, Self
 
 from r2.answering.attempts import Attempt, Attempts
@@ -150,7 +151,11 @@ class ProfileBeliefs:
     _by_name: dict[str, Arm] = field(init=False, repr=False, compare=False)
     _by_degree: dict[str, list[float]] = field(init=False, repr=False, compare=False)
     _usual_odds: float = field(init=False, repr=False, compare=False)
-    _has_twins: bool = field(init=False, repr=False, compare=False)
+    _weights_by_name: dict[str, str] = field(init=False, repr=False, compare=False)
+    """Empty where no two arms share their weights."""
+    _odds_by_attempt: dict[tuple[str, float | None], list[tuple[float, float]]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         named = [arm.weights for arm in self.known if arm.weights]
@@ -158,7 +163,8 @@ class ProfileBeliefs:
         by_degree = {arm.name: by_difficulty(arm.p_right, self.spread) for arm in self.known}
         object.__setattr__(self, "_by_degree", by_degree)
         object.__setattr__(self, "_usual_odds", _odds_of(self.kappa))
-        object.__setattr__(self, "_has_twins", len(set(named)) < len(named))
+        by_name = {arm.name: arm.weights for arm in self.known if arm.weights} if len(set(named)) < len(named) else {}
+        object.__setattr__(self, "_weights_by_name", by_name)
 
     weighs_length: ClassVar[bool] = False
     """How long a reply is tells nothing here."""
@@ -231,20 +237,32 @@ class ProfileBeliefs:
         """
         told = sorted([one for one in attempts if one.result is not None], key=_arm_of)
         seen = [self._if_right_and_wrong(one) for one in told]
-        n_results = 1 + max([one.result for one in told if one.result is not None], default=-1)
+        results = tuple([one.result for one in told if one.result is not None])
+        by_degree = list(zip(*seen, strict=True)) or [()] * len(DEGREES)
+        named = [self._weights_by_name[one.arm] for one in told if one.arm in self._weights_by_name]
+        are_twins_among = len(set(named)) < len(named)
         found = []
-        for right in (*range(n_results), None):
+        for right in (*range(1 + max(results, default=-1)), None):
+            is_wrong = [result != right for result in results]
             total = 0.0
-            for degree in range(len(DEGREES)):
+            for likelihoods in by_degree:
                 likelihood = 1.0
-                for one, its in zip(told, seen, strict=True):
-                    likelihood *= its[degree][one.result != right]
+                for pair, wrong in zip(likelihoods, is_wrong, strict=True):
+                    likelihood *= pair[wrong]
                 total += likelihood
-            found.append(total * (self._alike(told, right) if len(told) > 1 else 1.0))
+            if len(told) > 1:
+                total *= self._alike(told, right) if are_twins_among else _alike(results, right, self._usual_odds)
+            found.append(total)
         return found[:-1], found[-1]
 
     def _if_right_and_wrong(self, attempt: Attempt) -> list[tuple[float, float]]:
         """For each degree of difficulty: P(its result is right, so surely), P(it is wrong, so surely)."""
+        known = self._odds_by_attempt.get((attempt.arm, attempt.confidence))
+        if known is None:
+            known = self._odds_by_attempt[attempt.arm, attempt.confidence] = self._odds(attempt)
+        return known
+
+    def _odds(self, attempt: Attempt) -> list[tuple[float, float]]:
         arm = self._by_name.get(attempt.arm)
         if arm is None:
             return [(1.0, 1.0)] * len(DEGREES)
@@ -276,7 +294,7 @@ class ProfileBeliefs:
                 continue
             same = every = 0.0
             for other in before:
-                odds = self._same_odds(one.arm, other.arm) if self._has_twins else self._usual_odds
+                odds = self._same_odds(one.arm, other.arm)
                 every += odds
                 same += odds if other.result == one.result else 0.0
             total *= (same or 1.0) / (1 + every)
@@ -288,6 +306,22 @@ class ProfileBeliefs:
         if first is not None and second is not None and first.weights and first.weights == second.weights:
             kappa = max(kappa, KAPPA_SAME_WEIGHTS)
         return _odds_of(kappa)
+
+
+@lru_cache(maxsize=4096)
+def _alike(results: tuple[int, ...], right: int | None, odds: float) -> float:
+    """The same where no two of the entries share their weights: then it depends on the results only."""
+    total, before = 1.0, list[int]()
+    for one in results:
+        if one == right:
+            continue
+        same = every = 0.0
+        for other in before:
+            every += odds
+            same += odds if other == one else 0.0
+        total *= (same or 1.0) / (1 + every)
+        before.append(one)
+    return total
 
 
 def _odds_of(kappa: float) -> float:
