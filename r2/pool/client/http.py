@@ -81,7 +81,7 @@ class Endpoint:
         streams: bool = False,
     ) -> Self:
         url = URL(dialect.url(base_url, served_model), encoded=True)
-        return cls(url, _proxy_for(url), api_key_env, timeout_s, dialect, streams)
+        return cls(url, proxy_for(url), api_key_env, timeout_s, dialect, streams)
 
 
 class HttpSession:
@@ -210,7 +210,7 @@ def _said(error: Exception, key: str, endpoint: Endpoint) -> str:
     return scrub(text.encode("utf-8", "replace"), key).decode("utf-8", "replace")[:300]
 
 
-def _proxy_for(url: URL) -> URL | None:
+def proxy_for(url: URL) -> URL | None:
     """The environment's proxy for this URL. Loopback addresses never go through one, whatever NO_PROXY says."""
     host = url.host or ""
     try:

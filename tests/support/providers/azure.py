@@ -46,8 +46,7 @@ class AzureBatches(OpenAIBatches):
 
 
 class Azure(openai.OpenAI):
-    """A resource with three deployments: `our-mini` is gpt-4.1-mini, `our-thinker` is gpt-5-mini, and `our-mini-batch`
-    is gpt-4.1-mini for batches."""
+    """A resource with two deployments: `our-mini` is gpt-4.1-mini, `our-thinker` is gpt-5-mini."""
 
     name = "azure"
     route = "/openai/v1"
@@ -55,7 +54,7 @@ class Azure(openai.OpenAI):
 
     @classmethod
     def default_models(cls) -> Sequence[Model]:
-        return (OUR_MINI, OUR_THINKER, OUR_MINI_BATCH)
+        return (OUR_MINI, OUR_THINKER)
 
     @property
     def classic_url(self) -> str:
@@ -136,3 +135,11 @@ class Azure(openai.OpenAI):
             "innererror": {"code": "ResponsibleAIPolicyViolation", "content_filter_result": results},
         }
         return Sent(400, {"error": error})
+
+
+class AzureWithBatches(Azure):
+    """With a third deployment: `our-mini-batch` is gpt-4.1-mini for batches."""
+
+    @classmethod
+    def default_models(cls) -> Sequence[Model]:
+        return (*super().default_models(), OUR_MINI_BATCH)

@@ -38,6 +38,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -243,7 +244,7 @@ class Batches(ABC):
 
     def respond(self, sent: Sent) -> web.Response:
         self.server.serial += 1
-        headers = {**self.server.headers(sent), **sent.headers}
+        headers = {"Date": formatdate(self.now(), usegmt=True), **self.server.headers(sent), **sent.headers}
         if isinstance(sent.document, str):
             return web.Response(status=sent.status, text=sent.document, content_type="text/html", headers=headers)
         text = json.dumps(sent.document, ensure_ascii=False)
@@ -283,9 +284,11 @@ class Batches(ABC):
         now = self.now()
         if job.state == "waiting" and now >= job.created_at + self.terms.queue_s:
             self.validate(job)
-            if job.errors or "fails" in job.faults:
-                job.errors = job.errors or [self.own_failure()]
-                self._end(job, "failed", now)
+            if "fails" in job.faults:
+                self.fail_whole(job)
+            if job.errors:
+                self.end(job, "failed", now)
+            if job.is_over:
                 return job
             job.state, job.started_at = "running", max(job.created_at + self.terms.queue_s, job.created_at)
             self._schedule(job)
@@ -295,8 +298,12 @@ class Batches(ABC):
             self._stop(job, "cancelled", job.cancel_at)
         return job
 
+    def fail_whole(self, job: Job) -> None:
+        """The job fails for the provider's own reasons."""
+        job.errors = [self.own_failure()]
+
     def own_failure(self) -> dict[str, Any]:
-        """The error of a job that fails for the provider's own reasons."""
+        """What such a job says."""
         return {"code": "internal_error", "line": None, "message": "The job failed on our side.", "param": None}
 
     def _schedule(self, job: Job) -> None:
@@ -324,16 +331,17 @@ class Batches(ABC):
         if job.n_run < n_due:
             return  # the next look goes on
         if job.n_run == n_rows:
-            self._end(job, "completed", min(now, job.started_at + self.terms.run_s))
+            self.end(job, "completed", min(now, job.started_at + self.terms.run_s))
         elif due:
             at, ending = min(due)
             self._stop(job, "expired" if ending == "expired" else "cancelled", at)
 
     def _stop(self, job: Job, ending: Literal["expired", "cancelled"], at: float) -> None:
         job.outcomes += [Outcome(custom_id, ending) for custom_id, _ in job.rows[job.n_run :]]
-        self._end(job, ending, at)
+        self.end(job, ending, at)
 
-    def _end(self, job: Job, ending: Ending, at: float) -> None:
+    def end(self, job: Job, ending: Ending, at: float) -> None:
+        """The job is over."""
         job.state, job.ending, job.ended_at = "over", ending, at
         if ending != "failed":
             self.write_results(job, self._as_told(job))

@@ -97,6 +97,12 @@ class AnthropicBatches(Batches):
     def ask(self, job: Job, body: Any) -> "Ask":
         return self.server.read_params(body)
 
+    def fail_whole(self, job: Job) -> None:
+        """No batch fails here; all of its requests do."""
+        failure = self.unavailable(500)
+        job.outcomes = [Outcome(custom_id, "refused", 500, failure.document) for custom_id, _ in job.rows]
+        self.end(job, "completed", self.now())
+
     def write_results(self, job: Job, outcomes: Sequence[Outcome]) -> None:
         lines = [line({"custom_id": outcome.custom_id, "result": _result(outcome)}) for outcome in outcomes]
         name = f"{job.id}_results.jsonl"

@@ -70,6 +70,8 @@ class OpenAIBatches(Batches):
             return self._create if method == "POST" else self._list if method == "GET" else None
         if method == "GET" and re.fullmatch(r"/files/[^/]+/content", path):
             return self._content
+        if method == "GET" and re.fullmatch(r"/files/[^/]+", path):
+            return self._describe
         if method == "GET" and re.fullmatch(r"/batches/[^/]+", path):
             return self._retrieve
         return self._cancel if method == "POST" and re.fullmatch(r"/batches/[^/]+/cancel", path) else None
@@ -142,6 +144,13 @@ class OpenAIBatches(Batches):
         if stored is None or not is_kept or self.takes_fault("late_file"):
             self._refuse(f"No such File object: {name}", "id", status=404)
         return await self.send_file(request, stored)
+
+    async def _describe(self, request: web.Request) -> web.StreamResponse:
+        self.server.check_key(request)
+        stored = self.files.get(request.path.split("/")[-1])
+        if stored is None:
+            self._refuse("No such File object.", "id", status=404)
+        return self.respond(Sent(200, self.file_document(stored)))
 
     # Jobs
 

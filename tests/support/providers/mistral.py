@@ -5,6 +5,7 @@ A job names its files and its model; a line is `custom_id` and `body` without a 
 FAILED, TIMEOUT_EXCEEDED, CANCELLATION_REQUESTED, CANCELLED.
 """
 
+import datetime
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -132,7 +133,8 @@ class MistralBatches(OpenAIBatches):
         if self.takes_fault("list_5xx"):
             raise Refused(self.unavailable(503))
         page, size = int(request.query.get("page", "0")), int(request.query.get("page_size", "100"))
-        jobs = [self.look(job) for job in reversed(self.jobs.values())]
+        since = datetime.datetime.fromisoformat(request.query.get("created_after", "1970-01-01T00:00:00+00:00"))
+        jobs = [self.look(job) for job in reversed(self.jobs.values()) if job.created_at > since.timestamp()]
         shown = [self.document(job) for job in jobs[page * size : (page + 1) * size]]
         return self.respond(Sent(200, {"object": "list", "data": shown, "total": len(jobs)}))
 
