@@ -20,7 +20,6 @@ from r2.pool.batch.protocol import BatchLine
 from r2.pool.batch.providers import BATCH_DIALECTS, open_provider
 from r2.pool.client.dialects import DIALECTS
 from r2.pool.client.refusals import refusal
-from tests.support.batches import KEY_ENV, Opened, batch_model, job_of, opened, text_of
 from tests.support.providers.anthropic import Anthropic
 from tests.support.providers.azure import API_VERSION, Azure, AzureWithBatches
 from tests.support.providers.bill import cost
@@ -30,6 +29,7 @@ from tests.support.providers.imitation import Imitation
 from tests.support.providers.mistral import Mistral
 from tests.support.providers.openai import OpenAI
 from tests.support.providers.together import Together
+from tests.support.sent_batches import KEY_ENV, Opened, batch_model, job_of, opened, text_of
 
 EVERY: tuple[type[Imitation], ...] = (OpenAI, AzureWithBatches, Groq, Together, Mistral, Anthropic, Gemini)
 FILES = (OpenAI, AzureWithBatches, Groq, Together, Mistral)
