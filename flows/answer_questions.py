@@ -73,7 +73,7 @@ def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> Answer
     with the same settings go on where they stopped, and pay for nothing twice. ConfigError for settings that cannot be
     used. Not for a running event loop: there `answer_questions` is awaited.
     """
-    chosen = load_settings(None, {**settings, "input": "rows"})
+    chosen = load_settings(None, {**settings, "input": "rows"}, are_flags=False)
     source = keep_rows(rows, Path(chosen.lake))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "answers.parquet"

@@ -6,15 +6,18 @@ Flags override TOML, TOML overrides the defaults here. Validators check, they do
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from r2.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MAX_TOML_CHARACTERS = 4 * 1024 * 1024
 """A pool file of a thousand models has a tenth of it."""
@@ -403,10 +406,10 @@ def load_label_settings(path: Path | None, overrides: dict[str, Any]) -> LabelSe
     return load(LabelSettings, path, overrides)
 
 
-def load_settings(path: Path | None, overrides: dict[str, Any]) -> AnswerSettings:
+def load_settings(path: Path | None, overrides: dict[str, Any], *, are_flags: bool = True) -> AnswerSettings:
     """Defaults, then the TOML file, then `overrides` (nested dicts; None values are left out). ConfigError names the
-    field."""
-    return load(AnswerSettings, path, overrides)
+    field; of an override the flag, unless a program gave it and no command (`are_flags` False)."""
+    return load(AnswerSettings, path, overrides, are_flags=are_flags)
 
 
 def routed(settings: AnswerSettings) -> AnswerSettings:
@@ -419,8 +422,21 @@ def routed(settings: AnswerSettings) -> AnswerSettings:
     return settings.model_copy(update={"reasoning": chosen.model_copy(update={"routing": "rule"})})
 
 
-def load(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> Settings:
-    """Any of these models: defaults, the TOML file, then `overrides`. ConfigError names the field."""
+FLAGS: Mapping[str, str] = {
+    "default_benchmark": "--benchmark",
+    "labelling.n_candidates": "--candidates",
+    "learning_rate": "--lr",
+    "reasoning.schema_file": "--schema",
+    "reasoning.system_file": "--system",
+    "routers": "--router",
+    "scorers": "--scorer",
+}
+"""Field -> the flag that gives it, where that is not called after the field."""
+
+
+def load(kind: type[Settings], path: Path | None, overrides: dict[str, Any], *, are_flags: bool = True) -> Settings:
+    """Any of these models: defaults, the TOML file, then `overrides`. ConfigError names the flag or the field, as of
+    `load_settings`."""
     merged: dict[str, Any] = {}
     if path is not None:
         try:
@@ -436,10 +452,8 @@ def load(kind: type[Settings], path: Path | None, overrides: dict[str, Any]) -> 
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
-        where = path or "flags"
-        missing = "required, and neither a settings file nor a flag gives it"
-        problems = [_said(where, e["loc"], missing if e["type"] == "missing" else e["msg"]) for e in error.errors()]
-        raise ConfigError("\n".join(problems)) from None
+        flags, where = (overrides, "flags") if are_flags else ({}, "settings")
+        raise ConfigError("\n".join(_said(path or where, flags, one) for one in error.errors())) from None
 
 
 def parsed_toml(text: str) -> dict[str, Any]:
@@ -462,10 +476,27 @@ def parsed_toml(text: str) -> dict[str, Any]:
     raise ValueError(f"nested too deeply; at most {MAX_TOML_DEPTH} tables and lists within each other are read")
 
 
-def _said(where: Path | str, field: tuple[int | str, ...], message: str) -> str:
-    """Place, field (none where several do not fit together), and what is wrong."""
-    named = [".".join(str(part) for part in field)] if field else []
-    return ": ".join([str(where), *named, message.removeprefix("Value error, ")])
+def _said(where: Path | str, flags: Mapping[str, Any], error: "ErrorDetails") -> str:
+    """The flag with its value, or place and field (none where several do not fit together), and what is wrong."""
+    field = [part for part in error["loc"] if isinstance(part, str)]
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        message = "required, and neither a settings file nor a flag gives it"
+    given: Any = flags
+    for part in field:
+        given = given.get(part) if isinstance(given, Mapping) else None
+    if field and given is not None and not isinstance(given, Mapping):
+        several = isinstance(given, (list, tuple))
+        shown = error["input"] if several else given
+        return f"{_flag_of(field)} {f'{shown:g}' if isinstance(shown, float) else shown}: {message}"
+    named = [".".join(str(part) for part in error["loc"])] if error["loc"] else []
+    return ": ".join([str(where), *named, message])
+
+
+def _flag_of(field: Sequence[str]) -> str:
+    if field[0] == "columns":
+        return f"--{field[-1]}-column"
+    return FLAGS.get(".".join(field), f"--{field[-1].replace('_', '-')}")
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 whose meaning is unchanged keeps working and is not shown; one whose meaning changed is refused with the new one's
 name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from typer.core import TyperCommand, TyperOption
@@ -63,7 +63,8 @@ class _Command(TyperCommand):
             flag = word.partition("=")[0]
             if flag in self.changed:
                 ctx.fail(self.changed[flag])
-        return super().parse_args(ctx, _repeated(args, self.several))
+        lists = {name for param in self.params if _is_list(param) for name in param.opts}
+        return super().parse_args(ctx, _joined(_repeated(args, self.several), lists))
 
 
 def _repeated(words: list[str], flags: tuple[str, ...]) -> list[str]:
@@ -76,6 +77,34 @@ def _repeated(words: list[str], flags: tuple[str, ...]) -> list[str]:
         elif current in flags and found[-1] != current:
             found.append(current)
         found.append(word)
+    return found
+
+
+def _is_list(param: Any) -> bool:
+    """One value with commas in it, as `A,B`; not a flag that is repeated for each value."""
+    return isinstance(param, TyperOption) and not param.multiple and (param.metavar or "").endswith(",...")
+
+
+def _joined(words: list[str], lists: Set[str]) -> list[str]:
+    """A flag that takes a list, given twice: one list of both, in the place of the first."""
+    found: list[str] = []
+    places: dict[str, int] = {}  # flag -> where its value is in `found`
+    left = iter(words)
+    for word in left:
+        if word == "--":
+            return [*found, word, *left]
+        name, has_value, rest = word.partition("=")
+        if name not in lists:
+            found.append(word)
+            continue
+        value = rest if has_value else next(left, None)
+        if value is None:  # the last word: the parser says that a value is missing
+            found.append(word)
+        elif name in places:
+            found[places[name]] += f",{value}"
+        else:
+            found += [name, value]
+            places[name] = len(found) - 1
     return found
 
 

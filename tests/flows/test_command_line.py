@@ -24,7 +24,7 @@ from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.sweep import SweepSettings
 from r2.methods.estimate import CallEstimate
 from r2.pool.file.config import load_pool
-from r2.settings import AnswerSettings, LabelSettings, load
+from r2.settings import FLAGS, AnswerSettings, LabelSettings, load
 from r2.training.grpo.settings import GrpoSettings
 from r2.training.sft.settings import SftSettings
 from tests.support.paths import ROOT
@@ -224,6 +224,48 @@ def test_a_flag_that_was_only_renamed_still_works_and_is_not_shown(words: list[s
     assert given == before | {parameter: given[parameter]} and str(given[parameter]) == "7"
     assert parsed([*words, f"{flag}=7"]) == given
     assert not any(flag in known.opts for name in RENAMED if flag in RENAMED[name] for known in flags(COMMANDS[name]))
+
+
+@pytest.mark.parametrize(
+    ("words", "parameter", "value"),
+    [
+        (["evaluate", "--methods", "cot", "--methods=direct,rule"], "methods", "cot,direct,rule"),
+        (["evaluate", "--b", "0", "--methods", "cot", "--b", "0.1"], "b", "0,0.1"),
+        (["answer", "q.jsonl", "--columns", "plan", "--columns", "models"], "more_columns", "plan,models"),
+    ],
+)
+def test_a_list_that_is_given_twice_is_one_list(words: list[str], parameter: str, value: str):
+    assert parsed(words)[parameter] == value
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("answer q.jsonl --value-usd -1", "--value-usd -1: Input should be greater than 0"),
+        ("answer q.jsonl --routing magic", "--routing magic: Input should be 'rule' or 'allocator'"),
+        ("answer q.jsonl --limit 0", "--limit 0: Input should be greater than or equal to 1"),
+        ("label --problems scan --candidates 0", "--candidates 0: Input should be greater than or equal to 1"),
+        ("sft --labels x --policy decomposer --lr -1", "--lr -1: Input should be greater than 0"),
+        ("evaluate --problems scan --dev-share 2", "--dev-share 2: Input should be less than 1"),
+    ],
+)
+def test_a_value_that_cannot_be_is_said_with_its_flag(words: str, said: str):
+    refused = CliRunner().invoke(app, words.split())
+    assert (str(refused.exception), type(refused.exception)) == (said, ConfigError)
+
+
+def test_a_value_of_a_file_or_of_a_program_is_said_with_its_field(tmp_path: Path):
+    (tmp_path / "s.toml").write_text("input = 'q.jsonl'\nreasoning.value_usd = -1\n")
+    with pytest.raises(ConfigError, match=r"s\.toml: reasoning\.value_usd: Input should be greater than 0"):
+        load(AnswerSettings, tmp_path / "s.toml", {"limit": 3})
+    with pytest.raises(ConfigError, match=r"^settings: reasoning\.value_usd: Input should be greater than 0"):
+        load(AnswerSettings, None, {"input": "rows", "reasoning": {"value_usd": -1}}, are_flags=False)
+
+
+def test_the_flags_that_are_not_called_after_their_fields_are_flags_of_some_command():
+    assert set(FLAGS.values()) <= {
+        option for command in COMMANDS.values() for one in flags(command) for option in one.opts
+    }
 
 
 def command_of(path: Path) -> str:
