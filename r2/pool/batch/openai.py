@@ -75,10 +75,13 @@ FORMS: Mapping[str, Form] = {
 class OpenAIBatch:
     """One entry at one of these providers."""
 
-    def __init__(self, http: BatchHttp, form: Form, *, is_azure: bool = False) -> None:
+    def __init__(self, http: BatchHttp, form: Form, model: str, *, is_azure: bool = False) -> None:
+        """`model` is what the job asks for: lines that were written for another deployment of it are changed."""
         self._http = http
         self._form = form
         self._is_azure = is_azure
+        self._model = model
+        self._begins = b'{"model":%b,' % orjson.dumps(model)
 
     @property
     def limits(self) -> BatchLimits:
@@ -185,10 +188,13 @@ class OpenAIBatch:
         return address(base, path)
 
     def _wrapped(self, line: BatchLine) -> bytes:
+        body = line.body
+        if not body.startswith(self._begins):
+            body = orjson.dumps({**orjson.loads(body), "model": self._model})
         if self._form.is_bare:
-            return b'{"custom_id":"%b","body":%b}\n' % (line.custom_id.encode(), line.body)
+            return b'{"custom_id":"%b","body":%b}\n' % (line.custom_id.encode(), body)
         method = b'"method":"POST","url":"%b"' % self._form.url.encode()
-        return b'{"custom_id":"%b",%b,"body":%b}\n' % (line.custom_id.encode(), method, line.body)
+        return b'{"custom_id":"%b",%b,"body":%b}\n' % (line.custom_id.encode(), method, body)
 
 
 def status_of(told: Mapping[str, Any]) -> BatchStatus:

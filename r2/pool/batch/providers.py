@@ -27,8 +27,8 @@ def open_provider(
 ) -> BatchProvider | None:
     """The endpoint behind `base_url`, the pool file's address; None for a dialect that has none, or none that we know.
 
-    Nothing is asked here. `served_model` is what the job asks for; the caller closes the session. The key is read from
-    `environ` when a request is sent.
+    Nothing is asked here. `served_model` is what the job asks for (`r2.pool.batch.prices.asked_by_batch`); the caller
+    closes the session. The key is read from `environ` when a request is sent.
     """
     http = BatchHttp(dialect, base_url, api_key_env, session=session, environ=environ)
     match dialect.name:
@@ -39,5 +39,5 @@ def open_provider(
         case "mistral":
             return MistralBatch(http, served_model)
         case name if name in FORMS:
-            return OpenAIBatch(http, FORMS[name], is_azure=name == "azure")
+            return OpenAIBatch(http, FORMS[name], served_model, is_azure=name == "azure")
     return None

@@ -58,6 +58,8 @@ _LATER_MODEL_FIELDS: Final[Mapping[str, object]] = {
     "max_output_tokens": None,
     "thinking_tokens": 0,
     "cache_prefix": None,
+    "batch_price": ...,
+    "batch_model": ...,
 }
 _LATER_PRICE_FIELDS: Final[Mapping[str, object]] = {"cache_write": None, "long": (), "batch": ..., "until": ...}
 """Fields that came later, with their defaults: pool files that do not set them keep their digest. `...`: never counts.
@@ -100,6 +102,13 @@ class LongRates(Rates):
     above_tokens: int = Field(ge=1)
 
 
+class BatchRates(Rates):
+    """Rates of a batch endpoint."""
+
+    long: tuple[LongRates, ...] = ()
+    """Other rates for a whole request with a longer prompt, smallest threshold first."""
+
+
 class PriceTable(_Table):
     input: NotNegative
     """USD per million prompt tokens."""
@@ -111,7 +120,7 @@ class PriceTable(_Table):
     """USD per million generated tokens."""
     long: tuple[LongRates, ...] = ()
     """Other rates for a whole request with a longer prompt, smallest threshold first."""
-    batch: Rates | None = None
+    batch: BatchRates | None = None
     """Rates of the provider's batch endpoint."""
     until: Day | None = None
     """Last day of this price, where a later one is known. A run after it stops before its first call."""
@@ -174,6 +183,12 @@ class ModelTable(EndpointLimits):
     cache_prefix: bool | None = None
     """Mark the system text for the provider's cache, where it must be asked for (Anthropic): always, or never. A cache
     write costs more than a fresh token. None: where it pays, see r2/pool/client/caching.py."""
+    batch_price: float | None = Field(default=None, gt=0, le=1)
+    """Share of the price that the provider's batch endpoint takes. None: `price_usd_per_mtok.batch` where it is given,
+    else the provider's own rule (r2/pool/batch/prices.py)."""
+    batch_model: str = ""
+    """What batch jobs ask for, where that is another deployment than live calls go to (Azure); "" for
+    `served_model`."""
     retires: Day | None = None
     """Day from which the provider no longer serves the model. A run that would begin then stops before its first call
     (r2/pool/file/dated.py)."""

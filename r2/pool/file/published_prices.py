@@ -55,6 +55,7 @@ class PublishedPrice:
     rates: Rates
     long: tuple[LongContext, ...] = ()
     batch: Rates | None = None
+    batch_long: tuple[LongContext, ...] = ()
     until: date | None = None
     is_by_time_of_day: bool = False
     context_tokens: int | None = None
@@ -107,12 +108,13 @@ def price_of(provider: str, model: str, today: date, known: Iterable[str] = ()) 
             f"{provider}/{model}: {PACKAGE} {version} knows the model, but not its price per token. Give it by hand: "
             f"{BY_HAND}."
         )
-    batch = None
+    batch: Rates | None = None
+    batch_long: tuple[LongContext, ...] = ()
     for variant in found.price_variants or ():
         if variant.when == {"processing": "batch"} and _is_in_force(variant.constraint, today):
-            batch, _ = _rates(variant.prices)
+            batch, batch_long = _rates(variant.prices)
             break
-    return PublishedPrice(found.id, rates, long, batch, until, is_by_time, found.context_window)
+    return PublishedPrice(found.id, rates, long, batch, batch_long, until, is_by_time, found.context_window)
 
 
 def is_same_model(model: str, matched: str) -> bool:
@@ -125,11 +127,9 @@ def is_same_model(model: str, matched: str) -> bool:
 
 def price_table(price: PublishedPrice, name: str, as_of_day: str) -> dict[str, Any]:
     """`price_usd_per_mtok` of a pool file. `name` is the model's, `PROVIDER/MODEL`."""
-    table = _rate_fields(price.rates)
-    if price.long:
-        table["long"] = [{"above_tokens": long.above_tokens, **_rate_fields(long.rates)} for long in price.long]
+    table = _with_long(price.rates, price.long)
     if price.batch is not None:
-        table["batch"] = _rate_fields(price.batch)
+        table["batch"] = _with_long(price.batch, price.batch_long)
     if price.until is not None:
         table["until"] = price.until.isoformat()
     table["date"] = as_of_day
@@ -190,6 +190,13 @@ def _at(value: Any, start: int) -> float | None:
     """The rate above `start` tokens."""
     reached = [tier for tier in getattr(value, "tiers", ()) if tier.start <= start]
     return float(max(reached, key=lambda tier: tier.start).price) if reached else _base(value)
+
+
+def _with_long(rates: Rates, long: tuple[LongContext, ...]) -> dict[str, Any]:
+    table: dict[str, Any] = _rate_fields(rates)
+    if long:
+        table["long"] = [{"above_tokens": each.above_tokens, **_rate_fields(each.rates)} for each in long]
+    return table
 
 
 def _rate_fields(rates: Rates) -> dict[str, Any]:

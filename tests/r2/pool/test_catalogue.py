@@ -38,7 +38,15 @@ def test_an_entry_has_what_the_price_list_and_the_table_say():
         "cache_write": 0.125,
         "output": 0.5,
         "long": [{"above_tokens": 272_000, "input": 0.2, "cached_input": 0.02, "cache_write": 0.25, "output": 0.75}],
-        "batch": {"input": 0.05, "cached_input": 0.005, "cache_write": 0.0625, "output": 0.25},
+        "batch": {
+            "input": 0.05,
+            "cached_input": 0.005,
+            "cache_write": 0.0625,
+            "output": 0.25,
+            "long": [
+                {"above_tokens": 272_000, "input": 0.1, "cached_input": 0.01, "cache_write": 0.125, "output": 0.375}
+            ],
+        },
         "date": "2026-10-14",
         "source": "genai-prices 0.2.3, openai/gpt-6-luna",
     }

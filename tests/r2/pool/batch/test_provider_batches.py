@@ -29,7 +29,7 @@ from tests.support.providers.imitation import Imitation
 from tests.support.providers.mistral import Mistral
 from tests.support.providers.openai import OpenAI
 from tests.support.providers.together import Together
-from tests.support.sent_batches import KEY_ENV, Opened, batch_model, job_of, opened, text_of
+from tests.support.sent_batches import KEY_ENV, Opened, job_of, opened, text_of
 
 EVERY: tuple[type[Imitation], ...] = (OpenAI, AzureWithBatches, Groq, Together, Mistral, Anthropic, Gemini)
 FILES = (OpenAI, AzureWithBatches, Groq, Together, Mistral)
@@ -495,7 +495,7 @@ def test_a_key_that_is_not_set_asks_nobody(make: type[Imitation], tmp_path: Path
 
 def test_a_model_that_the_provider_does_not_know(tmp_path: Path):
     async def use(at: Opened) -> Any:
-        body = at.lines(job_of(1), SUMS[:1])[0].body.replace(batch_model(at.server).encode(), b"gpt-99")
+        body = at.lines(job_of(1), SUMS[:1])[0].body.replace(at.model.encode(), b"gpt-99")
         other = open_provider(
             DIALECTS[at.server.name],
             at.server.base_url,
@@ -533,6 +533,19 @@ def test_a_deployment_of_azure_that_takes_live_calls_takes_no_batches(tmp_path: 
         assert (status.state, status.error_code) == ("failed", "invalid_deployment")
 
     run(AzureWithBatches, tmp_path, use, model="our-mini")
+
+
+def test_a_job_goes_to_the_deployment_for_batches_and_its_lines_are_those_of_the_live_one(tmp_path: Path):
+    async def use(at: Opened) -> None:
+        job = job_of(2)
+        live = at.lines(job, SUMS[:2])[0].body.replace(b'"our-mini-batch"', b'"our-mini"')
+        assert b'"model":"our-mini"' in live
+        provider_id = await at.provider.submit(job, [BatchLine(job.id[:16] + "0" * 32, live)])
+        await at.finished(provider_id)
+        assert [text_of(row) for row in await at.rows(provider_id)] == ["25"]
+        assert at.batches.jobs[provider_id].model == "our-mini-batch"
+
+    run(AzureWithBatches, tmp_path, use)
 
 
 def test_the_older_address_of_azure_is_asked_with_its_version(tmp_path: Path):
@@ -575,6 +588,7 @@ def test_what_is_paid_for_half_a_job_is_half_of_it(tmp_path: Path):
 
 def test_a_dialect_without_batches_has_no_provider():
     for name, dialect in DIALECTS.items():
-        provider = open_provider(dialect, "http://127.0.0.1:9/v1", "m", None, session=None, environ={})  # type: ignore[arg-type]
+        session: Any = None  # nothing is asked
+        provider = open_provider(dialect, "http://127.0.0.1:9/v1", "m", None, session=session, environ={})
         assert (provider is not None) is (name in BATCH_DIALECTS)
         assert name not in BATCH_DIALECTS or "batch" in dialect.features
