@@ -128,12 +128,14 @@ class BatchRow:
 
 
 class BatchProvider(Protocol):
-    """One entry's batch endpoint, made by `open_provider(dialect, base_url, served_model, api_key_env, *, session,
-       environ)` of r2/pool/batch/providers.py, which is None for a dialect that has none: `dialect` is the entry's
-       `Dialect`, `base_url` the pool file's address, `session` an `aiohttp.ClientSession` that the caller closes, and
-       the key is read from `environ` when a request is sent and struck from everything that comes back.
-    Safe to be used by several jobs at a time; every method makes its own requests, each
-       with a time limit, and repeats none: the lane does that, with pauses that it chooses."""
+    """One entry's batch endpoint. Safe to be used by several jobs at a time. Every method makes its own requests, each
+    with a time limit, and repeats none: the lane does that, with pauses that it chooses.
+
+    Made by `open_provider(dialect, base_url, served_model, api_key_env, *, session, environ)` of the module `providers`
+    beside this one, which is None for a dialect that has no batch endpoint we know. `dialect` is the entry's `Dialect`,
+    `base_url` the pool file's address, `session` an `aiohttp.ClientSession` that the caller closes. The key is read
+    from `environ` when a request is sent, and struck from everything that comes back.
+    """
 
     @property
     def limits(self) -> BatchLimits:
@@ -174,6 +176,6 @@ class BatchProvider(Protocol):
         jobs created between an hour before `job.created_at` and a day after it, whose count of lines is `job.n_rows`
         where it is told; of those that are over, the results are looked at, and the first row decides: every custom_id
         of ours begins with `job.id[:16]`. `custom_ids` is there for a provider that cannot go by the prefix. A
-        candidate that is not over yet and cannot be told from a stranger's raises BatchUnclearError, and the lane asks again
-        later. The lane asks no sooner than `limits.listing_lag_s` after it sent the job.
+        candidate that is not over yet and cannot be told from a stranger's raises BatchUnclearError, and the lane
+        asks again later. The lane asks no sooner than `limits.listing_lag_s` after it sent the job.
         """
