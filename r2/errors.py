@@ -109,6 +109,7 @@ CALL_FAILURES: Final[Mapping[str, Failure]] = {
     "timeout": _outage("no complete answer within the attempt's time limit", "counted", "slow"),
     "disconnected": _outage("connection refused, reset, or cut in the middle of a body", "counted", "failed"),
     "bad_body": _outage("HTTP 200 whose body is not a chat completion", "counted", "understood"),
+    "not_run": _outage("a batch job ended without an answer to the call, or was given up", "counted", "failed"),
     "auth": _outage("401, 403 or 402: wrong key or no balance", "never", "bad_key"),
     "quota_used_up": _outage("the provider's quota of the day is used up", "never", "used_up"),
     "moderated": _final("the provider's moderation refused this one input"),

@@ -19,7 +19,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -191,10 +191,14 @@ class Journal:
         Raises LakeError if the disk refuses; after a failed sync the journal takes nothing more, because what the
         kernel still holds of it is not known.
         """
-        offset = self._append(_COMMITTED, key, record)
+        await self.commit_all([(key, record)])
+
+    async def commit_all(self, records: Sequence[tuple[str, bytes]]) -> None:
+        """As `commit`, for many at once."""
         loop = asyncio.get_running_loop()
         written: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((written, key, offset))
+        for key, record in records:
+            self._waiting.append((written, key, self._append(_COMMITTED, key, record)))
         if not self._is_sync_due:
             self._is_sync_due = True
             loop.call_later(GATHER_S, self._begin_sync, loop)

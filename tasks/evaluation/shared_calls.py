@@ -9,6 +9,7 @@ with one more pool entry, pays for what is new. What other runs of the lake paid
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from r2.call import Call, Completion
@@ -174,6 +175,10 @@ class _Slot:
     async def commit(self, key: str, record: bytes) -> None:
         await self._journal.commit(self._key, self._payer + record)
         self.is_sent = True
+
+    async def commit_all(self, records: Sequence[tuple[str, bytes]]) -> None:
+        for key, record in records:
+            await self.commit(key, record)
 
     async def keep(self, record: bytes) -> None:
         """Stores an answer that another run paid for."""

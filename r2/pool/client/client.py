@@ -117,6 +117,11 @@ class PoolClient:
         self._open.close()
 
     @property
+    def opened(self) -> OpenPool:
+        """Entries and money: for what sends to the same models in another way (r2/pool/batch/)."""
+        return self._open
+
+    @property
     def spent_usd(self) -> float:
         """Charged by this process."""
         return self._attempts.spent_usd + self._programs.spent_usd
@@ -157,7 +162,7 @@ class PoolClient:
         deadline = asyncio.get_running_loop().time() + deadline_s
         asked = CallState(call, key, journal, deadline)
         if known is not None or lost_usd:
-            asked.attempts = _paid_attempts(known)
+            asked.attempts = paid_attempts(known)
             asked.n_attempts = len(asked.attempts)
             asked.earlier_usd = lost_usd + sum(attempt.cost_usd for attempt in asked.attempts)
         completion = await self._settled_or_given_up(asked)
@@ -180,7 +185,7 @@ class PoolClient:
         """What the row asked for and the entry that `call` names is not sent, by all that is known of it now."""
         if call.purpose == "program":
             return ()
-        return _not_sent(self._open.entries[call.model], call)
+        return not_sent_by(self._open.entries[call.model], call)
 
     def gate_gauge(self, model: str) -> GateGauge:
         """Slots, pause and breaker of the quota owner that `model` belongs to."""
@@ -243,7 +248,7 @@ class PoolClient:
                     tuple(asked.attempts),
                     end,
                     reply.token_logprobs,
-                    not_sent=_not_sent(entry, asked.call),
+                    not_sent=not_sent_by(entry, asked.call),
                 )
             if last is None or tried.row.error_type != "question_budget":
                 last = tried  # a dearer entry that the question cannot pay for is not why the call failed
@@ -271,7 +276,7 @@ class PoolClient:
 
     async def _ask(self, entry: Entry, asked: CallState) -> AttemptResult:
         """One entry until it answers or is spent; the last attempt. Attempts that were sent are noted in `asked`."""
-        body = _body(entry, asked.call)
+        body = body_for(entry, asked.call)
         loop = asyncio.get_running_loop()
         n_counted, may_reconnect = 0, entry.tally.calls > 0
         while True:
@@ -281,7 +286,7 @@ class PoolClient:
             asked.keep(tried.row)
             if tried.reply is not None:
                 return tried
-            if tried.is_refused_field and (changed := _body(entry, asked.call)) != body:
+            if tried.is_refused_field and (changed := body_for(entry, asked.call)) != body:
                 body = changed  # without the field that was refused, which cost nothing
                 continue
             if failure(tried.row.error_type).retry == "uncounted":
@@ -300,15 +305,15 @@ class PoolClient:
                     await self._stopping.wait()
 
 
-def _not_sent(entry: Entry, call: Call) -> tuple[str, ...]:
+def not_sent_by(entry: Entry, call: Call) -> tuple[str, ...]:
     """What the row asked for and the entry that answered could not be sent."""
     if not call.asked_for:
         return ()
     return not_sent(call, entry.table, entry.served_model, dialect=entry.endpoint.dialect, omitted=entry.habits.omitted)
 
 
-def _body(entry: Entry, call: Call) -> bytes:
-    """The request as the entry takes it, by all that is known of it now."""
+def body_for(entry: Entry, call: Call, *, streams: bool | None = None) -> bytes:
+    """The request as the entry takes it, by all that is known of it now; `streams` None: as its endpoint does."""
     endpoint, habits = entry.endpoint, entry.habits
     return request_body(
         call,
@@ -319,11 +324,11 @@ def _body(entry: Entry, call: Call) -> bytes:
         limit_field=habits.limit_field or "",
         unasked_schemas=habits.unasked_schemas,
         cache_prefix=entry.marks.wants(call),
-        streams=endpoint.streams,
+        streams=endpoint.streams if streams is None else streams,
     )
 
 
-def _paid_attempts(earlier: Completion | None) -> list[Attempt]:
+def paid_attempts(earlier: Completion | None) -> list[Attempt]:
     """Attempts of an earlier session that cost something, numbered anew."""
     paid = [] if earlier is None else [attempt for attempt in earlier.attempts if attempt.cost_usd > 0]
     return [replace(attempt, attempt=number) for number, attempt in enumerate(paid)]

@@ -4,6 +4,7 @@
 `r2/pool/servers/endpoints.py` starts or finds the servers and gives one `Address` per pool entry.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +42,9 @@ class CallJournal(Protocol):
     async def commit(self, key: str, record: bytes) -> None:
         """Returns once the record is on disk (fsync, batched over concurrent callers)."""
 
+    async def commit_all(self, records: Sequence[tuple[str, bytes]]) -> None:
+        """The same for many at once: (key, record)."""
+
 
 class NoJournal:
     """Keeps nothing."""
@@ -58,4 +62,7 @@ class NoJournal:
         return None
 
     async def commit(self, key: str, record: bytes) -> None:
+        return None
+
+    async def commit_all(self, records: Sequence[tuple[str, bytes]]) -> None:
         return None
