@@ -102,7 +102,11 @@ async def answer_what_is_open(plan: RunPlan) -> Progress:
 
 async def _answer_open_shards(session: RunSession) -> None:
     """A few shards at a time over one client, so that the tail of one does not drain the endpoints."""
-    gate = asyncio.Semaphore(session.plan.settings.shards_in_flight)
+    settings = session.plan.settings
+    n_together = settings.shards_in_flight
+    if session.lanes is not None:  # all open questions advance together, as far as files may be open
+        n_together = max(n_together, min(64, session.max_open // settings.shard_size))
+    gate = asyncio.Semaphore(n_together)
 
     async def answer(index: int) -> None:
         async with gate:

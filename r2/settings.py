@@ -305,6 +305,12 @@ class AnswerSettings(Frozen):
     shards_in_flight: int = Field(default=2, ge=1)
     max_in_flight: int = Field(default=64, ge=1)
     """Problems worked on at once over all shards; calls are bounded by the pool file besides."""
+    lane: Literal["live", "batch"] | None = None
+    """`batch`: every entry that can is asked by its provider's batch endpoint, but for the router's own calls; `live`:
+    none is; None: as the pool file says (`lane` of an entry)."""
+    deadline_s: Positive | None = None
+    """Seconds from the start of a session until its last answer, where batch lanes are used: what would come later is
+    asked live. None: jobs are waited for."""
     models_dir: str = "models"
     reuse: bool = False
     """Answers that other inputs of the lake paid for are used again, too. Those of earlier runs over the same input

@@ -14,6 +14,7 @@ from r2.call import Call, Completion
 from r2.problem import Problem
 
 Complete = Callable[[Call], Coroutine[Any, Any, Completion]]
+CompleteAll = Callable[[Wave], Coroutine[Any, Any, list[Completion]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,15 @@ class Beside(Protocol):
     ) -> Coroutine[Any, Any, Wave | _Ended]: ...
 
 
-async def drive(problem: Problem, solving: Solving, complete: Complete, beside: Beside | None = None) -> Trajectory:
-    """Runs one generator to its end; the calls of a wave are made at the same time.
+async def drive(
+    problem: Problem,
+    solving: Solving,
+    complete: Complete,
+    beside: Beside | None = None,
+    complete_all: CompleteAll | None = None,
+) -> Trajectory:
+    """Runs one generator to its end; the calls of a wave are made at the same time: by `complete_all` where it is
+    given, which takes several at once.
 
     `beside` is for a generator that blocks between its waves, as labelling does where it checks answers.
     """
@@ -42,6 +50,8 @@ async def drive(problem: Problem, solving: Solving, complete: Complete, beside: 
             return Trajectory(problem, wave.outcome, tuple(waves))
         if len(wave) == 1:
             completions = [await complete(wave[0])]
+        elif complete_all is not None:
+            completions = await complete_all(wave)
         else:
             completions = await _together([complete(call) for call in wave])
         waves.append(tuple(zip(wave, completions, strict=True)))

@@ -86,6 +86,11 @@ class RunPlan:
     def journal_file(self, index: int) -> Path:
         return self.run_dir / "journal" / f"{index:05d}.journal"
 
+    @property
+    def jobs_dir(self) -> Path:
+        """Of its batch jobs."""
+        return self.run_dir / "jobs"
+
     def rows(self, index: int) -> Iterator[tuple[Problem, BadRow | None]]:
         """The shard's rows in input order. A bad row comes with its reason, as a problem with the id `bad-line-<n>`:
         its own (`BadRow.given_id`) may be another row's, too."""

@@ -13,7 +13,7 @@ from r2.answering.admission import Begun
 from r2.answering.asked import as_asked
 from r2.answering.drive import drive, drive_all
 from r2.answering.judging import judged
-from r2.answering.protocol import Outcome, Trajectory
+from r2.answering.protocol import Outcome, Trajectory, Wave
 from r2.call import Call, Completion
 from r2.errors import LakeError, failure
 from r2.ledger import worst_cost_usd
@@ -138,7 +138,8 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
             unit.candidates.extend(its_candidates)
             counts.add(row)
 
-        await drive_all(open_problems, answer, slots=session.slots, max_workers=plan.settings.max_in_flight)
+        n_workers = max(1, min(session.max_open, len(open_problems)))
+        await drive_all(open_problems, answer, slots=session.slots, max_workers=n_workers)
         if unit.trajectories:
             name = f"{shard:05d}-{len(units)}"
             is_complete = not deferred and n_taken == len(open_problems)
@@ -211,6 +212,26 @@ async def _answered(
         begun.got(worst_usd, 0.0 if completion.is_replayed else completion.cost_usd)
         return completion
 
+    async def complete_all(wave: Wave) -> list[Completion]:
+        """A wave of calls at once: batch lanes take it without a task for each."""
+        assert session.lanes is not None
+        worst_usd = 0.0
+        for call in wave:
+            keys.add(call.journal_key(problem.problem_id))
+            card = session.router.roster[call.model]
+            worst = card.worst_case(call.messages, call.max_output_tokens, call.json_schema)
+            worst_usd += worst_cost_usd(card.price, worst)
+        begun.sends(worst_usd)
+        completions = await session.lanes.complete_all(
+            wave,
+            problem_id=problem.problem_id,
+            journal=journal,
+            replays_failure=lambda call: call.journal_key(problem.problem_id) not in again,
+        )
+        begun.got(worst_usd, sum(0.0 if one.is_replayed else one.cost_usd for one in completions))
+        return completions
+
+    at_once = complete_all if session.lanes is not None and before is None else None
     while True:
         solving = method.run(problem, session.router)
         if method.run_kind == "answer":
@@ -218,7 +239,7 @@ async def _answered(
             if session.is_simulated:
                 solving = if_known(problem, solving)
         solving = judged(problem, solving, session.router.check)
-        trajectory = await drive(problem, solving, complete, beside)
+        trajectory = await drive(problem, solving, complete, beside, at_once)
         if trajectory.outcome.status != "deferred":
             return trajectory
         asked_again |= again

@@ -95,6 +95,8 @@ class Progress:
     """`budget` or `interrupted` once the run is ending early."""
     warnings: list[str] = field(default_factory=list)
     """What is to be said before the first call: what was found amiss, and what need not be paid again."""
+    said: list[str] = field(default_factory=list)
+    """What there was to say of batch lanes while the session went on."""
     _units: set[str] = field(default_factory=set)
     _open: dict[int, Counts] = field(default_factory=dict)
 

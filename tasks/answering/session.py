@@ -6,6 +6,7 @@ A task that runs in a process of its own (a Dask or Ray task runner) opens one f
 """
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -13,13 +14,16 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from r2.answering.admission import Admission
 from r2.answering.protocol import Router
 from r2.call import Call, Completion
 from r2.methods.estimate import guessed_usd
 from r2.methods.router import make_router
+from r2.pool.batch.choosing import batch_choices
+from r2.pool.batch.lanes import Lanes
+from r2.pool.client.client import PoolClient, to_stderr
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal
 from r2.pool.collector import collect_seldom
@@ -27,6 +31,7 @@ from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.file.price_check import dated_warnings
 from r2.pool.opening import open_client
 from storage.lake.lake import Lake
+from storage.runs.job_files import JobFiles
 from storage.runs.journal import Journal
 from storage.runs.journal_mark import mark_of, remove_journal
 from storage.runs.paid import paid_usd
@@ -36,6 +41,11 @@ from tasks.answering.paid_before import PaidBefore, paid_before
 from tasks.answering.progress import Counts, Progress, progress_so_far
 from tasks.answering.simulated import is_simulated
 from tasks.blocking import Checks, to_end
+
+MOST_OPEN: Final = 20_000
+"""Questions that are worked on at once where calls wait for batch jobs: some 10 KB each."""
+MOST_OPEN_CAPPED: Final = 2_000
+"""The same under a money cap, which is asked before each question."""
 
 
 class CallClient(Protocol):
@@ -89,6 +99,10 @@ class RunSession:
     """Shard -> stored calls that its journal has lost: they are asked again, and were paid."""
     paid_before: PaidBefore | None = None
     """What earlier runs paid for; None: nothing, or the client looks itself."""
+    lanes: Lanes | None = None
+    """The same as `client` where some entry goes by batch."""
+    max_open: int = 64
+    """Questions that are worked on at once, over all shards."""
     is_simulated: bool = False
     """Some entry of the pool is a simulated model."""
 
@@ -137,6 +151,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     left = await to_end(_left_over, plan, lake)
     progress.unsettled_cost_usd = progress.lost_cost_usd + left.paid_usd
     progress.unsettled_cost_usd += sum(one.cost_usd for one in again.values())
+    progress.unsettled_cost_usd += JobFiles(plan.jobs_dir).unused_usd()
     progress.warnings += [router.scorer_misfit] if router.scorer_misfit else []
     progress.warnings += [*left.warnings, *dated_warnings(pool, datetime.now(UTC).date())]
     before, said = await to_end(paid_before, plan, pool)
@@ -155,19 +170,56 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         )
         if before is not None:
             before.not_sent = client.not_sent
+        lanes = await _lanes(stack, plan, pool, client, progress)
+        asked: CallClient = lanes or client
         checks = stack.enter_context(closing(Checks()))
-        slots = asyncio.Semaphore(settings.max_in_flight)
-        admission = Admission(client.unspent_usd)
+        max_open = settings.max_in_flight
+        if lanes is not None:
+            max_open = MOST_OPEN if client.unspent_usd() == math.inf else MOST_OPEN_CAPPED
+        admission = Admission(asked.unspent_usd)
+        slots = asyncio.Semaphore(max_open)
         session = RunSession(
-            plan, pool, router, client, lake, slots, progress, checks, admission, again, left.n_missing, before
+            plan, pool, router, asked, lake, slots, progress, checks, admission, again, left.n_missing, before
         )
+        session.lanes, session.max_open = lanes, max_open
         session.is_simulated = is_simulated(pool)
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)
         yield session
+        if lanes is not None:
+            await lanes.close()
         progress.wall_s = time.time() - progress.started_at
-        progress.session_cost_usd = client.spent_usd
-        progress.unsettled_cost_usd = already_spent_usd + client.spent_usd - progress.settled_cost_usd
+        progress.session_cost_usd = asked.spent_usd
+        progress.unsettled_cost_usd = already_spent_usd + asked.spent_usd - progress.settled_cost_usd
+
+
+async def _lanes(
+    stack: AsyncExitStack, plan: RunPlan, pool: PoolConfig, client: PoolClient, progress: Progress
+) -> Lanes | None:
+    """The batch lanes of a run; None where no entry goes by batch, and no job of an earlier session waits."""
+    chosen, stay = batch_choices(pool, plan.settings.lane, plan.settings.deadline_s)
+    progress.warnings += stay
+    store = stack.enter_context(JobFiles(plan.jobs_dir))
+    if not chosen and not store.open_jobs():
+        return None
+    # Here and not above: runs without a batch lane need not wait for it.
+    from r2.pool.batch.opening import open_lanes
+
+    def say(line: str) -> None:
+        to_stderr(line)
+        progress.said.append(line)
+
+    return await stack.enter_async_context(
+        open_lanes(
+            client,
+            pool,
+            chosen,
+            store,
+            plan.run_id,
+            deadline_s=plan.settings.deadline_s,
+            say=say,
+        )
+    )
 
 
 @dataclass(slots=True)

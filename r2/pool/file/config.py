@@ -192,6 +192,9 @@ class ModelTable(EndpointLimits):
     retires: Day | None = None
     """Day from which the provider no longer serves the model. A run that would begin then stops before its first call
     (r2/pool/file/dated.py)."""
+    lane: Literal["live", "batch"] | None = None
+    """`batch`: calls wait for the provider's batch endpoint, at its batch price (r2/pool/batch/), those of a decomposer
+    or allocator too. None: as `--lane` says, which leaves the router's own calls live."""
     stream: bool = False
     """Ask for the answer in pieces and give it up only when nothing came for `timeout_s`: for slow servers of your own
     that send a token a piece (llama.cpp, vLLM, Ollama). `local:` entries always do."""
@@ -333,6 +336,7 @@ class PoolConfig:
                         "hidden_input_tokens",
                         "hidden_output_tokens",
                         "retires",
+                        "lane",
                     }
                 },
             }
@@ -357,6 +361,11 @@ class PoolConfig:
         table = self.models[name].price_usd_per_mtok
         long = tuple(LongContextPrice(each.above_tokens, _price(each, table)) for each in table.long)
         return replace(_price(table, table), long=long)
+
+    def batch_price(self, name: str) -> Price | None:
+        """Of the provider's batch endpoint; None: the file names none."""
+        table = self.models[name].price_usd_per_mtok
+        return None if table.batch is None else _price(table.batch, table)
 
     def roster(self) -> Roster:
         """The pool without endpoints, keys and limits."""

@@ -27,6 +27,7 @@ _LIMITS_AND_LABELS: Final = frozenset(
         "hidden_output_tokens",
         "stream",
         "retires",
+        "lane",
     }
 )
 """What changes neither an answer nor its cost."""
