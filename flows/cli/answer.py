@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import options
+from flows.cli.batch import add_batch_rows, print_batch
 from flows.cli.checked import checked
 from flows.cli.console import figures, print_calls, print_reusable, results, say, starting
 from flows.cli.left_over import RETRY_FAILED, what_is_deferred
@@ -79,6 +80,8 @@ def answer(
     pool: options.Pool = None,
     models_dir: options.ModelsDir = None,
     max_in_flight: options.MaxInFlight = None,
+    lane: options.Lane = None,
+    deadline: options.Deadline = None,
     method: Annotated[
         str | None,
         flag(
@@ -286,6 +289,7 @@ def answer(
         r2 answer questions.jsonl --check grade.py:ok --verify grade.py:looks_right
         r2 answer questions.jsonl --check judge:qwen-1.5b --rubric rubric.txt
         r2 answer letters.csv --system clerk.txt --schema letter.json
+        r2 answer questions.jsonl --pool pool.toml --lane batch --deadline 6h
         r2 answer questions.jsonl --target-accuracy 0.95 --delta 0.05
     """
     settings = load_settings(
@@ -306,6 +310,8 @@ def answer(
             "reuse": reuse,
             "shard_size": shard_size,
             "max_in_flight": max_in_flight,
+            "lane": lane,
+            "deadline_s": options.seconds_of(deadline, "--deadline"),
             "models_dir": models_dir,
             "columns": {
                 "id": id_column,
@@ -360,6 +366,7 @@ def answer(
     from flows.support.ready import api_and_models
     from r2.atomic import check_folder
     from r2.methods.router import make_router
+    from r2.pool.batch.choosing import batch_choices
     from r2.pool.file.config import load_pool
     from storage.runs.answers import check_out
     from storage.sources.questions import check_readable
@@ -368,6 +375,7 @@ def answer(
     loaded = load_pool(settings.pool)
     loaded.check_keys()
     make_router(loaded, settings)
+    batch_choices(loaded, settings.lane, settings.deadline_s)
     check_readable(Path(settings.input))
     check_out(settings.out, Path(settings.input), settings.more_columns)
     check_folder(Path(settings.lake), "--lake")
@@ -442,6 +450,7 @@ def _print_result(result: Any) -> int:
     if progress.unsettled_cost_usd > 1e-12:
         table.add_row("  paid beside: deferred questions, lost calls", f"{progress.unsettled_cost_usd:.6f}")
     table.add_row("  this session", f"{progress.session_cost_usd:.6f}")
+    add_batch_rows(table, result)
     if summary.n_cached_tokens or summary.n_cache_write_tokens:
         table.add_row("  saved by the providers' caches", f"{summary.cache_saved_usd:.6f}")
         said = f"{summary.n_cached_tokens:,} read, {summary.n_cache_write_tokens:,} written"
@@ -468,6 +477,8 @@ def _print_result(result: Any) -> int:
         say(what_is_deferred(progress, "questions"))
     if progress.stop_reason == "interrupted":
         return INTERRUPTED
+    for line in progress.said:
+        say(f"r2: {line}")
     if summary.n_failed:
         say(f"{summary.n_failed} rows failed. See why: r2 sql --lake {result.lake} --view errors, or --view bad_rows")
         say(f"{RETRY_FAILED} asks the questions among them again.")
@@ -536,6 +547,7 @@ def _print_estimate(settings: AnswerSettings) -> None:
     n_shards = -(-(n_questions + n_bad) // settings.shard_size)
     print(f"{settings.input}: {n_questions} questions, {n_bad} bad rows, {n_shards} shards")
     print_calls(pool, calls)
+    print_batch(pool, settings, calls, n_questions)
     print_reusable(settings, pool, _questions(settings))
     if assumed := "; ".join(
         filter(

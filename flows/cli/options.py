@@ -154,6 +154,28 @@ _MODELS_DIR = flag(
 )
 ModelsDir = Annotated[str | None, _MODELS_DIR]
 PlainModelsDir = Annotated[Path, _MODELS_DIR]
+Lane = Annotated[
+    str | None,
+    flag(
+        POOL,
+        "--lane",
+        metavar="LANE",
+        help="batch: every entry that can is asked by its provider's batch endpoint, at its batch price, the router's "
+        "own calls excepted. live: none is.",
+        default="the pool file's",
+    ),
+]
+Deadline = Annotated[
+    str | None,
+    flag(
+        POOL,
+        "--deadline",
+        metavar="TIME",
+        help="Time from the start by which every answer must be there, as 6h, 90m or 2d: batch jobs that would come "
+        "later are cancelled, and the rest is asked live.",
+        default="none",
+    ),
+]
 MaxInFlight = Annotated[
     int | None, flag(POOL, "--max-in-flight", metavar="N", help="Problems worked on at once.", default="64")
 ]
@@ -413,3 +435,19 @@ def out(detail: str = "", default: str = "", metavar: str = "FILE") -> Any:
 def shard_size(default: str) -> Any:
     """--shard-size with a command's own default."""
     return flag(OUTPUT, "--shard-size", metavar="N", help="Problems per shard, the unit of commit.", default=default)
+
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def seconds_of(text: str | None, name: str) -> float | None:
+    """Seconds of a time as `6h`. ConfigError for anything else; `name` is the flag's."""
+    if text is None:
+        return None
+    try:
+        seconds = float(text[:-1]) * _SECONDS[text[-1]]
+    except (ValueError, KeyError, IndexError):
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"{name} {text}: expected a number and a unit, as 90m, 6h or 2d.")
+    return seconds

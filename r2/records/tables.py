@@ -311,3 +311,34 @@ class CurveRow:
     metric: str = col("loss, reward, entropy, accuracy, cost_usd, ...", label=True)
     value: float = col("its value")
     logged_at: float = col("when it was logged", kind="timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """One job at a provider's batch endpoint, as it ended: many calls of one pool entry, sent as one file."""
+
+    run_id: str = col("see runs", label=True)
+    job_id: str = col("ours; a provider that has a field for it has it there")
+    request_model: str = col("pool entry that was sent to", label=True)
+    provider_id: str | None = col("the provider's id of the job; null where it never had it")
+    state: str = col(
+        "ended, failed (refused whole), expired, cancelled, gone (its results were no longer kept), abandoned (it did "
+        "not end when it was cancelled), refused (it was never taken), never_sent, running",
+        label=True,
+    )
+    reason: str | None = col("why, where it did not simply end")
+    is_rescued: bool = col("given up for the deadline: what was not done was asked live")
+    n_rows: int = col("calls in it", kind="int64")
+    n_answered: int = col("calls that it answered", kind="int64")
+    n_failed: int = col("calls that it refused, each for itself", kind="int64")
+    n_again: int = col("calls that did not run or broke, asked again in another job", kind="int64")
+    n_live: int = col("calls of it that were asked live", kind="int64")
+    n_unused: int = col("answers that were paid and that no call of the run has", kind="int64")
+    n_absent: int = col("calls without a row that may have run: charged at the most they may have cost", kind="int64")
+    n_twice: int = col("further rows of calls that had one", kind="int64")
+    n_foreign: int = col("rows that are no call of this job", kind="int64")
+    worst_usd: float = col("the most that it could cost, set aside before it was sent", "USD")
+    cost_usd: float = col("at batch price", "USD")
+    live_usd: float = col("what the same answers would have cost live", "USD")
+    submitted_at: float = col("when its intent was written, just before it was sent", kind="timestamp")
+    ended_at: float | None = col("when it ended, by the provider's clock where it tells", kind="timestamp")

@@ -27,15 +27,16 @@ from r2.records.tables import (
     CallRow,
     CandidateRow,
     CurveRow,
+    JobRow,
     RewardRow,
     RunRow,
     SubtaskRow,
     TrajectoryRow,
 )
 
-Row = RunRow | TrajectoryRow | SubtaskRow | CallRow | CandidateRow | RewardRow | CurveRow
+Row = RunRow | TrajectoryRow | SubtaskRow | CallRow | CandidateRow | RewardRow | CurveRow | JobRow
 
-OF_RUNS = ("runs", "curves")
+OF_RUNS = ("runs", "curves", "jobs")
 """Tables whose rows belong to a run, not to a problem."""
 
 _KINDS: dict[str, pa.DataType] = {
@@ -192,6 +193,7 @@ TABLES: dict[str, StoredTable] = {
         _stored_table("candidates", CandidateRow, "rollout", "kind", "trial_index"),
         _stored_table("rewards", RewardRow, "rollout", "term"),
         _stored_table("curves", CurveRow, "phase", "policy", "round", "step", "metric"),
+        _stored_table("jobs", JobRow, "submitted_at", "job_id"),
     )
 }
 

@@ -26,6 +26,8 @@ import orjson
 from r2.errors import LakeError
 from r2.pool.batch.ports import Claim, JobEnd, JobTotals, StoredJob
 from r2.pool.batch.protocol import BatchJob, BatchLine
+from r2.records.tables import JobRow
+from storage.lake.lake import Lake
 from storage.lake.manifest import make_folder, sync_folder
 
 _CLAIM = struct.Struct("<16sBdd")
@@ -241,6 +243,72 @@ class JobFiles:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReceipt:
+    """What went by batch, over all sessions of a run. `n_open` jobs are still with their providers."""
+
+    n_jobs: int = 0
+    n_open: int = 0
+    n_answered: int = 0
+    n_rescued: int = 0
+    n_live: int = 0
+    cost_usd: float = 0.0
+    live_usd: float = 0.0
+    unused_usd: float = 0.0
+
+
+def receipt_of(folder: Path) -> BatchReceipt:
+    """Of the run whose jobs are in this folder."""
+    records = JobFiles(folder).records()
+    return BatchReceipt(
+        len(records),
+        sum(one.end is None for one in records),
+        sum(one.totals.n_answered for one in records),
+        sum(one.totals.n_live for one in records if one.end is not None and one.end.rescued),
+        sum(one.totals.n_live for one in records),
+        sum(one.totals.cost_usd for one in records),
+        sum(one.totals.live_usd for one in records),
+        sum(one.totals.unused_usd for one in records),
+    )
+
+
+def store_jobs(folder: Path, lake: Lake, run_id: str, *, is_complete: bool) -> None:
+    """Puts the jobs that are settled into the table `jobs`, each once; where the run `is_complete`, all that there
+    are."""
+    files = JobFiles(folder)
+    due = [one for one in files.records() if not one.is_stored and (one.is_settled or is_complete)]
+    for one in due:
+        lake.commit(run_id, f"jobs-{one.job.id}", {"jobs": [_job_row(run_id, one)]})
+    files.stored([one.job.id for one in due])
+
+
+def _job_row(run_id: str, one: JobRecord) -> JobRow:
+    end, totals = one.end or JobEnd("running"), one.totals
+    return JobRow(
+        run_id=run_id,
+        job_id=one.job.id,
+        request_model=one.job.entry,
+        provider_id=one.provider_id,
+        state=end.state,
+        reason=end.why or None,
+        is_rescued=end.rescued,
+        n_rows=one.job.n_rows,
+        n_answered=totals.n_answered,
+        n_failed=totals.n_failed,
+        n_again=totals.n_again,
+        n_live=totals.n_live,
+        n_unused=totals.n_unused,
+        n_absent=end.n_absent,
+        n_twice=end.n_twice,
+        n_foreign=end.n_foreign,
+        worst_usd=one.job.worst_usd,
+        cost_usd=totals.cost_usd,
+        live_usd=totals.live_usd,
+        submitted_at=one.sent_at or one.job.created_at,
+        ended_at=end.ended_at or None,
+    )
 
 
 def _events(path: Path) -> Iterator[dict[str, Any]]:

@@ -32,6 +32,30 @@ create or replace macro cache_saved(version, n_input, n_cached, n_written) as ca
     else 0
 end;
 
+-- What went by batch, and what it saved.
+create or replace view batch_jobs as
+select
+    run_id,
+    request_model,
+    count(*) as n_jobs,
+    sum(n_rows)::bigint as n_rows,
+    sum(n_answered)::bigint as n_answered,
+    sum(n_again)::bigint as n_again,
+    sum(n_live)::bigint as n_live,
+    count(*) filter (is_rescued) as n_rescued_jobs,
+    coalesce(sum(n_live) filter (is_rescued), 0)::bigint as n_rescued,
+    sum(cost_usd) as cost_usd,
+    sum(live_usd) as live_usd,
+    sum(live_usd) - sum(cost_usd) as saved_usd,
+    median(epoch_ms(ended_at - submitted_at) / 3.6e6) filter (state = 'ended') as median_hours,
+    max(epoch_ms(ended_at - submitted_at) / 3.6e6) as longest_hours
+from jobs
+group by run_id, request_model;
+comment on view batch_jobs is
+    'Jobs at the providers'' batch endpoints, per run and model: calls, hours, USD, and what live would have cost';
+comment on column batch_jobs.n_rescued is 'calls asked live because the deadline was near';
+comment on column batch_jobs.median_hours is 'from sending to the end, of jobs that ended by themselves';
+
 -- The bill by model.
 create or replace view cost_by_model as
 select

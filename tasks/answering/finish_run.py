@@ -10,6 +10,7 @@ from r2.methods import method_named
 from r2.records.tables import RunRow
 from storage.lake.lake import Lake
 from storage.runs.answers import note_out, out_of, write_answers
+from storage.runs.job_files import store_jobs
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.sessions import add_session, session_row
 from storage.runs.summary import RunSummary, summarize
@@ -56,7 +57,9 @@ def close_session(run_dir: Path, progress: Progress) -> RunSummary:
         n_failed=summary.n_failed,
         cost_usd=summary.cost_usd,
     )
-    if progress.stop_reason is None and progress.n_deferred == 0:
+    is_complete = progress.stop_reason is None and progress.n_deferred == 0
+    store_jobs(plan.jobs_dir, Lake(root), plan.run_id, is_complete=is_complete)
+    if is_complete:
         Lake(root).compact(plan.run_id)  # last, so that the session's row is in view with the rest
     write_database(root)
     return summary

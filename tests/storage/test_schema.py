@@ -54,6 +54,10 @@ COLUMNS = {
     "output_text string?, "
     "raw_body binary, started_at timestamp[us, tz=UTC], cache_write_tokens int64?, reasoning_tokens int64?, "
     "thinking string?, reused_from string?, saved_usd double?",
+    "jobs": "run_id string, job_id string, request_model string, provider_id string?, state string, reason string?, "
+    "is_rescued bool, n_rows int64, n_answered int64, n_failed int64, n_again int64, n_live int64, n_unused int64, "
+    "n_absent int64, n_twice int64, n_foreign int64, worst_usd double, cost_usd double, live_usd double, "
+    "submitted_at timestamp[us, tz=UTC], ended_at timestamp[us, tz=UTC]?",
     "rewards": "run_id string, problem_id string, rollout int16, term string, weight double, value double?",
     "curves": "run_id string, phase string, policy string, round int16, step int32, metric string, value double, "
     "logged_at timestamp[us, tz=UTC]",

@@ -4,6 +4,7 @@ left a job with."""
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Final
 
 import aiohttp
 
@@ -17,6 +18,8 @@ from r2.pool.client.client import PoolClient
 from r2.pool.client.dialects import dialect_of
 from r2.pool.file.config import PoolConfig
 
+TIMES: Final = LaneTimes()
+
 
 @asynccontextmanager
 async def open_lanes(
@@ -29,7 +32,6 @@ async def open_lanes(
     deadline_s: float | None,
     say: Callable[[str], None],
     environ: Mapping[str, str] = os.environ,
-    times: LaneTimes | None = None,
 ) -> AsyncIterator[Lanes]:
     """Stands before `client` until the block ends. Jobs that earlier sessions left with entries that are not `chosen`
     are read, and nothing further is sent there. PoolFileError where such an entry has no batch endpoint any more."""
@@ -38,7 +40,7 @@ async def open_lanes(
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=True) as session:
         for name in (*chosen, *sorted(left)):
             entries[name] = _opened(pool, name, chosen.get(name), session, environ)
-        lanes = Lanes(client, entries, store, run_id, deadline_s=deadline_s, times=times, say=say)
+        lanes = Lanes(client, entries, store, run_id, deadline_s=deadline_s, times=TIMES, say=say)
         for name in left:
             lanes.lanes[name].why_closed = "no further calls of this entry go by batch in this session"
         async with lanes:
