@@ -24,7 +24,7 @@ def write_report(lake: Path, name: str | None = None, out: Path | None = None) -
     from storage.report.run import report_of_run
 
     found = resolve(lake, name)
-    with connect(lake) as db, damage_named(lake):
+    with connect(lake, is_documented=False) as db, damage_named(lake):
         is_evaluation = found in evaluation_ids(lake)
         report = report_of_evaluation(lake, db, found) if is_evaluation else report_of_run(lake, db, found)
     path = out or lake / "_reports" / f"{found}.html"

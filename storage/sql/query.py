@@ -28,21 +28,29 @@ from storage.lake.parts import check_footer, is_inside
 from storage.lake.schema import TABLES, StoredTable, schema_digest
 from storage.sql.output import FILE, FORMATS, Reader
 
+_COMMENT = re.compile(r"^comment on (?:view|column) \S+ is(?:\s+'(?:[^']|'')*')+;\n", re.MULTILINE)
 _LATEST = "select * from runs qualify row_number() over (partition by run_id order by session desc) = 1"
 _LATEST_DOC = "The newest session of each run; its counts and its cost are over all sessions."
 
 
 def connect(
-    lake_root: Path | str, *, memory_limit: str | None = None, threads: int | None = None
+    lake_root: Path | str,
+    *,
+    memory_limit: str | None = None,
+    threads: int | None = None,
+    is_documented: bool = True,
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the lake's tables and views as of now, time zone UTC. An empty lake gives empty
     tables. Nothing is written: the lake may lie on a read-only disk.
 
-    `memory_limit` ("2GB") and `threads` default to DuckDB's own. Raises LakeError if there is no such folder, if the
-    manifest cannot be read, or if a file that it names is missing or no part.
+    `memory_limit` ("2GB") and `threads` default to DuckDB's own. `is_documented` False leaves out what the views and
+    their columns mean, which is half the work of opening, and for people only. Raises LakeError if there is no such
+    folder, if the manifest cannot be read, or if a file that it names is missing or no part.
     """
     root = Path(lake_root)
     sql = "".join(statements(root, _absolute))
+    if not is_documented:
+        sql = _COMMENT.sub("", sql)
     connection = duckdb.connect(config={"temp_directory": str(_spill_folder())})
     try:
         if memory_limit is not None:

@@ -318,6 +318,15 @@ def test_the_database_file_holds_views_only_and_opens_read_only(lake: Path) -> N
     assert not [p for p in lake.iterdir() if p.name.startswith(".views-")]
 
 
+def test_a_connection_without_the_meanings_has_the_same_views(lake: Path) -> None:
+    documented = "select count(*) from duckdb_columns() where comment is not null"
+    views = "select view_name, column_count from duckdb_views() where not internal order by 1"
+    with connect(lake) as full, connect(lake, is_documented=False) as bare:
+        assert bare.execute(views).fetchall() == full.execute(views).fetchall()
+        assert bare.execute(documented).fetchall() == [(0,)]
+        assert full.execute(documented).fetchall() > [(300,)]
+
+
 WRITES = Path("/proc/self/io")
 
 
