@@ -198,8 +198,8 @@ class Carrier:
         if status.state == "ended" and job.sent_monotonic is not None and job.block_usd is None:
             self._lane.took(self._clock.monotonic() - job.sent_monotonic)
         is_lost = await self._rows(job)
-        is_lost = is_lost or status.state == "ended"
-        self._lane.over(job, end, is_lost=is_lost)
+        ran_unseen = status.n_done is None or status.n_done > job.n_ran
+        self._lane.over(job, end, is_lost=is_lost or status.state == "ended" or ran_unseen)
 
     async def _rows(self, job: OpenJob) -> bool:
         """Reads the results until they are whole. True where they are no longer kept, or never came whole: what is
@@ -230,6 +230,7 @@ class Carrier:
         """One row: to the call that waits for it, or kept until it is asked for."""
         prefix, key = row.custom_id[:ID_DIGITS], row.custom_id[ID_DIGITS:]
         if key in job.before and prefix == job.facts.id[:ID_DIGITS]:
+            job.n_ran += is_first_reading and row.status != 0
             return
         if prefix != job.facts.id[:ID_DIGITS] or (key not in job.slots and key not in job.done):
             job.end.n_foreign += is_first_reading
@@ -238,6 +239,7 @@ class Carrier:
             job.end.n_twice += is_first_reading
             return
         job.done.add(key)
+        job.n_ran += row.status != 0
         slot = job.slots[key]
         if isinstance(slot, Waiting):
             self._lane.deliver(job, slot, row)

@@ -138,6 +138,8 @@ class OpenJob:
     sent_monotonic: float | None = None
     state: str = "intended"
     n_provider_done: int | None = None
+    n_ran: int = 0
+    """Rows of lines that ran. A provider that counts more has billed what it does not show."""
     end: JobEnd = field(default_factory=lambda: JobEnd("running"))
     is_over: bool = False
     is_settled: bool = False
