@@ -1,12 +1,17 @@
-"""Runs through the batch lanes of three imitated providers, killed at random moments."""
+"""Runs through the batch lanes of three imitated providers: killed at random moments, and with a deadline."""
 
 import random
 import signal
 import time
+from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
+from flows.cli.batch import add_batch_rows
 from storage.sql.query import connect
 from tests.support.batch_world import BatchWorld, questions, sessions
 
@@ -22,7 +27,7 @@ def run_killed(folder: Path, n_questions: int, n_kills: int, seed: int, *, longe
         n_jobs = len(world.jobs())
         assert n_jobs == 0
         with sessions(world, rows, "batch", pool=str(world.pool()), shard_size=max(20, n_questions // 10)) as killed:
-            world.slow(0.4)
+            world.slow(0.25)
             for _ in range(n_kills):
                 status = killed.run(until=lambda: time.sleep(chance.uniform(0.0, longest_s)))
                 assert status == signal.SIGKILL, "it was killed, and had not ended"
@@ -54,7 +59,34 @@ def run_killed(folder: Path, n_questions: int, n_kills: int, seed: int, *, longe
 
 # The few calls that are sent ahead, one for each entry, weigh more where there are few questions.
 def test_a_run_with_plans_that_is_killed_three_times_pays_no_row_twice(tmp_path: Path):
-    run_killed(tmp_path, 60, 3, seed=1, longest_s=1.5, most_share=0.56)
+    run_killed(tmp_path, 60, 3, seed=1, longest_s=1.2, most_share=0.56)
+
+
+def test_a_job_that_never_ends_is_rescued_before_the_deadline_and_the_receipt_says_so(tmp_path: Path):
+    rows = questions(20)
+    with BatchWorld(tmp_path) as world:
+        world.batches["openai"].fail_job("never_ends")
+        began = time.monotonic()
+        with sessions(world, rows, "late", pool=str(world.pool()), deadline_s=3.5) as late:
+            assert late.run() == 0
+        assert world.paid_twice() == []
+        took_s = time.monotonic() - began
+    with connect(tmp_path / "late") as db:
+        [(n, paid)] = db.execute("select count(*) filter (is_correct), sum(cost_usd) from trajectories").fetchall()
+        [(run_id, n_rescued, n_jobs)] = db.execute(
+            "select run_id, sum(n_rescued), sum(n_rescued_jobs) from batch_jobs group by run_id"
+        ).fetchall()
+    assert (n, n_jobs) == (20, 1)
+    assert n_rescued == 10, "the half that was done is kept"
+    assert float(world.bill_usd) == pytest.approx(paid, rel=1e-6)
+    assert took_s < 60
+    table = Table()
+    add_batch_rows(table, SimpleNamespace(lake=tmp_path / "late", summary=SimpleNamespace(run_id=run_id)))
+    shown = StringIO()
+    Console(file=shown, width=100).print(table)
+    assert "calls rescued: asked live for the deadline" in shown.getvalue()
+    [said] = [line for line in shown.getvalue().splitlines() if "rescued" in line]
+    assert "10" in said
 
 
 @pytest.mark.slow

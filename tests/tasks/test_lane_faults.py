@@ -144,7 +144,7 @@ def test_a_fault_of_a_job(tmp_path: Path, name: str, fault: str):
         ("openai", "download_breaks", 2),
         ("anthropic", "download_breaks", 2),
         ("openai", "late_file", 1),
-        ("anthropic", "rate", 3),
+        ("anthropic", "rate", 1),
     ],
 )
 def test_a_fault_of_a_request_costs_nothing_and_makes_no_second_job(tmp_path: Path, name: str, fault: str, times: int):
