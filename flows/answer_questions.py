@@ -23,6 +23,7 @@ from storage.evaluations.promise import promised
 from storage.lake.lake import Lake
 from storage.runs.answers import check_out
 from storage.runs.given_rows import AnswersTable, keep_rows, read_answers
+from storage.runs.job_files import JobFiles
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary
 from storage.sources.column_names import told as columns_told
@@ -34,6 +35,9 @@ from tasks.answering.routing import routed_run
 from tasks.answering.run_tasks import finish_run, plan_file
 from tasks.answering.session import RunSession, open_session
 from tasks.answering.simulated import warning
+
+MOST_JOBS_SHOWN = 1000
+"""Batch jobs in a run's artifact, the newest."""
 
 
 def _run_name() -> str:
@@ -144,6 +148,23 @@ async def _publish(summary: RunSummary, progress: Progress, run_dir: Path, writt
         for name, n in summary.calls_by_model.items()
     ]
     description = f"run {summary.run_id}"
+    jobs = [
+        {
+            "model": one.job.entry,
+            "job": one.job.id,
+            "state": one.end.state if one.end is not None else "waiting",
+            "why": one.end.why if one.end is not None else "",
+            "calls": one.job.n_rows,
+            "answered": one.totals.n_answered,
+            "live": one.totals.n_live,
+            "hours": (one.end.ended_at - one.job.created_at) / 3600 if one.end is not None else None,
+            "USD": one.totals.cost_usd,
+            "USD live": one.totals.live_usd,
+        }
+        for one in JobFiles(run_dir / "jobs").records()[-MOST_JOBS_SHOWN:]
+    ]
+    if jobs:
+        await acreate_table_artifact(key="answer-questions-jobs", table=rounded(jobs), description=description)
     await acreate_table_artifact(key="answer-questions-summary", table=rounded([row]), description=description)
     await acreate_table_artifact(key="answer-questions-models", table=rounded(models), description=description)
     for path in written:

@@ -7,7 +7,7 @@ Everything goes to stderr; results belong to stdout. Reads the session's counter
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.support.running import told
+from r2.pool.batch.jobs import LaneGauge
 from tasks.answering.session import RunSession
 
 REFRESH_S = 0.5
@@ -124,6 +125,23 @@ def _facts(session: RunSession) -> dict[str, object]:
             }
             for gauge in session.client.gauges()
         },
+        **({"batch": _lane_facts(session)} if session.lanes is not None else {}),
+    }
+
+
+def _lane_facts(session: RunSession) -> dict[str, object]:
+    """Each batch lane now: calls that wait to be sent, calls in jobs, and what the providers say is done of them."""
+    assert session.lanes is not None
+    return {
+        lane.name: {
+            "waiting": lane.n_waiting,
+            "in_jobs": lane.n_in_jobs,
+            "done": lane.n_done,
+            "jobs": lane.n_jobs,
+            "oldest_s": round(lane.oldest_s),
+            "closed": lane.why_closed,
+        }
+        for lane in session.lanes.lane_gauges()
     }
 
 
@@ -158,8 +176,29 @@ def _picture(session: RunSession) -> Group:
         + (f", {shown.saved_usd:.6f} saved" if shown.saved_usd else "")
     )
     bar = ProgressBar(total=max(1, progress.n_requested), completed=shown.n_settled)
+    lanes = [] if session.lanes is None else [_lanes_table(session.lanes.lane_gauges())]
     # The padding ends the bar's line: the bar itself does not, and the headings would be lost behind it.
-    return Group(head, Padding(bar, 0), table)
+    return Group(head, Padding(bar, 0), table, *lanes)
+
+
+def _lanes_table(gauges: Sequence[LaneGauge]) -> Table:
+    """The batch lanes."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("batch lane")
+    for heading in ("waiting", "in jobs", "done there", "jobs", "oldest h"):
+        table.add_column(heading, justify="right")
+    table.add_column("closed")
+    for g in gauges:
+        table.add_row(
+            g.name,
+            str(g.n_waiting),
+            str(g.n_in_jobs),
+            str(g.n_done),
+            str(g.n_jobs),
+            f"{g.oldest_s / 3600:.2f}",
+            g.why_closed,
+        )
+    return table
 
 
 def _time_left(session: RunSession) -> str:

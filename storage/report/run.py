@@ -271,6 +271,38 @@ def _tables(
                 ),
             )
         )
+    if jobs := db.execute(
+        "select request_model, n_jobs, n_rows, n_answered, n_again, n_rescued, median_hours, longest_hours, cost_usd, "
+        "live_usd from batch_jobs where run_id = ? order by 1",
+        [run_id],
+    ).fetchall():
+        tables.append(
+            Table(
+                "Batch jobs",
+                (
+                    "model",
+                    "jobs",
+                    "calls",
+                    "answered",
+                    "asked again",
+                    "rescued live",
+                    "hours, median",
+                    "longest",
+                    "USD",
+                    "USD live",
+                ),
+                tuple(
+                    (
+                        model,
+                        *(str(n) for n in counts),
+                        *(wording.ABSENT if hours is None else f"{hours:.2f}" for hours in (median_h, longest_h)),
+                        wording.number(usd),
+                        wording.number(live),
+                    )
+                    for model, *counts, median_h, longest_h, usd, live in jobs
+                ),
+            )
+        )
     if errors := db.execute(
         "select level, error_type, coalesce(request_model, ''), sum(n)::bigint, coalesce(min(example_message), '') "
         "from errors where run_id = ? group by 1, 2, 3 order by 4 desc",

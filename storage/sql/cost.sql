@@ -53,8 +53,20 @@ from jobs
 group by run_id, request_model;
 comment on view batch_jobs is
     'Jobs at the providers'' batch endpoints, per run and model: calls, hours, USD, and what live would have cost';
+comment on column batch_jobs.run_id is 'see runs';
+comment on column batch_jobs.request_model is 'pool entry that was sent to';
+comment on column batch_jobs.n_jobs is 'jobs';
+comment on column batch_jobs.n_rows is 'calls in them';
+comment on column batch_jobs.n_answered is 'calls that they answered';
+comment on column batch_jobs.n_again is 'calls that did not run or broke, asked again in another job';
+comment on column batch_jobs.n_live is 'calls of them that were asked live';
+comment on column batch_jobs.n_rescued_jobs is 'jobs that were given up for the deadline';
 comment on column batch_jobs.n_rescued is 'calls asked live because the deadline was near';
+comment on column batch_jobs.cost_usd is 'at batch price, USD';
+comment on column batch_jobs.live_usd is 'what the same answers would have cost live, USD';
+comment on column batch_jobs.saved_usd is 'live_usd less cost_usd';
 comment on column batch_jobs.median_hours is 'from sending to the end, of jobs that ended by themselves';
+comment on column batch_jobs.longest_hours is 'the same of the longest job, however it ended';
 
 -- The bill by model.
 create or replace view cost_by_model as

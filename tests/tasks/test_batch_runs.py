@@ -16,7 +16,9 @@ from storage.sql.query import connect
 from tests.support.batch_world import BatchWorld, questions, sessions
 
 
-def run_killed(folder: Path, n_questions: int, n_kills: int, seed: int, *, longest_s: float, most_share: float) -> None:
+def run_killed(
+    folder: Path, n_questions: int, n_kills: int, seed: int, *, job_s: float, longest_s: float, most_share: float
+) -> None:
     """The run of the tests below, and what must hold of it."""
     chance = random.Random(seed)
     rows = questions(n_questions)
@@ -27,7 +29,7 @@ def run_killed(folder: Path, n_questions: int, n_kills: int, seed: int, *, longe
         n_jobs = len(world.jobs())
         assert n_jobs == 0
         with sessions(world, rows, "batch", pool=str(world.pool()), shard_size=max(20, n_questions // 10)) as killed:
-            world.slow(0.25)
+            world.slow(job_s)
             for _ in range(n_kills):
                 status = killed.run(until=lambda: time.sleep(chance.uniform(0.0, longest_s)))
                 assert status == signal.SIGKILL, "it was killed, and had not ended"
@@ -59,7 +61,7 @@ def run_killed(folder: Path, n_questions: int, n_kills: int, seed: int, *, longe
 
 # The few calls that are sent ahead, one for each entry, weigh more where there are few questions.
 def test_a_run_with_plans_that_is_killed_three_times_pays_no_row_twice(tmp_path: Path):
-    run_killed(tmp_path, 60, 3, seed=1, longest_s=1.2, most_share=0.56)
+    run_killed(tmp_path, 60, 3, seed=1, job_s=0.25, longest_s=1.2, most_share=0.56)
 
 
 def test_a_job_that_never_ends_is_rescued_before_the_deadline_and_the_receipt_says_so(tmp_path: Path):
@@ -91,4 +93,4 @@ def test_a_job_that_never_ends_is_rescued_before_the_deadline_and_the_receipt_sa
 
 @pytest.mark.slow
 def test_2000_questions_with_plans_killed_20_times(tmp_path: Path):
-    run_killed(tmp_path, 2000, 20, seed=2, longest_s=8.0, most_share=0.52)
+    run_killed(tmp_path, 2000, 20, seed=2, job_s=8.0, longest_s=4.0, most_share=0.52)
