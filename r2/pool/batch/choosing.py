@@ -1,7 +1,7 @@
 """Which entries of a pool go by batch, and why others do not. Before anything is asked.
 
 The pool file may say it of an entry (`lane`), and `--lane` of all that can: an entry whose provider has a batch
-endpoint that we know, and whose price table has its price.
+endpoint that we know. What it costs there: r2/pool/batch/prices.py.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from r2.errors import ConfigError, PoolFileError
 from r2.ledger import Price
+from r2.pool.batch.prices import BATCH_DIALECTS, batch_price
 from r2.pool.client.dialects import dialect_of
 from r2.pool.file.config import PoolConfig, endpoint_kind
 
@@ -37,13 +38,13 @@ def batch_choices(
     for name, table in pool.models.items():
         if lane == "live" or table.lane == "live" or (table.lane is None and lane is None):
             continue
-        why_not, price = _why_not(pool, name), pool.batch_price(name)
+        why_not = _why_not(pool, name)
         if table.lane == "batch" and why_not:
             raise PoolFileError(f'{pool.path}: models.{name}.lane = "batch", but {why_not}')
-        if why_not or price is None:
+        if why_not:
             left.append(f"{name} stays live: {why_not}")
         else:
-            chosen[name] = BatchChoice(price, routes=table.lane == "batch")
+            chosen[name] = BatchChoice(batch_price(pool, name), routes=table.lane == "batch")
     if lane == "batch" and not chosen:
         raise ConfigError(f"--lane batch: no entry of {pool.path} can go by batch. " + " ".join(left))
     if deadline_s is not None and not chosen:
@@ -64,14 +65,9 @@ def _why_not(pool: PoolConfig, name: str) -> str:
     if endpoint_kind(table.endpoint) != "http":
         return f"{table.endpoint} is no provider's address: only those have batch endpoints."
     dialect = dialect_of(table.endpoint, table.dialect)
-    if "batch" not in dialect.features:
+    if dialect.name not in BATCH_DIALECTS:
         return (
             f"we know no batch endpoint of {table.endpoint} (dialect {dialect.name}). Where it is one of a provider "
             "that we know, name it: dialect."
-        )
-    if table.price_usd_per_mtok.batch is None:
-        return (
-            "its price has no batch rates: add batch = {input = ..., output = ...} to price_usd_per_mtok, or let "
-            "`r2 pool prices --write` put them in."
         )
     return ""

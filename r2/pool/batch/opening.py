@@ -13,6 +13,7 @@ from r2.pool.batch.choosing import BatchChoice
 from r2.pool.batch.jobs import LaneTimes
 from r2.pool.batch.lanes import BatchEntry, Lanes
 from r2.pool.batch.ports import JobStore
+from r2.pool.batch.prices import asked_by_batch, batch_price
 from r2.pool.batch.providers import open_provider
 from r2.pool.client.client import PoolClient
 from r2.pool.client.dialects import dialect_of
@@ -57,12 +58,12 @@ def _opened(
     table = pool.models.get(name)
     price = choice.price if choice is not None else None
     if table is not None:
-        price = price or pool.batch_price(name) or pool.price(name)
+        price = price or batch_price(pool, name)
         dialect = dialect_of(table.endpoint, table.dialect)
         provider = open_provider(
             dialect,
             table.endpoint.rstrip("/"),
-            table.served_model or name,
+            asked_by_batch(table, table.served_model or name),
             table.api_key_env,
             session=session,
             environ=environ,

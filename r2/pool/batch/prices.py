@@ -14,6 +14,8 @@ from r2.ledger import LongContextPrice, Price
 from r2.pool.client.dialects import dialect_of
 from r2.pool.file.config import BatchRates, ModelTable, PoolConfig, Rates
 
+BATCH_DIALECTS: Final = frozenset({"openai", "azure", "groq", "together", "mistral", "anthropic", "gemini"})
+"""Dialects whose batch endpoints we can use (r2/pool/batch/providers.py)."""
 SHARE: Final = 0.5
 """Of the live price."""
 SHARES: Final[Mapping[str, float]] = {"xai": 0.8}

@@ -12,9 +12,6 @@ from r2.pool.batch.openai import FORMS, OpenAIBatch
 from r2.pool.batch.protocol import BatchProvider
 from r2.pool.client.dialects.dialect import Dialect
 
-BATCH_DIALECTS = frozenset({*FORMS, "mistral", "anthropic", "gemini"})
-"""Dialects whose batch endpoints we can use."""
-
 
 def open_provider(
     dialect: Dialect,

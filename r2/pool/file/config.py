@@ -362,11 +362,6 @@ class PoolConfig:
         long = tuple(LongContextPrice(each.above_tokens, _price(each, table)) for each in table.long)
         return replace(_price(table, table), long=long)
 
-    def batch_price(self, name: str) -> Price | None:
-        """Of the provider's batch endpoint; None: the file names none."""
-        table = self.models[name].price_usd_per_mtok
-        return None if table.batch is None else _price(table.batch, table)
-
     def roster(self) -> Roster:
         """The pool without endpoints, keys and limits."""
         return Roster(

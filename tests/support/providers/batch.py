@@ -356,7 +356,7 @@ class Batches(ABC):
         if sent.tokens is None or not 200 <= sent.status < 300:
             return Outcome(custom_id, "refused", sent.status, sent.document)
         usd = self.server.bill.charge(ask.model.name, self.prices(ask.model.name, ask.model.prices), sent.tokens)
-        self.ledger.append(Charge(job.id, custom_id, hashlib.sha256(raw).hexdigest()[:16], usd))
+        self.ledger.append(Charge(job.id, custom_id, digest_of(json.loads(raw)), usd))
         return Outcome(custom_id, "done", sent.status, sent.document)
 
     def prices(self, model: str, live: PriceList) -> PriceList:
@@ -448,6 +448,11 @@ class Batches(ABC):
             return False
         cut(request)
         return True
+
+
+def digest_of(body: Any) -> str:
+    """What was asked, as the ledger has it."""
+    return hashlib.sha256(json.dumps(body).encode()).hexdigest()[:16]
 
 
 def cut(request: web.Request) -> None:

@@ -16,8 +16,9 @@ from r2.errors import (
     BatchRefusedError,
     BatchUnclearError,
 )
+from r2.pool.batch.prices import BATCH_DIALECTS
 from r2.pool.batch.protocol import BatchLine
-from r2.pool.batch.providers import BATCH_DIALECTS, open_provider
+from r2.pool.batch.providers import open_provider
 from r2.pool.client.dialects import DIALECTS
 from r2.pool.client.refusals import refusal
 from tests.support.providers.anthropic import Anthropic
