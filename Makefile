@@ -6,7 +6,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .PHONY: help env env-train demo test test-slow check bench prove-learning headline providers live-check docs vllm
-.PHONY: vllm-cpu clean
+.PHONY: vllm-cpu clean prove-lanes
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -67,6 +67,9 @@ headline: env    ## the comparison on real models in docs/results.md, replayed f
 
 providers: env   ## 200 mixed rows on strict imitations of six providers, and our ledger beside their bills
 	$(BIN)/python benchmarks/providers.py
+
+prove-lanes: env ## 2,000 questions by batch lanes of three imitated providers, killed 20 times; and the live run's bill
+	$(BIN)/python benchmarks/prove_lanes.py
 
 live-check: env  ## asks each provider whose key is set one question, for at most 0.05 USD in all
 	$(BIN)/python benchmarks/live_check.py

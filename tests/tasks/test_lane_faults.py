@@ -13,6 +13,7 @@ import pytest
 from r2.call import Call, Completion
 from r2.pool.batch.jobs import LaneTimes, SystemClock
 from r2.pool.batch.lanes import BatchEntry, Lanes
+from r2.pool.batch.prices import batch_price
 from r2.pool.batch.providers import open_provider
 from r2.pool.client.client import PoolClient
 from r2.pool.client.dialects import DIALECTS
@@ -47,8 +48,6 @@ async def asked(
     (folder / "pool.toml").write_text(f'[router]\ndecomposer = "one"\nallocator = "one"\n{table}', "utf-8")
     pool = load_pool(folder / "pool.toml")
     environ = {"IMITATED_KEY": server.key}
-    batch_price = pool.batch_price("one")
-    assert batch_price is not None
     addresses = {"one": Address(server.base_url, model)}
     async with (
         aiohttp.ClientSession() as session,
@@ -60,7 +59,7 @@ async def asked(
         assert provider is not None
         provider = _WithoutLag(provider)
         with JobFiles(folder / "jobs") as store, Journal.open(folder / "calls.journal") as journal:
-            entries = {"one": BatchEntry(provider, batch_price)}  # type: ignore[arg-type]
+            entries = {"one": BatchEntry(provider, batch_price(pool, "one"))}  # type: ignore[arg-type]
             lanes = Lanes(client, entries, store, "run", times=QUICK, say=lambda line: None, **options)
             async with lanes:
                 calls = [Call("one", (("user", f"What is {i} + {2 * i}?"),), "solve", 1024) for i in range(N)]

@@ -55,6 +55,11 @@ def test_the_pool_file_says_it_of_an_entry_and_then_of_its_routing_calls_too(tmp
     assert batch_choices(pool(tmp_path, lane='lane = "live"'), None, None) == ({}, [])
 
 
+def test_without_batch_rates_in_the_file_a_batch_costs_half(tmp_path: Path):
+    chosen, _ = batch_choices(pool(tmp_path, batch=""), "batch", None)
+    assert (chosen["can"].price.input, chosen["can"].price.output) == (0.5, 1.0)
+
+
 def test_the_lane_is_no_part_of_a_runs_identity(tmp_path: Path):
     assert pool(tmp_path).digest == pool(tmp_path, lane='lane = "batch"').digest
 
@@ -62,8 +67,8 @@ def test_the_lane_is_no_part_of_a_runs_identity(tmp_path: Path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"batch": ""}, "has no batch rates"),
         ({"endpoint": "http://127.0.0.1:8000/v1"}, "we know no batch endpoint of"),
+        ({"endpoint": "https://api.x.ai/v1"}, "we know no batch endpoint of"),
         ({"endpoint": "simulated:can"}, "is no provider's address"),
     ],
 )
