@@ -200,6 +200,11 @@ class Reasoning(Frozen):
     question on the largest model thinking step by step."""
     horizon: int = Field(default=3, ge=0, le=4)
     """Attempts that the rule looks ahead. 0: nobody is asked twice. 1 never buys a second opinion."""
+    wait_usd_per_hour: float = Field(default=0.0, ge=0)
+    """What an hour of waiting for a question is worth, in USD: the rule adds it to the price of each attempt that waits
+    for a batch job, and may ask two entries side by side instead. 0: waiting is free."""
+    job_hours: float = Field(default=1.0, gt=0)
+    """Hours that a batch job is expected to take, for that price."""
     scorer: str | None = None
     """What the rule believes, trained: NAME or NAME@VERSION of the registry, or a scorer's JSON file. None: profiles.
     """
@@ -255,6 +260,8 @@ _LATER_FIELDS = (
     "routing",
     "value_usd",
     "horizon",
+    "wait_usd_per_hour",
+    "job_hours",
 )
 _LATER_IN_LABELLING = ("solve_temperature", "n_executions", "min_right_share")
 _BY_CONTENT = {"check", "rubric", "verify", "schema_file", "system_file", "scorer"}

@@ -312,6 +312,17 @@ Horizon = Annotated[
     int | None,
     flag(ROUTER, "--horizon", metavar="N", help="Attempts that the rule looks ahead, 0 to 4.", default="3"),
 ]
+WaitUsdPerHour = Annotated[
+    float | None,
+    flag(
+        ROUTER,
+        "--wait-usd-per-hour",
+        metavar="USD",
+        help="What an hour of waiting for a question is worth to the rule, where its entries go by batch: it then asks "
+        "fewer times one after the other, and two entries side by side.",
+        default="0",
+    ),
+]
 TargetAccuracy = Annotated[
     float | None,
     flag(

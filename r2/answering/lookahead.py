@@ -8,11 +8,17 @@ A right answer is worth `v_usd`, and that is the only price of being right. The 
 where q(A) is the probability that the best-supported result so far is right. One attempt ahead never buys a second
 opinion: an arm that can at best agree changes q, and not which result is accepted. Three ahead do.
 
+Where waiting has a price w_m (a batch job for each attempt), it is paid with c_m, once for arms that are asked side by
+side. So the first wave may be two arms:
+
+    asking m and n together = -c_m - c_n - max(w_m, w_n) + sum over both outcomes of P * V_{h-2}(A + m + n)
+
 What is believed comes through `Beliefs` (r2/answering/attempts.py); the rule knows nothing of questions or models.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal, Protocol, runtime_checkable
 
 from r2.answering.attempts import Attempt, Attempts, Beliefs
@@ -24,6 +30,9 @@ the outer Pareto fronts of cost and P(right) are kept, spread from the cheapest 
 LEAST_SHARE = 0.5
 """An arm that is less than this share as likely to be right as the likeliest one is not looked ahead with: what it says
 would decide little."""
+
+Waits = tuple[tuple[str, float], ...]
+"""Arm -> what waiting for it costs, in USD; as pairs, so that it can be a key."""
 
 Action = Literal["ask", "accept", "decompose"]
 Reason = Literal["worth_asking", "no_result_yet", "plan_worth_more", "not_worth_more", "nobody_left"]
@@ -80,6 +89,8 @@ class Decision:
     cost_usd: float
     candidates: tuple[Candidate, ...]
     reason: Reason
+    beside: str | None = None
+    """Who is asked in the same wave, because waiting for a second wave costs more."""
 
 
 def decide(
@@ -89,6 +100,7 @@ def decide(
     horizon: int = HORIZON,
     decompose: float | None = None,
     least_gain: float = 0.0,
+    waits: Waits = (),
 ) -> Decision:
     """The best action after these attempts.
 
@@ -96,7 +108,8 @@ def decide(
     where it cannot be done. `least_gain` is what asking must bring beyond accepting, net of its cost, as a share of
     `v_usd`: beliefs are not exact to every digit. Each arm is asked at most once. Without any result somebody is asked
     even where nobody is worth it: the arm that loses least. Ties go to the cheaper arm, then by name, so that the order
-    of `beliefs.arms` decides nothing. Raises ValueError for a `v_usd` or `horizon` below zero.
+    of `beliefs.arms` decides nothing. `waits` has what waiting for an arm costs, in USD; 0 for others. Raises
+    ValueError for a `v_usd` or `horizon` below zero.
     """
     if v_usd < 0 or horizon < 0:
         raise ValueError(f"v_usd and horizon must not be negative, got {v_usd} and {horizon}")
@@ -112,8 +125,11 @@ def decide(
     later = [one.arm for one in on_outer_fronts(kept, MAX_LATER_ARMS)]
     if later and isinstance(beliefs, Batching):
         beliefs.foresee(attempts, later, horizon)
-    search = _Search(beliefs, v_usd, decompose, later)
-    values = {one.arm: search.asking(attempts, one.arm, one.cost_usd, horizon) for one in kept}
+    waiting = dict(waits)
+    search = _Search(beliefs, v_usd, decompose, later, waiting)
+    values = {
+        one.arm: search.asking(attempts, one.arm, one.cost_usd + waiting.get(one.arm, 0.0), horizon) for one in kept
+    }
     candidates = tuple(
         Candidate(one.arm, one.cost_usd, one.p_right, one.p1, one.p0, values.get(one.arm)) for one in open_arms
     )
@@ -124,6 +140,11 @@ def decide(
         values[best.arm] = v_usd * best.p_right - best.cost_usd
     enough = accepting + least_gain * v_usd
     asking = None if best is None or (result is not None and values[best.arm] <= enough) else values[best.arm]
+    pair = search.best_pair(horizon) if waiting and not attempts and horizon > 1 else None
+    if pair is not None and pair.value_usd > max(0.0 if asking is None else asking, enough, decompose or 0.0):
+        return Decision(
+            "ask", pair.arm, None, q, pair.value_usd, pair.cost_usd, candidates, "no_result_yet", pair.beside
+        )
     if decompose is not None and decompose > (accepting if asking is None else asking):
         return Decision("decompose", None, None, q, decompose, 0.0, candidates, "plan_worth_more")
     if best is not None and asking is not None:
@@ -175,12 +196,29 @@ def _beats(one: Candidate, other: Candidate) -> bool:
     return is_no_worse and (is_better or one.arm < other.arm)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two arms asked side by side; `arm` is the cheaper one."""
+
+    value_usd: float
+    cost_usd: float
+    arm: str
+    beside: str
+
+
 class _Search:
     """V of states, each worked out once. `arms` come in the order in which they are tried: the most promising first,
     so that the others are cut off early. What is cut off cannot be the best: V never passes v."""
 
-    def __init__(self, beliefs: Beliefs, v_usd: float, decompose: float | None, arms: Sequence[str]) -> None:
-        self._beliefs, self._v_usd, self._arms = beliefs, v_usd, arms
+    def __init__(
+        self,
+        beliefs: Beliefs,
+        v_usd: float,
+        decompose: float | None,
+        arms: Sequence[str],
+        waiting: Mapping[str, float],
+    ) -> None:
+        self._beliefs, self._v_usd, self._arms, self._waiting = beliefs, v_usd, arms, waiting
         self._floor = 0.0 if decompose is None else max(0.0, decompose)
         self._foreseeing = beliefs if isinstance(beliefs, Foreseeing) and v_usd else None
         self._known: dict[tuple[object, ...], float] = {}
@@ -191,6 +229,20 @@ class _Search:
         for probability, attempt in self._beliefs.outcomes(attempts, arm):
             total += probability * self.value((*attempts, attempt), horizon - 1)
         return total
+
+    def best_pair(self, horizon: int) -> _Pair | None:
+        """Two arms that are best asked together, before anybody was asked; None where there are no two."""
+        pairs = (self._together(one, other, horizon) for one, other in combinations(self._arms, 2))
+        return min(pairs, key=lambda pair: (-pair.value_usd, pair.cost_usd, pair.arm, pair.beside), default=None)
+
+    def _together(self, one: str, other: str, horizon: int) -> _Pair:
+        costs = {arm: self._beliefs.cost_usd(arm, ()) for arm in (one, other)}
+        arm, beside = sorted(costs, key=lambda name: (costs[name], name))
+        total = -sum(costs.values()) - max(self._waiting.get(name, 0.0) for name in costs)
+        for probability, attempt in self._beliefs.outcomes((), arm):
+            for further, second in self._beliefs.outcomes((attempt,), beside):
+                total += probability * further * self.value((attempt, second), horizon - 2)
+        return _Pair(total, sum(costs.values()), arm, beside)
 
     def value(self, attempts: Attempts, horizon: int) -> float:
         key = (horizon, _state(attempts))
@@ -207,7 +259,7 @@ class _Search:
         for arm in self._arms:
             if arm in asked:
                 continue
-            total = -self._beliefs.cost_usd(arm, attempts)
+            total = -self._beliefs.cost_usd(arm, attempts) - self._waiting.get(arm, 0.0)
             if total + v_usd > best:
                 best = max(best, self._after(attempts, arm, horizon, total, best))
         return best

@@ -250,6 +250,8 @@ class Router:
     of entries that state it."""
     scorer: "Scorer | None" = None
     """What the rule believes, where it is trained; None: profiles."""
+    wait_usd: Mapping[str, float] = field(default_factory=dict)
+    """Pool entry -> what waiting for one batch job of it is worth to the user; empty: waiting is free."""
     scorer_misfit: str = ""
     """Why a scorer that was asked for is not used."""
 

@@ -32,7 +32,7 @@ from r2.answering.beliefs import (
 )
 from r2.answering.confidence import token_confidence, with_logprobs
 from r2.answering.expected_cost import PLAN_TOKENS, call_usd, cost_ref_usd, reply_tokens
-from r2.answering.lookahead import Decision, decide
+from r2.answering.lookahead import Decision, Waits, decide
 from r2.answering.prompts import DIRECT_STEP, decompose_messages
 from r2.answering.protocol import (
     Answering,
@@ -104,12 +104,12 @@ def expected_asks(problem: Problem, router: Router) -> ExpectedAsks:
     v_usd, expected = value_usd(problem, router), ExpectedAsks()
     unit = _unit(problem, router, _open_step(Subtask(DIRECT_STEP), router), v_usd, None, is_answer=True)
     worth = _worth_of_plan(problem, router, v_usd)
-    expected.plans = _add_asks(expected.whole, 1.0, unit.beliefs, worth, router)
+    expected.plans = _add_asks(expected.whole, 1.0, unit.beliefs, worth, router, unit.waits)
     if expected.plans:
         cards = _able(problem, router)
         for kind, n in steps_of(problem.question).items():
             beliefs = _beliefs(problem, router, cards, [kind], problem.question, v_usd, is_answer=False)
-            _add_asks(expected.steps, expected.plans * n, beliefs, None, router)
+            _add_asks(expected.steps, expected.plans * n, beliefs, None, router, _waits(router, cards, v_usd))
     return expected
 
 
@@ -119,6 +119,7 @@ def _add_asks(
     beliefs: "ProfileBeliefs | ScoredBeliefs",
     decompose: float | None,
     router: Router,
+    waits: Waits = (),
 ) -> float:
     """Adds what a unit is expected to ask, times `weight`; returns the share that ends by decomposing."""
     decomposed, ahead = 0.0, [(1.0, tuple[Attempt, ...]())]
@@ -126,15 +127,21 @@ def _add_asks(
         further: list[tuple[float, Attempts]] = []
         for share, attempts in ahead:
             now = beliefs if n_left else beliefs.without(set(beliefs.arms))
-            decision = _decided(now, attempts, min(router.settings.horizon, max(n_left, 1)), decompose)
+            horizon = min(router.settings.horizon, max(n_left, 1))
+            decision = _decided(now, attempts, horizon, decompose, waits)
             decomposed += share if decision.action == "decompose" else 0.0
-            if decision.arm is not None:
-                asks[decision.arm] = asks.get(decision.arm, 0.0) + weight * share
-                further += [
-                    (share * p, (*attempts, attempt))
-                    for p, attempt in beliefs.outcomes(attempts, decision.arm)
-                    if share * p > LEAST_SHARE
+            reached = [(share, attempts)]
+            for arm in (decision.arm, decision.beside):
+                if arm is None:
+                    continue
+                asks[arm] = asks.get(arm, 0.0) + weight * share
+                reached = [
+                    (p_before * p, (*before, attempt))
+                    for p_before, before in reached
+                    for p, attempt in beliefs.outcomes(before, arm)
+                    if p_before * p > LEAST_SHARE
                 ]
+            further += reached if decision.arm is not None else []
         ahead = further
     return decomposed
 
@@ -197,26 +204,29 @@ def _settle(
         is_heard = _levels(problem, router, card, is_answer=unit.is_answer) or _floor(router)
         return with_logprobs(call, router.roster) if is_heard and not call.top_logprobs else call
 
-    open_calls: dict[int, tuple[str, Call]] = {}
+    open_calls: dict[int, list[tuple[str, Call]]] = {}
     for index, unit in units.items():
-        following = _next_call(unit, index, call_of, router, outcome, budget)
-        if following is not None:
-            open_calls[index] = following
-    while open_calls:
-        answered = yield from ask([call for _, call in open_calls.values()], budget, may_escalate=True)
-        asked, open_calls = open_calls, {}
-        for (index, (arm, planned)), (sent, completion) in zip(asked.items(), answered, strict=True):
-            unit = units[index]
-            unit.closed.add(arm)
-            arm = arm if sent.model == planned.model else sent.model  # a cap, or the context, sent it elsewhere
-            again = _received(unit, arm, sent, completion, router, outcome, budget)
-            if again is not None:
-                open_calls[index] = arm, again
-                continue
-            is_verified = yield from _is_verified(unit, router, outcome, budget)
-            following = None if is_verified else _next_call(unit, index, call_of, router, outcome, budget)
-            if following is not None:
-                open_calls[index] = following
+        open_calls[index] = _next_calls(unit, index, call_of, router, outcome, budget)
+    while any(open_calls.values()):
+        calls = [call for asked in open_calls.values() for _, call in asked]
+        answers = iter((yield from ask(calls, budget, may_escalate=True)))
+        asked_before, open_calls = open_calls, {}
+        for index, asked in asked_before.items():
+            unit, is_verified = units[index], False
+            open_calls[index] = again = []
+            for arm, planned in asked:
+                sent, completion = next(answers)
+                unit.closed.add(arm)
+                answering = arm if sent.model == planned.model else sent.model  # a cap, or the context, sent it there
+                once_more = _received(unit, answering, sent, completion, router, outcome, budget)
+                if once_more is not None:
+                    again.append((answering, once_more))
+                elif not is_verified:
+                    is_verified = yield from _is_verified(unit, router, outcome, budget)
+            if is_verified:
+                again.clear()
+            elif asked and not again:
+                open_calls[index] = _next_calls(unit, index, call_of, router, outcome, budget)
 
 
 def _received(
@@ -251,22 +261,23 @@ def _received(
     return None
 
 
-def _next_call(
+def _next_calls(
     unit: Unit,
     index: int,
     call_of: Callable[[int, str], Call],
     router: Router,
     outcome: Outcome,
     budget: QuestionBudget,
-) -> tuple[str, Call] | None:
-    """Whom the rule asks next, and how; None where the unit is settled, or wants a plan."""
+) -> list[tuple[str, Call]]:
+    """Whom the rule asks next, and how: two side by side where waiting costs more; nobody where the unit is settled, or
+    wants a plan."""
     n_further = router.settings.max_escalations
     while True:
         asked = {one.arm for one in unit.tried}
         is_spent = unit.n_asked > n_further
         beliefs = unit.beliefs.without(set(unit.beliefs.arms) if is_spent else unit.closed - asked)
         horizon = max(1, min(router.settings.horizon, 1 + n_further - unit.n_asked)) if router.settings.horizon else 0
-        decision = _decided(beliefs, unit.attempts(), horizon, unit.decompose)
+        decision = _decided(beliefs, unit.attempts(), horizon, unit.decompose, unit.waits)
         arm = decision.arm
         number = None if decision.result is None else unit.number_of(decision.result)
         if number is not None:
@@ -279,16 +290,22 @@ def _next_call(
             _note(unit, decision, outcome, decision.reason if number is None else "unsure", arm)
             outcome.n_escalations += unit.n_asked > 0
             unit.n_asked += 1
-            return arm, call
+            calls = [(arm, call)]
+            if decision.beside is not None and budget.fits(further := call_of(index, decision.beside)):
+                _note(unit, decision, outcome, "asked_beside", decision.beside)
+                outcome.n_escalations += 1
+                unit.n_asked += 1
+                calls.append((decision.beside, further))
+            return calls
         unit.wants_plan = decision.action == "decompose"
         _note(unit, decision, outcome, (not unit.wants_plan and _bound(unit, is_spent)) or decision.reason)
         if unit.wants_plan:
-            return None
+            return []
         if number is not None:
             unit.settle(unit.supporters(number)[0].step)
         else:
             _settle_for_less(unit, index)
-        return None
+        return []
 
 
 def _bound(unit: Unit, is_spent: bool) -> str | None:
@@ -355,18 +372,32 @@ def _note(unit: Unit, decision: Decision, outcome: Outcome, reason: str, arm: st
 
 
 def _decided(
-    beliefs: "ProfileBeliefs | ScoredBeliefs", attempts: Attempts, horizon: int, decompose: float | None
+    beliefs: "ProfileBeliefs | ScoredBeliefs",
+    attempts: Attempts,
+    horizon: int,
+    decompose: float | None,
+    waits: Waits = (),
 ) -> Decision:
     """The rule's decision, a right answer taken as 1."""
     if isinstance(beliefs, ProfileBeliefs):
-        return _shared(beliefs, attempts, horizon, decompose)
-    return decide(beliefs, attempts, 1.0, horizon, decompose)
+        return _shared(beliefs, attempts, horizon, decompose, waits)
+    return decide(beliefs, attempts, 1.0, horizon, decompose, waits=waits)
 
 
 @lru_cache(maxsize=65536)
-def _shared(beliefs: ProfileBeliefs, attempts: Attempts, horizon: int, decompose: float | None) -> Decision:
+def _shared(
+    beliefs: ProfileBeliefs, attempts: Attempts, horizon: int, decompose: float | None, waits: Waits
+) -> Decision:
     """Questions of one kind and of like length share their decisions."""
-    return decide(beliefs, attempts, 1.0, horizon, decompose, LEAST_GAIN)
+    return decide(beliefs, attempts, 1.0, horizon, decompose, LEAST_GAIN, waits)
+
+
+def _waits(router: Router, cards: Mapping[str, ModelCard], v_usd: float) -> Waits:
+    """What waiting for each arm costs, in units of v."""
+    if not router.wait_usd:
+        return ()
+    priced = ((arm, router.wait_usd.get(entry_of(arm), 0.0)) for arm in sorted(cards))
+    return tuple((arm, _on_grid(usd / v_usd)) for arm, usd in priced if usd)
 
 
 def _unit(
@@ -377,7 +408,8 @@ def _unit(
     cards = _able(problem, router)
     profiled = _beliefs(problem, router, cards, kinds, task, v_usd, is_answer=is_answer)
     scored = _scored(problem, router, cards, kinds, task, profiled, v_usd, is_answer=is_answer)
-    return Unit(problem, step, scored or profiled, cards, v_usd, subtask_index, is_answer)
+    waits = _waits(router, cards, v_usd)
+    return Unit(problem, step, scored or profiled, cards, v_usd, subtask_index, is_answer, waits=waits)
 
 
 def _scored(
@@ -500,7 +532,7 @@ def _worth_of_plan(problem: Problem, router: Router, v_usd: float) -> float | No
     worth = p_plan - call_usd(decomposer, messages, PLAN_TOKENS) / v_usd
     for kind, n in steps.items():
         beliefs = _beliefs(problem, router, cards, [kind], problem.question, v_usd, is_answer=False)
-        worth -= n * (1 - _decided(beliefs, (), router.settings.horizon, None).value_usd)
+        worth -= n * (1 - _decided(beliefs, (), router.settings.horizon, None, _waits(router, cards, v_usd)).value_usd)
     return round(worth, 3)
 
 

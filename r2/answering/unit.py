@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from r2.answering.attempts import Attempt, Attempts
 from r2.answering.beliefs import ProfileBeliefs
+from r2.answering.lookahead import Waits
 from r2.answering.protocol import Step
 from r2.answering.same_result import is_same
 from r2.answering.wanted import Again
@@ -45,6 +46,8 @@ class Unit:
     subtask_index: int | None
     is_answer: bool
     decompose: float | None = None
+    waits: Waits = ()
+    """What waiting for an arm costs, in units of `v_usd`."""
     wants_plan: bool = False
     n_asked: int = 0
     """Entries asked so far."""

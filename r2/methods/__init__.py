@@ -77,8 +77,9 @@ def refuse_unused(chosen: Reasoning) -> None:
     """ConfigError for a verifier that the method would never ask, and for settings of a rule that does not route."""
     if chosen.routing == "rule" and not method_named(chosen.method).takes_router:
         raise ConfigError(f"--routing rule: method {chosen.method} does not route. Leave one of the two flags out.")
-    if chosen.routing != "rule" and (chosen.value_usd is not None or chosen.horizon != Reasoning().horizon):
-        flag = "--value-usd" if chosen.value_usd is not None else "--horizon"
+    waits = chosen.wait_usd_per_hour > 0
+    if chosen.routing != "rule" and (chosen.value_usd is not None or chosen.horizon != Reasoning().horizon or waits):
+        flag = "--value-usd" if chosen.value_usd is not None else "--wait-usd-per-hour" if waits else "--horizon"
         raise ConfigError(
             f"{flag}: only the rule reads it, and here {chosen.method} does not route by one. Leave it out."
         )

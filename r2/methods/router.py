@@ -9,6 +9,7 @@ from r2.errors import ConfigError
 from r2.labelling.label import LEXICAL
 from r2.methods import method_named
 from r2.policies.registry import Registry
+from r2.pool.batch.choosing import batch_choices
 from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
 from r2.pool.file.scorer_file import FittingScorer, fitting_scorer
 from r2.pool.simulated.faults import charged_share
@@ -61,6 +62,7 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
             for name, table in pool.models.items()
             if pool.tables.simulated_faults and endpoint_kind(table.endpoint) == "simulated"
         },
+        wait_usd=_waits(pool, settings),
         scorer=fitting.scorer,
         scorer_misfit=f"--scorer {chosen.scorer}: {fitting.why}. The untrained rule routes." if fitting.why else "",
     )
@@ -69,6 +71,16 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         check_sandbox()
     method.check(router, str(pool.path))
     return router
+
+
+def _waits(pool: PoolConfig, settings: AnswerSettings) -> dict[str, float]:
+    """Entry that goes by batch -> what waiting for a job of it is worth."""
+    chosen = settings.reasoning
+    usd = chosen.wait_usd_per_hour * chosen.job_hours
+    if not usd:
+        return {}
+    entries, _ = batch_choices(pool, settings.lane, settings.deadline_s)
+    return dict.fromkeys(entries, usd)
 
 
 def _computed_here(pool: PoolConfig) -> list[ModelTable]:

@@ -103,10 +103,12 @@ class JobFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._claims: dict[str, BinaryIO] = {}
+        self._unwritten: set[BinaryIO] = set()
         self._answered: set[str] | None = None
 
     def close(self) -> None:
         """Lets the files go; everything is written already."""
+        self.flush()
         for file in self._claims.values():
             file.close()
         self._claims.clear()
@@ -136,11 +138,18 @@ class JobFiles:
         file = self._claims.get(job_id)
         if file is None:
             with _told(self.folder):
-                file = self._claims[job_id] = (self.folder / f"{job_id}.claims").open("ab", buffering=0)
+                file = self._claims[job_id] = (self.folder / f"{job_id}.claims").open("ab", buffering=1 << 16)
+        file.write(_CLAIM.pack(bytes.fromhex(key), _CODE[claim], cost_usd, live_usd))
+        self._unwritten.add(file)
+
+    def flush(self) -> None:
         with _told(self.folder):
-            file.write(_CLAIM.pack(bytes.fromhex(key), _CODE[claim], cost_usd, live_usd))
+            for file in self._unwritten:
+                file.flush()
+        self._unwritten.clear()
 
     def settled(self, job_id: str) -> None:
+        self.flush()
         self._event(job_id, {"event": "settled"})
         if (file := self._claims.pop(job_id, None)) is not None:
             file.close()

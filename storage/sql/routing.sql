@@ -171,7 +171,7 @@ comment on column decisions.v_usd is 'what a right result was worth, USD';
 comment on column decisions.value_usd is 'expected value of going on by the rule, costs taken off, USD';
 comment on column decisions.cost_usd is 'expected cost of the call that was made now, USD';
 comment on column decisions.reason is
-    'no_result_yet, worth_asking, unsure, plan_worth_more; why it stopped: not_worth_more, nobody_left, '
+    'no_result_yet, worth_asking, asked_beside, unsure, plan_worth_more; why it stopped: not_worth_more, nobody_left, '
     'escalations_spent, budget, verified';
 comment on column decisions.candidates is
     'who could have been asked and was looked into: expected cost, probability that its own result is right (p1 where '

@@ -363,6 +363,7 @@ class Lane:
             self.price,
             waiting.call,
             self.worst_of(waiting.call),
+            waiting.worst_usd,
             row,
             waiting.attempts,
             sent_at=job.sent_at,

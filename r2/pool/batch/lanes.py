@@ -212,6 +212,7 @@ class Lanes:
     def _told(self, lane: Lane, waiting: Waiting, outcome: Outcome) -> None:
         """Called by a lane, once for each time that a call was added to it."""
         if waiting.wave.done.done():
+            lane.probed()  # it will not be asked
             return  # nobody waits any more: its row is read by the next session
         if outcome.next not in _AS_CLAIM:
             waiting.wave.settle(waiting.index, _unsent(waiting, outcome))
@@ -243,6 +244,7 @@ class Lanes:
                 await due[0][1].journal.commit_all(records)
             for lane, waiting, outcome in due:
                 self._use(lane, waiting, outcome)
+            self._store.flush()
         except BaseException as error:
             for _, waiting, _ in due:
                 waiting.wave.fail(error)
@@ -319,6 +321,7 @@ class Lanes:
         last = known.attempts[-1] if known.attempts else None
         if last is not None:
             lane.known(key, last.cost_usd, cost_usd(lane.entry.price, last.usage))
+            self._store.flush()
 
     def _rescue_at(self, name: str, n_rows: int) -> float:
         """When so many calls must go live to be answered before the deadline: a tenth of the deadline before it, or as

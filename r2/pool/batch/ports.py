@@ -91,7 +91,10 @@ class JobStore(Protocol):
         """The provider has it under this id."""
 
     def claim(self, job_id: str, key: str, claim: Claim, cost_usd: float, live_usd: float) -> None:
-        """One of its lines has an outcome, which is durable elsewhere."""
+        """One of its lines has an outcome, which is durable elsewhere. Written by the next `flush`."""
+
+    def flush(self) -> None:
+        """Writes the claims that wait."""
 
     def over(self, job_id: str, end: JobEnd) -> None:
         """It is over at the provider, or was given up."""

@@ -43,6 +43,7 @@ def read_row(
     price: Price,
     call: Call,
     worst: Usage,
+    worst_usd: float,
     row: BatchRow,
     earlier: Sequence[Attempt],
     *,
@@ -50,8 +51,8 @@ def read_row(
     queue_s: float,
     latency_s: float,
 ) -> ReadRow:
-    """What `row` says of `call`. `price` is the batch price, `worst` the bound of what was asked; `earlier` are the
-    attempts before it."""
+    """What `row` says of `call`. `price` is the batch price, `worst` the bound of what was asked, at `worst_usd`;
+    `earlier` are the attempts before it."""
     if row.status == 0:
         message = f"the batch job did not run this line: {row.error or 'no reason given'}"
         return ReadRow("again", _attempt(entry, price, earlier, sent_at, queue_s, latency_s, NOT_RUN, message), 0.0)
@@ -71,7 +72,7 @@ def read_row(
             bill = worst_charge(price, worst) if parsed.error_type == "bad_body" else NOTHING
         error_type, message = parsed.error_type, parsed.message
     if bill is not NOTHING:
-        entry.bills.saw(entry.name, bill, worst_cost_usd(price, worst))
+        entry.bills.saw(entry.name, bill, worst_usd)
     live_usd = worst_cost_usd(entry.price, worst) if bill.usage is worst else cost_usd(entry.price, bill.usage)
     reply = parsed if isinstance(parsed, ParsedReply) else None
     attempt = Attempt(

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import pytest
 
@@ -193,3 +194,57 @@ def test_negative_settings_are_refused(v_usd: float, horizon: int):
 
 def _chosen(one: Decision) -> tuple[object, ...]:
     return one.action, one.arm, one.result, one.value_usd, one.reason
+
+
+THREE = Independent({"small": 0.6, "middle": 0.7, "large": 0.9}, {"small": 1.0, "middle": 2.0, "large": 10.0})
+
+
+def asked_alone(beliefs: Independent, attempts: Attempts, arm: str, v_usd: float, horizon: int, wait: float) -> float:
+    after = sum(
+        p * waiting(beliefs, (*attempts, one), v_usd, horizon - 1, wait) for p, one in beliefs.outcomes(attempts, arm)
+    )
+    return after - beliefs.cost_usd(arm, attempts) - wait
+
+
+def asked_together(beliefs: Independent, arms: tuple[str, str], v_usd: float, horizon: int, wait: float) -> float:
+    total = -sum(beliefs.cost[arm] for arm in arms) - wait
+    for p, one in beliefs.outcomes((), arms[0]):
+        for further, second in beliefs.outcomes((one,), arms[1]):
+            total += p * further * waiting(beliefs, (one, second), v_usd, horizon - 2, wait)
+    return total
+
+
+def waiting(beliefs: Independent, attempts: Attempts, v_usd: float, horizon: int, wait: float) -> float:
+    """V_h where each further wave costs `wait`, nothing left out."""
+    best = v_usd * max(beliefs.p_right(attempts), default=0.0)
+    asked = {one.arm for one in attempts}
+    open_arms = [arm for arm in beliefs.arms if arm not in asked] if horizon else []
+    return max([best, *(asked_alone(beliefs, attempts, arm, v_usd, horizon, wait) for arm in open_arms)])
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.5, 2.0, 5.0, 15.0, 60.0, 95.0])
+def test_waiting_is_paid_once_for_two_who_are_asked_side_by_side(wait: float):
+    waits = tuple((arm, wait) for arm in THREE.arms) if wait else ()
+    chosen = decide(THREE, (), 100.0, 3, waits=waits)
+    alone = {arm: asked_alone(THREE, (), arm, 100.0, 3, wait) for arm in THREE.arms}
+    together = {pair: asked_together(THREE, pair, 100.0, 3, wait) for pair in combinations(THREE.arms, 2)}
+    best_alone, best_together = max(alone.values()), max(together.values()) if wait else 0.0
+    assert chosen.value_usd == pytest.approx(max(best_alone, best_together))
+    if best_together > best_alone:
+        assert chosen.arm is not None and together[chosen.arm, str(chosen.beside)] == pytest.approx(best_together)
+    else:
+        assert chosen.beside is None and alone[str(chosen.arm)] == pytest.approx(best_alone)
+
+
+def test_the_price_of_waiting_widens_the_first_wave_and_then_leaves_one_who_is_asked_alone():
+    def first(wait: float) -> tuple[str | None, str | None]:
+        chosen = decide(THREE, (), 100.0, 3, waits=tuple((arm, wait) for arm in THREE.arms))
+        return chosen.arm, chosen.beside
+
+    assert [first(wait) for wait in (0.0, 2.0, 20.0)] == [("small", None), ("small", "middle"), ("large", None)]
+
+
+def test_nobody_waits_for_a_second_opinion_that_is_not_worth_the_wait():
+    told = (Attempt("middle", 0),)
+    assert decide(THREE, told, 100.0, 2).action == "ask"
+    assert decide(THREE, told, 100.0, 2, waits=tuple((arm, 40.0) for arm in THREE.arms)).action == "accept"

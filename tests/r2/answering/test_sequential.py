@@ -333,3 +333,48 @@ def test_the_rules_knob_needs_no_log_probabilities_of_an_allocator():
     method_named("r2").check(rule(b=1.0), "pool.toml")
     with pytest.raises(ConfigError, match="--b"):
         method_named("r2").check(router(b=1.0), "pool.toml")
+
+
+def waits(usd: float, **settings: object) -> Router:
+    """Waiting for any entry costs so much."""
+    return replace(rule(**settings), wait_usd=dict.fromkeys(("small", "middle", "large"), usd))
+
+
+def test_where_waiting_has_a_price_two_are_asked_in_the_first_wave():
+    waves, outcome = asked(PROBLEM, waits(0.006), "39", "39")
+    assert waves == [["small", "middle"]]
+    assert (outcome.answer, outcome.n_escalations) == ("39", 1)
+    assert reasons(outcome) == [
+        ("ask", "small", "no_result_yet"),
+        ("ask", "middle", "asked_beside"),
+        ("accept", None, "not_worth_more"),
+    ]
+
+
+def test_two_in_a_wave_that_disagree_are_decided_by_a_third_where_that_is_worth_the_wait():
+    waves, outcome = asked(PROBLEM, waits(0.004), "39", "40", "Think.\nAnswer: 39")
+    assert (waves, outcome.answer) == ([["small", "middle"], ["large"]], "39")
+
+
+def test_one_of_two_that_is_cut_is_asked_again_before_the_rule_goes_on():
+    cut = replace(completion("thirty", finish_reason="length"))
+    waves, outcome = asked(PROBLEM, waits(0.006), "39", cut, "39")
+    assert waves[0] == ["small", "middle"]
+    assert outcome.answer == "39"
+
+
+def test_a_price_of_waiting_without_a_batch_lane_changes_nothing():
+    assert asked(PROBLEM, rule(wait_usd_per_hour=5.0), "39", "39")[0] == [["small"], ["middle"]]
+
+
+def test_where_waiting_is_dear_the_best_entry_is_asked_alone():
+    assert asked(PROBLEM, waits(0.03), "Think.\nAnswer: 39")[0] == [["large"]]
+
+
+def test_two_asks_stay_within_the_escalations_that_are_allowed():
+    assert asked(PROBLEM, waits(0.006, max_escalations=0), "Think.\nAnswer: 39")[0][0] != ["small", "middle"]
+
+
+def test_an_estimate_counts_both():
+    expected = expected_asks(PROBLEM, waits(0.006))
+    assert expected.whole["small"] == pytest.approx(1.0) and expected.whole["middle"] == pytest.approx(1.0)
