@@ -4,18 +4,40 @@ What OpenAI, those who have its form, and Mistral share.
 """
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 
 import orjson
 
-from r2.errors import BatchUnclearError
+from r2.errors import BatchQueueFullError, BatchUnclearError
 from r2.pool.batch.http import BatchHttp, Content, in_chunks
 from r2.pool.batch.protocol import BatchJob, BatchLine, BatchRow, BatchStatus
 from r2.pool.client.dialects.text import as_json, text_of
 
 _BOUNDARY: Final = "r2-batch-4f1c0f6b7f0d4d6e9a1b"
+
+
+class Uploads:
+    """Files that were sent for jobs which do not exist yet: where a create is put off (a rate limit, a full queue), the
+    next one names the same file. Forgotten with the process: then a file is sent again."""
+
+    def __init__(self) -> None:
+        self._by_job: dict[str, str] = {}
+
+    @asynccontextmanager
+    async def of(self, job: BatchJob, send: Callable[[], Awaitable[str]]) -> AsyncIterator[str]:
+        """The file of a job, sent if it is not there, for a block that creates the job; kept where the block ends so
+        that surely nothing was created and the file was not to blame."""
+        if job.id not in self._by_job:
+            self._by_job[job.id] = await send()
+        file_id = self._by_job.pop(job.id)
+        try:
+            yield file_id
+        except (BatchQueueFullError, BatchUnclearError) as error:
+            if isinstance(error, BatchQueueFullError) or not error.may_exist:
+                self._by_job[job.id] = file_id
+            raise
 
 
 async def upload_file(

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from r2.errors import BatchLaneDownError, BatchUnclearError
-from r2.pool.batch.files import as_bytes, cancelled
+from r2.pool.batch.files import Uploads, as_bytes, cancelled
 from r2.pool.batch.http import BatchHttp, Content, address, count_of, in_chunks, seconds_of
 from r2.pool.batch.openai import MB
 from r2.pool.batch.protocol import BatchJob, BatchLimits, BatchLine, BatchRow, BatchStatus, State
@@ -56,6 +56,7 @@ class GeminiBatch:
     def __init__(self, http: BatchHttp, served_model: str) -> None:
         self._http = http
         self._model = served_model.removeprefix("models/")
+        self._uploads = Uploads()
 
     @property
     def limits(self) -> BatchLimits:
@@ -63,10 +64,10 @@ class GeminiBatch:
         return BatchLimits(100_000, 2000 * MB, window_s=48 * 3600.0)
 
     async def submit(self, job: BatchJob, lines: Collection[BatchLine]) -> str:
-        file_name = await self._upload(job, lines)
-        batch = {"displayName": f"{job.id} {job.run_id}"[:512], "inputConfig": {"fileName": file_name}}
         url = self._url(f"/models/{urllib.parse.quote(self._model)}:batchGenerateContent")
-        answer = await self._http.ask("POST", url, "create", body=orjson.dumps({"batch": batch}))
+        async with self._uploads.of(job, lambda: self._upload(job, lines)) as file_name:
+            batch = {"displayName": f"{job.id} {job.run_id}"[:512], "inputConfig": {"fileName": file_name}}
+            answer = await self._http.ask("POST", url, "create", body=orjson.dumps({"batch": batch}))
         return _name_of(answer.document)
 
     async def _upload(self, job: BatchJob, lines: Collection[BatchLine]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from r2.errors import BatchUnclearError
-from r2.pool.batch.files import cancelled, id_of, row_of, upload_file
+from r2.pool.batch.files import Uploads, cancelled, id_of, row_of, upload_file
 from r2.pool.batch.http import BatchHttp, address, count_of, quoted, seconds_of, skew_s
 from r2.pool.batch.openai import DAY_S, JOB_FIELD, MB, RUN_FIELD
 from r2.pool.batch.protocol import BatchJob, BatchLimits, BatchLine, BatchRow, BatchStatus, State
@@ -40,22 +40,25 @@ class MistralBatch:
     def __init__(self, http: BatchHttp, served_model: str) -> None:
         self._http = http
         self._model = served_model
+        self._uploads = Uploads()
 
     @property
     def limits(self) -> BatchLimits:
         return BatchLimits(100_000, 512 * MB, window_s=_HOURS * 3600.0)
 
     async def submit(self, job: BatchJob, lines: Collection[BatchLine]) -> str:
-        url = self._url("/files")
-        file_id = await upload_file(self._http, url, job, lines, _wrapped, {"purpose": "batch"})
+        async def send() -> str:
+            return await upload_file(self._http, self._url("/files"), job, lines, _wrapped, {"purpose": "batch"})
+
         asked = {
-            "input_files": [file_id],
             "model": self._model,
             "endpoint": "/v1/chat/completions",
             "timeout_hours": _HOURS,
             "metadata": {JOB_FIELD: job.id, RUN_FIELD: job.run_id[:512]},
         }
-        answer = await self._http.ask("POST", self._url("/batch/jobs"), "create", body=orjson.dumps(asked))
+        async with self._uploads.of(job, send) as file_id:
+            body = orjson.dumps({"input_files": [file_id], **asked})
+            answer = await self._http.ask("POST", self._url("/batch/jobs"), "create", body=body)
         return id_of(answer.document)
 
     async def status(self, provider_id: str) -> BatchStatus:

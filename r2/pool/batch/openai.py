@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from r2.errors import BatchGoneError, BatchUnclearError
-from r2.pool.batch.files import begins_with, cancelled, id_of, row_of, upload_file
+from r2.pool.batch.files import Uploads, begins_with, cancelled, id_of, row_of, upload_file
 from r2.pool.batch.http import BatchHttp, address, count_of, quoted, seconds_of, skew_s
 from r2.pool.batch.protocol import BatchJob, BatchLimits, BatchLine, BatchRow, BatchStatus, State
 from r2.pool.client.dialects.dialect import parts_of
@@ -81,6 +81,7 @@ class OpenAIBatch:
         self._form = form
         self._is_azure = is_azure
         self._model = model
+        self._uploads = Uploads()
         self._begins = b'{"model":%b,' % orjson.dumps(model)
 
     @property
@@ -92,13 +93,18 @@ class OpenAIBatch:
         if self._form.names_file:
             fields["file_name"] = f"{job.id}.jsonl"
         url = self._url(self._form.upload_path)
-        file_id = await upload_file(self._http, url, job, lines, self._wrapped, fields)
-        asked: dict[str, Any] = {"input_file_id": file_id, "endpoint": self._form.url}
+        asked: dict[str, Any] = {"endpoint": self._form.url}
         if self._form.window:
             asked["completion_window"] = self._form.window
         if self._form.limits.has_metadata:
             asked["metadata"] = {JOB_FIELD: job.id, RUN_FIELD: job.run_id[:512]}
-        answer = await self._http.ask("POST", self._url("/batches"), "create", body=orjson.dumps(asked))
+
+        async def send() -> str:
+            return await upload_file(self._http, url, job, lines, self._wrapped, fields)
+
+        async with self._uploads.of(job, send) as file_id:
+            body = orjson.dumps({"input_file_id": file_id, **asked})
+            answer = await self._http.ask("POST", self._url("/batches"), "create", body=body)
         return id_of(_job_in(answer.document))
 
     async def status(self, provider_id: str) -> BatchStatus:

@@ -21,6 +21,7 @@ and failures of requests, each so many times, by `fail_request`:
     upload_breaks    the connection ends in the middle of an upload
     create_reset     the job is created, and the connection ends before the answer
     create_5xx       500, and nothing is created
+    create_rate      429, and nothing is created
     poll_5xx         503 for whoever asks about a job
     list_5xx         503 for the list of jobs
     download_breaks  the connection ends in the middle of the results
@@ -58,6 +59,7 @@ REQUEST_FAULTS = frozenset(
         "upload_breaks",
         "create_reset",
         "create_5xx",
+        "create_rate",
         "poll_5xx",
         "list_5xx",
         "download_breaks",
@@ -441,6 +443,12 @@ class Batches(ABC):
                     return response
         await response.write_eof()
         return response
+
+    def fail_create(self) -> None:
+        """Raises the failure that is asked for of a create."""
+        for fault, status in (("create_5xx", 500), ("create_rate", 429)):
+            if self.takes_fault(fault):
+                raise Refused(self.unavailable(status))
 
     def reset_after_create(self, request: web.Request) -> bool:
         """Whether the answer to a create is lost, though the job is there."""

@@ -57,8 +57,7 @@ class AnthropicBatches(Batches):
         if (request.content_length or 0) > MOST_BYTES:
             raise Refused(self.server.fault_too_large(None))  # type: ignore[arg-type]
         asked = await json_of(request)
-        if self.takes_fault("create_5xx"):
-            raise Refused(self.unavailable(500))
+        self.fail_create()
         rows = self._checked(asked)
         job = self.create("msgbatch_", {}, rows)
         if self.reset_after_create(request):

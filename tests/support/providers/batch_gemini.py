@@ -139,8 +139,7 @@ class GeminiBatches(Batches):
         asked = await json_of(request)
         if not isinstance(asked, dict):
             raise Refused(self.server.not_json())
-        if self.takes_fault("create_5xx"):
-            raise Refused(self.unavailable(500))
+        self.fail_create()
         batch = self.server.named(self.server.named(asked, frozenset({"batch"}), "").get("batch") or {}, _NEW, "batch")
         if not isinstance(batch.get("displayName"), str):
             self.server.refuse("* BatchGenerateContentRequest.batch.display_name: display_name must be specified.")

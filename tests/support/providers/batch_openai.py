@@ -159,8 +159,7 @@ class OpenAIBatches(Batches):
         asked = await json_of(request)
         if not isinstance(asked, dict):
             raise Refused(self.server.not_json())
-        if self.takes_fault("create_5xx"):
-            raise Refused(self.unavailable(500))
+        self.fail_create()
         stored = self._check_create(asked)
         rows = stored.path.read_bytes().splitlines()
         job = self.create("batch_", asked, [("", raw) for raw in rows])

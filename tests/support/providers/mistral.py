@@ -79,8 +79,7 @@ class MistralBatches(OpenAIBatches):
         known = {"input_files", "model", "endpoint", "timeout_hours", "metadata", "agent_id", "requests"}
         for name in sorted(set(asked) - known):
             self.server.extra_forbidden(name)  # type: ignore[attr-defined]
-        if self.takes_fault("create_5xx"):
-            raise Refused(self.unavailable(500))
+        self.fail_create()
         if asked.get("endpoint") != self.endpoint or not isinstance(asked.get("model"), str):
             self._refuse("A job needs an endpoint and a model.", "endpoint", status=422)
         if asked["model"] not in self.server.models:

@@ -362,6 +362,25 @@ def test_a_create_that_fails_may_exist_and_is_looked_for(make: type[Imitation], 
     run(make, tmp_path, use)
 
 
+@pytest.mark.parametrize("make", [make for make in EVERY if make is not Anthropic])
+def test_a_file_is_sent_once_though_its_job_is_put_off(make: type[Imitation], tmp_path: Path):
+    async def use(at: Opened) -> None:
+        at.batches.fail_request("create_rate", 2)
+        job = job_of(len(SUMS))
+        lines = at.lines(job, SUMS)
+        for _ in range(2):
+            with pytest.raises(BatchUnclearError) as put_off:
+                await at.provider.submit(job, lines)
+            assert not put_off.value.may_exist
+        provider_id = await at.provider.submit(job, lines)
+        await at.finished(provider_id)
+        assert len(await at.rows(provider_id)) == 6
+        uploads = [path for method, path, _ in at.batches.calls if method == "POST" and "files" in path]
+        assert len(uploads) == (2 if make is Gemini else 1)  # Gemini's has two steps
+
+    run(make, tmp_path, use)
+
+
 def test_a_batch_of_anthropic_that_may_be_ours_is_waited_for(tmp_path: Path):
     async def use(at: Opened) -> None:
         at.batches.terms.run_s = 3600.0
