@@ -514,6 +514,7 @@ def _print_estimate(settings: AnswerSettings) -> None:
     from r2.methods.estimate import estimate_calls, rows_of
     from r2.methods.expected import FREE_ASSUMED
     from r2.methods.router import make_router
+    from r2.pool.batch.choosing import batch_choices
     from r2.pool.file.config import load_pool
     from r2.problem import Problem
     from storage.sources.column_names import columns_in, told
@@ -521,6 +522,7 @@ def _print_estimate(settings: AnswerSettings) -> None:
     from storage.sources.questions import detect_format, read_questions
 
     pool = load_pool(settings.pool)
+    batch_choices(pool, settings.lane, settings.deadline_s)
     router = make_router(pool, settings)
     n_bad = 0
     source = Path(settings.input)

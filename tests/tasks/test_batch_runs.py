@@ -93,4 +93,4 @@ def test_a_job_that_never_ends_is_rescued_before_the_deadline_and_the_receipt_sa
 
 @pytest.mark.slow
 def test_2000_questions_with_plans_killed_20_times(tmp_path: Path):
-    run_killed(tmp_path, 2000, 20, seed=2, job_s=8.0, longest_s=4.0, most_share=0.52)
+    run_killed(tmp_path, 2000, 20, seed=2, job_s=4.0, longest_s=2.5, most_share=0.52)

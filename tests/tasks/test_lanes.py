@@ -338,3 +338,33 @@ def test_after_a_kill_no_job_is_sent_twice_and_no_row_is_paid_twice(
     assert n_before == (0 if at == "intent" else 1)
     assert max(one.fake.ran.values()) == 1
     assert all(job.is_settled for job in one.jobs())
+
+
+def test_a_cap_holds_over_a_job_that_a_killed_session_left(run: Make, monkeypatch: pytest.MonkeyPatch):
+    """Its rows are asked for one after the other, long after it is over, and each counts."""
+    one = run(FakeBatches())
+
+    class KilledError(BaseException):
+        pass
+
+    def dies(*args: Any, **kwargs: Any) -> Any:
+        raise KilledError
+
+    with monkeypatch.context() as kill:
+        kill.setattr(FakeBatches, "status", dies)
+        with pytest.raises(KilledError):
+            one.ask(11, cap_usd=2000e-6)
+
+    async def slowly() -> tuple[list[Completion], float]:
+        async with one.session(2000e-6) as (lanes, journal):
+            done = []
+            for i in range(11):
+                done.append(await lanes.complete(call(i), problem_id=f"p{i}", journal=journal))
+            assert lanes.spent_usd == pytest.approx(10 * COST), "the call that was sent ahead is in the journal"
+            return done, lanes.unspent_usd()
+
+    done, unspent_usd = asyncio.run(slowly())
+    assert all(c.is_ok for c in done)
+    assert unspent_usd == pytest.approx(2000e-6 - 10 * COST)
+    [job] = one.jobs()
+    assert job.is_settled

@@ -195,7 +195,7 @@ class Carrier:
             else:
                 self._lane.refused(job, end.why, None)
             return
-        if status.state == "ended" and job.sent_monotonic is not None and job.block_usd is None:
+        if status.state == "ended" and job.sent_monotonic is not None and not job.is_recovered:
             self._lane.took(self._clock.monotonic() - job.sent_monotonic)
         is_lost = await self._rows(job)
         ran_unseen = status.n_done is None or status.n_done > job.n_ran

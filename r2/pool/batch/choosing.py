@@ -46,7 +46,8 @@ def batch_choices(
         else:
             chosen[name] = BatchChoice(batch_price(pool, name), routes=table.lane == "batch")
     if lane == "batch" and not chosen:
-        raise ConfigError(f"--lane batch: no entry of {pool.path} can go by batch. " + " ".join(left))
+        more = f" The same holds of {len(left) - 3} further entries." if len(left) > 3 else ""
+        raise ConfigError(f"--lane batch: no entry of {pool.path} can go by batch. {' '.join(left[:3])}{more}")
     if deadline_s is not None and not chosen:
         raise ConfigError(
             "--deadline is for batch lanes, and no entry goes by batch: add --lane batch, or leave it out."

@@ -122,8 +122,8 @@ class OpenJob:
     does yet (it is of an earlier session); the row itself where it came before somebody asked. `done` has the lines
     whose rows came in this session, `before` those that had an outcome without it.
 
-    `sent_at` is of our clock, `sent_monotonic` None before it was sent in this session. `block_usd` is set aside for
-    all lines at once where an earlier session sent the job; else each line has its own reserve.
+    `sent_at` is of our clock, `sent_monotonic` None before it was sent in this session. Where an earlier session
+    sent it (`is_recovered`), `block_usd` is set aside for all lines at once; else each line has its own reserve.
     """
 
     facts: BatchJob
@@ -144,6 +144,7 @@ class OpenJob:
     is_over: bool = False
     is_settled: bool = False
     n_unclaimed: int = 0
+    is_recovered: bool = False
     block_usd: float | None = None
     block_spent_usd: float = 0.0
 
@@ -152,7 +153,7 @@ class OpenJob:
         """As an earlier session left it."""
         slots: dict[str, Waiting | BatchRow | None] = {key: None for key in stored.keys if key not in stored.claimed}
         job = cls(stored.job, lines, store, slots, stored.totals, set(stored.claimed), provider_id=stored.provider_id)
-        job.n_unclaimed = len(slots)
+        job.n_unclaimed, job.is_recovered = len(slots), True
         job.sent_at = stored.job.created_at
         return job
 

@@ -99,10 +99,9 @@ class Lane:
                 job.end = stored.end
             for key in job.slots:
                 self._recovered[key] = job
-            if self._money is not None and self._money.reserve_now(job.facts.worst_usd):
-                job.block_usd = job.facts.worst_usd
-            else:
-                job.block_usd = 0.0
+            if self._money is not None:  # as much as there is: what a killed session held may count as spent already
+                worst_usd = job.facts.worst_usd
+                job.block_usd = next((usd for usd in (worst_usd, 0.0) if self._money.reserve_now(usd)), None)
             self.entry.tally.in_flight += len(job.slots)
             self._start(self._carrier.resume(job))
         self._start(self._gather())
@@ -145,7 +144,9 @@ class Lane:
         job = self._recovered.pop(key)
         job.slots.pop(key, None)
         job.before.add(key)
+        self.entry.tally.in_flight -= 1
         job.claim(key, "answered", cost, live)
+        self._settle_block(job)
 
     def probed(self) -> None:
         """A call that was sent ahead, live, has ended."""
@@ -168,11 +169,10 @@ class Lane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._is_stopped:
-            return
         for job in self.jobs:
-            if job.is_over:
+            if job.is_over and not self._is_stopped:
                 self._count_unused(job)
+            self._settle_block(job, is_closing=True)
 
     def gauge(self) -> LaneGauge:
         now = self._clock.time()
@@ -394,10 +394,18 @@ class Lane:
         self.entry.tally.in_flight -= 1
         if self._money is None:
             return
-        if job.block_usd is None:
+        if not job.is_recovered:
             self._money.settle(worst_usd, cost)
         else:
             job.block_spent_usd += cost
+            self._settle_block(job)
+
+    def _settle_block(self, job: OpenJob, *, is_closing: bool = False) -> None:
+        """Books what the lines of an earlier session's job cost, once every one of them has been asked for."""
+        is_due = is_closing or (job.is_over and not job.slots)
+        if self._money is not None and job.block_usd is not None and is_due:
+            self._money.settle(job.block_usd, job.block_spent_usd)
+            job.block_usd = None
 
     def over(self, job: OpenJob, end: JobEnd, *, is_lost: bool = False) -> None:
         """The job is over: lines without a row are asked again. `is_lost`: they may have run, and are charged the most
@@ -412,9 +420,7 @@ class Lane:
                 f"{end.n_foreign} that are not its own, and {end.n_absent} without a row, which are asked again"
                 + (f" ({end.why})" if end.why else "")
             )
-        if job.block_usd is not None and self._money is not None and job.block_usd:
-            self._money.settle(job.block_usd, job.block_spent_usd)
-            job.block_usd = 0.0
+        self._settle_block(job)
         for slot in without:
             if isinstance(slot, Waiting):
                 self._without_row(job, slot)
