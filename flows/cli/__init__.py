@@ -9,6 +9,18 @@ def main() -> None:
 
 
 def _command() -> None:
-    from flows.cli.app import app
+    """With no more of `r2` than the words need: only a shell's completion and a wrong word need the whole of it."""
+    import os
+    import sys
 
+    from flows.cli.root import COMMANDS, bare, overview, with_command
+
+    first = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    is_completed = any(name.endswith("_COMPLETE") for name in os.environ)
+    if first in ("--help", "--version") and not is_completed:
+        app = overview()
+    elif first in COMMANDS and not is_completed:
+        app = with_command(bare(), first)
+    else:
+        from flows.cli.app import app
     app()

@@ -1,90 +1,31 @@
-"""The command `r2`: a thin face on the flows. Results on stdout, progress and errors on stderr.
+"""The command `r2`, whole: a thin face on the flows. Results on stdout, progress and errors on stderr.
 
 How it ends, with which exit code: `flows/support/ending.py`.
 """
 
 from collections.abc import Callable
-from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from flows.cli import (
-    answer,
-    demo,
-    evaluate,
-    grpo,
-    label,
-    lake,
-    plans,
-    policy,
-    pool,
-    pool_add,
-    pool_init,
-    report,
-    rescore,
-    sft,
-    sql,
-    sweep,
-)
+from flows.cli import lake, policy, pool, pool_add, pool_init, sweep
 from flows.cli.command import command_class
-
-ANSWERING, LABELLING, TRAINING, EVALUATION, KEEPING = "Answer", "Label", "Train", "Evaluate", "Look and keep"
-JOBS = {
-    "demo": ANSWERING,
-    "pool": ANSWERING,
-    "answer": ANSWERING,
-    "label": LABELLING,
-    "plans": LABELLING,
-    "sft": TRAINING,
-    "grpo": TRAINING,
-    "policy": TRAINING,
-    "evaluate": EVALUATION,
-    "report": EVALUATION,
-    "rescore": EVALUATION,
-    "sql": KEEPING,
-    "lake": KEEPING,
-}
-"""Command -> job, both in the order in which `r2 --help` lists them."""
+from flows.cli.root import COMMANDS, GROUPS, JOBS, bare, with_command
 
 
-class _InOrder(TyperGroup):
-    """Lists the commands in the order of the jobs; Typer would list groups of commands first."""
-
-    def list_commands(self, ctx: object) -> list[str]:
-        return [name for name in JOBS if name in self.commands]
-
-
-def _group(name: str, about: str, functions: dict[str, Callable[..., None]]) -> typer.Typer:
+def _group(name: str, functions: dict[str, Callable[..., None]]) -> typer.Typer:
     """`r2 NAME ...`: commands that belong together."""
-    group = typer.Typer(help=about, no_args_is_help=True)
+    group = typer.Typer(help=GROUPS[name], no_args_is_help=True)
     for subcommand, function in functions.items():
         group.command(name=subcommand, cls=command_class(f"{name} {subcommand}"))(function)
     return group
 
 
-app = typer.Typer(
-    cls=_InOrder,
-    help="Answers large files of questions with a router over a pool of models, and shows what it cost.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo.demo,
-    "answer": answer.answer,
-    "label": label.label,
-    "plans": plans.plans,
-    "sft": sft.sft,
-    "grpo": grpo.grpo,
-    "evaluate": evaluate.evaluate,
-    "report": report.report,
-    "rescore": rescore.rescore,
-    "sql": sql.sql,
-}
-GROUPS = {
+app = bare()
+for _name in COMMANDS:
+    with_command(app, _name)
+_GROUPED = {
     "pool": _group(
         "pool",
-        "Know the pool: init, add, prices, fetch, check, calibrate, serve.",
         {
             "init": pool_init.init,
             "add": pool_add.add,
@@ -97,7 +38,6 @@ GROUPS = {
     ),
     "policy": _group(
         "policy",
-        "Trained policies: list, show, promote, roll back, sweep the cost knob.",
         {
             "list": policy.list_policies,
             "show": policy.show,
@@ -108,7 +48,6 @@ GROUPS = {
     ),
     "lake": _group(
         "lake",
-        "Keep a lake fast and whole.",
         {
             "compact": lake.compact,
             "vacuum": lake.vacuum,
@@ -118,29 +57,5 @@ GROUPS = {
         },
     ),
 }
-for _name, _function in COMMANDS.items():
-    app.command(name=_name, cls=command_class(_name), rich_help_panel=JOBS[_name])(_function)
-for _name, _typer in GROUPS.items():
+for _name, _typer in _GROUPED.items():
     app.add_typer(_typer, name=_name, rich_help_panel=JOBS[_name])
-
-
-def _print_version(is_wanted: bool) -> None:
-    if is_wanted:
-        from importlib.metadata import version
-
-        print(f"r2 {version('r2-reasoner')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
-    ] = False,
-    debug: Annotated[
-        bool,
-        typer.Option("--debug", help="Show where an error arose. May stand anywhere. Also: R2_DEBUG=1.", is_eager=True),
-    ] = False,
-) -> None:
-    """Answers large files of questions with a router over a pool of models, and shows what it cost."""

@@ -15,10 +15,11 @@ from pydantic import BaseModel
 from typer.core import TyperGroup, TyperOption
 from typer.testing import CliRunner
 
-from flows.cli.app import JOBS, app
+from flows.cli.app import app
 from flows.cli.command import CHANGED, RENAMED
 from flows.cli.console import print_calls
 from flows.cli.options import PANELS
+from flows.cli.root import JOBS, overview
 from r2.errors import ConfigError
 from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.sweep import SweepSettings
@@ -266,6 +267,11 @@ def test_the_flags_that_are_not_called_after_their_fields_are_flags_of_some_comm
     assert set(FLAGS.values()) <= {
         option for command in COMMANDS.values() for one in flags(command) for option in one.opts
     }
+
+
+def test_the_light_help_is_that_of_the_whole_command():
+    light, whole = (CliRunner().invoke(one, ["--help"], env={"COLUMNS": "100"}) for one in (overview(), app))
+    assert light.stdout == whole.stdout
 
 
 def command_of(path: Path) -> str:

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from flows.cli.console import STARTING
+from flows.cli.root import COMMANDS
 from flows.support import embedded_api
 from flows.support.progress import _facts, _picture
 from flows.support.ready import api_and_models
@@ -121,6 +122,20 @@ def test_commands_that_ask_no_flow_load_no_prefect(tmp_path: Path):
         check=False,
     )
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, ""), done.stderr
+
+
+def test_the_command_s_own_help_loads_no_command_and_a_command_no_other():
+    def loaded(*words: str) -> set[str]:
+        script = (
+            "import atexit, sys\nfrom flows.cli import _command\n"
+            "atexit.register(lambda: print('loaded:', *sys.modules))\n_command()\n"
+        )
+        done = run([sys.executable, "-c", script, *words], {})
+        return set(done.stdout.splitlines()[-1].split()[1:])
+
+    every = {f"flows.cli.{name}" for name in COMMANDS}
+    assert not loaded("--help") & {*every, "pydantic", "asyncio", "flows.cli.app"}
+    assert loaded("report", "--help") & every == {"flows.cli.report"}
 
 
 def test_what_tells_a_finished_run_loads_no_prefect():
