@@ -55,7 +55,7 @@ async def upload_file(
         for name, value in fields.items()
     )
     head += f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{job.id}.jsonl"\r\n'
-    before = (head + "Content-Type: application/jsonl\r\n\r\n").encode()
+    before = (head + "Content-Type: application/octet-stream\r\n\r\n").encode()
     after = f"\r\n--{_BOUNDARY}--\r\n".encode()
     length = len(before) + sum(len(wrapped(line)) for line in lines) + len(after)
 

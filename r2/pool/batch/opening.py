@@ -38,7 +38,7 @@ async def open_lanes(
     are read, and nothing further is sent there. PoolFileError where such an entry has no batch endpoint any more."""
     left = {stored.job.entry for stored in store.open_jobs()} - set(chosen)
     entries: dict[str, BatchEntry] = {}
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=True) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         for name in (*chosen, *sorted(left)):
             entries[name] = _opened(pool, name, chosen.get(name), session, environ)
         lanes = Lanes(client, entries, store, run_id, deadline_s=deadline_s, times=TIMES, say=say)
