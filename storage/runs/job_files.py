@@ -5,8 +5,8 @@ Three files a job, in `<run folder>/jobs/`:
     ID.lines    custom_id, tab, body: one request a line; written and synced before the job exists, gone when it is
                 settled
     ID.job      its events, one JSON line each behind its CRC: intent, sent, over, settled, stored. Synced
-    ID.claims   33 bytes for each line with a durable outcome: key, what became of it, USD at batch and at live price.
-                Written at once, not synced: after a loss of power a result is read from the provider once more
+    ID.claims   37 bytes for each line with a durable outcome: key, what became of it, USD at batch and at live price,
+                CRC. Written at once, not synced: after a loss of power a result is read from the provider once more
 
 A torn last event or claim was never acknowledged and is cut off.
 """
@@ -31,6 +31,8 @@ from storage.lake.lake import Lake
 from storage.lake.manifest import make_folder, sync_folder
 
 _CLAIM = struct.Struct("<16sBdd")
+_CRC = struct.Struct("<I")
+_CLAIM_BYTES = _CLAIM.size + _CRC.size
 _CLAIMS: tuple[Claim, ...] = ("answered", "failed", "again", "live", "unused")
 _CODE = {claim: code for code, claim in enumerate(_CLAIMS)}
 JOB_ID_DIGITS = 16
@@ -139,7 +141,8 @@ class JobFiles:
         if file is None:
             with _told(self.folder):
                 file = self._claims[job_id] = (self.folder / f"{job_id}.claims").open("ab", buffering=1 << 16)
-        file.write(_CLAIM.pack(bytes.fromhex(key), _CODE[claim], cost_usd, live_usd))
+        packed = _CLAIM.pack(bytes.fromhex(key), _CODE[claim], cost_usd, live_usd)
+        file.write(packed + _CRC.pack(zlib.crc32(packed)))
         self._unwritten.add(file)
 
     def flush(self) -> None:
@@ -232,11 +235,14 @@ class JobFiles:
         path = self.folder / f"{record.job.id}.claims"
         if not path.exists():
             return
-        stored = path.read_bytes()
-        whole = len(stored) - len(stored) % _CLAIM.size
-        if whole != len(stored) and record.job.id not in self._claims:
-            os.truncate(path, whole)
-        for raw, code, cost_usd, live_usd in _CLAIM.iter_unpack(stored[:whole]):
+        stored = memoryview(path.read_bytes())
+        for at in range(0, len(stored), _CLAIM_BYTES):
+            packed, crc = stored[at : at + _CLAIM.size], stored[at + _CLAIM.size : at + _CLAIM_BYTES]
+            if len(crc) < _CRC.size or _CRC.unpack(crc)[0] != zlib.crc32(packed):
+                if record.job.id not in self._claims:  # nobody writes it: what follows was lost with the power
+                    os.truncate(path, at)
+                return
+            raw, code, cost_usd, live_usd = _CLAIM.unpack(packed)
             key = raw.hex()
             if key not in record.claimed:
                 record.claimed.add(key)

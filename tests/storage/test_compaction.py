@@ -15,6 +15,7 @@ from storage.lake.places import parts_folder
 from storage.lake.schema import TABLES
 from tests.support.lake_rows import (
     CURVE,
+    JOB,
     RUN,
     bad_row,
     indices,
@@ -76,6 +77,7 @@ def test_compaction_leaves_one_file_a_table_and_the_same_rows(tmp_path: Path) ->
     for unit in range(4):
         lake.commit("run-a", f"{unit:05d}-0", rewarded(labelled(unit_of([unit, unit + 4]))))
         of_run = {"runs": [replace(RUN, session=unit)], "curves": [replace(CURVE, step=unit)]}
+        of_run["jobs"] = [replace(JOB, job_id=f"{unit:032x}")]
         lake.commit("run-a", f"session-{unit:04d}", of_run)
     before = {name: list(rows_of(lake, name)) for name in TABLES}
     entry = lake.compact("run-a")

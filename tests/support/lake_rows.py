@@ -9,7 +9,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from r2.records.tables import CallRow, Candidate, CandidateRow, CurveRow, RewardRow, RunRow, SubtaskRow, TrajectoryRow
+from r2.records.tables import (
+    CallRow,
+    Candidate,
+    CandidateRow,
+    CurveRow,
+    JobRow,
+    RewardRow,
+    RunRow,
+    SubtaskRow,
+    TrajectoryRow,
+)
 from storage.lake.lake import Lake
 from storage.lake.places import SCHEMA_FILE
 from storage.lake.schema import TABLES
@@ -127,6 +137,29 @@ TRAJECTORY = TrajectoryRow(
     started_at=NOON,
 )
 
+JOB = JobRow(
+    run_id="run-a",
+    job_id="0" * 32,
+    request_model="large",
+    provider_id="batch_1",
+    state="expired",
+    reason=None,
+    is_rescued=False,
+    n_rows=5,
+    n_answered=3,
+    n_failed=0,
+    n_again=2,
+    n_live=0,
+    n_unused=0,
+    n_absent=0,
+    n_twice=0,
+    n_foreign=0,
+    worst_usd=0.5,
+    cost_usd=0.03,
+    live_usd=0.06,
+    submitted_at=NOON,
+    ended_at=NOON + 5400,
+)
 CURVE = CurveRow("run-a", "sft", "decomposer", 0, 0, "loss", 2.5, NOON)
 
 Tables = dict[str, list[Any]]

@@ -45,7 +45,7 @@ class Run:
     spent_usd: float = 0.0
 
     @asynccontextmanager
-    async def session(self, cap_usd: float | None = None) -> AsyncIterator[tuple[Lanes, Journal]]:
+    async def session(self, cap_usd: float | None = None, why_closed: str = "") -> AsyncIterator[tuple[Lanes, Journal]]:
         pool = write_pool(self.folder, {"a": ""})
         async with Loopback() as server:
             addresses = {"a": Address(server.base_url, "a")}
@@ -56,6 +56,7 @@ class Run:
                     entries = {"a": BatchEntry(self.fake, HALF)}
                     options = {"times": QUICK, "say": self.said.append, **self.options}
                     lanes = Lanes(client, entries, store, "run", **options)
+                    lanes.lanes["a"].why_closed = why_closed
                     async with lanes:
                         yield lanes, journal
                     self.spent_usd += lanes.spent_usd
@@ -338,6 +339,29 @@ def test_after_a_kill_no_job_is_sent_twice_and_no_row_is_paid_twice(
     assert n_before == (0 if at == "intent" else 1)
     assert max(one.fake.ran.values()) == 1
     assert all(job.is_settled for job in one.jobs())
+
+
+def test_a_session_that_asks_live_still_reads_the_jobs_that_were_left(run: Make):
+    one = run(FakeBatches(n_polls=-1))
+
+    async def stopped() -> None:
+        async with one.session() as (lanes, journal):
+            asking = asyncio.gather(*(lanes.complete(call(i), problem_id=f"p{i}", journal=journal) for i in range(6)))
+            await one.fake.is_sent.wait()
+            lanes.stop()
+            await asking
+
+    async def live() -> list[Completion]:
+        async with one.session(why_closed="--lane live") as (lanes, journal):
+            calls = (lanes.complete(call(i), problem_id=f"p{i}", journal=journal) for i in range(8))
+            return list(await asyncio.gather(*calls))
+
+    asyncio.run(stopped())
+    for job in one.fake.jobs.values():
+        job.n_polls = 0
+    assert all(c.is_ok for c in asyncio.run(live()))
+    assert (one.fake.asked["submit"], one.fake.ran.total()) == (1, 5)
+    assert one.n_live == 3, "the one sent ahead, and the two that no job has"
 
 
 def test_a_cap_holds_over_a_job_that_a_killed_session_left(run: Make, monkeypatch: pytest.MonkeyPatch):
