@@ -46,12 +46,12 @@ price_usd_per_mtok = {input = 1.0, output = 2.0, date = "2026-11-01", source = "
 
 
 class Provider:
-    """Keeps the custom_ids of its jobs, and answers every line with the same body."""
+    """Reads the lines of its jobs where they are, and answers every one with the same body."""
 
     limits = BatchLimits(50_000, 200_000_000, listing_lag_s=0.0)
 
     def __init__(self) -> None:
-        self._ids: dict[str, list[str]] = {}
+        self._lines: dict[str, Collection[BatchLine]] = {}
         self._body = orjson.dumps(
             {
                 "id": "chatcmpl-1",
@@ -70,15 +70,16 @@ class Provider:
         )
 
     async def submit(self, job: BatchJob, lines: Collection[BatchLine]) -> str:
-        self._ids[job.id] = [line.custom_id for line in lines]
+        assert sum(len(line.body) for line in lines) == job.n_bytes
+        self._lines[job.id] = lines
         return job.id
 
     async def status(self, provider_id: str) -> BatchStatus:
         return BatchStatus(provider_id, "ended")
 
     async def results(self, provider_id: str) -> AsyncIterator[BatchRow]:
-        for custom_id in self._ids.pop(provider_id):
-            yield BatchRow(custom_id, 200, self._body)
+        for line in self._lines.pop(provider_id):
+            yield BatchRow(line.custom_id, 200, self._body)
 
     async def cancel(self, provider_id: str) -> None:
         raise AssertionError("nothing is cancelled here")

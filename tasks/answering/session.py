@@ -43,7 +43,7 @@ from tasks.answering.simulated import is_simulated
 from tasks.blocking import Checks, to_end
 
 MOST_OPEN: Final = 20_000
-"""Questions that are worked on at once where calls wait for batch jobs: some 10 KB each."""
+"""Questions that are worked on at once where calls wait for batch jobs: some 12 KB each."""
 MOST_OPEN_CAPPED: Final = 2_000
 """The same under a money cap, which is asked before each question."""
 

@@ -3,7 +3,6 @@
 What comes of it is told to its lane (`r2/pool/batch/lane.py`), which knows the calls and the money.
 """
 
-import asyncio
 import random
 from collections.abc import Collection, Iterator
 from typing import Final, Protocol
@@ -45,6 +44,9 @@ class JobOwner(Protocol):
 
     def took(self, seconds: float) -> None:
         """A job that was sent in this session has ended by itself."""
+
+    async def ease(self) -> None:
+        """Lets others have the loop, and waits until what was delivered is nearly all on disk."""
 
     def close_for(self, why: str) -> None:
         """No further job of this entry."""
@@ -213,7 +215,7 @@ class Carrier:
                     self._take(job, row, is_first_reading=n_cut == 0)
                     n_taken += 1
                     if n_taken % TURN == 0:
-                        await asyncio.sleep(0)
+                        await self._lane.ease()
                 return False
             except BatchUnclearError as unclear:
                 n_cut += len(job.done) > n_before or n_cut > 0

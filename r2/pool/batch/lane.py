@@ -52,6 +52,7 @@ class Lane:
         rescue_at: Callable[[int], float],
         say: Callable[[str], None],
         told: "Callable[[Lane, Waiting, Outcome], None]",
+        ease: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self.entry = entry
         self.price = price
@@ -70,6 +71,7 @@ class Lane:
         self.rescue_at = rescue_at
         self._say = say
         self._told = told
+        self.ease = ease
         self._carrier = Carrier(self, provider, store, times, clock)
         self._queue: deque[Waiting] = deque()
         self._arrived = asyncio.Event()

@@ -22,6 +22,8 @@ from r2.pool.client.client import PoolClient, paid_attempts
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal, NoJournal
 
+MOST_UNKEPT: Final = 8192
+"""Rows in memory that are not on disk yet."""
 _NO_JOURNAL: Final = NoJournal()
 _AS_CLAIM: Final[Mapping[str, Claim]] = {"answered": "answered", "failed": "failed", "again": "again", "live": "live"}
 
@@ -62,6 +64,8 @@ class Lanes:
         self._n_live = 0
         self._due: list[_Due] = []
         self._keeping: set[asyncio.Task[None]] = set()
+        self._n_unkept = 0
+        self._has_kept = asyncio.Event()
         opened = client.opened
         self.lanes = {
             name: Lane(
@@ -77,6 +81,7 @@ class Lanes:
                 rescue_at=lambda n_rows, name=name: self._rescue_at(name, n_rows),  # type: ignore[misc]
                 say=say,
                 told=self._told,
+                ease=self._ease,
             )
             for name, entry in entries.items()
         }
@@ -220,6 +225,7 @@ class Lanes:
         if not self._due:
             asyncio.get_running_loop().call_soon(self._flush)
         self._due.append((lane, waiting, outcome))
+        self._n_unkept += 1
 
     def _flush(self) -> None:
         """What was told since, to the journals: many records at a time."""
@@ -250,6 +256,16 @@ class Lanes:
                 waiting.wave.fail(error)
             if isinstance(error, asyncio.CancelledError):
                 raise
+        finally:
+            self._n_unkept -= len(due)
+            self._has_kept.set()
+
+    async def _ease(self) -> None:
+        """Where the disk is slow, rows are read no faster than they are made durable."""
+        await asyncio.sleep(0)
+        while self._n_unkept > MOST_UNKEPT:
+            self._has_kept.clear()
+            await self._has_kept.wait()
 
     def _use(self, lane: Lane, waiting: Waiting, outcome: Outcome) -> None:
         claim = _AS_CLAIM[outcome.next]
