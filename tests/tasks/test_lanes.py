@@ -280,6 +280,28 @@ def test_a_job_that_does_not_even_end_when_it_is_cancelled_is_counted_at_its_wor
     assert [len(c.attempts) for c in done].count(2) == 3
 
 
+def test_a_job_that_nobody_knows_of_before_the_deadline_is_counted_at_its_worst_and_asked_live(run: Make):
+    unclear = [BatchUnclearError("HTTP 503") for _ in range(1000)]
+    lost = [BatchUnclearError("cut", may_exist=True)]
+    one = run(FakeBatches(wrong={"submit": lost, "find": unclear}), deadline_s=0.8)
+    done = one.ask(4)
+    assert all(c.is_ok for c in done)
+    [job] = one.jobs()
+    assert job.end is not None and (job.end.state, job.end.rescued, job.end.n_absent) == ("abandoned", True, 3)
+    assert job.totals.n_live == 3
+    assert one.fake.asked["submit"] == 1
+    assert one.spent_usd == pytest.approx(sum(c.cost_usd for c in done))
+
+
+def test_a_provider_that_takes_no_job_before_the_deadline_is_asked_live(run: Make):
+    one = run(FakeBatches(wrong={"submit": [BatchUnclearError("HTTP 503") for _ in range(1000)]}), deadline_s=0.8)
+    done = one.ask(4)
+    assert all(c.is_ok for c in done)
+    [job] = one.jobs()
+    assert job.end is not None and (job.end.state, job.totals.cost_usd) == ("refused", 0.0)
+    assert one.n_live == 4
+
+
 def test_a_cap_holds_over_jobs_and_the_rest_is_not_sent(run: Make):
     one = run(FakeBatches())
     done = one.ask(60, cap_usd=500e-6)

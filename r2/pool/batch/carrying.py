@@ -71,7 +71,11 @@ class Carrier:
             self._lane.over(job, job.end)
             return
         if job.provider_id is None:
-            found = await self._found(job)
+            try:
+                found = await self._found(job)
+            except _TooLateError as late:
+                self._give_up(job, str(late))
+                return
             if found is None:
                 self._lane.over(job, JobEnd("never_sent", "the provider has no such job", self._clock.time()))
                 return
@@ -95,14 +99,8 @@ class Carrier:
             try:
                 return await self._provider.submit(job.facts, job.lines)
             except BatchUnclearError as unclear:
-                if unclear.may_exist and (found := await self._found(job)) is not None:
-                    return found
-                if self._is_late(job):
-                    self._lane.close_for(f"the provider took no job before the deadline: {unclear}")
-                    self._lane.over(job, JobEnd("refused", str(unclear), self._clock.time(), rescued=True))
-                    return None
-                await self._pause(max(pause, unclear.retry_after_s or 0.0))
-                pause = min(pause * 1.5, self._times.retry_most_s)
+                wait_s = max(pause, unclear.retry_after_s or 0.0)
+                may_exist, why = unclear.may_exist, str(unclear)
             except BatchQueueFullError as full:
                 self._lane.queue_full(job, str(full))
                 return None
@@ -113,9 +111,27 @@ class Carrier:
                 self._lane.close_for(str(down))
                 self._lane.over(job, JobEnd("refused", str(down), self._clock.time()))
                 return None
+            try:
+                if may_exist and (found := await self._found(job)) is not None:
+                    return found
+            except _TooLateError as late:
+                self._give_up(job, str(late))
+                return None
+            if self._is_late(job):
+                self._lane.close_for(f"the provider took no job before the deadline: {why}")
+                self._lane.over(job, JobEnd("refused", why, self._clock.time(), rescued=True))
+                return None
+            await self._pause(wait_s)
+            pause = min(pause * 1.5, self._times.retry_most_s)
+
+    def _give_up(self, job: OpenJob, why: str) -> None:
+        """The provider may have the job, and may bill it."""
+        self._lane.close_for(f"job {job.facts.id[:8]} of {job.facts.n_rows} calls is given up for the deadline: {why}")
+        self._lane.over(job, JobEnd("abandoned", why, self._clock.time(), rescued=True), is_lost=True)
 
     async def _found(self, job: OpenJob) -> str | None:
-        """The provider's id of a job that it may have; asked until it says, and not before its list can have it."""
+        """The provider's id of a job that it may have; asked until it says, and not before its list can have it.
+        _TooLateError where it does not say before the deadline."""
         await self._pause(self._provider.limits.listing_lag_s)
         ids = _Ids(job)
         pause = self._times.retry_first_s
@@ -123,6 +139,8 @@ class Carrier:
             try:
                 return await self._provider.find(job.facts, ids)
             except BatchUnclearError as unclear:
+                if self._is_late(job):
+                    raise _TooLateError(f"nobody knows whether the provider has it: {unclear}") from unclear
                 await self._pause(max(pause, unclear.retry_after_s or 0.0))
                 pause = min(pause * 1.5, self._times.retry_most_s)
 
@@ -250,6 +268,10 @@ class Carrier:
 
     async def _pause(self, seconds: float) -> None:
         await self._clock.sleep(seconds * random.uniform(0.9, 1.1))
+
+
+class _TooLateError(Exception):
+    """The deadline came before the provider said whether it has a job."""
 
 
 class _Ids(Collection[str]):
