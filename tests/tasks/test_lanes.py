@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +384,45 @@ def test_a_session_that_asks_live_still_reads_the_jobs_that_were_left(run: Make)
     assert all(c.is_ok for c in asyncio.run(live()))
     assert (one.fake.asked["submit"], one.fake.ran.total()) == (1, 5)
     assert one.n_live == 3, "the one sent ahead, and the two that no job has"
+
+
+def test_a_wave_of_calls_comes_back_in_its_order_by_whatever_way_each_was_asked(run: Make):
+    def reply(custom_id: str, body: bytes) -> BatchRow:
+        number = body.split(b" + 2?")[0].rsplit(b'"', 1)[1].decode()
+        return says(f"by batch: {number}")(custom_id, body)
+
+    one = run(FakeBatches(reply=reply))
+
+    async def wave() -> tuple[list[Completion], list[Completion]]:
+        async with one.session() as (lanes, journal):
+            calls = [call(0), replace(call(1), max_cost_usd=0.0), call(2), call(3)]
+            first = await lanes.complete_all(calls, problem_id="p", journal=journal)
+            return first, await lanes.complete_all(calls, problem_id="p", journal=journal)
+
+    first, again = asyncio.run(wave())
+    assert [one.error_type for one in first] == [None, "question_budget", None, None]
+    assert [one.text for one in first[2:]] == ["by batch: 2", "by batch: 3"]
+    assert first[0].text == "4", "sent ahead, live"
+    assert [one.is_replayed for one in again] == [True, False, True, True]
+
+
+def test_a_question_that_is_given_up_leaves_its_row_to_the_next_session(run: Make):
+    one = run(FakeBatches(n_polls=-1))
+
+    async def given_up() -> None:
+        async with one.session() as (lanes, journal):
+            asking = asyncio.gather(*(lanes.complete(call(i), problem_id=f"p{i}", journal=journal) for i in range(4)))
+            await one.fake.is_sent.wait()
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            for job in one.fake.jobs.values():
+                job.n_polls = 0
+            await asyncio.sleep(0.2)
+
+    asyncio.run(given_up())
+    assert all(c.is_ok for c in one.ask(4))
+    assert (one.fake.asked["submit"], one.fake.ran.total()) == (1, 3)
 
 
 def test_a_cap_holds_over_a_job_that_a_killed_session_left(run: Make, monkeypatch: pytest.MonkeyPatch):

@@ -38,6 +38,8 @@ def batch_choices(
     for name, table in pool.models.items():
         if lane == "live" or table.lane == "live" or (table.lane is None and lane is None):
             continue
+        if endpoint_kind(table.endpoint) == "recording":  # it asks nobody, whatever the recorded pool said
+            continue
         why_not = _why_not(pool, name)
         if table.lane == "batch" and why_not:
             raise PoolFileError(f'{pool.path}: models.{name}.lane = "batch", but {why_not}')

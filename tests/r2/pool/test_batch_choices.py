@@ -60,6 +60,13 @@ def test_without_batch_rates_in_the_file_a_batch_costs_half(tmp_path: Path):
     assert (chosen["can"].price.input, chosen["can"].price.output) == (0.5, 1.0)
 
 
+def test_a_recording_of_a_pool_with_batch_lanes_is_replayed(tmp_path: Path):
+    recorded = pool(tmp_path, lane='lane = "batch"')
+    replay = {name: one.model_copy(update={"endpoint": "recording:x"}) for name, one in recorded.models.items()}
+    tables = recorded.tables.model_copy(update={"models": replay})
+    assert batch_choices(PoolConfig(recorded.path, tables, recorded.text), None, None) == ({}, [])
+
+
 def test_the_lane_is_no_part_of_a_runs_identity(tmp_path: Path):
     assert pool(tmp_path).digest == pool(tmp_path, lane='lane = "batch"').digest
 
