@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import ClassVar, Final, Self
+from typing import Final, Self
 
 from r2.answering.attempts import Attempt, Attempts
 from r2.roster import PLAN_SKILL, ModelCard, PromptMode, Tier
@@ -166,8 +166,8 @@ class ProfileBeliefs:
         by_name = {arm.name: arm.weights for arm in self.known if arm.weights} if len(set(named)) < len(named) else {}
         object.__setattr__(self, "_weights_by_name", by_name)
 
-    weighs_length: ClassVar[bool] = False
-    """How long a reply is tells nothing here."""
+    def told_length(self, output_tokens: int | None) -> None:
+        """How long a reply is tells nothing here."""
 
     def without(self, names: Set[str]) -> Self:
         """The same where these arms are not asked any more; what they brought still counts."""

@@ -1,22 +1,34 @@
 """What a trained scorer believes of one unit: the `Beliefs` (r2/answering/attempts.py) that the rule reads.
 
 States are predicted in batches: looking at one state works out all that one further attempt could make of it, and
-`foresee` all that several could, so that the rule's search finds them at hand.
+`foresee` all that several could, so that the rule's search finds them at hand. What is predicted does not depend on
+costs: units of one kind that are equally hard share it (`priced`).
 """
 
-from collections.abc import Mapping, Sequence, Set
+import math
+from collections.abc import Hashable, Mapping, Sequence, Set
 from copy import copy
-from typing import Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from r2.answering.attempts import Attempt, Attempts
-from r2.answering.scorer import ArmProfile, Level, Scorer, arm_features, result_features, states_of
+from r2.answering.scorer import ArmProfile, Level, Scorer, arm_features, logit, result_features, states_of
 from r2.problem import Problem
+
+if TYPE_CHECKING:
+    from r2.answering.lookahead import Decision
 
 Key = tuple[tuple[str, int | None, float | None, int | None], ...]
 LEAST = 0.01
 """Outcomes less probable are left out, and the others fill their place."""
+CONFIDENCE_GRID = 0.5
+"""Steps of a logit that confidences are told apart by: units that are alike share what is worked out."""
+LENGTH_GRID = 0.25
+"""Likewise of ln(1 + tokens)."""
+MOST_KEPT = 20_000
+"""States whose predictions are kept."""
 
 
 class ScoredBeliefs:
@@ -30,22 +42,26 @@ class ScoredBeliefs:
         kind: str,
         profiles: Mapping[str, ArmProfile],
         costs_usd: Mapping[str, float] | None = None,
+        difficulty: float | None = None,
     ) -> None:
+        """`difficulty` None: that of the problem's text."""
         self._scorer = scorer
         self._names = tuple(profiles)
         self._places = {name: place for place, name in enumerate(self._names)}
         self._at = [profile.at(kind) for profile in profiles.values()]
         self._view = scorer.view(problem, kind, profiles)
+        if difficulty is not None:
+            self._view = replace(self._view, difficulty=difficulty)
         given = costs_usd or {}
         self._costs = {name: given.get(name, its.cost_usd) for name, its in zip(self._names, self._at, strict=True)}
         self._p_right: dict[Key, tuple[float, ...]] = {}
         self._p_next: dict[Key, Sequence[Sequence[float]]] = {}
         self._outcomes: dict[tuple[Key, str], list[tuple[float, Attempt]]] = {}
         self._closed: frozenset[str] = frozenset()
+        self.decisions: dict[Hashable, Decision] = {}
+        """What was decided by them, at these costs; for whoever decides."""
 
     has_equality = True
-    weighs_length = True
-    """How long a reply is tells something."""
 
     @property
     def arms(self) -> Sequence[str]:
@@ -61,9 +77,24 @@ class ScoredBeliefs:
         other._closed = closed
         return other
 
+    def priced(self, costs_usd: Mapping[str, float]) -> Self:
+        """The same at other costs of the arms; those that are not given stay. What was predicted is shared."""
+        other = copy(self)
+        other._costs = self._costs | costs_usd
+        other.decisions = {}
+        return other
+
     def told(self, arm: str, confidence: float | None) -> float | None:
-        """The confidence as it is; None of an arm that is not known here."""
-        return confidence if arm in self._places else None
+        """The confidence on a grid of `CONFIDENCE_GRID`; None of an arm that is not known here."""
+        if confidence is None or arm not in self._places:
+            return None
+        return 1 / (1 + math.exp(-CONFIDENCE_GRID * round(logit(confidence) / CONFIDENCE_GRID)))
+
+    def told_length(self, output_tokens: int | None) -> int | None:
+        """The length of a reply, which tells something here, on a grid of `LENGTH_GRID`."""
+        if output_tokens is None:
+            return None
+        return round(math.expm1(LENGTH_GRID * round(math.log1p(output_tokens) / LENGTH_GRID)))
 
     def cost_usd(self, arm: str, attempts: Attempts) -> float:
         return self._costs[arm]
@@ -83,6 +114,9 @@ class ScoredBeliefs:
     def foresee(self, attempts: Attempts, arms: Sequence[str], n_further: int) -> None:
         """Predicts every state that so many further attempts of these arms can lead to, a batch for each further
         attempt."""
+        if len(self._p_right) > MOST_KEPT:
+            for kept in (self._p_right, self._p_next, self._outcomes):
+                kept.clear()
         self.p_right(attempts)
         states = {key_of(attempts): attempts}
         for level in range(n_further):

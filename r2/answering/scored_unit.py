@@ -6,25 +6,66 @@ the pool's prices, the prompt at hand, and the tokens that the profile expects, 
 """
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from r2.answering.attempts import Attempts
 from r2.answering.beliefs import Arm
 from r2.answering.expected_cost import call_usd
-from r2.answering.scored import ScoredBeliefs
+from r2.answering.lookahead import Decision, Waits, decide
+from r2.answering.scored import ScoredBeliefs, key_of
 from r2.answering.scorer import OTHER, ArmProfile, KindProfile, Level, Scorer, logit
 from r2.call import Message
 from r2.problem import Problem
+from r2.problems.kind import kind_of
 from r2.roster import ModelCard
 
 PRICE_FACTOR: Final = 2.0
 """A price that changed by more than this, either way, is another than the scorer was trained for."""
 ALL_KINDS: Final = "all"
 """The kind of every question to a scorer that was trained on questions of which no kind is known."""
+ANY_STEP: Final = "step"
+"""The kind of a step whose text has no known form."""
+PLAN_OF: Final = "plan of "
 LEAST_CONFIDENCE_SD: Final = 0.05
+DIFFICULTY_GRID: Final = 0.25
+"""Steps of a text's difficulty that units are told apart by, in standard deviations."""
+COST_GRID: Final = 0.1
+"""Steps of costs, relative."""
+MOST_REMEMBERED: Final = 2_000
+"""Kinds of units that are remembered together with what was decided of them."""
+NOBODY: Final = Problem("", "")
+LOCK: Final = threading.RLock()
+"""Questions are answered in several threads, and share what is worked out."""
+
+
+def question_kind(problem: Problem) -> str:
+    """The kind of a question as scorers know it: what its form says, else its benchmark."""
+    return kind_of(problem.question) or problem.benchmark or ALL_KINDS
+
+
+def plan_kind(kind: str) -> str:
+    """The kind of a plan for a question of this kind."""
+    return f"{PLAN_OF}{kind}"
+
+
+def is_plan(kind: str) -> bool:
+    """Whether the kind is that of a plan."""
+    return kind.startswith(PLAN_OF)
+
+
+def step_kind(task: str) -> str:
+    """The kind of a step of a plan as scorers know it."""
+    return kind_of(task) or ANY_STEP
+
+
+def step_unit(problem: Problem, task: str, given: Sequence[str]) -> Problem:
+    """A step as the scorer reads it: its text, and the earlier results that it is shown."""
+    return replace(problem, question=task, context="\n".join(given), choices=(), target=None, aliases=())
 
 
 def misfit(scorer: Scorer, solvers: Sequence[ModelCard]) -> str:
@@ -72,22 +113,57 @@ def scored_beliefs(
     Costs are in units of `v_usd`. Arms that the scorer knows and thinks little of at this kind are left out."""
     seen = [arm.name for arm in arms if arm.name in scorer.arms]
     kept = {*scorer.shortlist(kind, seen), *(arm.name for arm in arms if arm.name not in scorer.arms)}
-    profiles, costs = {}, {}
-    for arm in arms:
-        if arm.name not in kept:
-            continue
+    shown = [arm for arm in arms if arm.name in kept]
+    costs = {}
+    for arm in shown:
+        costs[arm.name] = arm.cost_usd
         profile = scorer.arms.get(arm.name)
-        if profile is None:
-            profiles[arm.name] = profile_of(arm)
-            continue
-        profiles[arm.name] = replace(profile, weights=arm.weights)
-        n_tokens = expected_tokens(profile.at(kind))
+        n_tokens = None if profile is None else expected_tokens(profile.at(kind))
         if n_tokens is not None:
             card = replace(cards[arm.name], thinking_tokens=0, sent_output_limit=None)  # they are in what was measured
             costs[arm.name] = call_usd(card, prompts[arm.name], n_tokens) / v_usd
-        else:
-            costs[arm.name] = arm.cost_usd
-    return ScoredBeliefs(scorer, problem, kind, profiles, costs)
+    return shared_beliefs(scorer, kind, shown, costs, scorer.difficulty(problem, kind))
+
+
+def shared_beliefs(
+    scorer: Scorer, kind: str, arms: Sequence[Arm], costs: Mapping[str, float], difficulty: float
+) -> ScoredBeliefs:
+    """What is believed of a unit of this kind and difficulty: one and the same for all units that are alike, difficulty
+    and costs on a grid, so that what was worked out for one serves the others."""
+    difficulty = DIFFICULTY_GRID * round(difficulty / DIFFICULTY_GRID)
+    costs = {name: _on_grid(cost) for name, cost in costs.items()}
+    alike = (kind, difficulty, tuple((arm.name, arm.weights) if arm.name in scorer.arms else arm for arm in arms))
+    priced = (alike, tuple(costs.items()))
+    with LOCK:
+        if len(scorer.memory) > MOST_REMEMBERED:
+            scorer.memory.clear()
+        if alike not in scorer.memory:
+            profiles = {
+                arm.name: replace(scorer.arms[arm.name], weights=arm.weights)
+                if arm.name in scorer.arms
+                else profile_of(arm)
+                for arm in arms
+            }
+            scorer.memory[alike] = ScoredBeliefs(scorer, NOBODY, kind, profiles, None, difficulty)
+        if priced not in scorer.memory:
+            scorer.memory[priced] = scorer.memory[alike].priced(costs)
+        found: ScoredBeliefs = scorer.memory[priced]
+        return found
+
+
+def decided(
+    beliefs: ScoredBeliefs, attempts: Attempts, horizon: int, decompose: float | None, waits: Waits = ()
+) -> Decision:
+    """The rule's decision, a right answer taken as 1; remembered with the beliefs."""
+    key = (frozenset(beliefs.arms), key_of(attempts), horizon, decompose, waits)
+    with LOCK:
+        if key not in beliefs.decisions:
+            beliefs.decisions[key] = decide(beliefs, attempts, 1.0, horizon, decompose, waits=waits)
+        return beliefs.decisions[key]
+
+
+def _on_grid(cost: float) -> float:
+    return math.exp(COST_GRID * round(math.log(cost) / COST_GRID)) if cost > 0 else 0.0
 
 
 def expected_tokens(profile: KindProfile) -> float | None:

@@ -28,6 +28,8 @@ OTHER: Final = ""
 """The kind that stands for all kinds that the scorer was not trained on."""
 FARTHEST: Final = 3.0
 """Deviations are cut here, in standard deviations."""
+LEAST_P: Final = 1e-4
+"""Nothing that was measured is taken for surer than this. At steps of plans small models differ in their third nine."""
 RESULT_FEATURES: Final = (
     "logits of those who say it, summed",
     "the best of them",
@@ -139,6 +141,8 @@ class Kind:
     pairs: Mapping[str, Mapping[str, Pair]] = field(default_factory=dict)
     shortlist: tuple[str, ...] = ()
     """Arms that the best agreement cascades of the kind are made of, the most used first."""
+    steps: Mapping[str, float] = field(default_factory=dict)
+    """Of a kind of question: how many steps of each kind its plans have, on average."""
 
     def pair(self, one: str, other: str, p_one: float, p_other: float) -> Pair:
         """What is known of the two; else what would be so if they were right independently of each other."""
@@ -225,9 +229,15 @@ class Scorer:
     temperature: float = 1.0
     choice: tuple[float, ...] = ()
     n_questions: int = 0
+    memory: dict[Any, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
+    """What was worked out with it (r2/answering/scored_unit.py); no part of it."""
 
     def kind(self, name: str) -> Kind:
         return self.kinds.get(name) or self.kinds[OTHER]
+
+    def difficulty(self, problem: Problem, kind: str) -> float:
+        """Of the text of a unit of this kind, in standard deviations; more is easier."""
+        return self.kind(kind).difficulty(features(replace(problem, benchmark=kind)))
 
     def shortlist(self, kind: str, arms: Sequence[str]) -> list[str]:
         """Those of `arms` that are worth considering at this kind: the shortlist, where at least two of them are on
@@ -247,7 +257,7 @@ class Scorer:
         ]
         return UnitView(
             its,
-            its.difficulty(features(replace(problem, benchmark=kind))),
+            self.difficulty(problem, kind),
             np.array([logit(one.accuracy) for one in at]),
             np.array([one.confidence for one in at]),
             np.array([one.confidence_sd for one in at]),
@@ -418,8 +428,8 @@ def length_deviation(profile: KindProfile, output_tokens: float) -> float:
 
 
 def logit(p: float) -> float:
-    """ln(p / (1 - p)), for p cut to 0.005 .. 0.995."""
-    p = min(max(p, 0.005), 0.995)
+    """ln(p / (1 - p)), for p cut to `LEAST_P` .. 1 - `LEAST_P`."""
+    p = min(max(p, LEAST_P), 1 - LEAST_P)
     return math.log(p / (1 - p))
 
 
@@ -504,8 +514,9 @@ def _kind(stored: dict[str, Any]) -> Kind:
         for name, its in stored.pop("pairs").items()
     }
     shortlist = tuple(map(str, stored.pop("shortlist")))
+    steps = {str(kind): float(n) for kind, n in stored.pop("steps", {}).items()}
     numbers = {name: float(value) for name, value in stored.items()}
-    return Kind(**numbers, weights=weights, pairs=pairs, shortlist=shortlist)
+    return Kind(**numbers, weights=weights, pairs=pairs, shortlist=shortlist, steps=steps)
 
 
 def _arm(stored: dict[str, Any]) -> ArmProfile:

@@ -59,6 +59,7 @@ from r2.roster import PLAN_SKILL, ModelCard, PromptMode
 
 if TYPE_CHECKING:
     from r2.answering.scored import ScoredBeliefs
+    from r2.answering.scored_plan import Planning
 
 VALUE_IN_REFS: Final = 50.0
 """What a right answer is worth by default, in costs of the question on the largest model thinking step by step."""
@@ -73,6 +74,7 @@ LEAST_GAIN: Final = 0.001
 LEAST_SHARE: Final = 0.01
 """Of questions: what happens to fewer is left out of an expectation."""
 _LEVELS: Final = {"cot": LONG_REPLIES, "bare": TRAINED_REPLIES}
+NOTHING_GIVEN: Final[Mapping[int, str]] = {}
 COST_GRID: Final = 0.05
 """Costs are rounded to steps of this, relative, so that like questions share their decisions."""
 
@@ -150,16 +152,31 @@ def _by_rule(problem: Problem, router: Router, outcome: Outcome, budget: Questio
     v_usd = value_usd(problem, router)
     step = _open_step(Subtask(DIRECT_STEP), router)
     unit = _unit(problem, router, step, v_usd, None, is_answer=True)
-    unit.decompose = _worth_of_plan(problem, router, v_usd)
+    planning = _planning(problem, router, v_usd)
+    unit.decompose = _worth_of_plan(problem, router, v_usd) if planning is None else planning.worth
     outcome.plan, outcome.steps = DIRECT, [step]
     yield from _settle(problem, DIRECT, {0: unit}, router, outcome, budget)
     if unit.wants_plan:
-        plan = yield from decompose(problem, router, outcome, budget)
+        if planning is None:
+            plan = yield from decompose(problem, router, outcome, budget)
+        else:
+            from r2.answering.scored_plan import plan_by_scorer
+
+            plan = yield from plan_by_scorer(problem, router, planning, v_usd, outcome, budget)
         if not plan.is_direct:
             return (yield from _by_plan(problem, plan, v_usd, router, outcome, budget))
         unit.wants_plan, unit.decompose = False, None
         yield from _settle(problem, DIRECT, {0: unit}, router, outcome, budget)
     return step.text or ""
+
+
+def _planning(problem: Problem, router: Router, v_usd: float) -> "Planning | None":
+    """What the router's scorer knows of planning for such a question; None without one, or where it knows nothing."""
+    if router.scorer is None:
+        return None
+    from r2.answering.scored_plan import planning  # here, because numpy takes a while to load
+
+    return planning(problem, router, router.scorer, v_usd)
 
 
 def _by_plan(
@@ -171,7 +188,16 @@ def _by_plan(
     last = answer_step(problem, plan, router)
     for wave in plan.waves():
         units = {
-            index: _unit(problem, router, outcome.steps[index], v_usd, index, is_answer=index == last) for index in wave
+            index: _unit(
+                problem,
+                router,
+                outcome.steps[index],
+                v_usd,
+                index,
+                is_answer=index == last,
+                given={need + 1: outcome.steps[need].text or "" for need in plan.subtasks[index].needs},
+            )
+            for index in wave
         }
         yield from _settle(problem, plan, units, router, outcome, budget)
     return (
@@ -381,7 +407,9 @@ def _decided(
     """The rule's decision, a right answer taken as 1."""
     if isinstance(beliefs, ProfileBeliefs):
         return _shared(beliefs, attempts, horizon, decompose, waits)
-    return decide(beliefs, attempts, 1.0, horizon, decompose, waits=waits)
+    from r2.answering.scored_unit import decided
+
+    return decided(beliefs, attempts, horizon, decompose, waits)
 
 
 @lru_cache(maxsize=65536)
@@ -401,13 +429,21 @@ def _waits(router: Router, cards: Mapping[str, ModelCard], v_usd: float) -> Wait
 
 
 def _unit(
-    problem: Problem, router: Router, step: Step, v_usd: float, subtask_index: int | None, *, is_answer: bool
+    problem: Problem,
+    router: Router,
+    step: Step,
+    v_usd: float,
+    subtask_index: int | None,
+    *,
+    is_answer: bool,
+    given: Mapping[int, str] = NOTHING_GIVEN,
 ) -> Unit:
+    """`given`: of a step, the earlier results that it is shown, by the number of their step."""
     task = None if subtask_index is None else step.subtask.text
     kinds = [kind_of(problem.question), problem.benchmark] if task is None else [kind_of(task)]
     cards = _able(problem, router)
     profiled = _beliefs(problem, router, cards, kinds, task, v_usd, is_answer=is_answer)
-    scored = _scored(problem, router, cards, kinds, task, profiled, v_usd, is_answer=is_answer)
+    scored = _scored(problem, router, cards, kinds, task, given, profiled, v_usd, is_answer=is_answer)
     waits = _waits(router, cards, v_usd)
     return Unit(problem, step, scored or profiled, cards, v_usd, subtask_index, is_answer, waits=waits)
 
@@ -418,6 +454,7 @@ def _scored(
     cards: Mapping[str, ModelCard],
     kinds: Sequence[str],
     task: str | None,
+    given: Mapping[int, str],
     profiled: ProfileBeliefs,
     v_usd: float,
     *,
@@ -428,13 +465,15 @@ def _scored(
     scorer = router.scorer
     if scorer is None or not profiled.has_equality:
         return None
-    from r2.answering.scored_unit import kind_for, scored_beliefs  # here, because numpy takes a while to load
+    # Here, because numpy takes a while to load.
+    from r2.answering.scored_unit import ANY_STEP, kind_for, scored_beliefs, step_unit
 
-    kind = kind_for(scorer, kinds, is_question=task is None)
+    kind = kind_for(scorer, kinds if task is None else [*kinds, ANY_STEP], is_question=task is None)
     if kind is None:
         return None
-    prompts = {name: call.messages for name, call in _calls(problem, router, cards, task, is_answer=is_answer).items()}
-    shown = problem if task is None else replace(problem, question=task, context="", choices=())
+    calls = _calls(problem, router, cards, task, given, is_answer=is_answer)
+    prompts = {name: call.messages for name, call in calls.items()}
+    shown = problem if task is None else step_unit(problem, task, tuple(given.values()))
     return scored_beliefs(scorer, shown, kind, profiled.known, cards, prompts, v_usd)
 
 
@@ -468,7 +507,13 @@ def _beliefs(
 
 
 def _calls(
-    problem: Problem, router: Router, cards: Mapping[str, ModelCard], task: str | None, *, is_answer: bool
+    problem: Problem,
+    router: Router,
+    cards: Mapping[str, ModelCard],
+    task: str | None,
+    given: Mapping[int, str] = NOTHING_GIVEN,
+    *,
+    is_answer: bool,
 ) -> dict[str, Call]:
     """The call that would ask each arm, as far as its prompt goes: arms that are asked in one way share it."""
     said: dict[tuple[PromptMode, bool], Call] = {}
@@ -477,7 +522,7 @@ def _calls(
         way = card.prompt_mode, card.guided
         if way not in said:
             entry, mode = entry_of(name), card.prompt_mode
-            said[way] = solver_call(problem, router, entry, task, {}, "solve", mode=mode, is_answer=is_answer)
+            said[way] = solver_call(problem, router, entry, task, given, "solve", mode=mode, is_answer=is_answer)
         found[name] = said[way]
     return found
 

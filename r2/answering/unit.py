@@ -70,7 +70,7 @@ class Unit:
                 one.arm,
                 None if one.number is None or one.number in self.refused else shown[one.number],
                 self.beliefs.told(one.arm, one.confidence),
-                one.output_tokens if self.beliefs.weighs_length else None,
+                self.beliefs.told_length(one.output_tokens),
             )
             for one in self.tried
         )

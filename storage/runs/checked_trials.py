@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 
 from r2.answering.confidence import token_confidence
-from r2.answering.scored_unit import ALL_KINDS
+from r2.answering.scored_unit import question_kind
 from r2.answering.sequential import STEP_BY_STEP, entry_of
 from r2.call import Completion
 from r2.errors import LakeError
@@ -26,7 +26,6 @@ from r2.pool.file.config import PoolConfig
 from r2.pool.file.identity import answering_digests
 from r2.problem import Problem
 from r2.problems.benchmark import benchmark_of, checked_part, is_free, judge, result_in
-from r2.problems.kind import kind_of
 from r2.problems.result_keys import result_key
 from r2.problems.split import split_of
 from r2.settings import Reasoning
@@ -84,7 +83,7 @@ def checked_trials(
         for key, calls in groupby(rows, key=lambda row: tuple(row[name] for name in _ABOUT)):
             run_id, problem_id = str(key[0]), str(key[1])
             if run_id not in plans:
-                plans[run_id], problems[run_id] = _planned(lake, run_id)
+                plans[run_id], problems[run_id] = planned(lake, run_id)
             plan, problem = plans[run_id], problems[run_id].get(problem_id)
             asked = list(calls)
             if plan is None or problem is None:
@@ -94,17 +93,13 @@ def checked_trials(
             elif problem.asked is not None or (is_free(problem) and not problem.choices):
                 left_out["in free text, or asked in the row's own way"] += 1
             else:
-                same = _entries_of_today(plan, pool, digests)
+                same = entries_of_today(plan, pool, digests)
                 found += _trials(problem, plan, asked, pool, same, alpha, left_out)
     return CheckedTrials(tuple(found), dict(left_out))
 
 
-def question_kind(problem: Problem) -> str:
-    """The kind of a question as scorers know it: what its form says, else its benchmark."""
-    return kind_of(problem.question) or problem.benchmark or ALL_KINDS
-
-
-def _planned(lake: Path, run_id: str) -> tuple[RunPlan | None, dict[str, Problem]]:
+def planned(lake: Path, run_id: str) -> tuple[RunPlan | None, dict[str, Problem]]:
+    """A run's plan and its problems by id; None and nothing where the plan is gone."""
     try:
         plan = read_plan(run_dir_of(lake, run_id))
         rows = (row for shard in plan.shards for row in plan.rows(shard.index))
@@ -113,7 +108,8 @@ def _planned(lake: Path, run_id: str) -> tuple[RunPlan | None, dict[str, Problem
         return None, {}
 
 
-def _entries_of_today(plan: RunPlan, pool: PoolConfig, digests: dict[str, str]) -> frozenset[str]:
+def entries_of_today(plan: RunPlan, pool: PoolConfig, digests: dict[str, str]) -> frozenset[str]:
+    """The entries that the run asked as the pool has them today."""
     if plan.pool_digest.startswith(pool.digest):
         return frozenset(pool.models)
     return frozenset(name for name, entry in plan.entries.items() if digests.get(name) == entry.answering)
@@ -155,7 +151,7 @@ def _trials(
             _key(problem, text),
             sum(call["cost_usd"] for call in its),
             sum(call["output_tokens"] for call in its),
-            _confidence(answered[-1], alpha),
+            confidence_of(answered[-1], alpha),
         )
 
 
@@ -183,7 +179,8 @@ def _key(problem: Problem, text: str | None) -> str | None:
     return result_key(problem.benchmark, text if part is None else part)
 
 
-def _confidence(call: dict[str, Any], alpha: float) -> float | None:
+def confidence_of(call: dict[str, Any], alpha: float) -> float | None:
+    """How sure the model was, by the call's body as it came; None where log-probabilities were not asked for."""
     parsed = parse_body(call["raw_body"])
     if not isinstance(parsed, ParsedReply) or not parsed.token_logprobs:
         return None

@@ -133,9 +133,10 @@ def think(
     *,
     is_sampled: bool = False,
     by_kind: Mapping[str, float] | None = None,
+    certainty_noise: float = CERTAINTY_NOISE,
 ) -> Thought:
     """The model's reply. Any messages get one; what it does not understand, it does not know. `by_kind` holds abilities
-    at kinds of work, which there take the place of `ability`."""
+    at kinds of work, which there take the place of `ability`; `certainty_noise` as of `CERTAINTY_NOISE`."""
 
     def able(job: Job) -> float:
         return ability if by_kind is None else by_kind.get(job.skill, ability)
@@ -171,7 +172,7 @@ def think(
     its_ability = able(job) + COT_BONUS * thinks
     is_right = chance.random() < p_right(its_ability, job.difficulty)
     result = job.right if is_right else _spoilt(job.right, chance)
-    certainty = p_right(its_ability, job.difficulty + chance.gauss(0, CERTAINTY_NOISE))
+    certainty = p_right(its_ability, job.difficulty + chance.gauss(0, certainty_noise))
     if PROGRAM_SYSTEM in system:  # it computes as ever, and writes a program that prints what it came to
         return Thought(f"print({result!r})", token_probability=certainty)
     if not thinks:

@@ -2,9 +2,9 @@
 serve`.
 
 An entry's `simulated` table: `ability` (required), `ttft_s` (seconds to the first token), `tokens_per_s` (0: tokens
-take no time), `abilities` (a table: the ability at single kinds of work, for a specialist). Faults come from the pool
-file's [simulated_faults]. As a script this module is the server's process (`--help` lists its flags); started by
-`start_simulated`, it ends with its parent, even one killed with -9.
+take no time), `abilities` (a table: the ability at single kinds of work, for a specialist), `certainty_noise` (of its
+token probabilities). Faults come from the pool file's [simulated_faults]. As a script this module is the server's
+process (`--help` lists its flags); started by `start_simulated`, it ends with its parent, even one killed with -9.
 """
 
 import argparse

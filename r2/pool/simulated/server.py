@@ -23,7 +23,7 @@ from aiohttp import web
 from r2.errors import PoolFileError
 from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.simulated.faults import OVER_LIMIT, SLOW_BYTES_S, MinuteWindow, check_faults, draw_fault, refusal
-from r2.pool.simulated.mind import SKILLS, Thought, think
+from r2.pool.simulated.mind import CERTAINTY_NOISE, SKILLS, Thought, think
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _LETTER = re.compile(r'("model": ")([A-Za-z])(")')
@@ -33,12 +33,14 @@ _LETTER = re.compile(r'("model": ")([A-Za-z])(")')
 class SimulatedModel:
     """An entry's `simulated` table. `ability` is on the scale of `simulated_mind`, `ttft_s` the time to the first
     token; with `tokens_per_s` 0, tokens take no time. `abilities` holds those at single kinds of work, by the names of
-    `SKILLS`; `ability` is that at all others."""
+    `SKILLS`; `ability` is that at all others. `certainty_noise`: how far its token probabilities are from true, as a
+    standard deviation on ability's scale."""
 
     ability: float
     ttft_s: float = 0.0
     tokens_per_s: float = 0.0
     abilities: Mapping[str, float] = field(default_factory=dict)
+    certainty_noise: float = CERTAINTY_NOISE
 
     def delay_s(self, output_tokens: int) -> float:
         return self.ttft_s + (output_tokens / self.tokens_per_s if self.tokens_per_s else 0.0)
@@ -154,6 +156,7 @@ class SimulatedServer:
             self.conditions.seed,
             is_sampled=is_sampled,
             by_kind=model.abilities,
+            certainty_noise=model.certainty_noise,
         )
         exchange = ServedRequest(body["model"], key)
         return exchange, _reply(exchange, messages, thought, body, limit)
@@ -314,9 +317,9 @@ def _model_of(table: Mapping[str, float | Mapping[str, float]], place: str) -> S
         model = SimulatedModel(**table)  # type: ignore[arg-type]
     except TypeError as error:
         raise PoolFileError(
-            f"{place}: {error}. Known keys: ability (required), ttft_s, tokens_per_s, abilities."
+            f"{place}: {error}. Known keys: ability (required), ttft_s, tokens_per_s, abilities, certainty_noise."
         ) from None
-    for key in ("ability", "ttft_s", "tokens_per_s"):
+    for key in ("ability", "ttft_s", "tokens_per_s", "certainty_noise"):
         if isinstance(getattr(model, key), Mapping):
             raise PoolFileError(f"{place}.{key}: expected a number. Abilities by kind of work go into `abilities`.")
     if not isinstance(model.abilities, Mapping):

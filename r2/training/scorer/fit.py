@@ -15,6 +15,7 @@ from scipy.optimize import minimize, minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from r2.answering.scored_unit import plan_kind
 from r2.answering.scorer import (
     ARM_FEATURES,
     OTHER,
@@ -37,6 +38,7 @@ from r2.answering.scorer import (
 )
 from r2.training.scorer.pairs import count_pairs, shortlist_of
 from r2.training.scorer.profiles import arm_profiles
+from r2.training.scorer.steps import mean_steps
 from r2.training.scorer.text import TextModel, fit_text
 from r2.training.scorer.trials import Trials
 
@@ -107,6 +109,7 @@ def _accuracies(trials: Trials, profiles: dict[str, ArmProfile]) -> FloatArray:
 def _unfitted(trials: Trials, profiles: dict[str, ArmProfile], text: TextModel) -> Scorer:
     """With kinds, profiles and text; its heads say nothing yet."""
     names = [*dict.fromkeys(trials.kinds), OTHER]
+    steps = mean_steps(trials)
     kinds = {}
     for name in names:
         its = name if name in text.weights else OTHER
@@ -115,6 +118,7 @@ def _unfitted(trials: Trials, profiles: dict[str, ArmProfile], text: TextModel) 
         kinds[name] = Kind(
             accuracy, kappa, text.weights[its], text.mean[its], text.sd[its], pairs, shortlist_of(trials, name)
         )
+        kinds[name] = replace(kinds[name], steps=steps.get(plan_kind(name), {}))
     n, m = len(RESULT_FEATURES), 2 * len(ARM_FEATURES) + 1
     silent = Net(np.zeros(n), np.ones(n), np.zeros((n, 1)), np.zeros(1), np.zeros(1), 0.0)
     head = Linear(np.zeros(m), np.ones(m), np.zeros(m), 0.0)
@@ -131,6 +135,8 @@ def _rows(scorer: Scorer, trials: Trials, text: TextModel, rng: np.random.Genera
         if not len(tried):
             continue
         states, target = _drawn(trials, unit, tried, profiles, rng, n_states)
+        if states.results.max() < 0:  # nobody gave any result
+            continue
         x, there = result_features(unit_view(scorer, trials, text, unit, profiles), states)
         found.append((_filled(x), _filled(there), np.where(target < 0, MOST_ASKED, target)))
         units += [unit] * len(target)
