@@ -23,6 +23,7 @@ from r2.pool.file.config import load_pool
 from r2.pool.file.scorer_file import SCORER_FILE
 from r2.training.scorer.trials import Trials, trials_from
 from r2.training.sft.settings import SftSettings
+from storage.runs.checked_steps import checked_steps
 from storage.runs.checked_trials import checked_trials
 from storage.sources.outcome_tables import read_outcome_tables
 from tasks.training.sft_process import PolicyResult, PolicySpec
@@ -105,17 +106,20 @@ def _of_lake(settings: SftSettings) -> ScorerTrials:
     lake = Path(settings.lake)
     pool = load_pool(settings.pool or "", settings.policies_dir)
     found = checked_trials(lake, pool, split_seed=settings.split_seed, test_share=settings.test_share)
+    steps = checked_steps(lake, pool, split_seed=settings.split_seed, test_share=settings.test_share)
     remarks = [f"{n} checked answers left out: {why}" for why, n in sorted(found.left_out.items())]
-    if not found.trials:
+    remarks += [f"steps of {n} checked answers left out: {why}" for why, n in sorted(steps.left_out.items())]
+    if not found.trials and not steps.trials:
         said = f" ({'; '.join(remarks)})" if remarks else ""
         raise ConfigError(
             f"{lake}: no checked answer of an entry of {settings.pool} to a whole question{said}. Make some with: r2 "
             f"evaluate --pool {settings.pool} --problems SOURCE --lake {lake}; or give recorded answers (--outcomes)."
         )
     roster = pool.roster()
-    entries = {trial.arm: entry_of(trial.arm) for trial in found.trials}
+    every = (*found.trials, *steps.trials)
+    entries = {trial.arm: entry_of(trial.arm) for trial in every}
     trials = trials_from(
-        found.trials,
+        every,
         {arm: roster[entry].weights for arm, entry in entries.items()},
         {arm: (roster[entry].price.input, roster[entry].price.output) for arm, entry in entries.items()},
     )

@@ -60,6 +60,7 @@ def step_trials(asked: Iterable[AskedStep]) -> Iterator[Trial]:
                 one.cost_usd,
                 one.output_tokens,
                 one.confidence,
+                within=one.problem.problem_id,
             )
 
 

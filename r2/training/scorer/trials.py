@@ -13,7 +13,8 @@ from r2.problem import Problem
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One arm asked about one unit. `result`: its key, equal for results that are the same; None: the reply gave none.
-    `confidence` None: its endpoint gave no log-probabilities, or was not asked for them."""
+    `confidence` None: its endpoint gave no log-probabilities, or was not asked for them. `within` tells apart units of
+    the same text: the question that a step belongs to."""
 
     problem: Problem
     kind: str
@@ -23,6 +24,7 @@ class Trial:
     cost_usd: float
     output_tokens: int
     confidence: float | None = None
+    within: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +149,4 @@ def trials_from(
 
 def _unit(trial: Trial) -> tuple[str, ...]:
     problem = trial.problem
-    return (trial.kind, problem.benchmark, problem.question, problem.context, *problem.choices)
+    return (trial.kind, trial.within, problem.benchmark, problem.question, problem.context, *problem.choices)
