@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 Key = tuple[tuple[str, int | None, float | None, int | None], ...]
 LEAST = 0.01
 """Outcomes less probable are left out, and the others fill their place."""
-CONFIDENCE_GRID = 0.5
+CONFIDENCE_GRID = 1.0
 """Steps of a logit that confidences are told apart by: units that are alike share what is worked out."""
-LENGTH_GRID = 0.25
+LENGTH_GRID = 0.5
 """Likewise of ln(1 + tokens)."""
 MOST_KEPT = 20_000
 """States whose predictions are kept."""

@@ -32,9 +32,9 @@ ANY_STEP: Final = "step"
 """The kind of a step whose text has no known form."""
 PLAN_OF: Final = "plan of "
 LEAST_CONFIDENCE_SD: Final = 0.05
-DIFFICULTY_GRID: Final = 0.25
+DIFFICULTY_GRID: Final = 0.5
 """Steps of a text's difficulty that units are told apart by, in standard deviations."""
-COST_GRID: Final = 0.1
+COST_GRID: Final = 0.2
 """Steps of costs, relative."""
 MOST_REMEMBERED: Final = 2_000
 """Kinds of units that are remembered together with what was decided of them."""
