@@ -80,7 +80,7 @@ class ScoredBeliefs:
     def priced(self, costs_usd: Mapping[str, float]) -> Self:
         """The same at other costs of the arms; those that are not given stay. What was predicted is shared."""
         other = copy(self)
-        other._costs = self._costs | costs_usd
+        other._costs = {**self._costs, **costs_usd}
         other.decisions = {}
         return other
 
