@@ -50,7 +50,7 @@ LEAST_WORTH: Final = 50
 """What r2 takes a right answer to be worth at least, in the same measure: its default. A scorer is too sure of the
 rarest errors, so that a lower price makes it careless. Chosen on other questions (seeds 101 and 3000), for all seeds
 and noises alike; the opponents' settings are chosen for each price and noise."""
-N_DEV, N_TRAIN = 900, 900
+N_DEV, N_TRAIN = 600, 900
 N_STATES: Final = 6
 """States of each unit that the scorer is fitted on: half the usual, for there are many units."""
 HORIZON: Final = 2
