@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from r2.answering.attempts import Attempt, Attempts
-from r2.answering.scorer import ArmProfile, Level, Scorer, arm_features, logit, result_features, states_of
+from r2.answering.scorer import SUREST, ArmProfile, Level, Scorer, arm_features, logit, result_features, states_of
 from r2.problem import Problem
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class ScoredBeliefs:
         """The confidence on a grid of `CONFIDENCE_GRID`; None of an arm that is not known here."""
         if confidence is None or arm not in self._places:
             return None
-        return 1 / (1 + math.exp(-CONFIDENCE_GRID * round(logit(confidence) / CONFIDENCE_GRID)))
+        return 1 / (1 + math.exp(-CONFIDENCE_GRID * round(logit(confidence, SUREST) / CONFIDENCE_GRID)))
 
     def told_length(self, output_tokens: int | None) -> int | None:
         """The length of a reply, which tells something here, on a grid of `LENGTH_GRID`."""

@@ -18,7 +18,7 @@ from r2.answering.beliefs import Arm
 from r2.answering.expected_cost import call_usd
 from r2.answering.lookahead import Decision, Waits, decide
 from r2.answering.scored import ScoredBeliefs, key_of
-from r2.answering.scorer import OTHER, ArmProfile, KindProfile, Level, Scorer, logit
+from r2.answering.scorer import OTHER, SUREST, ArmProfile, KindProfile, Level, Scorer, logit
 from r2.call import Message
 from r2.problem import Problem
 from r2.problems.kind import kind_of
@@ -175,7 +175,7 @@ def expected_tokens(profile: KindProfile) -> float | None:
 
 def profile_of(arm: Arm) -> ArmProfile:
     """The profile of an arm that the scorer has not seen, from what the pool's card says."""
-    sure = [logit(level.typical) for level in arm.levels]
+    sure = [logit(level.typical, SUREST) for level in arm.levels]
     return ArmProfile(
         {
             OTHER: KindProfile(

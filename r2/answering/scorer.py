@@ -28,8 +28,9 @@ OTHER: Final = ""
 """The kind that stands for all kinds that the scorer was not trained on."""
 FARTHEST: Final = 3.0
 """Deviations are cut here, in standard deviations."""
-LEAST_P: Final = 1e-4
-"""Nothing that was measured is taken for surer than this. At steps of plans small models differ in their third nine."""
+SUREST: Final = 1e-4
+"""No accuracy and no confidence is taken for surer than this. At steps of plans small models differ in their third
+nine."""
 RESULT_FEATURES: Final = (
     "logits of those who say it, summed",
     "the best of them",
@@ -258,7 +259,7 @@ class Scorer:
         return UnitView(
             its,
             self.difficulty(problem, kind),
-            np.array([logit(one.accuracy) for one in at]),
+            np.array([logit(one.accuracy, SUREST) for one in at]),
             np.array([one.confidence for one in at]),
             np.array([one.confidence_sd for one in at]),
             np.array(weights, np.int64),
@@ -417,7 +418,7 @@ def states_of(attempts: Sequence[Attempts], places: Mapping[str, int], profiles:
             if one.output_tokens is not None:
                 lengths[row, column] = length_deviation(profiles[place], one.output_tokens)
             if one.confidence is not None:
-                confidences[row, column] = logit(one.confidence)
+                confidences[row, column] = logit(one.confidence, SUREST)
     return States(arms, results, lengths, confidences)
 
 
@@ -427,9 +428,9 @@ def length_deviation(profile: KindProfile, output_tokens: float) -> float:
     return max(-FARTHEST, min(FARTHEST, deviation))
 
 
-def logit(p: float) -> float:
-    """ln(p / (1 - p)), for p cut to `LEAST_P` .. 1 - `LEAST_P`."""
-    p = min(max(p, LEAST_P), 1 - LEAST_P)
+def logit(p: float, least: float = 0.005) -> float:
+    """ln(p / (1 - p)), for p cut to `least` .. 1 - `least`."""
+    p = min(max(p, least), 1 - least)
     return math.log(p / (1 - p))
 
 

@@ -20,6 +20,7 @@ from r2.answering.scorer import (
     ARM_FEATURES,
     OTHER,
     RESULT_FEATURES,
+    SUREST,
     ArmProfile,
     FloatArray,
     IntArray,
@@ -191,7 +192,7 @@ def _evidence(trials: Trials, arm: int, unit: int, profile: KindProfile) -> tupl
     tokens, confidence = trials.tokens_AU[arm, unit], trials.confidence_AU[arm, unit]
     return (
         np.nan if np.isnan(tokens) else length_deviation(profile, tokens),
-        np.nan if np.isnan(confidence) else logit(confidence),
+        np.nan if np.isnan(confidence) else logit(confidence, SUREST),
     )
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from r2.answering.scorer import OTHER, ArmProfile, FloatArray, KindProfile, Level, logit
+from r2.answering.scorer import OTHER, SUREST, ArmProfile, FloatArray, KindProfile, Level, logit
 from r2.training.scorer.trials import Trials
 
 SHRINKAGE = 4.0
@@ -37,7 +37,7 @@ def _profile(trials: Trials, row: int, at: np.ndarray, mean: float, shares: Floa
     costs = trials.cost_usd_AU[row, at]
     lengths = np.log1p(_known(trials.tokens_AU[row, at]))
     confidence = trials.confidence_AU[row, at]
-    sure = np.array([logit(one) for one in _known(confidence)])
+    sure = np.array([logit(one, SUREST) for one in _known(confidence)])
     return KindProfile(
         n=int(at.sum()),
         accuracy=float((right.sum() + SHRINKAGE * mean) / (at.sum() + SHRINKAGE)),
