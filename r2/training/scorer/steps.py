@@ -89,8 +89,8 @@ def plan_trials(asked: Iterable[AskedPlan]) -> Iterator[Trial]:
         ends: dict[str, bool] = {}
         for one in its:
             if one.executed is not None:
-                key = format_plan(one.executed)
-                ends[key] = ends.get(key, False) or one.was_right
+                text = format_plan(one.executed)
+                ends[text] = ends.get(text, False) or one.was_right
         for one in its:
             defect = one.plan is None or no_plan(one.problem, one.plan, is_last_step_answer=True)
             key = None if defect or one.plan is None else format_plan(one.plan)

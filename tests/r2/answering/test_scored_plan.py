@@ -119,3 +119,9 @@ def test_steps_that_are_alike_share_what_was_worked_out():
     assert dearer is not one
     assert dearer.cost_usd("small", ()) > one.cost_usd("small", ())
     assert dearer.p_right(()) == one.p_right(())
+
+
+def test_the_steps_of_a_kind_are_kept_in_its_file():
+    stored = Scorer.from_json(trained().to_json())
+    assert stored.kind("expression").steps == {"multiply": 1.0, "add": 1.0}
+    assert planning(QUESTION, by_scorer(stored), stored, 0.02) is not None

@@ -1,6 +1,7 @@
 """The server of simulated models: replies, faults, limits, log and life, over loopback."""
 
 import asyncio
+import math
 import json
 import os
 import random
@@ -432,3 +433,15 @@ def test_conditions_are_handed_to_the_servers_process(tmp_path: Path):
         first[9],
         "refused",
     ]
+
+
+def test_how_sure_a_model_is_strays_by_the_noise_of_its_table_and_its_answer_does_not(tmp_path: Path):
+    exact = SIMULATED.replace("ability = 50", "ability = 2, certainty_noise = 0.0")
+    pool = write_pool(tmp_path, {"entry": exact})
+    [model] = simulated_models(pool).values()
+    assert model.certainty_noise == 0.0
+    messages = solve_messages(Problem("p", "What is 47 * 36?"), None, {}, "direct")
+    said = {noise: think("sim", 2.0, messages, 0, certainty_noise=noise) for noise in (0.0, 0.5, 4.0)}
+    assert len({thought.text for thought in said.values()}) == 1
+    assert said[0.0].token_probability == pytest.approx(1 / (1 + math.exp(-2 * (2.0 - 2.0))))
+    assert abs(said[4.0].token_probability - 0.5) > abs(said[0.5].token_probability - 0.5) > 0
