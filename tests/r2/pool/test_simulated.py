@@ -1,8 +1,8 @@
 """The server of simulated models: replies, faults, limits, log and life, over loopback."""
 
 import asyncio
-import math
 import json
+import math
 import os
 import random
 import re
