@@ -20,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,8 @@ def embedded_api(importing: str | None = None, meanwhile: Callable[[], object] |
             else:
                 stack.enter_context(temporary_settings(_settings_for(server.url)))
                 for name in _LATE_IMPORTS:
-                    importlib.import_module(name)
+                    with suppress(ModuleNotFoundError):  # another release of Prefect may have it elsewhere: it waits
+                        importlib.import_module(name)
             if meanwhile is not None:
                 meanwhile()
         if server is not None:
@@ -252,9 +253,10 @@ def _serve() -> None:
         import prefect.server.api.server as prefect_server
         import uvicorn
 
-        routers = prefect_server.API_ROUTERS
+        # Another release of Prefect may keep them elsewhere: then they stay in its order.
+        routers = getattr(prefect_server, "API_ROUTERS", ())
         used_first = sorted(routers, key=lambda router: router.prefix not in _USED_BY_A_RUN)
-        prefect_server.API_ROUTERS = tuple(used_first)  # type: ignore[assignment]
+        prefect_server.API_ROUTERS = tuple(used_first)
         gc.freeze()  # the app's maker collects, and the loaded modules are most of what there is to walk through
         app = prefect_server.create_app()
         gc.freeze()
