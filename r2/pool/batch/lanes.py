@@ -22,7 +22,7 @@ from r2.pool.client.client import PoolClient, paid_attempts
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal, NoJournal
 
-MOST_UNKEPT: Final = 8192
+MOST_UNKEPT: Final = 4096
 """Rows in memory that are not on disk yet."""
 _NO_JOURNAL: Final = NoJournal()
 _AS_CLAIM: Final[Mapping[str, Claim]] = {"answered": "answered", "failed": "failed", "again": "again", "live": "live"}
