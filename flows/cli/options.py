@@ -160,8 +160,8 @@ Lane = Annotated[
         POOL,
         "--lane",
         metavar="LANE",
-        help="batch: every entry that can is asked by its provider's batch endpoint, at its batch price, the router's "
-        "own calls excepted. live: none is.",
+        help="How entries are asked. batch: every one that can by its provider's batch endpoint, at its batch price, "
+        "the router's own calls excepted. live: none of them.",
         default="the pool file's",
     ),
 ]

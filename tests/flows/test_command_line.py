@@ -159,6 +159,7 @@ def test_a_default_in_the_help_is_read_as_it_is_written():
 
 
 FIELDS = {
+    "deadline": "deadline_s",
     "lr": "learning_rate",
     "candidates": "n_candidates",
     "benchmark": "default_benchmark",
