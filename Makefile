@@ -45,7 +45,7 @@ bench: env       ## the figures of docs/measurements.md, each beside its peer
 	$(BIN)/python benchmarks/bench_flow.py
 	$(BIN)/python benchmarks/bench_start.py
 
-prove-learning: env-train  ## a scorer learns to choose by the question, tiny policies to save; simulated (SEEDS=3)
+prove-learning: env-train  ## a scorer and two tiny policies learn to choose by the question; simulated (SEEDS=3)
 	$(BIN)/python benchmarks/prove_choices.py
 	$(BIN)/python benchmarks/prove_learning.py
 

@@ -1,4 +1,5 @@
-"""Whether choices of models look at the question: the measures that benchmarks/prove_choices.py asserts.
+"""Whether choices of models look at the question: the measures that benchmarks/prove_choices.py and
+benchmarks/prove_learning.py assert.
 
 `mutual_information` says how many bits a choice tells of a question's kind. Chance alone gives some, so it is held
 against the choices dealt out anew among the questions (`floor`): over all questions for the kind, within each kind for
@@ -6,7 +7,7 @@ the difficulty.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,10 +66,18 @@ class Looks:
         return tuple(f"{self.who}: {said}" for said, holds in checks.items() if not holds)
 
 
-def looks(who: str, chosen: IntArray, utility_Q: FloatArray, outcomes: Outcomes, seed: int = 0) -> Looks:
-    """`chosen`: the number of the model chosen for each question; `utility_Q`: what was got for it."""
+def looks(
+    who: str,
+    chosen: IntArray,
+    utility_Q: FloatArray,
+    outcomes: Outcomes,
+    further_ways: Mapping[str, FloatArray] | None = None,
+    seed: int = 0,
+) -> Looks:
+    """`chosen`: the number of the model chosen for each question; `utility_Q`: what was got for it. Best constant and
+    best rule are those of asking one model the question as it is, and of any `further_ways`, with their utilities."""
     kinds, levels = np.array(outcomes.kinds), np.array(outcomes.levels)
-    utility_AQ = outcomes.utility()
+    utility_AQ = np.vstack([outcomes.utility(), *(further_ways or {}).values()])
     constant = utility_AQ[int(constants(utility_AQ).argmax())]
     numbers = best_rule(utility_AQ, outcomes.kinds)
     rule = np.array([utility_AQ[numbers[kind], q] for q, kind in enumerate(outcomes.kinds)])

@@ -1,5 +1,5 @@
-"""The questions of the proof that a scorer learns to choose, and what each model of pools/learning_kinds.toml makes of
-them.
+"""The questions of the proofs that a scorer and two policies learn to choose, and what each model of
+pools/learning_kinds.toml makes of them.
 
 Three kinds of question (SCAN commands, arithmetic, word problems) and three difficulties, a quarter easy, half medium,
 a quarter hard. An easy one is for the small model, a medium one for the specialist of its kind, a hard one for the
