@@ -109,7 +109,7 @@ async def answered(folder: Path, servers: dict[str, Imitation], lane: str, n_kil
                 stdout=said,
                 stderr=said,
             )
-            wait_s = chance.uniform(4.0, 25.0) if killed < n_kills else MOST_S
+            wait_s = chance.uniform(5.0, 18.0) if killed < n_kills else MOST_S
             try:
                 code = await asyncio.wait_for(process.wait(), wait_s)
             except TimeoutError:
@@ -148,7 +148,7 @@ async def prove(n: int, n_kills: int, folder: Path, seed: int) -> int:
         began = time.monotonic()
         for server in servers.values():
             await server.__aenter__()
-            _batches(server).terms.run_s = 1.0
+            _batches(server).terms.run_s = 5.0 if n_kills else 1.0
         stop = asyncio.Event()
         work = [asyncio.create_task(trouble(servers, stop, chance))] if lane == "batch" and n_kills else []
         try:
@@ -159,6 +159,9 @@ async def prove(n: int, n_kills: int, folder: Path, seed: int) -> int:
             for server in servers.values():
                 await server.__aexit__()
         results[lane] = (at, servers, killed, time.monotonic() - began)
+    if results["batch"][2] < n_kills:
+        print(f"only {results['batch'][2]} of {n_kills} kills: the run ended before; give it more rows")
+        return 1
     return report(n, results)
 
 
