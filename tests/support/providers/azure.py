@@ -34,6 +34,13 @@ class AzureBatches(OpenAIBatches):
 
     habits = Habits(most_lines=100_000, expires=False)
 
+    def path_of(self, request: web.Request) -> str:
+        """Behind either address; the older one needs its version."""
+        if newer := super().path_of(request):
+            return newer
+        is_versioned = request.query.get("api-version") == API_VERSION
+        return request.path.removeprefix("/openai") if is_versioned and request.path.startswith("/openai/") else ""
+
     @property
     def endpoint(self) -> str:
         return "/chat/completions"

@@ -60,10 +60,13 @@ class OpenAIBatches(Batches):
         """What a line's `url` has to be."""
         return "/v1/chat/completions"
 
+    def path_of(self, request: web.Request) -> str:
+        """The path behind the base URL; "" for one that is elsewhere."""
+        is_here = request.path.startswith(self.server.route)
+        return request.path.removeprefix(self.server.route) if is_here else ""
+
     def route(self, request: web.Request) -> Handler | None:
-        path, method = request.path.removeprefix(self.server.route), request.method
-        if not request.path.startswith(self.server.route):
-            return None
+        path, method = self.path_of(request), request.method
         if path == self.habits.upload_path and method == "POST":
             return self._upload
         if path == "/batches":

@@ -22,7 +22,7 @@ from r2.pool.batch.providers import open_provider
 from r2.pool.client.dialects import DIALECTS
 from r2.pool.client.refusals import refusal
 from tests.support.providers.anthropic import Anthropic
-from tests.support.providers.azure import API_VERSION, Azure, AzureWithBatches
+from tests.support.providers.azure import Azure, AzureWithBatches
 from tests.support.providers.bill import cost
 from tests.support.providers.gemini import Gemini
 from tests.support.providers.groq import Groq
@@ -568,24 +568,29 @@ def test_a_job_goes_to_the_deployment_for_batches_and_its_lines_are_those_of_the
     run(AzureWithBatches, tmp_path, use)
 
 
-def test_the_older_address_of_azure_is_asked_with_its_version(tmp_path: Path):
+def test_the_older_address_of_azure_takes_a_job_with_its_version(tmp_path: Path):
     async def use(at: Opened) -> None:
-        seen = []
-
-        async def note(session: Any, context: Any, params: Any) -> None:
-            seen.append(str(params.url.relative()))
-
-        tracing = aiohttp.TraceConfig()
-        tracing.on_request_start.append(note)
-        async with aiohttp.ClientSession(trace_configs=[tracing]) as session:
-            assert isinstance(at.server, Azure)
+        assert isinstance(at.server, Azure)
+        async with aiohttp.ClientSession() as session:
             classic = open_provider(
-                DIALECTS["azure"], at.server.classic_url, at.model, None, session=session, environ={}
+                DIALECTS["azure"],
+                at.server.classic_url,
+                at.model,
+                KEY_ENV,
+                session=session,
+                environ={KEY_ENV: at.server.key},
             )
             assert classic is not None
-            with pytest.raises(BatchGoneError):
-                await classic.status("batch_1")
-        assert seen == [f"/openai/batches/batch_1?api-version={API_VERSION}"]
+            job = job_of(2)
+            provider_id = await classic.submit(job, at.lines(job, SUMS[:2]))
+            assert (await classic.status(provider_id)).state == "ended"
+            assert len([row async for row in classic.results(provider_id)]) == 2
+            assert await classic.find(job, []) == provider_id
+        assert {path.rpartition("/")[0].split("/batch_")[0] for _, path, _ in at.batches.calls} >= {
+            "/openai",
+            "/openai/batches",
+        }
+        assert not any("/v1/" in path for _, path, _ in at.batches.calls)
 
     run(AzureWithBatches, tmp_path, use)
 

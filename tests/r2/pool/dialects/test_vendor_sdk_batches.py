@@ -18,20 +18,22 @@ from tests.r2.pool.dialects.test_vendor_sdks import (
     checked,
     unknown_fields,
     with_anthropic,
+    with_azure,
     with_openai,
 )
 from tests.support.providers.anthropic import Anthropic
+from tests.support.providers.azure import AzureWithBatches
 from tests.support.providers.gemini import Gemini
 from tests.support.providers.groq import Groq
 from tests.support.providers.openai import OpenAI
 
 
-def openai_lines(model: str, n: int, **fields: Any) -> bytes:
+def openai_lines(model: str, n: int, *, url: str = "/v1/chat/completions", **fields: Any) -> bytes:
     entries = []
     for index in range(n):
         message = {"role": "user", "content": f"What is {index} + 25?"}
         body = {"model": model, "messages": [message], **fields}
-        entries.append({"custom_id": f"row-{index}", "method": "POST", "url": "/v1/chat/completions", "body": body})
+        entries.append({"custom_id": f"row-{index}", "method": "POST", "url": url, "body": body})
     return b"\n".join(json.dumps(entry).encode() for entry in entries)
 
 
@@ -57,6 +59,20 @@ def test_the_openai_sdk_runs_a_batch(make: type[OpenAI], model: str):
         assert [batch.id async for batch in client.batches.list(limit=1)] == [made.id]
 
     asyncio.run(with_openai(make(), use))
+
+
+def test_the_openai_sdk_runs_a_batch_at_the_older_address_of_azure():
+    async def use(client: openai.AsyncOpenAI) -> None:
+        content = openai_lines("our-mini-batch", 3, url="/chat/completions")
+        stored = await client.files.create(file=("rows.jsonl", content), purpose="batch")
+        endpoint: Any = "/chat/completions"  # Azure's pages name it so, and the SDK's types do not
+        made = await client.batches.create(input_file_id=stored.id, endpoint=endpoint, completion_window="24h")
+        done = await client.batches.retrieve(made.id)
+        assert (done.status, done.expires_at) == ("completed", None)
+        assert done.output_file_id is not None
+        assert len((await client.files.content(done.output_file_id)).text.splitlines()) == 3
+
+    asyncio.run(with_azure(AzureWithBatches(), use))
 
 
 def test_the_openai_sdk_sees_a_file_that_is_refused_whole_and_cancels_a_batch():
