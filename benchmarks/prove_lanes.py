@@ -32,12 +32,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import duckdb  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from r2.pool.simulated.mind import expected_skills  # noqa: E402
 from r2.problems import arithmetic  # noqa: E402
+from storage.sql.query import connect  # noqa: E402
 from tests.support.providers.anthropic import Anthropic  # noqa: E402
 from tests.support.providers.batch import Batches, Job, digest_of  # noqa: E402
 from tests.support.providers.gemini import Gemini  # noqa: E402
@@ -56,8 +56,8 @@ JOB_FAULTS = ((), ("twice",), ("shuffled", "foreign"), (), ("expires",), ("cance
 paid once; what an expired job of Gemini's has done is lost, so none expires there."""
 REQUEST_FAULTS = ("create_reset", "poll_5xx", "download_breaks", "upload_breaks", "late_file", "create_5xx", "rate")
 METHOD = "dot"
-"""A plan, and every step sampled from the smallest model and asked of a stronger one where the samples differ: waves of
-calls at all three providers."""
+"""The default of `--method`: a plan, and every step sampled from the smallest model and asked of a stronger one where
+the samples differ, so that waves of calls go to all three providers."""
 MICRO_USD = Decimal("0.000001")
 MOST_S = 1500.0
 
@@ -93,7 +93,9 @@ def started() -> dict[str, Imitation]:
     return {name: make(answers=simulated(ABILITIES)) for name, make, *_ in ENTRIES}
 
 
-async def answered(folder: Path, servers: dict[str, Imitation], lane: str, n_kills: int, chance: random.Random) -> int:
+async def answered(
+    folder: Path, servers: dict[str, Imitation], lane: str, n_kills: int, chance: random.Random, method: str
+) -> int:
     """Runs the command until it ends by itself; how many times it was killed."""
     (folder / "pool.toml").write_text(pool_text(servers, lane), "utf-8")
     command = ("answer", "rows.jsonl", "--pool", "pool.toml", "--lake", "lake", "--out", "answers.jsonl")
@@ -103,7 +105,7 @@ async def answered(folder: Path, servers: dict[str, Imitation], lane: str, n_kil
     with (folder / "said.txt").open("ab") as said:
         while True:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, __file__, "child", *command, "--method", METHOD),
+                *(sys.executable, __file__, "child", *command, "--method", method),
                 cwd=folder,
                 env={**os.environ, **keys, **own},
                 stdout=said,
@@ -137,7 +139,7 @@ async def trouble(servers: dict[str, Imitation], stop: asyncio.Event, chance: ra
         await asyncio.sleep(chance.uniform(0.5, 3.0))
 
 
-async def prove(n: int, n_kills: int, folder: Path, seed: int) -> int:
+async def prove(n: int, n_kills: int, folder: Path, seed: int, method: str) -> int:
     chance = random.Random(seed)
     results = {}
     for lane in ("batch", "live"):
@@ -152,7 +154,7 @@ async def prove(n: int, n_kills: int, folder: Path, seed: int) -> int:
         stop = asyncio.Event()
         work = [asyncio.create_task(trouble(servers, stop, chance))] if lane == "batch" and n_kills else []
         try:
-            killed = await answered(at, servers, lane, n_kills if lane == "batch" else 0, chance)
+            killed = await answered(at, servers, lane, n_kills if lane == "batch" else 0, chance, method)
         finally:
             stop.set()
             await asyncio.gather(*work)
@@ -237,9 +239,9 @@ def _answers(at: Path) -> list[dict[str, object]]:
 
 
 def _ledger(lake: Path) -> Decimal:
-    parts = str(lake / "calls" / "**" / "*.parquet")
-    [found] = duckdb.sql("select sum(cost_usd::decimal(18, 12)) from read_parquet(?)", params=[parts]).fetchall()
-    return Decimal(found[0])
+    with connect(lake) as db:
+        [(usd,)] = db.execute("select sum(cost_usd::decimal(18, 12)) from calls").fetchall()
+    return Decimal(usd)
 
 
 class Quick:
@@ -288,13 +290,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--method", default=METHOD, help="of r2 answer; start_steps asks a quarter as much")
     parser.add_argument("--keep", type=Path, help="a new folder for everything, which stays")
     given = parser.parse_args()
     if given.keep is not None:
         given.keep.mkdir(parents=True)
-        sys.exit(asyncio.run(prove(given.rows, given.kills, given.keep, given.seed)))
+        sys.exit(asyncio.run(prove(given.rows, given.kills, given.keep, given.seed, given.method)))
     with tempfile.TemporaryDirectory(prefix="r2-lanes-") as folder:
-        sys.exit(asyncio.run(prove(given.rows, given.kills, Path(folder), given.seed)))
+        sys.exit(asyncio.run(prove(given.rows, given.kills, Path(folder), given.seed, given.method)))
 
 
 if __name__ == "__main__":
