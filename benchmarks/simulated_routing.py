@@ -255,8 +255,9 @@ def main() -> None:
             for seed in range(given.seeds):
                 play_trained(pool, models, seed, test, kept, ref_usd, given.training)
                 print(f"noise {noise:g}, seed {seed}: {time.process_time() - started:.0f} s", flush=True)
-            play_opponents(Field(pool, models, dev), test, kept, ref_usd, given.only)
-            print(f"noise {noise:g}, opponents: {time.process_time() - started:.0f} s", flush=True)
+                if not seed:
+                    play_opponents(Field(pool, models, dev), test, kept, ref_usd, given.only)
+                    print(f"noise {noise:g}, opponents: {time.process_time() - started:.0f} s", flush=True)
     print(told(given.dir, noises, given.seeds))
 
 

@@ -14,7 +14,14 @@ from r2.answering.plan_check import plan_defect
 from r2.answering.prompts import decompose_messages
 from r2.answering.protocol import Decided, Outcome, QuestionBudget, Router, Wave, ask
 from r2.answering.scored import ScoredBeliefs
-from r2.answering.scored_unit import decided, expected_tokens, plan_kind, question_kind, shared_beliefs
+from r2.answering.scored_unit import (
+    decided,
+    expected_tokens,
+    plan_kind,
+    question_kind,
+    shared_beliefs,
+    worth_considering,
+)
 from r2.answering.scorer import Scorer
 from r2.answering.wanted import composes
 from r2.call import Call, Completion
@@ -65,7 +72,7 @@ def _has_planned(scorer: Scorer, name: str, kind: str) -> bool:
 def _step_value(scorer: Scorer, router: Router, kind: str, v_usd: float) -> float:
     """What a step of this kind is worth before anybody was asked, on average over easier and harder ones."""
     cards = [card for card in router.roster.solvers if card.name in scorer.arms]
-    kept = set(scorer.shortlist(kind, [card.name for card in cards]))
+    kept = set(worth_considering(scorer, kind, [card.name for card in cards]))
     at = {card.name: scorer.arms[card.name].at(kind) for card in cards if card.name in kept}
     arms = [Arm(card.name, at[card.name].accuracy, 0.0, (), card.weights) for card in cards if card.name in at]
     costs = {name: its.cost_usd / v_usd for name, its in at.items()}

@@ -112,7 +112,7 @@ def scored_beliefs(
     """`arms` as the untrained rule sees them; `cards` and `prompts` by the arm's name. `problem` holds the unit's text.
     Costs are in units of `v_usd`. Arms that the scorer knows and thinks little of at this kind are left out."""
     seen = [arm.name for arm in arms if arm.name in scorer.arms]
-    kept = {*scorer.shortlist(kind, seen), *(arm.name for arm in arms if arm.name not in scorer.arms)}
+    kept = {*worth_considering(scorer, kind, seen), *(arm.name for arm in arms if arm.name not in scorer.arms)}
     shown = [arm for arm in arms if arm.name in kept]
     costs = {}
     for arm in shown:
@@ -123,6 +123,14 @@ def scored_beliefs(
             card = replace(cards[arm.name], thinking_tokens=0, sent_output_limit=None)  # they are in what was measured
             costs[arm.name] = call_usd(card, prompts[arm.name], n_tokens) / v_usd
     return shared_beliefs(scorer, kind, shown, costs, scorer.difficulty(problem, kind))
+
+
+def worth_considering(scorer: Scorer, kind: str, seen: Sequence[str]) -> list[str]:
+    """Of the arms that it knows those on the kind's shortlist, and those that are right more often than any of them:
+    where the others disagree, and being right is worth much, somebody must be left to ask."""
+    listed = scorer.shortlist(kind, seen)
+    best = max((scorer.arms[name].at(kind).accuracy for name in listed), default=0.0)
+    return [name for name in seen if name in listed or scorer.arms[name].at(kind).accuracy > best]
 
 
 def shared_beliefs(

@@ -9,7 +9,7 @@ import pytest
 
 from r2.answering.beliefs import SHORT_REPLIES, Arm
 from r2.answering.protocol import Router
-from r2.answering.scored_unit import expected_tokens, kind_for, misfit, profile_of
+from r2.answering.scored_unit import expected_tokens, kind_for, misfit, profile_of, worth_considering
 from r2.answering.scorer import KindProfile, Scorer
 from r2.answering.sequential import solve_by_rule
 from r2.ledger import Price
@@ -110,3 +110,12 @@ def test_an_unseen_entry_has_the_profile_of_its_card():
     assert (profile.accuracy, profile.cost_usd, len(profile.levels)) == (0.8, 0.02, 3)
     added = Roster([*ROSTER.solvers, ModelCard("best", "small", CHEAP, skills={"gsm8k": 0.99})])
     assert first_asked(question("knotty"), replace(by_scorer(value_usd=0.004), roster=added)) == "best"
+
+
+def test_beside_the_shortlist_those_that_are_right_more_often_can_be_asked():
+    scorer = trained()
+    listed = replace(scorer.kinds["gsm8k"], shortlist=("small", "middle"))
+    short = replace(scorer, kinds={**scorer.kinds, "gsm8k": listed})
+    assert worth_considering(short, "gsm8k", ["small", "middle", "large"]) == ["small", "middle", "large"]
+    weaker = replace(scorer, kinds={**scorer.kinds, "gsm8k": replace(listed, shortlist=("middle", "large"))})
+    assert worth_considering(weaker, "gsm8k", ["small", "middle", "large"]) == ["middle", "large"]
