@@ -98,7 +98,7 @@ def test_a_terminal_is_shown_the_first_rows_and_told_so(lake: Path) -> None:
         ("select * from '/etc/hostname'", "does not exist"),
         ("select * from glob('/*')", "file system operations are disabled"),
         ("selekt 1", "syntax error"),
-        ("from cost_by_modle", "Views: runs_latest, cost_by_model"),
+        ("from cost_by_modle", "Views: runs_latest, batch_jobs, cost_by_model"),
         ("select nothing from runs", "nothing"),
     ],
 )

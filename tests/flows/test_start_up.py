@@ -218,7 +218,10 @@ def session_of(n_settled: int, *, seconds: float) -> Any:
     progress.settle("shard", Counts(n_answered=n_settled, cost_usd=0.5))
     gauge = ModelGauge("sim-4b", 1, 64, 50, 5.0, 0, 0, 0.1, 0.2, 0.5)
     return SimpleNamespace(
-        plan=SimpleNamespace(run_id="r2-1"), progress=progress, client=SimpleNamespace(gauges=lambda: [gauge])
+        plan=SimpleNamespace(run_id="r2-1"),
+        progress=progress,
+        client=SimpleNamespace(gauges=lambda: [gauge]),
+        lanes=None,
     )
 
 
