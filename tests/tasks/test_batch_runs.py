@@ -61,7 +61,7 @@ def run_killed(
 
 # The few calls that are sent ahead, one for each entry, weigh more where there are few questions.
 def test_a_run_with_plans_that_is_killed_three_times_pays_no_row_twice(tmp_path: Path):
-    run_killed(tmp_path, 60, 3, seed=1, job_s=0.25, longest_s=1.2, most_share=0.56)
+    run_killed(tmp_path, 60, 3, seed=1, job_s=0.6, longest_s=1.0, most_share=0.56)
 
 
 def test_a_job_that_never_ends_is_rescued_before_the_deadline_and_the_receipt_says_so(tmp_path: Path):
