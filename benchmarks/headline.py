@@ -9,11 +9,13 @@ Prints the table and whether it is the one that was recorded; exit 1 if a figure
 
 import argparse
 import asyncio
+import math
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,13 +73,27 @@ def replay(recording: Path, lake: Path, *, is_kept: bool) -> int:
     if "comparison" not in header or result.comparison is None:
         return code
     was = from_json(header["comparison"])
-    if was == result.comparison:
+    if is_same(was, result.comparison):
         print("Every figure is the one that was recorded.")
         return code
     now = {m.label: m for m in result.comparison.methods}
-    differing = [m.label for m in was.methods if now.get(m.label) != m]
+    differing = [m.label for m in was.methods if not is_same(now.get(m.label), m)]
     sys.stderr.write(f"Figures differ from the recorded ones in: {', '.join(differing) or 'the summary'}\n")
     return 1
+
+
+def is_same(one: object, other: object) -> bool:
+    """Equal, numbers to nine digits: the last ones depend on the processor that adds them up."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+    if is_dataclass(one) and type(one) is type(other):
+        compared = [field.name for field in fields(one) if field.compare]
+        return all(is_same(getattr(one, name), getattr(other, name)) for name in compared)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(is_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return one == other
 
 
 def rules(lake: Path, evaluation: "Evaluation", comparison: "Comparison | None") -> Iterator[str]:

@@ -3,9 +3,11 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
+from benchmarks.headline import is_same
 from r2.evaluation.compare import Comparison, from_json
 from r2.pool.file.recording import recorded_evaluation
 from tests.support.paths import ROOT
@@ -67,6 +69,15 @@ def test_the_recording_replays_to_every_figure():
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Every figure is the one that was recorded." in done.stdout
     assert "tiny: 294 of 294 steps are allocated as by the rule" in done.stdout
+
+
+def test_a_figure_that_is_off_by_more_than_a_processors_last_digits_is_another_one(recorded: Comparison):
+    tiny = recorded["tiny"]
+    usd = tiny.usd_per_1k
+    assert is_same(tiny, replace(tiny, usd_per_1k=replace(usd, value=usd.value * (1 + 1e-14))))
+    assert not is_same(tiny, replace(tiny, usd_per_1k=replace(usd, value=usd.value * (1 + 1e-6))))
+    assert not is_same(tiny, replace(tiny, model_shares={**tiny.model_shares, "another": 0.0}))
+    assert not is_same(recorded.methods, recorded.methods[1:])
 
 
 def _decimals(number: str) -> int:
