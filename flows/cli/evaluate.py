@@ -67,6 +67,17 @@ def evaluate(
             default="none",
         ),
     ] = None,
+    folds: Annotated[
+        int | None,
+        flag(
+            INPUT,
+            "--folds",
+            metavar="N",
+            help="With --outcomes: each of so many parts is played by methods fitted on the others. 1: one half of the "
+            "questions is fitted on, the other played.",
+            default="5",
+        ),
+    ] = None,
     data_dir: options.DataDir = None,
     check: options.Check = None,
     rubric: options.Rubric = None,
@@ -120,7 +131,14 @@ def evaluate(
         ),
     ] = None,
     seeds: Annotated[
-        int | None, flag(ROUTER, "--seeds", metavar="N", help="Repetitions on test problems.", default="1")
+        int | None,
+        flag(
+            ROUTER,
+            "--seeds",
+            metavar="N",
+            help="Repetitions on test problems. With --outcomes: how often each trained method is trained.",
+            default="1",
+        ),
     ] = None,
     max_cost_usd: options.MaxCostUsd = None,
     reuse: Annotated[bool | None, options.reuse("on")] = None,

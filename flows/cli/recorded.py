@@ -13,10 +13,10 @@ from r2.errors import ConfigError
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.comparison import Estimate
-    from r2.evaluation.recorded.comparison import RecordedComparison, RecordedRow, RecordedScope
+    from r2.evaluation.recorded.comparison import RecordedComparison, RecordedScope
 
 TABLE_WIDTH = 220
-TAKEN = ("outcomes", "test", "methods", "lake", "dry_run")
+TAKEN = ("outcomes", "test", "methods", "seeds", "folds", "lake", "dry_run")
 """Flags of `r2 evaluate` that mean something here."""
 
 
@@ -31,6 +31,11 @@ def evaluate_recorded(given: Mapping[str, Any]) -> int:
         flag = "--" + other[0].replace("_", "-")
         raise ConfigError(f"{flag}: has no meaning with --outcomes, which asks no model. Leave one of the two out.")
     names = options.names_of(given["methods"]) or ()
+    further = {f"n_{name}": given[name] for name in ("seeds", "folds") if given[name] is not None}
+    if few := [name for name, value in further.items() if value < 1]:
+        raise ConfigError(f"--{few[0].removeprefix('n_')} {further[few[0]]}: expected at least 1.")
+    if test and "n_folds" in further:
+        raise ConfigError("--folds: has no meaning with --test, which is played once. Leave one of the two out.")
     lake = Path(given["lake"] or options.DEFAULT_LAKE)
     starting()
     # Here and not above: --help need not wait for it.
@@ -46,8 +51,8 @@ def evaluate_recorded(given: Mapping[str, Any]) -> int:
                 print(f"{what}: {table.n_problems} questions, {len(table.models)} models; no call is made")
         return 0
     check_folder(lake, "--lake")
-    comparison = play_recorded(outcomes, test, names, say)
-    path = keep_recorded(lake, recorded_id(outcomes, test, names), comparison)
+    comparison = play_recorded(outcomes, test, names, say, **further)
+    path = keep_recorded(lake, recorded_id(outcomes, test, names, **further), comparison)
     print_recorded(comparison)
     print(path)
     return 0
@@ -60,14 +65,16 @@ def print_recorded(comparison: "RecordedComparison") -> None:
     console = results()
     if not console.is_terminal:
         console.width = TABLE_WIDTH
-    how = (
-        f"cross-fitted by question, {comparison.n_folds} folds"
-        if comparison.n_folds
-        else f"fitted on {comparison.n_fitted} questions of --outcomes, played once on --test"
-    )
+    how = f"fitted on {comparison.n_fitted} questions of --outcomes, played once on --test"
+    if comparison.n_folds:
+        how = f"cross-fitted by question, {comparison.n_folds} folds"
+    if comparison.n_folds == 1:
+        how = "fitted on the other half of the questions, played once"
     for scope in comparison.scopes:
         console.print(_accuracy_table(scope, how))
         console.print(_utility_table(scope))
+        if scope.starts:
+            console.print(_starts_table(scope))
     print("Brackets: 95 % intervals, paired by question. Operating points are chosen on rows that are not played: the")
     print("cheapest that is as right there as the best constant, or as the agreement cascade. saved*: against the most")
     print("accurate constant (1), - where its accuracy is not reached. (2): the cheapest constant within")
@@ -107,7 +114,7 @@ def _accuracy_table(scope: "RecordedScope", how: str) -> Table:
         top = next(iter(row.model_shares.items()), None)
         table.add_row(
             row.method + "".join(f" ({number})" for number in marks),
-            _short(row),
+            _short(row.aim),
             f"{row.accuracy.value:.2%} {_spread(row.accuracy, 100, '.0f')}",
             f"{row.usd_per_1k.value:.4g} {_spread(row.usd_per_1k, 1, '.3g')}",
             _percent(row.saved_at_equal_accuracy),
@@ -155,8 +162,36 @@ def _utility_table(scope: "RecordedScope") -> Table:
     return table
 
 
-def _short(row: "RecordedRow") -> str:
-    return row.aim.removeprefix("as right as the best ").replace("agreement ", "")
+def _starts_table(scope: "RecordedScope") -> Table:
+    """Every trained row against what it was before, at the same aim."""
+    table = Table(
+        title=f"{scope.name}: against their own start, at the operating point that each of the two chooses for the aim",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    for heading in ("row", "its start", "aim"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("accuracy", "USD per 1k", "points gained", "saved", "utility gained, USD per 1k"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in scope.starts:
+        [gain] = one.utility_gain.values() or [None]
+        points = one.gained.accuracy
+        table.add_row(
+            one.method + (f", mean of {one.seeds} seeds" if one.seeds > 1 else ""),
+            one.start,
+            _short(one.aim),
+            f"{one.accuracy.value:.2%}",
+            f"{one.usd_per_1k.value:.4g}",
+            f"{100 * points.value:+.2f} {_spread(points, 100, '+.2f')}",
+            _percent(one.gained.cost_saved),
+            "" if gain is None else f"{gain.value:+.3f} {_spread(gain, 1, '+.3f')}",
+        )
+    return table
+
+
+def _short(aim: str) -> str:
+    return aim.removeprefix("as right as the best ").replace("agreement ", "")
 
 
 def _percent(estimate: "Estimate | None") -> str:

@@ -202,10 +202,11 @@ class States:
 
 @dataclass(frozen=True, slots=True)
 class UnitView:
-    """One unit as the heads see it: its kind, the text's difficulty, and each arm's profile at the kind."""
+    """One unit as the heads see it: its kind, the text's difficulty (for several units of the kind together one number
+    for each of the states that are looked at), and each arm's profile at the kind."""
 
     kind: Kind
-    difficulty: float
+    difficulty: float | FloatArray
     logits: FloatArray
     confidence: FloatArray
     confidence_sd: FloatArray
@@ -340,7 +341,7 @@ def result_features(view: UnitView, states: States) -> tuple[FloatArray, NDArray
     confidence = np.where(sure, states.confidences, 0.0)
     deviation = (confidence - view.confidence[place]) / view.confidence_sd[place]
     deviation = np.where(sure, deviation.clip(-FARTHEST, FARTHEST), 0.0)
-    counts = np.stack([(told & (results == r)).sum(axis=1) for r in range(n_results)], axis=1).astype(float)
+    counts = (told[:, :, None] & (results[:, :, None] == np.arange(n_results))).sum(axis=1).astype(float)
     failed = (asked & (results < 0)).sum(axis=1)
     first, second = place[:, :, None], place[:, None, :]
     agree, beats, seldom = view.agree[first, second], view.beats[first, second], -np.log(view.kappa[first, second])

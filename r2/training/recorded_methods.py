@@ -4,8 +4,8 @@ A further method is one more line of `recorded_methods`: a `TableMethod` whose `
 (r2/evaluation/recorded/method.py).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from r2.answering.query_router import QueryRouter, pick
 from r2.errors import ConfigError
@@ -16,32 +16,48 @@ from r2.evaluation.recorded.method import TableMethod, TablePolicy
 from r2.evaluation.recorded.table import OutcomeTable, Question
 from r2.training.fit_query_router import fit_query_router
 from r2.training.scorer.grpo import TUNED, ScorerGrpoSettings, tuned_method
-from r2.training.scorer.table_method import scorer_method
+from r2.training.scorer.table_method import SCORER, scorer_method
 
 QUERY_ROUTER = "query_router"
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 1.0)
 """Probabilities of being right from which the query router takes a cheaper model."""
 
 
-def recorded_methods(models: Sequence[str], names: Sequence[str] = ()) -> tuple[TableMethod, ...]:
-    """Every model as a constant, and the methods of these names; without a name all but the tuned scorer, which takes
-    many times as long to fit. ConfigError for a name that no method has."""
-    methods: tuple[TableMethod, ...] = (
+def recorded_methods(models: Sequence[str], names: Sequence[str] = (), n_seeds: int = 1) -> tuple[TableMethod, ...]:
+    """Every model as a constant, and the methods of these names, trained ones once for each of the seeds 0 ..
+    `n_seeds` - 1; without a name all but those of `LONG`, which take many times as long to fit. ConfigError for a name
+    that no method has."""
+    fixed = (
         best_constant(),
         benchmark_rule(),
         query_router(),
         confidence_cascade(),
         agreement_cascade(),
         counted(),
-        scorer_method(),
     )
-    if TUNED in names:
-        methods = (*methods, tuned_method(ScorerGrpoSettings()))
-    known = [*(method.name for method in methods), *([] if TUNED in names else [TUNED])]
+    known = [*(method.name for method in fixed), *_TRAINED]
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"--methods {unknown[0]}: no method on recorded answers. Known: {', '.join(known)}.")
-    chosen = [method for method in methods if not names or method.name in names]
+    chosen = [method for method in fixed if not names or method.name in names]
+    for name, made in _TRAINED.items():
+        if name in names or not (names or name in LONG):
+            chosen += [_of_seed(made(seed), seed, n_seeds) for seed in range(n_seeds)]
     return (*(constant(model) for model in models), *chosen)
+
+
+def _of_seed(method: TableMethod, seed: int, n_seeds: int) -> TableMethod:
+    """Named by its seed, where there are several."""
+    if n_seeds == 1:
+        return replace(method, family=method.name)
+    start = f"{method.start}, seed {seed}" if method.start else ""
+    return replace(method, name=f"{method.name}, seed {seed}", start=start, family=method.name)
+
+
+_TRAINED: Mapping[str, Callable[[int], TableMethod]] = {
+    SCORER: scorer_method,
+    TUNED: lambda seed: tuned_method(ScorerGrpoSettings(seed=seed)),
+}
+LONG = (TUNED,)
 
 
 def query_router() -> TableMethod:

@@ -4,6 +4,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -14,10 +15,12 @@ from storage.sources.questions import file_digest
 FOLDER = "_recorded"
 
 
-def recorded_id(outcomes: Sequence[Path], test: Sequence[Path], methods: Sequence[str]) -> str:
-    """Identity of a comparison. InputFileError where a file cannot be opened."""
-    parts = [[file_digest(path) for path in paths] for paths in (outcomes, test)]
-    return f"recorded-{hashlib.sha256(orjson.dumps([*parts, list(methods)])).hexdigest()[:12]}"
+def recorded_id(outcomes: Sequence[Path], test: Sequence[Path], methods: Sequence[str], **further: int) -> str:
+    """Identity of a comparison; `further` are settings that are not what they usually are. InputFileError where a file
+    cannot be opened."""
+    parts: list[Any] = [[file_digest(path) for path in paths] for paths in (outcomes, test)]
+    parts += [list(methods), *([further] if further else [])]
+    return f"recorded-{hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]}"
 
 
 def keep_recorded(lake: Path, comparison_id: str, comparison: RecordedComparison) -> Path:

@@ -23,10 +23,15 @@ ROWS_FOR_PROCESSES = 500
 
 
 def play_recorded(
-    outcomes: Sequence[Path], test: Sequence[Path], methods: Sequence[str], say: Callable[[str], None]
+    outcomes: Sequence[Path],
+    test: Sequence[Path],
+    methods: Sequence[str],
+    say: Callable[[str], None],
+    n_seeds: int = 1,
+    n_folds: int = N_FOLDS,
 ) -> RecordedComparison:
-    """Every method on the rows of `outcomes` by cross-fitting, or on those of `test` where there are any. `say` gets
-    lines of progress, and what of the files is not used.
+    """Every method on the rows of `outcomes` by cross-fitting in `n_folds`, or on those of `test` where there are any;
+    trained ones once for each seed. `say` gets lines of progress, and what of the files is not used.
 
     Raises InputFileError and ConfigError for files, rows and methods that nothing can be learned or played from.
     """
@@ -35,7 +40,7 @@ def play_recorded(
     for remark in remarks:
         say(remark)
     check_table(table)
-    known = recorded_methods(table.models, methods)
+    known = recorded_methods(table.models, methods, n_seeds)
     chosen = [method for method in known if not method.missing_in(table)]
     not_played = {method.name: method.missing_in(table) for method in known if method.missing_in(table)}
     for name, why in not_played.items():
@@ -48,7 +53,7 @@ def play_recorded(
         say(f"{line} ({time.monotonic() - started:.0f} s)")
 
     if unseen is None:
-        played = cross_fitted(table, chosen, progress, each)
+        played = cross_fitted(table, chosen, progress, each, n_folds)
     else:
         check_test(table, unseen)
         played = on_test_rows(table, unseen, chosen, progress, each)
@@ -56,7 +61,7 @@ def play_recorded(
         tuple(map(str, outcomes)),
         tuple(map(str, test)),
         table.n_problems,
-        N_FOLDS if unseen is None else 0,
+        n_folds if unseen is None else 0,
         table.models,
         MARGIN,
         N_BOOTSTRAP,

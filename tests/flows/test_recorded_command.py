@@ -57,6 +57,29 @@ def test_a_test_file_is_played_once_by_what_was_fitted_on_the_others(tmp_path: P
     assert not (tmp_path / "none").exists()
 
 
+def test_a_tuned_scorer_stands_against_its_own_start(tmp_path: Path):
+    one = write_rows(tmp_path / "one.jsonl", recorded_rows(60))
+    words = ["--outcomes", str(one), "--methods", "scorer,scorer_grpo", "--folds", "1", "--seeds", "2"]
+    done = asked(*words, "--lake", str(tmp_path / "lake"))
+    assert done.exit_code == 0, done.output
+    assert "fitted on the other half of the questions, played once" in done.stdout
+    assert "all: against their own start" in done.stdout
+    for row in ("scorer_grpo, seed 0", "scorer_grpo, seed 1", "scorer_grpo, mean of 2 seeds"):
+        assert row in done.stdout
+    kept = json.loads(next((tmp_path / "lake" / "_recorded").glob("*.json")).read_bytes())
+    assert len(kept["scopes"][0]["starts"]) == 3 * 4  # without an agreement cascade four aims are left
+
+
+def test_counts_that_mean_nothing_are_refused(tmp_path: Path):
+    one = write_rows(tmp_path / "one.jsonl", recorded_rows(20))
+    for words, said in (
+        (["--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["--folds", "0"], "--folds 0: expected at least 1"),
+        (["--folds", "3", "--test", str(one)], "--folds: has no meaning with --test"),
+    ):
+        assert said in str(asked("--outcomes", str(one), *words).exception)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

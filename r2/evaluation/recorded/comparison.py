@@ -7,7 +7,7 @@ agreement cascade. The first two are picked on the rows shown, which favours the
 methods were fitted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from r2.evaluation.comparison import Estimate
 from r2.evaluation.intervals import percentile_interval, resampled_means
 from r2.evaluation.outcomes import FloatArray, MethodOutcomes, oracle_of
 from r2.evaluation.recorded.cascades import AGREEMENT
-from r2.evaluation.recorded.crossfit import AIMS, AS_CASCADE, AS_CONSTANT, UTILITIES, PlayedScope, aim_of
+from r2.evaluation.recorded.crossfit import AIMS, AS_CASCADE, AS_CONSTANT, UTILITIES, PlayedRow, PlayedScope, aim_of
 
 MARGIN = 0.02
 """Accuracy that the cheapest good constant may lack against the most accurate one; ours."""
@@ -62,6 +62,22 @@ class RecordedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AgainstStart:
+    """A method minus what it was before its own training, question by question, both at the operating point of one aim.
+    `seeds`: how many pairs of trainings the figures are the mean of. `utility_gain` by price, as in `RecordedRow`; only
+    of the aim's own price."""
+
+    method: str
+    start: str
+    aim: str
+    seeds: int
+    accuracy: Estimate
+    usd_per_1k: Estimate
+    gained: Against
+    utility_gain: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedScope:
     """All questions, or those of one benchmark."""
 
@@ -74,6 +90,8 @@ class RecordedScope:
     oracle_accuracy: float
     oracle_usd_per_1k: float
     rows: tuple[RecordedRow, ...]
+    starts: tuple[AgainstStart, ...] = ()
+    """Of the methods that have a start: each training, and the mean of all seeds where there are several."""
 
     def row(self, method: str, aim: str) -> RecordedRow:
         """KeyError where there is none."""
@@ -148,7 +166,24 @@ def compared(scope: PlayedScope, *, margin: float = MARGIN, n_bootstrap: int = 2
         oracle.accuracy,
         1000 * oracle.mean_cost_usd,
         tuple(rows),
+        tuple(_against_starts(shown, len(constants), drawn)),
     )
+
+
+def _against_starts(shown: Sequence[PlayedRow], first: int, drawn: "_Drawn") -> Iterator[AgainstStart]:
+    """Of the rows `shown`, which are the outcomes from the place `first` on."""
+    places = {(row.method.name, row.aim): first + i for i, row in enumerate(shown)}
+    pairs: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    for row in shown:
+        start = places.get((row.method.start, row.aim))
+        if start is not None:
+            pair = places[row.method.name, row.aim], start
+            yield drawn.against_start(row.method.name, row.method.start, row.aim, [pair])
+            families = row.method.family or row.method.name, row.method.start.partition(",")[0]
+            pairs.setdefault((*families, row.aim), []).append(pair)
+    for (method, start_of, aim), its in pairs.items():
+        if len(its) > 1:
+            yield drawn.against_start(method, start_of, aim, its)
 
 
 @dataclass(slots=True)
@@ -206,6 +241,35 @@ class _Drawn:
         with np.errstate(divide="ignore", invalid="ignore"):
             saved = 1 - self.costs[:, i] / self.costs[:, other]
         return Against(gained, Estimate(1 - mine.mean_cost_usd / theirs.mean_cost_usd, percentile_interval(saved)))
+
+    def against_start(self, method: str, start: str, aim: str, pairs: Sequence[tuple[int, int]]) -> AgainstStart:
+        """`pairs`: places of the method and of its start, one for each training; figures are means over them."""
+        mine, theirs = [list(its) for its in zip(*pairs, strict=True)]
+        right, cost = self.accuracies[:, mine].mean(axis=1), self.costs[:, mine].mean(axis=1)
+        right_gain = right - self.accuracies[:, theirs].mean(axis=1)
+        old_cost = self.costs[:, theirs].mean(axis=1)
+        accuracy, old_accuracy = (float(np.mean([self.outcomes[i].accuracy for i in its])) for its in (mine, theirs))
+        usd, old_usd = (float(np.mean([self.outcomes[i].mean_cost_usd for i in its])) for its in (mine, theirs))
+        saved = None
+        if old_usd:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                saved = Estimate(1 - usd / old_usd, percentile_interval(1 - cost / old_cost))
+        value = {aim_of(value): value for value in UTILITIES}.get(aim)
+        gains = {}
+        if value is not None:
+            v_usd = value * self.cost_ref_usd
+            gain = 1000 * (v_usd * (accuracy - old_accuracy) - (usd - old_usd))
+            gains[f"{value:g}"] = Estimate(gain, percentile_interval(1000 * (v_usd * right_gain - (cost - old_cost))))
+        return AgainstStart(
+            method,
+            start,
+            aim,
+            len(pairs),
+            Estimate(accuracy, percentile_interval(right)),
+            Estimate(1000 * usd, percentile_interval(1000 * cost)),
+            Against(Estimate(accuracy - old_accuracy, percentile_interval(right_gain)), saved),
+            gains,
+        )
 
     def _utility(self, i: int, value: float) -> Estimate:
         one, v_usd = self.outcomes[i], value * self.cost_ref_usd

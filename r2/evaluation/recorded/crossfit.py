@@ -86,7 +86,12 @@ def folds_of(table: OutcomeTable, n_folds: int = N_FOLDS, salt: str = "fold") ->
 def cross_fitted(
     table: OutcomeTable, methods: Sequence[TableMethod], say: Say, each: Each = one_by_one, n_folds: int = N_FOLDS
 ) -> list[PlayedScope]:
-    """Every row played by methods fitted on the other folds."""
+    """Every row played by methods fitted on the other folds. With one fold, one half of the questions is fitted on and
+    the other half played."""
+    if n_folds == 1:
+        half = folds_of(table, 2)
+        fit, played = (table.part(np.flatnonzero(half == side)) for side in (1, 0))
+        return on_test_rows(fit, played, methods, say, each)
     folds = folds_of(table, n_folds)
     sides = [(np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)) for fold in range(n_folds)]
     splits = [_Split(table.part(fit), table.part(play), play) for fit, play in sides if len(play)]

@@ -36,7 +36,8 @@ class TableMethod:
     `name` is unique. `kind` groups rows ("constant", "cascade"). `inner_folds`: the setting is chosen on rows of the
     training side that the policy had not seen, by cross-fitting in so many folds; its settings must then be the same
     at every fit. 0: on the rows it was fitted on, which is how rules and cascades are searched. `needs` says what the
-    table must hold.
+    table must hold. `start`: the name of the method that it is before its own training, and is held against. `family`:
+    what its rows of all seeds have in common; "" where it has none.
     """
 
     name: str
@@ -44,6 +45,8 @@ class TableMethod:
     fit: Callable[[OutcomeTable], TablePolicy]
     inner_folds: int = 0
     needs: Needs = ""
+    start: str = ""
+    family: str = ""
 
     def missing_in(self, table: OutcomeTable) -> str:
         """Why the method cannot be played on this table; "" where it can."""

@@ -6,7 +6,7 @@ difficulty as a model gives it which had not seen the text, since that is what t
 head's temperature is fitted on questions that a first head had not seen; the head that is kept is trained on all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,7 +37,8 @@ from r2.answering.scorer import (
     result_features,
     softmax_with_none,
 )
-from r2.training.scorer.pairs import count_pairs, shortlist_of
+from r2.problem import Problem
+from r2.training.scorer.pairs import count_pairs, shortlists_of
 from r2.training.scorer.profiles import arm_profiles
 from r2.training.scorer.steps import mean_steps
 from r2.training.scorer.text import TextModel, fit_text
@@ -111,14 +112,13 @@ def _unfitted(trials: Trials, profiles: dict[str, ArmProfile], text: TextModel) 
     """With kinds, profiles and text; its heads say nothing yet."""
     names = [*dict.fromkeys(trials.kinds), OTHER]
     steps = mean_steps(trials)
+    shortlists = shortlists_of(trials, names)
     kinds = {}
     for name in names:
         its = name if name in text.weights else OTHER
         accuracy = float(np.mean([logit(one.at(name).accuracy) for one in profiles.values()]))
         pairs, kappa = count_pairs(trials, profiles, name)
-        kinds[name] = Kind(
-            accuracy, kappa, text.weights[its], text.mean[its], text.sd[its], pairs, shortlist_of(trials, name)
-        )
+        kinds[name] = Kind(accuracy, kappa, text.weights[its], text.mean[its], text.sd[its], pairs, shortlists[name])
         kinds[name] = replace(kinds[name], steps=steps.get(plan_kind(name), {}))
     n, m = len(RESULT_FEATURES), 2 * len(ARM_FEATURES) + 1
     silent = Net(np.zeros(n), np.ones(n), np.zeros((n, 1)), np.zeros(1), np.zeros(1), 0.0)
@@ -128,6 +128,7 @@ def _unfitted(trials: Trials, profiles: dict[str, ArmProfile], text: TextModel) 
 
 def _rows(scorer: Scorer, trials: Trials, text: TextModel, rng: np.random.Generator, n_states: int) -> _Rows:
     profiles = {arm: scorer.arms[arm] for arm in trials.arms}
+    view_of = _views(scorer, trials, text, profiles)
     found: list[tuple[FloatArray, NDArray[np.bool_], IntArray]] = []
     units: list[int] = []
     views: list[tuple[int, States]] = []
@@ -138,7 +139,7 @@ def _rows(scorer: Scorer, trials: Trials, text: TextModel, rng: np.random.Genera
         states, target = _drawn(trials, unit, tried, profiles, rng, n_states)
         if states.results.max() < 0:  # nobody gave any result
             continue
-        x, there = result_features(unit_view(scorer, trials, text, unit, profiles), states)
+        x, there = result_features(view_of(unit), states)
         found.append((_filled(x), _filled(there), np.where(target < 0, MOST_ASKED, target)))
         units += [unit] * len(target)
         views.append((unit, states))
@@ -146,12 +147,12 @@ def _rows(scorer: Scorer, trials: Trials, text: TextModel, rng: np.random.Genera
     return _Rows(x, there, target, np.array(units), views)
 
 
-def unit_view(
-    scorer: Scorer, trials: Trials, text: TextModel, unit: int, profiles: Mapping[str, ArmProfile]
-) -> UnitView:
-    """The unit as the heads see it, at the difficulty that a model gave it which had not seen it."""
-    view = scorer.view(trials.problems[unit], trials.kinds[unit], profiles)
-    return replace(view, difficulty=float(text.unseen[unit]))
+def _views(
+    scorer: Scorer, trials: Trials, text: TextModel, profiles: Mapping[str, ArmProfile]
+) -> Callable[[int], UnitView]:
+    """Each unit as the heads see it, at the difficulty that a model gave it which had not seen it."""
+    of_kind = {kind: scorer.view(Problem("", ""), kind, profiles) for kind in dict.fromkeys(trials.kinds)}
+    return lambda unit: replace(of_kind[trials.kinds[unit]], difficulty=float(text.unseen[unit]))
 
 
 def _filled(array: NDArray) -> NDArray:  # type: ignore[type-arg]
@@ -281,21 +282,24 @@ def ece(p: FloatArray, is_right: FloatArray, n_bins: int = 10) -> float:
 
 def _fit_arm_head(scorer: Scorer, trials: Trials, text: TextModel, rows: _Rows, rng: np.random.Generator) -> Linear:
     profiles = {arm: scorer.arms[arm] for arm in trials.arms}
+    view_of = _views(scorer, trials, text, profiles)
     found_x: list[FloatArray] = []
     found_y: list[float] = []
     start = 0
     for unit, states in rows.views:
-        view = unit_view(scorer, trials, text, unit, profiles)
+        view = view_of(unit)
         x, there = result_features(view, states)
-        p = scorer.p_of(x, there)
-        its = arm_features(view, x, p, states)
         target = rows.target[start : start + len(x)]
         start += len(x)
+        if not there.any():
+            continue
+        p = scorer.p_of(x, there)
+        its = arm_features(view, x, p, states)
         tried = np.flatnonzero(~np.isnan(trials.right_AU[:, unit]))
         for row in range(len(x)):
             if not there[row].any():
                 continue
-            rest = np.setdiff1d(tried, states.arms[row])
+            rest = tried[~np.isin(tried, states.arms[row])]
             best = int(p[row].argmax())
             is_best_right = float(best == target[row])
             for arm in rng.permutation(rest)[:N_FURTHER]:

@@ -5,7 +5,7 @@ Attempts are far from independent: two models of one family err alike (docs/meth
 are shrunk towards what would be so if they were independent, and not taken for it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,13 +78,15 @@ def count_pairs(
     return found, kappa
 
 
-def shortlist_of(trials: Trials, kind: str) -> tuple[str, ...]:
-    """The arms of the best agreement cascades on resamples of the kind's rows, the most used first, and those of all
-    rows; () where some arm was not asked everywhere, or there are few rows."""
-    its, overall = _most_used(trials, kind), _most_used(trials, OTHER)
-    if not its:
-        return ()
-    return tuple(dict.fromkeys((*its[:MOST_OWN], *overall)))[:MOST_LISTED]
+def shortlists_of(trials: Trials, kinds: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """For each of the kinds the arms of the best agreement cascades on resamples of the kind's rows, the most used
+    first, and those of all rows; () where some arm was not asked everywhere, or there are few rows."""
+    overall = _most_used(trials, OTHER)
+    found = {}
+    for kind in kinds:
+        its = overall if kind == OTHER else _most_used(trials, kind)
+        found[kind] = tuple(dict.fromkeys((*its[:MOST_OWN], *overall)))[:MOST_LISTED] if its else ()
+    return found
 
 
 def _most_used(trials: Trials, kind: str) -> list[str]:

@@ -3,16 +3,16 @@ by the rule of sequential routing at all prices of a right answer at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-from r2.answering.scored import ScoredBeliefs
-from r2.answering.scorer import FloatArray, Scorer
+from r2.answering.scorer import Scorer
 from r2.evaluation.recorded.method import VALUES, TableMethod, cost_ref_of
 from r2.evaluation.recorded.table import OutcomeTable, Question
-from r2.training.scorer.choices import chosen, turn_of
+from r2.problem import Problem
 from r2.training.scorer.fit import fit_scorer
-from r2.training.scorer.plan import ScoredPlan
+from r2.training.scorer.plan import KindPlans, ScoredPlan
 from r2.training.scorer.trials import Trials
 
 SCORER = "scorer"
@@ -24,27 +24,31 @@ MIDDLE = 13.0
 
 @dataclass(slots=True)
 class ScorerPolicy:
-    """`settings`: prices in multiples of `cost_ref`. `choice`: weights of group-relative fine-tuning, None for the rule
-    itself. The plan of the question that is being played is kept, since all settings of one question come one after the
-    other."""
+    """`settings`: prices in multiples of `cost_ref`. `plans`: by kind. The plan of the question that is being played is
+    kept, since all settings of one question come one after the other."""
 
     scorer: Scorer
     cost_ref_usd: float
-    choice: FloatArray | None = None
     settings: Sequence[str] = tuple(f"v = {value:g}" for value in VALUES)
-    plans: dict[str, ScoredPlan] = field(default_factory=dict)
+    plans: dict[tuple[str, tuple[str, ...]], KindPlans] = field(default_factory=dict)
+    _playing: tuple[Problem, ScoredPlan] | None = None
+
+    def plans_of(self, kind: str, models: tuple[str, ...]) -> KindPlans:
+        """How questions of this kind are planned where these models can be asked, made once."""
+        if (kind, models) not in self.plans:
+            known = [arm for arm in models if arm in self.scorer.arms]
+            profiles = {arm: self.scorer.arms[arm] for arm in self.scorer.shortlist(kind, known)}
+            v_usd = np.array(VALUES) * self.cost_ref_usd
+            self.plans[kind, models] = KindPlans(self.scorer, kind, profiles, v_usd, MIDDLE * self.cost_ref_usd)
+        return self.plans[kind, models]
 
     def plan_of(self, question: Question) -> ScoredPlan:
         """The plan of this question, made once."""
         problem = question.problem
-        if problem.problem_id not in self.plans:
-            kind = problem.benchmark or "all"
-            known = [arm for arm in question.models if arm in self.scorer.arms]
-            profiles = {arm: self.scorer.arms[arm] for arm in self.scorer.shortlist(kind, known)}
-            beliefs = ScoredBeliefs(self.scorer, problem, kind, profiles)
-            v_usd = np.array(VALUES) * self.cost_ref_usd
-            self.plans = {problem.problem_id: ScoredPlan(beliefs, v_usd, MIDDLE * self.cost_ref_usd)}
-        return self.plans[problem.problem_id]
+        if self._playing is None or self._playing[0] != problem:
+            plans = self.plans_of(problem.benchmark or "all", question.models)
+            self._playing = problem, ScoredPlan(plans, problem)
+        return self._playing[1]
 
     def play(self, question: Question, setting: int) -> str:
         plan = self.plan_of(question)
@@ -53,9 +57,9 @@ class ScorerPolicy:
         return plan.accepted(question.attempts)
 
     def _next(self, plan: ScoredPlan, question: Question, setting: int) -> str | None:
-        if self.choice is None:
+        if not self.scorer.choice:
             return plan.ask_next(question.attempts, setting)
-        return chosen(turn_of(plan, question.attempts, setting, VALUES[setting] * self.cost_ref_usd), self.choice)
+        return plan.ask_tuned(question.attempts, setting, self.scorer.choice)
 
 
 def fit_policy(table: OutcomeTable, seed: int = 0) -> ScorerPolicy:
@@ -63,9 +67,9 @@ def fit_policy(table: OutcomeTable, seed: int = 0) -> ScorerPolicy:
     return ScorerPolicy(fit_scorer(trials_of(table), seed=seed)[0], cost_ref_of(table))
 
 
-def scorer_method() -> TableMethod:
+def scorer_method(seed: int = 0) -> TableMethod:
     """The scorer, untuned but for its price of a right answer."""
-    return TableMethod(SCORER, "learned", fit_policy, inner_folds=N_INNER)
+    return TableMethod(SCORER, "learned", partial(fit_policy, seed=seed), inner_folds=N_INNER)
 
 
 def trials_of(table: OutcomeTable) -> Trials:

@@ -254,6 +254,64 @@ def test_a_comparison_is_read_back_as_it_was(table: OutcomeTable, scope):
     assert from_json(to_json(whole)) == whole
 
 
+def trained(name: str, model: str, start: str = "") -> TableMethod:
+    """Asks one model, whatever it is shown."""
+    family, _, _ = name.partition(",")
+    return replace(constant(model), name=name, kind="learned", start=start, family=family)
+
+
+def test_what_was_trained_further_is_held_against_its_own_start(table: OutcomeTable):
+    methods = [
+        *(constant(model) for model in table.models),
+        *(trained(f"before, seed {seed}", "weak") for seed in (0, 1)),
+        trained("after, seed 0", "strong", "before, seed 0"),
+        trained("after, seed 1", "weak", "before, seed 1"),
+    ]
+    [played] = cross_fitted(table, methods, lambda line: None)
+    starts = {(one.method, one.aim): one for one in compared(played, n_bootstrap=200).starts}
+    aim = aim_of(20)
+    assert [name for name, its in starts if its == aim] == ["after, seed 0", "after, seed 1", "after"]
+    gained = table.is_correct_MP[2].mean() - table.is_correct_MP[0].mean()
+    first, second, mean = (starts[name, aim] for name in ("after, seed 0", "after, seed 1", "after"))
+    assert first.gained.accuracy.value == pytest.approx(gained)
+    assert first.gained.accuracy.interval is not None and first.gained.accuracy.interval.low > 0
+    assert first.gained.cost_saved is not None and first.gained.cost_saved.value == pytest.approx(1 - 0.002 / 0.0001)
+    v_usd = 20 * played.cost_ref_usd
+    assert first.utility_gain["20"].value == pytest.approx(1000 * (v_usd * gained - 0.0019))
+    assert (second.gained.accuracy.value, second.utility_gain["20"].value) == (0, 0)
+    assert (mean.start, mean.seeds) == ("before", 2)
+    assert mean.gained.accuracy.value == pytest.approx(gained / 2)
+    assert mean.utility_gain["20"].value == pytest.approx(first.utility_gain["20"].value / 2)
+    assert starts["after", AS_CONSTANT].utility_gain == {}
+
+
+def test_with_one_fold_one_half_is_fitted_on_and_the_other_played(table: OutcomeTable):
+    seen: list[tuple[frozenset[str], str]] = []
+
+    def fit(rows: OutcomeTable) -> _Spy:
+        return _Spy(MODELS, frozenset(p.question for p in rows.problems), seen)
+
+    [scope] = cross_fitted(table, [TableMethod("spy", "spy", fit)], lambda line: None, n_folds=1)
+    [fitted] = {on for on, question in seen if question not in on}
+    played = {p.question for p in scope.table.problems}
+    assert fitted | played == {p.question for p in table.problems}
+    assert not fitted & played
+    assert 45 < len(played) < 75
+
+
+def test_trained_methods_are_trained_once_for_each_seed(table: OutcomeTable):
+    found = recorded_methods(table.models, ["counted", "scorer_grpo", "scorer"], 2)[3:]
+    assert [one.name for one in found] == [
+        "counted",
+        "scorer, seed 0",
+        "scorer, seed 1",
+        "scorer_grpo, seed 0",
+        "scorer_grpo, seed 1",
+    ]
+    assert [one.start for one in found[3:]] == ["scorer, seed 0", "scorer, seed 1"]
+    assert "scorer_grpo" not in [one.name for one in recorded_methods(table.models)]
+
+
 def test_what_cannot_be_learned_from_is_refused_by_name(table: OutcomeTable):
     with pytest.raises(ConfigError, match="every model is right on all 120 questions"):
         check_table(replace(table, is_correct_MP=np.ones((3, 120))))

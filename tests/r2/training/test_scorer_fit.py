@@ -12,7 +12,7 @@ from r2.answering.scorer import ArmProfile, KindProfile, Scorer, independent
 from r2.errors import ConfigError
 from r2.problem import Problem
 from r2.training.scorer.fit import Quality, ece, fit_scorer
-from r2.training.scorer.pairs import count_pairs, shortlist_of
+from r2.training.scorer.pairs import count_pairs, shortlists_of
 from r2.training.scorer.profiles import arm_profiles
 from r2.training.scorer.trials import Trials
 
@@ -174,10 +174,10 @@ def test_an_unknown_pair_is_as_if_they_were_independent() -> None:
 
 def test_arms_that_ask_together_best_are_shortlisted_where_all_were_asked_everywhere() -> None:
     trials = made()
-    assert set(shortlist_of(trials, "made")) >= {"dear"}
+    assert set(shortlists_of(trials, ["made"])["made"]) >= {"dear"}
     missing = trials.right_AU.copy()
     missing[0, 0] = np.nan
-    assert shortlist_of(replace(trials, right_AU=missing), "made") == ()
+    assert shortlists_of(replace(trials, right_AU=missing), ["made"])["made"] == ()
 
 
 def test_calibration_error_by_hand() -> None:

@@ -1,104 +1,103 @@
-"""Group-relative fine-tuning of choices, on a table whose best route is known."""
-
-from collections.abc import Sequence
+"""Group-relative fine-tuning of choices, on states whose best route is known."""
 
 import numpy as np
 import pytest
 
-from r2.answering.attempts import Attempt, Attempts
-from r2.answering.scorer import FloatArray
-from r2.evaluation.recorded.table import OutcomeTable, Question, Replies
-from r2.problem import Problem
-from r2.training.scorer.choices import CHOICE_FEATURES, chosen, turn_of
-from r2.training.scorer.grpo import ScorerGrpoSettings, tune
+from r2.answering.choice import CHOICE_FEATURES, cannot_gain, choice_features
+from r2.answering.scorer import FloatArray, IntArray
+from r2.training.scorer.grpo import ScorerGrpoSettings, likeliest_reward, tune
 
-V_USD = 0.01
-
-
-class Believed:
-    """The cheap model is believed right with 0.97, whatever it says; the dear one with 0.98."""
-
-    arms: Sequence[str] = ("cheap", "dear")
-
-    def cost_usd(self, arm: str, attempts: Attempts) -> float:
-        return {"cheap": 0.0001, "dear": 0.001}[arm]
-
-    def p_right(self, attempts: Attempts) -> Sequence[float]:
-        return [max({"cheap": 0.97, "dear": 0.98}[one.arm] for one in attempts)] if attempts else []
-
-    def outcomes(self, attempts: Attempts, arm: str) -> Sequence[tuple[float, Attempt]]:
-        return [(1.0, Attempt(arm, 0))]
+COSTS = np.array([0.01, 0.1])
+BELIEVED = np.array([0.97, 0.98])
+CHEAP, DEAR = 0b01, 0b10
 
 
-class Plan:
-    """A rule of one step: the value of an action is v * P(right) - cost."""
+class Two:
+    """Questions to a cheap model, believed right with 0.97, which is right in `cheap_right` of them, and to a dear one,
+    believed right with 0.98, which always is. Costs are shares of a right answer."""
 
-    beliefs = Believed()
+    def __init__(self, cheap_right: float, n: int = 60) -> None:
+        self.n_questions = n
+        self.cheap = (np.arange(n) % 10 < 10 * cheap_right).astype(float)
 
-    def action_values(self, attempts: Attempts) -> dict[str | None, FloatArray]:
-        asked = {one.arm for one in attempts}
-        found: dict[str | None, FloatArray] = {
-            arm: np.array(
-                [V_USD * max(self.alone(arm), *self.beliefs.p_right(attempts), 0) - self.beliefs.cost_usd(arm, ())]
-            )
-            for arm in self.beliefs.arms
-            if arm not in asked
-        }
-        if attempts:
-            found[None] = np.array([V_USD * self.beliefs.p_right(attempts)[0]])
-        return found
+    def actions(self, at: IntArray, state: IntArray, price: IntArray) -> tuple[FloatArray, FloatArray]:
+        asked = np.stack([state & CHEAP > 0, state & DEAR > 0], axis=1)
+        q = np.where(asked, BELIEVED, 0.0).max(axis=1)
+        base = np.full((len(at), 3), -np.inf)
+        base[:, :2] = np.where(asked, -np.inf, np.maximum(BELIEVED, q[:, None]) - COSTS)
+        base[:, 2] = np.where(state > 0, q, -np.inf)
+        found = np.zeros((len(at), 3, len(CHOICE_FEATURES)))
+        found[:, :2] = choice_features(q[:, None], asked.sum(axis=1)[:, None], COSTS[None], BELIEVED[None])
+        return base, found
 
-    def accepted(self, attempts: Attempts) -> str:
-        return max((one.arm for one in attempts), key=self.alone)
-
-    def alone(self, arm: str) -> float:
-        return {"cheap": 0.97, "dear": 0.98}[arm]
+    def rewards(self, at: IntArray, state: IntArray, price: IntArray) -> FloatArray:
+        right = np.where(state & DEAR > 0, 1.0, self.cheap[at])
+        return np.asarray(right - np.stack([state & CHEAP > 0, state & DEAR > 0], axis=1) @ COSTS)
 
 
-def table(cheap_right: float, n: int = 60) -> OutcomeTable:
-    """The dear model is always right; the cheap one in this share of questions."""
-    right = np.array([(np.arange(n) % 10 < 10 * cheap_right).astype(float), np.ones(n)])
-    costs = np.array([[0.0001] * n, [0.001] * n])
-    problems = tuple(Problem(f"q{i}", f"question {i}") for i in range(n))
-    results = np.where(right > 0, 0, 1)
-    return OutcomeTable(("cheap", "dear"), problems, right, costs, replies=Replies(results))
-
-
-def route(weights: FloatArray) -> list[str]:
-    """Whom the tuned rule asks about a question of the table."""
-    question, plan = Question(table(0.5), 0), Plan()
-    while (arm := chosen(turn_of(plan, question.attempts, 0, V_USD), weights)) is not None:  # type: ignore[arg-type]
-        question.ask(arm)
-    return [one.arm for one in question.attempts]
+def asks_dear(weights: FloatArray) -> bool:
+    """Whether the likeliest route of a question that the cheap model has wrong asks the dear one."""
+    return likeliest_reward(Two(0.0, 1), np.array([0]), weights, [0]) > 0.5
 
 
 SETTINGS = ScorerGrpoSettings(steps=60, batch_size=30, temperature=0.05, kl=0.0, learning_rate=0.01)
 
 
 def test_the_start_is_the_rule_itself() -> None:
-    assert route(np.zeros(len(CHOICE_FEATURES))) == ["cheap"]
+    assert not asks_dear(np.zeros(len(CHOICE_FEATURES)))
 
 
 def test_it_learns_to_ask_the_dear_model_where_the_cheap_one_is_worse_than_believed() -> None:
-    tuned = tune(table(0.5), lambda at: Plan(), 0, V_USD, SETTINGS)  # type: ignore[arg-type, return-value]
-    assert "dear" in route(tuned.weights)
-    assert np.mean(tuned.curve[-10:]) > np.mean(tuned.curve[:10]) + 0.05
+    tuned = tune(Two(0.5), SETTINGS, [0])
+    assert asks_dear(tuned.weights)
+    assert tuned.best_step > 0
+    assert max(tuned.dev_curve) > tuned.dev_curve[0] + 0.1
+    assert np.mean(tuned.curve[-5:]) > np.mean(tuned.curve[:5]) + 0.05
 
 
-def test_it_keeps_to_the_cheap_model_where_that_is_as_good_as_believed() -> None:
-    tuned = tune(table(1.0), lambda at: Plan(), 0, V_USD, SETTINGS)  # type: ignore[arg-type, return-value]
-    assert route(tuned.weights) == ["cheap"]
+def test_it_keeps_the_start_where_the_cheap_model_is_as_good_as_believed() -> None:
+    tuned = tune(Two(1.0), SETTINGS, [0])
+    assert not asks_dear(tuned.weights)
+    assert tuned.best_step == 0
+    assert not tuned.weights.any()
+
+
+def test_training_ends_when_it_gains_nothing_more() -> None:
+    tuned = tune(Two(1.0), ScorerGrpoSettings(steps=200, check_every=5, patience=2), [0])
+    assert len(tuned.curve) == 10
 
 
 def test_a_strong_pull_to_the_start_holds_it_there() -> None:
-    settings = ScorerGrpoSettings(steps=60, batch_size=30, temperature=0.05, kl=30.0, learning_rate=0.01)
-    free = tune(table(0.5), lambda at: Plan(), 0, V_USD, SETTINGS)  # type: ignore[arg-type, return-value]
-    held = tune(table(0.5), lambda at: Plan(), 0, V_USD, settings)  # type: ignore[arg-type, return-value]
+    held = tune(Two(0.5), ScorerGrpoSettings(steps=60, batch_size=30, temperature=0.05, kl=30.0), [0])
+    free = tune(Two(0.5), SETTINGS, [0])
     assert np.abs(held.weights).max() < np.abs(free.weights).max()
 
 
+def test_questions_that_say_when_to_stop_are_not_learned_from() -> None:
+    learned: set[int] = set()
+
+    class Told(Two):
+        def rewards(self, at: IntArray, state: IntArray, price: IntArray) -> FloatArray:
+            if len(set(at.tolist())) > 1 and len(at) != 15:
+                learned.update(at.tolist())
+            return super().rewards(at, state, price)
+
+    tune(Told(0.5), ScorerGrpoSettings(steps=2, batch_size=45, group_size=4), [0], dev=range(15))
+    assert learned == set(range(15, 60))
+
+
 def test_the_same_seed_gives_the_same_weights() -> None:
-    settings = ScorerGrpoSettings(steps=5, batch_size=10)
-    first = tune(table(0.5), lambda at: Plan(), 0, V_USD, settings)  # type: ignore[arg-type, return-value]
-    again = tune(table(0.5), lambda at: Plan(), 0, V_USD, settings)  # type: ignore[arg-type, return-value]
+    first, again = (tune(Two(0.5), ScorerGrpoSettings(steps=20, batch_size=10), [0]) for _ in range(2))
     assert first.weights == pytest.approx(again.weights, abs=0)
+
+
+def test_features_say_what_there_is() -> None:
+    found = choice_features(np.array([0.0, 0.5, 0.9]), np.array([0, 1, 2]), np.array([0.1] * 3), np.array([0.8] * 3))
+    assert found[0].tolist() == [1, 0, 0, 0, 0.1, 0.8]
+    assert found[1].tolist() == [1, 0, 1, 1, 0.1, 0.8]
+    assert found[2, 1] == pytest.approx(np.log(9))
+
+
+def test_an_arm_that_costs_more_than_is_left_to_gain_is_not_asked() -> None:
+    q, share = np.array([0.0, 0.9, 0.9]), np.array([1.5, 0.2, 0.05])
+    assert cannot_gain(q, share).tolist() == [False, True, False]
