@@ -12,6 +12,7 @@ from flows.cli import options
 from flows.cli.console import results, say, say_columns, starting
 from flows.cli.options import TRAINING, flag
 from flows.support.terminal import INTERRUPTED, this_command
+from r2.errors import ConfigError
 from r2.policies.torch_there import require_torch
 
 _STARTING = "A policy to start from, NAME or NAME@VERSION, or a pool entry, which is not trained."
@@ -35,6 +36,14 @@ def grpo(
     allocator: Annotated[str | None, options.allocator(_STARTING, "allocator")] = None,
     verify: options.Verify = None,
     policies_dir: options.PoliciesDir = None,
+    policy: Annotated[
+        str | None,
+        flag(TRAINING, "--policy", metavar="KIND", help="What learns: router, or scorer.", default="router"),
+    ] = None,
+    outcomes: Annotated[
+        list[Path] | None, options.outcomes("what the lake has of --pool's entries; a scorer's")
+    ] = None,
+    scorer: Annotated[str | None, options.scorer("With --policy scorer: the one that is tuned.", "scorer")] = None,
     rounds: Annotated[
         int | None,
         flag(
@@ -90,14 +99,25 @@ def grpo(
     """Train the router by GRPO: one policy learns, the other is frozen, then the reverse.
 
     A new version is promoted only if held-out problems say so. The same command
-    continues where it stopped.
+    continues where it stopped. With --policy scorer the choices of a trained scorer
+    learn from recorded answers (--outcomes), or from the lake's answers of --pool.
 
     Examples:
 
         r2 grpo --problems scan --pool pools/local.toml --rounds 2 --dry-run
         r2 grpo --config configs/local/1_grpo_decomposer.toml
         r2 grpo --problems file:questions.jsonl --check grade.py:ok
+        r2 grpo --policy scorer --outcomes gsm8k.parquet mmlu.parquet
     """
+    flags = dict(locals())
+    if policy == "scorer":
+        from flows.cli.grpo_scorer import tune
+
+        raise typer.Exit(tune(flags))
+    if policy not in (None, "router"):
+        raise ConfigError(f"--policy {policy}: expected router or scorer.")
+    if other := [name for name in ("outcomes", "scorer") if flags[name]]:
+        raise ConfigError(f"--{other[0]}: a router learns from --problems; say --policy scorer, or leave it out.")
     from r2.training.grpo.settings import load_grpo_settings
 
     given: dict[str, Any] = {

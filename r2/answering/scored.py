@@ -67,6 +67,19 @@ class ScoredBeliefs:
     def arms(self) -> Sequence[str]:
         return tuple(name for name in self._names if name not in self._closed)
 
+    @property
+    def choice(self) -> Sequence[float]:
+        """Weights of group-relative fine-tuning (r2/answering/choice.py); empty where there was none."""
+        return self._scorer.choice
+
+    def alone(self, arm: str) -> float:
+        """P(the arm's own result is right), before anybody was asked."""
+        return sum(
+            probability * self.p_right((attempt,))[attempt.result]
+            for probability, attempt in self.outcomes((), arm)
+            if attempt.result is not None
+        )
+
     def without(self, names: Set[str]) -> Self:
         """The same where these arms are not asked any more; what they brought still counts. What was predicted is
         shared."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from r2.answering.attempts import Attempts
 from r2.answering.beliefs import Arm
+from r2.answering.choice import tuned
 from r2.answering.expected_cost import call_usd
 from r2.answering.lookahead import Decision, Waits, decide
 from r2.answering.scored import ScoredBeliefs, key_of
@@ -162,11 +163,13 @@ def shared_beliefs(
 def decided(
     beliefs: ScoredBeliefs, attempts: Attempts, horizon: int, decompose: float | None, waits: Waits = ()
 ) -> Decision:
-    """The rule's decision, a right answer taken as 1; remembered with the beliefs."""
+    """The rule's decision, a right answer taken as 1, moved by the scorer's choice where it has one; remembered with
+    the beliefs."""
     key = (frozenset(beliefs.arms), key_of(attempts), horizon, decompose, waits)
     with LOCK:
         if key not in beliefs.decisions:
-            beliefs.decisions[key] = decide(beliefs, attempts, 1.0, horizon, decompose, waits=waits)
+            rule = decide(beliefs, attempts, 1.0, horizon, decompose, waits=waits)
+            beliefs.decisions[key] = tuned(rule, beliefs, attempts)
         return beliefs.decisions[key]
 
 

@@ -72,6 +72,15 @@ ARM_FEATURES: Final = (
     "ln(1 / kappa), mean over those who say it",
     "logit of P(the arm is right | it disagrees), mean over those who say it",
 )
+CHOICE_FEATURES = (
+    "one",
+    "logit of P(the best-supported result is right), 0 without one",
+    "whether there is a result",
+    "attempts so far",
+    "the arm's cost over v",
+    "the arm's P(right) alone",
+)
+"""What the logits of a tuned choice are linear in (r2/answering/choice.py)."""
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -320,6 +329,8 @@ class Scorer:
                 tuple(float(one) for one in stored["choice"]),
                 int(stored["n_questions"]),
             )
+            if found.choice and (len(found.choice) != len(CHOICE_FEATURES) or not np.isfinite(found.choice).all()):
+                raise ValueError(f"its choice has {len(found.choice)} weights, or one that is not finite")
             if OTHER not in found.kinds or not found.nets or any(OTHER not in arm.kinds for arm in found.arms.values()):
                 raise ValueError("it lacks the kind that stands for all others")
             return found

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,49 @@ def test_a_scorer_of_recorded_answers_is_in_the_registry_once(tmp_path: Path):
     )
     with pytest.raises(ConfigError, match="scorer@v1 is a scorer, which says who is asked"):
         load_pool(pool, tmp_path / "own")
+
+
+def grpo(folder: Path, *words: str):
+    command = ["grpo", "--policy", "scorer", "--lake", str(folder / "lake"), "--policies-dir", str(folder / "own")]
+    return CliRunner().invoke(app, [*command, *words])
+
+
+def test_tuned_choices_are_a_version_that_the_gate_decides_about(tmp_path: Path):
+    table = str(recorded(tmp_path / "table.csv", 90))
+    assert CliRunner().invoke(app, sft(tmp_path, "--outcomes", table)).exit_code == 0
+    counted = grpo(tmp_path, "--outcomes", table, "--dry-run")
+    assert "2 arms" in counted.stdout and Registry(tmp_path / "own").versions("scorer") == ["v1"]
+    for _ in range(2):  # the second time it is there
+        out = grpo(tmp_path, "--outcomes", table, "--steps", "20")
+        assert out.exit_code == 0, out.output
+        assert "scorer@v2, from scorer@v1" in out.stdout
+    registry = Registry(tmp_path / "own")
+    assert registry.versions("scorer") == ["v1", "v2"]
+    start, new = registry.load("scorer@v1"), registry.load("scorer@v2")
+    before, after = (Scorer.from_json((one.path / "scorer.json").read_bytes()) for one in (start, new))
+    assert replace(after, choice=()).to_json() == before.to_json()
+    assert len(after.choice) == 6
+    assert new.card.parent == "scorer@v1"
+    assert new.card.cost_usd == pytest.approx(new.card.metrics["core_seconds"] * 0.05 / 3600)
+    decision = new.card.config["decision"]
+    assert decision["n_problems"] == new.card.metrics["n_held_out"] >= 20
+    assert (registry.current("scorer") == "v2") == decision["is_promoted"]
+    assert decision["reason"] in " ".join(out.stdout.split("\n"))
+    with connect(tmp_path / "lake") as db:
+        points = db.execute("select count(*) from training_curve where phase = 'grpo'").fetchone()
+    assert points is not None and points[0] > 2
+
+
+def test_what_has_no_meaning_for_a_scorer_is_refused(tmp_path: Path):
+    table = str(recorded(tmp_path / "table.csv"))
+    for words, said in (
+        (["--outcomes", table, "--rounds", "2"], "--rounds: has no meaning for a scorer"),
+        (["--outcomes", table], "'scorer': not in"),
+        ([], "needs --outcomes"),
+    ):
+        assert said in str(grpo(tmp_path, *words).exception)
+    other = CliRunner().invoke(app, ["grpo", "--outcomes", table])
+    assert "a router learns from --problems" in str(other.exception)
 
 
 def test_too_few_questions_are_refused_with_the_number_needed(tmp_path: Path):

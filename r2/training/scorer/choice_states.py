@@ -105,8 +105,8 @@ class TableStates:
                 self._work_out_alike(np.array(questions), asked, start)
 
     def _work_out_alike(self, at: IntArray, state: int, start: Start) -> None:
-        arms, places = self._arms[at[0]], [place for place, _ in start]
-        seen = Evidence(self._lengths[np.ix_(at, places)], self._confidences[np.ix_(at, places)])
+        arms, places = self._arms[at[0]], np.array([place for place, _ in start], np.int64)
+        seen = Evidence(self._lengths[at[:, None], places], self._confidences[at[:, None], places])
         values = arms.values(start, self._difficulty[at], seen, self.v_usd)
         self._is_known[at, state] = True
         self._scores[at, state, : len(arms.names)] = values.asking / self.v_usd

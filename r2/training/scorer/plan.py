@@ -14,9 +14,9 @@ import numpy as np
 from r2.answering.attempts import Attempts
 from r2.answering.choice import cannot_gain, choice_features
 from r2.answering.lookahead import HORIZON, MAX_ARMS, Candidate, on_outer_fronts
-from r2.answering.query_router import features
 from r2.answering.scored import LEAST
 from r2.answering.scorer import (
+    SUREST,
     ArmProfile,
     FloatArray,
     IntArray,
@@ -69,7 +69,7 @@ class Arms:
         self._typical, self._if_right, self._if_wrong = np.full(shape, np.nan), np.ones(shape), np.ones(shape)
         for row, one in enumerate(self._at):
             for column, level in enumerate(one.levels):
-                self._typical[row, column] = logit(level.typical)
+                self._typical[row, column] = logit(level.typical, SUREST)
                 self._if_right[row, column], self._if_wrong[row, column] = level.if_right, level.if_wrong
 
     def evidence(self, places: Sequence[int], attempts: Attempts) -> tuple[list[float], list[float]]:
@@ -78,7 +78,7 @@ class Arms:
             np.nan if one.output_tokens is None else length_deviation(self._at[place], one.output_tokens)
             for place, one in zip(places, attempts, strict=True)
         ]
-        return lengths, [np.nan if one.confidence is None else logit(one.confidence) for one in attempts]
+        return lengths, [np.nan if one.confidence is None else logit(one.confidence, SUREST) for one in attempts]
 
     def alone(self, difficulty: FloatArray) -> FloatArray:
         """Questions x arms: P(the arm's own result is right), before anybody was asked."""
@@ -238,7 +238,7 @@ class KindPlans:
 
     def difficulty(self, problem: Problem) -> float:
         """Of its text, in standard deviations; more is easier."""
-        return self._scorer.kind(self._kind).difficulty(features(replace(problem, benchmark=self._kind)))
+        return self._scorer.difficulty(problem, self._kind)
 
     def chosen_arms(self, difficulty: FloatArray) -> list[dict[str, float]]:
         """For each question the arms that are looked ahead with, the most promising first, each with P(right) alone."""

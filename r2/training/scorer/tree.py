@@ -113,9 +113,9 @@ def _depth(start: Start, states: list[_Foreseen], edges: list[tuple[int, int, in
             arms[row, column], results[row, column] = arm, result
         for column, (arm, result, level) in enumerate(state, start=len(start)):
             arms[row, column], results[row, column], levels[row, column] = arm, result, level
-    columns = np.array(edges, np.int64).reshape(len(edges), 5).T
+    state_E, arm_E, result_E, level_E, child_E = np.array(edges, np.int64).reshape(len(edges), 5).T
     is_new = np.ones(len(edges), np.bool_)
-    is_new[1:] = (np.diff(columns[0]) != 0) | (np.diff(columns[1]) != 0)
+    is_new[1:] = (np.diff(state_E) != 0) | (np.diff(arm_E) != 0)
     starts = np.flatnonzero(is_new)
-    pairs = columns[0][starts], columns[1][starts]
-    return Depth(arms, results, levels, results.max(axis=1, initial=NOTHING) + 1, Edges(*columns, starts, *pairs))
+    made = Edges(state_E, arm_E, result_E, level_E, child_E, starts, state_E[starts], arm_E[starts])
+    return Depth(arms, results, levels, results.max(axis=1, initial=NOTHING) + 1, made)

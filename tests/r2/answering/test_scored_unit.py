@@ -12,12 +12,13 @@ from r2.answering.protocol import Router
 from r2.answering.scored_unit import expected_tokens, kind_for, misfit, profile_of, worth_considering
 from r2.answering.scorer import KindProfile, Scorer
 from r2.answering.sequential import solve_by_rule
+from r2.errors import ConfigError
 from r2.ledger import Price
 from r2.problem import Problem
 from r2.roster import ModelCard, Roster
 from r2.training.scorer.fit import fit_scorer
 from r2.training.scorer.trials import Trial, trials_from
-from tests.support.scripted import CHEAP, ROSTER, replay, router
+from tests.support.scripted import CHEAP, ROSTER, completion, replay, router
 
 PRICES = {"small": (1.0, 2.0), "middle": (3.0, 6.0), "large": (10.0, 20.0)}
 
@@ -66,6 +67,39 @@ def test_disagreement_buys_another_opinion():
     assert outcome.decisions[-1].decision.action == "accept"
     first = replay(solve_by_rule(question("simple"), by_scorer(value_usd=5.0)), replies[:2])[0]
     assert len({call.model for wave in first for call in wave}) == len(first)
+
+
+def n_asked(word: str, choice: tuple[float, ...]) -> int:
+    """How many entries are asked where each says something else, by a scorer with these weights."""
+    scorer = replace(trained(), choice=choice)
+    solving = solve_by_rule(question(word), replace(router(routing="rule", value_usd=0.004), scorer=scorer))
+    wave, n = next(solving), 0
+    for reply in ("7", "20", "21", "22"):
+        n += len(wave)
+        try:
+            wave = solving.send([completion(reply, call.model) for call in wave])
+        except StopIteration:
+            break
+    return n
+
+
+def test_a_tuned_choice_moves_what_is_served():
+    as_the_rule = n_asked("simple", ())
+    assert n_asked("simple", (0.0,) * 6) == as_the_rule
+    never_twice, always = (0.0, 0.0, -9.0, 0.0, 0.0, 0.0), (0.0, 0.0, 9.0, 0.0, 0.0, 0.0)
+    assert n_asked("simple", never_twice) == n_asked("knotty", never_twice) == 1
+    assert n_asked("simple", always) > 1
+    dear_first = replace(trained(), choice=(0.0, 0.0, 0.0, 0.0, 9.0, 0.0))
+    routed = replace(router(routing="rule", value_usd=0.004), scorer=dear_first)
+    assert first_asked(question("simple"), routed) == "large"
+
+
+def test_a_choice_of_another_length_is_no_scorer_of_this_version():
+    other = replace(trained(), choice=(1.0, 2.0))
+    with pytest.raises(ConfigError, match="its choice has 2 weights"):
+        Scorer.from_json(other.to_json())
+    whole = replace(trained(), choice=(0.5,) * 6)
+    assert Scorer.from_json(whole.to_json()).choice == whole.choice
 
 
 def test_a_unit_of_a_kind_that_was_not_trained_on_is_believed_as_without_a_scorer():
