@@ -23,7 +23,11 @@ _HELD_OUT = (
 CHANGED: Mapping[str, Mapping[str, str]] = {"grpo": {"--held-out": _HELD_OUT}, "sft": {"--held-out": _HELD_OUT}}
 """Command -> flag whose meaning changed -> what to say, with the new flag."""
 
-SEVERAL: Mapping[str, tuple[str, ...]] = {"evaluate": ("--outcomes", "--test"), "sft": ("--outcomes",)}
+SEVERAL: Mapping[str, tuple[str, ...]] = {
+    "evaluate": ("--outcomes", "--test"),
+    "sft": ("--outcomes",),
+    "grpo": ("--outcomes",),
+}
 """Command -> flags that take several values one after the other, as a shell writes out `*.parquet`."""
 
 

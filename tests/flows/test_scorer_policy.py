@@ -99,7 +99,8 @@ def grpo(folder: Path, *words: str):
 def test_tuned_choices_are_a_version_that_the_gate_decides_about(tmp_path: Path):
     table = str(recorded(tmp_path / "table.csv", 90))
     assert CliRunner().invoke(app, sft(tmp_path, "--outcomes", table)).exit_code == 0
-    counted = grpo(tmp_path, "--outcomes", table, "--dry-run")
+    other = str(recorded(tmp_path / "other.csv", 20))
+    counted = grpo(tmp_path, "--outcomes", table, other, "--dry-run")  # several files after one flag
     assert "2 arms" in counted.stdout and Registry(tmp_path / "own").versions("scorer") == ["v1"]
     for _ in range(2):  # the second time it is there
         out = grpo(tmp_path, "--outcomes", table, "--steps", "20")
