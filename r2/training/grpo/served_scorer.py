@@ -7,7 +7,7 @@ import numpy as np
 
 from r2.answering.lookahead import HORIZON
 from r2.answering.scored import ScoredBeliefs
-from r2.answering.scored_unit import decided
+from r2.answering.scored_unit import decided, worth_considering
 from r2.answering.scorer import Scorer
 from r2.evaluation.recorded.table import OutcomeTable, Question
 from r2.training.grpo.promotion import HeldOut
@@ -32,7 +32,7 @@ def answered(scorer: Scorer, question: Question, v_usd: float) -> str:
     any."""
     kind = question.problem.benchmark or "all"
     known = [arm for arm in question.models if arm in scorer.arms]
-    profiles = {arm: scorer.arms[arm] for arm in scorer.shortlist(kind, known)}
+    profiles = {arm: scorer.arms[arm] for arm in worth_considering(scorer, kind, known)}
     costs = {arm: profile.at(kind).cost_usd / v_usd for arm, profile in profiles.items()}
     beliefs = ScoredBeliefs(scorer, question.problem, kind, profiles, costs)
     while True:
