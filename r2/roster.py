@@ -53,6 +53,8 @@ class ModelCard:
     hidden_output_tokens: int = 0
     takes_temperature: bool = True
     """False: it samples at a temperature of its own, so that the same request may be answered otherwise."""
+    profile_rows: int | None = None
+    """Questions per skill that `skills` were measured on; None: not known."""
 
     def output_limit(self, asked: int) -> int:
         """The most tokens that a call which asks for `asked` can have generated and billed."""
@@ -105,15 +107,22 @@ class ModelCard:
         return 0.75 * self.price.input + 0.25 * self.price.output
 
 
+def _strength(card: ModelCard) -> tuple[int, float, int, str]:
+    """A program is no answer to every question, and so never the strongest beside a twin of equal price."""
+    by_mode = {"program": -1, "cot": 1}.get(card.prompt_mode, 0)
+    return TIERS.index(card.tier), card.blended_price, by_mode, card.name
+
+
 class Roster:
     """The solvers of a pool, cheapest first within tier order, with look-up by name.
 
-    "Stronger" follows (tier, blended price, direct before cot): the order escalation climbs. Entries with
-    `is_solver=False` (a trained router policy served beside the pool) can be called by name but are never allocated.
+    "Stronger" follows (tier, blended price, programs before direct before cot): the order escalation climbs. Entries
+    with `is_solver=False` (a trained router policy served beside the pool) can be called by name but are never
+    allocated.
     """
 
     def __init__(self, cards: Iterable[ModelCard]) -> None:
-        ordered = sorted(cards, key=lambda c: (TIERS.index(c.tier), c.blended_price, c.prompt_mode == "cot", c.name))
+        ordered = sorted(cards, key=_strength)
         self.by_name: dict[str, ModelCard] = {card.name: card for card in ordered}
         self.solvers: tuple[ModelCard, ...] = tuple(card for card in ordered if card.is_solver)
         if len(self.by_name) != len(ordered):

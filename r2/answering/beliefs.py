@@ -17,7 +17,7 @@ in docs/answering.md is optimistic.
 """
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Self
@@ -30,7 +30,7 @@ TIER_MEANS: Final[Mapping[Tier, float]] = {"small": 0.5, "medium": 0.7, "large":
 TIER_ROWS: Final = 4.0
 """Rows that the tier's mean counts for (k of the Beta prior)."""
 PROFILE_ROWS: Final = 20.0
-"""Rows that an accuracy of a profile counts for: profiles do not say how many questions they were measured on."""
+"""Rows that an accuracy of a profile counts for, where it does not say how many questions it was measured on."""
 OTHER_ROWS: Final = 4.0
 """Rows that the mean of a profile counts for, where it says nothing of the kind of unit."""
 UNMEASURED: Final = 0.75
@@ -48,10 +48,12 @@ expressions and commands without thinking, and in 52 % with it (docs/results.md)
 NO_STEPS: Final[Mapping[str, int]] = {}
 LEAST, MOST = 0.005, 0.995
 """No prior is surer than this."""
+AS_SHOWN: Final = (0.95, 0.3)
+"""Share of plans that have the steps which their question's form shows: of right ones, of wrong ones."""
 DEGREES: Final = ("easier", "harder")
 SPREAD: Final = 1.5
 """Between real questions of one kind: who errs, errs where others do."""
-KAPPA_FREE: Final = 1 / 20
+KAPPA_FREE: Final = 1 / 5
 """P(two wrong results are the same) where results are numbers or texts."""
 KAPPA_SAME_WEIGHTS: Final = 0.5
 """The least of it for two arms that ask the same weights."""
@@ -92,32 +94,102 @@ class Arm:
     weights: str = ""
 
 
-def prior(card: ModelCard, kinds: Sequence[str], steps: Mapping[str, int] = NO_STEPS) -> float:
+Eases = Mapping[str, Mapping[str, tuple[float, float, float]]]
+"""Kind of unit -> entry that was measured at it -> its tier's mean, the questions, and how many it did right."""
+NO_EASES: Final[Eases] = {}
+
+
+def eases_of(cards: Iterable[ModelCard], kinds: Iterable[str]) -> Eases:
+    """What tells how easy kinds are. Fine-tuned entries do not count: they were made for their kinds."""
+    stock = [card for card in cards if card.prompt_mode != "bare"]
+    return {
+        kind: {
+            card.name: (TIER_MEANS[card.tier], _rows(card), _rows(card) * card.skills[kind])
+            for card in stock
+            if kind in card.skills
+        }
+        for kind in kinds
+    }
+
+
+def _rows(card: ModelCard) -> float:
+    return PROFILE_ROWS if card.profile_rows is None else card.profile_rows
+
+
+def usual(card: ModelCard, kind: str, eases: Eases) -> float | None:
+    """What is expected of an entry at a kind before it was measured: its tier's mean, made lower or higher by how hard
+    or easy the kind was for the other entries. None where no other was measured at it."""
+    others = tuple(sorted(measured for name, measured in eases.get(kind, {}).items() if name != card.name))
+    return _within(_expit(_logit(TIER_MEANS[card.tier]) + ease(others))) if others else None
+
+
+@lru_cache(maxsize=4096)
+def ease(measured: tuple[tuple[float, float, float], ...]) -> float:
+    """How much easier a kind is than all kinds are: the difference in logit P(right), one for all entries, with which
+    they are expected to do as many right as they did. One question more, half right, keeps it finite."""
+    n_right = 0.5 + sum(right for _, _, right in measured)
+    n_rows = 1 + sum(rows for _, rows, _ in measured)
+    low, high = -12.0, 12.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        expected = sum(rows * _expit(_logit(mean) + middle) for mean, rows, _ in measured)
+        is_too_easy = expected * n_rows / (n_rows - 1) > n_right
+        low, high = (low, middle) if is_too_easy else (middle, high)
+    return (low + high) / 2
+
+
+def _expit(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+def _within(p: float) -> float:
+    return min(MOST, max(LEAST, p))
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def prior(
+    card: ModelCard,
+    kinds: Sequence[str],
+    steps: Mapping[str, int] = NO_STEPS,
+    eases: Eases = NO_EASES,
+) -> float:
     """P(the entry is right) at a unit of these kinds, the most telling first, from its profile.
 
     Beta(k * mu, k * (1 - mu)) with k = `TIER_ROWS` and the tier's mean mu, added to what was measured: the first kind
     that the profile names. Where it names none: of a unit that takes several `steps` (kind -> how many) the product
     over them, times `AT_ONCE`; else the mean of all it names.
     """
-    measured = next((card.skills[kind] for kind in kinds if kind in card.skills), None)
-    if measured is not None:
-        mean = SPECIALIST_MEAN if card.prompt_mode == "bare" else TIER_MEANS[card.tier]
-        return _shrunk(measured, PROFILE_ROWS, mean)
+    named = next((kind for kind in kinds if kind in card.skills), None)
+    if named is not None:
+        mean = SPECIALIST_MEAN if card.prompt_mode == "bare" else usual(card, named, eases) or TIER_MEANS[card.tier]
+        return _shrunk(card.skills[named], _rows(card), mean)
     if card.skills and card.prompt_mode == "bare":
         return FOREIGN
+    for kind in kinds:
+        if (expected := usual(card, kind, eases)) is not None:
+            return expected
     mean = TIER_MEANS[card.tier]
     p_right = mean
     if others := [accuracy for skill, accuracy in card.skills.items() if skill != PLAN_SKILL]:
         p_right = UNMEASURED * _shrunk(sum(others) / len(others), OTHER_ROWS, mean)
     if steps:
         if steps.keys() <= card.skills.keys():
-            p_right = math.prod(prior(card, [kind]) ** n for kind, n in steps.items())
+            p_right = math.prod(prior(card, [kind], eases=eases) ** n for kind, n in steps.items())
         p_right *= AT_ONCE.get(card.prompt_mode, 1.0)
     return min(MOST, max(LEAST, p_right))
 
 
 def _shrunk(measured: float, n_rows: float, mean: float) -> float:
     return min(MOST, max(LEAST, (n_rows * measured + TIER_ROWS * mean) / (n_rows + TIER_ROWS)))
+
+
+def after_plan(p_plan: float, *, is_as_shown: bool) -> float:
+    """P(a plan is right) after it came: whether it has the steps that the question's form shows."""
+    if_right, if_wrong = AS_SHOWN if is_as_shown else (1 - AS_SHOWN[0], 1 - AS_SHOWN[1])
+    return p_plan * if_right / (p_plan * if_right + (1 - p_plan) * if_wrong)
 
 
 def by_difficulty(p_right: float, spread: float) -> list[float]:
@@ -173,6 +245,10 @@ class ProfileBeliefs:
         """The same where these arms are not asked any more; what they brought still counts."""
         closed = frozenset(names & self._by_name.keys())
         return self if closed == self.closed else replace(self, closed=closed)
+
+    def with_arm(self, arm: Arm) -> Self:
+        """The same with one arm more, or with this one in the place of that of its name."""
+        return replace(self, known=(*(one for one in self.known if one.name != arm.name), arm))
 
     def told(self, arm: str, confidence: float | None) -> float | None:
         """The typical confidence of the level that this one is in; None where it is not told apart."""

@@ -13,11 +13,14 @@ from r2.answering.wanted import is_whole
 from r2.call import Message
 from r2.ledger import CORE_HOUR_USD, Usage, cost_usd, likely_prompt_tokens
 from r2.problem import Problem
+from r2.problems.benchmark import benchmark_of
 from r2.roster import ModelCard, PromptMode
 
 PLAN_TOKENS: Final = 45
 RESULT_TOKENS: Final[Mapping[PromptMode, int]] = {"direct": 12, "cot": 150, "bare": 12, "program": 24}
 """By prompt mode."""
+SHARE_OF_LIMIT: Final = 0.5
+"""How much of its benchmark's limit a result has at least: a list of actions is longer than a number."""
 FREE_TOKENS: Final[Mapping[PromptMode, int]] = {"direct": 300, "cot": 500, "bare": 300, "program": 60}
 """Of an answer that is wanted in full, by prompt mode."""
 FREE_STEP_TOKENS: Final = 150
@@ -42,7 +45,7 @@ def call_usd(card: ModelCard, messages: Sequence[Message], n_tokens: float) -> f
 def reply_tokens(problem: Problem, router: Router, mode: PromptMode, *, is_answer: bool) -> int:
     """How long the reply to a question, or to one step, is expected to be."""
     if not is_whole(problem, router):
-        return RESULT_TOKENS[mode]
+        return max(RESULT_TOKENS[mode], round(SHARE_OF_LIMIT * benchmark_of(problem).answer_tokens))
     return min(FREE_TOKENS[mode] if is_answer else FREE_STEP_TOKENS, router.settings.max_answer_tokens)
 
 

@@ -16,7 +16,8 @@ side. So the first wave may be two arms:
 What is believed comes through `Beliefs` (r2/answering/attempts.py); the rule knows nothing of questions or models.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal, Protocol, runtime_checkable
@@ -26,7 +27,7 @@ from r2.answering.attempts import Attempt, Attempts, Beliefs
 HORIZON = 3
 MAX_ARMS, MAX_LATER_ARMS = 6, 4
 """Arms that the rule looks ahead with: as the one that is asked now, and as those asked after it. Of more, the ones on
-the outer Pareto fronts of cost and P(right) are kept, spread from the cheapest to the dearest."""
+outer fronts or hulls are kept."""
 LEAST_SHARE = 0.5
 """An arm that is less than this share as likely to be right as the likeliest one is not looked ahead with: what it says
 would decide little."""
@@ -72,6 +73,10 @@ class Candidate:
     value_usd: float | None
 
 
+Shortlist = Callable[[Sequence[Candidate], int], list[Candidate]]
+"""At most so many of the arms, in the order given, which is that of their values."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What to do now.
@@ -93,6 +98,74 @@ class Decision:
     """Who is asked in the same wave, because waiting for a second wave costs more."""
 
 
+def on_outer_fronts(arms: Sequence[Candidate], most: int) -> list[Candidate]:
+    """At most so many arms, in the order given: those that no cheaper arm beats, then those that only these beat, and
+    so on; of a front that is too large so many, evenly from its cheapest to its dearest."""
+    kept: set[str] = set()
+    left = list(arms)
+    while left and len(kept) < most:
+        front = sorted((one for one in left if not any(_beats(other, one) for other in left)), key=_by_cost)
+        kept.update(one.arm for one in _spread(front, most - len(kept)))
+        left = [one for one in left if one not in front]
+    return [one for one in arms if one.arm in kept]
+
+
+def _spread(front: Sequence[Candidate], most: int) -> Sequence[Candidate]:
+    if len(front) <= most:
+        return front
+    return [front[-1]] if most == 1 else [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
+
+
+def _by_cost(one: Candidate) -> tuple[float, str]:
+    return one.cost_usd, one.arm
+
+
+def _beats(one: Candidate, other: Candidate) -> bool:
+    is_no_worse = one.cost_usd <= other.cost_usd and one.p_right >= other.p_right
+    is_better = one.cost_usd < other.cost_usd or one.p_right > other.p_right
+    return is_no_worse and (is_better or one.arm < other.arm)
+
+
+def on_outer_hulls(arms: Sequence[Candidate], most: int) -> list[Candidate]:
+    """At most so many arms, in the order given: those on the upper hull of evidence, logit P(right), over cost; then
+    those on the hull of what is left, and so on; of a hull that is too large the first ones in the order given.
+
+    Evidence adds up in logits. An arm below the hull buys less of it for its cost than two others together do.
+    """
+    kept: list[Candidate] = []
+    left = list(arms)
+    while left and len(kept) < most:
+        hull = _hull(left)
+        kept += [one for one in left if one in hull][: most - len(kept)]
+        left = [one for one in left if one not in hull]
+    return [one for one in arms if one in kept]
+
+
+def _hull(arms: Sequence[Candidate]) -> list[Candidate]:
+    hull: list[tuple[float, float, Candidate]] = []
+    for one in sorted(arms, key=lambda one: (one.cost_usd, -one.p_right, one.arm)):
+        cost, evidence = one.cost_usd, _logit(one.p_right)
+        if hull and evidence <= hull[-1][1]:
+            continue
+        while len(hull) > 1 and _is_below(hull[-2], hull[-1], cost, evidence):
+            hull.pop()
+        hull.append((cost, evidence, one))
+    return [one for _, _, one in hull]
+
+
+def _is_below(
+    before: tuple[float, float, Candidate], middle: tuple[float, float, Candidate], cost: float, evidence: float
+) -> bool:
+    """Whether the middle one is not above the line from the one before it to the one after."""
+    rise, run = middle[1] - before[1], middle[0] - before[0]
+    return (evidence - middle[1]) * run >= rise * (cost - middle[0])
+
+
+def _logit(p: float) -> float:
+    p = min(1 - 1e-9, max(1e-9, p))
+    return math.log(p / (1 - p))
+
+
 def decide(
     beliefs: Beliefs,
     attempts: Attempts,
@@ -101,6 +174,7 @@ def decide(
     decompose: float | None = None,
     least_gain: float = 0.0,
     waits: Waits = (),
+    worth_a_look: Shortlist = on_outer_fronts,
 ) -> Decision:
     """The best action after these attempts.
 
@@ -121,8 +195,8 @@ def decide(
     open_arms.sort(key=lambda one: (one.cost_usd - v_usd * one.p_right, one.cost_usd, one.arm))
     likeliest = max((one.p_right for one in open_arms), default=0.0)
     able = [one for one in open_arms if one.cost_usd < v_usd * (1 - q) and one.p_right >= LEAST_SHARE * likeliest]
-    kept = on_outer_fronts(able, MAX_ARMS) if horizon else []
-    later = [one.arm for one in on_outer_fronts(kept, MAX_LATER_ARMS)]
+    kept = worth_a_look(able, MAX_ARMS) if horizon else []
+    later = [one.arm for one in worth_a_look(kept, MAX_LATER_ARMS)]
     if later and isinstance(beliefs, Batching):
         beliefs.foresee(attempts, later, horizon)
     waiting = dict(waits)
@@ -166,34 +240,6 @@ def _seen(beliefs: Beliefs, attempts: Attempts, arm: str, q: float, best: int | 
     p1 = None if best is None or q <= 0 else min(1.0, both_right / q)
     p0 = None if best is None or q >= 1 else min(1.0, (is_right - both_right) / (1 - q))
     return Candidate(arm, beliefs.cost_usd(arm, attempts), is_right, p1, p0, None)
-
-
-def on_outer_fronts(arms: Sequence[Candidate], most: int) -> list[Candidate]:
-    """At most so many arms, in the order given: those that no cheaper arm beats, then those that only these beat, and
-    so on; of a front that is too large so many, evenly from its cheapest to its dearest."""
-    kept: set[str] = set()
-    left = list(arms)
-    while left and len(kept) < most:
-        front = sorted((one for one in left if not any(_beats(other, one) for other in left)), key=_by_cost)
-        kept.update(one.arm for one in _spread(front, most - len(kept)))
-        left = [one for one in left if one not in front]
-    return [one for one in arms if one.arm in kept]
-
-
-def _spread(front: Sequence[Candidate], most: int) -> Sequence[Candidate]:
-    if len(front) <= most:
-        return front
-    return [front[-1]] if most == 1 else [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
-
-
-def _by_cost(one: Candidate) -> tuple[float, str]:
-    return one.cost_usd, one.arm
-
-
-def _beats(one: Candidate, other: Candidate) -> bool:
-    is_no_worse = one.cost_usd <= other.cost_usd and one.p_right >= other.p_right
-    is_better = one.cost_usd < other.cost_usd or one.p_right > other.p_right
-    return is_no_worse and (is_better or one.arm < other.arm)
 
 
 @dataclass(frozen=True, slots=True)

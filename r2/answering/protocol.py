@@ -252,6 +252,8 @@ class Router:
     """What the rule believes, where it is trained; None: profiles."""
     wait_usd: Mapping[str, float] = field(default_factory=dict)
     """Pool entry -> what waiting for one batch job of it is worth to the user; empty: waiting is free."""
+    cannot_run: str = ""
+    """Which entries are left out because this machine cannot run programs, and why; "" where none is."""
     scorer_misfit: str = ""
     """Why a scorer that was asked for is not used."""
 

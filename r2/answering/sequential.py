@@ -11,6 +11,7 @@ unit; else from profiles, agreement and confidence (r2/answering/beliefs.py).
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING, Final
 from r2.answering.allocation import Choice
 from r2.answering.attempts import Attempt, Attempts
 from r2.answering.beliefs import (
+    LEAST,
     LONG_REPLIES,
+    MOST,
     NO_STEPS,
     SHORT_REPLIES,
     SPREAD,
@@ -27,12 +30,14 @@ from r2.answering.beliefs import (
     Arm,
     Level,
     ProfileBeliefs,
+    after_plan,
+    eases_of,
     kappa_of,
     prior,
 )
 from r2.answering.confidence import token_confidence, with_logprobs
 from r2.answering.expected_cost import PLAN_TOKENS, call_usd, cost_ref_usd, reply_tokens
-from r2.answering.lookahead import Decision, Waits, decide
+from r2.answering.lookahead import Decision, Waits, decide, on_outer_hulls
 from r2.answering.prompts import DIRECT_STEP, decompose_messages
 from r2.answering.protocol import (
     Answering,
@@ -65,6 +70,8 @@ VALUE_IN_REFS: Final = 50.0
 """What a right answer is worth by default, in costs of the question on the largest model thinking step by step."""
 P_TRAINED_PLAN: Final = 0.95
 """P(a plan is right) of a decomposer that was fine-tuned for it, where nothing was measured."""
+PLAN_ARM: Final = "(plan)"
+"""Stands among a question's arms for decomposing it and answering its steps."""
 STEP_BY_STEP: Final = " step by step"
 """Ends the name of an arm that asks an entry for a chain of thought, though its own prompt mode is another."""
 ERRORS_LEFT: Final = 0.5
@@ -75,7 +82,7 @@ LEAST_SHARE: Final = 0.01
 """Of questions: what happens to fewer is left out of an expectation."""
 _LEVELS: Final = {"cot": LONG_REPLIES, "bare": TRAINED_REPLIES}
 NOTHING_GIVEN: Final[Mapping[int, str]] = {}
-COST_GRID: Final = 0.05
+COST_GRID: Final = 0.1
 """Costs are rounded to steps of this, relative, so that like questions share their decisions."""
 
 
@@ -105,13 +112,11 @@ def expected_asks(problem: Problem, router: Router) -> ExpectedAsks:
     """What the rule is expected to do with such a question, if what it believes is true and every call succeeds."""
     v_usd, expected = value_usd(problem, router), ExpectedAsks()
     unit = _unit(problem, router, _open_step(Subtask(DIRECT_STEP), router), v_usd, None, is_answer=True)
-    worth = _worth_of_plan(problem, router, v_usd)
-    expected.plans = _add_asks(expected.whole, 1.0, unit.beliefs, worth, router, unit.waits)
+    expected.plans = _add_asks(expected.whole, 1.0, unit.beliefs, unit.decompose, router, unit.waits)
     if expected.plans:
-        cards = _able(problem, router)
-        for kind, n in steps_of(problem.question).items():
-            beliefs = _beliefs(problem, router, cards, [kind], problem.question, v_usd, is_answer=False)
-            _add_asks(expected.steps, expected.plans * n, beliefs, None, router, _waits(router, cards, v_usd))
+        waits = _waits(router, _able(problem, router), v_usd)
+        for n, beliefs in _step_beliefs(problem, router, v_usd):
+            _add_asks(expected.steps, expected.plans * n, beliefs, None, router, waits)
     return expected
 
 
@@ -123,29 +128,36 @@ def _add_asks(
     router: Router,
     waits: Waits = (),
 ) -> float:
-    """Adds what a unit is expected to ask, times `weight`; returns the share that ends by decomposing."""
-    decomposed, ahead = 0.0, [(1.0, tuple[Attempt, ...]())]
-    for n_left in range(router.settings.max_escalations + 1, -1, -1):
-        further: list[tuple[float, Attempts]] = []
-        for share, attempts in ahead:
-            now = beliefs if n_left else beliefs.without(set(beliefs.arms))
+    """Adds what a unit is expected to ask, times `weight`; returns the share that is decomposed."""
+    n_further = router.settings.max_escalations
+    decomposed, ahead = 0.0, [(1.0, tuple[Attempt, ...](), n_further + 1)]
+    while ahead:
+        further: list[tuple[float, Attempts, int]] = []
+        for share, attempts, n_left in ahead:
             horizon = min(router.settings.horizon, max(n_left, 1))
-            decision = _decided(now, attempts, horizon, decompose, waits)
+            decision = _decided(_left(beliefs, n_left), attempts, horizon, decompose, waits)
             decomposed += share if decision.action == "decompose" else 0.0
+            is_plan = decision.action == "decompose" and PLAN_ARM in beliefs.arms
+            asked = [PLAN_ARM] if is_plan else [arm for arm in (decision.arm, decision.beside) if arm is not None]
             reached = [(share, attempts)]
-            for arm in (decision.arm, decision.beside):
-                if arm is None:
-                    continue
-                asks[arm] = asks.get(arm, 0.0) + weight * share
+            for arm in asked:
+                if not is_plan:
+                    asks[arm] = asks.get(arm, 0.0) + weight * share
                 reached = [
                     (p_before * p, (*before, attempt))
                     for p_before, before in reached
                     for p, attempt in beliefs.outcomes(before, arm)
                     if p_before * p > LEAST_SHARE
                 ]
-            further += reached if decision.arm is not None else []
+            n_then = n_left if is_plan else n_left - len(asked)
+            further += [(p, reaching, n_then) for p, reaching in reached if asked]
         ahead = further
     return decomposed
+
+
+def _left(beliefs: "ProfileBeliefs | ScoredBeliefs", n_left: int) -> "ProfileBeliefs | ScoredBeliefs":
+    """With the arms that may still be asked: none but the plan where the bound on further asks is reached."""
+    return beliefs if n_left > 0 else beliefs.without(set(beliefs.arms) - {PLAN_ARM})
 
 
 def _by_rule(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
@@ -153,20 +165,35 @@ def _by_rule(problem: Problem, router: Router, outcome: Outcome, budget: Questio
     step = _open_step(Subtask(DIRECT_STEP), router)
     unit = _unit(problem, router, step, v_usd, None, is_answer=True)
     planning = _planning(problem, router, v_usd)
-    unit.decompose = _worth_of_plan(problem, router, v_usd) if planning is None else planning.worth
+    if planning is not None:
+        unit.decompose = planning.worth
+        unit.closed.add(PLAN_ARM)
     outcome.plan, outcome.steps = DIRECT, [step]
     yield from _settle(problem, DIRECT, {0: unit}, router, outcome, budget)
-    if unit.wants_plan:
-        if planning is None:
-            plan = yield from decompose(problem, router, outcome, budget)
-        else:
-            from r2.answering.scored_plan import plan_by_scorer
+    if not unit.wants_plan:
+        return step.text or ""
+    unit.wants_plan, unit.decompose = False, None
+    if planning is None:
+        plan = yield from decompose(problem, router, outcome, budget)
+    else:
+        from r2.answering.scored_plan import plan_by_scorer
 
-            plan = yield from plan_by_scorer(problem, router, planning, v_usd, outcome, budget)
-        if not plan.is_direct:
-            return (yield from _by_plan(problem, plan, v_usd, router, outcome, budget))
-        unit.wants_plan, unit.decompose = False, None
+        plan = yield from plan_by_scorer(problem, router, planning, v_usd, outcome, budget)
+    is_one_attempt = planning is None and isinstance(unit.beliefs, ProfileBeliefs)
+    if plan.is_direct or (is_one_attempt and not _is_followed(unit, plan, router)):
+        unit.closed.add(PLAN_ARM)
         yield from _settle(problem, DIRECT, {0: unit}, router, outcome, budget)
+        return step.text or ""
+    answer, p_right = yield from _by_plan(problem, plan, v_usd, router, outcome, budget)
+    if router.verify is not None or not is_one_attempt:
+        return answer
+    planned = Step(step.subtask, step.choice, outcome.steps[-1].model, answer)
+    steps, outcome.plan, outcome.steps = outcome.steps, DIRECT, [step]
+    unit.plan_is(Arm(PLAN_ARM, _odds_on_grid(unit.p_plan * p_right), 0.0))
+    unit.keep(PLAN_ARM, PLAN_ARM, planned, is_result=bool(answer), confidence=None)
+    yield from _settle(problem, DIRECT, {0: unit}, router, outcome, budget)
+    if step.text == answer:
+        outcome.plan, outcome.steps = plan, steps
     return step.text or ""
 
 
@@ -179,13 +206,24 @@ def _planning(problem: Problem, router: Router, v_usd: float) -> "Planning | Non
     return planning(problem, router, router.scorer, v_usd)
 
 
+def _is_followed(unit: Unit, plan: Plan, router: Router) -> bool:
+    """Whether the plan's steps are worth executing now that it is there: it may not have the steps that the question's
+    form shows."""
+    is_as_shown = Counter(kind_of(subtask.text) for subtask in plan.subtasks) == steps_of(unit.problem.question)
+    unit.p_plan = after_plan(unit.p_plan, is_as_shown=is_as_shown)
+    p_steps, cost = _steps_worth(unit.problem, router, unit.v_usd)
+    unit.plan_is(Arm(PLAN_ARM, _odds_on_grid(unit.p_plan * p_steps), _on_grid(cost)))
+    decision = _decided(unit.beliefs, unit.attempts(), router.settings.horizon, None, unit.waits)
+    return decision.action == "decompose"
+
+
 def _by_plan(
     problem: Problem, plan: Plan, v_usd: float, router: Router, outcome: Outcome, budget: QuestionBudget
-) -> Answering:
-    """The plan's steps, wave by wave, each a unit; a wrong step makes the answer wrong, so that a right one is worth as
-    much as the answer."""
+) -> Generator[Wave, list[Completion], tuple[str, float]]:
+    """The plan's answer, and P(all its steps are right). The steps are asked wave by wave, each a unit; a wrong step
+    makes the answer wrong, so that a right one is worth as much as the answer."""
     outcome.plan, outcome.steps = plan, [_open_step(subtask, router) for subtask in plan.subtasks]
-    last = answer_step(problem, plan, router)
+    last, p_right = answer_step(problem, plan, router), 1.0
     for wave in plan.waves():
         units = {
             index: _unit(
@@ -200,9 +238,11 @@ def _by_plan(
             for index in wave
         }
         yield from _settle(problem, plan, units, router, outcome, budget)
-    return (
-        yield from finalize(problem, plan, router, outcome, budget, max_escalations=router.settings.max_escalations)
+        p_right *= math.prod(unit.q for unit in units.values())
+    answer = yield from finalize(
+        problem, plan, router, outcome, budget, max_escalations=router.settings.max_escalations
     )
+    return answer, p_right
 
 
 def _open_step(subtask: Subtask, router: Router) -> Step:
@@ -301,14 +341,15 @@ def _next_calls(
     while True:
         asked = {one.arm for one in unit.tried}
         is_spent = unit.n_asked > n_further
-        beliefs = unit.beliefs.without(set(unit.beliefs.arms) if is_spent else unit.closed - asked)
+        spent = set(unit.beliefs.arms) - {PLAN_ARM} if is_spent else set()
+        beliefs = unit.beliefs.without((spent | unit.closed) - asked)
         horizon = max(1, min(router.settings.horizon, 1 + n_further - unit.n_asked)) if router.settings.horizon else 0
         decision = _decided(beliefs, unit.attempts(), horizon, unit.decompose, unit.waits)
         arm = decision.arm
         number = None if decision.result is None else unit.number_of(decision.result)
         if number is not None:
             arm = _better_asked(unit, number, decision, router, outcome)
-        if arm is not None:
+        if arm is not None and arm != PLAN_ARM:
             call = call_of(index, arm)
             if not budget.fits(call) and (unit.tried or len(beliefs.arms) > 1):
                 unit.closed.add(arm)
@@ -323,7 +364,7 @@ def _next_calls(
                 unit.n_asked += 1
                 calls.append((decision.beside, further))
             return calls
-        unit.wants_plan = decision.action == "decompose"
+        unit.wants_plan, unit.q = decision.action == "decompose", decision.q
         _note(unit, decision, outcome, (not unit.wants_plan and _bound(unit, is_spent)) or decision.reason)
         if unit.wants_plan:
             return []
@@ -336,7 +377,13 @@ def _next_calls(
 
 def _bound(unit: Unit, is_spent: bool) -> str | None:
     """What kept the rule from asking further, where something did."""
-    return "escalations_spent" if is_spent else "budget" if unit.closed - {one.arm for one in unit.tried} else None
+    return (
+        "escalations_spent"
+        if is_spent
+        else "budget"
+        if unit.closed - {PLAN_ARM, *(one.arm for one in unit.tried)}
+        else None
+    )
 
 
 def _better_asked(unit: Unit, number: int, decision: Decision, router: Router, outcome: Outcome) -> str | None:
@@ -348,9 +395,9 @@ def _better_asked(unit: Unit, number: int, decision: Decision, router: Router, o
     if number not in unit.unsure:
         unit.unsure.add(number)
         outcome.failed_checks.append("unsure")
-    if not decision.candidates:
-        return None
-    return max(decision.candidates, key=lambda one: (one.p_right - one.cost_usd, one.arm)).arm
+    left = [one for one in decision.candidates if one.arm != PLAN_ARM]
+    best = max(left, key=lambda one: (one.p_right - one.cost_usd, one.arm), default=None)
+    return None if best is None else best.arm
 
 
 def _is_verified(
@@ -417,7 +464,10 @@ def _shared(
     beliefs: ProfileBeliefs, attempts: Attempts, horizon: int, decompose: float | None, waits: Waits
 ) -> Decision:
     """Questions of one kind and of like length share their decisions."""
-    return decide(beliefs, attempts, 1.0, horizon, decompose, LEAST_GAIN, waits)
+    made = decide(beliefs, attempts, 1.0, horizon, decompose, LEAST_GAIN, waits, on_outer_hulls)
+    if made.arm == PLAN_ARM:
+        return replace(made, action="decompose", arm=None, result=None, reason="plan_worth_more", beside=None)
+    return replace(made, beside=None) if made.beside == PLAN_ARM else made  # a plan is no call beside another
 
 
 def _waits(router: Router, cards: Mapping[str, ModelCard], v_usd: float) -> Waits:
@@ -445,7 +495,11 @@ def _unit(
     profiled = _beliefs(problem, router, cards, kinds, task, v_usd, is_answer=is_answer)
     scored = _scored(problem, router, cards, kinds, task, given, profiled, v_usd, is_answer=is_answer)
     waits = _waits(router, cards, v_usd)
-    return Unit(problem, step, scored or profiled, cards, v_usd, subtask_index, is_answer, waits=waits)
+    unit = Unit(problem, step, scored or profiled, cards, v_usd, subtask_index, is_answer, waits=waits)
+    if subtask_index is None and (plan := _plan_arm(problem, router, v_usd)) is not None:
+        unit.p_plan, arm = plan
+        unit.plan_is(arm)
+    return unit
 
 
 def _scored(
@@ -490,11 +544,12 @@ def _beliefs(
     """What is believed of the question (`task` None), or of a step, before anybody was asked."""
     calls = _calls(problem, router, cards, task, is_answer=is_answer)
     steps = steps_of(problem.question) if task is None else NO_STEPS
+    eases = eases_of(cards.values(), (*kinds, *steps))
     arms = []
     for name, card in sorted(cards.items()):
         n_tokens = reply_tokens(problem, router, card.prompt_mode, is_answer=is_answer)
         cost = _on_grid(call_usd(card, calls[name].messages, n_tokens) / v_usd)
-        p_right = prior(card, kinds, steps)
+        p_right = prior(card, kinds, steps, eases)
         if name.endswith(STEP_BY_STEP):
             p_right = 1 - (1 - p_right) * ERRORS_LEFT
         arms.append(Arm(name, p_right, cost, _levels(problem, router, card, is_answer=is_answer), card.weights))
@@ -538,6 +593,8 @@ def _able(problem: Problem, router: Router) -> dict[str, ModelCard]:
         cards[reference.name] = reference
     elif reference.prompt_mode == "direct":
         cards[reference.name + STEP_BY_STEP] = replace(reference, prompt_mode="cot")
+    if is_whole(problem, router):  # what a program prints is a result, and no text
+        cards = {name: card for name, card in cards.items() if card.prompt_mode != "program"} or cards
     if problem.asked is not None and problem.asked.logprobs:
         cards = {name: card for name, card in cards.items() if card.has_logprobs} or cards
     said = (("user", problem.question + problem.context),)
@@ -555,6 +612,12 @@ def _on_grid(ratio: float) -> float:
     return math.exp(COST_GRID * round(math.log(ratio) / COST_GRID)) if ratio > 0 else 0.0
 
 
+def _odds_on_grid(p: float) -> float:
+    """A probability with its odds on that grid."""
+    odds = _on_grid(min(MOST, max(LEAST, p)) / (1 - min(MOST, max(LEAST, p))))
+    return odds / (1 + odds)
+
+
 def _levels(problem: Problem, router: Router, card: ModelCard, *, is_answer: bool) -> tuple[Level, ...]:
     """How confidence tells, of this entry at this unit; () where its endpoint does not say how sure it is, and for
     answers in full, whose tokens say little and weigh much."""
@@ -563,22 +626,37 @@ def _levels(problem: Problem, router: Router, card: ModelCard, *, is_answer: boo
     return _LEVELS.get(card.prompt_mode, SHORT_REPLIES)
 
 
-def _worth_of_plan(problem: Problem, router: Router, v_usd: float) -> float | None:
-    """What decomposing the question is worth, in units of v: P(the plan is right), less its call, less what its steps
-    are expected to lose, by being wrong or by their costs. None where nothing is known of the decomposer, or of the
-    steps that such a question has."""
+def _plan_arm(problem: Problem, router: Router, v_usd: float) -> tuple[float, Arm] | None:
+    """Decomposing the question as one more arm: P(the plan is right), and what it all is expected to come to, cost in
+    units of v. None where nothing is known of the decomposer, or of the steps that such a question has."""
     decomposer = router.roster[router.decomposer]
     p_plan = _p_plan(decomposer)
-    steps = steps_of(problem.question)
-    if p_plan is None or not steps:
+    if p_plan is None or not steps_of(problem.question):
         return None
-    cards = _able(problem, router)
     messages = decompose_messages(problem, decomposer.prompt_mode)
-    worth = p_plan - call_usd(decomposer, messages, PLAN_TOKENS) / v_usd
-    for kind, n in steps.items():
-        beliefs = _beliefs(problem, router, cards, [kind], problem.question, v_usd, is_answer=False)
-        worth -= n * (1 - _decided(beliefs, (), router.settings.horizon, None, _waits(router, cards, v_usd)).value_usd)
-    return round(worth, 3)
+    p_steps, cost = _steps_worth(problem, router, v_usd)
+    cost += call_usd(decomposer, messages, PLAN_TOKENS) / v_usd
+    return p_plan, Arm(PLAN_ARM, _odds_on_grid(p_plan * p_steps), _on_grid(cost))
+
+
+def _steps_worth(problem: Problem, router: Router, v_usd: float) -> tuple[float, float]:
+    """What the steps that the question's form shows are expected to come to: P(all are right), and their cost, of each
+    step that of the entry that is asked first."""
+    p_right, cost = 1.0, 0.0
+    waits = _waits(router, _able(problem, router), v_usd)
+    for n, beliefs in _step_beliefs(problem, router, v_usd):
+        first = _decided(beliefs, (), router.settings.horizon, None, waits)
+        p_right, cost = p_right * (first.value_usd + first.cost_usd) ** n, cost + n * first.cost_usd
+    return p_right, cost
+
+
+def _step_beliefs(problem: Problem, router: Router, v_usd: float) -> list[tuple[int, ProfileBeliefs]]:
+    """How many steps of each kind the question's form shows, with what is believed of one."""
+    cards = _able(problem, router)
+    return [
+        (n, _beliefs(problem, router, cards, [kind], problem.question, v_usd, is_answer=False))
+        for kind, n in steps_of(problem.question).items()
+    ]
 
 
 def _p_plan(decomposer: ModelCard) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from r2.answering.attempts import Attempt, Attempts
-from r2.answering.beliefs import ProfileBeliefs
+from r2.answering.beliefs import Arm, ProfileBeliefs
 from r2.answering.lookahead import Waits
 from r2.answering.protocol import Step
 from r2.answering.same_result import is_same
@@ -49,6 +49,10 @@ class Unit:
     waits: Waits = ()
     """What waiting for an arm costs, in units of `v_usd`."""
     wants_plan: bool = False
+    p_plan: float = 0.0
+    """P(the decomposer's plan is right)."""
+    q: float = 0.0
+    """P(the accepted result is right), once it is settled."""
     n_asked: int = 0
     """Entries asked so far."""
     tried: list[Tried] = field(default_factory=list)
@@ -61,6 +65,13 @@ class Unit:
     """Numbers of results below the floor of confidence, said already."""
     last_check: str = "empty"
     last_completion: Completion | None = None
+
+    def plan_is(self, arm: Arm) -> None:
+        """What decomposing is worth: one more arm, or with a trained scorer, which knows of none, the end."""
+        if isinstance(self.beliefs, ProfileBeliefs):
+            self.beliefs = self.beliefs.with_arm(arm)
+        else:
+            self.decompose = round(arm.p_right - arm.cost_usd, 3)
 
     def attempts(self) -> Attempts:
         """What the rule sees: refused results are none, and confidences those that beliefs tell apart."""

@@ -8,6 +8,7 @@ from r2.answering.wanted import load_wanted
 from r2.errors import ConfigError
 from r2.labelling.label import LEXICAL
 from r2.methods import method_named
+from r2.methods.record import Method
 from r2.policies.registry import Registry
 from r2.pool.batch.choosing import batch_choices
 from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
@@ -24,6 +25,7 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
     a method that nobody has included."""
     roster, chosen = pool.roster(), settings.reasoning
     method = method_named(chosen.method)
+    roster, cannot_run = _that_can_be_run(roster, pool, method)
     decomposer = chosen.decomposer or pool.router.decomposer
     allocator = chosen.allocator or pool.router.allocator
     finalizer = chosen.finalizer or pool.router.finalizer
@@ -64,11 +66,9 @@ def make_router(pool: PoolConfig, settings: AnswerSettings) -> Router:
         },
         wait_usd=_waits(pool, settings),
         scorer=fitting.scorer,
+        cannot_run=cannot_run,
         scorer_misfit=f"--scorer {chosen.scorer}: {fitting.why}. The untrained rule routes." if fitting.why else "",
     )
-    here = _computed_here(pool)
-    if here and (method.writes_programs or any(table.prompt_mode == "program" for table in here)):
-        check_sandbox()
     method.check(router, str(pool.path))
     return router
 
@@ -83,9 +83,26 @@ def _waits(pool: PoolConfig, settings: AnswerSettings) -> dict[str, float]:
     return dict.fromkeys(entries, usd)
 
 
-def _computed_here(pool: PoolConfig) -> list[ModelTable]:
+def _that_can_be_run(roster: Roster, pool: PoolConfig, method: Method) -> tuple[Roster, str]:
+    """The roster without the entries that write programs where this machine has no sandbox to run them in, and a
+    sentence about that; "" where nothing is left out. ConfigError where the method needs one, or nobody is left."""
+    here = _computed_here(pool)
+    writing = [name for name, table in here.items() if table.prompt_mode == "program"]
+    if not here or not (method.writes_programs or writing):
+        return roster, ""
+    try:
+        check_sandbox()
+    except ConfigError as error:
+        left = [card for card in roster.by_name.values() if card.name not in writing]
+        if method.writes_programs or not any(card.is_solver for card in left):
+            raise
+        return Roster(left), f"{', '.join(writing)}: not asked. {error}"
+    return roster, ""
+
+
+def _computed_here(pool: PoolConfig) -> dict[str, ModelTable]:
     """Entries whose programs are run on this machine: not those of a recording, which has what they came to."""
-    return [table for table in pool.models.values() if endpoint_kind(table.endpoint) != "recording"]
+    return {name: table for name, table in pool.models.items() if endpoint_kind(table.endpoint) != "recording"}
 
 
 def checks_in(chosen: Reasoning, roster: Roster) -> tuple[OwnCheck | None, OwnCheck | None]:

@@ -246,6 +246,9 @@ def write_profiles(
         profile.update(dict(pool.models[m.model].profile))
         profile.update({skill: round(right / n, 2) for skill, right in m.right_by_skill.items() if right is not None})
         entry["profile"] = profile
+        if now := {skill for skill, right in m.right_by_skill.items() if right is not None}:
+            before = pool.models[m.model].profile_rows
+            entry["profile_rows"] = n if before is None or now >= set(profile) else min(before, n)
         if with_prices and m.why_unmeasured is None and endpoint_kind(pool.models[m.model].endpoint) in SERVED_HERE:
             price_in, price_out = m.core_hour_price(core_hour_usd)
             price = tomlkit.inline_table()

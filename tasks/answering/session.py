@@ -152,7 +152,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     progress.unsettled_cost_usd = progress.lost_cost_usd + left.paid_usd
     progress.unsettled_cost_usd += sum(one.cost_usd for one in again.values())
     progress.unsettled_cost_usd += JobFiles(plan.jobs_dir).unused_usd()
-    progress.warnings += [router.scorer_misfit] if router.scorer_misfit else []
+    progress.warnings += [said for said in (router.cannot_run, router.scorer_misfit) if said]
     progress.warnings += [*left.warnings, *dated_warnings(pool, datetime.now(UTC).date())]
     before, said = await to_end(paid_before, plan, pool)
     progress.warnings += said

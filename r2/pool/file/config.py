@@ -60,6 +60,7 @@ _LATER_MODEL_FIELDS: Final[Mapping[str, object]] = {
     "cache_prefix": None,
     "batch_price": ...,
     "batch_model": ...,
+    "profile_rows": None,
 }
 _LATER_PRICE_FIELDS: Final[Mapping[str, object]] = {"cache_write": None, "long": (), "batch": ..., "until": ...}
 """Fields that came later, with their defaults: pool files that do not set them keep their digest. `...`: never counts.
@@ -206,6 +207,8 @@ class ModelTable(EndpointLimits):
     """False for entries that only decompose or allocate."""
     profile: Mapping[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     """Skill -> measured accuracy; written by `r2 pool calibrate`."""
+    profile_rows: int | None = Field(default=None, ge=1)
+    """Questions per skill that the profile was measured on, the fewest of any; written with it. None: not known."""
     simulated: Mapping[str, float | Mapping[str, float]] = Field(default_factory=dict)
     """Parameters of a `simulated:` model; see r2/pool/simulated/process.py."""
     extra_body: Mapping[str, Any] = Field(default_factory=dict)
@@ -373,6 +376,7 @@ class PoolConfig:
                 context_tokens=model.context_tokens,
                 states_context="context_tokens" in model.model_fields_set,
                 skills=model.profile,
+                profile_rows=model.profile_rows,
                 has_logprobs=model.logprobs,
                 guided=model.guided,
                 is_solver=model.solver,

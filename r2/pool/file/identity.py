@@ -22,6 +22,7 @@ _LIMITS_AND_LABELS: Final = frozenset(
         "api_key_env",
         "tier",
         "profile",
+        "profile_rows",
         "solver",
         "hidden_input_tokens",
         "hidden_output_tokens",

@@ -10,12 +10,16 @@ import pytest
 from r2.answering.attempts import Attempt, Attempts
 from r2.answering.beliefs import (
     KAPPA_FREE,
+    LEAST,
     LONG_REPLIES,
     SHORT_REPLIES,
     TRAINED_REPLIES,
     Arm,
     ProfileBeliefs,
+    after_plan,
     by_difficulty,
+    ease,
+    eases_of,
     kappa_of,
     prior,
 )
@@ -39,6 +43,46 @@ def test_a_measured_skill_is_shrunk_to_the_mean_of_the_tier():
     assert prior(card("small", gsm8k=0.8), ["", "gsm8k"]) == pytest.approx((20 * 0.8 + 4 * 0.5) / 24)
 
 
+def test_a_profile_on_many_questions_is_believed_more():
+    assert prior(replace(card("small", add=0.8), profile_rows=8), ["add"]) == pytest.approx((8 * 0.8 + 4 * 0.5) / 12)
+    assert prior(replace(card("small", add=0.8), profile_rows=500), ["add"]) == pytest.approx((400 + 2) / 504)
+
+
+def test_a_kind_that_the_other_entries_cannot_do_is_hard_for_this_one_too():
+    def named(name: str, **skills: float) -> ModelCard:
+        return replace(card("medium", **skills), name=name)
+
+    mine, others = named("mine", scan=0.0), [named("a", scan=0.0), named("b", scan=0.0)]
+    eases = eases_of([mine, *others], ["scan", "add"])
+    assert prior(mine, ["scan"], eases=eases) == LEAST, "0.117 without them"
+    # the three did 0 of 60, which counts as 0.5 of 61
+    assert prior(named("new", add=1.0), ["scan"], eases=eases) == pytest.approx(0.5 / 61), "not measured at it"
+    assert prior(mine, ["scan"], eases=eases_of([mine], ["scan"])) == pytest.approx(4 * 0.7 / 24), "not by itself"
+    tuned = replace(named("tuned", scan=1.0), prompt_mode="bare")
+    assert eases_of([tuned], ["scan"]) == {"scan": {}}, "made for it"
+    assert prior(tuned, ["scan"], eases=eases) == pytest.approx((20 + 4 * 0.95) / 24)
+
+
+def test_how_easy_a_kind_is_is_told_by_all_that_was_measured_at_it():
+    assert ease(((0.5, 19.0, 9.5),)) == pytest.approx(0, abs=1e-6)
+    assert ease(((0.5, 19.0, 14.5),)) == pytest.approx(math.log(3), abs=1e-6), "15 of 20, where 10 are usual"
+    # a large entry and a small one: by the same amount harder for both
+    harder = ease(((0.85, 20.0, 10.0), (0.5, 20.0, 2.0)))
+    large, small = (1 / (1 + math.exp(-math.log(p / (1 - p)) - harder)) for p in (0.85, 0.5))
+    assert 20 * (large + small) == pytest.approx(12.5 * 40 / 41, abs=1e-4)
+
+
+def test_a_plan_with_the_steps_that_its_question_shows_is_more_probable():
+    assert after_plan(0.9, is_as_shown=True) == pytest.approx(0.9 * 0.95 / (0.9 * 0.95 + 0.1 * 0.3))
+    assert after_plan(0.9, is_as_shown=False) == pytest.approx(0.9 * 0.05 / (0.9 * 0.05 + 0.1 * 0.7))
+
+
+def test_an_arm_put_in_takes_the_place_of_that_of_its_name():
+    more = PAIR.with_arm(Arm("(plan)", 0.7, 2.0)).with_arm(Arm("(plan)", 0.95, 0.0))
+    assert (more.arms, more.cost_usd("(plan)", ())) == (("a", "b", "(plan)"), 0.0)
+    assert more.p_right((Attempt("(plan)", 0),)) == [pytest.approx(0.95)]
+
+
 def test_a_specialist_is_not_believed_at_what_its_profile_leaves_out():
     assert prior(card("small", "bare", scan_join=1.0), ["add"]) == 0.05
     assert prior(card("small", "bare"), ["add"]) == 0.5
@@ -57,15 +101,15 @@ def test_several_steps_at_once_are_harder_than_each_where_nobody_measured_them()
 
 
 def test_results_that_agree_are_more_probable_by_the_formula():
-    # S = logit 0.6 + logit 0.9 + ln 20: odds 1.5 * 9 * 20
+    # S = logit 0.6 + logit 0.9 + ln 5: odds 1.5 * 9 * 5
     [p] = PAIR.p_right((Attempt("a", 0), Attempt("b", 0)))
-    assert p == pytest.approx(270 / 271)
+    assert p == pytest.approx(67.5 / 68.5)
 
 
 def test_results_that_disagree_lower_each_other():
-    # odds 1.5 and 9, and both wrong with results that differ: 1 - 1/20
+    # odds 1.5 and 9, and both wrong with results that differ: 1 - 1/5
     a, b = PAIR.p_right((Attempt("a", 0), Attempt("b", 1)))
-    assert (a, b) == (pytest.approx(1.5 / 11.45), pytest.approx(9 / 11.45))
+    assert (a, b) == (pytest.approx(1.5 / 11.3), pytest.approx(9 / 11.3))
 
 
 def test_of_yes_and_no_one_is_right():

@@ -1,5 +1,6 @@
 """The rule: whom to ask, when to stop. Values worked by hand, and against the plain recursion."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from itertools import combinations
 import pytest
 
 from r2.answering.attempts import Attempt, Attempts
-from r2.answering.lookahead import Decision, decide
+from r2.answering.lookahead import Candidate, Decision, decide, on_outer_hulls
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,18 @@ def test_of_many_arms_those_that_cost_less_and_promise_more_are_looked_into():
     assert len(worked_out) == 6
     assert {"m1", "m9"} <= worked_out, "from the cheapest to the dearest"
     assert not {"poor", "hopeless"} & worked_out
+
+
+def test_of_many_arms_those_that_buy_most_evidence_for_their_cost_are_looked_into():
+    def one(arm: str, cost: float, evidence: float) -> Candidate:
+        return Candidate(arm, cost, 1 / (1 + math.exp(-evidence)), None, None, None)
+
+    # from a to c the line is at 2 where b costs 2; e costs more and says less than d
+    arms = [one("d", 6.0, 4.0), one("c", 3.0, 3.0), one("b", 2.0, 1.9), one("a", 1.0, 1.0), one("e", 7.0, 3.9)]
+    assert [kept.arm for kept in on_outer_hulls(arms, 3)] == ["d", "c", "a"]
+    assert [kept.arm for kept in on_outer_hulls(arms, 5)] == ["d", "c", "b", "a", "e"]
+    assert [kept.arm for kept in on_outer_hulls(arms, 2)] == ["d", "c"], "of one hull the first ones in the order given"
+    assert on_outer_hulls([], 3) == []
 
 
 @pytest.mark.parametrize(("v_usd", "horizon"), [(-1.0, 3), (1.0, -1)])

@@ -11,8 +11,9 @@ from r2.answering.programs import WORST_USD, asks_for_program, program_call, pro
 from r2.answering.prompts import solve_messages
 from r2.answering.protocol import Outcome, Router
 from r2.call import Call, Completion
+from r2.errors import ConfigError
 from r2.labelling.execution import execute
-from r2.ledger import CORE_HOUR_USD
+from r2.ledger import CORE_HOUR_USD, Price
 from r2.methods import method_named
 from r2.plan import Plan, Subtask
 from r2.pool.client.ports import NoJournal
@@ -21,7 +22,7 @@ from r2.pool.reused import priced_anew, reused
 from r2.pool.simulated.mind import think
 from r2.problem import Problem
 from r2.problems.sandbox import SandboxLimits, run_program
-from r2.roster import Roster
+from r2.roster import ModelCard, Roster
 from r2.settings import Reasoning
 from r2.training.grpo.review import reviewed
 from tests.support.scripted import CHEAP, DEAR, ROSTER, completion, replay, sure
@@ -257,3 +258,34 @@ def test_a_pool_file_may_say_it(tmp_path: Path):
     file = tmp_path / "pool.toml"
     file.write_text(text.replace('[models."sim-4b"]\n', '[models."sim-4b"]\nprompt_mode = "program"\n'))
     assert load_pool(file).roster()["sim-4b"].prompt_mode == "program"
+
+
+def test_where_programs_cannot_be_run_their_entries_are_left_out_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from r2.methods.router import make_router
+    from r2.pool.file.config import load_pool
+    from r2.settings import AnswerSettings
+    from tests.support.paths import ROOT
+
+    def none_here() -> None:
+        raise ConfigError("no sandbox here.")
+
+    text = (ROOT / "pools" / "simulated.toml").read_text("utf-8")
+    file = tmp_path / "pool.toml"
+    file.write_text(text.replace('[models."sim-32b"]\n', '[models."sim-32b"]\nprompt_mode = "program"\n'))
+    settings = AnswerSettings(input="q.jsonl")
+    assert make_router(load_pool(file), settings).cannot_run == ""
+    monkeypatch.setattr("r2.methods.router.check_sandbox", none_here)
+    router = make_router(load_pool(file), settings)
+    assert router.cannot_run == "sim-32b: not asked. no sandbox here."
+    assert "sim-32b" not in router.roster.by_name
+    named = settings.model_copy(update={"reasoning": Reasoning(method="program", model="sim-4b")})
+    with pytest.raises(ConfigError, match="no sandbox here"):
+        make_router(load_pool(file), named)
+
+
+def test_a_twin_of_equal_price_that_writes_programs_is_not_the_strongest():
+    price = Price(1.0, 1.0, 2.0, "2026-11-27", "made up")
+    twins = [ModelCard("m-program", "large", price, prompt_mode="program"), ModelCard("m", "large", price)]
+    assert Roster(twins).strongest == Roster(reversed(twins)).strongest == "m"

@@ -95,6 +95,7 @@ def test_a_simulated_pool_is_calibrated_and_its_file_keeps_its_comments(tmp_path
     assert again.models["sim-400b"].profile["multiply"] == 1.0
     assert again.models["sim-400b"].profile["scan_phrase"] == 1.0
     assert again.models["sim-400b"].profile["expression"] == 0.96, "not measured: as it was"
+    assert again.models["sim-400b"].profile_rows == 6, "the fewest questions of any skill"
     assert again.price("sim-400b") == pool.price("sim-400b"), "prices of models that are not local are the user's"
     assert path.read_text("utf-8").startswith("#")
 
@@ -106,7 +107,8 @@ def test_an_outage_is_no_wrong_answer_and_the_profile_stays(tmp_path: Path):
     assert "127.0.0.1:9" in (measured[0].why_unmeasured or "")
     assert said[0].startswith("a, add: not measured, 1 of 1 calls had no answer")
     write_profiles(pool, measured, 1, core_hour_usd=0.05)
-    assert load_pool(pool.path).models["a"].profile == {"add": 0.9}
+    again = load_pool(pool.path).models["a"]
+    assert (again.profile, again.profile_rows) == ({"add": 0.9}, None)
 
 
 def _pool_of_nobody(tmp_path: Path) -> PoolConfig:
