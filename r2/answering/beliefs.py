@@ -13,7 +13,7 @@ are better than this, and a trained scorer is.
 
 The constants are priors, chosen by hand and stated here. Those that came last (`UNMEASURED`, `AT_ONCE`,
 `TRAINED_REPLIES`, `SPREAD`) were chosen while looking at the 101 questions of pools/specialists.toml, so that its row
-in docs/answering.md is optimistic.
+in docs/answering.md is optimistic. `KAPPA_FREE` and `AS_SHOWN` were chosen on other questions, by eye.
 """
 
 import math
