@@ -81,8 +81,8 @@ def shown_names(columns: Sequence[str], taken: Iterable[str]) -> dict[str, str]:
     return shown
 
 
-def merged(problem: Problem, row: Mapping[str, Any] | None, shown: Mapping[str, str]) -> dict[str, Any]:
-    """The user's columns, then ours. `row` None: not settled."""
+def merged(problem: Problem, row: Mapping[str, Any] | None, shown: Mapping[str, str], gold: str) -> dict[str, Any]:
+    """The user's columns, then ours. `row` None: not settled; `gold`: what the user calls the gold answer."""
     ours = {name: (row or {}).get(name) for name in shown}
     ours |= {"id": problem.problem_id, "question": problem.question, "target": problem.target}
     if row is None:
@@ -91,4 +91,5 @@ def merged(problem: Problem, row: Mapping[str, Any] | None, shown: Mapping[str, 
         if name.endswith("_usd") and value is not None:
             ours[name] = round(value, _USD_DIGITS)  # the sum of decimals, without what binary fractions add to it
     first = {shown[name]: ours.pop(name) for name in ("id", "question")}
-    return first | dict(problem.extra) | {shown[name]: value for name, value in ours.items()}
+    theirs = {} if problem.target is None or gold in shown.values() else {gold: problem.target}
+    return first | dict(problem.extra) | theirs | {shown[name]: value for name, value in ours.items()}

@@ -102,7 +102,8 @@ def write_answers(plan: RunPlan, lake: Lake, out: Path, more: Sequence[str] = ()
     )
     shown = shown_names((*ANSWER_COLUMNS, *(name for name, _ in further)), _taken(plan))
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows = (merged(problem, row, shown) for problem, row in _settled_rows(plan, lake, more))
+    gold = plan.settings.columns.answer
+    rows = (merged(problem, row, shown, gold) for problem, row in _settled_rows(plan, lake, more))
     write_rows(out, rows, further, shown)
     return [out]
 

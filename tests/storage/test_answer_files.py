@@ -10,12 +10,13 @@ import pytest
 
 from r2.errors import ConfigError
 from r2.problem import Problem
-from r2.settings import AnswerSettings
+from r2.settings import AnswerSettings, Columns
 from storage.lake.lake import Lake
 from storage.runs.answer_columns import ANSWER_COLUMNS, merged, shown_names, taken_names
 from storage.runs.answer_files import write_rows
 from storage.runs.answers import check_out, note_out, out_of, write_answers
 from storage.runs.plan import RunPlan, plan_run
+from storage.sources.questions import read_questions
 
 ROWS = [
     {"id": "a", "question": "1?", "status": "failed"},
@@ -56,7 +57,8 @@ def test_a_column_called_extra_is_among_the_others_of_a_parquet_file(tmp_path: P
 def test_a_column_of_the_users_keeps_its_name_and_ours_gets_another(tmp_path: Path):
     extra = {"id": "orig-7", "status": "reviewed", "r2_status": "old", "n_calls": 12, "shade": "red"}
     shown = shown_names(ANSWER_COLUMNS, taken_names(extra))
-    row = merged(Problem("u1", "2 + 2?", extra=extra), {"status": "answered", "answer": "4", "cost_usd": 1.0}, shown)
+    settled = {"status": "answered", "answer": "4", "cost_usd": 1.0}
+    row = merged(Problem("u1", "2 + 2?", extra=extra), settled, shown, "answer")
     assert list(row)[:2] == ["r2_id", "question"]
     assert {name: row[name] for name in extra} == extra
     assert (row["r2_id"], row["r2_r2_status"], row["answer"], row["cost_usd"]) == ("u1", "answered", "4", 1.0)
@@ -65,9 +67,21 @@ def test_a_column_of_the_users_keeps_its_name_and_ours_gets_another(tmp_path: Pa
     assert (stored["id"], stored["status"], json.loads(stored["extra"])) == ("u1", "answered", extra)
 
 
+def test_columns_that_were_found_under_other_names_come_back_under_these(tmp_path: Path):
+    path = tmp_path / "q.csv"
+    path.write_text("qid;prompt;gold\nx1;What is 2 + 2?;4\n", "utf-8")
+    columns = Columns(id="qid", question="prompt", answer="gold")
+    [problem] = read_questions(path, columns)
+    assert isinstance(problem, Problem)
+    assert "gold" not in problem.extra  # a check that must not see the gold answer is given these
+    row = merged(problem, None, shown_names(ANSWER_COLUMNS, ()), columns.answer)
+    assert list(row) == ["id", "question", "qid", "prompt", "gold", *ANSWER_COLUMNS]
+    assert [row[name] for name in ("qid", "prompt", "gold", "target")] == ["x1", "What is 2 + 2?", "4", "4"]
+
+
 def test_without_a_clash_the_columns_are_those_of_ever():
     shown = shown_names(ANSWER_COLUMNS, taken_names(["shade"]))
-    row = merged(Problem("u1", "2 + 2?", target="4", extra={"shade": "red"}), None, shown)
+    row = merged(Problem("u1", "2 + 2?", target="4", extra={"shade": "red"}), None, shown, "answer")
     assert list(row) == ["id", "question", "shade", *ANSWER_COLUMNS]
     assert (row["status"], row["target"], row["answer"]) == ("deferred", "4", None)
 
@@ -75,7 +89,7 @@ def test_without_a_clash_the_columns_are_those_of_ever():
 def test_money_is_written_as_decimals(tmp_path: Path):
     usd = 0.1e-6 + 0.2e-6 + 12e-6  # 1.2299999999999999e-05 as it is added
     shown = shown_names(ANSWER_COLUMNS, ())
-    row = merged(Problem("a", "?", extra={"weight": 1e-07}), {"status": "answered", "cost_usd": usd}, shown)
+    row = merged(Problem("a", "?", extra={"weight": 1e-07}), {"status": "answered", "cost_usd": usd}, shown, "answer")
     assert row["cost_usd"] == 1.23e-05
     write_rows(tmp_path / "a.csv", iter([row]), ())
     [stored] = csv.DictReader((tmp_path / "a.csv").read_text("utf-8").splitlines())

@@ -194,7 +194,8 @@ def test_other_names_of_the_columns_are_taken_and_said(tmp_path: Path):
     assert told(Columns(), columns).startswith(
         "the columns 'qid' as 'id', 'prompt' as 'question', 'gold' as 'answer' are taken"
     )
-    assert list(read_questions(path, columns)) == [Problem("x1", "What is 2 + 2?", 0, "4", extra={"note": "n"})]
+    extra = {"qid": "x1", "prompt": "What is 2 + 2?", "note": "n"}
+    assert list(read_questions(path, columns)) == [Problem("x1", "What is 2 + 2?", 0, "4", extra=extra)]
 
 
 @pytest.mark.parametrize(
@@ -234,8 +235,9 @@ def test_a_source_of_problems_finds_the_columns_as_an_input_does_and_names_those
     with pytest.raises(InputFileError, match=r"file:.*q.csv\?question=prompt"):
         list(problems_of(parse_source(f"file:{path}"), None, 0))
     source = f"file:{path}?question=prompt&check=arithmetic"
+    extra = {"qid": "x1", "prompt": "What is 2 + 2?", "text": "note"}
     assert list(problems_of(parse_source(source), None, 0)) == [
-        Problem("x1", "What is 2 + 2?", 0, "4", "arithmetic", extra={"text": "note"})
+        Problem("x1", "What is 2 + 2?", 0, "4", "arithmetic", extra=extra)
     ]
     [own] = own_files([source, "scan"])
     assert (

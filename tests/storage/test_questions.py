@@ -66,7 +66,7 @@ def test_parquet_rows_come_with_their_other_columns(tmp_path: Path):
         pa.table({"id": [1, 2], "question": ["x", None], "choices": [["p", "q"], None], "weight": [0.5, 1.0]}), path
     )
     rows = read(path)
-    assert rows[0] == Problem("1", "x", 0, choices=("p", "q"), extra={"weight": 0.5})
+    assert rows[0] == Problem("1", "x", 0, choices=("p", "q"), extra={"choices": ["p", "q"], "weight": 0.5})
     assert isinstance(rows[1], BadRow)
 
 
