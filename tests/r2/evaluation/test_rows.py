@@ -32,7 +32,7 @@ def rows(*names: str, roster: Roster = ROSTER) -> dict[str, Variant]:
 
 def test_start_has_a_row_for_every_solver_and_its_confidence_is_tried():
     found = rows("start")
-    assert list(found) == ["start small", "start small-py", "start large"]
+    assert list(found) == ["start small-py", "start small", "start large"]
     assert found["start small"].reasoning.model == "small"
     assert found["start small"].knob == "min_confidence"
     assert found["start small"].values[0] == 0.0
@@ -44,7 +44,7 @@ def test_start_has_a_row_for_every_solver_and_its_confidence_is_tried():
 def test_decompose_one_alone_is_the_row_that_it_always_was():
     [alone] = rows("decompose_one").values()
     assert (alone.name, alone.reasoning.model) == ("decompose_one", None)
-    assert list(rows("decompose_one:all")) == [f"decompose_one {name}" for name in ("small", "small-py", "large")]
+    assert list(rows("decompose_one:all")) == [f"decompose_one {name}" for name in ("small-py", "small", "large")]
     assert rows("decompose_one:large")["decompose_one large"].reasoning.model == "large"
 
 
@@ -79,8 +79,8 @@ def test_all_is_every_method_that_answers_the_judged_ones_last():
         "r2",
     )
     names = [row.name for row in constants_of(EvaluateSettings(methods=("all",)), ROSTER)]
-    thinking = ["cot small", "cot small-py", "cot large"]
-    assert names == ["direct small", "program small-py", "direct large", *thinking, "program large"]
+    thinking = ["cot small-py", "cot small", "cot large"]
+    assert names == ["program small-py", "direct small", "direct large", *thinking, "program large"]
 
 
 def test_new_rows_cost_nothing_where_nobody_asks_for_them():
@@ -112,7 +112,7 @@ def test_every_arm_is_asked_on_dev_problems_where_something_is_chosen_from_it():
         "few_shot",
     ]
     runs = dev_runs(settings, ROSTER, list(found.values()))
-    assert [run.name for run in runs[:3]] == ["direct small", "program small-py", "direct large"]
-    assert [run.reasoning.chain for run in runs[3:]] == [("small",), ("small-py",), ("large",)]
+    assert [run.name for run in runs[:3]] == ["program small-py", "direct small", "direct large"]
+    assert [run.reasoning.chain for run in runs[3:]] == [("small-py",), ("small",), ("large",)]
     assert dev_runs(settings, ROSTER, list(rows("r2", "start").values())) == []
     assert len(dev_runs(settings, ROSTER, list(rows("agreement_cascade").values()))) == 3
