@@ -1,0 +1,176 @@
+"""Asks every entry of a pool every question of a benchmark once, and keeps each reply as a recording.
+
+    python benchmarks/record.py gsm8k:gsm8k.jsonl --sample 400
+    python benchmarks/record.py csqa:csqa.jsonl --entries qwen-1.5b,qwen-1.5b-cot --minutes 60
+
+`--sample N` takes N questions of each file, the same ones every time: those whose hashes come first. The questions are
+in `benchmarks/recorded/BENCHMARK.questions.jsonl.gz`. One part per benchmark and entry, `BENCHMARK.ENTRY.jsonl.gz`, is
+written when all its questions are answered: the replies by what was asked (`r2/pool/file/recording.py`), with
+log-probabilities where the endpoint has them, and with each the question's id and whether the answer was right. What
+was answered before a stop, a kill or `--minutes` is in a journal in `--work`; the same command goes on there. A reply
+at its token limit is kept as it is, and counted.
+"""
+
+import argparse
+import asyncio
+import gzip
+import hashlib
+import itertools
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import orjson
+
+from r2.answering.drive import drive, drive_all
+from r2.answering.protocol import Router, Trajectory
+from r2.atomic import replacing
+from r2.call import Call, Completion, TokenLogprob
+from r2.methods import confidence_cascade, method_named
+from r2.methods.router import make_router
+from r2.pool.client.client import PoolClient
+from r2.pool.file.config import PoolConfig, load_pool
+from r2.pool.opening import open_client
+from r2.problem import Problem
+from r2.problems.source import parse_source
+from r2.settings import AnswerSettings, Reasoning
+from storage.runs.journal import Journal
+from storage.sources.problem_files import problems_of, row_of
+from tasks.blocking import Checks
+
+OUT = Path(__file__).parent / "recorded"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="NAME:FILE of a benchmark, as in r2 evaluate")
+    parser.add_argument("--sample", type=int, help="so many questions of each [default: all]")
+    parser.add_argument("--pool", default="pools/local.toml")
+    parser.add_argument("--entries", help="NAME,... [default: every entry that answers]")
+    parser.add_argument("--cot-tokens", type=int, default=320)
+    parser.add_argument("--in-flight", type=int, default=4)
+    parser.add_argument("--minutes", type=float, help="stop then; the same command goes on [default: to the end]")
+    parser.add_argument("--models-dir", type=Path, default=Path("models"))
+    parser.add_argument("--work", type=Path, default=Path("recording"), help="folder of the journals")
+    parser.add_argument("--out", type=Path, default=OUT)
+    given = parser.parse_args()
+    pool = load_pool(given.pool)
+    entries = given.entries.split(",") if given.entries else list(pool.models)
+    for name in entries:
+        pool.roster().require(name)
+    given.work.mkdir(parents=True, exist_ok=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    ends_at = time.monotonic() + 60 * given.minutes if given.minutes else float("inf")
+    return asyncio.run(record(given, pool, entries, ends_at))
+
+
+async def record(given: argparse.Namespace, pool: PoolConfig, entries: list[str], ends_at: float) -> int:
+    """Every part in turn; 1 where the time ended before the last."""
+    async with open_client(
+        pool, models_dir=given.models_dir, log_dir=given.work / "logs", state_dir=given.work / "state", stands_in=False
+    ) as client:
+        for text, entry in itertools.product(given.sources, entries):
+            source = parse_source(text)
+            part = given.out / f"{source.name}.{entry}.jsonl.gz"
+            problems = sample(list(problems_of(source, None, 0)), given.sample)
+            write_lines(given.out / f"{source.name}.questions.jsonl.gz", map(row_of, problems))
+            if part.exists() and recorded_ids(part) == [problem.problem_id for problem in problems]:
+                continue
+            router = router_of(pool, given.pool, entry, given.cot_tokens)
+            began = time.monotonic()
+            with Journal.open(given.work / f"{source.name}.{entry}.journal") as journal:
+                found = await asked(problems, router, client, journal, given.in_flight, ends_at)
+            done = f"{source.name} {entry}: {len(found)} of {len(problems)} questions, {time.monotonic() - began:.0f} s"
+            if len(found) < len(problems):
+                sys.stdout.write(f"{done}. Run the same command again to go on.\n")
+                return 1
+            write_part(part, Path(given.pool).read_text("utf-8"), [found[p.problem_id] for p in problems])
+            n_right = sum(bool(one.is_correct) for one in found.values())
+            n_cut = sum(one.waves[0][0][1].finish_reason == "length" for one in found.values())
+            sys.stdout.write(f"{done}, {n_right} right, {n_cut} at their token limit -> {part}\n")
+            sys.stdout.flush()
+    return 0
+
+
+def sample(problems: list[Problem], n: int | None) -> list[Problem]:
+    """The `n` problems whose questions have the smallest hashes, in the order of the file; None: all."""
+    chosen = {p.problem_id for p in sorted(problems, key=question_sha)[:n]}
+    return [problem for problem in problems if problem.problem_id in chosen]
+
+
+def question_sha(problem: Problem) -> str:
+    return hashlib.sha256(problem.question.encode()).hexdigest()
+
+
+def router_of(pool: PoolConfig, path: str, entry: str, cot_tokens: int) -> Router:
+    """What asks this entry alone, with log-probabilities: a confidence cascade of one model."""
+    reasoning = Reasoning(method=confidence_cascade.METHOD.name, chain=(entry,), cot_tokens=cot_tokens)
+    return make_router(pool, AnswerSettings(input="", pool=path, reasoning=reasoning))
+
+
+async def asked(
+    problems: list[Problem], router: Router, client: PoolClient, journal: Journal, in_flight: int, ends_at: float
+) -> dict[str, Trajectory]:
+    """The trajectories of all problems that were answered in time, by id, each answer checked."""
+    method = method_named(router.settings.method)
+    found: dict[str, Trajectory] = {}
+    checks = Checks()
+
+    async def answer(problem: Problem) -> None:
+        async def complete(call: Call) -> Completion:
+            return await client.complete(call, problem_id=problem.problem_id, journal=journal)
+
+        if time.monotonic() > ends_at:
+            return
+        trajectory = await drive(problem, method.run(problem, router), complete)
+        if trajectory.outcome.status == "deferred":
+            raise RuntimeError(
+                f"{problem.problem_id}: {trajectory.outcome.error_type}: {trajectory.outcome.error_message}"
+            )
+        await checks.run(lambda: trajectory.is_correct)
+        found[problem.problem_id] = trajectory
+
+    await drive_all(problems, answer, slots=asyncio.Semaphore(in_flight), max_workers=in_flight)
+    checks.close()
+    return found
+
+
+def write_part(path: Path, pool_text: str, found: list[Trajectory]) -> None:
+    """One line for each call, after the pool file's text."""
+    write_lines(path, itertools.chain([{"pool": pool_text}], lines_of(found)))
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
+    with replacing(path) as plain, gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0) as file:
+        for line in lines:
+            file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def lines_of(found: list[Trajectory]) -> Iterator[dict[str, object]]:
+    """What is kept of each call: no body as it came, and of each token four decimals and not the alternative, which is
+    the token itself. A third of the size."""
+    for trajectory in found:
+        for call, completion in itertools.chain.from_iterable(trajectory.waves):
+            logprobs = tuple(TokenLogprob(one.token, round(one.logprob, 4)) for one in completion.token_logprobs)
+            attempts = tuple(replace(attempt, raw_body=b"") for attempt in completion.attempts)
+            kept = replace(completion, token_logprobs=logprobs, attempts=attempts)
+            yield {
+                "request_sha": call.request_sha(),
+                "completion": orjson.Fragment(kept.to_bytes()),
+                "problem_id": trajectory.problem.problem_id,
+                "purpose": call.purpose,
+                "is_correct": trajectory.is_correct,
+            }
+
+
+def recorded_ids(path: Path) -> list[str]:
+    """Ids of the questions of a part, in its order."""
+    with gzip.open(path) as file:
+        lines = [orjson.loads(line) for line in file][1:]
+    return list(dict.fromkeys(line["problem_id"] for line in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Recording benchmark questions: the same sample every time, parts that are not asked again, a table that adds up."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from benchmarks.record import recorded_ids, sample
+from benchmarks.recorded_table import main as table_main
+from r2.problem import Problem
+from tests.support.paths import ROOT
+
+QUESTIONS = [Problem(f"q{i}", f"What is {i} + 2?", i, str(i + 2), "arithmetic") for i in range(40)]
+
+
+def test_a_sample_is_the_same_whatever_the_order_and_grows_by_adding():
+    few, more = sample(QUESTIONS, 5), sample(QUESTIONS, 9)
+    assert {p.problem_id for p in few} <= {p.problem_id for p in more}
+    assert {p.problem_id for p in sample(QUESTIONS[::-1], 5)} == {p.problem_id for p in few}
+    assert [p.input_index for p in more] == sorted(p.input_index for p in more)
+    assert sample(QUESTIONS, None) == QUESTIONS
+
+
+def test_a_recording_goes_on_where_it_stopped_and_becomes_a_table(tmp_path: Path, monkeypatch, capsys):
+    rows = [{"question": f"What is {i} + {i + 3}?", "answer": f"#### {2 * i + 3}"} for i in range(8)]
+    (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    command = [sys.executable, "benchmarks/record.py", f"gsm8k:{tmp_path / 'gsm8k.jsonl'}", "--sample", "6"]
+    command += ["--pool", "pools/simulated.toml", "--entries", "sim-0.6b,sim-8b"]
+    command += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    stopped = subprocess.run([*command, "--minutes", "0.000001"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (stopped.returncode, "Run the same command again" in stopped.stdout) == (1, True), stopped.stderr
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(recorded_ids(tmp_path / "out" / "gsm8k.sim-8b.jsonl.gz")) == 6
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (again.returncode, again.stdout) == (0, "")  # nothing is left to ask
+    table = tmp_path / "table.parquet"
+    arguments = [str(table), "--recorded", str(tmp_path / "out"), "--pool", "pools/simulated.toml"]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["recorded_table.py", *arguments])
+    assert table_main() == 0
+    found = pq.read_table(table).to_pylist()
+    assert len(found) == 12
+    assert {row["model"] for row in found} == {"sim-0.6b", "sim-8b"}
+    assert all(row["cost_usd"] > 0 and 0 <= row["confidence"] <= 1 for row in found)
+    assert "12 rows, 2 entries, 1 benchmarks" in capsys.readouterr().out
