@@ -28,6 +28,7 @@ from r2.answering.drive import drive, drive_all
 from r2.answering.protocol import Router, Trajectory
 from r2.atomic import replacing
 from r2.call import Call, Completion, TokenLogprob
+from r2.errors import EndpointError, InputFileError, R2Error
 from r2.methods import confidence_cascade, method_named
 from r2.methods.router import make_router
 from r2.pool.client.client import PoolClient
@@ -56,14 +57,18 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("recording"), help="folder of the journals")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
-    pool = load_pool(given.pool)
-    entries = given.entries.split(",") if given.entries else list(pool.models)
-    for name in entries:
-        pool.roster().require(name)
-    given.work.mkdir(parents=True, exist_ok=True)
-    given.out.mkdir(parents=True, exist_ok=True)
-    ends_at = time.monotonic() + 60 * given.minutes if given.minutes else float("inf")
-    return asyncio.run(record(given, pool, entries, ends_at))
+    try:
+        pool = load_pool(given.pool)
+        entries = given.entries.split(",") if given.entries else list(pool.models)
+        for name in entries:
+            pool.roster().require(name)
+        given.work.mkdir(parents=True, exist_ok=True)
+        given.out.mkdir(parents=True, exist_ok=True)
+        ends_at = time.monotonic() + 60 * given.minutes if given.minutes else float("inf")
+        return asyncio.run(record(given, pool, entries, ends_at))
+    except R2Error as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
 
 
 async def record(given: argparse.Namespace, pool: PoolConfig, entries: list[str], ends_at: float) -> int:
@@ -126,9 +131,8 @@ async def asked(
             return
         trajectory = await drive(problem, method.run(problem, router), complete)
         if trajectory.outcome.status == "deferred":
-            raise RuntimeError(
-                f"{problem.problem_id}: {trajectory.outcome.error_type}: {trajectory.outcome.error_message}"
-            )
+            why = f"{trajectory.outcome.error_type}: {trajectory.outcome.error_message}"
+            raise EndpointError(f"{problem.problem_id} was not answered: {why}. Run the same command again to go on.")
         await checks.run(lambda: trajectory.is_correct)
         found[problem.problem_id] = trajectory
 
@@ -166,10 +170,15 @@ def lines_of(found: list[Trajectory]) -> Iterator[dict[str, object]]:
 
 
 def recorded_ids(path: Path) -> list[str]:
-    """Ids of the questions of a part, in its order."""
-    with gzip.open(path) as file:
-        lines = [orjson.loads(line) for line in file][1:]
-    return list(dict.fromkeys(line["problem_id"] for line in lines))
+    """Ids of the questions of a part, in its order. InputFileError for one that is cut or no recording."""
+    try:
+        with gzip.open(path) as file:
+            lines = [orjson.loads(line) for line in file][1:]
+        return list(dict.fromkeys(line["problem_id"] for line in lines))
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise InputFileError(
+            f"{path}: no whole recording ({error!r}). Move it away, and it is recorded anew."
+        ) from error
 
 
 if __name__ == "__main__":

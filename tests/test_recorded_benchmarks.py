@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from benchmarks.record import recorded_ids, sample
 from benchmarks.recorded_table import main as table_main
+from r2.errors import InputFileError
 from r2.problem import Problem
 from tests.support.paths import ROOT
 
@@ -46,3 +48,27 @@ def test_a_recording_goes_on_where_it_stopped_and_becomes_a_table(tmp_path: Path
     assert {row["model"] for row in found} == {"sim-0.6b", "sim-8b"}
     assert all(row["cost_usd"] > 0 and 0 <= row["confidence"] <= 1 for row in found)
     assert "12 rows, 2 entries, 1 benchmarks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nosuch:x.jsonl"], "no such benchmark"),
+        (["gsm8k:missing.jsonl"], "no file missing.jsonl"),
+        (["gsm8k:q.jsonl", "--entries", "nobody"], "'nobody' is not in the pool"),
+    ],
+)
+def test_what_cannot_be_recorded_is_said_in_a_line(words: list[str], said: str, tmp_path: Path):
+    command = [sys.executable, "benchmarks/record.py", *words, "--pool", "pools/simulated.toml"]
+    command += ["--work", str(tmp_path), "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert said in done.stderr
+
+
+def test_a_part_that_is_cut_is_named(tmp_path: Path):
+    whole = (ROOT / "benchmarks" / "recorded" / "strategyqa.qwen-0.5b.jsonl.gz").read_bytes()
+    part = tmp_path / "strategyqa.qwen-0.5b.jsonl.gz"
+    part.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputFileError, match="no whole recording"):
+        recorded_ids(part)

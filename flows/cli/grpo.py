@@ -38,7 +38,13 @@ def grpo(
     policies_dir: options.PoliciesDir = None,
     policy: Annotated[
         str | None,
-        flag(TRAINING, "--policy", metavar="KIND", help="What learns: router, or scorer.", default="router"),
+        flag(
+            TRAINING,
+            "--policy",
+            metavar="KIND",
+            help="What learns: router, or scorer, whose defaults are others.",
+            default="router",
+        ),
     ] = None,
     outcomes: Annotated[
         list[Path] | None, options.outcomes("what the lake has of --pool's entries; a scorer's")
