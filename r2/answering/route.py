@@ -62,7 +62,7 @@ def decompose(
     plan stands, checked or not: it is the stronger of the two.
     """
     has_second = router.second_decomposer is not None
-    plan, failed = yield from _plan_by(router.decomposer, problem, router, budget, may_escalate=has_second)
+    plan, failed = yield from plan_by(router.decomposer, problem, router, budget, may_escalate=has_second)
     if router.second_decomposer is not None:
         failed = failed or plan_defect(problem, plan, is_last_step_answer=not composes(problem, router))
     if failed is None:
@@ -70,14 +70,14 @@ def decompose(
     outcome.failed_checks.append(failed)
     if router.second_decomposer is None:
         return plan
-    second, failed = yield from _plan_by(router.second_decomposer, problem, router, budget)
+    second, failed = yield from plan_by(router.second_decomposer, problem, router, budget)
     if failed is None:
         return second
     outcome.failed_checks.append(failed)
     return plan
 
 
-def _plan_by(
+def plan_by(
     decomposer: str, problem: Problem, router: Router, budget: QuestionBudget, *, may_escalate: bool = False
 ) -> Generator[Wave, list[Completion], tuple[Plan, str | None]]:
     """One decomposer's plan, and why there is none: then it is DIRECT."""

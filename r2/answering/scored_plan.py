@@ -12,7 +12,8 @@ from r2.answering.beliefs import Arm
 from r2.answering.expected_cost import PLAN_TOKENS, call_usd
 from r2.answering.plan_check import plan_defect
 from r2.answering.prompts import decompose_messages
-from r2.answering.protocol import Decided, Outcome, QuestionBudget, Router, Wave, ask
+from r2.answering.protocol import Decided, Outcome, QuestionBudget, Router, Wave
+from r2.answering.route import plan_by
 from r2.answering.scored import ScoredBeliefs
 from r2.answering.scored_unit import (
     decided,
@@ -24,9 +25,8 @@ from r2.answering.scored_unit import (
 )
 from r2.answering.scorer import Scorer
 from r2.answering.wanted import composes
-from r2.call import Call, Completion
-from r2.errors import PlanParseError
-from r2.plan import DIRECT, Plan, parse_plan
+from r2.call import Completion
+from r2.plan import DIRECT, Plan
 from r2.problem import Problem
 from r2.problems.kind import steps_of
 
@@ -98,7 +98,9 @@ def plan_by_scorer(
         )
         if decision.arm is None:
             return doubtful if decision.result is None else plans[decision.result]
-        plan, failed = yield from _asked(problem, router, decision.arm, len(attempts), budget)
+        plan, failed = yield from plan_by(decision.arm, problem, router, budget, may_escalate=True)
+        if failed is None:
+            failed = no_plan(problem, plan, is_last_step_answer=not composes(problem, router))
         if failed is not None:
             outcome.failed_checks.append(failed)
             doubtful = plan if not plan.is_direct else doubtful
@@ -106,28 +108,6 @@ def plan_by_scorer(
             plans.append(plan)
         result = None if failed is not None else plans.index(plan)
         attempts = (*attempts, Attempt(decision.arm, result))
-
-
-def _asked(
-    problem: Problem, router: Router, arm: str, n_before: int, budget: QuestionBudget
-) -> Generator[Wave, list[Completion], tuple[Plan, str | None]]:
-    """One entry's plan, and why it is no result."""
-    call = Call(
-        arm,
-        decompose_messages(problem, router.roster[arm].prompt_mode),
-        "decompose",
-        router.settings.plan_tokens,
-        temperature=router.settings.temperature,
-        seed=router.settings.seed or None,
-    )
-    [(_, completion)] = yield from ask([call], budget, may_escalate=True)
-    if not completion.is_ok:
-        return DIRECT, f"decompose_{completion.error_type}"
-    try:
-        plan = parse_plan(completion.text)
-    except PlanParseError:
-        return DIRECT, "plan_parse"
-    return plan, no_plan(problem, plan, is_last_step_answer=not composes(problem, router))
 
 
 def no_plan(problem: Problem, plan: Plan, *, is_last_step_answer: bool) -> str | None:
