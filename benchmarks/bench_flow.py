@@ -65,7 +65,7 @@ async def without_prefect(settings: "object") -> None:
     from storage.lake.lake import Lake
     from storage.runs.answers import write_answers
     from storage.runs.plan import plan_run
-    from tasks.answering.answer_shard import answer_rows
+    from tasks.answering.answer_rows import answer_rows
     from tasks.answering.finish_run import close_session
     from tasks.answering.session import open_session
 

@@ -15,25 +15,24 @@ from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
-from flows.support.progress import shown
+from flows.support.progress_artifact import progress_artifact
+from flows.support.run_open import has_begun, run_held, run_open
 from flows.support.running import logged, rounded, tag_run, told
-from flows.support.terminal import stopped_by_signals
 from r2.settings import AnswerSettings, load_settings
 from storage.evaluations.promise import promised
-from storage.lake.lake import Lake
 from storage.runs.answers import check_out
 from storage.runs.given_rows import AnswersTable, keep_rows, read_answers
 from storage.runs.job_files import JobFiles
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary
-from storage.sources.column_names import told as columns_told
 from tasks.answering.answer_shard import answer_shard
 from tasks.answering.finished import RunResult, finished_run, is_finished
+from tasks.answering.plan_file import said_before
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.answering.reopen_run import reopen_run
 from tasks.answering.routing import routed_run
 from tasks.answering.run_tasks import finish_run, plan_file
-from tasks.answering.session import RunSession, open_session
+from tasks.answering.session import RunSession
 from tasks.answering.simulated import warning
 
 MOST_JOBS_SHOWN = 1000
@@ -57,16 +56,12 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
         settings = promise.settings
     run_dir = plan_file(settings)
     plan = read_plan(run_dir, settings)
-    about_models = warning(plan)
-    for said in (columns_told(settings.columns, plan.settings.columns), about_models):
-        if said:
-            sys.stderr.write(f"r2: {said}\n")
-    with Lake(settings.lake).run_lock(plan.run_id):
+    with run_held(plan):
         n_reopened = reopen_run(run_dir) if retry_failed else 0
-        progress = await answer_what_is_open(plan)
+        progress = await answer_what_is_open(plan, said_before(settings, plan))
         summary, written = finish_run(run_dir, progress, settings.out, settings.more_columns)
     await told(_publish(summary, progress, run_dir, written))
-    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, n_reopened, about_models)
+    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, n_reopened, warning(plan))
 
 
 def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> AnswersTable:
@@ -91,16 +86,13 @@ def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> Answer
         return read_answers(out)
 
 
-async def answer_what_is_open(plan: RunPlan) -> Progress:
-    """Starts models only if something is left to answer."""
+async def answer_what_is_open(plan: RunPlan, said: Iterable[str] = ()) -> Progress:
+    """Starts models only if something is left to answer; before that, says what is to be `said`."""
     progress = progress_so_far(plan)
-    if is_finished(plan, progress):
+    if is_finished(plan, progress) and not has_begun(plan):
         return progress
-    async with open_session(plan) as session, shown(session):
-        for warning in session.progress.warnings:
-            sys.stderr.write(f"r2: {warning}\n")
-        with stopped_by_signals(session):
-            await _answer_open_shards(session)
+    async with run_open(plan, said) as session, progress_artifact(session):
+        await _answer_open_shards(session)
         return session.progress
 
 
@@ -117,8 +109,8 @@ async def _answer_open_shards(session: RunSession) -> None:
             await answer_shard(str(session.plan.run_dir), index)
 
     async with asyncio.TaskGroup() as shards:
-        for shard in session.open_shards():
-            shards.create_task(answer(shard.index))
+        for index in session.left():
+            shards.create_task(answer(index))
 
 
 async def _publish(summary: RunSummary, progress: Progress, run_dir: Path, written: list[Path]) -> None:

@@ -1,9 +1,11 @@
 """`r2 answer`: a file of questions in, a file of answers out. Results on stdout, progress and errors on stderr."""
 
+import os
 import shlex
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +20,10 @@ from r2.errors import ConfigError
 from r2.methods import described, method_named, refuse_unused
 from r2.problems.benchmark import benchmark_names
 from r2.settings import AnswerSettings, load_settings
+
+if TYPE_CHECKING:
+    from r2.pool.file.config import PoolConfig
+    from tasks.answering.finished import RunResult
 
 
 def answer(
@@ -365,7 +371,6 @@ def answer(
     # Here and not above: --help and --dry-run need not wait for it.
     import asyncio
 
-    from flows.support.ready import api_and_models
     from r2.atomic import check_folder
     from r2.methods.router import make_router
     from r2.pool.batch.choosing import batch_choices
@@ -383,11 +388,24 @@ def answer(
     check_folder(Path(settings.lake), "--lake")
     result = finished_run(settings, retry_failed=retry_failed)
     if result is None:
-        with api_and_models(loaded, importing="flows.answer_questions"):
-            from flows.answer_questions import answer_questions  # imports Prefect, which takes seconds
-
-            result = asyncio.run(answer_questions(settings, retry_failed=retry_failed))
+        result = asyncio.run(_answered(settings, loaded, retry_failed=retry_failed))
     raise typer.Exit(_print_result(result))
+
+
+async def _answered(settings: AnswerSettings, pool: "PoolConfig", *, retry_failed: bool) -> "RunResult":
+    from flows.support.head_start import head_start
+    from flows.support.ready import api_and_models
+
+    module = "flows.answer_questions"
+    async with AsyncExitStack() as stack:
+        # A server that is there keeps nobody waiting. --retry-failed: the flow's first step opens the questions again.
+        if retry_failed or os.environ.get("PREFECT_API_URL"):
+            stack.enter_context(api_and_models(pool, importing=module))
+        elif stopped := await stack.enter_async_context(head_start(settings, pool, importing=module)):
+            return stopped
+        from flows.answer_questions import answer_questions  # imports Prefect, which takes seconds
+
+        return await answer_questions(settings, retry_failed=retry_failed)
 
 
 def _routed(settings: AnswerSettings) -> AnswerSettings:

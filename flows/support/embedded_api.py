@@ -82,37 +82,77 @@ def embedded_api(importing: str | None = None, meanwhile: Callable[[], object] |
     Raises EndpointError if the configured API cannot be reached, or the embedded one does not come up within the
     start-up timeout.
     """
-    with tempfile.TemporaryDirectory(prefix="r2-api-") as folder, ExitStack() as stack:
+    with api_starting() as api:
+        api.load(importing, meanwhile)
+        api.wait()
+        with api.reached():
+            yield
+
+
+@contextmanager
+def api_starting() -> Iterator["Api"]:
+    """The same in steps, of which this is the first: the embedded API's process starts, where none is configured. It
+    ends with the block."""
+    with tempfile.TemporaryDirectory(prefix="r2-api-") as folder:
+        api = Api(Path(folder) / "log")
+        try:
+            yield api
+        finally:
+            api.close()
+
+
+class Api:
+    """Prefect's API for this process's flows while it starts. `load` and `wait` may be called by another thread; the
+    one that made it lives as long as it: the kernel ends a child with the thread that started it."""
+
+    def __init__(self, log: Path) -> None:
         # Before Prefect is imported: its import takes as long as the server's start. A profile of Prefect's own may
         # name an API; then the server is not needed, and ended.
-        server = None if os.environ.get("PREFECT_API_URL") else _Server(Path(folder) / "log")
-        if server is not None:
-            stack.callback(server.close)
+        configured = os.environ.get("PREFECT_API_URL")
+        self._server = None if configured else _Server(log)
+        if configured:
+            _check_reachable(configured)
+
+    def load(self, importing: str | None, meanwhile: Callable[[], object] | None = None) -> None:
+        """Imports Prefect and the module `importing`, then calls `meanwhile`."""
         with _uncollected():
-            from prefect.settings import PREFECT_API_URL, temporary_settings
+            from prefect.settings import PREFECT_API_URL
 
             import flows.support.prefect_threads  # noqa: F401  so that they end before the interpreter does
 
             if importing is not None:
                 importlib.import_module(importing)
-            # The variable itself first: the settings were read when Prefect was imported.
-            configured = os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value()
-            if configured and server is not None:
-                server.close()
-                server = None
-            if server is None:
-                _check_reachable(configured or "")
-            else:
-                stack.enter_context(temporary_settings(_settings_for(server.url)))
+            if self._server is not None and (configured := PREFECT_API_URL.value()):
+                self._server.close()
+                self._server = None
+                _check_reachable(configured)
+            if self._server is not None:
                 for name in _LATE_IMPORTS:
                     with suppress(ModuleNotFoundError):  # another release of Prefect may have it elsewhere: it waits
                         importlib.import_module(name)
             if meanwhile is not None:
                 meanwhile()
-        if server is not None:
-            server.start()
-        with _events_sent():
+
+    def wait(self) -> None:
+        """After `load`: returns once the API answers. EndpointError if it does not."""
+        if self._server is not None:
+            self._server.start()
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """After `wait`: while open, flows of this thread report to it."""
+        from prefect.settings import temporary_settings
+
+        with ExitStack() as stack:
+            if self._server is not None:
+                stack.enter_context(temporary_settings(_settings_for(self._server.url)))
+            stack.enter_context(_events_sent())
             yield
+
+    def close(self) -> None:
+        """Ends what it started."""
+        if self._server is not None:
+            self._server.close()
 
 
 def _settings_for(url: str) -> dict[Any, Any]:
@@ -237,7 +277,11 @@ def _events_sent() -> Iterator[None]:
     try:
         yield
     finally:
-        EventsWorker.drain_all(timeout=EVENTS_AFTER_STOP_S if was_stopped() else EVENTS_S)
+        timeout_s = EVENTS_AFTER_STOP_S if was_stopped() else EVENTS_S
+        # In a thread without an event loop: under a running one Prefect returns a coroutine, and has sent nothing.
+        draining = threading.Thread(target=EventsWorker.drain_all, args=(timeout_s,))
+        draining.start()
+        draining.join()
 
 
 def _serve() -> None:

@@ -1,5 +1,4 @@
-"""What a run shows while it goes: a live table on a terminal, one JSON line every ten seconds elsewhere, a Prefect
-artifact.
+"""What a run shows while it goes: a live table on a terminal, one JSON line every ten seconds elsewhere.
 
 Everything goes to stderr; results belong to stdout. Reads the session's counters, never the lake.
 """
@@ -9,10 +8,8 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from uuid import UUID
 
 import orjson
-from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from rich.console import Console, Group
 from rich.live import Live
 from rich.padding import Padding
@@ -20,7 +17,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.support.running import told
 from r2.pool.batch.jobs import LaneGauge
 from tasks.answering.session import RunSession
 
@@ -32,34 +28,12 @@ REPORT_S = 10.0
 async def shown(session: RunSession) -> AsyncIterator[None]:
     """Shows the session's progress until the block ends."""
     console = Console(stderr=True)
-    artifact = _Artifact()
-    await told(artifact.create(f"run {session.plan.run_id}"))
-    reporter = asyncio.create_task(_report(session, artifact, is_terminal=console.is_terminal))
-    drawer = asyncio.create_task(_draw(session, console)) if console.is_terminal else None
+    shower = asyncio.create_task(_draw(session, console) if console.is_terminal else _report(session))
     try:
         yield
     finally:
-        for task in (reporter, drawer):
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(reporter, *([drawer] if drawer else []), return_exceptions=True)
-        await told(artifact.update(_settled_percent(session)))
-
-
-class _Artifact:
-    """The progress that Prefect's UI shows. Without its API there is none."""
-
-    def __init__(self) -> None:
-        self._id: UUID | None = None
-
-    async def create(self, description: str) -> None:
-        self._id = await acreate_progress_artifact(
-            progress=0.0, key="answer-questions-progress", description=description
-        )
-
-    async def update(self, percent: float) -> None:
-        if self._id is not None:
-            await aupdate_progress_artifact(artifact_id=self._id, progress=percent)
+        shower.cancel()
+        await asyncio.gather(shower, return_exceptions=True)
 
 
 async def _draw(session: RunSession, console: Console) -> None:
@@ -69,19 +43,15 @@ async def _draw(session: RunSession, console: Console) -> None:
             live.update(_picture(session))
 
 
-async def _report(session: RunSession, artifact: _Artifact, *, is_terminal: bool) -> None:
-    """The JSON lines, and the progress artifact at the same pace: each update is a call to Prefect's API."""
-    is_told = True
+async def _report(session: RunSession) -> None:
     while True:
         await asyncio.sleep(REPORT_S)
-        facts = _facts(session)
-        if not is_terminal:
-            sys.stderr.write(orjson.dumps(facts).decode() + "\n")
-            sys.stderr.flush()
-        is_told = is_told and await told(artifact.update(_settled_percent(session)))
+        sys.stderr.write(orjson.dumps(_facts(session)).decode() + "\n")
+        sys.stderr.flush()
 
 
-def _settled_percent(session: RunSession) -> float:
+def settled_percent(session: RunSession) -> float:
+    """How far the run is, from 0 to 100."""
     return 100 * session.progress.shown().n_settled / max(1, session.progress.n_requested)
 
 

@@ -12,7 +12,9 @@ from r2.pool.file.identity import answering_digests
 from r2.pool.file.scorer_file import scorer_digest
 from r2.problems.own_check import checks_digest
 from r2.settings import AnswerSettings
-from storage.runs.plan import PlannedEntry, plan_run
+from storage.runs.plan import PlannedEntry, RunPlan, plan_run
+from storage.sources.column_names import told
+from tasks.answering.simulated import warning
 
 
 def plan_file(settings: AnswerSettings) -> Path:
@@ -22,6 +24,12 @@ def plan_file(settings: AnswerSettings) -> Path:
     pool.check_keys()
     refuse_unused(settings.reasoning)
     return plan_run(settings, who_answers_digest(settings, pool.digest), pool.text, planned_entries(pool)).run_dir
+
+
+def said_before(settings: AnswerSettings, plan: RunPlan) -> list[str]:
+    """What there is to say before a run's first question: the columns that were guessed, and a pool that does not fit
+    the questions."""
+    return [said for said in (told(settings.columns, plan.settings.columns), warning(plan)) if said]
 
 
 def planned_entries(pool: PoolConfig) -> dict[str, PlannedEntry]:

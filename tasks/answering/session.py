@@ -105,11 +105,17 @@ class RunSession:
     """Questions that are worked on at once, over all shards."""
     is_simulated: bool = False
     """Some entry of the pool is a simulated model."""
+    begun: dict[int, asyncio.Task[dict[str, int]]] = field(default_factory=dict)
+    """Shard -> its answering, where that began ahead of the flow."""
 
     def open_shards(self) -> Iterator[ShardPlan]:
         """Shards with rows that no session has settled."""
         settled = _settled_by_shard(self.lake, self.plan.run_id)
         return (shard for shard in self.plan.shards if settled[shard.index] < shard.n_rows)
+
+    def left(self) -> list[int]:
+        """The shards to see to, in order: those that have begun, whatever they settled since, and the open ones."""
+        return sorted({*self.begun, *(shard.index for shard in self.open_shards())})
 
     def stop(self, reason: str) -> None:
         """Ends the run cleanly: no new problem is taken, calls in flight finish and are kept.

@@ -30,7 +30,7 @@ from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from storage.runs.lineage import paid_runs
 from storage.runs.plan import RunPlan, plan_run, read_plan
-from tasks.answering.answer_shard import answer_rows
+from tasks.answering.answer_rows import answer_rows
 from tasks.answering.finish_run import record_session
 from tasks.answering.paid_before import open_paid_before
 from tasks.answering.plan_file import planned_entries, who_answers_digest

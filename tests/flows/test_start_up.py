@@ -29,7 +29,7 @@ from r2.pool.simulated.process import start_simulated, started_ahead
 from r2.settings import AnswerSettings, Reasoning
 from storage.lake.lake import Lake
 from storage.runs.plan import read_plan
-from tasks.answering.answer_shard import answer_rows
+from tasks.answering.answer_rows import answer_rows
 from tasks.answering.finish_run import finish_run
 from tasks.answering.finished import finished_run
 from tasks.answering.plan_file import plan_file
@@ -193,10 +193,10 @@ def test_a_run_loads_no_package_of_trainings_evaluations_and_reports(tmp_path: P
         "import asyncio, sys\n"
         "import flows.cli.answer, flows.answer_questions as flow, flows.support.embedded_api as api\n"
         "from r2.settings import AnswerSettings\n"
-        "from tasks.answering import answer_shard, finish_run, plan_file, session\n"
+        "from tasks.answering import answer_rows, finish_run, plan_file, session\n"
         "async def answered(run_dir):\n"
         "    async with session.open_session(flow.read_plan(run_dir)) as open_session:\n"
-        "        await answer_shard.answer_rows(open_session, 0)\n"
+        "        await answer_rows.answer_rows(open_session, 0)\n"
         "        return open_session.progress\n"
         "given = dict(zip(('input', 'pool', 'lake', 'out'), sys.argv[1:]))\n"
         "run_dir = plan_file.plan_file(AnswerSettings(**given))\n"

@@ -17,7 +17,7 @@ from r2.pool.batch.jobs import LaneTimes
 from r2.settings import AnswerSettings, load_settings
 from storage.lake.lake import Lake
 from storage.runs.plan import read_plan
-from tasks.answering.answer_shard import answer_rows
+from tasks.answering.answer_rows import answer_rows
 from tasks.answering.finish_run import finish_run
 from tasks.answering.plan_file import plan_file
 from tasks.answering.progress import progress_so_far

@@ -14,7 +14,7 @@ from r2.errors import LakeError
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from storage.sql.query import connect
-from tasks.answering.answer_shard import answer_rows
+from tasks.answering.answer_rows import answer_rows
 from tasks.answering.progress import progress_so_far
 from tasks.answering.session import RunSession
 from tests.support.shards import ScriptedClient, planned, session_for

@@ -15,7 +15,7 @@ from storage.runs.answers import write_answers
 from storage.runs.journal import Journal
 from storage.runs.journal_mark import mark_of
 from storage.runs.plan import RunPlan
-from tasks.answering.answer_shard import answer_rows
+from tasks.answering.answer_rows import answer_rows
 from tasks.answering.session import RunSession, open_session
 from tests.support.shards import ScriptedClient, planned, session_for
 
