@@ -35,9 +35,10 @@ async def head_start(settings: AnswerSettings, pool: PoolConfig, importing: str)
 
         stack.enter_context(started_ahead(pool))
         plan = read_plan(plan_file(settings), settings)
-        loading = asyncio.create_task(asyncio.to_thread(_load, api, importing))
-        try:
-            async with begun_ahead(plan, said_before(settings, plan)) as session:
+        async with begun_ahead(plan, said_before(settings, plan)) as session:
+            # Not before: Prefect's import would hold up the first questions, and is done before the API is there.
+            loading = asyncio.create_task(asyncio.to_thread(_load, api, importing))
+            try:
                 while not loading.done() and session.progress.stop_reason != "interrupted":
                     await asyncio.wait((loading,), timeout=_LOOK_S)
                 if loading.done():
@@ -46,9 +47,9 @@ async def head_start(settings: AnswerSettings, pool: PoolConfig, importing: str)
                         yield None
                 else:
                     yield await _summed_up(plan, settings)
-        finally:
-            api.close()  # so that the thread has nothing to wait for
-            await asyncio.gather(loading, return_exceptions=True)
+            finally:
+                api.close()  # so that the thread has nothing to wait for
+                await asyncio.gather(loading, return_exceptions=True)
 
 
 def _load(api: Api, importing: str) -> None:

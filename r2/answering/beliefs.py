@@ -17,7 +17,8 @@ in docs/answering.md is optimistic. `KAPPA_FREE` and `AS_SHOWN` were chosen on o
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Self
@@ -294,17 +295,51 @@ class ProfileBeliefs:
         asked = self._by_name[arm]
         n_results = 1 + max((one.result for one in attempts if one.result is not None), default=-1)
         found: list[tuple[Attempt, float, list[float]]] = []
-        for result in range(n_results + 1) if self.has_equality else (n_results,):
-            right, others = asked.p_right, [1 - asked.p_right]
-            if self.has_equality:
-                weights, none = self._weights((*attempts, Attempt(arm, result)))
-                right, others = weights[result], [*weights[:result], *weights[result + 1 :], none]
+        if not self.has_equality:
+            its_results = {n_results: (asked.p_right, [1 - asked.p_right])}
+        else:
+            its_results = dict(enumerate(self._with_result(attempts, arm, n_results)))
+        for result, (right, others) in its_results.items():
             if not asked.levels:
                 found.append((Attempt(arm, result), right, others))
             for level in asked.levels:
                 further = Attempt(arm, result, level.typical)
                 found.append((further, right * level.if_right, [weight * level.if_wrong for weight in others]))
         return found
+
+    def _with_result(self, attempts: Attempts, arm: str, n_results: int) -> Iterator[tuple[float, list[float]]]:
+        """For each result that the arm may bring, an earlier one or a new one: `_weights` of the attempts with it, that
+        of its own result apart from the others. What the attempts say is worked out once for all of them."""
+        told = sorted([one for one in attempts if one.result is not None], key=_arm_of)
+        place = bisect_right([one.arm for one in told], arm)
+        further = self._if_right_and_wrong(Attempt(arm, n_results))
+        if_its, if_not = list[float](), list[float]()
+        seen = [(one.result, self._if_right_and_wrong(one)) for one in told]
+        for right in range(n_results + 1):  # the last one: none of those that came, whether this arm's or nobody's
+            its = other = 0.0
+            for degree, (p_right, p_wrong) in enumerate(further):
+                likelihood = 1.0
+                for result, pairs in seen:
+                    likelihood *= pairs[degree][result != right]
+                its += likelihood * p_right
+                other += likelihood * p_wrong
+            if_its.append(its)
+            if_not.append(other)
+        are_twins_among = self._has_twins([*(one.arm for one in told), arm])
+        for result in range(n_results + 1):
+            among = [*told[:place], Attempt(arm, result), *told[place:]]
+            results = tuple([one.result for one in among if one.result is not None])
+            others = list[float]()
+            own = 0.0
+            for right in (*range(max(result + 1, n_results)), None):
+                weight = if_its[result] if right == result else if_not[n_results if right is None else right]
+                if told:
+                    weight *= self._alike(among, right) if are_twins_among else _alike(results, right, self._usual_odds)
+                if right == result:
+                    own = weight
+                else:
+                    others.append(weight)
+            yield own, others
 
     def _weights(self, attempts: Attempts) -> tuple[list[float], float]:
         """Likelihood of the attempts, results and confidences, if each result is the right one, and if none is.
@@ -315,8 +350,7 @@ class ProfileBeliefs:
         seen = [self._if_right_and_wrong(one) for one in told]
         results = tuple([one.result for one in told if one.result is not None])
         by_degree = list(zip(*seen, strict=True)) or [()] * len(DEGREES)
-        named = [self._weights_by_name[one.arm] for one in told if one.arm in self._weights_by_name]
-        are_twins_among = len(set(named)) < len(named)
+        are_twins_among = self._has_twins([one.arm for one in told])
         found = []
         for right in (*range(1 + max(results, default=-1)), None):
             is_wrong = [result != right for result in results]
@@ -330,6 +364,11 @@ class ProfileBeliefs:
                 total *= self._alike(told, right) if are_twins_among else _alike(results, right, self._usual_odds)
             found.append(total)
         return found[:-1], found[-1]
+
+    def _has_twins(self, arms: Iterable[str]) -> bool:
+        """Two of the arms share their weights."""
+        named = [self._weights_by_name[arm] for arm in arms if arm in self._weights_by_name]
+        return len(set(named)) < len(named)
 
     def _if_right_and_wrong(self, attempt: Attempt) -> list[tuple[float, float]]:
         """For each degree of difficulty: P(its result is right, so surely), P(it is wrong, so surely)."""

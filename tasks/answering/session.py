@@ -131,7 +131,10 @@ class RunSession:
             self.checks.stop()
 
     def guessed_usd(self, *, is_free: bool) -> float:
-        """What one question may need, before any has been answered; `is_free`: one without a benchmark."""
+        """What one question may need, before any has been answered; `is_free`: one without a benchmark. 0 where nothing
+        is capped: then nobody asks."""
+        if self.client.unspent_usd() == math.inf:
+            return 0.0
         prices = {name: card.price for name, card in self.router.roster.by_name.items()}
         return guessed_usd(self.router, prices, is_free=is_free)
 

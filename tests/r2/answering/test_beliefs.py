@@ -199,11 +199,14 @@ def test_what_may_come_sums_to_one_and_changes_no_probability_on_average(kappa: 
             assert own == pytest.approx(beliefs.known[3].p_right)
 
 
+@pytest.mark.parametrize("twins", [(), ("m0", "m3"), ("m0", "m1")], ids=str)
 @pytest.mark.parametrize("has_equality", [True, False])
-def test_the_last_attempt_looked_at_is_worked_out_in_one_go(has_equality: bool):
+def test_the_last_attempt_looked_at_is_worked_out_in_one_go(has_equality: bool, twins: tuple[str, ...]):
     chance = random.Random(8)
     for n in (0, 1, 2, 3):
         beliefs = made_up(chance, 4, 0.2, has_equality)
+        known = (replace(arm, weights="same" if arm.name in twins else "") for arm in beliefs.known)
+        beliefs = replace(beliefs, known=tuple(known))
         attempts = drawn(chance, beliefs, n)
         for least in (0.0, 0.7):
             outcomes = beliefs.outcomes(attempts, "m3")
