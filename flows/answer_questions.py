@@ -140,21 +140,7 @@ async def _publish(summary: RunSummary, progress: Progress, run_dir: Path, writt
         for name, n in summary.calls_by_model.items()
     ]
     description = f"run {summary.run_id}"
-    jobs = [
-        {
-            "model": one.job.entry,
-            "job": one.job.id,
-            "state": one.end.state if one.end is not None else "waiting",
-            "why": one.end.why if one.end is not None else "",
-            "calls": one.job.n_rows,
-            "answered": one.totals.n_answered,
-            "live": one.totals.n_live,
-            "hours": (one.end.ended_at - one.job.created_at) / 3600 if one.end is not None else None,
-            "USD": one.totals.cost_usd,
-            "USD live": one.totals.live_usd,
-        }
-        for one in JobFiles(run_dir / "jobs").records()[-MOST_JOBS_SHOWN:]
-    ]
+    jobs = jobs_shown(run_dir)
     if jobs:
         await acreate_table_artifact(key="answer-questions-jobs", table=rounded(jobs), description=description)
     await acreate_table_artifact(key="answer-questions-summary", table=rounded([row]), description=description)
@@ -172,6 +158,25 @@ async def _publish(summary: RunSummary, progress: Progress, run_dir: Path, writt
         f"{summary.cost_usd:.6f} USD, {progress.session_cost_usd:.6f} of it in this session; {summary.saved_usd:.6f} "
         f"saved by {summary.n_reused} reused calls of {summary.n_calls}",
     )
+
+
+def jobs_shown(run_dir: Path) -> list[dict[str, object]]:
+    """The rows of the artifact that has the run's batch jobs, the newest last."""
+    return [
+        {
+            "model": one.job.entry,
+            "job": one.job.id,
+            "state": one.end.state if one.end is not None else "waiting",
+            "why": one.end.why if one.end is not None else "",
+            "calls": one.job.n_rows,
+            "answered": one.totals.n_answered,
+            "live": one.totals.n_live,
+            "hours": (one.end.ended_at - one.job.created_at) / 3600 if one.end is not None else None,
+            "USD": one.totals.cost_usd,
+            "USD live": one.totals.live_usd,
+        }
+        for one in JobFiles(run_dir / "jobs").records()[-MOST_JOBS_SHOWN:]
+    ]
 
 
 def _by_hand() -> None:

@@ -1,6 +1,7 @@
 """Batch lanes against a provider in memory: what is sent, what is paid, and what follows each fault."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -291,6 +292,42 @@ def test_a_job_that_nobody_knows_of_before_the_deadline_is_counted_at_its_worst_
     assert job.totals.n_live == 3
     assert one.fake.asked["submit"] == 1
     assert one.spent_usd == pytest.approx(sum(c.cost_usd for c in done))
+
+
+def test_results_that_never_come_are_given_up_for_the_deadline_and_asked_live(run: Make):
+    one = run(FakeBatches(wrong={"results": [BatchUnclearError("HTTP 503") for _ in range(1000)]}), deadline_s=0.8)
+    done = one.ask(4)
+    assert all(c.is_ok for c in done)
+    [job] = one.jobs()
+    assert job.end is not None and (job.end.state, job.end.rescued, job.end.n_absent) == ("ended", True, 3)
+    assert "did not come before the deadline" in job.end.why
+    assert one.fake.asked["results"] > 5
+    assert [len(c.attempts) for c in done].count(2) == 3, "the lost rows count at their worst"
+    assert one.spent_usd == pytest.approx(sum(c.cost_usd for c in done))
+
+
+def test_the_deadline_of_a_run_that_goes_on_counts_from_its_open_job(run: Make, monkeypatch: pytest.MonkeyPatch):
+    one = run(FakeBatches(n_polls=-1, share_done=0.0), deadline_s=1000.0)
+
+    async def killed() -> None:
+        async with one.session() as (lanes, journal):
+            asking = [
+                asyncio.ensure_future(lanes.complete(call(i), problem_id=f"p{i}", journal=journal)) for i in (0, 1)
+            ]
+            await one.fake.is_sent.wait()
+            await asyncio.sleep(0.05)
+            lanes.stop()
+            await asyncio.gather(*asking)
+
+    asyncio.run(killed())
+    assert one.n_live == 1
+    now = time.time
+    monkeypatch.setattr("r2.pool.batch.jobs.time.time", lambda: now() + 950)
+    done = one.ask(2)  # 50 s are left, and a tenth of 1,000 is kept for asking live
+    assert all(c.is_ok for c in done)
+    assert one.n_live == 2
+    [job] = one.jobs()
+    assert job.end is not None and job.end.rescued
 
 
 def test_a_provider_that_takes_no_job_before_the_deadline_is_asked_live(run: Make):

@@ -222,10 +222,11 @@ class Carrier:
         self._lane.over(job, end, is_lost=is_lost or status.state == "ended" or ran_unseen)
 
     async def _rows(self, job: OpenJob) -> bool:
-        """Reads the results until they are whole. True where they are no longer kept, or never came whole: what is
-        absent may have run."""
+        """Reads the results until they are whole. True where they are no longer kept, never came whole, or did not come
+        by the deadline though there was time to ask often: what is absent may have run."""
         assert job.provider_id is not None
         pause, n_cut, n_taken = self._times.retry_first_s, 0, 0
+        patient_until = self._clock.monotonic() + self._times.cancel_most_s
         while True:
             n_before = len(job.done)
             try:
@@ -239,6 +240,10 @@ class Carrier:
                 n_cut += len(job.done) > n_before or n_cut > 0
                 if n_cut >= MOST_CUT:
                     job.end.why = f"its results never came whole: {unclear}"
+                    return True
+                if self._clock.monotonic() >= max(patient_until, self._lane.rescue_at(len(job.slots))):
+                    self._lane.close_for(f"the results of job {job.facts.id[:8]} cannot be read: {unclear}")
+                    job.end.rescued, job.end.why = True, f"its results did not come before the deadline: {unclear}"
                     return True
                 await self._pause(max(pause, unclear.retry_after_s or 0.0))
                 pause = min(pause * 1.5, self._times.retry_most_s)

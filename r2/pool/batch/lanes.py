@@ -6,6 +6,7 @@ asked again brings what it has cost so far with it, in the journal as well.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -39,8 +40,9 @@ class BatchEntry:
 
 
 class Lanes:
-    """`entries` are those that go by batch; `deadline_s` is counted from now, None: no deadline. `say` gets a line
-    where something is not as usual. Used inside `async with`, and a client of the same run inside it."""
+    """`entries` are those that go by batch; `deadline_s` is counted from now, or from when the oldest job that is still
+    open was made; None: no deadline. `say` gets a line where something is not as usual. Used inside `async with`, and a
+    client of the same run inside it."""
 
     def __init__(
         self,
@@ -60,7 +62,8 @@ class Lanes:
         self._clock = clock or SystemClock()
         self._times = times or LaneTimes()
         self._deadline_s = deadline_s
-        self._deadline = float("inf") if deadline_s is None else self._clock.monotonic() + deadline_s
+        self._began = self._clock.monotonic()
+        self._deadline = math.inf if deadline_s is None else self._began + deadline_s
         self._n_live = 0
         self._due: list[_Due] = []
         self._keeping: set[asyncio.Task[None]] = set()
@@ -91,6 +94,9 @@ class Lanes:
         for stored in self._store.open_jobs():
             if stored.job.entry in left:
                 left[stored.job.entry].append((stored, self._store.lines(stored.job)))
+                if stored.end is None:  # oldest first; a clock that was set back gives no more than the whole of it
+                    waited_s = max(0.0, self._clock.time() - stored.job.created_at)
+                    self._deadline = min(self._deadline, self._began + (self._deadline_s or math.inf) - waited_s)
         for name, lane in self.lanes.items():
             lane.open(left[name])
         return self
@@ -343,7 +349,7 @@ class Lanes:
         """When so many calls must go live to be answered before the deadline: a tenth of the deadline before it, or as
         long as the entry's limits need for them and a cancelled job may take to end, at most half of it."""
         if self._deadline_s is None:
-            return float("inf")
+            return math.inf
         limits = self.lanes[name].entry.table
         per_minute = limits.max_requests_per_minute
         live_s = 60 * n_rows / per_minute if per_minute else 0.0
