@@ -17,6 +17,7 @@ import gzip
 import hashlib
 import itertools
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -33,6 +34,8 @@ from r2.methods import confidence_cascade, method_named
 from r2.methods.router import make_router
 from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig, load_pool
+from r2.pool.file.identity import answering_digests
+from r2.pool.file.recording import recorded_pool
 from r2.pool.opening import open_client
 from r2.problem import Problem
 from r2.problems.source import parse_source
@@ -81,9 +84,11 @@ async def record(given: argparse.Namespace, pool: PoolConfig, entries: list[str]
             part = given.out / f"{source.name}.{entry}.jsonl.gz"
             problems = sample(list(problems_of(source, None, 0)), given.sample)
             write_lines(given.out / f"{source.name}.questions.jsonl.gz", map(row_of, problems))
-            if part.exists() and recorded_ids(part) == [problem.problem_id for problem in problems]:
-                continue
             router = router_of(pool, given.pool, entry, given.cot_tokens)
+            if part.exists():
+                refuse_foreign(part, entry, pool, problems, router)
+                if recorded_ids(part) == [problem.problem_id for problem in problems]:
+                    continue
             began = time.monotonic()
             with Journal.open(given.work / f"{source.name}.{entry}.journal") as journal:
                 found = await asked(problems, router, client, journal, given.in_flight, ends_at)
@@ -169,12 +174,43 @@ def lines_of(found: list[Trajectory]) -> Iterator[dict[str, object]]:
             }
 
 
+def refuse_foreign(path: Path, entry: str, pool: PoolConfig, problems: list[Problem], router: Router) -> None:
+    """InputFileError for a part that was recorded with another model under this name, or asked in another way."""
+    with tempfile.TemporaryDirectory() as folder:
+        of_part = Path(folder) / "pool.toml"
+        of_part.write_text(recorded_pool(path), "utf-8")
+        then = answering_digests(load_pool(of_part))
+    if then.get(entry) != answering_digests(pool)[entry]:
+        raise InputFileError(
+            f"{path}: recorded with another pool, whose {entry} is another model. Move it away, or record with --out "
+            "elsewhere."
+        )
+    asked = recorded_calls(path)
+    for problem in problems:
+        if problem.problem_id not in asked:
+            continue
+        first = next(method_named(router.settings.method).run(problem, router))
+        if not {call.request_sha() for call in first} & asked[problem.problem_id]:
+            raise InputFileError(
+                f"{path}: {problem.problem_id} was asked in another way: by another version of the prompts, or with "
+                "another --cot-tokens. Move it away, and it is recorded anew."
+            )
+
+
 def recorded_ids(path: Path) -> list[str]:
     """Ids of the questions of a part, in its order. InputFileError for one that is cut or no recording."""
+    return list(recorded_calls(path))
+
+
+def recorded_calls(path: Path) -> dict[str, set[str]]:
+    """What was asked for each question of a part (`Call.request_sha`), in its order. Errors as `recorded_ids`."""
+    found: dict[str, set[str]] = {}
     try:
         with gzip.open(path) as file:
-            lines = [orjson.loads(line) for line in file][1:]
-        return list(dict.fromkeys(line["problem_id"] for line in lines))
+            for line in itertools.islice(file, 1, None):
+                record = orjson.loads(line)
+                found.setdefault(record["problem_id"], set()).add(record["request_sha"])
+        return found
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise InputFileError(
             f"{path}: no whole recording ({error!r}). Move it away, and it is recorded anew."

@@ -1,5 +1,6 @@
 """Recording benchmark questions: the same sample every time, parts that are not asked again, a table that adds up."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -38,6 +39,14 @@ def test_a_recording_goes_on_where_it_stopped_and_becomes_a_table(tmp_path: Path
     assert len(recorded_ids(tmp_path / "out" / "gsm8k.sim-8b.jsonl.gz")) == 6
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stdout) == (0, "")  # nothing is left to ask
+    stronger = tmp_path / "pool.toml"
+    text = (ROOT / "pools" / "simulated.toml").read_text("utf-8")
+    stronger.write_text(text.replace("simulated = {ability = ", "simulated = {ability = 1", 1), "utf-8")
+    other_pool = subprocess.run(
+        [*command[:-7], str(stronger), *command[-6:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (other_pool.returncode, other_pool.stderr.count("\n")) == (2, 1), other_pool.stderr
+    assert "recorded with another pool" in other_pool.stderr
     table = tmp_path / "table.parquet"
     arguments = [str(table), "--recorded", str(tmp_path / "out"), "--pool", "pools/simulated.toml"]
     monkeypatch.chdir(ROOT)
@@ -48,6 +57,13 @@ def test_a_recording_goes_on_where_it_stopped_and_becomes_a_table(tmp_path: Path
     assert {row["model"] for row in found} == {"sim-0.6b", "sim-8b"}
     assert all(row["cost_usd"] > 0 and 0 <= row["confidence"] <= 1 for row in found)
     assert "12 rows, 2 entries, 1 benchmarks" in capsys.readouterr().out
+    part = tmp_path / "out" / "gsm8k.sim-8b.jsonl.gz"
+    first, *lines = gzip.decompress(part.read_bytes()).splitlines()
+    changed = [json.dumps(json.loads(line) | {"request_sha": "0" * 64}).encode() for line in lines]
+    part.write_bytes(gzip.compress(b"\n".join([first, *changed])))
+    other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (other.returncode, other.stderr.count("\n")) == (2, 1), other.stderr
+    assert "was asked in another way" in other.stderr
 
 
 @pytest.mark.parametrize(
