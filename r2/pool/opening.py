@@ -32,7 +32,7 @@ async def open_client(
     None: the host's. PoolFileError or EndpointError before the first paid call.
     """
     async with (
-        open_endpoints(pool, models_dir=models_dir, log_dir=log_dir) as addresses,
+        open_endpoints(pool, models_dir=models_dir, log_dir=log_dir, state_dir=state_dir) as addresses,
         PoolClient(
             pool,
             addresses,

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from r2.atomic import replacing_folder
 from r2.errors import ConfigError
 from r2.policies.registry import CARD, CATALOGUE_NAME, Registry
 from r2.pool.servers.fetch import catalogue, find_weights
+from r2.training.dequantise import dequantise
 from r2.training.tiny import make_model, make_tokenizer, tiny_size
 
 
@@ -28,7 +28,7 @@ def base_folder(base: str, models_dir: Path) -> str:
         path = weights.path(models_dir)
         if not path.exists():
             raise ConfigError(f"base {base}: {path} is not there. Fetch it with: r2 pool fetch {name}")
-        _dequantise(path, folder)
+        dequantise(path, folder)
     return str(folder)
 
 
@@ -66,25 +66,3 @@ def load_policy_weights(folder: Path, base: str, models_dir: Path) -> tuple[Any,
 
     model, tokenizer = load_base(base, models_dir)
     return PeftModel.from_pretrained(model, str(folder)).merge_and_unload(), tokenizer
-
-
-def _dequantise(gguf: Path, folder: Path) -> None:
-    """transformers keeps GGUF weights quantised unless told, and then cannot save."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-    )
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer, model.is_quantized = None, False
-    try:
-        with replacing_folder(folder) as temporary:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-    except OSError:
-        if not (folder / "config.json").exists():  # else another process was first
-            raise

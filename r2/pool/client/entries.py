@@ -139,6 +139,8 @@ class OpenPool:
             owner, _ = self._pool.limits_of(name)
             if owner not in gates:
                 gates[owner] = self._open_gate(name)
+            if (backlog := addresses[name].backlog) is not None:
+                backlog.follow(partial(gates[owner].hold, addresses[name].base_url))
             key_env, base_url = table.api_key_env, addresses[name].base_url
             endpoint = Endpoint.at(
                 base_url,

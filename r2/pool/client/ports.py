@@ -4,7 +4,7 @@
 `r2/pool/servers/endpoints.py` starts or finds the servers and gives one `Address` per pool entry.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,13 +14,21 @@ class Address:
     """Where one pool entry answers: `base_url` ends before `/chat/completions`, `served_model` is the body's `model`.
 
     `streams`: the server sends its answer in pieces when asked to, a token each. `is_ours`: we started it, it serves
-    nobody else, and whoever waits for it waits for work of ours.
+    nobody else, and whoever waits for it waits for work of ours. `backlog`: somebody watches the server's queue.
     """
 
     base_url: str
     served_model: str
     streams: bool = False
     is_ours: bool = False
+    backlog: "Backlog | None" = None
+
+
+class Backlog(Protocol):
+    """What a server of ours has not begun (r2/pool/servers/vllm_watch.py)."""
+
+    def follow(self, hold: Callable[[bool], None]) -> None:
+        """Calls `hold(True)` when nothing more should be sent for now, `hold(False)` when it may be sent again."""
 
 
 class CallJournal(Protocol):

@@ -27,6 +27,7 @@ from r2.pool.file.entry_text import LIST_KEYS
 from r2.pool.file.listed import written_out
 from r2.pool.file.recording import recorded_pool
 from r2.pool.file.secrets import line_of_login, secret_of_body, secret_of_endpoint, secret_of_variable
+from r2.pool.file.vllm_table import VllmTable
 from r2.roster import ModelCard, PromptMode, Roster, Tier
 from r2.settings import parsed_toml
 from r2.shipped.place import found
@@ -61,6 +62,7 @@ _LATER_MODEL_FIELDS: Final[Mapping[str, object]] = {
     "batch_price": ...,
     "batch_model": ...,
     "profile_rows": None,
+    "adapter": None,
 }
 _LATER_PRICE_FIELDS: Final[Mapping[str, object]] = {"cache_write": None, "long": (), "batch": ..., "until": ...}
 """Fields that came later, with their defaults: pool files that do not set them keep their digest. `...`: never counts.
@@ -144,7 +146,11 @@ class ModelTable(EndpointLimits):
     endpoint: str
     """`http(s)://host/v1` (any OpenAI-compatible URL), `local:CATALOGUE-NAME` or `local:FILE.gguf` (embedded
     llama.cpp), `policy:NAME` (the promoted version of a trained policy), `policy:NAME@v2` or `policy:FOLDER`,
+    `vllm:CATALOGUE-NAME`, `vllm:FOLDER` or `vllm:HUB-ID` (a vLLM server that we start, one for all entries of a model),
     `simulated:NAME` (our own server with a simulated model), or `recording:FILE`."""
+    adapter: str | None = None
+    """A trained policy that the `vllm:` server loads as a LoRA adapter for this entry: `NAME` (the promoted version),
+    `NAME@v2` or a folder. None: the model itself."""
     served_model: str = ""
     """The `model` field sent to the endpoint; "" for the entry's own name."""
     tier: Tier
@@ -163,7 +169,7 @@ class ModelTable(EndpointLimits):
     """Least time that one attempt is waited for; longer where the entry's last answers say that it needs more."""
     deadline_s: Positive = 600.0
     """Time limit of one call with all its waits, retries and fallbacks. Servers that we start ourselves (`local:`,
-    `policy:`, `simulated:`) have none: whoever waits for them waits for work of ours."""
+    `policy:`, `vllm:`, `simulated:`) have none: whoever waits for them waits for work of ours."""
     dialect: str | None = None
     """How the endpoint is spoken to (r2/pool/client/dialects/); None: as the address's host says, else as any
     OpenAI-compatible server."""
@@ -241,6 +247,12 @@ class ModelTable(EndpointLimits):
         return extra_body
 
     @property
+    def vllm_target(self) -> str | None:
+        """MODEL of a `vllm:MODEL` endpoint; None for other endpoints."""
+        kind, _, target = self.endpoint.partition(":")
+        return target if kind == "vllm" else None
+
+    @property
     def sent_output_limit(self) -> int | None:
         """The limit on generated tokens that holds in place of a call's own: the one in `extra_body`, or where `omit`
         leaves the limit out what the model can generate; None: the call's own."""
@@ -277,6 +289,8 @@ class PoolTables(_Table):
     router: RouterTable
     models: dict[str, ModelTable] = Field(min_length=1)
     quotas: dict[str, EndpointLimits] = Field(default_factory=dict)
+    vllm: dict[str, VllmTable] = Field(default_factory=dict)
+    """MODEL of a `vllm:MODEL` endpoint -> how its server is started; see r2/pool/file/vllm_table.py."""
     budget: BudgetTable = Field(default_factory=BudgetTable)
     simulated_faults: Mapping[str, float] = Field(default_factory=dict)
     """Fault name -> share of calls that meet it, on the `simulated:` endpoints; see r2/pool/simulated/process.py."""
@@ -291,6 +305,16 @@ class PoolTables(_Table):
         for name, model in self.models.items():
             if model.quota is not None and model.quota not in self.quotas:
                 raise ValueError(f"models.{name}.quota = {model.quota!r} has no [quotas.{model.quota}] table")
+        targets = {model.vllm_target for model in self.models.values() if model.vllm_target is not None}
+        for name in self.vllm:
+            if name not in targets:
+                raise ValueError(f'[vllm."{name}"] is the server of no entry; expected endpoint = "vllm:{name}"')
+        for name, model in self.models.items():
+            if model.adapter is not None and model.vllm_target is None:
+                raise ValueError(
+                    f"models.{name}.adapter = {model.adapter!r} is for vllm: endpoints. Elsewhere the policy is the "
+                    f'endpoint: endpoint = "policy:{model.adapter}"'
+                )
         if not any(model.solver for model in self.models.values()):
             raise ValueError("no model has solver = true; somebody must answer")
         return self
@@ -324,6 +348,7 @@ class PoolConfig:
         answers = tables.model_dump(
             exclude={
                 "quotas": True,
+                "vllm": True,
                 "budget": True,
                 "simulated_faults": True,
                 "models": {
@@ -348,6 +373,8 @@ class PoolConfig:
             drop_later_defaults(model)
         if self.router.second_decomposer is None:
             del answers["router"]["second_decomposer"]  # it came later: pool files without it keep their digest
+        if servers := {name: said for name, table in tables.vllm.items() if (said := table.identity())}:
+            answers["vllm"] = servers
         identity = repr(sorted(answers.items()))
         if policies:
             identity += repr(sorted((name, p.ref, p.card.weights_sha256) for name, p in policies.items()))
@@ -396,7 +423,15 @@ class PoolConfig:
         model = self.models[name]
         if model.quota is not None:
             return f"quota:{model.quota}", self.tables.quotas[model.quota]
+        limits_said = model.model_fields_set & EndpointLimits.model_fields.keys()
+        if model.vllm_target is not None and not limits_said:  # one server: its entries share what it does at once
+            server = self.vllm_server(model.vllm_target)
+            return f"vllm:{self.digest}:{model.vllm_target}", EndpointLimits(max_in_flight=server.max_num_seqs)
         return f"model:{self.digest}:{name}", model
+
+    def vllm_server(self, target: str) -> VllmTable:
+        """How the server of the `vllm:` entries of this model is started."""
+        return self.tables.vllm.get(target, VllmTable())
 
     def check_keys(self, environ: Mapping[str, str] = os.environ, today: date | None = None) -> None:
         """PoolFileError if a named key variable is not set, or the provider has ended a model or its price: better now
@@ -482,21 +517,30 @@ def _refuse_secrets(path: Path, text: str, tables: PoolTables) -> None:
 
 
 def _policies(path: Path, text: str, tables: PoolTables, registry: Registry) -> dict[str, Policy]:
-    """What each `policy:` entry means now. PoolFileError if there is none, or if the entry asks it in words it was not
-    trained on."""
+    """What each `policy:` entry and each adapter means now. PoolFileError if there is none, if it is not of the weights
+    beside it, or if the entry asks it in words it was not trained on."""
     policies: dict[str, Policy] = {}
     for name, table in tables.models.items():
-        if not table.endpoint.startswith("policy:"):
+        field = "endpoint" if table.adapter is None else "adapter"
+        if field == "endpoint" and not table.endpoint.startswith("policy:"):
             continue
+        line = _line_of(text, ("models", name, field))
         try:
-            policies[name] = policy = registry.load(table.endpoint.partition(":")[2])
+            policies[name] = policy = registry.load(table.adapter or table.endpoint.partition(":")[2])
         except ConfigError as error:
-            line = _line_of(text, ("models", name, "endpoint"))
-            raise PoolFileError(f"{path}:{line}: models.{name}.endpoint: {error}") from None
-        if policy.card.kind == "scorer":
-            line = _line_of(text, ("models", name, "endpoint"))
+            raise PoolFileError(f"{path}:{line}: models.{name}.{field}: {error}") from None
+        if table.adapter is not None and not (
+            policy.is_adapter and table.vllm_target in (policy.catalogue_name, policy.card.base)
+        ):
+            what = f"an adapter of {policy.catalogue_name}" if policy.is_adapter else "full weights"
             raise PoolFileError(
-                f"{path}:{line}: models.{name}.endpoint: {policy.ref} is a scorer, which says who is asked and answers "
+                f"{path}:{line}: models.{name}.adapter: {policy.ref} is {what}, and the server loads "
+                f"{table.vllm_target}. An adapter fits the weights it was trained on; full weights are served by "
+                f'endpoint = "policy:{table.adapter}".'
+            )
+        if policy.card.kind == "scorer":
+            raise PoolFileError(
+                f"{path}:{line}: models.{name}.{field}: {policy.ref} is a scorer, which says who is asked and answers "
                 f"nothing itself. Take the entry out, and give: r2 answer --scorer {policy.card.name}."
             )
         if table.prompt_mode != policy.card.prompt_mode:
@@ -523,6 +567,8 @@ def _weights(name: str, model: ModelTable) -> str:
     kind = model.endpoint.partition(":")[0]
     if kind == "recording":
         return name
+    if kind == "vllm":
+        return model.endpoint if model.adapter is None else f"{model.endpoint} {model.adapter}"
     return f"{model.endpoint} {model.served_model or name}" if kind in ("http", "https") else model.endpoint
 
 
@@ -588,6 +634,7 @@ def _known_keys(location: tuple[str, ...]) -> list[str]:
         "quotas": EndpointLimits,
         "router": RouterTable,
         "budget": BudgetTable,
+        "vllm": VllmTable,
     }
     if "price_usd_per_mtok" in location:
         return list(PriceTable.model_fields)
@@ -616,7 +663,7 @@ def _line_of(text: str, location: tuple[str, ...]) -> int:
     return best
 
 
-Endpoint = Literal["http", "local", "policy", "simulated", "recording"]
+Endpoint = Literal["http", "local", "policy", "vllm", "simulated", "recording"]
 
 
 def endpoint_kind(endpoint: str) -> Endpoint:
@@ -627,11 +674,13 @@ def endpoint_kind(endpoint: str) -> Endpoint:
         "https": "http",
         "local": "local",
         "policy": "policy",
+        "vllm": "vllm",
         "simulated": "simulated",
         "recording": "recording",
     }
     if scheme not in kinds:
         raise PoolFileError(
-            f"endpoint {endpoint!r}: expected http(s)://..., local:NAME, policy:NAME, simulated:NAME or recording:FILE"
+            f"endpoint {endpoint!r}: expected http(s)://..., local:NAME, policy:NAME, vllm:MODEL, simulated:NAME or "
+            "recording:FILE"
         )
     return kinds[scheme]

@@ -1,10 +1,10 @@
 """The one door to a quota owner: who may send now, in order of asking. Everything that limits sending meets here.
 
-In order: the breaker, the shared pause after a refusal, the adaptive number in flight (`r2/pool/limits/aimd.py`), the
-pace of requests (asyncio-throttle) and of tokens (a bucket), and last the host-wide window
-(`r2/pool/limits/shares.py`), so that a grant is used the moment it is given. The door is a FIFO lock: only the call at
-its head waits for any of these, which gives asyncio-throttle, whose waiters poll, at most one of them, and costs a call
-that need not wait no trip through the loop.
+In order: who holds the door (`hold`: a server with a queue), the breaker, the shared pause after a refusal, the
+adaptive number in flight (`r2/pool/limits/aimd.py`), the pace of requests (asyncio-throttle) and of tokens (a bucket),
+and last the host-wide window (`r2/pool/limits/shares.py`), so that a grant is used the moment it is given. The door is
+a FIFO lock: only the call at its head waits for any of these, which gives asyncio-throttle, whose waiters poll, at most
+one of them, and costs a call that need not wait no trip through the loop.
 
 Nothing below this layer may retry a 429, or the controller would not see it. `leave` is told how each call went.
 """
@@ -124,6 +124,7 @@ class Gate:
         self._door = asyncio.Lock()
         self._changed = asyncio.Event()
         self._is_stopped = False
+        self._holders: set[str] = set()
         self._limits = limits
         self._kept_to = (limits.max_requests_per_minute, limits.max_tokens_per_minute)
         self._pace = Pace(limits.max_requests_per_minute) if limits.max_requests_per_minute else None
@@ -201,6 +202,11 @@ class Gate:
         if tokens != before[1]:
             self._bucket = None if tokens is None else TokenBucket(tokens, self._clock())
 
+    def hold(self, who: str, is_held: bool) -> None:
+        """While anybody holds it nobody enters; those inside finish."""
+        (self._holders.add if is_held else self._holders.discard)(who)
+        self._changed.set()
+
     def stop(self) -> None:
         """Nobody enters any more; those inside finish."""
         self._is_stopped = True
@@ -222,6 +228,7 @@ class Gate:
         controller = self.controller
         return (
             not self._is_stopped
+            and not self._holders
             and controller.breaker == "closed"
             and self.in_flight < controller.limit
             and (controller.blocked_until <= 0.0 or self._clock() >= controller.blocked_until)
@@ -262,6 +269,9 @@ class Gate:
             if self._is_stopped:
                 raise GateClosedError("stopped", _STOPPED)
             now = self._clock()
+            if self._holders:
+                await self._nap(None)
+                continue
             if controller.breaker != "closed":
                 if not controller.may_probe(now):
                     raise GateClosedError("circuit_open", f"{self.owner} is taken as down: {controller.why_open}")

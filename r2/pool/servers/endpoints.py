@@ -1,5 +1,5 @@
-"""Addresses for a pool's entries: URLs as they are; servers started for `local:`, `policy:` and `simulated:` entries,
-ended with the block."""
+"""Addresses for a pool's entries: URLs as they are; servers started for `local:`, `policy:`, `vllm:` and `simulated:`
+entries, ended with the block."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -8,18 +8,23 @@ from pathlib import Path
 
 from r2.policies.registry import Policy
 from r2.policies.torch_there import require_torch
+from r2.pool.client.client import to_stderr
 from r2.pool.client.ports import Address
+from r2.pool.client.state import state_dir as state_dir_of_host
 from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.servers.child_server import child_server
 from r2.pool.servers.fetch import catalogue
 from r2.pool.servers.local import open_local, weights_path
+from r2.pool.servers.vllm import open_vllm, targets_of
 from r2.pool.simulated.process import start_simulated
 
 
 @asynccontextmanager
-async def open_endpoints(pool: PoolConfig, *, models_dir: Path, log_dir: Path) -> AsyncIterator[dict[str, Address]]:
+async def open_endpoints(
+    pool: PoolConfig, *, models_dir: Path, log_dir: Path, state_dir: Path | None = None
+) -> AsyncIterator[dict[str, Address]]:
     """Entry name -> where it answers. Entries with the same weights share one server; `recording:` entries need no
-    address.
+    address. `state_dir` None: the host's; vLLM servers that `r2 pool serve` keeps are found there.
 
     PoolFileError (weights not fetched, memory too small) or EndpointError (a server does not come up), before any call.
     """
@@ -47,6 +52,17 @@ async def open_endpoints(pool: PoolConfig, *, models_dir: Path, log_dir: Path) -
                 if simulated is None:
                     simulated = await stack.enter_async_context(start_simulated(pool))
                 addresses[name] = Address(simulated, target, is_ours=True)
+        for target in targets_of(pool):
+            addresses |= await stack.enter_async_context(
+                open_vllm(
+                    pool,
+                    target,
+                    models_dir=models_dir,
+                    log_dir=log_dir,
+                    state_dir=state_dir or state_dir_of_host(),
+                    say=to_stderr,
+                )
+            )
         yield addresses
 
 
