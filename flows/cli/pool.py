@@ -231,6 +231,7 @@ def calibrate(
 def serve(
     seed: options.PlainSeed = 0,
     pool: Annotated[str, options.pool("pools/simulated.toml")] = "pools/simulated.toml",
+    models_dir: options.PlainModelsDir = options.DEFAULT_MODELS,
     host: Annotated[str, flag(OUTPUT, "--host", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, flag(OUTPUT, "--port", metavar="N", help="Port to listen on. 0 takes a free one and prints it.")
@@ -250,18 +251,28 @@ def serve(
         flag(OUTPUT, "--log", metavar="FILE", help="One JSON line per request is written here.", default="none"),
     ] = None,
 ) -> None:
-    """Serve a pool file's simulated models over HTTP until interrupted.
+    """Keep a pool file's vLLM servers running, or serve its simulated models over HTTP, until interrupted.
 
-    Statistics are at /stats.
+    With vllm: entries their servers are started and stay: every run of the pool file on this machine finds them, and
+    loads its adapters into them. The flags below are then of no use. Otherwise the simulated models are served;
+    statistics are at /stats.
 
-    Example:
+    Examples:
 
         r2 pool serve --pool pools/simulated.toml --port 8100
+        r2 pool serve --pool pools/vllm.toml
     """
     from r2.pool.simulated.process import serve as serve_simulated
     from r2.pool.simulated.server import Conditions
 
     config = load_pool(pool)
+    if any(endpoint_kind(m.endpoint) == "vllm" for m in config.models.values()):
+        import asyncio
+
+        from r2.pool.servers.vllm_serving import serve_vllm
+
+        asyncio.run(serve_vllm(config, models_dir=models_dir, state_dir=state_dir(), say=say))
+        return
     if not any(endpoint_kind(m.endpoint) == "simulated" for m in config.models.values()):
         raise PoolFileError(f'{pool}: no model has endpoint = "simulated:NAME"; there is nothing to serve')
     serve_simulated(config, host=host, port=port, conditions=Conditions(seed=seed, time_scale=time_scale), log_path=log)

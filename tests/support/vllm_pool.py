@@ -37,15 +37,27 @@ class VllmPool:
         for name, value in self.environ.items():
             monkeypatch.setenv(name, value)
 
-    def adapter(self, answer: str, *, name: str = "decomposer", rank: int = 8, kind: str = "decomposer") -> Policy:
-        """A version whose adapter answers so."""
+    def adapter(
+        self,
+        answer: str,
+        *,
+        name: str = "decomposer",
+        rank: int = 8,
+        kind: str = "decomposer",
+        base: str = "",
+        is_full: bool = False,
+    ) -> Policy:
+        """A version whose adapter answers so; `base` "" for the server's weights."""
 
         def write(folder: Path) -> None:
+            if is_full:
+                (folder / "model.safetensors").write_bytes(b"all of it")
+                return
             (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank}), "utf-8")
             (folder / "adapter_model.safetensors").write_bytes(answer.encode())
             (folder / ANSWER).write_text(answer, "utf-8")
 
-        card = PolicyCard(name=name, kind=kind, base=str(self.weights))  # type: ignore[arg-type]
+        card = PolicyCard(name=name, kind=kind, base=base or str(self.weights))  # type: ignore[arg-type]
         return self.registry.create(name, card, write)
 
     def write(self, entries: dict[str, str], options: str = "", router: str = "") -> PoolConfig:

@@ -54,7 +54,7 @@ async def child(
     env: Mapping[str, str] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> AsyncIterator[Child]:
-    """The same with the process, which has `patience_s` to end when asked to. `say` gets a line every 15 s of a start."""
+    """The same with the process, which has `patience_s` to end when asked to. `say` gets a line every 15 s of it."""
     log_dir.mkdir(parents=True, exist_ok=True)
     log = log_dir / f"{re.sub(r'[^A-Za-z0-9._@-]+', '_', what.partition(':')[2])}.log"
     read_end, write_end = os.pipe()

@@ -219,6 +219,31 @@ def test_a_pause_holds_everybody_and_a_deadline_ends_the_wait():
     asyncio.run(scenario())
 
 
+def test_a_gate_that_is_held_lets_nobody_in_until_all_who_hold_it_let_go():
+    async def scenario() -> None:
+        gate = opened(EndpointLimits(), Clock())
+        inside = await gate.enter(10)
+        gate.hold("one server", True)
+        gate.hold("another", True)
+        assert gate.enter_now(10) is None
+        waiting = asyncio.create_task(gate.enter(10))
+        await asyncio.sleep(0.01)
+        gate.leave(inside, "failed")
+        gate.hold("another", False)
+        await asyncio.sleep(0.01)
+        assert not waiting.done() and gate.in_flight == 0
+        gate.hold("one server", False)
+        gate.leave(await waiting, "answered")
+        gate.hold("one server", True)
+        waiting = asyncio.create_task(gate.enter(10))
+        await asyncio.sleep(0.01)
+        gate.stop()
+        with pytest.raises(GateClosedError, match="asked to stop"):
+            await waiting
+
+    asyncio.run(scenario())
+
+
 def test_an_open_breaker_refuses_those_who_wait_too_and_says_why():
     async def scenario() -> None:
         gate = opened(EndpointLimits(max_in_flight=1), Clock())

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ import pytest
 from r2.call import Call, Completion
 from r2.errors import EndpointError, PoolFileError
 from r2.pool.client.client import PoolClient
-from r2.pool.file.config import PoolConfig
+from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.opening import open_client
 from r2.pool.servers.vllm import adapter_name
 from tests.support.paths import ROOT
@@ -275,3 +276,92 @@ def test_a_schema_goes_as_response_format_and_never_as_guided_json(place: VllmPo
     [chat] = place.seen("chat")
     assert chat["body"]["response_format"]["type"] == "json_schema"
     assert not [name for name in chat["body"] if name.startswith("guided")]
+
+
+@contextmanager
+def kept(place: VllmPool) -> Iterator["subprocess.Popen[bytes]"]:
+    """`r2 pool serve` of the pool file, once its server can be asked."""
+    command = [sys.executable, "-m", "flows.cli", "pool", "serve", "--pool", str(place.folder / "pool.toml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as serving:
+        assert serving.stdout is not None
+        try:
+            assert b" listening http://127.0.0.1:" in serving.stdout.readline()
+            yield serving
+        finally:
+            serving.terminate()
+            serving.wait(30)
+
+
+def test_a_promotion_is_served_by_the_server_that_is_kept_and_earlier_runs_keep_their_version(place: VllmPool):
+    entries = {"base": "", "decomposer": 'adapter = "decomposer"\nprompt_mode = "bare"'}
+    place.adapter("the first")
+    place.registry.promote("decomposer", "v1", "trained")
+    before = place.write(entries)
+    with kept(place):
+        assert run(place, before, [call("decomposer")])[0].text == "the first"
+        place.adapter("the second")
+        place.registry.promote("decomposer", "v2", "better")
+        after = load_pool(before.path)
+        assert run(place, after, [call("decomposer")])[0].text == "the second"
+        assert run(place, before, [call("decomposer")])[0].text == "the first"
+        assert before.digest != after.digest, "another run"
+        [start] = place.seen("start")
+        assert {chat["pid"] for chat in place.seen("chat")} == {start["pid"]}
+        assert [one["name"].partition("-")[0] for one in place.seen("load")] == ["decomposer@v1", "decomposer@v2"]
+    assert place.left_after(10) == []
+
+
+def test_a_server_that_is_kept_and_dies_comes_back_with_what_was_loaded_since(place: VllmPool):
+    entries = {"base": "", "decomposer": 'adapter = "decomposer@v2"\nprompt_mode = "bare"'}
+    place.adapter("the first")
+    place.adapter("the second")
+    pool = place.write(entries)
+    with kept(place):
+
+        async def go() -> list[Completion]:
+            async with opened(place, pool) as client:
+                first = await asked(client, [call("decomposer")])
+                await asyncio.sleep(0.5)
+                os.kill(place.seen("start")[0]["pid"], signal.SIGKILL)
+                await started(place, 2)
+                return first + await asked(client, [call("decomposer", f"{n}") for n in range(8)])
+
+        assert [one.text for one in asyncio.run(go())] == ["the second"] * 9
+    assert place.left_after(10) == []
+
+
+def test_a_version_that_was_moved_is_loaded_in_place(place: VllmPool):
+    """The same weights from another folder: the server is told, or it would look for them where they were."""
+    policy = place.adapter("the same")
+    pool = place.write({"decomposer": 'adapter = "decomposer@v1"\nprompt_mode = "bare"'})
+    with kept(place):
+        assert run(place, pool, [call("decomposer")])[0].text == "the same"
+        moved = place.folder / "moved"
+        shutil.copytree(policy.path.parent.parent, moved)
+        shutil.rmtree(policy.path)
+        assert run(place, load_pool(pool.path, moved), [call("decomposer")])[0].text == "the same"
+    assert [one["inplace"] for one in place.seen("load")] == [False, True]
+
+
+def test_a_killed_keeper_of_servers_leaves_nothing_and_the_next_run_starts_its_own(place: VllmPool):
+    pool = place.write({"one": ""})
+    with kept(place) as serving:
+        serving.kill()
+        serving.wait(10)
+        assert place.left_after(10) == []
+        assert run(place, pool, [call("one")])[0].is_ok
+    assert len(place.seen("start")) == 2
+
+
+def test_a_pool_file_is_kept_by_one_process(place: VllmPool):
+    place.write({"one": ""})
+    with kept(place):
+        again = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "pool", "serve", "--pool", str(place.folder / "pool.toml")],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+    assert again.returncode == 1
+    assert "another process serves it already" in again.stderr
