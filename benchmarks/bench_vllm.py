@@ -2,12 +2,12 @@
 core-seconds, which is how pools/vllm.toml is priced.
 
     python -m benchmarks.bench_vllm [--pool FILE] [--models-dir models] [--tokens 32] [--in-flight 1 16 64]
-        [--rows base adapter prompts]
+        [--rows base adapter prompts adapter-prompts]
 
 The server is the pool file's (`vllm:` entries): found where `r2 pool serve` keeps one, else started and ended. Each
 row is one round with as many calls as are in flight (four rounds of a single call): the base model, then its adapter
-where an entry has one; last 32 prompts of some 450 tokens with one token of answer, which price the input. CPU seconds
-are of the server's processes, read from /proc.
+where an entry has one; last prompts of some 450 tokens with one token of answer, which price the input. CPU seconds are
+of the server's processes, read from /proc.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.opening import open_client
 
 CORE_HOUR_USD = 0.05
-ROWS = ("base", "adapter", "prompts")
+ROWS = ("base", "adapter", "prompts", "adapter-prompts")
 LONG = "The river runs past the mill, and the miller counts the sacks that the carts bring down from the hills. " * 20
 
 
@@ -116,8 +116,10 @@ async def bench(pool: PoolConfig, models_dir: Path, tokens: int, in_flight: list
                     for again in range(4 if n == 1 else 1)
                 ]
                 print(together(rounds).line(), flush=True)
-        if "prompts" in rows:
-            print((await measured(client, f"{base}, prompts", long_calls(base, 32), target, of_prompts=True)).line())
+        for row, entry, n in (("prompts", base, 16), ("adapter-prompts", adapted, 4)):
+            if entry is not None and row in rows:
+                calls = long_calls(entry, n)
+                print((await measured(client, f"{entry}, prompts", calls, target, of_prompts=True)).line(), flush=True)
 
 
 def main() -> int:

@@ -46,8 +46,8 @@ class VllmTable(BaseModel):
     dtype: str | None = None
     """Number format; None: float32 on a CPU, where bfloat16 is emulated, else what the weights say."""
     kv_cache_gib: int = Field(default=1, ge=1)
-    """Memory for the attention cache on a CPU. On a GPU vLLM takes what is free (`--gpu-memory-utilization` in
-    `args`)."""
+    """Memory for the attention cache on a CPU. On a GPU vLLM takes what is free, unless `args` say
+    otherwise."""
     threads: int = Field(default=1, ge=1)
     """Threads on a CPU: on shared cores they wait for each other."""
     start_timeout_s: Annotated[float, Field(gt=0)] = 900.0
