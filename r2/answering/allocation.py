@@ -7,7 +7,7 @@ be shifted towards cheaper models with the cost knob `b`.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -85,9 +85,14 @@ def choose(completion: Completion, n_subtasks: int, models: Sequence[ModelCard],
     for index, name in enumerate(names):
         listed = scores.get(index, {})
         if b and listed:
-            name = max(listed, key=lambda m: (listed[m] - b * math.log(price_of[m]), -price_of[m]))
+            name = shifted_choice(listed, price_of, b)
         choices.append(Choice(name, listed))
     return choices
+
+
+def shifted_choice(log_probabilities: Mapping[str, float], price_of: Mapping[str, float], b: float) -> str:
+    """The model of the highest log p - b * ln(price), the cheaper of equals; prices are above 0."""
+    return max(log_probabilities, key=lambda m: (log_probabilities[m] - b * math.log(price_of[m]), -price_of[m]))
 
 
 def allocation_schema(n_subtasks: int, n_models: int) -> str:

@@ -6,6 +6,7 @@ A further method is one more line of `recorded_methods`: a `TableMethod` whose `
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from r2.answering.query_router import QueryRouter, pick
 from r2.errors import ConfigError
@@ -17,6 +18,12 @@ from r2.evaluation.recorded.table import OutcomeTable, Question
 from r2.training.fit_query_router import fit_query_router
 from r2.training.scorer.grpo import TUNED, ScorerGrpoSettings, tuned_method
 from r2.training.scorer.table_method import SCORER, scorer_method
+from r2.training.table_allocator.table_method import (
+    ALLOCATOR,
+    ALLOCATOR_TUNED,
+    allocator_method,
+    tuned_allocator_method,
+)
 
 QUERY_ROUTER = "query_router"
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 1.0)
@@ -25,8 +32,8 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0
 
 def recorded_methods(models: Sequence[str], names: Sequence[str] = (), n_seeds: int = 1) -> tuple[TableMethod, ...]:
     """Every model as a constant, and the methods of these names, trained ones once for each of the seeds 0 ..
-    `n_seeds` - 1; without a name all but those of `LONG`, which take many times as long to fit. ConfigError for a name
-    that no method has."""
+    `n_seeds` - 1; without a name all but those of `LONG`, which take many times as long to fit. `NAME:BASE` is an
+    allocator on another base model than `tiny`. ConfigError for a name that no method has."""
     fixed = (
         best_constant(),
         benchmark_rule(),
@@ -35,11 +42,12 @@ def recorded_methods(models: Sequence[str], names: Sequence[str] = (), n_seeds: 
         agreement_cascade(),
         counted(),
     )
-    known = [*(method.name for method in fixed), *_TRAINED]
+    trained = {**_TRAINED, **_on_bases(names)}
+    known = [*(method.name for method in fixed), *trained]
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"--methods {unknown[0]}: no method on recorded answers. Known: {', '.join(known)}.")
     chosen = [method for method in fixed if not names or method.name in names]
-    for name, made in _TRAINED.items():
+    for name, made in trained.items():
         if name in names or not (names or name in LONG):
             chosen += [_of_seed(made(seed), seed, n_seeds) for seed in range(n_seeds)]
     return (*(constant(model) for model in models), *chosen)
@@ -56,8 +64,17 @@ def _of_seed(method: TableMethod, seed: int, n_seeds: int) -> TableMethod:
 _TRAINED: Mapping[str, Callable[[int], TableMethod]] = {
     SCORER: scorer_method,
     TUNED: lambda seed: tuned_method(ScorerGrpoSettings(seed=seed)),
+    ALLOCATOR: allocator_method,
+    ALLOCATOR_TUNED: tuned_allocator_method,
 }
-LONG = (TUNED,)
+LONG = (TUNED, ALLOCATOR, ALLOCATOR_TUNED)
+
+
+def _on_bases(names: Sequence[str]) -> dict[str, Callable[[int], TableMethod]]:
+    """The allocators of these names that name a base."""
+    made = {ALLOCATOR: allocator_method, ALLOCATOR_TUNED: tuned_allocator_method}
+    of_base = [(name, *name.partition(":")[::2]) for name in names if ":" in name]
+    return {name: partial(made[kind], base=base) for name, kind, base in of_base if kind in made and base}
 
 
 def query_router() -> TableMethod:

@@ -52,15 +52,22 @@ def benchmark_rule() -> TableMethod:
 
 
 def _fit_rule(table: OutcomeTable) -> TablePolicy:
+    every = np.ones(table.n_problems, np.bool_)
+    otherwise = [_best(table, every, v_usd) for v_usd in _prices(table)]
+    return _ByBenchmark((*(f"v = {value:g}" for value in VALUES), "most accurate"), best_by_benchmark(table), otherwise)
+
+
+def best_by_benchmark(table: OutcomeTable) -> list[dict[str, str]]:
+    """For each price of `VALUES`, and last at any cost: benchmark -> the model of the highest v * accuracy - cost."""
     groups = np.array(table.benchmarks)
-    cost_ref = cost_ref_of(table)
-    models: list[dict[str, str]] = []
-    otherwise = []
-    for value in (*VALUES, np.inf):
-        v_usd = value * cost_ref
-        models.append({group: _best(table, groups == group, v_usd) for group in dict.fromkeys(table.benchmarks)})
-        otherwise.append(_best(table, np.ones(len(groups), np.bool_), v_usd))
-    return _ByBenchmark((*(f"v = {value:g}" for value in VALUES), "most accurate"), models, otherwise)
+    return [
+        {group: _best(table, groups == group, v_usd) for group in dict.fromkeys(table.benchmarks)}
+        for v_usd in _prices(table)
+    ]
+
+
+def _prices(table: OutcomeTable) -> list[float]:
+    return [value * cost_ref_of(table) for value in (*VALUES, np.inf)]
 
 
 def _best(table: OutcomeTable, rows: FloatArray, v_usd: float) -> str:

@@ -1,0 +1,1 @@
+"""The paper's allocator, a language model that names a model, learned on tables of recorded answers."""

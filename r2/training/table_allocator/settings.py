@@ -1,0 +1,45 @@
+"""Every switch of an allocator that learns on tables, and its defaults (ours)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+TINY = "tiny"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocatorSettings:
+    """`base`: as for `r2 sft` (r2/training/base.py). One question in `DEV` is learned from by nobody and says which
+    weights are kept; of the others at most `n_questions` are used.
+
+    SFT shows each question in `n_orders` orders of the models. A step of GRPO draws `group_size` rollouts of each of
+    `batch_questions` questions, each with an order of its own, at the price `value` of a right answer in multiples of
+    `cost_ref`; `kl` weighs how far it leaves the start. Dev questions are looked at every `check_every` steps, and
+    training ends when `patience` looks found none better. `trained_layers`: only so many of the last ones learn, None:
+    all weights.
+    """
+
+    base: str = TINY
+    models_dir: Path = Path("models")
+    seed: int = 0
+    n_questions: int | None = None
+    n_orders: int = 12
+    batch_rows: int = 32
+    sft_rate: float = 3e-3
+    steps: int = 60
+    batch_questions: int = 8
+    group_size: int = 8
+    grpo_rate: float = 1e-3
+    kl: float = 0.02
+    value: float = 50.0
+    check_every: int = 10
+    patience: int = 4
+    trained_layers: int | None = None
+    threads: int = 1
+
+
+def settings_for(base: str, seed: int) -> AllocatorSettings:
+    """The defaults of a base: of one that is pretrained few questions, orders and steps, since each takes seconds of a
+    core."""
+    if base.startswith(TINY):
+        return AllocatorSettings(base=base, seed=seed)
+    return AllocatorSettings(base=base, seed=seed)
