@@ -15,6 +15,8 @@ from flows.support.terminal import INTERRUPTED, this_command
 from r2.errors import ConfigError
 from r2.policies.torch_there import require_torch
 
+_SCORER = "Of a scorer {}."
+"""Says the default of a flag that has another one with --policy scorer."""
 _STARTING = "A policy to start from, NAME or NAME@VERSION, or a pool entry, which is not trained."
 
 
@@ -24,12 +26,12 @@ def grpo(
     limit: options.Limit = None,
     seed: options.Seed = None,
     split_seed: options.SplitSeed = None,
-    test_share: options.TestShare = None,
+    test_share: Annotated[float | None, options.test_share(_SCORER.format("0.3"))] = None,
     data_dir: options.DataDir = None,
     check: options.Check = None,
     rubric: options.Rubric = None,
     max_answer_tokens: options.MaxAnswerTokens = None,
-    pool: options.Pool = None,
+    pool: Annotated[str | None, options.pool(detail=_SCORER.format("none"))] = None,
     models_dir: options.ModelsDir = None,
     max_in_flight: options.MaxInFlight = None,
     decomposer: Annotated[str | None, options.decomposer(_STARTING, "decomposer")] = None,
@@ -42,7 +44,7 @@ def grpo(
             TRAINING,
             "--policy",
             metavar="KIND",
-            help="What learns: router, or scorer, whose defaults are others.",
+            help="What learns: router, or scorer. A help text says where a scorer's default is another.",
             default="router",
         ),
     ] = None,
@@ -80,7 +82,7 @@ def grpo(
             default="allocator",
         ),
     ] = None,
-    steps: Annotated[int | None, options.steps("Of each round.", "60")] = None,
+    steps: Annotated[int | None, options.steps("Of each round. " + _SCORER.format("120"), "60")] = None,
     group_size: Annotated[
         int | None, flag(TRAINING, "--group-size", metavar="N", help="Rollouts per problem and step.", default="8")
     ] = None,
@@ -94,7 +96,7 @@ def grpo(
             default="0.3",
         ),
     ] = None,
-    lr: Annotated[float | None, options.learning_rate("1e-5")] = None,
+    lr: Annotated[float | None, options.learning_rate("1e-5", _SCORER.format("0.002"))] = None,
     save_steps: Annotated[int | None, options.save_steps("10")] = None,
     n_held_out: Annotated[int | None, options.n_held_out("At most so many problems.", "all")] = None,
     threads: options.Threads = None,

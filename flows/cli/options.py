@@ -86,16 +86,15 @@ SplitSeed = Annotated[
     int | None,
     flag(INPUT, "--split-seed", metavar="N", help="Seed of the split of problems into train and test.", default="0"),
 ]
-TestShare = Annotated[
-    float | None,
-    flag(
-        INPUT,
-        "--test-share",
-        metavar="SHARE",
-        help="Share of the problems on the test side of the split, between 0 and 1.",
-        default="0.1",
-    ),
-]
+
+
+def test_share(detail: str = "") -> Any:
+    """--test-share with a command's own detail."""
+    meaning = f"Share of the problems on the test side of the split, between 0 and 1. {detail}".strip()
+    return flag(INPUT, "--test-share", metavar="SHARE", help=meaning, default="0.1")
+
+
+TestShare = Annotated[float | None, test_share()]
 HeldOut = Annotated[
     float | None,
     flag(
@@ -136,10 +135,10 @@ Rubric = Annotated[
 # Pool: who is asked.
 
 
-def pool(default: str = DEFAULT_POOL) -> Any:
-    """--pool with a command's own default."""
+def pool(default: str = DEFAULT_POOL, detail: str = "") -> Any:
+    """--pool with a command's own default and detail."""
     meaning = "Pool file: the models with their prices and limits. recording:FILE replays stored calls."
-    return flag(POOL, "--pool", metavar="FILE", help=meaning, default=default)
+    return flag(POOL, "--pool", metavar="FILE", help=f"{meaning} {detail}".strip(), default=default)
 
 
 Pool = Annotated[str | None, pool()]
@@ -368,9 +367,9 @@ def steps(detail: str, default: str) -> Any:
     return flag(TRAINING, "--steps", metavar="N", help=f"Optimiser steps. {detail}".strip(), default=default)
 
 
-def learning_rate(default: str) -> Any:
-    """--lr with a command's own default."""
-    return flag(TRAINING, "--lr", metavar="RATE", help="Learning rate.", default=default)
+def learning_rate(default: str, detail: str = "") -> Any:
+    """--lr with a command's own default and detail."""
+    return flag(TRAINING, "--lr", metavar="RATE", help=f"Learning rate. {detail}".strip(), default=default)
 
 
 def n_held_out(detail: str, default: str) -> Any:

@@ -29,6 +29,7 @@ from r2.training.grpo.promotion import Decision, Gate, decide
 from r2.training.grpo.scorer_settings import TuneSettings
 from r2.training.scorer.trials import Trials
 from storage.lake.lake import Lake
+from storage.runs.sessions import add_session, session_row
 from tasks.training.scorer_policy import CORE_SECONDS, LEAST_QUESTIONS, scorer_trials
 
 
@@ -129,6 +130,7 @@ def tune_scorer(settings: TuneSettings, say: Callable[[str], None]) -> TunedScor
     policy = registry.create(settings.name, card, lambda folder: _write(folder, scorer))
     if decision.is_promoted:
         registry.promote(settings.name, policy.card.version, decision.reason, asdict(decision))
+    _add_session(run_id, settings, rows, time.time() - (time.monotonic() - started))
     is_promoted = registry.current(settings.name) == policy.card.version
     return TunedScorer(policy, decision.reason, is_promoted, True, rows.remarks)
 
@@ -176,6 +178,28 @@ def _learned(
         **{f"weight of {name}": value for name, value in zip(CHOICE_FEATURES, weights, strict=True)},
     }
     return weights, metrics, {"reward": tuned.curve, "dev_reward": tuned.dev_curve}, decision
+
+
+def _add_session(run_id: str, settings: TuneSettings, rows: TuneRows, started_at: float) -> None:
+    """The run in the table `runs`. Routes are looked up: nothing was paid."""
+    lake, n = Lake(settings.lake), rows.learned.n_problems + rows.held_out.n_problems
+    row = session_row(
+        lake,
+        run_id,
+        flow_run_id="",
+        kind="grpo",
+        method="grpo",
+        input_path=",".join(settings.outcomes) or settings.lake,
+        pool_path=settings.pool or "",
+        config=settings.model_dump(mode="json"),
+        status="completed",
+        n_requested=n,
+        n_answered=n,
+        cost_usd=0.0,
+        session_cost_usd=0.0,
+        started_at=started_at,
+    )
+    add_session(lake, row)
 
 
 def _known(registry: Registry, name: str, run_id: str) -> Policy | None:

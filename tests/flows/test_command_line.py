@@ -26,6 +26,7 @@ from r2.evaluation.sweep import SweepSettings
 from r2.methods.estimate import CallEstimate
 from r2.pool.file.config import load_pool
 from r2.settings import FLAGS, AnswerSettings, LabelSettings, load
+from r2.training.grpo.scorer_settings import TuneSettings
 from r2.training.grpo.settings import GrpoSettings
 from r2.training.sft.settings import SftSettings
 from tests.support.paths import ROOT
@@ -201,6 +202,20 @@ def test_the_defaults_that_a_help_shows_are_those_of_the_settings(name: str):
             assert shown is None or not re.match(r"[\d.]+$", shown), flag.opts
         else:
             assert shown is not None and (shown == value or float(shown) == value), flag.opts
+
+
+def test_the_help_of_grpo_says_each_default_that_a_scorer_has_of_its_own():
+    said: dict[str, str] = {}
+    for flag in flags(COMMANDS["grpo"]):
+        said |= {str(flag.name): value for value in re.findall(r"Of a scorer (\S+)\. ", flag.help or "")}
+    own = {}
+    for flag in flags(COMMANDS["grpo"]):
+        name = FIELDS.get(str(flag.name), str(flag.name))
+        if name in TuneSettings.model_fields and name in GrpoSettings.model_fields:
+            value = default_of(TuneSettings, name)
+            if value != default_of(GrpoSettings, name):
+                own[str(flag.name)] = "none" if value is None else f"{value:g}"
+    assert said == own == {"steps": "120", "lr": "0.002", "test_share": "0.3", "pool": "none"}
 
 
 @pytest.mark.parametrize(("command", "flag"), [(name, flag) for name, old in CHANGED.items() for flag in old])

@@ -120,7 +120,11 @@ def test_tuned_choices_are_a_version_that_the_gate_decides_about(tmp_path: Path)
     assert decision["reason"] in " ".join(out.stdout.split("\n"))
     with connect(tmp_path / "lake") as db:
         points = db.execute("select count(*) from training_curve where phase = 'grpo'").fetchone()
+        runs = db.execute("select kind, status, n_requested, n_answered, cost_usd from runs where kind = 'grpo'")
+        assert runs.fetchall() == [("grpo", "completed", 90, 90, 0.0)]
     assert points is not None and points[0] > 2
+    report = CliRunner().invoke(app, ["report", "--lake", str(tmp_path / "lake")])
+    assert report.exit_code == 0, report.output
 
 
 def test_what_has_no_meaning_for_a_scorer_is_refused(tmp_path: Path):
