@@ -1,7 +1,7 @@
 """SFT of an allocator on a table's labels, and group-relative fine-tuning by look-up (docs/method.md, section 11).
 
-SFT is cross-entropy of the letter of the cheapest model that was right, every question in several orders. GRPO draws a
-letter for each rollout, each with the models in another order; its reward is 1[right] - cost / v, a look-up; its
+SFT is cross-entropy of the letter of the cheapest model that was right, every question in eight orders at least. GRPO
+draws a letter for each rollout, each with the models in another order; its reward is 1[right] - cost / v, a look-up; its
 advantage is the reward less the mean of the question's group. A KL penalty pulls to the start, exact, since the
 probabilities of all letters are known. Both keep the weights that do best on questions that are not learned from.
 """
@@ -58,8 +58,11 @@ def supervise(allocator: LetterModel, learned: Lessons, dev: Lessons, settings: 
     known = learned.part(np.flatnonzero(learned.labels != NO_LABEL).tolist())
     looked = dev.part(np.flatnonzero(dev.labels != NO_LABEL).tolist())
     chance = random.Random(f"sft:{settings.seed}")
-    views = [(at, _drawn(allocator, chance)) for _ in range(settings.n_orders) for at in range(len(known.problems))]
-    chance.shuffle(views)
+    n_rows = max(settings.n_orders * len(known.problems), settings.sft_steps * settings.batch_rows)
+    views: list[tuple[int, list[int]]] = []
+    while len(views) < n_rows:
+        passed = [(at, _drawn(allocator, chance)) for at in range(len(known.problems))]
+        views += chance.sample(passed, len(passed))
     batches = [views[i : i + settings.batch_rows] for i in range(0, len(views), settings.batch_rows)]
 
     def step(number: int) -> Iterator[tuple[Any, float]]:
@@ -73,7 +76,7 @@ def supervise(allocator: LetterModel, learned: Lessons, dev: Lessons, settings: 
         found = probabilities(allocator, looked.problems, settings.seed)
         return float(np.log(found[np.arange(len(found)), looked.labels]).mean())
 
-    return _trained(allocator, len(batches), settings.sft_rate, settings, step, look)
+    return _trained(allocator, len(batches), settings.sft_rate, settings.check_every, len(batches), step, look)
 
 
 def fine_tune(allocator: LetterModel, start: Any, learned: Lessons, dev: Lessons, settings: AllocatorSettings) -> Curve:
@@ -100,7 +103,8 @@ def fine_tune(allocator: LetterModel, start: Any, learned: Lessons, dev: Lessons
         chosen = probabilities(allocator, dev.problems, settings.seed).argmax(axis=1)
         return float(dev.rewards[np.arange(len(chosen)), chosen].mean())
 
-    return _trained(allocator, settings.steps, settings.grpo_rate, settings, step, look)
+    rate, patience = settings.grpo_rate, settings.patience
+    return _trained(allocator, settings.steps, rate, settings.check_every, patience, step, look)
 
 
 def advantages(rewards: FloatArray) -> FloatArray:
@@ -146,7 +150,8 @@ def _trained(
     allocator: LetterModel,
     n_steps: int,
     rate: float,
-    settings: AllocatorSettings,
+    check_every: int,
+    patience: int,
     step: Callable[[int], Iterator[tuple[Any, float]]],
     look: Callable[[], float],
 ) -> Curve:
@@ -167,14 +172,14 @@ def _trained(
         optimizer.step()
         optimizer.zero_grad()
         curve.append(total)
-        if number % settings.check_every and number < n_steps:
+        if number % check_every and number < n_steps:
             continue
         dev.append(look())
         if dev[-1] > max(dev[:-1]):
             best, best_step, n_worse = allocator.weights(), number, 0
         else:
             n_worse += 1
-        if n_worse >= settings.patience:
+        if n_worse >= patience:
             break
     allocator.set_weights(best)
     return Curve(curve, dev, best_step)

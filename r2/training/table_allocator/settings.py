@@ -11,21 +11,22 @@ class AllocatorSettings:
     """`base`: as for `r2 sft` (r2/training/base.py). One question in `DEV` is learned from by nobody and says which
     weights are kept; of the others at most `n_questions` are used.
 
-    SFT shows each question in `n_orders` orders of the models. A step of GRPO draws `group_size` rollouts of each of
-    `batch_questions` questions, each with an order of its own, at the price `value` of a right answer in multiples of
-    `cost_ref`; `kl` weighs how far it leaves the start. Dev questions are looked at every `check_every` steps, and
-    training ends when `patience` looks found none better. `trained_layers`: only so many of the last ones learn, None:
-    all weights.
+    SFT takes `sft_steps` steps of `batch_rows` rows, or more until each question was shown in `n_orders` orders of the
+    models. A step of GRPO draws `group_size` rollouts of each of `batch_questions` questions, each with an order of its
+    own, at the price `value` of a right answer in multiples of `cost_ref`; `kl` weighs how far it leaves the start. Dev
+    questions are looked at every `check_every` steps, and GRPO ends when `patience` looks found none better.
+    `trained_layers`: only so many of the last ones learn, None: all weights.
     """
 
     base: str = TINY
     models_dir: Path = Path("models")
     seed: int = 0
     n_questions: int | None = None
-    n_orders: int = 12
+    n_orders: int = 8
+    sft_steps: int = 120
     batch_rows: int = 32
     sft_rate: float = 3e-3
-    steps: int = 60
+    steps: int = 40
     batch_questions: int = 8
     group_size: int = 8
     grpo_rate: float = 1e-3

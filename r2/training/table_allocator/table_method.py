@@ -27,7 +27,7 @@ from r2.training.table_allocator.settings import TINY, AllocatorSettings, settin
 ALLOCATOR, ALLOCATOR_TUNED = "allocator_sft", "allocator_grpo"
 KNOBS = tuple(round(-3 + 0.1 * step, 1) for step in range(41))
 """Values of `b`, -3 to 1: below 0 dearer models win."""
-N_INNER = 3
+N_INNER = 2
 
 
 @dataclass(slots=True)

@@ -150,7 +150,7 @@ def test_the_knob_moves_a_choice_by_the_price():
     assert [shifted_choice(listed, prices, b) for b in (-1, 0, 0.1, 0.3)] == ["dear", "dear", "dear", "cheap"]
 
 
-SETTINGS = AllocatorSettings(sft_rate=3e-3, n_orders=20, steps=20, grpo_rate=2e-3, patience=99)
+SETTINGS = AllocatorSettings(sft_steps=75, steps=20, grpo_rate=2e-3, patience=99)
 LEFT, RIGHT = ARMS.index("left"), ARMS.index("right")
 
 
@@ -208,7 +208,7 @@ def test_only_the_last_layers_learn_where_that_is_asked():
     allocator = model_for(table)
     allocator.train_last(1)
     before = {name: weight.clone() for name, weight in allocator.model.state_dict().items()}
-    supervise(allocator, *split(lessons(table), SETTINGS), replace(SETTINGS, n_orders=2, check_every=1))
+    supervise(allocator, *split(lessons(table), SETTINGS), replace(SETTINGS, sft_steps=2, n_orders=2, check_every=1))
     moved = {name for name, weight in allocator.model.state_dict().items() if not torch.equal(weight, before[name])}
     assert moved
     assert all(".layers.1." in name or name == "model.norm.weight" for name in moved)
@@ -216,7 +216,7 @@ def test_only_the_last_layers_learn_where_that_is_asked():
 
 def test_as_a_method_it_asks_one_model_and_its_knob_goes_from_dear_to_cheap():
     table = coloured(40, 0)
-    settings = replace(SETTINGS, n_orders=1)
+    settings = replace(SETTINGS, sft_steps=3, n_orders=1)
     policy = fit_supervised(table, settings)
     again = fit_supervised(table, settings)  # from what was learned before
     for at in range(4):
