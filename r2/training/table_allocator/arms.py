@@ -12,6 +12,7 @@ import numpy as np
 
 from r2.answering.scorer import FloatArray, IntArray
 from r2.evaluation.recorded.fixed import best_by_benchmark
+from r2.evaluation.recorded.method import VALUES
 from r2.evaluation.recorded.table import OutcomeTable
 from r2.ledger import Price
 from r2.roster import TIERS, ModelCard
@@ -19,9 +20,14 @@ from r2.roster import TIERS, ModelCard
 NO_LABEL = -1
 
 
+PRICES = (5.0, 100.0)
+"""Prices of a right answer, in multiples of `cost_ref`, between which somebody must be the best to be shown."""
+
+
 def shown_arms(table: OutcomeTable) -> tuple[str, ...]:
-    """Models that some price of a right answer makes the best of some benchmark, cheapest first."""
-    wanted = {model for models in best_by_benchmark(table) for model in models.values()}
+    """Models that some price makes the best of some benchmark, cheapest first."""
+    at_prices = [by for v, by in zip(VALUES, best_by_benchmark(table), strict=False) if PRICES[0] <= v <= PRICES[1]]
+    wanted = {model for models in at_prices for model in models.values()}
     cost = table.cost_usd_MP.mean(axis=1)
     return tuple(sorted(wanted, key=lambda model: (cost[table.models.index(model)], model)))
 

@@ -1,9 +1,10 @@
 """SFT of an allocator on a table's labels, and group-relative fine-tuning by look-up (docs/method.md, section 11).
 
 SFT is cross-entropy of the letter of the cheapest model that was right, every question in eight orders at least. GRPO
-draws a letter for each rollout, each with the models in another order; its reward is 1[right] - cost / v, a look-up; its
-advantage is the reward less the mean of the question's group. A KL penalty pulls to the start, exact, since the
-probabilities of all letters are known. Both keep the weights that do best on questions that are not learned from.
+draws a letter for each rollout, each with the models in another order. A rollout's reward is 1[right] - cost / v, a
+look-up; its advantage is the reward less the mean of the question's group. A KL penalty pulls to the start, exact,
+since the probabilities of all letters are known. Both keep the weights that do best on questions that are not learned
+from.
 """
 
 import random
@@ -50,7 +51,8 @@ def split(lessons: Lessons, settings: AllocatorSettings) -> tuple[Lessons, Lesso
     """(questions to learn from, dev questions), drawn by the seed."""
     order = np.random.default_rng(settings.seed).permutation(len(lessons.problems)).tolist()
     n_dev = len(order) // DEV
-    return lessons.part(order[n_dev:][: settings.n_questions]), lessons.part(order[:n_dev])
+    n_looked_at = None if settings.n_questions is None else settings.n_questions // (DEV - 1)
+    return lessons.part(order[n_dev:][: settings.n_questions]), lessons.part(order[:n_dev][:n_looked_at])
 
 
 def supervise(allocator: LetterModel, learned: Lessons, dev: Lessons, settings: AllocatorSettings) -> Curve:
@@ -69,7 +71,8 @@ def supervise(allocator: LetterModel, learned: Lessons, dev: Lessons, settings: 
         batch = batches[number]
         prompts = [allocator.shown(known.problems[at], order) for at, order in batch]
         for places, found in allocator.in_batches(prompts):
-            its = found.gather(1, _tensor([int(known.labels[batch[i][0]]) for i in places])[:, None])
+            labels = _tensor([int(known.labels[batch[i][0]]) for i in places], found.device)
+            its = found.gather(1, labels[:, None])
             yield -its.sum() / len(batch), float(-its.detach().sum()) / len(batch)
 
     def look() -> float:
@@ -94,7 +97,7 @@ def fine_tune(allocator: LetterModel, start: Any, learned: Lessons, dev: Lessons
             at = np.repeat(drawn[begin : begin + n_together], settings.group_size)
             prompts = [allocator.shown(learned.problems[i], _drawn(allocator, chance)) for i in at.tolist()]
             found, pulled = allocator.log_probabilities(prompts), _without_gradient(first, prompts)
-            actions = draw(np.exp(found.detach().double().numpy()), rng)
+            actions = draw(np.exp(found.detach().double().cpu().numpy()), rng)
             rewards = learned.rewards[at, actions].reshape(-1, settings.group_size)
             loss = policy_loss(found, pulled, actions, advantages(rewards).ravel(), settings.kl)
             yield loss / n_rollouts, float(rewards.sum()) / n_rollouts
@@ -116,9 +119,9 @@ def advantages(rewards: FloatArray) -> FloatArray:
 def policy_loss(found: Any, start: Any, actions: IntArray, gained: FloatArray, kl: float) -> Any:
     """Sum over rollouts of kl * KL(now, start) - advantage * log p(action). `found` and `start` are log-probabilities,
     rollouts x arms."""
-    its = found.gather(1, _tensor(actions.tolist())[:, None])[:, 0]
+    its = found.gather(1, _tensor(actions.tolist(), found.device)[:, None])[:, 0]
     apart = (found.exp() * (found - start)).sum()
-    return kl * apart - (_tensor(gained.tolist(), its.dtype) * its).sum()
+    return kl * apart - (_tensor(gained.tolist(), found.device) * its).sum()
 
 
 def draw(p: FloatArray, rng: np.random.Generator) -> IntArray:
@@ -142,7 +145,7 @@ def probabilities(allocator: LetterModel, problems: Sequence[Problem], seed: int
     with torch.no_grad():
         prompts = [allocator.shown(problem, order_of(problem, n, seed)) for problem in problems]
         for places, its in allocator.in_batches(prompts):
-            found[places] = its.double().exp().numpy()
+            found[places] = its.double().exp().cpu().numpy()
     return found
 
 
@@ -196,7 +199,7 @@ def _without_gradient(model: LetterModel, prompts: Sequence[Shown]) -> Any:
         return model.log_probabilities(prompts)
 
 
-def _tensor(values: Sequence[float], dtype: Any = None) -> Any:
+def _tensor(values: Sequence[float], device: Any) -> Any:
     import torch
 
-    return torch.tensor(values, dtype=dtype)
+    return torch.tensor(values, device=device)

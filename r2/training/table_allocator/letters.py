@@ -88,13 +88,14 @@ class LetterModel:
         width = max(len(prompt.ids) for prompt in prompts)
         pad = self.tokenizer.pad_token_id
         # Padded on the right: what comes after the last token is not seen by it, so that no mask is needed.
-        padded = torch.tensor([[*prompt.ids, *[pad] * (width - len(prompt.ids))] for prompt in prompts])
-        last = torch.tensor([len(prompt.ids) - 1 for prompt in prompts])
+        device = self.model.device
+        padded = torch.tensor([[*prompt.ids, *[pad] * (width - len(prompt.ids))] for prompt in prompts], device=device)
+        last = [len(prompt.ids) - 1 for prompt in prompts]
         hidden = self.model.get_decoder()(input_ids=padded, use_cache=False).last_hidden_state
         of_letters = self.model.get_output_embeddings().weight[list(self._letters)]
-        logits = hidden[torch.arange(len(prompts)), last] @ of_letters.T
+        logits = hidden[list(range(len(prompts))), last] @ of_letters.T
         by_letter = torch.log_softmax(logits, dim=1)
-        letter_of = torch.tensor([_inverse(prompt.order) for prompt in prompts])
+        letter_of = torch.tensor([_inverse(prompt.order) for prompt in prompts], device=device)
         return by_letter.gather(1, letter_of)
 
     def in_batches(self, prompts: Sequence[Shown]) -> Iterator[tuple[list[int], Any]]:

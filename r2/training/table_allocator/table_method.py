@@ -93,7 +93,7 @@ def _supervised(table: OutcomeTable, settings: AllocatorSettings) -> LetterModel
     lessons = lessons_of(table, arms, settings)
     words = words_of(lessons.problems, [cards[arm] for arm in arms])
     model, tokenizer = load_base(settings.base, settings.models_dir, words, settings.seed)
-    allocator = LetterModel(model, tokenizer, arms, cards)
+    allocator = LetterModel(model.cuda() if device.has_gpu() else model, tokenizer, arms, cards)
     allocator.train_last(settings.trained_layers)
     key = _digest(table, settings)
     if key not in _STARTS:

@@ -150,7 +150,7 @@ def test_the_knob_moves_a_choice_by_the_price():
     assert [shifted_choice(listed, prices, b) for b in (-1, 0, 0.1, 0.3)] == ["dear", "dear", "dear", "cheap"]
 
 
-SETTINGS = AllocatorSettings(sft_steps=75, steps=20, grpo_rate=2e-3, patience=99)
+SETTINGS = AllocatorSettings(sft_steps=100, steps=30, grpo_rate=2e-3, patience=99)
 LEFT, RIGHT = ARMS.index("left"), ARMS.index("right")
 
 
@@ -200,7 +200,7 @@ def test_what_says_which_weights_are_kept_is_not_learned_from():
     assert (len(learned.problems), len(dev.problems)) == (30, 10)
     assert not {p.question for p in learned.problems} & {p.question for p in dev.problems}
     few, same = split(lessons(table), replace(SETTINGS, n_questions=7))
-    assert (len(few.problems), [p.question for p in same.problems]) == (7, [p.question for p in dev.problems])
+    assert (len(few.problems), [p.question for p in same.problems]) == (7, [p.question for p in dev.problems[:2]])
 
 
 def test_only_the_last_layers_learn_where_that_is_asked():
