@@ -216,6 +216,8 @@ def test_only_the_last_layers_learn_where_that_is_asked():
 
 def test_as_a_method_it_asks_one_model_and_its_knob_goes_from_dear_to_cheap():
     table = coloured(40, 0)
+    by_colour = tuple(replace(p, benchmark=p.question.split()[1]) for p in table.problems)
+    table = replace(table, problems=by_colour, cost_usd_MP=table.cost_usd_MP * [[1.0], [10.0], [1.0]])
     settings = replace(SETTINGS, sft_steps=3, n_orders=1)
     policy = fit_supervised(table, settings)
     again = fit_supervised(table, settings)  # from what was learned before
@@ -226,7 +228,8 @@ def test_as_a_method_it_asks_one_model_and_its_knob_goes_from_dear_to_cheap():
             asked.append(policy.play(question, setting))
             assert [attempt.arm for attempt in question.attempts] == asked[-1:]
             assert again.play(Question(table, at), setting) == asked[-1]
-        assert asked == ["both", "left"]
+        assert asked == ["right", "left"]
+    assert policy.allocator.arms == ("left", "right")
     assert policy.settings[0] == "b = -3"
 
 
