@@ -7,6 +7,8 @@ A further method is one more line of `recorded_methods`: a `TableMethod` whose `
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from r2.answering.query_router import QueryRouter, pick
 from r2.errors import ConfigError
@@ -64,8 +66,8 @@ def _of_seed(method: TableMethod, seed: int, n_seeds: int) -> TableMethod:
 _TRAINED: Mapping[str, Callable[[int], TableMethod]] = {
     SCORER: scorer_method,
     TUNED: lambda seed: tuned_method(ScorerGrpoSettings(seed=seed)),
-    ALLOCATOR: allocator_method,
-    ALLOCATOR_TUNED: tuned_allocator_method,
+    ALLOCATOR: lambda seed: allocator_method(seed, _load),
+    ALLOCATOR_TUNED: lambda seed: tuned_allocator_method(seed, _load),
 }
 LONG = (TUNED, ALLOCATOR, ALLOCATOR_TUNED)
 
@@ -74,7 +76,17 @@ def _on_bases(names: Sequence[str]) -> dict[str, Callable[[int], TableMethod]]:
     """The allocators of these names that name a base."""
     made = {ALLOCATOR: allocator_method, ALLOCATOR_TUNED: tuned_allocator_method}
     of_base = [(name, *name.partition(":")[::2]) for name in names if ":" in name]
-    return {name: partial(made[kind], base=base) for name, kind, base in of_base if kind in made and base}
+    return {name: partial(made[kind], load=_load, base=base) for name, kind, base in of_base if kind in made and base}
+
+
+def _load(base: str, words: Sequence[str], seed: int) -> tuple[Any, Any]:
+    """A base to train in this process, on one thread: jobs run side by side. On the GPU where there is one."""
+    from r2.training import device
+    from r2.training.base import load_base
+
+    device.use_threads(1)
+    model, tokenizer = load_base(base, Path("models"), words, seed)
+    return model.cuda() if device.has_gpu() else model, tokenizer
 
 
 def query_router() -> TableMethod:

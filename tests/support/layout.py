@@ -31,7 +31,12 @@ FLOORS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     ),
     "r2.pool.client": (("r2.pool.client.dialects",), ("r2.pool.client",)),
     "r2.evaluation": (("r2.evaluation",), ("r2.evaluation.recorded",)),
-    "r2.training": (("r2.training.scorer",), ("r2.training",), ("r2.training.sft",), ("r2.training.grpo",)),
+    "r2.training": (
+        ("r2.training.scorer", "r2.training.table_allocator"),
+        ("r2.training",),
+        ("r2.training.sft",),
+        ("r2.training.grpo",),
+    ),
     "storage": (
         ("storage",),
         ("storage.lake", "storage.sources"),

@@ -1,7 +1,6 @@
 """Every switch of an allocator that learns on tables, and its defaults (ours)."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 TINY = "tiny"
 
@@ -19,7 +18,6 @@ class AllocatorSettings:
     """
 
     base: str = TINY
-    models_dir: Path = Path("models")
     seed: int = 0
     n_questions: int | None = None
     n_orders: int = 8
@@ -35,7 +33,6 @@ class AllocatorSettings:
     check_every: int = 10
     patience: int = 4
     trained_layers: int | None = None
-    threads: int = 1
 
 
 def settings_for(base: str, seed: int) -> AllocatorSettings:

@@ -7,7 +7,7 @@ says.
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,8 +17,6 @@ import numpy as np
 from r2.answering.allocation import shifted_choice
 from r2.evaluation.recorded.method import TableMethod, cost_ref_of
 from r2.evaluation.recorded.table import OutcomeTable, Question
-from r2.training import device
-from r2.training.base import load_base
 from r2.training.table_allocator.arms import cards_of, cheapest_right, rewards_of, shown_arms
 from r2.training.table_allocator.learning import Lessons, fine_tune, probabilities, split, supervise
 from r2.training.table_allocator.letters import LetterModel, words_of
@@ -28,6 +26,8 @@ ALLOCATOR, ALLOCATOR_TUNED = "allocator_sft", "allocator_grpo"
 KNOBS = tuple(round(-3 + 0.1 * step, 1) for step in range(41))
 """Values of `b`, -3 to 1: below 0 dearer models win."""
 N_INNER = 2
+Load = Callable[[str, Sequence[str], int], tuple[Any, Any]]
+"""(base, words of its tokenizer if one is made, seed) -> (model, tokenizer)"""
 
 
 @dataclass(slots=True)
@@ -53,27 +53,27 @@ class AllocatorPolicy:
         return self._playing[1]
 
 
-def allocator_method(seed: int, base: str = TINY) -> TableMethod:
+def allocator_method(seed: int, load: Load, base: str = TINY) -> TableMethod:
     """The allocator after SFT."""
-    fit = partial(fit_supervised, settings=settings_for(base, seed))
+    fit = partial(fit_supervised, load=load, settings=settings_for(base, seed))
     return TableMethod(_named(ALLOCATOR, base), "learned", fit, inner_folds=N_INNER)
 
 
-def tuned_allocator_method(seed: int, base: str = TINY) -> TableMethod:
+def tuned_allocator_method(seed: int, load: Load, base: str = TINY) -> TableMethod:
     """The allocator after SFT and group-relative fine-tuning."""
-    fit = partial(fit_tuned, settings=settings_for(base, seed))
+    fit = partial(fit_tuned, load=load, settings=settings_for(base, seed))
     start = _named(ALLOCATOR, base)
     return TableMethod(_named(ALLOCATOR_TUNED, base), "learned", fit, inner_folds=N_INNER, start=start)
 
 
-def fit_supervised(table: OutcomeTable, settings: AllocatorSettings) -> AllocatorPolicy:
+def fit_supervised(table: OutcomeTable, load: Load, settings: AllocatorSettings) -> AllocatorPolicy:
     """An allocator that learned the labels of the table."""
-    return AllocatorPolicy(_supervised(table, settings), settings.seed)
+    return AllocatorPolicy(_supervised(table, load, settings), settings.seed)
 
 
-def fit_tuned(table: OutcomeTable, settings: AllocatorSettings) -> AllocatorPolicy:
+def fit_tuned(table: OutcomeTable, load: Load, settings: AllocatorSettings) -> AllocatorPolicy:
     """The same allocator, after it learned from what its choices earn."""
-    allocator = _supervised(table, settings)
+    allocator = _supervised(table, load, settings)
     start = copy.deepcopy(allocator.model).requires_grad_(False)
     fine_tune(allocator, start, *split(lessons_of(table, allocator.arms, settings), settings), settings)
     return AllocatorPolicy(allocator, settings.seed)
@@ -86,14 +86,13 @@ def lessons_of(table: OutcomeTable, arms: Sequence[str], settings: AllocatorSett
     return Lessons(problems, cheapest_right(table, arms), rewards_of(table, arms, v_usd))
 
 
-def _supervised(table: OutcomeTable, settings: AllocatorSettings) -> LetterModel:
-    device.use_threads(settings.threads)
+def _supervised(table: OutcomeTable, load: Load, settings: AllocatorSettings) -> LetterModel:
     arms = shown_arms(table)
     cards = cards_of(table, arms)
     lessons = lessons_of(table, arms, settings)
     words = words_of(lessons.problems, [cards[arm] for arm in arms])
-    model, tokenizer = load_base(settings.base, settings.models_dir, words, settings.seed)
-    allocator = LetterModel(model.cuda() if device.has_gpu() else model, tokenizer, arms, cards)
+    model, tokenizer = load(settings.base, words, settings.seed)
+    allocator = LetterModel(model, tokenizer, arms, cards)
     allocator.train_last(settings.trained_layers)
     key = _digest(table, settings)
     if key not in _STARTS:

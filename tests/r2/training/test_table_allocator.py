@@ -2,7 +2,10 @@
 table whose best model is said by a word of the question."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,10 +62,13 @@ def small() -> OutcomeTable:
     return OutcomeTable(("cheap", "middle", "dear"), problems, right, np.array([[0.1] * 4, [0.2] * 4, [1.0] * 4]))
 
 
-def model_for(table: OutcomeTable, seed: int = 0) -> LetterModel:
+def load(base: str, words: Sequence[str], seed: int) -> tuple[Any, Any]:
+    return load_base(base, Path("models"), words, seed)
+
+
+def model_for(table: OutcomeTable) -> LetterModel:
     cards = cards_of(table, table.models)
-    words = words_of(table.problems, [cards[arm] for arm in table.models])
-    model, tokenizer = load_base("tiny", None, words, seed)  # type: ignore[arg-type]
+    model, tokenizer = load("tiny", words_of(table.problems, [cards[arm] for arm in table.models]), 0)
     return LetterModel(model, tokenizer, table.models, cards)
 
 
@@ -219,8 +225,8 @@ def test_as_a_method_it_asks_one_model_and_its_knob_goes_from_dear_to_cheap():
     by_colour = tuple(replace(p, benchmark=p.question.split()[1]) for p in table.problems)
     table = replace(table, problems=by_colour, cost_usd_MP=table.cost_usd_MP * [[1.0], [10.0], [1.0]])
     settings = replace(SETTINGS, sft_steps=3, n_orders=1)
-    policy = fit_supervised(table, settings)
-    again = fit_supervised(table, settings)  # from what was learned before
+    policy = fit_supervised(table, load, settings)
+    again = fit_supervised(table, load, settings)  # from what was learned before
     for at in range(4):
         asked = []
         for setting in (0, len(KNOBS) - 1):
