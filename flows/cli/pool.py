@@ -47,13 +47,16 @@ def fetch(
 
 
 def local_names(pool: PoolConfig) -> list[str]:
-    """Catalogue names of the weights that the pool's `local:` entries and its policies' adapters need, each once."""
+    """Catalogue names of the weights that the pool's `local:` and `vllm:` entries and its policies' adapters need, each
+    once."""
     from r2.pool.servers.fetch import catalogue
     from r2.pool.servers.local import is_weights_file
 
     targets = [m.endpoint.partition(":")[2] for m in pool.models.values() if endpoint_kind(m.endpoint) == "local"]
+    vllm = [m.vllm_target for m in pool.models.values() if m.vllm_target is not None]
     bases = [policy.catalogue_name for policy in pool.policies.values() if policy.is_adapter]
-    wanted = [name for name in targets if not is_weights_file(name)] + [name for name in bases if name in catalogue()]
+    wanted = [name for name in targets if not is_weights_file(name)]
+    wanted += [name for name in (*vllm, *bases) if name in catalogue()]
     return list(dict.fromkeys(wanted))
 
 

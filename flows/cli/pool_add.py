@@ -274,8 +274,9 @@ def _served(
         "price_usd_per_mtok": price or unmeasured,
         "api_key_env": by_hand.get("api_key_env"),
         "context_tokens": by_hand.get("context_tokens", 2048 if kind in SERVED_HERE else None),
-        "max_in_flight": by_hand.get("max_in_flight", SLOTS if is_embedded else 64),
-        "logprobs": kind in SERVED_HERE,
+        # A vLLM server's entries share what it works on at once, unless they say otherwise.
+        "max_in_flight": by_hand.get("max_in_flight", None if kind == "vllm" else SLOTS if is_embedded else 64),
+        "logprobs": kind in (*SERVED_HERE, "vllm"),
         "solver": by_hand.get("solver"),
         "profile": by_hand.get("profile"),
     }

@@ -175,11 +175,12 @@ def _arguments(args: Sequence[str]) -> argparse.Namespace:
 
 
 def _engine() -> "subprocess.Popen[bytes]":
-    """The engine, and below it a worker in a session of its own; both last until they are killed."""
+    """The engine, and below it a worker in a session of its own; both last until they are killed, or asked to end."""
     worker = "import time; time.sleep(3600)"
     engine = (
-        "import subprocess, sys, time; "
-        f"subprocess.Popen([sys.executable, '-c', {worker!r}], start_new_session=True); time.sleep(3600)"
+        "import signal, subprocess, sys, time; "
+        f"worker = subprocess.Popen([sys.executable, '-c', {worker!r}], start_new_session=True); "
+        "signal.signal(signal.SIGTERM, lambda *_: (worker.kill(), sys.exit(0))); time.sleep(3600)"
     )
     return subprocess.Popen([sys.executable, "-c", engine])
 
@@ -210,7 +211,11 @@ def main() -> int:
         raise SystemExit(f"{chosen.model}: no such folder, and the hub is not to be asked")
     engine = _engine()
     asyncio.run(serve(chosen, engine))
-    return 0 if engine.poll() is None else 1
+    if engine.poll() is not None:
+        return 1
+    engine.terminate()
+    engine.wait()
+    return 0
 
 
 if __name__ == "__main__":

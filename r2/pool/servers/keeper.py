@@ -4,7 +4,8 @@ all of it when we are gone.
 vLLM is an API server with an engine and workers below it. Killing the first leaves the others with gigabytes, and a
 signal at our death would reach the first alone. So the keeper stands between: it adopts whatever becomes an orphan
 below it (PR_SET_CHILD_SUBREAPER), watches its standard input, a pipe that only we hold, and at its end kills all its
-descendants, however they were started. It imports nothing heavy and writes nothing but its lines.
+descendants, however they were started. If the keeper itself is killed, the kernel asks the server to end, which takes
+its own along. It imports nothing heavy and writes nothing but its lines.
 
     python -m r2.pool.servers.keeper --address URL [--restarts N] [--within S] [--modules FILE] -- COMMAND ...
 
@@ -29,8 +30,9 @@ from pathlib import Path
 
 from r2.lifeline import PARENT_VARIABLE
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-PATIENCE_S = 8.0
+PATIENCE_S = 5.0
 """How long the server may take to end when asked to."""
 _LOOK_S = 0.2
 
@@ -59,7 +61,11 @@ class Keeper:
     def run(self) -> int:
         while True:
             server = subprocess.Popen(
-                [*self._command, *self._adapters()], stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+                [*self._command, *self._adapters()],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr,
+                start_new_session=True,
+                preexec_fn=_end_with_keeper,  # noqa: PLW1509  # the keeper has one thread
             )
             why = self._watch(server)
             if why == "asked":
@@ -116,6 +122,12 @@ class Keeper:
 
     def _ask_to_end(self, *_: object) -> None:
         self._is_asked_to_end = True
+
+
+def _end_with_keeper() -> None:
+    """In the server, before it is one."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def end_all() -> None:

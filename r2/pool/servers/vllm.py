@@ -65,7 +65,7 @@ def targets_of(pool: PoolConfig) -> list[str]:
     return list(dict.fromkeys(m.vllm_target for m in pool.models.values() if m.vllm_target is not None))
 
 
-def plan_server(pool: PoolConfig, target: str, models_dir: Path) -> Planned:
+def plan_server(pool: PoolConfig, target: str, models_dir: Path, say: Callable[[str], None]) -> Planned:
     """PoolFileError (vLLM or weights not there, an adapter that does not fit) or ConfigError (a changed version)."""
     what, table = f"vllm:{target}", pool.vllm_server(target)
     entries = tuple(name for name, model in pool.models.items() if model.vllm_target == target)
@@ -75,7 +75,7 @@ def plan_server(pool: PoolConfig, target: str, models_dir: Path) -> Planned:
     environment = vllm_environment(what)
     start = start_of(
         target,
-        weights_of(target, models_dir, environment, what),
+        weights_of(target, models_dir, environment, what, say),
         table,
         environment,
         context_tokens=max(pool.models[name].context_tokens for name in entries),
@@ -90,7 +90,7 @@ async def open_vllm(
 ) -> AsyncIterator[dict[str, Address]]:
     """Entry -> where it answers. EndpointError if the server does not come up or refuses an adapter; else as
     `plan_server`."""
-    planned = await asyncio.to_thread(plan_server, pool, target, models_dir)
+    planned = await asyncio.to_thread(plan_server, pool, target, models_dir, say)
     place = Place.of(state_dir, planned.start)
     async with AsyncExitStack() as stack:
         address = place.address()

@@ -7,7 +7,7 @@ $R2_VLLM_VENV names. Which of the two it is decides number format, threads and m
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def vllm_environment(what: str) -> Environment:
     return Environment(folder, is_cpu=any(packages))
 
 
-def weights_of(target: str, models_dir: Path, environment: Environment, what: str) -> str:
+def weights_of(target: str, models_dir: Path, environment: Environment, what: str, say: Callable[[str], None]) -> str:
     """What the server loads: a catalogue model's folder in float32, made first where it is not there; any other target
     as it is, a folder or the hub's name. PoolFileError if the weights are not fetched or cannot be dequantised."""
     if target not in catalogue():
@@ -68,6 +68,7 @@ def weights_of(target: str, models_dir: Path, environment: Environment, what: st
             f"{what}: no checked weights of {target} in {models_dir}. Run: r2 pool fetch {target} --models-dir "
             f"{models_dir}"
         )
+    say(f"{what}: its weights are dequantised, once, into {folder}")
     args = [str(environment.python), "-P", str(_DEQUANTISE), str(weights.path(models_dir).absolute()), str(folder)]
     done = subprocess.run(args, capture_output=True, text=True, check=False, env=_clean(os.environ))
     if done.returncode != 0:

@@ -29,7 +29,7 @@ async def serve_vllm(pool: PoolConfig, *, models_dir: Path, state_dir: Path, say
     async with AsyncExitStack() as stack:
         serving: dict[str, Child] = {}
         for target in targets_of(pool):
-            planned = await asyncio.to_thread(plan_server, pool, target, models_dir)
+            planned = await asyncio.to_thread(plan_server, pool, target, models_dir, say)
             place = Place.of(state_dir, planned.start)
             stack.enter_context(place.held(planned.what))
             starting = asyncio.create_task(

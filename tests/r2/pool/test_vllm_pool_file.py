@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli.app import app
+from flows.cli.pool import local_names
 from r2.errors import PoolFileError
 from r2.pool.file.config import load_pool
 from r2.pool.file.identity import answering_digest
-from r2.pool.servers.vllm_command import Environment, start_of, vllm_environment
+from r2.pool.servers.vllm_command import Environment, start_of, vllm_environment, weights_of
 from r2.pool.servers.vllm_shared import Place
 from tests.support.paths import ROOT
 from tests.support.vllm_pool import VllmPool
@@ -99,3 +102,34 @@ def test_the_shipped_pool_has_its_decomposer_in_the_server_of_its_base():
     assert pool.models["decomposer"].endpoint == pool.models["smollm-135m"].endpoint
     assert pool.limits_of("decomposer") == pool.limits_of("smollm-135m")
     assert pool.roster()[pool.router.allocator].has_logprobs
+
+
+def test_the_weights_that_vllm_loads_are_fetched_with_the_others():
+    pool = load_pool(ROOT / "pools/vllm.toml", ROOT / "policies")
+    assert local_names(pool) == ["qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct"]
+
+
+def test_weights_that_are_not_there_or_cannot_be_dequantised_are_one_message(
+    place: VllmPool, monkeypatch: pytest.MonkeyPatch
+):
+    name, environment = "smollm2-135m-instruct", vllm_environment("vllm:m")
+    with pytest.raises(PoolFileError, match=f"Run: r2 pool fetch {name} --models-dir {place.folder}"):
+        weights_of(name, place.folder, environment, f"vllm:{name}", print)
+    monkeypatch.setattr("r2.pool.servers.vllm_command.is_fetched", lambda *_: True)
+    with pytest.raises(PoolFileError, match=r"q4_1\.gguf could not be dequantised in .*: .*vLLM alone.*dequantise\.py"):
+        weights_of(name, place.folder, environment, f"vllm:{name}", print)
+    made = place.folder / name / "hf"
+    made.mkdir(parents=True)
+    (made / "config.json").write_text("{}", "utf-8")
+    assert weights_of(name, place.folder, environment, f"vllm:{name}", print) == str(made)
+    assert weights_of("Qwen/Qwen2.5-0.5B", place.folder, environment, "vllm:x", print) == "Qwen/Qwen2.5-0.5B"
+
+
+def test_an_entry_that_is_added_shares_what_its_server_works_on_at_once(place: VllmPool):
+    path = place.write({"one": ""}, "max_num_seqs = 5").path
+    priced = ["--tier", "small", "--price-input", "0.1", "--price-output", "0.2"]
+    done = CliRunner().invoke(app, ["pool", "add", str(path), "two", "--endpoint", f"vllm:{place.weights}", *priced])
+    assert done.exit_code == 0, done.output
+    pool = load_pool(path)
+    assert pool.limits_of("one") == pool.limits_of("two")
+    assert pool.limits_of("two")[1].max_in_flight == 5

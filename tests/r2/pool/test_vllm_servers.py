@@ -236,6 +236,21 @@ def test_the_keeper_takes_the_engine_along_when_the_server_alone_is_killed(place
     assert kept and not psutil.pid_exists(kept), "the keeper alone, and it has ended by now"
 
 
+def test_a_keeper_that_is_killed_leaves_nothing_either(place: VllmPool):
+    """The server is asked to end by the kernel, and takes its engine and its worker along."""
+    pool = place.write({"one": ""})
+
+    async def go() -> None:
+        async with opened(place, pool):
+            await asyncio.sleep(1.5)  # the worker comes last
+            assert len(place.processes()) == 4
+            [keeper] = [one for one in place.processes() if "r2.pool.servers.keeper" in one.cmdline()]
+            keeper.kill()
+            assert await asyncio.to_thread(place.left_after, 10) == []
+
+    asyncio.run(go())
+
+
 def test_a_server_that_ends_at_its_start_is_said_at_once_with_its_log(place: VllmPool):
     pool = place.write({"one": ""}, 'args = ["--no-such-argument"]')
     with pytest.raises(EndpointError, match=r"ended at start.*weights\.log"):
