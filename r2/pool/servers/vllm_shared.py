@@ -8,6 +8,7 @@ loaded since (r2/pool/servers/keeper.py).
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,10 +66,8 @@ class Place:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self.folder / f"{self.key}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise EndpointError(f"{what}: another process serves it already, with the same options.") from None
+            if not _locked(descriptor):
+                raise EndpointError(f"{what}: another process serves it already, with the same options.")
             self._forget()
             yield
         finally:
@@ -82,3 +81,15 @@ class Place:
     def _forget(self) -> None:
         for path in (self.folder / f"{self.key}.json", self.adapters):
             path.unlink(missing_ok=True)
+
+
+def _locked(descriptor: int) -> bool:
+    """More than one try, for whoever asks `is_free` holds the lock for a moment, too."""
+    for _ in range(10):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
