@@ -35,6 +35,8 @@ from tests.support.providers.vllm import Vllm
 MODULE = "vllm.entrypoints.openai.api_server"
 ANSWER = "answer.txt"
 """In an adapter's folder: what the imitation answers with it."""
+DYING_S = 3.0
+"""How long a server whose engine died answers yet; vLLM 0.32 took some seconds."""
 _PRICE = PriceList(rates("0.02", "0.06"))
 
 
@@ -64,6 +66,8 @@ class VllmServer(Vllm):
         capacity = int(os.environ.get("VLLM_IMITATION_CAPACITY") or chosen.max_num_seqs)
         self.slots = asyncio.Semaphore(min(capacity, chosen.max_num_seqs))
         self.running = self.waiting = 0
+        self.is_dead = False
+        """Its engine died: for a while it answers yet, and every call with an error."""
         self.slow_s = float(os.environ.get("VLLM_IMITATION_LATENCY_S") or 0)
         log = os.environ.get("VLLM_IMITATION_LOG")
         self.log = Path(log) if log else None
@@ -95,7 +99,7 @@ class VllmServer(Vllm):
         return app
 
     async def health(self, request: web.Request) -> web.Response:
-        return web.Response()
+        return web.Response(status=503 if self.is_dead else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:
         labels = f'{{engine="0",model_name="{self.chosen.served_model_name}"}}'
@@ -145,6 +149,9 @@ class VllmServer(Vllm):
         running = self.running
         try:
             await asyncio.sleep(self.slow_s)
+            if self.is_dead:
+                self.note(kind="dead")
+                return self._refused(500, "EngineCore encountered an issue. See stack trace above.", "EngineDeadError")
             response = await self._handle(request)
         finally:
             self.running -= 1
@@ -196,11 +203,12 @@ async def serve(chosen: argparse.Namespace, engine: "subprocess.Popen[bytes]") -
     await runner.setup()
     await web.TCPSite(runner, chosen.host, chosen.port).start()
     try:
-        while engine.poll() is None:  # a server without its engine ends
+        until: float | None = None
+        while not stop.is_set() and (until is None or time.monotonic() < until):
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), 0.05)
-            if stop.is_set():
-                break
+            if until is None and engine.poll() is not None:
+                server.is_dead, until = True, time.monotonic() + DYING_S
     finally:
         await runner.cleanup()
 

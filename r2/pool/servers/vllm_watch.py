@@ -2,7 +2,8 @@
 
 vLLM refuses nothing: what it cannot do at once waits in it, where nobody else can be asked and a kill loses it. So its
 metrics are read, one GET a look. A queue on two looks running means that more was sent than it works on; then nothing
-is sent until a look finds it empty. A server that cannot be reached while its keeper lives is being started again.
+is sent until a look finds it empty. A server that cannot be reached while its keeper lives is being started again; one
+whose engine died answers for seconds yet, every call with an error, and its `/health` alone says so.
 """
 
 import asyncio
@@ -14,12 +15,13 @@ from typing import Literal
 
 import aiohttp
 
-LOOK_S = 0.5
+LOOK_S = 0.25
 _TIMEOUT_S = 5.0
 _WAITING = re.compile(r"^vllm:num_requests_waiting(?:\{[^}]*\})?\s+(\S+)", re.MULTILINE)
 
-Look = float | Literal["unreachable", "unclear"]
-"""Requests that wait in the server; or nothing listens at its address; or it gave no answer that says anything."""
+Look = float | Literal["down", "unclear"]
+"""Requests that wait in the server; or nothing listens at its address, or it is not healthy; or no answer said
+anything."""
 
 
 def waiting_of(metrics: str) -> Look:
@@ -42,7 +44,7 @@ class Holding:
         """Whether to hold after this look. `has_ended`: nobody will start the server again; calls had better fail."""
         if has_ended:
             self.is_held = False
-        elif look == "unreachable":
+        elif look == "down":
             self.is_held, self.n_with_queue = True, 0
         elif look != "unclear":
             self.n_with_queue = self.n_with_queue + 1 if look > 0 else 0
@@ -54,7 +56,7 @@ class Watch:
     """Looks at one server for as long as the block that made it lasts. A `Backlog` (r2/pool/client/ports.py)."""
 
     def __init__(self, base_url: str, has_ended: Callable[[], bool], *, every_s: float = LOOK_S) -> None:
-        self._url = f"{base_url.removesuffix('/v1')}/metrics"
+        self._url = base_url.removesuffix("/v1")
         self._has_ended = has_ended
         self._every_s = every_s
         self._followers: list[Callable[[bool], None]] = []
@@ -88,9 +90,12 @@ class Watch:
 
     async def _look(self, session: aiohttp.ClientSession) -> Look:
         try:
-            async with session.get(self._url) as reply:
+            async with session.get(f"{self._url}/health") as reply:
+                if reply.status != 200:
+                    return "down"
+            async with session.get(f"{self._url}/metrics") as reply:
                 return waiting_of(await reply.text()) if reply.status == 200 else "unclear"
         except aiohttp.ClientConnectorError:
-            return "unreachable"
+            return "down"
         except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError):
             return "unclear"

@@ -132,30 +132,33 @@ def test_nothing_is_sent_while_the_server_has_a_queue(place: VllmPool, monkeypat
     assert looks[-1]["waiting"] == 0 or len(place.seen("chat")) == 26
 
 
+@pytest.mark.parametrize("what", ["server", "engine"])
 def test_a_server_that_died_is_started_again_with_its_adapters_and_no_call_is_lost(
-    place: VllmPool, monkeypatch: pytest.MonkeyPatch
+    place: VllmPool, monkeypatch: pytest.MonkeyPatch, what: str
 ):
     monkeypatch.setenv("VLLM_IMITATION_LATENCY_S", "0.1")
     place.adapter("1. 2 + 2")
-    pool = place.write(
-        {"base": "", "decomposer": 'adapter = "decomposer@v1"\nprompt_mode = "bare"'}, "max_num_seqs = 4"
-    )
+    entries = {"base": "", "decomposer": 'adapter = "decomposer@v1"\nprompt_mode = "bare"'}
+    pool = place.write(entries, "max_num_seqs = 4")
     calls = [call(name, f"What is {n} + 1?") for n in range(30) for name in ("base", "decomposer")]
 
     async def go() -> list[Completion]:
         async with opened(place, pool) as client:
             answers = asyncio.create_task(asked(client, calls))
             await asyncio.sleep(0.6)
-            os.kill(place.seen("start")[0]["pid"], signal.SIGKILL)
+            server = psutil.Process(place.seen("start")[0]["pid"])
+            (server if what == "server" else server.children()[0]).kill()
             return await answers
 
     done = asyncio.run(go())
     assert [one.error_type for one in done] == [None] * 60
+    assert [one.model for one in done] == ["base", "decomposer"] * 30, "nobody stood in"
     assert [one.text for one in done[1::2]] == ["1. 2 + 2"] * 30
     first, second = place.seen("start")
     assert first["adapters"] == {}
     assert list(second["adapters"]) == [adapter_name(pool.policies["decomposer"])]
     assert any(len(one.attempts) > 1 for one in done), "what was in flight was sent again"
+    assert bool(place.seen("dead")) == (what == "engine")
     assert place.left_after(5) == []
 
 

@@ -33,9 +33,9 @@ def test_a_text_that_does_not_say_it_is_unclear(text: str):
         ([1.0, 5.0, 2.0, 0.0, 0.0], [False, True, True, False, False]),
         ([3.0, 3.0, "unclear", 3.0, 0.0], [False, True, True, True, False]),
         (["unclear", "unclear"], [False, False]),
-        (["unreachable", "unclear", 0.0], [True, True, False]),
-        (["unreachable", 4.0, 4.0, 0.0], [True, True, True, False]),
-        ([1.0, "unreachable", 1.0], [False, True, True]),
+        (["down", "unclear", 0.0], [True, True, False]),
+        (["down", 4.0, 4.0, 0.0], [True, True, True, False]),
+        ([1.0, "down", 1.0], [False, True, True]),
     ],
 )
 def test_a_queue_on_two_looks_holds_and_an_empty_one_lets_go(looks: list[Look], held: list[bool]):
@@ -45,5 +45,5 @@ def test_a_queue_on_two_looks_holds_and_an_empty_one_lets_go(looks: list[Look], 
 
 def test_a_server_that_nobody_starts_again_holds_nothing():
     holding = Holding()
-    assert holding.saw("unreachable", has_ended=False)
-    assert not holding.saw("unreachable", has_ended=True)
+    assert holding.saw("down", has_ended=False)
+    assert not holding.saw("down", has_ended=True)
