@@ -23,6 +23,7 @@ JOBS = {
     "evaluate": EVALUATION,
     "report": EVALUATION,
     "rescore": EVALUATION,
+    "feedback": EVALUATION,
     "sql": KEEPING,
     "lake": KEEPING,
 }
@@ -44,6 +45,7 @@ COMMANDS = {
     "evaluate": "Compare methods on the same problems, in one table with intervals and a verdict.",
     "report": "Write a report as one HTML file that opens offline.",
     "rescore": "Score stored answers again, without a call.",
+    "feedback": "Bring in what people say of a run's answers: right or wrong.",
     "sql": "Ask the lake in SQL, read-only. Without a query, list its tables and views.",
 }
 """The other commands -> the first line of their help. Each is the function of its name in the module of its name."""

@@ -342,3 +342,17 @@ class JobRow:
     live_usd: float = col("what the same answers would have cost live", "USD")
     submitted_at: float = col("when its intent was written, just before it was sent", kind="timestamp")
     ended_at: float | None = col("when it ended, by the provider's clock where it tells", kind="timestamp")
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackRow:
+    """One person's word on one stored answer: right or wrong. Of several by one person the newest counts."""
+
+    run_id: str = col("see runs", label=True)
+    problem_id: str = col("see trajectories")
+    rollout: int = col("see trajectories", kind="int16")
+    is_right: bool = col("the person's verdict on the answer")
+    given_by: str = col("who gave it; '' where nobody was named", label=True)
+    source: str = col("name of the file that brought it in", label=True)
+    given_at: float = col("when it was brought in", kind="timestamp")
+    note: str | None = col("why, in the person's words")

@@ -27,6 +27,7 @@ from r2.records.tables import (
     CallRow,
     CandidateRow,
     CurveRow,
+    FeedbackRow,
     JobRow,
     RewardRow,
     RunRow,
@@ -34,10 +35,10 @@ from r2.records.tables import (
     TrajectoryRow,
 )
 
-Row = RunRow | TrajectoryRow | SubtaskRow | CallRow | CandidateRow | RewardRow | CurveRow | JobRow
+Row = RunRow | TrajectoryRow | SubtaskRow | CallRow | CandidateRow | RewardRow | CurveRow | JobRow | FeedbackRow
 
-OF_RUNS = ("runs", "curves", "jobs")
-"""Tables whose rows belong to a run, not to a problem."""
+OF_RUNS = ("runs", "curves", "jobs", "feedback")
+"""Tables whose rows belong to a run, or come to it later: they are committed without a trajectory."""
 
 _KINDS: dict[str, pa.DataType] = {
     "int16": pa.int16(),
@@ -194,6 +195,7 @@ TABLES: dict[str, StoredTable] = {
         _stored_table("rewards", RewardRow, "rollout", "term"),
         _stored_table("curves", CurveRow, "phase", "policy", "round", "step", "metric"),
         _stored_table("jobs", JobRow, "submitted_at", "job_id"),
+        _stored_table("feedback", FeedbackRow, "given_at", "problem_id", "given_by"),
     )
 }
 

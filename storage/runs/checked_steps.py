@@ -1,5 +1,5 @@
 """What the runs of a lake say of who is right at a step of a plan, and whose plans are right: trials for a scorer
-(r2/training/scorer/steps.py says what counts as right), from every trajectory with a plan and a check.
+(r2/training/scorer/steps.py says what counts as right), from every trajectory with a plan and a check or feedback.
 
 Any method that plans counts: r2 itself, `start_steps`, `decompose_one`. The surest source is an evaluation on training
 questions with `decompose_one:all` or `start_steps:all`, where each model is asked for the steps of the same plans.
@@ -29,13 +29,15 @@ from storage.sql.query import connect, damage_named
 
 _ABOUT: Final = ("run_id", "problem_id", "rollout")
 _CALLS: Final = """
-    select t.run_id, t.problem_id, t.rollout, t.plan, t.is_correct, t.n_subtasks, t.decisions,
+    select t.run_id, t.problem_id, t.rollout, t.plan, t.n_subtasks, t.decisions,
+           coalesce(f.is_right, t.is_correct) as is_correct,
            c.request_model, c.purpose, c.subtask_index, c.output_text, c.output_tokens, c.error_type, c.raw_body,
            c.cost_usd + coalesce(c.saved_usd, 0) as cost_usd,
            s.subtask_text, s.depends_on, s.output_text as settled
     from trajectories as t join calls as c using (run_id, problem_id, rollout)
     left join subtasks as s using (run_id, problem_id, rollout, subtask_index)
-    where t.is_correct is not null and t.phase is null and t.method <> 'label'
+    left join feedback_verdicts as f using (run_id, problem_id, rollout)
+    where coalesce(f.is_right, t.is_correct) is not null and t.phase is null and t.method <> 'label'
           and (c.purpose = 'decompose' or (c.purpose = 'solve' and t.n_subtasks > 0))
     order by t.started_at, t.run_id, t.problem_id, t.rollout, c.call_index, c.attempt
 """

@@ -1,5 +1,5 @@
-"""What the runs of a lake say of who is right: each answer to a whole question that has a check, as a trial for a
-scorer (r2/training/scorer/trials.py).
+"""What the runs of a lake say of who is right: each answer to a whole question that has a check or feedback, as a trial
+for a scorer (r2/training/scorer/trials.py). Feedback (`r2 feedback`) counts before the check.
 
 A trial is one entry of today's pool that was asked the question itself, in the words of its prompt mode or step by
 step. Counted are the methods that ask so, in `r2 answer` and in evaluations; an entry whose endpoint, model or options
@@ -46,12 +46,15 @@ OWN_MODE_METHODS: Final = (
 )
 
 _CALLS: Final = """
-    select t.run_id, t.problem_id, t.rollout, t.method, t.answer, t.is_correct, t.decisions,
+    select t.run_id, t.problem_id, t.rollout, t.method, t.answer, t.decisions,
+           coalesce(f.is_right, t.is_correct) as is_correct,
+           coalesce(f.is_right <> t.is_correct, false) as is_overruled,
            c.request_model, c.purpose, c.output_text, c.output_tokens, c.error_type, c.raw_body,
            c.cost_usd + coalesce(c.saved_usd, 0) as cost_usd
     from trajectories as t join calls as c using (run_id, problem_id, rollout)
-    where t.is_correct is not null and t.phase is null and t.n_subtasks = 0 and list_contains(?, t.method)
-          and c.purpose in ('solve', 'program')
+    left join feedback_verdicts as f using (run_id, problem_id, rollout)
+    where coalesce(f.is_right, t.is_correct) is not null and t.phase is null and t.n_subtasks = 0
+          and list_contains(?, t.method) and c.purpose in ('solve', 'program')
     order by t.started_at, t.run_id, t.problem_id, t.rollout, c.call_index, c.attempt
 """
 _ABOUT: Final = ("run_id", "problem_id", "rollout")
@@ -166,10 +169,10 @@ def _arm(entry: str, call: dict[str, Any], pool: PoolConfig) -> str | None:
 
 def _is_right(problem: Problem, plan: RunPlan, text: str, call: dict[str, Any]) -> bool | None:
     """Of one of several results: the verdict on the answer where it is that, else the benchmark's check where that is
-    quick and was the judge."""
+    quick, was the judge, and people do not say the opposite."""
     if (key := _key(problem, text)) is not None and key == _key(problem, call["answer"]):
         return bool(call["is_correct"])
-    if plan.settings.reasoning.check is not None or benchmark_of(problem).is_slow:
+    if call["is_overruled"] or plan.settings.reasoning.check is not None or benchmark_of(problem).is_slow:
         return None
     return judge(problem, text)
 

@@ -16,7 +16,7 @@ from r2.training.scorer.trials import Trial
 from storage.lake.lake import Lake
 from storage.runs.checked_trials import checked_trials, question_kind
 from storage.runs.plan import PlannedEntry, plan_run
-from tests.support.lake_rows import CALL, NOON, TRAJECTORY
+from tests.support.lake_rows import CALL, FEEDBACK, NOON, TRAJECTORY
 
 ENTRY = """
 [models.{name}]
@@ -120,6 +120,39 @@ def test_what_is_no_trial_is_counted_with_the_reason(stored: Stored):
     stored.run("start", [{}], changed="small")
     assert stored.trials() == ([], {"of an entry that is another today, or failed": 2})
     assert stored.trials(0.9999) == ([], {"to a question on the test side of the split": 2})
+
+
+def said(stored: Stored, is_right: bool, given_by: str = "anna") -> None:
+    """Feedback on p1 of the only run."""
+    [run_id] = Lake(stored.lake).manifest.run_ids()
+    row = replace(FEEDBACK, run_id=run_id, problem_id="p1", is_right=is_right, given_by=given_by)
+    Lake(stored.lake).commit(run_id, f"feedback-{given_by}", {"feedback": [row]})
+
+
+def test_an_answer_that_only_people_judged_is_a_trial(stored: Stored):
+    stored.run("random", [{}], is_correct=None)
+    assert stored.trials() == ([], {})
+    said(stored, True)
+    [trial], _ = stored.trials()
+    assert (trial.arm, trial.is_right, trial.result) == ("small", True, "3")
+
+
+def test_people_count_before_the_check_and_a_tie_leaves_it_to_the_check(stored: Stored):
+    stored.run("random", [{}], is_correct=True)
+    said(stored, False)
+    [trial], _ = stored.trials()
+    assert trial.is_right is False
+    said(stored, True, "ben")
+    [trial], _ = stored.trials()
+    assert trial.is_right is True
+
+
+def test_where_people_overrule_the_check_it_does_not_judge_the_other_results_either(stored: Stored):
+    stored.run("agreement_cascade", [{"output_text": "4"}, {"request_model": "large"}])
+    said(stored, False)
+    trials, left_out = stored.trials()
+    assert [(t.arm, t.is_right, t.result) for t in trials] == [("large", False, "3")]
+    assert left_out == {"whose own check is not known": 1}
 
 
 def test_plans_and_methods_that_ask_otherwise_are_passed_over(stored: Stored):

@@ -15,6 +15,7 @@ from storage.lake.places import parts_folder
 from storage.lake.schema import TABLES
 from tests.support.lake_rows import (
     CURVE,
+    FEEDBACK,
     JOB,
     RUN,
     bad_row,
@@ -78,6 +79,7 @@ def test_compaction_leaves_one_file_a_table_and_the_same_rows(tmp_path: Path) ->
         lake.commit("run-a", f"{unit:05d}-0", rewarded(labelled(unit_of([unit, unit + 4]))))
         of_run = {"runs": [replace(RUN, session=unit)], "curves": [replace(CURVE, step=unit)]}
         of_run["jobs"] = [replace(JOB, job_id=f"{unit:032x}")]
+        of_run["feedback"] = [replace(FEEDBACK, problem_id=f"p{unit}")]
         lake.commit("run-a", f"session-{unit:04d}", of_run)
     before = {name: list(rows_of(lake, name)) for name in TABLES}
     entry = lake.compact("run-a")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from r2.errors import LakeError
 from r2.records.tables import SCHEMA_VERSION, Candidate, SubtaskRow, TrajectoryRow
 from storage.lake.schema import TABLES, conform, table_from_rows
-from tests.support.lake_rows import CALL, NOON, RUN, SUBTASK, TRAJECTORY
+from tests.support.lake_rows import CALL, FEEDBACK, NOON, RUN, SUBTASK, TRAJECTORY
 
 UTC = datetime.UTC
 COLUMNS = {
@@ -58,6 +58,8 @@ COLUMNS = {
     "is_rescued bool, n_rows int64, n_answered int64, n_failed int64, n_again int64, n_live int64, n_unused int64, "
     "n_absent int64, n_twice int64, n_foreign int64, worst_usd double, cost_usd double, live_usd double, "
     "submitted_at timestamp[us, tz=UTC], ended_at timestamp[us, tz=UTC]?",
+    "feedback": "run_id string, problem_id string, rollout int16, is_right bool, given_by string, source string, "
+    "given_at timestamp[us, tz=UTC], note string?",
     "rewards": "run_id string, problem_id string, rollout int16, term string, weight double, value double?",
     "curves": "run_id string, phase string, policy string, round int16, step int32, metric string, value double, "
     "logged_at timestamp[us, tz=UTC]",
@@ -83,7 +85,8 @@ def test_a_file_says_what_its_columns_mean(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "row"), [("runs", RUN), ("trajectories", TRAJECTORY), ("subtasks", SUBTASK), ("calls", CALL)]
+    ("table", "row"),
+    [("runs", RUN), ("trajectories", TRAJECTORY), ("subtasks", SUBTASK), ("calls", CALL), ("feedback", FEEDBACK)],
 )
 def test_every_column_comes_back_as_it_went_in(table: str, row: Any, tmp_path: Path) -> None:
     pq.write_table(table_from_rows(table, [row]), tmp_path / "t.parquet")
@@ -95,7 +98,7 @@ def test_every_column_comes_back_as_it_went_in(table: str, row: Any, tmp_path: P
 def as_stored(name: str, value: Any) -> Any:
     """What Arrow gives back for a dataclass value: UTC datetimes for epoch seconds, lists for tuples, dicts for
     candidates."""
-    if name in ("started_at", "ended_at"):
+    if name in ("started_at", "ended_at", "given_at"):
         return datetime.datetime.fromtimestamp(value, UTC)
     if name == "candidates":
         return [{f.name: getattr(c, f.name) for f in fields(c)} for c in value]

@@ -14,6 +14,7 @@ from r2.records.tables import (
     Candidate,
     CandidateRow,
     CurveRow,
+    FeedbackRow,
     JobRow,
     RewardRow,
     RunRow,
@@ -161,6 +162,7 @@ JOB = JobRow(
     ended_at=NOON + 5400,
 )
 CURVE = CurveRow("run-a", "sft", "decomposer", 0, 0, "loss", 2.5, NOON)
+FEEDBACK = FeedbackRow("run-a", "p0", 0, False, "anna", "verdicts.csv", NOON, "it should be 10")
 
 Tables = dict[str, list[Any]]
 
