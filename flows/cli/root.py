@@ -26,6 +26,7 @@ JOBS = {
     "feedback": EVALUATION,
     "sql": KEEPING,
     "lake": KEEPING,
+    "doctor": KEEPING,
 }
 """Command -> job, both in the order in which `r2 --help` lists them."""
 GROUPS = {
@@ -47,6 +48,7 @@ COMMANDS = {
     "rescore": "Score stored answers again, without a call.",
     "feedback": "Bring in what people say of a run's answers: right or wrong.",
     "sql": "Ask the lake in SQL, read-only. Without a query, list its tables and views.",
+    "doctor": "Look whether all that runs need is there: versions, disk, limits, server, keys, sandbox, clock.",
 }
 """The other commands -> the first line of their help. Each is the function of its name in the module of its name."""
 
