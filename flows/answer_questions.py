@@ -49,7 +49,10 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
     """Answers the rows of `settings.input` that are not settled yet; with `retry_failed` also those that an earlier
     session settled as failed. Failed rows are data; only broken infrastructure raises."""
     await tag_run(
-        f"method:{settings.reasoning.method}", f"pool:{Path(settings.pool).stem}", f"input:{Path(settings.input).name}"
+        f"method:{settings.reasoning.method}",
+        f"pool:{Path(settings.pool).stem}",
+        f"input:{Path(settings.input).name}",
+        *(f"{name}={value}" for name, value in settings.tags.items()),
     )
     check_out(settings.out, Path(settings.input), settings.more_columns)
     if promise := promised(settings):

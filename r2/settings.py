@@ -5,6 +5,7 @@ Flags override TOML, TOML overrides the defaults here. Validators check, they do
 """
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from r2.errors import ConfigError
 
@@ -286,6 +287,21 @@ class Columns(Frozen):
         return self.model_dump(exclude={name for name, usual in later.items() if getattr(self, name) == usual})
 
 
+MOST_TAGS = 16
+_TAG_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
+
+
+def tag_of(text: str) -> tuple[str, str]:
+    """(name, value) of a tag as it is written, NAME=VALUE. ValueError where it is none."""
+    name, has_value, value = text.partition("=")
+    if not _TAG_NAME.fullmatch(name) or not has_value or not 0 < len(value) <= 100 or not value.isprintable():
+        raise ValueError(
+            f"tag {text!r:.120}: expected NAME=VALUE, as team=search. The name begins with a letter and has letters, "
+            "digits, '_', '-' and '.', 40 at most; the value has 1 to 100 printable characters"
+        )
+    return name, value
+
+
 class AnswerSettings(Frozen):
     """One run of `answer_questions`."""
 
@@ -307,6 +323,9 @@ class AnswerSettings(Frozen):
     """A seeded sample of so many rows, in input order."""
     max_cost_usd: Positive | None = None
     """Hard cap of the run over all its sessions; the run stops cleanly there, and a higher cap resumes it."""
+    tags: Mapping[str, str] = Field(default_factory=dict, max_length=MOST_TAGS)
+    """Name -> value: for whom the run's sessions spend. Stored with each; the pool file may cap a tag's day
+    (`[budget.max_usd_per_day_by_tag]`). No part of the run's identity."""
     shard_size: int = Field(default=500, ge=1)
     """Problems per shard: the unit of commit and of Prefect's retries."""
     shards_in_flight: int = Field(default=2, ge=1)
@@ -332,6 +351,13 @@ class AnswerSettings(Frozen):
     certified: str | None = None
     """The sweep that shows it, by its id in the lake or the path of its JSON file; None: the only one in the lake that
     fits."""
+
+    @field_validator("tags")
+    @classmethod
+    def _are_tags(cls, tags: Mapping[str, str]) -> Mapping[str, str]:
+        for name, value in tags.items():
+            tag_of(f"{name}={value}")
+        return tags
 
     def run_id(self, input_digest: str, pool_digest: str) -> str:
         """Identity of the job: what decides which questions are asked and how. Budgets, concurrency and paths are not
@@ -442,6 +468,7 @@ FLAGS: Mapping[str, str] = {
     "reasoning.schema_file": "--schema",
     "reasoning.system_file": "--system",
     "routers": "--router",
+    "tags": "--tag",
     "scorers": "--scorer",
 }
 """Field -> the flag that gives it, where that is not called after the field."""

@@ -235,6 +235,7 @@ def answer(
         ),
     ] = None,
     max_cost_usd: options.MaxCostUsd = None,
+    tag: options.Tags = None,
     max_cost_per_question_usd: Annotated[
         float | None,
         flag(
@@ -311,6 +312,7 @@ def answer(
             "limit": limit,
             "sample": sample,
             "max_cost_usd": max_cost_usd,
+            "tags": options.tags_of(tag),
             "target_accuracy": target_accuracy,
             "delta": delta,
             "certified": certified,

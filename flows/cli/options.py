@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from r2.errors import ConfigError
 from r2.problems.benchmark import benchmark_names
+from r2.settings import tag_of
 from r2.shipped.place import found
 
 INPUT, POOL, ROUTER, TRAINING, MONEY, OUTPUT = "Input", "Pool", "Router", "Training", "Money", "Output"
@@ -400,6 +401,33 @@ MaxCostUsd = Annotated[
         default="no cap",
     ),
 ]
+
+
+Tags = Annotated[
+    list[str] | None,
+    flag(
+        MONEY,
+        "--tag",
+        metavar="NAME=VALUE",
+        help="For whom the run spends, as team=search: stored with it, and capped by the day where the pool file says "
+        "so. Repeatable.",
+        default="none",
+    ),
+]
+
+
+def tags_of(words: Sequence[str] | None) -> dict[str, str] | None:
+    """The tags of `--tag NAME=VALUE ...`. ConfigError for what is none, and for a name that is given twice."""
+    found: dict[str, str] = {}
+    for word in words or ():
+        try:
+            name, value = tag_of(word)
+        except ValueError as error:
+            raise ConfigError(f"--tag: {error}.") from None
+        if name in found:
+            raise ConfigError(f"--tag {word}: {name} is {found[name]!r} already. A run has one value of each name.")
+        found[name] = value
+    return found or None
 
 
 def reuse(default: str) -> Any:

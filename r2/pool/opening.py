@@ -3,7 +3,7 @@
 The one way in: for runs, evaluations, labelling, trainings and calibration alike.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,14 +22,15 @@ async def open_client(
     state_dir: Path | None = None,
     run_account: str | None = None,
     max_cost_usd: float | None = None,
+    tags: Collection[str] = (),
     already_spent_usd: float = 0.0,
     has_fallbacks: bool = True,
     stands_in: bool = True,
 ) -> AsyncIterator[PoolClient]:
     """The client; models that were started end with the block. `log_dir` takes their logs.
 
-    `run_account`, `max_cost_usd`, `already_spent_usd`, `has_fallbacks` and `stands_in`: see `PoolClient`. `state_dir`
-    None: the host's. PoolFileError or EndpointError before the first paid call.
+    `run_account`, `max_cost_usd`, `tags`, `already_spent_usd`, `has_fallbacks` and `stands_in`: see `PoolClient`.
+    `state_dir` None: the host's. PoolFileError or EndpointError before the first paid call.
     """
     async with (
         open_endpoints(pool, models_dir=models_dir, log_dir=log_dir, state_dir=state_dir) as addresses,
@@ -39,6 +40,7 @@ async def open_client(
             state_dir=state_dir or state_dir_of_host(),
             run_account=run_account,
             max_cost_usd=max_cost_usd,
+            tags=tags,
             already_spent_usd=already_spent_usd,
             has_fallbacks=has_fallbacks,
             stands_in=stands_in,

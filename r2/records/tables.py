@@ -52,6 +52,10 @@ class RunRow:
     wall_s: float = col("wall time of this session", "s")
     started_at: float = col("start of the session", kind="timestamp")
     ended_at: float = col("end of the session", kind="timestamp")
+    tags: str | None = col(
+        "for whom the session spent (--tag), a JSON object of names and values; null where nobody was named",
+        default=None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

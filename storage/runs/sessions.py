@@ -47,6 +47,7 @@ def session_row(
     cost_usd: float,
     session_cost_usd: float,
     started_at: float,
+    tags: Mapping[str, str] | None = None,
 ) -> RunRow:
     """The row of the session that ends now. Counts and `cost_usd` are over all sessions of the run; see `RunRow`.
 
@@ -75,4 +76,5 @@ def session_row(
         wall_s=ended_at - started_at,
         started_at=started_at,
         ended_at=ended_at,
+        tags=orjson.dumps(dict(tags), option=orjson.OPT_SORT_KEYS).decode() if tags else None,
     )

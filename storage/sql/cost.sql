@@ -283,3 +283,31 @@ comment on column router_overhead.router_cost_share is '0..1 of the run''s cost'
 comment on column router_overhead.router_token_share is '0..1 of the run''s tokens';
 comment on column router_overhead.router_latency_share is
     '0..1 of the seconds spent on the wire, summed over calls that may run at the same time';
+
+-- For whom it was spent. A call belongs to the session that it was sent in.
+create or replace view spend_by_tag as
+with sent as (
+    select calls.run_id as run_id, day_of(calls.started_at) as day, calls.cost_usd as cost_usd, tags
+    from calls asof join runs on calls.run_id = runs.run_id and calls.started_at >= runs.started_at
+    where tags is not null
+),
+tagged as (select *, unnest(json_keys(tags)) as tag from sent)
+select
+    day,
+    tag,
+    json_extract_string(tags, '$."' || tag || '"') as value,
+    count(distinct run_id) as n_runs,
+    count(*) as n_attempts,
+    sum(cost_usd) as cost_usd
+from tagged
+group by all;
+comment on view spend_by_tag is
+    'What was spent for whom on each UTC day, by the tags of the runs (r2 answer --tag); of several tags each has the '
+    'whole';
+comment on column spend_by_tag.day is 'UTC day on which the calls were sent';
+comment on column spend_by_tag.tag is 'name of the tag, as team';
+comment on column spend_by_tag.value is 'its value, as search';
+comment on column spend_by_tag.n_runs is 'runs that spent for it';
+comment on column spend_by_tag.n_attempts is 'attempts of settled questions'' calls, failed ones included';
+comment on column spend_by_tag.cost_usd is
+    'USD at the prices of the day of the call; calls of questions that are not settled yet are missing';

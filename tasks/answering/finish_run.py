@@ -97,6 +97,7 @@ def row_of(
         cost_usd=cost_usd + progress.unsettled_cost_usd,
         session_cost_usd=progress.session_cost_usd,
         started_at=progress.started_at,
+        tags=progress.tags,
     )
 
 

@@ -88,6 +88,8 @@ class Progress:
     """By earlier sessions."""
     n_bad_rows: int = 0
     """Of those that this session settled: rows of the input that no model was asked about."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """For whom the session spends."""
     started_at: float = field(default_factory=time.time)
     wall_s: float = 0.0
     """Of the session, once it is closed."""
@@ -169,7 +171,7 @@ class Progress:
 
 def progress_so_far(plan: RunPlan) -> Progress:
     """What earlier sessions of the run settled, from the notes in the lake's manifest: no table is read."""
-    progress = Progress(plan.n_requested)
+    progress = Progress(plan.n_requested, tags=plan.settings.tags)
     for unit, entry in Lake(plan.run_dir.parent.parent).units(plan.run_id).items():
         progress.settle(unit, Counts.of_note(entry.meta))
     progress.n_settled_before = progress.n_settled

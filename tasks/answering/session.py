@@ -174,6 +174,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
                 log_dir=plan.run_dir / "logs",
                 run_account=f"run:{plan.run_id}",
                 max_cost_usd=settings.max_cost_usd,
+                tags=tuple(f"{name}={value}" for name, value in settings.tags.items()),
                 already_spent_usd=already_spent_usd,
             )
         )

@@ -23,7 +23,7 @@ COLUMNS = {
     "config string, code_version string, status string, n_requested int64, n_answered int64, n_failed int64, "
     "n_deferred int64, "
     "n_calls_lost int64, cost_usd double, session_cost_usd double, wall_s double, started_at timestamp[us, tz=UTC], "
-    "ended_at timestamp[us, tz=UTC]",
+    "ended_at timestamp[us, tz=UTC], tags string?",
     "trajectories": "run_id string, problem_id string, rollout int16, input_index int64, method string, benchmark "
     "string, status string, "
     "input string, target string?, answer string?, is_correct bool?, plan string, n_subtasks int16, n_calls int16, "

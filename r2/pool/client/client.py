@@ -20,7 +20,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +62,7 @@ class PoolClient:
         state_dir: Path,
         run_account: str | None = None,
         max_cost_usd: float | None = None,
+        tags: Collection[str] = (),
         already_spent_usd: float = 0.0,
         environ: Mapping[str, str] = os.environ,
         times: Times | None = None,
@@ -73,7 +74,8 @@ class PoolClient:
         """`addresses` has one entry per model that is not a recording.
 
         `max_cost_usd` caps the run over its sessions and processes: `run_account` names it in `state_dir`, and
-        `already_spent_usd` is what its journals have paid. `times` and `rate_window_s` are shortened by tests.
+        `already_spent_usd` is what its journals have paid. `tags` (NAME=VALUE): their caps of a day, in the pool file,
+        hold for it. `times` and `rate_window_s` are shortened by tests.
         `say` gets a line where an entry turns out not to take what it is sent, or not to do what its table promises.
         Without `has_fallbacks` no entry answers for another; without `stands_in` none answers for one that is out.
         """
@@ -81,7 +83,7 @@ class PoolClient:
         self._roster = pool.roster()
         self._addresses = addresses
         self._state_dir = state_dir
-        self._caps = Caps(run_account, max_cost_usd, already_spent_usd)
+        self._caps = Caps(run_account, max_cost_usd, already_spent_usd, tags)
         self._times = times
         self._rate_window_s = rate_window_s
         self._say = say

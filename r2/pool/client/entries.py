@@ -5,7 +5,7 @@ Entries of one quota owner share a gate. The host's shared state is opened only 
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,11 +62,12 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Caps:
     """The run's cap in USD: `account` names the run to all its processes, `spent_usd` is what its
-    journals have paid."""
+    journals have paid. `tags` are those whose caps of a day hold for it."""
 
     account: str | None = None
     cap_usd: float | None = None
     spent_usd: float = 0.0
+    tags: Collection[str] = ()
 
 
 class OpenPool:
@@ -99,7 +100,8 @@ class OpenPool:
         self._run_accounts = (
             () if caps.cap_usd is None else (caps.account or f"process:{os.getpid()}:{time.time_ns()}",)
         )
-        self._day_account = ""
+        self._day, self._day_accounts = "", tuple[str, ...]()
+        self._caps_per_day_usd = _caps_per_day_usd(pool, caps.tags)
         self._closing = ExitStack()
         try:
             self._open_entries(addresses)
@@ -195,8 +197,7 @@ class OpenPool:
         return Gate(owner, limits, rates, times=self._times)
 
     def _open_money(self, caps: Caps) -> None:
-        cap_per_day_usd = self._pool.tables.budget.max_usd_per_day
-        known_caps_usd = [cap for cap in (caps.cap_usd, cap_per_day_usd) if cap is not None]
+        known_caps_usd = [*([] if caps.cap_usd is None else [caps.cap_usd]), *self._caps_per_day_usd.values()]
         if not known_caps_usd:
             return
         for account in self._run_accounts:
@@ -206,17 +207,23 @@ class OpenPool:
 
     def _accounts(self) -> tuple[str, ...]:
         """The accounts that every dollar counts on now: the run's, and the pool file's of this UTC day."""
-        cap_usd = self._pool.tables.budget.max_usd_per_day
-        if cap_usd is None:
-            return self._run_accounts
-        account = f"day:{datetime.now(UTC):%Y-%m-%d}:{self._pool.path.resolve()}"
-        if account != self._day_account:
-            self._shared().open_account(account, cap_usd)
-            self._day_account = account
-        return (*self._run_accounts, account)
+        if self._caps_per_day_usd and (today := f"{datetime.now(UTC):%Y-%m-%d}") != self._day:
+            named = {f"{kind}:{today}:{whose}": usd for (kind, whose), usd in self._caps_per_day_usd.items()}
+            for account, cap_usd in named.items():
+                self._shared().open_account(account, cap_usd)
+            self._day, self._day_accounts = today, tuple(named)
+        return (*self._run_accounts, *self._day_accounts)
 
     def _shared(self) -> Lease:
         if self._lease is None:
             self._lease = Lease(self._state_dir / "lease.sqlite3")
             self._closing.callback(self._lease.close)
         return self._lease
+
+
+def _caps_per_day_usd(pool: PoolConfig, tags: Collection[str]) -> dict[tuple[str, str], float]:
+    """(kind, whose) of an account -> its cap of a UTC day: the pool file's, and those of the tags that it names."""
+    budget, path = pool.tables.budget, pool.path.resolve()
+    caps = {} if budget.max_usd_per_day is None else {("day", str(path)): budget.max_usd_per_day}
+    by_tag = budget.max_usd_per_day_by_tag
+    return caps | {("tag", f"{tag}:{path}"): by_tag[tag] for tag in tags if tag in by_tag}

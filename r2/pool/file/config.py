@@ -29,7 +29,7 @@ from r2.pool.file.recording import recorded_pool
 from r2.pool.file.secrets import line_of_login, secret_of_body, secret_of_endpoint, secret_of_variable
 from r2.pool.file.vllm_table import VllmTable
 from r2.roster import ModelCard, PromptMode, Roster, Tier
-from r2.settings import parsed_toml
+from r2.settings import parsed_toml, tag_of
 from r2.shipped.place import found
 
 Positive = Annotated[float, Field(gt=0)]
@@ -283,6 +283,15 @@ class RouterTable(_Table):
 class BudgetTable(_Table):
     max_usd_per_day: Positive | None = None
     """Spend of all processes of this host on this pool per UTC day; None: no cap."""
+    max_usd_per_day_by_tag: Mapping[str, Positive] = Field(default_factory=dict)
+    """NAME=VALUE of a tag (`r2 answer --tag`) -> the same for all runs that have it."""
+
+    @field_validator("max_usd_per_day_by_tag")
+    @classmethod
+    def _are_tags(cls, caps_usd: Mapping[str, float]) -> Mapping[str, float]:
+        for tag in caps_usd:
+            tag_of(tag)
+        return caps_usd
 
 
 class PoolTables(_Table):
