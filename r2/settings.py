@@ -8,6 +8,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -302,6 +303,38 @@ def tag_of(text: str) -> tuple[str, str]:
     return name, value
 
 
+@dataclass(frozen=True, slots=True)
+class Required:
+    """What a run requires of the entries that it asks. Empty regions and None: nothing."""
+
+    regions: frozenset[str]
+    """Those in which what is sent may be processed and kept."""
+    retention_days: int | None
+    """Days that it may be kept at most."""
+
+
+REGION = r"[a-z][a-z0-9-]{0,39}"
+RETENTION = r"none|[1-9]\d{0,4}d"
+
+
+def required_of(text: str) -> Required:
+    """What `region=eu,retention=none` requires; several regions are alternatives. ValueError for other words."""
+    regions: set[str] = set()
+    days: int | None = None
+    for part in text.split(","):
+        name, _, value = part.strip().partition("=")
+        if name == "region" and re.fullmatch(REGION, value):
+            regions.add(value)
+        elif name == "retention" and re.fullmatch(RETENTION, value) and days is None:
+            days = 0 if value == "none" else int(value.removesuffix("d"))
+        else:
+            raise ValueError(
+                f"{part.strip()!r:.80}: expected region=NAME (small letters; repeat it for alternatives) and once "
+                "retention=none or retention=30d, with commas between them"
+            )
+    return Required(frozenset(regions), days)
+
+
 class AnswerSettings(Frozen):
     """One run of `answer_questions`."""
 
@@ -331,6 +364,9 @@ class AnswerSettings(Frozen):
     shards_in_flight: int = Field(default=2, ge=1)
     max_in_flight: int = Field(default=64, ge=1)
     """Problems worked on at once over all shards; calls are bounded by the pool file besides."""
+    require: str = ""
+    """What entries must say of the data that they are sent (`regions`, `retention` in the pool file), as
+    `region=eu,retention=none`; others are not asked. "": nothing."""
     lane: Literal["live", "batch"] | None = None
     """`batch`: every entry that can is asked by its provider's batch endpoint, but for the router's own calls; `live`:
     none is; None: as the pool file says (`lane` of an entry)."""
@@ -351,6 +387,13 @@ class AnswerSettings(Frozen):
     certified: str | None = None
     """The sweep that shows it, by its id in the lake or the path of its JSON file; None: the only one in the lake that
     fits."""
+
+    @field_validator("require")
+    @classmethod
+    def _is_required(cls, require: str) -> str:
+        if require:
+            required_of(require)
+        return require
 
     @field_validator("tags")
     @classmethod

@@ -86,6 +86,17 @@ def answer(
     pool: options.Pool = None,
     models_dir: options.ModelsDir = None,
     max_in_flight: options.MaxInFlight = None,
+    require: Annotated[
+        str | None,
+        flag(
+            POOL,
+            "--require",
+            metavar="POLICY",
+            help="Ask only entries whose tables in the pool file say where data is processed and how long it is kept, "
+            "and say so: region=eu,retention=none or retention=30d.",
+            default="nothing",
+        ),
+    ] = None,
     lane: options.Lane = None,
     deadline: options.Deadline = None,
     method: Annotated[
@@ -320,6 +331,7 @@ def answer(
             "shard_size": shard_size,
             "max_in_flight": max_in_flight,
             "lane": lane,
+            "require": require,
             "deadline_s": options.seconds_of(deadline, "--deadline"),
             "models_dir": models_dir,
             "columns": {
@@ -377,11 +389,14 @@ def answer(
     from r2.methods.router import make_router
     from r2.pool.batch.choosing import batch_choices
     from r2.pool.file.config import load_pool
+    from r2.pool.file.data_policy import left_out, pool_of
     from storage.runs.answers import check_out
     from storage.sources.questions import check_readable
     from tasks.answering.finished import finished_run
 
-    loaded = load_pool(settings.pool)
+    loaded = pool_of(settings)
+    if settings.require and (skipped := left_out(load_pool(settings.pool), loaded)):
+        say(f"r2: --require {settings.require}: not asked: {', '.join(skipped)}")
     loaded.check_keys()
     make_router(loaded, settings)
     batch_choices(loaded, settings.lane, settings.deadline_s)
@@ -535,13 +550,13 @@ def _print_estimate(settings: AnswerSettings) -> None:
     from r2.methods.expected import FREE_ASSUMED
     from r2.methods.router import make_router
     from r2.pool.batch.choosing import batch_choices
-    from r2.pool.file.config import load_pool
+    from r2.pool.file.data_policy import pool_of
     from r2.problem import Problem
     from storage.sources.column_names import columns_in, told
     from storage.sources.first_rows import why_none
     from storage.sources.questions import detect_format, read_questions
 
-    pool = load_pool(settings.pool)
+    pool = pool_of(settings)
     batch_choices(pool, settings.lane, settings.deadline_s)
     router = make_router(pool, settings)
     n_bad = 0

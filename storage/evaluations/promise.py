@@ -10,7 +10,8 @@ from pathlib import Path
 from r2.errors import ConfigError
 from r2.evaluation.floor import Floor, fewest_rows
 from r2.evaluation.sweep import Sweep, SweepSettings, answers_digest
-from r2.pool.file.config import PoolConfig, load_pool
+from r2.pool.file.config import PoolConfig
+from r2.pool.file.data_policy import pool_of
 from r2.settings import AnswerSettings, Reasoning
 from storage.evaluations.sweeps import read_sweep, sweeps_in
 
@@ -49,7 +50,7 @@ def promised(settings: AnswerSettings) -> Promise | None:
             f"--target-accuracy {settings.target_accuracy:g}: only method r2 has a knob to keep it with, not "
             f"{settings.reasoning.method}. Leave one of the two flags out."
         )
-    sweep = _chosen(settings, load_pool(settings.pool))
+    sweep = _chosen(settings, pool_of(settings))
     floor = sweep.certify(settings.target_accuracy, settings.delta)
     if floor.theta is None:
         raise ConfigError(f"--target-accuracy {settings.target_accuracy:g}: sweep {sweep.sweep_id}: {floor.said}")

@@ -7,7 +7,8 @@ from r2.answering.wanted import wanted_digest
 from r2.atomic import check_folder
 from r2.errors import ConfigError
 from r2.methods import method_named, refuse_unused
-from r2.pool.file.config import PoolConfig, load_pool
+from r2.pool.file.config import PoolConfig
+from r2.pool.file.data_policy import pool_of
 from r2.pool.file.identity import answering_digests
 from r2.pool.file.scorer_file import scorer_digest
 from r2.problems.own_check import checks_digest
@@ -20,7 +21,7 @@ from tasks.answering.simulated import warning
 def plan_file(settings: AnswerSettings) -> Path:
     """The run's folder, with its frozen plan in it. ConfigError or InputFileError if pool or input cannot be used."""
     check_folder(Path(settings.lake), "--lake")
-    pool = load_pool(settings.pool)
+    pool = pool_of(settings)
     pool.check_keys()
     refuse_unused(settings.reasoning)
     return plan_run(settings, who_answers_digest(settings, pool.digest), pool.text, planned_entries(pool)).run_dir

@@ -3,7 +3,7 @@ Needs no Prefect."""
 
 from pathlib import Path
 
-from r2.pool.file.config import load_pool
+from r2.pool.file.data_policy import pool_of
 from r2.pool.file.recording import recorded_routing
 from r2.settings import AnswerSettings, routed
 from storage.runs.plan import is_planned
@@ -24,6 +24,6 @@ def routed_run(settings: AnswerSettings) -> tuple[AnswerSettings, str]:
     if settings.pool.startswith("recording:"):
         is_rule = recorded_routing(Path(settings.pool.partition(":")[2])) == "rule"
         return by_rule if is_rule else settings, ""
-    if is_planned(settings, who_answers_digest(settings, load_pool(settings.pool).digest)):
+    if is_planned(settings, who_answers_digest(settings, pool_of(settings).digest)):
         return settings, CONTINUED
     return by_rule, ""

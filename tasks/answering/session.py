@@ -27,7 +27,8 @@ from r2.pool.client.client import PoolClient, to_stderr
 from r2.pool.client.gauges import ModelGauge
 from r2.pool.client.ports import CallJournal
 from r2.pool.collector import collect_seldom
-from r2.pool.file.config import PoolConfig, load_pool
+from r2.pool.file.config import PoolConfig
+from r2.pool.file.data_policy import pool_of
 from r2.pool.file.price_check import dated_warnings
 from r2.pool.opening import open_client
 from storage.lake.lake import Lake
@@ -151,7 +152,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     """Opens endpoints and client for a run. ConfigError or EndpointError before the first paid call."""
     collect_seldom()
     settings = plan.settings
-    pool = load_pool(settings.pool)
+    pool = pool_of(settings)
     pool.check_keys()
     router = make_router(pool, settings)
     lake = Lake(Path(settings.lake))

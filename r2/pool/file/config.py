@@ -29,7 +29,7 @@ from r2.pool.file.recording import recorded_pool
 from r2.pool.file.secrets import line_of_login, secret_of_body, secret_of_endpoint, secret_of_variable
 from r2.pool.file.vllm_table import VllmTable
 from r2.roster import ModelCard, PromptMode, Roster, Tier
-from r2.settings import parsed_toml, tag_of
+from r2.settings import REGION, RETENTION, parsed_toml, tag_of
 from r2.shipped.place import found
 
 Positive = Annotated[float, Field(gt=0)]
@@ -199,6 +199,11 @@ class ModelTable(EndpointLimits):
     retires: Day | None = None
     """Day from which the provider no longer serves the model. A run that would begin then stops before its first call
     (r2/pool/file/dated.py)."""
+    regions: tuple[Annotated[str, Field(pattern=f"^({REGION})$")], ...] = ()
+    """Where the provider processes and keeps what it is sent, all of them: `eu`, `us`, ... By your contract with it;
+    `r2 answer --require` goes by it (r2/pool/file/data_policy.py). (): not known."""
+    retention: str | None = Field(default=None, pattern=f"^({RETENTION})$")
+    """How long the provider keeps it: `none`, or days as `30d`. None: not known."""
     lane: Literal["live", "batch"] | None = None
     """`batch`: calls wait for the provider's batch endpoint, at its batch price (r2/pool/batch/), those of a decomposer
     or allocator too. None: as `--lane` says, which leaves the router's own calls live."""
@@ -374,6 +379,8 @@ class PoolConfig:
                         "hidden_output_tokens",
                         "retires",
                         "lane",
+                        "regions",
+                        "retention",
                     }
                 },
             }

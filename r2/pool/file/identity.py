@@ -29,6 +29,8 @@ _LIMITS_AND_LABELS: Final = frozenset(
         "stream",
         "retires",
         "lane",
+        "regions",
+        "retention",
     }
 )
 """What changes neither an answer nor its cost."""
