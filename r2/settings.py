@@ -356,7 +356,7 @@ class AnswerSettings(Frozen):
     """A seeded sample of so many rows, in input order."""
     max_cost_usd: Positive | None = None
     """Hard cap of the run over all its sessions; the run stops cleanly there, and a higher cap resumes it."""
-    tags: Mapping[str, str] = Field(default_factory=dict, max_length=MOST_TAGS)
+    tags: Mapping[str, str] = Field(default={}, max_length=MOST_TAGS)
     """Name -> value: for whom the run's sessions spend. Stored with each; the pool file may cap a tag's day
     (`[budget.max_usd_per_day_by_tag]`). No part of the run's identity."""
     shard_size: int = Field(default=500, ge=1)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import options
-from flows.cli.options import OUTPUT, POOL, flag
+from flows.cli.options import OUTPUT, flag
 from storage.sql.visible import visible
 
 
@@ -14,7 +14,7 @@ def doctor(
     lake: options.ReadLake = options.DEFAULT_LAKE,
     pool: Annotated[
         str | None,
-        flag(POOL, "--pool", metavar="FILE", help="Pool file whose keys are looked for.", default="none"),
+        options.pool("none", "Its keys are looked for."),
     ] = None,
     as_json: Annotated[bool, flag(OUTPUT, "--json", help="As a JSON list, for programs.")] = False,
 ) -> None:

@@ -168,6 +168,7 @@ FIELDS = {
     "router": "routers",
     "schema": "schema_file",
     "system": "system_file",
+    "tag": "tags",
 }
 """Flags whose settings have another name."""
 
@@ -198,7 +199,7 @@ def test_the_defaults_that_a_help_shows_are_those_of_the_settings(name: str):
         value = default_of(SETTINGS[name], str(flag.name))
         if isinstance(value, tuple) and value and isinstance(value[0], float):
             assert shown == ",".join(f"{number:g}" for number in value), flag.opts
-        elif isinstance(value, bool) or value in (None, "", (), "auto") or flag.name == "methods":
+        elif isinstance(value, bool) or value in (None, "", (), {}, "auto") or flag.name == "methods":
             assert shown is None or not re.match(r"[\d.]+$", shown), flag.opts
         else:
             assert shown is not None and (shown == value or float(shown) == value), flag.opts
