@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from r2.answering.protocol import Router
+from r2.answering.question_shape import thoughts_of
 from r2.answering.route import solver_call
 from r2.answering.wanted import is_whole
 from r2.call import Message
@@ -18,7 +19,7 @@ from r2.roster import ModelCard, PromptMode
 
 PLAN_TOKENS: Final = 45
 RESULT_TOKENS: Final[Mapping[PromptMode, int]] = {"direct": 12, "cot": 150, "bare": 12, "program": 24}
-"""By prompt mode."""
+"""By prompt mode; of a chain of thought where the steps are not known."""
 SHARE_OF_LIMIT: Final = 0.5
 """How much of its benchmark's limit a result has at least: a list of actions is longer than a number."""
 FREE_TOKENS: Final[Mapping[PromptMode, int]] = {"direct": 300, "cot": 500, "bare": 300, "program": 60}
@@ -45,7 +46,10 @@ def call_usd(card: ModelCard, messages: Sequence[Message], n_tokens: float) -> f
 def reply_tokens(problem: Problem, router: Router, mode: PromptMode, *, is_answer: bool) -> int:
     """How long the reply to a question, or to one step, is expected to be."""
     if not is_whole(problem, router):
-        return max(RESULT_TOKENS[mode], round(SHARE_OF_LIMIT * benchmark_of(problem).answer_tokens))
+        n_tokens: float = RESULT_TOKENS[mode]
+        if mode == "cot" and is_answer and (n_thoughts := thoughts_of(problem)) is not None:
+            n_tokens = n_thoughts + RESULT_TOKENS["direct"]
+        return max(round(n_tokens), round(SHARE_OF_LIMIT * benchmark_of(problem).answer_tokens))
     return min(FREE_TOKENS[mode] if is_answer else FREE_STEP_TOKENS, router.settings.max_answer_tokens)
 
 

@@ -262,7 +262,7 @@ def said(call: Call, plan: str, whole: str, results: Mapping[int, str]) -> str:
 
 
 def test_the_answer_of_a_plan_is_held_against_the_question_asked_whole_where_that_is_worth_it():
-    calls, outcome = by_plan_or_whole(whole_by(0.95), PLAN, "23")
+    calls, outcome = by_plan_or_whole(whole_by(0.95, value_usd=0.15), PLAN, "23")
     assert calls[0].purpose == "decompose"
     assert TASK_MARK not in calls[-1].messages[-1][1]
     assert (outcome.answer, len(outcome.steps)) == ("23", 3)
@@ -270,7 +270,7 @@ def test_the_answer_of_a_plan_is_held_against_the_question_asked_whole_where_tha
     before, after = (one.decision.q for one in outcome.decisions[-2:])
     # the plan has the steps that the question shows: 0.95 becomes 0.984; each step was agreed upon, 0.992
     assert (before, after > 0.99) == (pytest.approx(0.984 * 0.992**3, abs=0.01), True)
-    calls, outcome = by_plan_or_whole(whole_by(0.4), PLAN, "23")
+    calls, outcome = by_plan_or_whole(whole_by(0.4, value_usd=0.15), PLAN, "23")
     assert reasons(outcome)[-1] == ("accept", None, "not_worth_more")
     assert all(call.purpose == "decompose" or TASK_MARK in call.messages[-1][1] for call in calls), (
         "it knows too little"
@@ -288,7 +288,7 @@ def test_where_the_plan_is_outvoted_the_answer_is_that_of_the_question_asked_who
 
 def test_a_plan_without_the_steps_that_the_question_shows_is_not_executed():
     short = "1. Compute 3 * 4\n2. Compute 5 + 6"
-    calls, outcome = by_plan_or_whole(whole_by(0.8, value_usd=1.0), short, "23")
+    calls, outcome = by_plan_or_whole(whole_by(0.8, value_usd=0.1), short, "23")
     assert [call.purpose for call in calls] == ["decompose", "solve"]
     assert TASK_MARK not in calls[1].messages[-1][1]
     assert (outcome.answer, outcome.plan and outcome.plan.is_direct) == ("23", True)

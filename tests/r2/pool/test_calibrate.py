@@ -16,6 +16,7 @@ from r2.pool.calibrate import (
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.simulated.mind import Job, read_job
 from r2.problems import scan
+from r2.problems.kind import kind_of
 from tests.support.paths import ROOT
 
 
@@ -40,6 +41,7 @@ def test_skill_questions_are_the_same_for_the_same_seed():
     assert {name: len(questions) for name, questions in skills.items()} == {
         "add": 5,
         "multiply": 5,
+        "expression": 5,
         "word_problem": 5,
         "equation": 5,
         "scan_phrase": 5,
@@ -71,6 +73,12 @@ def test_scan_skills_are_steps_of_gold_plans_as_the_solver_asks_them():
     assert jobs == {name: {name} for name in jobs}, "named as the simulated models name them"
 
 
+def test_whole_questions_are_asked_under_the_kind_that_the_rule_reads_off_them():
+    skills = skill_questions(30, seed=0)
+    for name in ("add", "multiply", "expression", "word_problem", "equation", "scan_command"):
+        assert {kind_of(question.problem.question) for question in skills[name]} == {name}
+
+
 def _job(question: SkillQuestion) -> Job:
     messages = solve_messages(question.problem, question.task, question.results, "direct", scan.WORDING)
     job = read_job(messages[-1][1])
@@ -84,7 +92,8 @@ def test_a_simulated_pool_is_calibrated_and_its_file_keeps_its_comments(tmp_path
     path.write_text((ROOT / "pools/simulated.toml").read_text("utf-8"), "utf-8")
     pool = load_pool(path)
     said: list[str] = []
-    measured = asyncio.run(calibrate_pool(pool, tmp_path, tmp_path, n=6, seed=0, report=said.append))
+    but_one = [skill for skill in skill_questions(1, 0) if skill != "expression"]
+    measured = asyncio.run(calibrate_pool(pool, tmp_path, tmp_path, 6, 0, but_one, said.append))
     assert len(said) == len(pool.models) * len(measured[0].right_by_skill)
     assert said[0].startswith("sim-0.6b, add: ")
     right = {m.model: m.right_by_skill["multiply"] for m in measured}
