@@ -36,11 +36,15 @@ PROGRAM_S: Final = 0.05
 
 def call_usd(card: ModelCard, messages: Sequence[Message], n_tokens: float) -> float:
     """USD of one call whose reply has so many tokens, thoughts aside. An entry that sends a limit of its own is
-    expected to use all of it: that is what such a limit is set for."""
+    expected to use all of it: that is what such a limit is set for. Where prompt tokens cost nothing once they were
+    read, as with the embedded server, the instructions were: they are the same for every question."""
     expected = n_tokens + card.thinking_tokens * THOUGHT_SHARE
     n_output = round(expected if card.sent_output_limit is None else card.sent_output_limit)
     running_usd = PROGRAM_S * CORE_HOUR_USD / 3600 if card.prompt_mode == "program" else 0.0
-    return running_usd + cost_usd(card.price, Usage(likely_prompt_tokens(messages), 0, n_output, "estimated"))
+    n_read = 0
+    if not card.price.cached_input:
+        n_read = likely_prompt_tokens([message for message in messages if message[0] == "system"])
+    return running_usd + cost_usd(card.price, Usage(likely_prompt_tokens(messages), n_read, n_output, "estimated"))
 
 
 def reply_tokens(problem: Problem, router: Router, mode: PromptMode, *, is_answer: bool) -> int:

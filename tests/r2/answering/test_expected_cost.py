@@ -1,6 +1,10 @@
 """How long replies are expected to be before anybody is asked."""
 
-from r2.answering.expected_cost import reply_tokens
+from dataclasses import replace
+
+import pytest
+
+from r2.answering.expected_cost import call_usd, reply_tokens
 from r2.answering.protocol import Router
 from r2.ledger import Price
 from r2.problem import Problem
@@ -30,3 +34,11 @@ def test_where_no_steps_are_seen_or_one_is_asked_a_usual_length_is_taken():
 def test_a_long_result_makes_the_reply_as_long():
     # two phrases and a join: 15 * (2 + 3) + 12 is less than half of the 288 tokens that an answer may have
     assert thinking("walk and jump", "scan") == 144
+
+
+def test_instructions_that_were_read_before_cost_nothing_where_cached_tokens_are_free():
+    messages = (("system", "s" * 40), ("user", "u" * 80))  # 10 and 20 tokens, and 8 for each message
+    card = ROUTER.roster["only"]
+    assert call_usd(card, messages, 5) == pytest.approx((18 + 28 + 5) / 1e6)
+    free = replace(card, price=replace(PRICE, cached_input=0.0))
+    assert call_usd(free, messages, 5) == pytest.approx((28 + 5) / 1e6)
