@@ -9,9 +9,9 @@ from typing import Final
 from benchmarks.in_process import InProcess
 from benchmarks.simulated_opponents import SECOND, router_of
 from r2.answering.confidence import token_confidence
+from r2.answering.open_unit import STEP_BY_STEP, entry_of
 from r2.answering.protocol import Router, Trajectory
 from r2.answering.scored_unit import question_kind
-from r2.answering.sequential import STEP_BY_STEP, entry_of
 from r2.errors import PlanParseError
 from r2.methods import method_named
 from r2.plan import Plan, parse_plan

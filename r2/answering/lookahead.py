@@ -209,9 +209,12 @@ def decide(
     )
     accepting = v_usd * q
     best = min(kept, key=lambda one: (-values[one.arm], one.cost_usd, one.arm), default=None)
-    if best is None and result is None and open_arms:
-        best = open_arms[0]
-        values[best.arm] = v_usd * best.p_right - best.cost_usd
+    if result is None and open_arms:
+        alone = {one.arm: v_usd * one.p_right - one.cost_usd - waiting.get(one.arm, 0.0) for one in open_arms}
+        least = max(open_arms, key=lambda one: alone[one.arm])  # the first of equals: the cheaper one, then by name
+        if best is None or values[best.arm] < alone[least.arm]:
+            best = least
+            values[best.arm] = alone[best.arm]
     enough = accepting + least_gain * v_usd
     asking = None if best is None or (result is not None and values[best.arm] <= enough) else values[best.arm]
     pair = search.best_pair(horizon) if waiting and not attempts and horizon > 1 else None

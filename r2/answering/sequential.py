@@ -12,33 +12,26 @@ unit; else from profiles, agreement and confidence (r2/answering/beliefs.py).
 
 import math
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from r2.answering.allocation import Choice
-from r2.answering.attempts import Attempt, Attempts
-from r2.answering.beliefs import (
-    LEAST,
-    LONG_REPLIES,
-    MOST,
-    NO_STEPS,
-    SHORT_REPLIES,
-    SPREAD,
-    TRAINED_REPLIES,
-    Arm,
-    Level,
-    ProfileBeliefs,
-    after_plan,
-    eases_of,
-    kappa_of,
-    prior,
-)
+from r2.answering.beliefs import Arm, ProfileBeliefs, after_plan
 from r2.answering.confidence import token_confidence, with_logprobs
-from r2.answering.expected_cost import PLAN_TOKENS, call_usd, cost_ref_usd, reply_tokens
-from r2.answering.lookahead import Decision, Waits, decide, on_outer_hulls
-from r2.answering.prompts import DIRECT_STEP, decompose_messages
+from r2.answering.lookahead import Decision
+from r2.answering.open_unit import (
+    PLAN_ARM,
+    decided,
+    entry_of,
+    levels_of,
+    odds_on_grid,
+    on_grid,
+    open_step,
+    steps_worth,
+    unit_of,
+)
+from r2.answering.prompts import DIRECT_STEP
 from r2.answering.protocol import (
     Answering,
     Decided,
@@ -52,38 +45,17 @@ from r2.answering.protocol import (
     ask,
     concluded,
 )
-from r2.answering.route import accept, answer_step, decompose, finalize, refused, solver_call, step_call, why_none
-from r2.answering.same_result import has_equality, n_choices
+from r2.answering.route import accept, answer_step, decompose, finalize, refused, step_call, why_none
 from r2.answering.unit import Unit
-from r2.answering.wanted import is_whole, schema_of
+from r2.answering.wanted import schema_of
+from r2.answering.worth import value_usd
 from r2.call import Call, Completion
 from r2.plan import DIRECT, Plan, Subtask
 from r2.problem import Problem
 from r2.problems.kind import kind_of, steps_of
-from r2.roster import PLAN_SKILL, ModelCard, PromptMode
 
 if TYPE_CHECKING:
-    from r2.answering.scored import ScoredBeliefs
     from r2.answering.scored_plan import Planning
-
-VALUE_IN_REFS: Final = 50.0
-"""What a right answer is worth by default, in costs of the question on the largest model thinking step by step."""
-P_TRAINED_PLAN: Final = 0.95
-"""P(a plan is right) of a decomposer that was fine-tuned for it, where nothing was measured."""
-PLAN_ARM: Final = "(plan)"
-"""Stands among a question's arms for decomposing it and answering its steps."""
-STEP_BY_STEP: Final = " step by step"
-"""Ends the name of an arm that asks an entry for a chain of thought, though its own prompt mode is another."""
-ERRORS_LEFT: Final = 0.5
-"""Of the errors of an entry, when it thinks step by step and was not measured so."""
-LEAST_GAIN: Final = 0.001
-"""Of P(right), net of cost: the priors do not know smaller differences."""
-LEAST_SHARE: Final = 0.01
-"""Of questions: what happens to fewer is left out of an expectation."""
-_LEVELS: Final = {"cot": LONG_REPLIES, "bare": TRAINED_REPLIES}
-NOTHING_GIVEN: Final[Mapping[int, str]] = {}
-COST_GRID: Final = 0.1
-"""Costs are rounded to steps of this, relative, so that like questions share their decisions."""
 
 
 def solve_by_rule(problem: Problem, router: Router) -> Solving:
@@ -91,79 +63,10 @@ def solve_by_rule(problem: Problem, router: Router) -> Solving:
     return concluded(_by_rule, problem, router)
 
 
-def value_usd(problem: Problem, router: Router) -> float:
-    """What a right answer is worth, v: `value_usd` of the settings, else `VALUE_IN_REFS` times the cost of the question
-    on the largest model; times exp(-b)."""
-    chosen = router.settings
-    worth = chosen.value_usd if chosen.value_usd is not None else VALUE_IN_REFS * cost_ref_usd(problem, router)
-    return worth * math.exp(-chosen.b)
-
-
-@dataclass(slots=True)
-class ExpectedAsks:
-    """How often a question is expected to be asked of each arm, to be decomposed, and its steps of each arm."""
-
-    whole: dict[str, float] = field(default_factory=dict)
-    plans: float = 0.0
-    steps: dict[str, float] = field(default_factory=dict)
-
-
-def expected_asks(problem: Problem, router: Router) -> ExpectedAsks:
-    """What the rule is expected to do with such a question, if what it believes is true and every call succeeds."""
-    v_usd, expected = value_usd(problem, router), ExpectedAsks()
-    unit = _unit(problem, router, _open_step(Subtask(DIRECT_STEP), router), v_usd, None, is_answer=True)
-    expected.plans = _add_asks(expected.whole, 1.0, unit.beliefs, unit.decompose, router, unit.waits)
-    if expected.plans:
-        waits = _waits(router, _able(problem, router), v_usd)
-        for n, beliefs in _step_beliefs(problem, router, v_usd):
-            _add_asks(expected.steps, expected.plans * n, beliefs, None, router, waits)
-    return expected
-
-
-def _add_asks(
-    asks: dict[str, float],
-    weight: float,
-    beliefs: "ProfileBeliefs | ScoredBeliefs",
-    decompose: float | None,
-    router: Router,
-    waits: Waits = (),
-) -> float:
-    """Adds what a unit is expected to ask, times `weight`; returns the share that is decomposed."""
-    n_further = router.settings.max_escalations
-    decomposed, ahead = 0.0, [(1.0, tuple[Attempt, ...](), n_further + 1)]
-    while ahead:
-        further: list[tuple[float, Attempts, int]] = []
-        for share, attempts, n_left in ahead:
-            horizon = min(router.settings.horizon, max(n_left, 1))
-            decision = _decided(_left(beliefs, n_left), attempts, horizon, decompose, waits)
-            decomposed += share if decision.action == "decompose" else 0.0
-            is_plan = decision.action == "decompose" and PLAN_ARM in beliefs.arms
-            asked = [PLAN_ARM] if is_plan else [arm for arm in (decision.arm, decision.beside) if arm is not None]
-            reached = [(share, attempts)]
-            for arm in asked:
-                if not is_plan:
-                    asks[arm] = asks.get(arm, 0.0) + weight * share
-                reached = [
-                    (p_before * p, (*before, attempt))
-                    for p_before, before in reached
-                    for p, attempt in beliefs.outcomes(before, arm)
-                    if p_before * p > LEAST_SHARE
-                ]
-            n_then = n_left if is_plan else n_left - len(asked)
-            further += [(p, reaching, n_then) for p, reaching in reached if asked]
-        ahead = further
-    return decomposed
-
-
-def _left(beliefs: "ProfileBeliefs | ScoredBeliefs", n_left: int) -> "ProfileBeliefs | ScoredBeliefs":
-    """With the arms that may still be asked: none but the plan where the bound on further asks is reached."""
-    return beliefs if n_left > 0 else beliefs.without(set(beliefs.arms) - {PLAN_ARM})
-
-
 def _by_rule(problem: Problem, router: Router, outcome: Outcome, budget: QuestionBudget) -> Answering:
     v_usd = value_usd(problem, router)
-    step = _open_step(Subtask(DIRECT_STEP), router)
-    unit = _unit(problem, router, step, v_usd, None, is_answer=True)
+    step = open_step(Subtask(DIRECT_STEP), router)
+    unit = unit_of(problem, router, step, v_usd, None, is_answer=True)
     planning = _planning(problem, router, v_usd)
     if planning is not None:
         unit.decompose = planning.worth
@@ -189,7 +92,7 @@ def _by_rule(problem: Problem, router: Router, outcome: Outcome, budget: Questio
         return answer
     planned = Step(step.subtask, step.choice, outcome.steps[-1].model, answer)
     steps, outcome.plan, outcome.steps = outcome.steps, DIRECT, [step]
-    unit.plan_is(Arm(PLAN_ARM, _odds_on_grid(unit.p_plan * p_right), 0.0))
+    unit.plan_is(Arm(PLAN_ARM, odds_on_grid(unit.p_plan * p_right), 0.0))
     unit.keep(PLAN_ARM, PLAN_ARM, planned, is_result=bool(answer), confidence=None)
     yield from _settle(problem, DIRECT, {0: unit}, router, outcome, budget)
     if step.text == answer:
@@ -211,9 +114,9 @@ def _is_followed(unit: Unit, plan: Plan, router: Router) -> bool:
     form shows."""
     is_as_shown = Counter(kind_of(subtask.text) for subtask in plan.subtasks) == steps_of(unit.problem.question)
     unit.p_plan = after_plan(unit.p_plan, is_as_shown=is_as_shown)
-    p_steps, cost = _steps_worth(unit.problem, router, unit.v_usd)
-    unit.plan_is(Arm(PLAN_ARM, _odds_on_grid(unit.p_plan * p_steps), _on_grid(cost)))
-    decision = _decided(unit.beliefs, unit.attempts(), router.settings.horizon, None, unit.waits)
+    p_steps, cost = steps_worth(unit.problem, router, unit.v_usd)
+    unit.plan_is(Arm(PLAN_ARM, odds_on_grid(unit.p_plan * p_steps), on_grid(cost)))
+    decision = decided(unit.beliefs, unit.attempts(), router.settings.horizon, None, unit.waits)
     return decision.action == "decompose"
 
 
@@ -222,11 +125,11 @@ def _by_plan(
 ) -> Generator[Wave, list[Completion], tuple[str, float]]:
     """The plan's answer, and P(all its steps are right). The steps are asked wave by wave, each a unit; a wrong step
     makes the answer wrong, so that a right one is worth as much as the answer."""
-    outcome.plan, outcome.steps = plan, [_open_step(subtask, router) for subtask in plan.subtasks]
+    outcome.plan, outcome.steps = plan, [open_step(subtask, router) for subtask in plan.subtasks]
     last, p_right = answer_step(problem, plan, router), 1.0
     for wave in plan.waves():
         units = {
-            index: _unit(
+            index: unit_of(
                 problem,
                 router,
                 outcome.steps[index],
@@ -243,11 +146,6 @@ def _by_plan(
         problem, plan, router, outcome, budget, max_escalations=router.settings.max_escalations
     )
     return answer, p_right
-
-
-def _open_step(subtask: Subtask, router: Router) -> Step:
-    """A step that nobody was asked for yet; the middle solver stands in its row if nobody ever is."""
-    return Step(subtask, Choice(router.roster.middle, {}), router.roster.middle)
 
 
 def _settle(
@@ -267,7 +165,7 @@ def _settle(
         unit.step.model, mode = entry_of(arm), card.prompt_mode
         is_doubled = unit.again.is_doubled
         call = step_call(problem, plan, index, router, outcome.steps, is_doubled=is_doubled, mode=mode)
-        is_heard = _levels(problem, router, card, is_answer=unit.is_answer) or _floor(router)
+        is_heard = levels_of(problem, router, card, is_answer=unit.is_answer) or _floor(router)
         return with_logprobs(call, router.roster) if is_heard and not call.top_logprobs else call
 
     open_calls: dict[int, list[tuple[str, Call]]] = {}
@@ -344,7 +242,7 @@ def _next_calls(
         spent = set(unit.beliefs.arms) - {PLAN_ARM} if is_spent else set()
         beliefs = unit.beliefs.without((spent | unit.closed) - asked)
         horizon = max(1, min(router.settings.horizon, 1 + n_further - unit.n_asked)) if router.settings.horizon else 0
-        decision = _decided(beliefs, unit.attempts(), horizon, unit.decompose, unit.waits)
+        decision = decided(beliefs, unit.attempts(), horizon, unit.decompose, unit.waits)
         arm = decision.arm
         number = None if decision.result is None else unit.number_of(decision.result)
         if number is not None:
@@ -419,7 +317,7 @@ def _is_verified(
         unit.refused.add(newest)
     elif len(outcome.failed_checks) == n_failed:
         nobody_else = unit.beliefs.without(set(unit.beliefs.arms))
-        _note(unit, _decided(nobody_else, unit.attempts(), 0, None), outcome, "verified")
+        _note(unit, decided(nobody_else, unit.attempts(), 0, None), outcome, "verified")
         unit.settle(unit.tried[-1].step)
         return True
     return False
@@ -442,225 +340,3 @@ def _floor(router: Router) -> float:
 
 def _note(unit: Unit, decision: Decision, outcome: Outcome, reason: str, arm: str | None = None) -> None:
     outcome.decisions.append(Decided(unit.subtask_index, len(unit.tried), unit.v_usd, decision, arm, reason))
-
-
-def _decided(
-    beliefs: "ProfileBeliefs | ScoredBeliefs",
-    attempts: Attempts,
-    horizon: int,
-    decompose: float | None,
-    waits: Waits = (),
-) -> Decision:
-    """The rule's decision, a right answer taken as 1."""
-    if isinstance(beliefs, ProfileBeliefs):
-        return _shared(beliefs, attempts, horizon, decompose, waits)
-    from r2.answering.scored_unit import decided
-
-    return decided(beliefs, attempts, horizon, decompose, waits)
-
-
-@lru_cache(maxsize=65536)
-def _shared(
-    beliefs: ProfileBeliefs, attempts: Attempts, horizon: int, decompose: float | None, waits: Waits
-) -> Decision:
-    """Questions of one kind and of like length share their decisions."""
-    made = decide(beliefs, attempts, 1.0, horizon, decompose, LEAST_GAIN, waits, on_outer_hulls)
-    if made.arm == PLAN_ARM:
-        return replace(made, action="decompose", arm=None, result=None, reason="plan_worth_more", beside=None)
-    return replace(made, beside=None) if made.beside == PLAN_ARM else made  # a plan is no call beside another
-
-
-def _waits(router: Router, cards: Mapping[str, ModelCard], v_usd: float) -> Waits:
-    """What waiting for each arm costs, in units of v."""
-    if not router.wait_usd:
-        return ()
-    priced = ((arm, router.wait_usd.get(entry_of(arm), 0.0)) for arm in sorted(cards))
-    return tuple((arm, _on_grid(usd / v_usd)) for arm, usd in priced if usd)
-
-
-def _unit(
-    problem: Problem,
-    router: Router,
-    step: Step,
-    v_usd: float,
-    subtask_index: int | None,
-    *,
-    is_answer: bool,
-    given: Mapping[int, str] = NOTHING_GIVEN,
-) -> Unit:
-    """`given`: of a step, the earlier results that it is shown, by the number of their step."""
-    task = None if subtask_index is None else step.subtask.text
-    kinds = [kind_of(problem.question), problem.benchmark] if task is None else [kind_of(task)]
-    cards = _able(problem, router)
-    profiled = _beliefs(problem, router, cards, kinds, task, v_usd, is_answer=is_answer)
-    scored = _scored(problem, router, cards, kinds, task, given, profiled, v_usd, is_answer=is_answer)
-    waits = _waits(router, cards, v_usd)
-    unit = Unit(problem, step, scored or profiled, cards, v_usd, subtask_index, is_answer, waits=waits)
-    if subtask_index is None and (plan := _plan_arm(problem, router, v_usd)) is not None:
-        unit.p_plan, arm = plan
-        unit.plan_is(arm)
-    return unit
-
-
-def _scored(
-    problem: Problem,
-    router: Router,
-    cards: Mapping[str, ModelCard],
-    kinds: Sequence[str],
-    task: str | None,
-    given: Mapping[int, str],
-    profiled: ProfileBeliefs,
-    v_usd: float,
-    *,
-    is_answer: bool,
-) -> "ScoredBeliefs | None":
-    """What the router's scorer believes of the unit; None without one, for kinds that it was not trained on, and where
-    nobody can say which results are the same."""
-    scorer = router.scorer
-    if scorer is None or not profiled.has_equality:
-        return None
-    # Here, because numpy takes a while to load.
-    from r2.answering.scored_unit import ANY_STEP, kind_for, scored_beliefs, step_unit
-
-    kind = kind_for(scorer, kinds if task is None else [*kinds, ANY_STEP], is_question=task is None)
-    if kind is None:
-        return None
-    calls = _calls(problem, router, cards, task, given, is_answer=is_answer)
-    prompts = {name: call.messages for name, call in calls.items()}
-    shown = problem if task is None else step_unit(problem, task, tuple(given.values()))
-    return scored_beliefs(scorer, shown, kind, profiled.known, cards, prompts, v_usd)
-
-
-def _beliefs(
-    problem: Problem,
-    router: Router,
-    cards: Mapping[str, ModelCard],
-    kinds: Sequence[str],
-    task: str | None,
-    v_usd: float,
-    *,
-    is_answer: bool,
-) -> ProfileBeliefs:
-    """What is believed of the question (`task` None), or of a step, before anybody was asked."""
-    calls = _calls(problem, router, cards, task, is_answer=is_answer)
-    steps = steps_of(problem.question) if task is None else NO_STEPS
-    eases = eases_of(cards.values(), (*kinds, *steps))
-    arms = []
-    for name, card in sorted(cards.items()):
-        n_tokens = reply_tokens(problem, router, card.prompt_mode, is_answer=is_answer)
-        cost = _on_grid(call_usd(card, calls[name].messages, n_tokens) / v_usd)
-        p_right = prior(card, kinds, steps, eases)
-        if name.endswith(STEP_BY_STEP):
-            p_right = 1 - (1 - p_right) * ERRORS_LEFT
-        arms.append(Arm(name, p_right, cost, _levels(problem, router, card, is_answer=is_answer), card.weights))
-    return ProfileBeliefs(
-        tuple(arms),
-        kappa_of(n_choices(problem, is_answer=is_answer)),
-        has_equality(problem, router, is_answer=is_answer),
-        SPREAD,
-    )
-
-
-def _calls(
-    problem: Problem,
-    router: Router,
-    cards: Mapping[str, ModelCard],
-    task: str | None,
-    given: Mapping[int, str] = NOTHING_GIVEN,
-    *,
-    is_answer: bool,
-) -> dict[str, Call]:
-    """The call that would ask each arm, as far as its prompt goes: arms that are asked in one way share it."""
-    said: dict[tuple[PromptMode, bool], Call] = {}
-    found = {}
-    for name, card in sorted(cards.items()):
-        way = card.prompt_mode, card.guided
-        if way not in said:
-            entry, mode = entry_of(name), card.prompt_mode
-            said[way] = solver_call(problem, router, entry, task, given, "solve", mode=mode, is_answer=is_answer)
-        found[name] = said[way]
-    return found
-
-
-def _able(problem: Problem, router: Router) -> dict[str, ModelCard]:
-    """Who can be asked, by the arm's name: the solvers, and the strongest one thinking step by step, which a right
-    answer's worth is measured by. Of them those that can hold the question, all where none can; those that give
-    log-probabilities where the row wants them."""
-    roster = router.roster
-    cards = {card.name: card for card in roster.solvers}
-    reference = roster[roster.step_by_step(roster.strongest)]
-    if reference.prompt_mode == "cot":
-        cards[reference.name] = reference
-    elif reference.prompt_mode == "direct":
-        cards[reference.name + STEP_BY_STEP] = replace(reference, prompt_mode="cot")
-    if is_whole(problem, router):  # what a program prints is a result, and no text
-        cards = {name: card for name, card in cards.items() if card.prompt_mode != "program"} or cards
-    if problem.asked is not None and problem.asked.logprobs:
-        cards = {name: card for name, card in cards.items() if card.has_logprobs} or cards
-    said = (("user", problem.question + problem.context),)
-    n_wanted = router.settings.max_answer_tokens if is_whole(problem, router) else router.settings.cot_tokens
-    return {name: card for name, card in cards.items() if card.can_hold(said, n_wanted)} or cards
-
-
-def entry_of(arm: str) -> str:
-    """The pool entry that an arm asks."""
-    return arm.removesuffix(STEP_BY_STEP)
-
-
-def _on_grid(ratio: float) -> float:
-    """The next value of the grid, in steps of `COST_GRID` of itself."""
-    return math.exp(COST_GRID * round(math.log(ratio) / COST_GRID)) if ratio > 0 else 0.0
-
-
-def _odds_on_grid(p: float) -> float:
-    """A probability with its odds on that grid."""
-    odds = _on_grid(min(MOST, max(LEAST, p)) / (1 - min(MOST, max(LEAST, p))))
-    return odds / (1 + odds)
-
-
-def _levels(problem: Problem, router: Router, card: ModelCard, *, is_answer: bool) -> tuple[Level, ...]:
-    """How confidence tells, of this entry at this unit; () where its endpoint does not say how sure it is, and for
-    answers in full, whose tokens say little and weigh much."""
-    if not card.has_logprobs or (is_answer and is_whole(problem, router)):
-        return ()
-    return _LEVELS.get(card.prompt_mode, SHORT_REPLIES)
-
-
-def _plan_arm(problem: Problem, router: Router, v_usd: float) -> tuple[float, Arm] | None:
-    """Decomposing the question as one more arm: P(the plan is right), and what it all is expected to come to, cost in
-    units of v. None where nothing is known of the decomposer, or of the steps that such a question has."""
-    decomposer = router.roster[router.decomposer]
-    p_plan = _p_plan(decomposer)
-    if p_plan is None or not steps_of(problem.question):
-        return None
-    messages = decompose_messages(problem, decomposer.prompt_mode)
-    p_steps, cost = _steps_worth(problem, router, v_usd)
-    cost += call_usd(decomposer, messages, PLAN_TOKENS) / v_usd
-    return p_plan, Arm(PLAN_ARM, _odds_on_grid(p_plan * p_steps), _on_grid(cost))
-
-
-def _steps_worth(problem: Problem, router: Router, v_usd: float) -> tuple[float, float]:
-    """What the steps that the question's form shows are expected to come to: P(all are right), and their cost, of each
-    step that of the entry that is asked first."""
-    p_right, cost = 1.0, 0.0
-    waits = _waits(router, _able(problem, router), v_usd)
-    for n, beliefs in _step_beliefs(problem, router, v_usd):
-        first = _decided(beliefs, (), router.settings.horizon, None, waits)
-        p_right, cost = p_right * (first.value_usd + first.cost_usd) ** n, cost + n * first.cost_usd
-    return p_right, cost
-
-
-def _step_beliefs(problem: Problem, router: Router, v_usd: float) -> list[tuple[int, ProfileBeliefs]]:
-    """How many steps of each kind the question's form shows, with what is believed of one."""
-    cards = _able(problem, router)
-    return [
-        (n, _beliefs(problem, router, cards, [kind], problem.question, v_usd, is_answer=False))
-        for kind, n in steps_of(problem.question).items()
-    ]
-
-
-def _p_plan(decomposer: ModelCard) -> float | None:
-    if PLAN_SKILL in decomposer.skills:
-        return prior(decomposer, [PLAN_SKILL])
-    is_trained = decomposer.prompt_mode == "bare" and not decomposer.is_solver
-    return P_TRAINED_PLAN if is_trained else None

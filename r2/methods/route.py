@@ -8,11 +8,13 @@ rule `value_usd`, `horizon`; of the allocator `allocator`, `order_seed`.
 from dataclasses import replace
 
 from r2.answering.allocation import allocation_tokens
+from r2.answering.open_unit import entry_of
 from r2.answering.prompts import allocate_messages
 from r2.answering.protocol import Router, Solving
 from r2.answering.question_shape import text_of
 from r2.answering.route import solve
-from r2.answering.sequential import entry_of, expected_asks, solve_by_rule
+from r2.answering.sequential import solve_by_rule
+from r2.answering.worth import expected_asks
 from r2.errors import ConfigError
 from r2.methods.expected import (
     EMPTY,

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from r2.answering.sequential import entry_of
+from r2.answering.open_unit import entry_of
 from r2.errors import PlanParseError
 from r2.plan import Plan, parse_plan
 from r2.pool.file.config import PoolConfig

@@ -17,8 +17,8 @@ from typing import Any, Final
 import orjson
 
 from r2.answering.confidence import token_confidence
+from r2.answering.open_unit import STEP_BY_STEP, entry_of
 from r2.answering.scored_unit import question_kind
-from r2.answering.sequential import STEP_BY_STEP, entry_of
 from r2.call import Completion
 from r2.errors import LakeError
 from r2.pool.client.wire import ParsedReply, parse_body

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from r2.answering.sequential import entry_of
+from r2.answering.open_unit import entry_of
 from r2.atomic import replacing_folder, write_atomically
 from r2.errors import ConfigError
 from r2.ledger import CORE_HOUR_USD

@@ -11,7 +11,8 @@ import pytest
 
 from r2.answering.prompts import TASK_MARK
 from r2.answering.protocol import Outcome, Router, Trajectory
-from r2.answering.sequential import expected_asks, solve_by_rule, value_usd
+from r2.answering.sequential import solve_by_rule
+from r2.answering.worth import expected_asks, value_usd
 from r2.call import Call, Completion
 from r2.errors import ConfigError
 from r2.methods import method_named, refuse_unused
