@@ -198,7 +198,7 @@ class Reasoning(Frozen):
     allocator of the paper. Settings that do not say mean the allocator, as all stored ones do; `r2 answer` takes the
     rule where nobody names an allocator."""
     value_usd: Positive | None = None
-    """What a right answer is worth to the rule, in USD, before `b`: v * exp(-b). None: 50 times the cost of the
+    """What a right answer is worth to the rule, in USD, before `b`: v * exp(-b). None: at most 50 times the cost of the
     question on the largest model thinking step by step."""
     horizon: int = Field(default=3, ge=0, le=4)
     """Attempts that the rule looks ahead. 0: nobody is asked twice. 1 never buys a second opinion."""

@@ -305,7 +305,7 @@ ValueUsd = Annotated[
         "--value-usd",
         metavar="USD",
         help="What a right answer is worth to the rule. --b takes it down: value * exp(-b).",
-        default="50 times the question on the largest model, step by step",
+        default="at most 50 times the question on the largest model, step by step",
     ),
 ]
 Horizon = Annotated[
