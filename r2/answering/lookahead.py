@@ -209,7 +209,7 @@ def decide(
     )
     accepting = v_usd * q
     best = min(kept, key=lambda one: (-values[one.arm], one.cost_usd, one.arm), default=None)
-    if result is None and open_arms:
+    if result is None and open_arms and (best is None or values[best.arm] <= 0):
         alone = {one.arm: v_usd * one.p_right - one.cost_usd - waiting.get(one.arm, 0.0) for one in open_arms}
         least = max(open_arms, key=lambda one: alone[one.arm])  # the first of equals: the cheaper one, then by name
         if best is None or values[best.arm] < alone[least.arm]:

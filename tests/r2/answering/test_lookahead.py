@@ -112,12 +112,12 @@ def test_without_a_result_somebody_is_asked_even_at_a_loss():
     least = decide(TWO, (), 0.5)
     assert (least.action, least.arm, least.reason) == ("ask", "small", "no_result_yet")
     assert least.value_usd == pytest.approx(0.5 * 0.6 - 1)
-    # 20 * 0.02 - 0.1 is more than 20 * 0.07 - 1.3, though it is less than half as likely to be right
-    hopeless = Independent({"poor": 0.02, "better": 0.07}, {"poor": 0.1, "better": 1.3})
-    asked = decide(hopeless, (), 20.0)
-    assert (asked.arm, asked.value_usd) == ("poor", pytest.approx(0.3))
-    dear_to_wait_for = decide(hopeless, (), 20.0, waits=(("poor", 1.0),))
-    assert (dear_to_wait_for.arm, dear_to_wait_for.value_usd) == ("better", pytest.approx(0.1))
+    # 10 * 0.02 - 0.3 loses less than 10 * 0.07 - 1.3, though it is less than half as likely to be right
+    hopeless = Independent({"poor": 0.02, "better": 0.07}, {"poor": 0.3, "better": 1.3})
+    asked = decide(hopeless, (), 10.0)
+    assert (asked.arm, asked.value_usd) == ("poor", pytest.approx(-0.1))
+    dear_to_wait_for = decide(hopeless, (), 10.0, waits=(("poor", 1.0),))
+    assert (dear_to_wait_for.arm, dear_to_wait_for.value_usd) == ("better", pytest.approx(-0.6))
 
 
 def test_where_everybody_was_asked_the_best_supported_result_stands():
