@@ -35,7 +35,9 @@ COST_GOAL: Final = 0.6
 ERROR_GOAL: Final = 1.05
 """Of the errors that the chain of thought is expected to make: more are not taken for a lower bill."""
 LEAST_SHARE: Final = 0.01
-"""Of questions: what happens to fewer is left out of an expectation."""
+"""Of questions: what happens to fewer is left out of an estimate."""
+LEAST_SHARE_FOR_VALUE: Final = 0.05
+"""Likewise where only the value is sought: that is done for every question, and must be quick."""
 
 
 def value_usd(problem: Problem, router: Router) -> float:
@@ -83,7 +85,7 @@ class Expected:
 def _expected(beliefs: ProfileBeliefs, horizon: int, n_further: int, waits: Waits) -> Expected:
     """If what is believed is true and every call succeeds."""
     cost = p_right = ended = 0.0
-    for share, decision in _states(beliefs, horizon, n_further, None, waits):
+    for share, decision in _states(beliefs, horizon, n_further, None, waits, LEAST_SHARE_FOR_VALUE):
         if decision.action == "accept":
             p_right, ended = p_right + share * decision.q, ended + share
         else:
@@ -137,7 +139,12 @@ def _add_asks(
 
 
 def _states(
-    beliefs: "ProfileBeliefs | ScoredBeliefs", horizon: int, n_further: int, decompose: float | None, waits: Waits
+    beliefs: "ProfileBeliefs | ScoredBeliefs",
+    horizon: int,
+    n_further: int,
+    decompose: float | None,
+    waits: Waits,
+    least_share: float = LEAST_SHARE,
 ) -> Iterator[tuple[float, Decision]]:
     """The states that a unit is expected to come to: how probable each is, and what is decided there."""
     ahead: list[tuple[float, Attempts, int]] = [(1.0, (), n_further + 1)]
@@ -155,7 +162,7 @@ def _states(
                     (p_before * p, (*before, attempt))
                     for p_before, before in reached
                     for p, attempt in beliefs.outcomes(before, arm)
-                    if p_before * p > LEAST_SHARE
+                    if p_before * p > least_share
                 ]
             n_then = n_left if is_plan else n_left - len(asked)
             further += [(p, reaching, n_then) for p, reaching in reached if asked]
