@@ -243,6 +243,8 @@ def _next_calls(
         beliefs = unit.beliefs.without((spent | unit.closed) - asked)
         horizon = max(1, min(router.settings.horizon, 1 + n_further - unit.n_asked)) if router.settings.horizon else 0
         decision = decided(beliefs, unit.attempts(), horizon, unit.decompose, unit.waits)
+        if _is_in_vain(unit, decision):
+            decision = replace(decision, action="accept", arm=None, beside=None, cost_usd=0.0, reason="not_worth_more")
         arm = decision.arm
         number = None if decision.result is None else unit.number_of(decision.result)
         if number is not None:
@@ -271,6 +273,11 @@ def _next_calls(
         else:
             _settle_for_less(unit, index)
         return []
+
+
+def _is_in_vain(unit: Unit, decision: Decision) -> bool:
+    """Whether somebody would be asked at a loss although there is a text, one that failed a check: better than none."""
+    return decision.action == "ask" and decision.value_usd < 0 and unit.doubtful is not None
 
 
 def _bound(unit: Unit, is_spent: bool) -> str | None:

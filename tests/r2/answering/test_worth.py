@@ -6,11 +6,13 @@ import pytest
 
 from r2.answering.expected_cost import cost_ref_usd
 from r2.answering.protocol import Router
+from r2.answering.sequential import solve_by_rule
 from r2.answering.worth import VALUES_IN_REFS, expected_asks, value_in_refs, value_usd
 from r2.ledger import Price
 from r2.problem import Problem
 from r2.roster import ModelCard, PromptMode, Roster, Tier
 from r2.settings import Reasoning
+from tests.support.scripted import replay
 
 QUESTION = Problem("q", "Solve for x: 3 * x + 5 = 26", benchmark="arithmetic")
 SURE = 10**6
@@ -37,6 +39,16 @@ def test_a_kind_at_which_nobody_is_good_is_not_asked_dearly_in_vain():
     assert expected_asks(QUESTION, router(0.005, 0.025, value_usd=value_usd(QUESTION, hopeless) * 50 / 35)).whole == {
         "large": 1.0
     }
+
+
+def test_where_nobody_is_worth_asking_a_malformed_text_stands_and_a_failed_call_does_not():
+    waves, outcome = replay(solve_by_rule(QUESTION, router(0.005, 0.025)), ["a few"])
+    assert [[call.model for call in wave] for wave in waves] == [["small"]]
+    assert (outcome.answer, outcome.failed_checks) == ("a few", ["no_number"])
+    assert [one.reason for one in outcome.decisions] == ["no_result_yet", "not_worth_more"]
+    waves, outcome = replay(solve_by_rule(QUESTION, router(0.005, 0.025)), ["", "7"])
+    assert [[call.model for call in wave] for wave in waves] == [["small"], ["large"]]
+    assert outcome.answer == "7"
 
 
 def test_a_second_opinion_on_what_is_surer_than_the_reference_is_not_bought_at_its_price():
