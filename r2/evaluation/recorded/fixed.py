@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from r2.evaluation.outcomes import FloatArray
 from r2.evaluation.recorded.method import VALUES, TableMethod, TablePolicy, cost_ref_of
 from r2.evaluation.recorded.table import OutcomeTable, Question
 
@@ -70,7 +70,7 @@ def _prices(table: OutcomeTable) -> list[float]:
     return [value * cost_ref_of(table) for value in (*VALUES, np.inf)]
 
 
-def _best(table: OutcomeTable, rows: FloatArray, v_usd: float) -> str:
+def _best(table: OutcomeTable, rows: NDArray[np.bool_], v_usd: float) -> str:
     accuracy = table.is_correct_MP[:, rows].mean(axis=1)
     cost = table.cost_usd_MP[:, rows].mean(axis=1)
     if np.isinf(v_usd):

@@ -2,8 +2,7 @@
 question; and what every choice earns. Pure; numpy alone.
 
 A table has no pool file, so the cards are counted on its rows: accuracy by benchmark, and as the price what a question
-costs on average. Models that no price of a right answer makes the best of
-any benchmark are not shown.
+costs on average. Models that no price of a right answer makes the best of any benchmark are not shown.
 """
 
 from collections.abc import Sequence
@@ -18,8 +17,6 @@ from r2.ledger import Price
 from r2.roster import TIERS, ModelCard
 
 NO_LABEL = -1
-
-
 PRICES = (5.0, 100.0)
 """Prices of a right answer, in multiples of `cost_ref`, between which somebody must be the best to be shown."""
 
