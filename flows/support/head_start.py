@@ -26,14 +26,15 @@ async def head_start(settings: AnswerSettings, pool: PoolConfig, importing: str)
     does not come: what was paid until then is in the run's journals.
     """
     with ExitStack() as stack:
-        api = stack.enter_context(api_starting())
-        # Here and not above: the API's start need not wait for them.
-        from flows.support.run_open import begun_ahead
+        # Here and not above: neither start need wait for what is imported after it.
         from r2.pool.simulated.process import started_ahead
+
+        stack.enter_context(started_ahead(pool))  # first: the first question waits for it
+        api = stack.enter_context(api_starting())
+        from flows.support.run_open import begun_ahead
         from storage.runs.plan import read_plan
         from tasks.answering.plan_file import plan_file, said_before
 
-        stack.enter_context(started_ahead(pool))
         plan = read_plan(plan_file(settings), settings)
         async with begun_ahead(plan, said_before(settings, plan)) as session:
             # Not before: Prefect's import would hold up the first questions, and is done before the API is there.
