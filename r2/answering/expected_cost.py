@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from r2.answering.protocol import Router
+from r2.answering.question_shape import thoughts_of
 from r2.answering.route import solver_call
 from r2.answering.wanted import is_whole
 from r2.call import Message
@@ -18,7 +19,7 @@ from r2.roster import ModelCard, PromptMode
 
 PLAN_TOKENS: Final = 45
 RESULT_TOKENS: Final[Mapping[PromptMode, int]] = {"direct": 12, "cot": 150, "bare": 12, "program": 24}
-"""By prompt mode."""
+"""By prompt mode; of a chain of thought where the steps are not known."""
 SHARE_OF_LIMIT: Final = 0.5
 """How much of its benchmark's limit a result has at least: a list of actions is longer than a number."""
 FREE_TOKENS: Final[Mapping[PromptMode, int]] = {"direct": 300, "cot": 500, "bare": 300, "program": 60}
@@ -35,17 +36,24 @@ PROGRAM_S: Final = 0.05
 
 def call_usd(card: ModelCard, messages: Sequence[Message], n_tokens: float) -> float:
     """USD of one call whose reply has so many tokens, thoughts aside. An entry that sends a limit of its own is
-    expected to use all of it: that is what such a limit is set for."""
+    expected to use all of it: that is what such a limit is set for. Where prompt tokens cost nothing once they were
+    read, as with the embedded server, the instructions were: they are the same for every question."""
     expected = n_tokens + card.thinking_tokens * THOUGHT_SHARE
     n_output = round(expected if card.sent_output_limit is None else card.sent_output_limit)
     running_usd = PROGRAM_S * CORE_HOUR_USD / 3600 if card.prompt_mode == "program" else 0.0
-    return running_usd + cost_usd(card.price, Usage(likely_prompt_tokens(messages), 0, n_output, "estimated"))
+    n_read = 0
+    if not card.price.cached_input:
+        n_read = likely_prompt_tokens([message for message in messages if message[0] == "system"])
+    return running_usd + cost_usd(card.price, Usage(likely_prompt_tokens(messages), n_read, n_output, "estimated"))
 
 
 def reply_tokens(problem: Problem, router: Router, mode: PromptMode, *, is_answer: bool) -> int:
     """How long the reply to a question, or to one step, is expected to be."""
     if not is_whole(problem, router):
-        return max(RESULT_TOKENS[mode], round(SHARE_OF_LIMIT * benchmark_of(problem).answer_tokens))
+        n_tokens: float = RESULT_TOKENS[mode]
+        if mode == "cot" and is_answer and (n_thoughts := thoughts_of(problem)) is not None:
+            n_tokens = n_thoughts + RESULT_TOKENS["direct"]
+        return max(round(n_tokens), round(SHARE_OF_LIMIT * benchmark_of(problem).answer_tokens))
     return min(FREE_TOKENS[mode] if is_answer else FREE_STEP_TOKENS, router.settings.max_answer_tokens)
 
 

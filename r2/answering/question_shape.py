@@ -190,6 +190,12 @@ def _measured(problem: Problem) -> _Measured:
     )
 
 
+def thoughts_of(problem: Problem) -> float | None:
+    """About as many tokens as thinking through the question takes, where its text shows its steps; None where not."""
+    gold = _gold_plan(problem)
+    return None if gold is None else _thoughts(max(1, len(gold[0].subtasks)))
+
+
 def _thoughts(n_steps: float) -> float:
     return SENTENCE_TOKENS * (2 + n_steps)
 
