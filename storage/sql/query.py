@@ -263,18 +263,39 @@ def write_database(lake_root: Path | str) -> Path:
     file. Both are replaced atomically; returns the path of the first.
     """
     root = Path(lake_root)
-    folder_sql = _LAKE_FOLDER.format(here=_quoted(f"{str(root.resolve()).rstrip('/')}/"))
-    sql = folder_sql + "".join(statements(root, _in_lake_folder))
+    sql = _database_sql(root)
     Lake(root).prepare()
     with tempfile.TemporaryDirectory(dir=root, prefix=".views-") as folder:
-        script, database = Path(folder) / "lake.sql", Path(folder) / "lake.duckdb"
-        script.write_text(f"set TimeZone = 'UTC';\n{sql}", "utf-8")
+        script, database = Path(folder) / _SCRIPT, Path(folder) / _DATABASE
+        script.write_text(_script_of(sql), "utf-8")
         with closing(duckdb.connect()) as connection:
             connection.execute(f"attach {_quoted(str(database))} as lake (storage_version 'v1.0.0')")
             # One transaction: each would wait for the disk, and there are hundreds of statements.
             connection.execute(f"use lake; begin; {sql}; commit; use memory; detach lake")
-        script.replace(root / "lake.sql")
-        return database.replace(root / "lake.duckdb")
+        database.replace(root / _DATABASE)
+        script.replace(root / _SCRIPT)  # after the database, whose state `refresh_database` reads from it
+    return root / _DATABASE
+
+
+def refresh_database(lake_root: Path | str) -> None:
+    """`write_database` where one of its files is missing, or names other files than those of this moment."""
+    root = Path(lake_root)
+    script = root / _SCRIPT
+    is_there = script.is_file() and (root / _DATABASE).is_file()
+    if not is_there or script.read_text("utf-8") != _script_of(_database_sql(root)):
+        write_database(root)
+
+
+_DATABASE, _SCRIPT = "lake.duckdb", "lake.sql"
+
+
+def _database_sql(root: Path) -> str:
+    folder = _LAKE_FOLDER.format(here=_quoted(f"{str(root.resolve()).rstrip('/')}/"))
+    return folder + "".join(statements(root, _in_lake_folder))
+
+
+def _script_of(sql: str) -> str:
+    return f"set TimeZone = 'UTC';\n{sql}"
 
 
 def run_sql(lake_root: Path | str, sql: str, fmt: str, out: BinaryIO, reader: Reader = FILE) -> int:

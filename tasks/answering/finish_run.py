@@ -14,7 +14,7 @@ from storage.runs.job_files import store_jobs
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.sessions import add_session, session_row
 from storage.runs.summary import RunSummary, summarize
-from storage.sql.query import write_database
+from storage.sql.query import refresh_database
 from tasks.answering.progress import Progress
 
 
@@ -32,8 +32,10 @@ def finish_run(
 def tell_again(
     run_dir: Path, progress: Progress, out: str | None, more_columns: Sequence[str] = ()
 ) -> tuple[RunSummary, list[Path]]:
-    """The same of a run that is closed: its answers are written again, and nothing in the lake changes."""
+    """The same of a run that is closed: its answers are written again. Nothing in the lake changes, unless the process
+    that closed it was killed before it ended."""
     plan = read_plan(run_dir)
+    _bring_into_view(plan, is_complete=True)
     summary = summarize(run_dir.parent.parent, plan.run_id, plan.settings.reasoning.check)
     check_accounts(plan.n_requested, summary, progress.n_deferred)
     return summary, _written(plan, out, more_columns)
@@ -58,11 +60,18 @@ def close_session(run_dir: Path, progress: Progress) -> RunSummary:
         cost_usd=summary.cost_usd,
     )
     is_complete = progress.stop_reason is None and progress.n_deferred == 0
-    store_jobs(plan.jobs_dir, Lake(root), plan.run_id, is_complete=is_complete)
-    if is_complete:
-        Lake(root).compact(plan.run_id)  # last, so that the session's row is in view with the rest
-    write_database(root)
+    _bring_into_view(plan, is_complete=is_complete)
     return summary
+
+
+def _bring_into_view(plan: RunPlan, *, is_complete: bool) -> None:
+    """What follows once the session's row is stored, so that the row is in view with the rest. Each part finds by
+    itself whether it is done, for a kill may come between any two."""
+    lake = Lake(plan.run_dir.parent.parent)
+    store_jobs(plan.jobs_dir, lake, plan.run_id, is_complete=is_complete)
+    if is_complete:
+        lake.compact(plan.run_id)
+    refresh_database(lake.root)
 
 
 def record_session(

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from r2.errors import LakeError
@@ -136,6 +136,7 @@ subtask_rows = st.builds(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # drawing a row of so many fields is slow on a busy machine
 @given(st.lists(subtask_rows, max_size=5))
 def test_any_row_the_dataclass_can_hold_is_stored(rows: list[SubtaskRow]) -> None:
     stored = table_from_rows("subtasks", rows).to_pylist()
