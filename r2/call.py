@@ -98,7 +98,7 @@ class TokenLogprob:
     alternatives: tuple[tuple[str, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, nor is `Completion`: made per call, and freezing is half of making them
 class Attempt:
     """One HTTP exchange (or one refusal to start it): a row of the `calls` table.
 
@@ -127,7 +127,7 @@ class Attempt:
     thinking: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Completion:
     """The outcome of one call: its text, or why there is none, and every attempt it took.
 

@@ -7,6 +7,7 @@ a price cannot be in a pool, so a total can never leave a call out for want of a
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, Self
 
 UsageSource = Literal["provider", "estimated", "doubtful"]
@@ -20,7 +21,7 @@ TEMPLATE_TOKENS_PER_MESSAGE: Final = 8
 """Tokens that a chat template puts around one message; ours, an upper bound of the templates we know."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for `version`
 class Price:
     """USD per million tokens, as published or measured on a date.
 
@@ -38,7 +39,7 @@ class Price:
     long: tuple["LongContextPrice", ...] = ()
     """Other prices for a whole request with a longer prompt, smallest threshold first."""
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Identity of the price in stored rows: a cost is never re-priced in place."""
         text = f"{self.date}:{self.input:g}/{self.cached_input:g}/{self.output:g}"
@@ -68,7 +69,7 @@ class LongContextPrice:
     price: Price
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made several times per call, and freezing is most of that
 class Usage:
     """Tokens of one attempt.
 
@@ -118,14 +119,16 @@ def cost_usd(price: Price, usage: Usage) -> float:
 def worst_cost_usd(price: Price, usage: Usage) -> float:
     """The most that a request of at most `usage` can cost: every prompt token at its dearest (fresh, read from the
     cache or written to it), at the dearest of the prices that a prompt up to this length can have."""
-    reached = [price, *(long.price for long in price.long if usage.input_tokens > long.above_tokens)]
-    return (
-        max(
-            usage.input_tokens * max(each.dearest_input, each.cached_input) + usage.output_tokens * each.output
-            for each in reached
-        )
-        / 1e6
-    )
+    usd = _worst_at(price, usage)
+    for long in price.long:
+        if usage.input_tokens > long.above_tokens:
+            usd = max(usd, _worst_at(long.price, usage))
+    return usd
+
+
+def _worst_at(price: Price, usage: Usage) -> float:
+    dearest = max(price.dearest_input, price.cached_input)
+    return (usage.input_tokens * dearest + usage.output_tokens * price.output) / 1e6
 
 
 def total_usage(usages: Iterable[Usage]) -> Usage:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from r2.call import Attempt, Call, Completion
+from r2.ledger import Usage
 from r2.pool.batch.ports import Claim, JobEnd, JobStore, JobTotals, StoredJob
 from r2.pool.batch.protocol import BatchJob, BatchLine, BatchRow
 from r2.pool.client.ports import CallJournal
@@ -100,7 +101,8 @@ class Wave:
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A call that waits for its row, the `index`-th of its wave. `worst_usd` is at batch price."""
+    """A call that waits for its row, the `index`-th of its wave. `worst` bounds what it may cost, `worst_usd` at batch
+    price."""
 
     call: Call
     key: str
@@ -109,6 +111,7 @@ class Waiting:
     journal: CallJournal
     place: tuple[str, int]
     """Problem and rollout, for where it is asked live."""
+    worst: Usage
     worst_usd: float
     queued_at: float
     attempts: Sequence[Attempt] = ()

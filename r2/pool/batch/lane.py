@@ -14,8 +14,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterable
 from statistics import median
 from typing import Any
 
-from r2.call import Call
-from r2.ledger import Price, Usage, cost_usd, worst_cost_usd
+from r2.ledger import Price, cost_usd, worst_cost_usd
 from r2.pool.batch.carrying import TURN, Carrier
 from r2.pool.batch.jobs import ID_DIGITS, Clock, LaneGauge, LaneTimes, OpenJob, Outcome, Waiting
 from r2.pool.batch.ports import JobEnd, JobStore, LinesWriter, StoredJob
@@ -115,10 +114,6 @@ class Lane:
     def holds(self, key: str) -> bool:
         """Whether a job of an earlier session has this call: then its row is waited for, whatever the lane is like."""
         return key in self._recovered
-
-    def worst_of(self, call: Call) -> Usage:
-        """The bound of what is asked for. Not kept with each call that waits: there may be 100,000."""
-        return self.entry.card.worst_case(call.messages, call.max_output_tokens, call.json_schema)
 
     def add(self, waiting: Waiting) -> None:
         """A call waits from now on, until `told` is called for it."""
@@ -364,7 +359,7 @@ class Lane:
             self.entry,
             self.price,
             waiting.call,
-            self.worst_of(waiting.call),
+            waiting.worst,
             waiting.worst_usd,
             row,
             waiting.attempts,
@@ -433,8 +428,8 @@ class Lane:
     def _without_row(self, job: OpenJob, waiting: Waiting) -> None:
         why = job.end.why or f"the batch job ended as {job.end.state} without a row for this call"
         about = (self.entry, self.price, waiting.attempts, why, job.sent_at)
-        attempt = lost(*about, self.worst_of(waiting.call)) if job.end.n_absent else not_run(*about)
-        live_usd = worst_cost_usd(self.entry.price, self.worst_of(waiting.call)) if attempt.cost_usd else 0.0
+        attempt = lost(*about, waiting.worst) if job.end.n_absent else not_run(*about)
+        live_usd = worst_cost_usd(self.entry.price, waiting.worst) if attempt.cost_usd else 0.0
         following: Next = "live" if job.end.state in ("refused", "abandoned") else "again"
         self._answered(job, waiting, ReadRow(following, attempt, live_usd))
 

@@ -212,11 +212,12 @@ class Lanes:
                 return None
         if not (lane.is_open() or lane.holds(key)):
             return None
-        worst_usd = worst_cost_usd(lane.price, lane.worst_of(call))
+        worst = lane.entry.card.worst_case(call.messages, call.max_output_tokens, call.json_schema)
+        worst_usd = worst_cost_usd(lane.price, worst)
         if call.max_cost_usd is not None and worst_usd > call.max_cost_usd:
             return None  # the client says so, as a failure of the question
         attempts = () if known is None else tuple(paid_attempts(known))
-        return Waiting(call, key, wave, index, journal, place, worst_usd, self._clock.time(), attempts)
+        return Waiting(call, key, wave, index, journal, place, worst, worst_usd, self._clock.time(), attempts)
 
     # --- what became of a call
 

@@ -50,7 +50,7 @@ class BatchJob:
     created_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per line
 class BatchLine:
     """One request. `custom_id` is 48 hexadecimal digits: the first 16 of `BatchJob.id`, then 32 that name the call, so
     that a row says which job it belongs to. `body` is the JSON body of the live request, as bytes, in the entry's

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from r2.ledger import Price, Usage, cost_usd, worst_cost_usd
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per attempt
 class Charge:
     """What one attempt costs. `usage` is as stored; `usd` is the price of it, or of the worst case where that is
     safer."""
