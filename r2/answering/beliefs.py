@@ -230,6 +230,9 @@ class ProfileBeliefs:
         init=False, repr=False, compare=False, default_factory=dict
     )
 
+    _known: dict[Attempts, "_State"] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """The last state that was asked about."""
+
     def __post_init__(self) -> None:
         named = [arm.weights for arm in self.known if arm.weights]
         object.__setattr__(self, "_by_name", {arm.name: arm for arm in self.known})
@@ -266,104 +269,103 @@ class ProfileBeliefs:
     def p_right(self, attempts: Attempts) -> Sequence[float]:
         if not self.has_equality:
             return self._each_by_itself(attempts)
-        weights, none = self._weights(attempts)
-        total = sum(weights) + none
-        return [weight / total for weight in weights]
+        weights = self._state(attempts).weights
+        total = sum(weights)
+        return [weight / total for weight in weights[:-1]]
 
     def outcomes(self, attempts: Attempts, arm: str) -> Sequence[tuple[float, Attempt]]:
         """Without "none": that a call fails is not counted on."""
-        joint = self._joint(attempts, arm)
-        total = sum(right + sum(others) for _, right, others in joint)
-        return [((right + sum(others)) / total, further) for further, right, others in joint]
+        levels = self._by_name[arm].levels
+        found: list[tuple[float, Attempt]] = []
+        for result, right, wrong, _ in self._with_result(attempts, arm):
+            if not levels:
+                found.append((right + wrong, Attempt(arm, result)))
+            for level in levels:
+                found.append((right * level.if_right + wrong * level.if_wrong, Attempt(arm, result, level.typical)))
+        total = sum([weight for weight, _ in found])
+        return [(weight / total, further) for weight, further in found]
 
     def expected_best(self, attempts: Attempts, arm: str, least: float = 0.0) -> float:
         """As of `Foreseeing` (r2/answering/lookahead.py)."""
-        joint = self._joint(attempts, arm)
         if not self.has_equality:
             least = max(least, *self.p_right(attempts), 0.0)
-            return sum(max(right, least * (right + sum(others))) for _, right, others in joint)
+        levels = [(level.if_right, level.if_wrong) for level in self._by_name[arm].levels] or _NOT_TOLD
         best = total = 0.0
-        for _, right, others in joint:
-            every = right + sum(others)
-            total += every
-            best += max(right, *others[:-1], least * every)
+        for _, right, wrong, other in self._with_result(attempts, arm):
+            for if_right, if_wrong in levels:
+                every = right * if_right + wrong * if_wrong
+                total += every
+                best += max(right * if_right, other * if_wrong, least * every)
         return best / total
 
-    def _joint(self, attempts: Attempts, arm: str) -> list[tuple[Attempt, float, list[float]]]:
-        """What the arm may bring, with the joint likelihoods, up to a factor, of that and: its result is right; each
-        other result is; none is (last)."""
+    def _with_result(self, attempts: Attempts, arm: str) -> Iterator[tuple[int, float, float, float]]:
+        """Each result that the arm may bring, an earlier one or a new one, with joint likelihoods up to a factor: that
+        it is right; that it is not; and of the other results the likeliest one's, that this one is right instead."""
         asked = self._by_name[arm]
-        n_results = 1 + max((one.result for one in attempts if one.result is not None), default=-1)
-        found: list[tuple[Attempt, float, list[float]]] = []
         if not self.has_equality:
-            its_results = {n_results: (asked.p_right, [1 - asked.p_right])}
-        else:
-            its_results = dict(enumerate(self._with_result(attempts, arm, n_results)))
-        for result, (right, others) in its_results.items():
-            if not asked.levels:
-                found.append((Attempt(arm, result), right, others))
-            for level in asked.levels:
-                further = Attempt(arm, result, level.typical)
-                found.append((further, right * level.if_right, [weight * level.if_wrong for weight in others]))
-        return found
+            n_results = 1 + max((one.result for one in attempts if one.result is not None), default=-1)
+            yield n_results, asked.p_right, 1 - asked.p_right, 0.0
+            return
+        state = self._state(attempts)
+        further = self._if_right_and_wrong(Attempt(arm, None))
+        if_its, if_not = [], []
+        for by_degree, alike in zip(state.by_degree, state.alike, strict=True):
+            if_its.append(alike * sum([told * p for told, (p, _) in zip(by_degree, further, strict=True)]))
+            if_not.append(alike * sum([told * p for told, (_, p) in zip(by_degree, further, strict=True)]))
+        nobody = len(if_its) - 1  # also the number of a new result: nobody has said it, so nobody was right before it
+        sames = self._same_as(state, arm)
+        for result in range(nobody + 1):
+            wrong = other = 0.0
+            for right, same in enumerate(sames[result]):
+                if right == result and right != nobody:
+                    continue
+                weight = if_not[right] * same
+                wrong += weight
+                if right != nobody and weight > other:
+                    other = weight
+            yield result, if_its[result], wrong, other
 
-    def _with_result(self, attempts: Attempts, arm: str, n_results: int) -> Iterator[tuple[float, list[float]]]:
-        """For each result that the arm may bring, an earlier one or a new one: `_weights` of the attempts with it, that
-        of its own result apart from the others. What the attempts say is worked out once for all of them."""
+    def _state(self, attempts: Attempts) -> "_State":
+        """What the attempts say, worked out once for all arms that may be asked after them."""
+        if attempts not in self._known:
+            self._known.clear()  # the search goes on from one state to the next
+            self._known[attempts] = self._worked_out(attempts)
+        return self._known[attempts]
+
+    def _worked_out(self, attempts: Attempts) -> "_State":
+        """Arms that this pool does not have (a fallback from elsewhere) bring a result, and no evidence."""
         told = sorted([one for one in attempts if one.result is not None], key=_arm_of)
-        place = bisect_right([one.arm for one in told], arm)
-        further = self._if_right_and_wrong(Attempt(arm, n_results))
-        if_its, if_not = list[float](), list[float]()
         seen = [(one.result, self._if_right_and_wrong(one)) for one in told]
-        for right in range(n_results + 1):  # the last one: none of those that came, whether this arm's or nobody's
-            its = other = 0.0
-            for degree, (p_right, p_wrong) in enumerate(further):
-                likelihood = 1.0
-                for result, pairs in seen:
-                    likelihood *= pairs[degree][result != right]
-                its += likelihood * p_right
-                other += likelihood * p_wrong
-            if_its.append(its)
-            if_not.append(other)
-        are_twins_among = self._has_twins([*(one.arm for one in told), arm])
-        for result in range(n_results + 1):
-            among = [*told[:place], Attempt(arm, result), *told[place:]]
-            results = tuple([one.result for one in among if one.result is not None])
-            others = list[float]()
-            own = 0.0
-            for right in (*range(max(result + 1, n_results)), None):
-                weight = if_its[result] if right == result else if_not[n_results if right is None else right]
-                if told:
-                    weight *= self._alike(among, right) if are_twins_among else _alike(results, right, self._usual_odds)
-                if right == result:
-                    own = weight
-                else:
-                    others.append(weight)
-            yield own, others
-
-    def _weights(self, attempts: Attempts) -> tuple[list[float], float]:
-        """Likelihood of the attempts, results and confidences, if each result is the right one, and if none is.
-
-        Arms that this pool does not have (a fallback from elsewhere) bring a result, and no evidence.
-        """
-        told = sorted([one for one in attempts if one.result is not None], key=_arm_of)
-        seen = [self._if_right_and_wrong(one) for one in told]
         results = tuple([one.result for one in told if one.result is not None])
-        by_degree = list(zip(*seen, strict=True)) or [()] * len(DEGREES)
         are_twins_among = self._has_twins([one.arm for one in told])
-        found = []
+        state = _State(told, results)
         for right in (*range(1 + max(results, default=-1)), None):
-            is_wrong = [result != right for result in results]
-            total = 0.0
-            for likelihoods in by_degree:
-                likelihood = 1.0
-                for pair, wrong in zip(likelihoods, is_wrong, strict=True):
-                    likelihood *= pair[wrong]
-                total += likelihood
+            by_degree = [1.0] * len(DEGREES)
+            for result, pairs in seen:
+                is_wrong = result != right
+                for degree, pair in enumerate(pairs):
+                    by_degree[degree] *= pair[is_wrong]
+            alike = 1.0
             if len(told) > 1:
-                total *= self._alike(told, right) if are_twins_among else _alike(results, right, self._usual_odds)
-            found.append(total)
-        return found[:-1], found[-1]
+                alike = self._alike(told, right) if are_twins_among else _alike(results, right, self._usual_odds)
+            state.by_degree.append(by_degree)
+            state.alike.append(alike)
+            state.weights.append(alike * sum(by_degree))
+        return state
+
+    def _same_as(self, state: "_State", arm: str) -> list[list[float]]:
+        """For each result that the arm may bring next, and each that may be right (last: none): by what factor the
+        wrong ones are then less probably the same where they are, and different where they differ."""
+        n = len(state.alike) - 1
+        if self._has_twins([*(one.arm for one in state.told), arm]):
+            place = bisect_right([one.arm for one in state.told], arm)
+            found = []
+            for result in range(n + 1):
+                among = [*state.told[:place], Attempt(arm, result), *state.told[place:]]
+                rights = (*range(n), None)
+                found.append([self._alike(among, right) / state.alike[at] for at, right in enumerate(rights)])
+            return found
+        return _factors(state.results, n, self._usual_odds)
 
     def _has_twins(self, arms: Iterable[str]) -> bool:
         """Two of the arms share their weights."""
@@ -421,6 +423,37 @@ class ProfileBeliefs:
         if first is not None and second is not None and first.weights and first.weights == second.weights:
             kappa = max(kappa, KAPPA_SAME_WEIGHTS)
         return _odds_of(kappa)
+
+
+@dataclass(slots=True)
+class _State:
+    """What attempts say. The lists go by which result is right, and last if none is: likelihood by degree of
+    difficulty, P(the wrong ones are the same where they are), both together over all degrees."""
+
+    told: list[Attempt]
+    """Those with a result, by arm."""
+    results: tuple[int, ...]
+    by_degree: list[list[float]] = field(default_factory=list)
+    alike: list[float] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+
+_NOT_TOLD: Final = [(1.0, 1.0)]
+
+
+@lru_cache(maxsize=4096)
+def _factors(results: tuple[int, ...], n_results: int, odds: float) -> list[list[float]]:
+    """`ProfileBeliefs._same_as` where no two of the entries share their weights: a wrong result is an earlier one with
+    `odds` for each that has it, against 1 for a new one."""
+    found = []
+    for result in range(n_results + 1):
+        by_right = []
+        for right in range(n_results + 1):
+            n_wrong = len(results) - results.count(right)
+            n_same = 0 if result == right else results.count(result)
+            by_right.append((n_same * odds or 1.0) / (1 + n_wrong * odds))
+        found.append(by_right)
+    return found
 
 
 @lru_cache(maxsize=4096)
