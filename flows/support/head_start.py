@@ -13,8 +13,11 @@ from r2.settings import AnswerSettings
 if TYPE_CHECKING:
     from storage.runs.plan import RunPlan
     from tasks.answering.finished import RunResult
+    from tasks.answering.session import RunSession
 
 _LOOK_S = 0.1
+_FIRST_S = 2.0
+"""So long the first call is waited for at most."""
 
 
 @asynccontextmanager
@@ -38,6 +41,7 @@ async def head_start(settings: AnswerSettings, pool: PoolConfig, importing: str)
         plan = read_plan(plan_file(settings), settings)
         async with begun_ahead(plan, said_before(settings, plan)) as session:
             # Not before: Prefect's import would hold up the first questions, and is done before the API is there.
+            await _first_asked(session)
             loading = asyncio.create_task(asyncio.to_thread(_load, api, importing))
             try:
                 while not loading.done() and session.progress.stop_reason != "interrupted":
@@ -51,6 +55,17 @@ async def head_start(settings: AnswerSettings, pool: PoolConfig, importing: str)
             finally:
                 api.close()  # so that the thread has nothing to wait for
                 await asyncio.gather(loading, return_exceptions=True)
+
+
+async def _first_asked(session: "RunSession") -> None:
+    """Until a call is on its way: whom to ask is decided for all questions in one go before that."""
+    begun = list(session.begun.values())
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + _FIRST_S
+    while loop.time() < give_up_at and not all(one.done() for one in begun):
+        if any(gauge.in_flight for gauge in session.client.gauges()):
+            return
+        await asyncio.sleep(0)
 
 
 def _load(api: Api, importing: str) -> None:

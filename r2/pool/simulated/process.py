@@ -87,7 +87,7 @@ def started_ahead(pool: PoolConfig) -> Iterator[None]:
         yield
     finally:
         if _ahead.pop(key, None) is not None:
-            end(process, 5.0)
+            end(process, 0.0)
 
 
 _ahead: dict[tuple[str, ...], "subprocess.Popen[bytes]"] = {}
@@ -118,7 +118,7 @@ async def start_simulated(
             )
         yield line.split()[1].decode()
     finally:
-        await asyncio.to_thread(end, process, 5.0)
+        await asyncio.to_thread(end, process, 5.0 if log_path is not None else 0.0)  # without a log nothing is left
 
 
 def _command(pool: PoolConfig, conditions: Conditions, log_path: Path | None) -> list[str]:
