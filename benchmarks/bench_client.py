@@ -6,8 +6,8 @@ run.
 A trivial server in a process of its own, 64 calls in flight, prompts of 600 bytes, replies of 0.7 KB. Our client runs
 with everything on: gate, request and token limits (too high to block, so that the shared window is really asked), a run
 and a day budget, the ledger, and the journal with its fsyncs. Every client has a process of its own, with the garbage
-collector set as our runs set it. CPU is of the client's process alone (`getrusage`). Absolute numbers are of one
-machine and its load; the ratios are what is claimed. Exit code 1 if a target is missed.
+collector and the event loop (uvloop) of our runs. CPU is of the client's process alone (`getrusage`). Absolute numbers
+are of one machine and its load; the ratios are what is claimed. Exit code 1 if a target is missed.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from r2 import event_loop
 from r2.call import Call
 from r2.pool.client.client import PoolClient
 from r2.pool.client.ports import Address
@@ -180,7 +181,7 @@ def run_one(name: str, base_url: str, n_requests: int, result: Connection) -> No
     if name == "openai SDK":
         import openai  # noqa: F401  # before the heap is frozen, as the others' imports are
     collect_seldom()
-    result.send(asyncio.run(CLIENTS[name](base_url, n_requests)))
+    result.send(event_loop.run(CLIENTS[name](base_url, n_requests)))
 
 
 def in_own_process(name: str, base_url: str, n_requests: int) -> tuple[float, float]:

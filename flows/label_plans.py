@@ -4,7 +4,6 @@ By hand: `r2 label --problems scan --limit 200`, or
 `python -m flows.label_plans configs/simulated/1_label_plans.toml`.
 """
 
-import asyncio
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from flows.answer_questions import answer_what_is_open
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
 from flows.support.running import logged, rounded, tag_run, told
+from r2 import event_loop
 from r2.atomic import check_folder
 from r2.settings import LabelSettings, load_label_settings
 from storage.lake.lake import Lake
@@ -85,7 +85,7 @@ async def _publish(summary: LabelSummary, sets: LabelSets, progress: Progress) -
 
 def _by_hand() -> None:
     with embedded_api():
-        done = asyncio.run(label_plans(load_label_settings(Path(sys.argv[1]), {})))
+        done = event_loop.run(label_plans(load_label_settings(Path(sys.argv[1]), {})))
     print(f"{done.summary.n_kept} of {done.summary.n_problems} labelled -> {done.sets.out}")
 
 

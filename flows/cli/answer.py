@@ -383,8 +383,7 @@ def answer(
         return
     starting()
     # Here and not above: --help and --dry-run need not wait for it.
-    import asyncio
-
+    from r2 import event_loop
     from r2.atomic import check_folder
     from r2.methods.router import make_router
     from r2.pool.batch.choosing import batch_choices
@@ -405,7 +404,7 @@ def answer(
     check_folder(Path(settings.lake), "--lake")
     result = finished_run(settings, retry_failed=retry_failed)
     if result is None:
-        result = asyncio.run(_answered(settings, loaded, retry_failed=retry_failed))
+        result = event_loop.run(_answered(settings, loaded, retry_failed=retry_failed))
     raise typer.Exit(_print_result(result))
 
 

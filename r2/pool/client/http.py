@@ -130,7 +130,7 @@ class HttpSession:
             headers = endpoint.dialect.headers(key)
         status = 0
         limit_s = min(endpoint.timeout_s if limit_s is None else limit_s, within_s)
-        timeout = _time_limit(within_s if endpoint.streams else limit_s)
+        timeout = _time_limit(within_s) if endpoint.streams else _CONNECTING
         streamed: StreamedReply | None = None
         content = body if len(body) < _LARGE_BODY else io.BytesIO(body)
         began_at = time.monotonic()
@@ -198,6 +198,10 @@ class HttpSession:
                 billing="worst" if status < 300 else "nothing",
                 computed_tokens=None if streamed is None else streamed.n_tokens,
             )
+
+
+_CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=10)
+"""Where the caller's own time limit is over the whole exchange: a second one would cost as much as the first."""
 
 
 def _time_limit(seconds: float) -> aiohttp.ClientTimeout:
