@@ -25,9 +25,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import aiohttp
+import uvloop
 from aiohttp import web
 
-from r2 import event_loop
 from r2.call import Call
 from r2.pool.client.client import PoolClient
 from r2.pool.client.ports import Address
@@ -181,7 +181,7 @@ def run_one(name: str, base_url: str, n_requests: int, result: Connection) -> No
     if name == "openai SDK":
         import openai  # noqa: F401  # before the heap is frozen, as the others' imports are
     collect_seldom()
-    result.send(event_loop.run(CLIENTS[name](base_url, n_requests)))
+    result.send(uvloop.run(CLIENTS[name](base_url, n_requests)))
 
 
 def in_own_process(name: str, base_url: str, n_requests: int) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from prefect import flow, runtime
 from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 
@@ -18,7 +19,6 @@ from flows.support.ending import as_command
 from flows.support.progress_artifact import progress_artifact
 from flows.support.run_open import has_begun, run_held, run_open
 from flows.support.running import logged, rounded, tag_run, told
-from r2 import event_loop
 from r2.settings import AnswerSettings, load_settings
 from storage.evaluations.promise import promised
 from storage.runs.answers import check_out
@@ -86,7 +86,7 @@ def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> Answer
             chosen = promise.settings
         if finished_run(chosen) is None:
             with embedded_api():
-                event_loop.run(answer_questions(chosen))
+                uvloop.run(answer_questions(chosen))
         return read_answers(out)
 
 
@@ -185,7 +185,7 @@ def jobs_shown(run_dir: Path) -> list[dict[str, object]]:
 
 def _by_hand() -> None:
     with embedded_api():
-        result = event_loop.run(answer_questions(routed_run(load_settings(Path(sys.argv[1]), {}))[0]))
+        result = uvloop.run(answer_questions(routed_run(load_settings(Path(sys.argv[1]), {}))[0]))
     print(
         f"{result.summary.n_answered} answered, {result.summary.n_failed} failed -> {', '.join(map(str, result.out))}"
     )

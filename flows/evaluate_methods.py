@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
+import uvloop
 from prefect import flow, runtime
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
@@ -23,7 +24,6 @@ from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
 from flows.support.running import logged, rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
-from r2 import event_loop
 from r2.errors import ConfigError
 from r2.evaluation.comparison import Comparison
 from r2.evaluation.fitted import ChosenFit
@@ -352,7 +352,7 @@ async def _publish(evaluation: Evaluation, comparison: Comparison | None) -> Non
 
 def _by_hand() -> None:
     with embedded_api():
-        result = event_loop.run(evaluate_methods(load(EvaluateSettings, Path(sys.argv[1]), {})))
+        result = uvloop.run(evaluate_methods(load(EvaluateSettings, Path(sys.argv[1]), {})))
     print(f"{result.evaluation.evaluation_id}: {result.evaluation.verdict}")
 
 

@@ -7,6 +7,7 @@ By hand: `r2 label --problems scan --limit 200`, or
 import sys
 from pathlib import Path
 
+import uvloop
 from prefect import flow, runtime
 from prefect.artifacts import acreate_table_artifact
 
@@ -14,7 +15,6 @@ from flows.answer_questions import answer_what_is_open
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
 from flows.support.running import logged, rounded, tag_run, told
-from r2 import event_loop
 from r2.atomic import check_folder
 from r2.settings import LabelSettings, load_label_settings
 from storage.lake.lake import Lake
@@ -85,7 +85,7 @@ async def _publish(summary: LabelSummary, sets: LabelSets, progress: Progress) -
 
 def _by_hand() -> None:
     with embedded_api():
-        done = event_loop.run(label_plans(load_label_settings(Path(sys.argv[1]), {})))
+        done = uvloop.run(label_plans(load_label_settings(Path(sys.argv[1]), {})))
     print(f"{done.summary.n_kept} of {done.summary.n_problems} labelled -> {done.sets.out}")
 
 

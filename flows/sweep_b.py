@@ -8,6 +8,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+import uvloop
 from prefect import flow, runtime
 from prefect.artifacts import acreate_table_artifact
 
@@ -15,7 +16,6 @@ from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
 from flows.support.running import logged, rounded, tag_run, told
 from flows.support.terminal import stopped_by_signals
-from r2 import event_loop
 from r2.evaluation.compare import compare
 from r2.evaluation.operating_points import own_mode
 from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, answers_digest, concluded, points_of
@@ -102,7 +102,7 @@ async def _answer(
 
 def _by_hand() -> None:
     with embedded_api():
-        done = event_loop.run(sweep_b(load(SweepSettings, Path(sys.argv[1]), {})))
+        done = uvloop.run(sweep_b(load(SweepSettings, Path(sys.argv[1]), {})))
     print(f"{done.sweep_id}: {len(done.points)} points")
 
 

@@ -21,6 +21,8 @@ from r2.errors import ConfigError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+MODELS_DIR = Path("models")
+"""Folder of fetched weights, where none is named."""
 MAX_TOML_CHARACTERS = 4 * 1024 * 1024
 """A pool file of a thousand models has a tenth of it."""
 MAX_TOML_DEPTH = 32

@@ -383,7 +383,8 @@ def answer(
         return
     starting()
     # Here and not above: --help and --dry-run need not wait for it.
-    from r2 import event_loop
+    import uvloop
+
     from r2.atomic import check_folder
     from r2.methods.router import make_router
     from r2.pool.batch.choosing import batch_choices
@@ -404,7 +405,7 @@ def answer(
     check_folder(Path(settings.lake), "--lake")
     result = finished_run(settings, retry_failed=retry_failed)
     if result is None:
-        result = event_loop.run(_answered(settings, loaded, retry_failed=retry_failed))
+        result = uvloop.run(_answered(settings, loaded, retry_failed=retry_failed))
     raise typer.Exit(_print_result(result))
 
 

@@ -38,9 +38,10 @@ def demo(
     starting()
     from importlib.resources import as_file, files
 
+    import uvloop
+
     from flows.cli.pool import fetch_for_pool
     from flows.support.embedded_api import embedded_api
-    from r2 import event_loop
     from r2.pool.file.config import load_pool
 
     fetch_for_pool(pool, models_dir)
@@ -69,7 +70,7 @@ def demo(
                     },
                 )
             )
-            ended.append((settings, event_loop.run(answer_questions(settings))))
+            ended.append((settings, uvloop.run(answer_questions(settings))))
             if ended[-1][1].progress.stop_reason == "interrupted":
                 raise typer.Exit(INTERRUPTED)
     results().print(comparison([(s.reasoning.method, r.summary, r.wall_s) for s, r in ended]))

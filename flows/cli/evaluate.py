@@ -208,8 +208,9 @@ def evaluate(
         return
     starting()
     # Here and not above: --help and --dry-run need not wait for it.
+    import uvloop
+
     from flows.support.ready import api_and_models
-    from r2 import event_loop
     from r2.atomic import check_folder
     from r2.evaluation.operating_points import variants_of
     from tasks.evaluation.finished import finished_evaluation
@@ -223,7 +224,7 @@ def evaluate(
         with api_and_models(loaded, importing="flows.evaluate_methods"):
             from flows.evaluate_methods import evaluate_methods  # imports Prefect, which takes seconds
 
-            result = event_loop.run(evaluate_methods(settings))
+            result = uvloop.run(evaluate_methods(settings))
     raise typer.Exit(print_result(result))
 
 

@@ -125,8 +125,9 @@ def label(
         return
     starting()
     # Here and not above: --help and --dry-run need not wait for it.
+    import uvloop
+
     from flows.support.ready import api_and_models
-    from r2 import event_loop
     from r2.atomic import check_folder
     from r2.methods.router import make_router
     from r2.pool.file.config import load_pool
@@ -142,7 +143,7 @@ def label(
         with api_and_models(loaded, importing="flows.label_plans"):
             from flows.label_plans import label_plans  # imports Prefect, which takes seconds
 
-            result = event_loop.run(label_plans(settings))
+            result = uvloop.run(label_plans(settings))
     raise typer.Exit(_print_result(result))
 
 

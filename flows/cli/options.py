@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from r2.errors import ConfigError
 from r2.problems.benchmark import benchmark_names
-from r2.settings import tag_of
+from r2.settings import MODELS_DIR, tag_of
 from r2.shipped.place import found
 
 INPUT, POOL, ROUTER, TRAINING, MONEY, OUTPUT = "Input", "Pool", "Router", "Training", "Money", "Output"
@@ -22,7 +22,7 @@ PANELS = (INPUT, POOL, ROUTER, TRAINING, MONEY, OUTPUT)
 
 DEFAULT_POOL = "pools/local.toml"
 DEFAULT_LAKE = Path("lake")
-DEFAULT_MODELS = Path("models")
+DEFAULT_MODELS = MODELS_DIR
 DEFAULT_POLICIES = Path("policies")
 
 

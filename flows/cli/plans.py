@@ -37,7 +37,8 @@ def plans(
         r2 plans --problems scan --limit 50
         r2 plans --problems musique:musique.jsonl --problems gsm8k:gsm8k.jsonl --decomposer qwen-0.5b
     """
-    from r2 import event_loop
+    import uvloop
+
     from r2.labelling.gold_comparison import GoldComparison, Mean, compare
     from r2.pool.file.config import load_pool
     from r2.problems.source import parse_source
@@ -56,7 +57,7 @@ def plans(
     if empty := [text for text, found in sources.items() if not found]:
         raise ConfigError(f"--problems {', '.join(empty)}: no question with a gold plan.")
     everything = [pair for found in sources.values() for pair in found]
-    answered, cost_usd, n_failed = event_loop.run(
+    answered, cost_usd, n_failed = uvloop.run(
         ask_plans(
             config, name, everything, lake / "_plans", models_dir, plan_tokens=plan_tokens, max_cost_usd=max_cost_usd
         )

@@ -10,13 +10,14 @@ from rich.table import Table
 from flows.cli import options
 from flows.cli.console import results, say, starting
 from r2.errors import ConfigError
+from r2.settings import MODELS_DIR
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.comparison import Estimate
     from r2.evaluation.recorded.comparison import RecordedComparison, RecordedScope
 
 TABLE_WIDTH = 220
-TAKEN = ("outcomes", "test", "methods", "seeds", "folds", "lake", "dry_run")
+TAKEN = ("outcomes", "test", "methods", "seeds", "folds", "lake", "dry_run", "models_dir")
 """Flags of `r2 evaluate` that mean something here."""
 
 
@@ -51,7 +52,8 @@ def evaluate_recorded(given: Mapping[str, Any]) -> int:
                 print(f"{what}: {table.n_problems} questions, {len(table.models)} models; no call is made")
         return 0
     check_folder(lake, "--lake")
-    comparison = play_recorded(outcomes, test, names, say, **further)
+    models_dir = Path(given["models_dir"] or MODELS_DIR)
+    comparison = play_recorded(outcomes, test, names, say, models_dir=models_dir, **further)
     path = keep_recorded(lake, recorded_id(outcomes, test, names, **further), comparison)
     print_recorded(comparison)
     print(path)

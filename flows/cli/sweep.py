@@ -127,8 +127,9 @@ def sweep(
         return
     starting()
     # Here and not above: --help and --dry-run need not wait for it.
+    import uvloop
+
     from flows.support.ready import api_and_models
-    from r2 import event_loop
     from r2.atomic import check_folder
     from tasks.evaluation.finished import finished_sweep
 
@@ -139,7 +140,7 @@ def sweep(
         with api_and_models(opened, importing="flows.sweep_b"):
             from flows.sweep_b import sweep_b  # imports Prefect, which takes seconds
 
-            done = event_loop.run(sweep_b(settings))
+            done = uvloop.run(sweep_b(settings))
     raise typer.Exit(print_sweep(done, Path(settings.lake)))
 
 

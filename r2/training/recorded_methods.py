@@ -4,7 +4,7 @@ A further method is one more line of `recorded_methods`: a `TableMethod` whose `
 (r2/evaluation/recorded/method.py).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,14 @@ from r2.evaluation.recorded.counted import counted
 from r2.evaluation.recorded.fixed import benchmark_rule, best_constant, constant
 from r2.evaluation.recorded.method import TableMethod, TablePolicy
 from r2.evaluation.recorded.table import OutcomeTable, Question
+from r2.settings import MODELS_DIR
 from r2.training.fit_query_router import fit_query_router
 from r2.training.scorer.grpo import TUNED, ScorerGrpoSettings, tuned_method
 from r2.training.scorer.table_method import SCORER, scorer_method
 from r2.training.table_allocator.table_method import (
     ALLOCATOR,
     ALLOCATOR_TUNED,
+    Load,
     allocator_method,
     tuned_allocator_method,
 )
@@ -32,10 +34,13 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92, 0
 """Probabilities of being right from which the query router takes a cheaper model."""
 
 
-def recorded_methods(models: Sequence[str], names: Sequence[str] = (), n_seeds: int = 1) -> tuple[TableMethod, ...]:
+def recorded_methods(
+    models: Sequence[str], names: Sequence[str] = (), n_seeds: int = 1, models_dir: Path = MODELS_DIR
+) -> tuple[TableMethod, ...]:
     """Every model as a constant, and the methods of these names, trained ones once for each of the seeds 0 ..
     `n_seeds` - 1; without a name all but those of `LONG`, which take many times as long to fit. `NAME:BASE` is an
-    allocator on another base model than `tiny`. ConfigError for a name that no method has."""
+    allocator on another base model than `tiny`, whose weights lie in `models_dir`. ConfigError for a name that no
+    method has."""
     fixed = (
         best_constant(),
         benchmark_rule(),
@@ -44,7 +49,8 @@ def recorded_methods(models: Sequence[str], names: Sequence[str] = (), n_seeds: 
         agreement_cascade(),
         counted(),
     )
-    trained = {**_TRAINED, **_on_bases(names)}
+    load = partial(_load, models_dir)
+    trained = {**_trained(load), **_on_bases(names, load)}
     known = [*(method.name for method in fixed), *trained]
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"--methods {unknown[0]}: no method on recorded answers. Known: {', '.join(known)}.")
@@ -63,29 +69,32 @@ def _of_seed(method: TableMethod, seed: int, n_seeds: int) -> TableMethod:
     return replace(method, name=f"{method.name}, seed {seed}", start=start, family=method.name)
 
 
-_TRAINED: Mapping[str, Callable[[int], TableMethod]] = {
-    SCORER: scorer_method,
-    TUNED: lambda seed: tuned_method(ScorerGrpoSettings(seed=seed)),
-    ALLOCATOR: lambda seed: allocator_method(seed, _load),
-    ALLOCATOR_TUNED: lambda seed: tuned_allocator_method(seed, _load),
-}
+def _trained(load: Load) -> dict[str, Callable[[int], TableMethod]]:
+    return {
+        SCORER: scorer_method,
+        TUNED: lambda seed: tuned_method(ScorerGrpoSettings(seed=seed)),
+        ALLOCATOR: partial(allocator_method, load=load),
+        ALLOCATOR_TUNED: partial(tuned_allocator_method, load=load),
+    }
+
+
 LONG = (TUNED, ALLOCATOR, ALLOCATOR_TUNED)
 
 
-def _on_bases(names: Sequence[str]) -> dict[str, Callable[[int], TableMethod]]:
+def _on_bases(names: Sequence[str], load: Load) -> dict[str, Callable[[int], TableMethod]]:
     """The allocators of these names that name a base."""
     made = {ALLOCATOR: allocator_method, ALLOCATOR_TUNED: tuned_allocator_method}
     of_base = [(name, *name.partition(":")[::2]) for name in names if ":" in name]
-    return {name: partial(made[kind], load=_load, base=base) for name, kind, base in of_base if kind in made and base}
+    return {name: partial(made[kind], load=load, base=base) for name, kind, base in of_base if kind in made and base}
 
 
-def _load(base: str, words: Sequence[str], seed: int) -> tuple[Any, Any]:
+def _load(models_dir: Path, base: str, words: Sequence[str], seed: int) -> tuple[Any, Any]:
     """A base to train in this process, on one thread: jobs run side by side. On the GPU where there is one."""
     from r2.training import device
     from r2.training.base import load_base
 
     device.use_threads(1)
-    model, tokenizer = load_base(base, Path("models"), words, seed)
+    model, tokenizer = load_base(base, models_dir, words, seed)
     return model.cuda() if device.has_gpu() else model, tokenizer
 
 

@@ -14,6 +14,7 @@ from r2.evaluation.recorded.comparison import MARGIN, RecordedComparison, compar
 from r2.evaluation.recorded.crossfit import N_FOLDS, cross_fitted, on_test_rows
 from r2.evaluation.recorded.playing import Done, Each, Job, one_by_one, run_job
 from r2.evaluation.recorded.table import OutcomeTable
+from r2.settings import MODELS_DIR
 from r2.training.recorded_methods import recorded_methods
 from storage.sources.outcome_tables import read_outcome_tables
 
@@ -29,9 +30,11 @@ def play_recorded(
     say: Callable[[str], None],
     n_seeds: int = 1,
     n_folds: int = N_FOLDS,
+    models_dir: Path = MODELS_DIR,
 ) -> RecordedComparison:
     """Every method on the rows of `outcomes` by cross-fitting in `n_folds`, or on those of `test` where there are any;
-    trained ones once for each seed. `say` gets lines of progress, and what of the files is not used.
+    trained ones once for each seed, from bases in `models_dir`. `say` gets lines of progress, and what of the files is
+    not used.
 
     Raises InputFileError and ConfigError for files, rows and methods that nothing can be learned or played from.
     """
@@ -40,7 +43,7 @@ def play_recorded(
     for remark in remarks:
         say(remark)
     check_table(table)
-    known = recorded_methods(table.models, methods, n_seeds)
+    known = recorded_methods(table.models, methods, n_seeds, models_dir)
     chosen = [method for method in known if not method.missing_in(table)]
     not_played = {method.name: method.missing_in(table) for method in known if method.missing_in(table)}
     for name, why in not_played.items():

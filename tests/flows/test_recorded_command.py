@@ -98,6 +98,17 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, words: list[str], message: 
     assert message in str(done.exception)
 
 
+def test_a_folder_of_weights_in_the_environment_is_no_flag_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Allocators on another base than `tiny` are trained from it; the other methods do not look there."""
+    one = write_rows(tmp_path / "one.jsonl", recorded_rows(40))
+    monkeypatch.setenv("R2_MODELS_DIR", str(tmp_path / "models"))
+    words = ["--outcomes", str(one), "--folds", "1", "--lake", str(tmp_path / "lake")]
+    assert asked(*words, "--methods", "best constant").exit_code == 0
+    done = asked(*words, "--methods", "allocator_sft:smollm2")
+    assert f"{tmp_path / 'models'}" in str(done.exception)
+    assert "Fetch it with: r2 pool fetch smollm2-135m-instruct" in str(done.exception)
+
+
 def test_several_files_follow_one_flag():
     flags = ("--outcomes", "--test")
     words = ["--outcomes", "a", "b", "--methods", "x", "--test", "c", "d"]

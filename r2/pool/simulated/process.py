@@ -18,9 +18,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import orjson
+import uvloop
 from aiohttp import web
 
-from r2 import event_loop
 from r2.errors import EndpointError, R2Error
 from r2.lifeline import die_with_parent, end, spawn
 from r2.pool.file.config import PoolConfig, load_pool
@@ -67,7 +67,7 @@ def serve(
     log_path: Path | None = None,
 ) -> None:
     """`run`, from a command, until Ctrl-C or SIGTERM."""
-    event_loop.run(run(pool, host, port, conditions or Conditions(), log_path))
+    uvloop.run(run(pool, host, port, conditions or Conditions(), log_path))
 
 
 @contextmanager
