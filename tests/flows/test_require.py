@@ -50,4 +50,4 @@ def test_a_run_asks_only_entries_that_say_enough(tmp_path: Path, monkeypatch: py
     assert asked == [("", ["here", "there"]), ("region=eu,retention=none", ["here"])]
     refused = CliRunner().invoke(app, [*command, "--require", "region=us"])
     assert isinstance(refused.exception, ConfigError)
-    assert "here says regions eu; there says no regions" in str(refused.exception)
+    assert "here: says regions eu; there: says no regions" in str(refused.exception)

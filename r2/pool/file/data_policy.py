@@ -5,7 +5,7 @@ the provider; nothing here can check it. A recording asks nobody, and so fits al
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,10 +30,10 @@ def pool_of(settings: AnswerSettings) -> PoolConfig:
     if not refused:
         return pool
     where = f"{pool.path}: --require {settings.require}"
-    said = "; ".join(f"{name} {why}" for name, why in refused.items())
+    said = "; ".join(f"{', '.join(names)}: {why}" for why, names in _by_reason(refused).items())
     if all(name in refused for name, table in pool.models.items() if table.solver):
         raise ConfigError(
-            f"{where}: no entry is left that answers: {said}. Write into the tables of those that do it what their "
+            f"{where}: no entry is left that answers ({said}). Write into the tables of those that do it what their "
             'provider promises, as regions = ["eu"] and retention = "none".'
         )
     for role in _ROLES:
@@ -44,6 +44,13 @@ def pool_of(settings: AnswerSettings) -> PoolConfig:
                 f"with --{role.replace('_', '-')}: {', '.join(each for each in pool.models if each not in refused)}."
             )
     return pool.only([name for name in pool.models if name not in refused])
+
+
+def _by_reason(refused: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, why in refused.items():
+        found.setdefault(why, []).append(name)
+    return found
 
 
 def left_out(pool: PoolConfig, allowed: PoolConfig) -> list[str]:

@@ -65,10 +65,10 @@ def test_where_nobody_is_left_each_entry_is_named_with_what_it_says(path: Path):
     with pytest.raises(ConfigError) as refused:
         pool_of(settings(path, "region=ch,retention=none"))
     said = str(refused.value)
-    assert said.startswith(f"{path}: --require region=ch,retention=none: no entry is left that answers: ")
-    assert "eu says regions eu" in said
-    assert "silent says no regions and says no retention" in said
-    assert "both says regions eu, us and says retention 30d" in said
+    assert said.startswith(f"{path}: --require region=ch,retention=none: no entry is left that answers (")
+    assert "eu: says regions eu" in said
+    assert "silent: says no regions and says no retention" in said
+    assert "both: says regions eu, us and says retention 30d" in said
 
 
 def test_a_part_of_the_router_that_may_not_be_asked_is_refused_unless_another_is_named(path: Path):
