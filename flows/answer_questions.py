@@ -21,6 +21,7 @@ from flows.support.run_open import has_begun, run_held, run_open
 from flows.support.running import logged, rounded, tag_run, told
 from r2.settings import AnswerSettings, load_settings
 from storage.evaluations.promise import promised
+from storage.lake.address import lake_folder
 from storage.runs.answers import check_out
 from storage.runs.given_rows import AnswersTable, keep_rows, read_answers
 from storage.runs.job_files import JobFiles
@@ -65,7 +66,7 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
         progress = await answer_what_is_open(plan, said_before(settings, plan))
         summary, written = finish_run(run_dir, progress, settings.out, settings.more_columns)
     await told(_publish(summary, progress, run_dir, written))
-    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, n_reopened, warning(plan))
+    return RunResult(summary, progress, lake_folder(settings.lake), written, progress.wall_s, n_reopened, warning(plan))
 
 
 def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> AnswersTable:
@@ -77,7 +78,7 @@ def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> Answer
     used. Not for a running event loop: there `answer_questions` is awaited.
     """
     chosen = load_settings(None, {**settings, "input": "rows"}, are_flags=False)
-    source = keep_rows(rows, Path(chosen.lake))
+    source = keep_rows(rows, lake_folder(chosen.lake))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "answers.parquet"
         chosen = chosen.model_copy(update={"input": str(source), "out": str(out)})

@@ -12,6 +12,7 @@ from flows.cli import options
 from flows.cli.console import say
 from flows.cli.options import INPUT, flag
 from r2.errors import ConfigError, RunLockedError
+from storage.lake.address import named
 from storage.sql.visible import visible
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for Arrow and DuckDB
@@ -34,7 +35,7 @@ def compact(
 
     store = _existing(lake)
     if run is not None and run not in store.manifest.run_ids():
-        raise ConfigError(f"{lake} has no run {run!r}. Runs: {', '.join(store.manifest.run_ids()) or 'none'}.")
+        raise ConfigError(f"{named(lake)} has no run {run!r}. Runs: {', '.join(store.manifest.run_ids()) or 'none'}.")
     for run_id in [run] if run is not None else store.manifest.run_ids():
         try:
             with store.run_lock(run_id):
@@ -99,7 +100,7 @@ def verify(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
         print(visible(problem))
     if problems:
         raise typer.Exit(1)
-    say(f"{lake}: sound")
+    say(f"{named(lake)}: sound")
 
 
 def record(
@@ -137,13 +138,18 @@ def refresh(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
     """
     from storage.sql.query import write_database
 
-    _existing(lake)
+    if _existing(lake).store.is_remote:
+        raise ConfigError(
+            f"{named(lake)}: lake.duckdb and lake.sql are for a lake in a folder. Ask this one with r2 sql; other "
+            "programs read its compacted runs in the bucket (docs/object_storage.md)."
+        )
     print(write_database(lake))
 
 
 def _existing(root: Path) -> "Lake":
     from storage.lake.lake import Lake
 
-    if not (root / "_manifest").is_dir():
-        raise ConfigError(f"{root}: no lake there. Name its folder with --lake; `r2 answer` creates one.")
-    return Lake(root)
+    kept = Lake(root)
+    if not kept.exists():
+        raise ConfigError(f"{named(root)}: no lake there. Name its folder with --lake; `r2 answer` creates one.")
+    return kept
