@@ -29,6 +29,7 @@ from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary
 from tasks.answering.answer_shard import answer_shard
 from tasks.answering.finished import RunResult, finished_run, is_finished
+from tasks.answering.hub_input import input_as_file
 from tasks.answering.plan_file import said_before
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.answering.reopen_run import reopen_run
@@ -56,6 +57,7 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
         f"input:{Path(settings.input).name}",
         *(f"{name}={value}" for name, value in settings.tags.items()),
     )
+    settings = await asyncio.to_thread(input_as_file, settings)
     check_out(settings.out, Path(settings.input), settings.more_columns)
     if promise := promised(settings):
         settings = promise.settings

@@ -22,6 +22,7 @@ from r2.problems.benchmark import benchmark_names
 from r2.settings import AnswerSettings, load_settings
 from storage.lake.address import named
 from storage.lake.stores import check_lake
+from storage.sources.hub import is_of_hub
 
 if TYPE_CHECKING:
     from r2.pool.file.config import PoolConfig
@@ -32,8 +33,8 @@ def answer(
     file: Annotated[
         str | None,
         typer.Argument(
-            help="Questions: .jsonl, .csv, .tsv, .parquet (.gz allowed), or an OpenAI Batch .jsonl. Or `input` in the "
-            "--config file."
+            help="Questions: .jsonl, .csv, .tsv, .parquet (.gz allowed), an OpenAI Batch .jsonl, or a data set of the "
+            "Hugging Face hub, as hf:NAME?split=test. Or `input` in the --config file."
         ),
     ] = None,
     config: options.Config = None,
@@ -378,6 +379,10 @@ def answer(
             },
         },
     )
+    if is_of_hub(settings.input):
+        from tasks.answering.hub_input import input_as_file
+
+        settings = input_as_file(settings)
     settings = _routed(_kept(settings))
     refuse_unused(settings.reasoning)
     if dry_run:

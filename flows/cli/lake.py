@@ -10,7 +10,7 @@ import typer
 
 from flows.cli import options
 from flows.cli.console import say
-from flows.cli.options import INPUT, flag
+from flows.cli.options import INPUT, OUTPUT, flag
 from r2.errors import ConfigError, RunLockedError
 from storage.lake.address import named
 from storage.sql.visible import visible
@@ -127,6 +127,45 @@ def record(
         return
     n_calls = record_run(kept, run, out)
     say(f"{out}: {n_calls} calls. Replay them with --pool recording:{out}")
+
+
+def export(
+    out: Annotated[Path, options.out("A folder.", metavar="FOLDER")],
+    run: Annotated[list[str] | None, typer.Argument(help="Run ids. Left out: all runs.")] = None,
+    lake: options.ReadLake = options.DEFAULT_LAKE,
+    format: Annotated[
+        str,
+        flag(
+            OUTPUT,
+            "--format",
+            "-f",
+            metavar="NAME",
+            help="hf: a folder as the Hugging Face hub has data sets, with its card; parquet or jsonl: a file a table.",
+        ),
+    ] = "hf",
+    tables: Annotated[
+        str | None,
+        flag(INPUT, "--tables", metavar="A,...", help="Tables.", default="trajectories,subtasks,calls,runs"),
+    ] = None,
+) -> None:
+    """Write tables of the lake for others. The calls hold whole prompts: leave them out with --tables.
+
+    Examples:
+
+        r2 lake export --out dataset
+        r2 lake export r2-0a1b2c3d4e5f --format jsonl --tables trajectories --out rows
+    """
+    from storage.runs.export import DEFAULT_TABLES
+    from storage.runs.export import export as export_tables
+
+    kept = _existing(lake)
+    known = kept.manifest.run_ids()
+    if missing := [run_id for run_id in run or () if run_id not in known]:
+        raise ConfigError(f"{named(lake)} has no run {missing[0]!r}. Runs: {', '.join(known) or 'none'}.")
+    written = export_tables(kept, run or known, options.names_of(tables) or DEFAULT_TABLES, format, out)
+    for table, n_rows in written.items():
+        print(f"{table}: {n_rows} rows")
+    say(f"{out}: {len(written)} tables")
 
 
 def refresh(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
