@@ -1,5 +1,5 @@
-"""Tables of a lake for others: Parquet or JSON lines, a file a table, or a folder as the Hugging Face hub has data sets,
-with its card. Written by `r2 lake export`; needs no network.
+"""Tables of a lake for others: Parquet or JSON lines, a file a table, or a folder as the Hugging Face hub has data
+sets, with its card. Written by `r2 lake export`; needs no network.
 
 The rows are those of the runs that are named, in the order of the input. `datasets.load_dataset(FOLDER, TABLE)` reads
 the folder as it is, and so does whoever downloads it from the hub.
