@@ -15,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from r2.atomic import check_file
 from r2.errors import ConfigError, LakeError, StoreError
+from r2.policies.registry import Registry
 from storage.lake import objects, part_cache
 from storage.lake.address import checked, lake_folder, named
 from storage.lake.lake import Lake
@@ -477,3 +479,12 @@ def test_what_names_files_of_this_machine_is_not_written(s3: S3Imitation) -> Non
     lake.commit("run-a", "00000-0", unit_of([0]))
     assert write_database(lake.root) is None
     assert not (lake.root / "lake.duckdb").exists()
+
+
+def test_only_a_lake_may_lie_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="--policies-dir s3:/team/policies: expected a place on this machine"):
+        Registry("s3://team/policies")
+    with pytest.raises(ConfigError, match=r"--out s3:/team: expected a place on this machine"):
+        check_file(Path("s3://team/answers.jsonl"), "--out")
+    assert list(tmp_path.iterdir()) == []
