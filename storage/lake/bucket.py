@@ -114,6 +114,14 @@ class Bucket(Store):
         there = self.objects.folders(self._key(folder)) if self.is_there() else []
         return sorted({*there, *super().folders(folder)})
 
+    def changed_at(self, folder: Path) -> dict[str, float]:
+        found: dict[str, float] = {}
+        prefix = self._key(folder)
+        for one in self.objects.under(prefix) if self.is_there() else ():
+            name = one.key.removeprefix(f"{prefix}/").partition("/")[0]
+            found[name] = max(one.modified_at, found.get(name, 0.0))
+        return found
+
     def has(self, path: Path) -> bool:
         return self.objects.about(self._key(path)) is not None
 

@@ -49,6 +49,12 @@ class Store:
         """Names of the folders in a folder."""
         return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
+    def changed_at(self, folder: Path) -> dict[str, float]:
+        """Name of each folder in a folder -> epoch seconds of the newest file in it."""
+        return (
+            {path.name: path.stat().st_mtime for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else {}
+        )
+
     def has(self, path: Path) -> bool:
         """Whether there is such a file, here or not."""
         return path.is_file()

@@ -51,7 +51,8 @@ def resolve(lake: Path, name: str | None) -> str:
     if name is None:
         plans = [(lake / "_evaluations" / one / "plan.json").read_text("utf-8", "replace") for one in evaluations]
         own = [run_id for run_id in runs if not any(run_id in plan for plan in plans)]
-        dated = [(_run_at(lake, one), one) for one in own] + [(_evaluated_at(lake, one), one) for one in evaluations]
+        runs_at = _runs_at(lake)
+        dated = [(runs_at[one], one) for one in own] + [(_evaluated_at(lake, one), one) for one in evaluations]
         if not dated:
             raise ConfigError(f"{lake} has no evaluation and no run yet. r2 answer and r2 evaluate make them.")
         return max(dated)[1]
@@ -73,12 +74,13 @@ def _newest_evaluations(lake: Path) -> list[str]:
 
 def _newest_runs(lake: Path) -> list[str]:
     """By when something was last committed to them."""
-    return sorted(Lake(lake).manifest.run_ids(), key=lambda run_id: -_run_at(lake, run_id))
+    changed_at = _runs_at(lake)
+    return sorted(changed_at, key=lambda run_id: -changed_at[run_id])
 
 
 def _evaluated_at(lake: Path, evaluation_id: str) -> float:
     return (lake / "_evaluations" / evaluation_id / "plan.json").stat().st_mtime
 
 
-def _run_at(lake: Path, run_id: str) -> float:
-    return (Lake(lake).manifest.folder / run_id).stat().st_mtime
+def _runs_at(lake: Path) -> dict[str, float]:
+    return store_of(lake).changed_at(Lake(lake).manifest.folder)

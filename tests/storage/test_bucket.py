@@ -15,14 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from r2.atomic import check_file
+from r2.atomic import check_file, write_atomically
 from r2.errors import ConfigError, LakeError, StoreError
 from r2.policies.registry import Registry
+from storage.evaluations.store import evaluation_ids
 from storage.lake import objects, part_cache
 from storage.lake.address import checked, lake_folder, named
 from storage.lake.lake import Lake
 from storage.lake.objects import Objects
 from storage.lake.schema import TABLES
+from storage.report import resolve, write_report
 from storage.runs.plan import plan_run, planned_runs, read_plan
 from storage.sql.query import all_of, connect, run_sql, shipped_views, tables_in, write_database
 from tests.support.lake_rows import indices, keys, problem, unit_of, worked_lake
@@ -472,6 +474,49 @@ def test_of_two_machines_that_plan_at_once_the_first_plan_counts(
     second = plan_run(first.settings.model_copy(update={"shard_size": 3}), "a pool")
     assert n == [1] and [shard.n_rows for shard in second.shards] == [2, 2, 1]
     assert [problem.problem_id for problem, _ in second.rows(0)] == ["q0", "q1"]
+
+
+def test_a_report_of_the_newest_run_is_written_on_a_machine_that_never_saw_it(
+    s3: S3Imitation, machine: Callable[[str], Lake], tmp_path: Path
+) -> None:
+    for hour, run in enumerate(["run-b", "run-a"]):
+        s3.now = lambda hour=hour: 1_780_000_000.0 + 3600 * hour
+        Lake(URL).commit(run, "00000-0", problem(0, run))
+    other = machine("other")
+    assert resolve(other.root, None) == "run-a"
+    page = write_report(other.root, "run-b", tmp_path / "report.html").read_text("utf-8")
+    assert "run-b" in page and not list(other.root.glob("_parts/*/run-a"))
+
+
+def test_evaluations_and_sweeps_are_seen_by_all_and_a_newer_one_replaces_the_older(
+    s3: S3Imitation, machine: Callable[[str], Lake]
+) -> None:
+    here, there = Lake(URL), machine("other")
+    here.prepare()
+    plan = here.root / "_evaluations/evaluation-1/plan.json"
+    for text in ("first", "second"):
+        plan.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(plan, text.encode())
+        write_atomically(here.root / "_evaluations/calls.journal", b"of this machine")
+        here.store.share(plan.parent)
+        there.store.receive(there.root / "_evaluations")
+        assert (there.root / "_evaluations/evaluation-1/plan.json").read_text() == text
+    assert evaluation_ids(there.root) == ["evaluation-1"]
+    assert stored(s3, "_evaluations") == ["_evaluations/evaluation-1/plan.json"]
+    n_gets = s3.asked["GET"]
+    there.store.receive(there.root / "_evaluations")
+    assert s3.asked["GET"] == n_gets, "what did not change is not fetched again"
+
+
+@pytest.mark.parametrize("folder", ["_evaluations", "_manifest/run-a"])
+def test_a_key_that_leads_out_of_the_folder_is_refused(folder: str, s3: S3Imitation, tmp_path: Path) -> None:
+    lake = Lake(URL)
+    lake.commit("run-a", "00000-0", unit_of([0]))
+    s3.objects[f"team/lake/{folder}/../../../evil.json"] = (b"{}", s3.now())
+    lake.store.look_again()
+    with pytest.raises(StoreError, match="illegal character sequence"):
+        lake.store.receive(lake.root / folder)
+    assert list(tmp_path.rglob("evil.json")) == []
 
 
 def test_what_names_files_of_this_machine_is_not_written(s3: S3Imitation) -> None:
