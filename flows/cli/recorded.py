@@ -1,6 +1,7 @@
 """`r2 evaluate --outcomes`: methods played on recorded answers. Results on stdout, progress on stderr."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD

@@ -141,7 +141,7 @@ def sweep(
             from flows.sweep_b import sweep_b  # imports Prefect, which takes seconds
 
             done = uvloop.run(sweep_b(settings))
-    raise typer.Exit(print_sweep(done, Path(settings.lake)))
+    raise typer.Exit(print_sweep(done, lake_folder(settings.lake)))
 
 
 def _print_estimate(settings: "SweepSettings") -> None:
