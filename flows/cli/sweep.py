@@ -11,6 +11,7 @@ from flows.cli import options
 from flows.cli.console import print_calls, results, say, say_columns, starting
 from flows.cli.options import MONEY, ROUTER, flag
 from flows.support.terminal import INTERRUPTED, this_command
+from storage.lake.address import lake_folder
 from storage.lake.stores import check_lake
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
