@@ -21,6 +21,7 @@ from flows.support.run_open import has_begun, run_held, run_open
 from flows.support.running import logged, rounded, tag_run, told
 from r2.settings import AnswerSettings, load_settings
 from storage.evaluations.promise import promised
+from storage.lake.address import lake_folder
 from storage.runs.answers import check_out
 from storage.runs.given_rows import AnswersTable, keep_rows, read_answers
 from storage.runs.job_files import JobFiles
@@ -28,6 +29,7 @@ from storage.runs.plan import RunPlan, read_plan
 from storage.runs.summary import RunSummary
 from tasks.answering.answer_shard import answer_shard
 from tasks.answering.finished import RunResult, finished_run, is_finished
+from tasks.answering.hub_input import input_as_file
 from tasks.answering.plan_file import said_before
 from tasks.answering.progress import Progress, progress_so_far
 from tasks.answering.reopen_run import reopen_run
@@ -55,6 +57,7 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
         f"input:{Path(settings.input).name}",
         *(f"{name}={value}" for name, value in settings.tags.items()),
     )
+    settings = await asyncio.to_thread(input_as_file, settings)
     check_out(settings.out, Path(settings.input), settings.more_columns)
     if promise := promised(settings):
         settings = promise.settings
@@ -65,7 +68,7 @@ async def answer_questions(settings: AnswerSettings, retry_failed: bool = False)
         progress = await answer_what_is_open(plan, said_before(settings, plan))
         summary, written = finish_run(run_dir, progress, settings.out, settings.more_columns)
     await told(_publish(summary, progress, run_dir, written))
-    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, n_reopened, warning(plan))
+    return RunResult(summary, progress, lake_folder(settings.lake), written, progress.wall_s, n_reopened, warning(plan))
 
 
 def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> AnswersTable:
@@ -77,7 +80,7 @@ def answer_rows(rows: Iterable[Mapping[str, object]], **settings: Any) -> Answer
     used. Not for a running event loop: there `answer_questions` is awaited.
     """
     chosen = load_settings(None, {**settings, "input": "rows"}, are_flags=False)
-    source = keep_rows(rows, Path(chosen.lake))
+    source = keep_rows(rows, lake_folder(chosen.lake))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "answers.parquet"
         chosen = chosen.model_copy(update={"input": str(source), "out": str(out)})

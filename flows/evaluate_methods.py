@@ -48,6 +48,7 @@ from r2.pool.file.price_check import dated_warnings
 from r2.roster import Roster
 from r2.settings import Reasoning, load
 from storage.evaluations.store import DevRun, EvaluatedRow, Evaluation
+from storage.lake.address import lake_folder
 from tasks.blocking import to_end
 from tasks.evaluation.evaluate_method import (
     OpenEvaluation,
@@ -178,7 +179,7 @@ async def evaluate_methods(settings: EvaluateSettings) -> EvaluationResult:
         )
         session_paid_usd = opened.paid_usd - opened.paid_before_usd
     await told(_publish(evaluation, comparison))
-    return EvaluationResult(evaluation, comparison, Path(settings.lake), session_paid_usd)
+    return EvaluationResult(evaluation, comparison, lake_folder(settings.lake), session_paid_usd)
 
 
 async def _evaluate(session: _Session) -> list[EvaluatedRow]:

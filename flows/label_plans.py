@@ -17,6 +17,7 @@ from flows.support.ending import as_command
 from flows.support.running import logged, rounded, tag_run, told
 from r2.atomic import check_folder
 from r2.settings import LabelSettings, load_label_settings
+from storage.lake.address import lake_folder
 from storage.lake.lake import Lake
 from storage.runs.label_sets import LabelSets, LabelSummary
 from storage.runs.plan import read_plan
@@ -44,7 +45,7 @@ async def label_plans(settings: LabelSettings) -> LabelResult:
         progress = await answer_what_is_open(plan)
         summary, sets = finish_labels(run_dir, progress, settings)
     await told(_publish(summary, sets, progress))
-    return LabelResult(summary, sets, progress, Path(settings.lake))
+    return LabelResult(summary, sets, progress, lake_folder(settings.lake))
 
 
 async def _publish(summary: LabelSummary, sets: LabelSets, progress: Progress) -> None:

@@ -22,6 +22,7 @@ from r2.evaluation.sweep import Sweep, SweepMeasurement, SweepSettings, answers_
 from r2.pool.file.config import load_pool
 from r2.settings import Reasoning, load
 from storage.evaluations.sweeps import write_sweep
+from storage.lake.address import lake_folder
 from tasks.evaluation.evaluate_method import OpenEvaluation, evaluate_method, open_evaluation, plan_evaluated
 from tasks.evaluation.finish_evaluation import outcomes_on
 from tasks.evaluation.plan_evaluation import planned_sweep
@@ -38,7 +39,7 @@ async def sweep_b(settings: SweepSettings) -> Sweep:
     await tag_run("sweep", f"pool:{Path(settings.pool).stem}", *(f"problems:{text}" for text in settings.problems))
     pool = load_pool(settings.pool)
     planned = planned_sweep(settings)
-    settings, sweep_id, root = planned.settings, planned.sweep_id, Path(settings.lake)
+    settings, sweep_id, root = planned.settings, planned.sweep_id, lake_folder(settings.lake)
     wanted: dict[float | None, Reasoning] = {b: settings.at(b) for b in settings.b}
     if settings.reference is not None:
         wanted[None] = own_mode(settings, pool.roster()[settings.reference]).reasoning

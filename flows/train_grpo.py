@@ -19,6 +19,7 @@ from flows.support.terminal import stopped_by_signals
 from r2.training.grpo.promotion import Decision
 from r2.training.grpo.rounds import Rounds
 from r2.training.grpo.settings import GrpoSettings, load_grpo_settings
+from storage.lake.address import lake_folder
 from storage.sql.query import write_database
 from tasks.retry import may_help
 from tasks.training.train_rounds import GrpoResult, round_table, run_in_process, train_rounds
@@ -55,8 +56,8 @@ def train_grpo(settings: GrpoSettings) -> GrpoResult:
 
     with stopped_by_signals(Trainings()):
         rounds = train_rounds(settings, grpo_round, told)
-    if Path(settings.lake).is_dir():
-        write_database(Path(settings.lake))
+    if lake_folder(settings.lake).is_dir():
+        write_database(lake_folder(settings.lake))
     told_now(lambda: _publish(rounds))
     return GrpoResult(rounds.state, rounds.run_dir, is_stopped=not rounds.is_done)
 

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -95,6 +96,7 @@ def check_file(path: Path, flag: str) -> None:
 def check_folder(folder: Path, flag: str) -> None:
     """The same for a folder that files will be written into; it is created if it is missing. A full disk is an OSError:
     the flag is not to blame."""
+    refuse_address(folder, flag)
     probe = beside(folder / "probe")
     try:
         with naming(folder, probe), ExitStack() as stack:
@@ -109,6 +111,15 @@ def check_folder(folder: Path, flag: str) -> None:
             f"{flag} {folder}: nothing can be written there: {error.strerror or error}. Name another place, or make "
             "this one writable; nothing was paid."
         ) from error
+
+
+def refuse_address(path: Path, flag: str) -> None:
+    """ConfigError for an address of an object store where only a place on this machine will do."""
+    if re.match(r"(s3|gs|az):/", str(path)):
+        raise ConfigError(
+            f"{flag} {path}: expected a place on this machine. Only --lake may be an address in an object store: write "
+            "here, and copy it there with the store's own tools."
+        )
 
 
 def create_exclusively(path: Path) -> BinaryIO:

@@ -18,7 +18,8 @@
     │   ├── BatchUnclearError    no answer that decides
     │   └── BatchGoneError       it does not know the job, or no longer has its results
     └── LakeError              stored data is torn, foreign or of another schema
-        └── RunLockedError     another process works on the same run
+        ├── RunLockedError     another process works on the same run
+        └── StoreError         the object store of a lake cannot be reached, or fails
 
 A failed *call* is not an exception: it is a `Completion` with `error_type` set, because one bad call must not lose the
 calls beside it. What follows such a failure stands in one table, `CALL_FAILURES`.
@@ -269,5 +270,11 @@ class LakeError(R2Error):
 
 class RunLockedError(LakeError):
     """Another live process works on the same run."""
+
+    transient = True
+
+
+class StoreError(LakeError):
+    """The object store that a lake lies in cannot be reached, or fails again and again."""
 
     transient = True

@@ -20,6 +20,9 @@ from r2.errors import ConfigError
 from r2.methods import described, method_named, refuse_unused
 from r2.problems.benchmark import benchmark_names
 from r2.settings import AnswerSettings, load_settings
+from storage.lake.address import named
+from storage.lake.stores import check_lake
+from storage.sources.hub import is_of_hub
 
 if TYPE_CHECKING:
     from r2.pool.file.config import PoolConfig
@@ -30,8 +33,8 @@ def answer(
     file: Annotated[
         str | None,
         typer.Argument(
-            help="Questions: .jsonl, .csv, .tsv, .parquet (.gz allowed), or an OpenAI Batch .jsonl. Or `input` in the "
-            "--config file."
+            help="Questions: .jsonl, .csv, .tsv, .parquet (.gz allowed), an OpenAI Batch .jsonl, or a data set of the "
+            "Hugging Face hub, as hf:NAME?split=test. Or `input` in the --config file."
         ),
     ] = None,
     config: options.Config = None,
@@ -376,6 +379,10 @@ def answer(
             },
         },
     )
+    if is_of_hub(settings.input):
+        from tasks.answering.hub_input import input_as_file
+
+        settings = input_as_file(settings)
     settings = _routed(_kept(settings))
     refuse_unused(settings.reasoning)
     if dry_run:
@@ -385,7 +392,6 @@ def answer(
     # Here and not above: --help and --dry-run need not wait for it.
     import uvloop
 
-    from r2.atomic import check_folder
     from r2.methods.router import make_router
     from r2.pool.batch.choosing import batch_choices
     from r2.pool.file.config import load_pool
@@ -402,7 +408,7 @@ def answer(
     batch_choices(loaded, settings.lane, settings.deadline_s)
     check_readable(Path(settings.input))
     check_out(settings.out, Path(settings.input), settings.more_columns)
-    check_folder(Path(settings.lake), "--lake")
+    check_lake(settings.lake)
     result = finished_run(settings, retry_failed=retry_failed)
     if result is None:
         result = uvloop.run(_answered(settings, loaded, retry_failed=retry_failed))
@@ -507,7 +513,7 @@ def _print_result(result: Any) -> int:
     results().print(table)
     for path in result.out:
         print(path)
-    say("See it as one page: " + shlex.join(["r2", "report", summary.run_id, "--lake", str(result.lake)]))
+    say("See it as one page: " + shlex.join(["r2", "report", summary.run_id, "--lake", named(result.lake)]))
     if result.warning:
         say(f"r2: {result.warning}")
     if progress.n_deferred or progress.stop_reason:
@@ -517,14 +523,15 @@ def _print_result(result: Any) -> int:
     for line in progress.said:
         say(f"r2: {line}")
     if summary.n_failed:
-        say(f"{summary.n_failed} rows failed. See why: r2 sql --lake {result.lake} --view errors, or --view bad_rows")
+        ask = f"r2 sql --lake {named(result.lake)}"
+        say(f"{summary.n_failed} rows failed. See why: {ask} --view errors, or --view bad_rows")
         say(f"{RETRY_FAILED} asks the questions among them again.")
     if summary.n_cut:
         say(f"{summary.n_cut} answers end at their token limit and nobody stronger had a whole one: finish = length.")
     if summary.n_doubtful_bills:
         say(
             f"{summary.n_doubtful_bills} bills cannot be true of what was asked, and count as they came: r2 sql --lake "
-            f"{result.lake} --view errors, doubtful_usage."
+            f"{named(result.lake)} --view errors, doubtful_usage."
         )
     if summary.n_without_logprobs:
         say(

@@ -53,6 +53,7 @@ _GROUPED = {
             "vacuum": lake.vacuum,
             "verify": lake.verify,
             "record": lake.record,
+            "export": lake.export,
             "refresh": lake.refresh,
         },
     ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from r2.settings import AnswerSettings
+from storage.lake.address import lake_folder
 
 if TYPE_CHECKING:
     from r2.methods.estimate import CallEstimate
@@ -19,7 +20,7 @@ def add_batch_rows(table: Table, result: Any) -> None:
     """The receipt of the jobs; nothing where there was none."""
     from storage.runs.job_files import receipt_of
 
-    receipt = receipt_of(Path(result.lake) / "_runs" / result.summary.run_id / "jobs")
+    receipt = receipt_of(result.lake / "_runs" / result.summary.run_id / "jobs")
     if not receipt.n_jobs:
         return
     table.add_row("  of it by batch", f"{receipt.cost_usd:.6f}")
@@ -55,7 +56,7 @@ def print_batch(
     hours = asyncio.run(_promised_hours(pool, chosen))
     print(
         f"hours by batch: a question has up to {estimate.depth} jobs one after the other, each within {hours:.0f} h by "
-        f"the provider's promise: {estimate.depth * hours:.0f} h at most{_measured(Path(settings.lake), chosen)}"
+        f"the provider's promise: {estimate.depth * hours:.0f} h at most{_measured(lake_folder(settings.lake), chosen)}"
     )
     if settings.deadline_s is not None:
         print(

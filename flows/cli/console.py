@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from storage.lake.address import lake_folder
 from storage.sql.visible import visible
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for them
@@ -121,7 +122,7 @@ def print_reusable(settings: "AnswerSettings", pool: "PoolConfig", questions: It
     from storage.runs.lineage import paid_runs
     from storage.runs.reusable import reusable
 
-    root, path = Path(settings.lake), str(Path(settings.input).resolve())
+    root, path = lake_folder(settings.lake), str(Path(settings.input).resolve())
     runs = paid_runs(root, "", path, settings.reasoning.method, reuse=settings.reuse)
     prices = {name: pool.price(name) for name in pool.models}
     found = reusable(root, runs, answering_digests(pool), prices, questions)

@@ -15,6 +15,8 @@ from flows.cli.options import INPUT, ROUTER, flag
 from flows.support.terminal import INTERRUPTED, this_command
 from r2.errors import ConfigError
 from r2.methods import described
+from storage.lake.address import named
+from storage.lake.stores import check_lake
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.comparison import Comparison, Estimate
@@ -211,14 +213,13 @@ def evaluate(
     import uvloop
 
     from flows.support.ready import api_and_models
-    from r2.atomic import check_folder
     from r2.evaluation.operating_points import variants_of
     from tasks.evaluation.finished import finished_evaluation
 
     loaded = load_pool(settings.pool)
     loaded.check_keys()
     variants_of(settings, loaded.roster(), loaded.router.decomposer, loaded.router.allocator)
-    check_folder(Path(settings.lake), "--lake")
+    check_lake(settings.lake)
     result = finished_evaluation(settings)
     if result is None:
         with api_and_models(loaded, importing="flows.evaluate_methods"):
@@ -306,7 +307,7 @@ def print_result(result: Any, *, is_kept: bool = True) -> int:
         )
     if is_kept:
         print(result.lake / "_evaluations" / evaluation.evaluation_id / "summary.json")
-        print(f"r2 report {evaluation.evaluation_id} --lake {result.lake}")
+        print(f"r2 report {evaluation.evaluation_id} --lake {named(result.lake)}")
     if left := evaluation.unfinished:
         why = {"budget_stopped": "Stopped at the money budget", "interrupted": "Interrupted"}.get(
             evaluation.status, "Some calls could not be made"

@@ -14,6 +14,8 @@ from flows.cli.options import TRAINING, flag
 from flows.support.terminal import INTERRUPTED, this_command
 from r2.errors import ConfigError
 from r2.policies.torch_there import require_torch
+from storage.lake.address import lake_folder
+from storage.lake.stores import check_lake
 
 _SCORER = "Of a scorer {}."
 """Says the default of a flag that has another one with --policy scorer."""
@@ -167,7 +169,7 @@ def grpo(
     from tasks.training.train_rounds import GrpoResult, open_rounds, round_table
 
     check_folder(Path(settings.policies_dir), "--policies-dir")
-    check_folder(Path(settings.lake), "--lake")
+    check_lake(settings.lake)
     opened = open_rounds(settings)
     result = GrpoResult(opened.state, opened.run_dir)
     if not opened.is_done:
@@ -194,7 +196,7 @@ def _print_estimate(settings: Any) -> None:
 
     pool = load_pool(settings.pool, settings.policies_dir)
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, lake_folder(settings.lake))
     rows = [row for row in file.rows(settings.limit) if isinstance(row, Problem)]
     check, _ = own_checks(settings.reasoning)
     judged = [row for row in rows if (row.target is not None if check is None else check.can_judge(row))]

@@ -8,6 +8,7 @@ from typing import Any
 
 from flows.cli.console import figures, results, say, starting
 from r2.errors import ConfigError
+from storage.lake.stores import check_lake
 
 TAKEN = (
     "outcomes",
@@ -54,7 +55,7 @@ def tune(given: Mapping[str, Any]) -> int:
         print("No model is asked.")
         return 0
     check_folder(Path(settings.policies_dir), "--policies-dir")
-    check_folder(Path(settings.lake), "--lake")
+    check_lake(settings.lake)
     found = tune_scorer(settings, say)
     for remark in found.remarks:
         say(remark)

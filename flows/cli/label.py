@@ -11,6 +11,8 @@ from flows.cli.left_over import what_is_deferred
 from flows.cli.options import INPUT, TRAINING, flag
 from flows.support.terminal import INTERRUPTED
 from r2.settings import LabelSettings, load_label_settings
+from storage.lake.address import lake_folder
+from storage.lake.stores import check_lake
 
 
 def label(
@@ -137,7 +139,7 @@ def label(
     loaded.check_keys()
     make_router(loaded, settings.answering(""))
     check_folder(Path(settings.out), "--out")
-    check_folder(Path(settings.lake), "--lake")
+    check_lake(settings.lake)
     result = finished_labels(settings)
     if result is None:
         with api_and_models(loaded, importing="flows.label_plans"):
@@ -158,7 +160,7 @@ def _print_estimate(settings: LabelSettings) -> None:
 
     pool = load_pool(settings.pool)
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, lake_folder(settings.lake))
     answering = settings.answering(str(file.path), file.check, file.columns)
     router = make_router(pool, answering)
     rows = [row for row in file.rows(settings.limit) if isinstance(row, Problem)]

@@ -10,8 +10,9 @@ import typer
 
 from flows.cli import options
 from flows.cli.console import say
-from flows.cli.options import INPUT, flag
+from flows.cli.options import INPUT, OUTPUT, flag
 from r2.errors import ConfigError, RunLockedError
+from storage.lake.address import named
 from storage.sql.visible import visible
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for Arrow and DuckDB
@@ -34,7 +35,7 @@ def compact(
 
     store = _existing(lake)
     if run is not None and run not in store.manifest.run_ids():
-        raise ConfigError(f"{lake} has no run {run!r}. Runs: {', '.join(store.manifest.run_ids()) or 'none'}.")
+        raise ConfigError(f"{named(lake)} has no run {run!r}. Runs: {', '.join(store.manifest.run_ids()) or 'none'}.")
     for run_id in [run] if run is not None else store.manifest.run_ids():
         try:
             with store.run_lock(run_id):
@@ -99,7 +100,7 @@ def verify(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
         print(visible(problem))
     if problems:
         raise typer.Exit(1)
-    say(f"{lake}: sound")
+    say(f"{named(lake)}: sound")
 
 
 def record(
@@ -128,6 +129,45 @@ def record(
     say(f"{out}: {n_calls} calls. Replay them with --pool recording:{out}")
 
 
+def export(
+    out: Annotated[Path, options.out("A folder.", metavar="FOLDER")],
+    run: Annotated[list[str] | None, typer.Argument(help="Run ids. Left out: all runs.")] = None,
+    lake: options.ReadLake = options.DEFAULT_LAKE,
+    format: Annotated[
+        str,
+        flag(
+            OUTPUT,
+            "--format",
+            "-f",
+            metavar="NAME",
+            help="hf: a folder as the Hugging Face hub has data sets, with its card; parquet or jsonl: a file a table.",
+        ),
+    ] = "hf",
+    tables: Annotated[
+        str | None,
+        flag(INPUT, "--tables", metavar="A,...", help="Tables.", default="trajectories,subtasks,calls,runs"),
+    ] = None,
+) -> None:
+    """Write tables of the lake for others. The calls hold whole prompts: leave them out with --tables.
+
+    Examples:
+
+        r2 lake export --out dataset
+        r2 lake export r2-0a1b2c3d4e5f --format jsonl --tables trajectories --out rows
+    """
+    from storage.runs.export import DEFAULT_TABLES
+    from storage.runs.export import export as export_tables
+
+    kept = _existing(lake)
+    known = kept.manifest.run_ids()
+    if missing := [run_id for run_id in run or () if run_id not in known]:
+        raise ConfigError(f"{named(lake)} has no run {missing[0]!r}. Runs: {', '.join(known) or 'none'}.")
+    written = export_tables(kept, run or known, options.names_of(tables) or DEFAULT_TABLES, format, out)
+    for table, n_rows in written.items():
+        print(f"{table}: {n_rows} rows")
+    say(f"{out}: {len(written)} tables")
+
+
 def refresh(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
     """Rewrite lake.duckdb and lake.sql over the files that count now.
 
@@ -137,13 +177,18 @@ def refresh(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
     """
     from storage.sql.query import write_database
 
-    _existing(lake)
+    if _existing(lake).store.is_remote:
+        raise ConfigError(
+            f"{named(lake)}: lake.duckdb and lake.sql are for a lake in a folder. Ask this one with r2 sql; other "
+            "programs read its compacted runs in the bucket (docs/object_storage.md)."
+        )
     print(write_database(lake))
 
 
 def _existing(root: Path) -> "Lake":
     from storage.lake.lake import Lake
 
-    if not (root / "_manifest").is_dir():
-        raise ConfigError(f"{root}: no lake there. Name its folder with --lake; `r2 answer` creates one.")
-    return Lake(root)
+    kept = Lake(root)
+    if not kept.exists():
+        raise ConfigError(f"{named(root)}: no lake there. Name its folder with --lake; `r2 answer` creates one.")
+    return kept

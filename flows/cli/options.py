@@ -15,6 +15,7 @@ from r2.errors import ConfigError
 from r2.problems.benchmark import benchmark_names
 from r2.settings import MODELS_DIR, tag_of
 from r2.shipped.place import found
+from storage.lake.address import lake_folder
 
 INPUT, POOL, ROUTER, TRAINING, MONEY, OUTPUT = "Input", "Pool", "Router", "Training", "Money", "Output"
 PANELS = (INPUT, POOL, ROUTER, TRAINING, MONEY, OUTPUT)
@@ -454,14 +455,15 @@ CoreHourUsd = Annotated[
 # Output: where results go.
 
 
-def _lake(panel: str) -> Any:
-    return flag(panel, "--lake", metavar="FOLDER", help="Folder of the trajectory lake.", default=str(DEFAULT_LAKE))
+def _lake(panel: str, **further: Any) -> Any:
+    meaning = "Folder of the trajectory lake, or its address in an object store, as s3://bucket/prefix."
+    return flag(panel, "--lake", metavar="FOLDER", help=meaning, default=str(DEFAULT_LAKE), **further)
 
 
 Lake = Annotated[str | None, _lake(OUTPUT)]
-PlainLake = Annotated[Path, _lake(OUTPUT)]
-ReadLake = Annotated[Path, _lake(INPUT)]
-"""Of a command that reads the lake."""
+PlainLake = Annotated[Path, _lake(OUTPUT, parser=lake_folder)]
+ReadLake = Annotated[Path, _lake(INPUT, parser=lake_folder)]
+"""Of a command that reads the lake: its folder on this machine."""
 
 
 def out(detail: str = "", default: str = "", metavar: str = "FILE") -> Any:

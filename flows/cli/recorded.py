@@ -11,6 +11,8 @@ from flows.cli import options
 from flows.cli.console import results, say, starting
 from r2.errors import ConfigError
 from r2.settings import MODELS_DIR
+from storage.lake.address import lake_folder
+from storage.lake.stores import check_lake
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.comparison import Estimate
@@ -37,10 +39,9 @@ def evaluate_recorded(given: Mapping[str, Any]) -> int:
         raise ConfigError(f"--{few[0].removeprefix('n_')} {further[few[0]]}: expected at least 1.")
     if test and "n_folds" in further:
         raise ConfigError("--folds: has no meaning with --test, which is played once. Leave one of the two out.")
-    lake = Path(given["lake"] or options.DEFAULT_LAKE)
+    lake = lake_folder(given["lake"] or options.DEFAULT_LAKE)
     starting()
     # Here and not above: --help need not wait for it.
-    from r2.atomic import check_folder
     from storage.evaluations.recorded import keep_recorded, recorded_id
     from storage.sources.outcome_tables import read_outcome_tables
     from tasks.evaluation.play_recorded import play_recorded
@@ -51,7 +52,7 @@ def evaluate_recorded(given: Mapping[str, Any]) -> int:
                 table = read_outcome_tables(paths).table
                 print(f"{what}: {table.n_problems} questions, {len(table.models)} models; no call is made")
         return 0
-    check_folder(lake, "--lake")
+    check_lake(lake)
     models_dir = Path(given["models_dir"] or MODELS_DIR)
     comparison = play_recorded(outcomes, test, names, say, models_dir=models_dir, **further)
     path = keep_recorded(lake, recorded_id(outcomes, test, names, **further), comparison)

@@ -9,6 +9,7 @@ from flows.cli import options
 from flows.cli.console import results
 from flows.cli.options import INPUT, MONEY, flag
 from r2.errors import ConfigError
+from storage.lake.address import named
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from storage.evaluations.rescore import RescoredRow
@@ -58,8 +59,8 @@ def rescore(
     from storage.evaluations.rescore import rescore as score_again
     from storage.lake.lake import Lake
 
-    if not (lake / "_manifest").is_dir():
-        raise ConfigError(f"{lake}: no lake there. Name its folder with --lake.")
+    if not Lake(lake).exists():
+        raise ConfigError(f"{named(lake)}: no lake there. Name its folder with --lake.")
     if is_judge(check):
         raise ConfigError(
             f"--check {check}: a judge is a model, and rescore asks none. Give it to r2 answer or r2 evaluate, or give "

@@ -13,6 +13,7 @@ from flows.cli.console import figures, results, say, say_columns, starting
 from flows.cli.options import INPUT, TRAINING, flag
 from flows.support.terminal import INTERRUPTED, this_command
 from r2.policies.torch_there import require_torch
+from storage.lake.stores import check_lake
 
 
 def sft(
@@ -179,7 +180,7 @@ def sft(
     from tasks.training.sft_run import finished_sft
 
     check_folder(Path(settings.policies_dir), "--policies-dir")
-    check_folder(Path(settings.lake), "--lake")
+    check_lake(settings.lake)
     result = finished_sft(settings)
     if result is None:
         with embedded_api(importing="flows.train_sft"):

@@ -11,6 +11,8 @@ from flows.cli import options
 from flows.cli.console import print_calls, results, say, say_columns, starting
 from flows.cli.options import MONEY, ROUTER, flag
 from flows.support.terminal import INTERRUPTED, this_command
+from storage.lake.address import lake_folder
+from storage.lake.stores import check_lake
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for numpy
     from r2.evaluation.sweep import Sweep, SweepSettings
@@ -130,18 +132,17 @@ def sweep(
     import uvloop
 
     from flows.support.ready import api_and_models
-    from r2.atomic import check_folder
     from tasks.evaluation.finished import finished_sweep
 
     opened.check_keys()
-    check_folder(Path(settings.lake), "--lake")
+    check_lake(settings.lake)
     done = finished_sweep(settings)
     if done is None:
         with api_and_models(opened, importing="flows.sweep_b"):
             from flows.sweep_b import sweep_b  # imports Prefect, which takes seconds
 
             done = uvloop.run(sweep_b(settings))
-    raise typer.Exit(print_sweep(done, Path(settings.lake)))
+    raise typer.Exit(print_sweep(done, lake_folder(settings.lake)))
 
 
 def _print_estimate(settings: "SweepSettings") -> None:

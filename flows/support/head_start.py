@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.support.embedded_api import Api, api_starting
 from r2.pool.file.config import PoolConfig
 from r2.settings import AnswerSettings
+from storage.lake.address import lake_folder
 
 if TYPE_CHECKING:
     from storage.runs.plan import RunPlan
@@ -90,4 +90,4 @@ async def _summed_up(plan: "RunPlan", settings: AnswerSettings) -> "RunResult":
                 await (session.begun.pop(index, None) or answer_rows(session, index))
         progress = session.progress
         summary, written = finish_run(plan.run_dir, progress, settings.out, settings.more_columns)
-    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, warning=warning(plan))
+    return RunResult(summary, progress, lake_folder(settings.lake), written, progress.wall_s, warning=warning(plan))

@@ -38,7 +38,7 @@ _begun: dict[Path, _Begun] = {}
 def run_held(plan: RunPlan) -> Iterator[None]:
     """While open, no other process works on the run. RunLockedError where one does."""
     begun = _begun.get(plan.run_dir)
-    with begun.lock.pop_all() if begun is not None else Lake(Path(plan.settings.lake)).run_lock(plan.run_id):
+    with begun.lock.pop_all() if begun is not None else Lake(plan.settings.lake).run_lock(plan.run_id):
         yield
 
 

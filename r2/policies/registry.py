@@ -23,7 +23,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import Field, ValidationError
 
-from r2.atomic import beside, write_atomically
+from r2.atomic import beside, refuse_address, write_atomically
 from r2.errors import ConfigError
 from r2.roster import PromptMode
 from r2.settings import Frozen
@@ -126,6 +126,7 @@ class Registry:
     """
 
     def __init__(self, root: Path | str) -> None:
+        refuse_address(Path(root), "--policies-dir")
         self.root = Path(root)
 
     def names(self) -> list[str]:

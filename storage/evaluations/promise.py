@@ -5,7 +5,6 @@ is the same as one with that `b` written down.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from r2.errors import ConfigError
 from r2.evaluation.floor import Floor, fewest_rows
@@ -14,6 +13,7 @@ from r2.pool.file.config import PoolConfig
 from r2.pool.file.data_policy import pool_of
 from r2.settings import AnswerSettings, Reasoning
 from storage.evaluations.sweeps import read_sweep, sweeps_in
+from storage.lake.address import lake_folder
 
 _OF_THE_KNOB = {"decomposer", "allocator", "b", "seed"}
 """Fields that the sweep decides, and the seed, which is drawn anew in any case."""
@@ -67,11 +67,11 @@ def promised(settings: AnswerSettings) -> Promise | None:
 
 def _chosen(settings: AnswerSettings, pool: PoolConfig) -> Sweep:
     if settings.certified is not None:
-        sweep = read_sweep(Path(settings.lake), settings.certified)
+        sweep = read_sweep(lake_folder(settings.lake), settings.certified)
         if reason := _misfit(sweep, settings.reasoning, pool):
             raise ConfigError(f"--certified {settings.certified}: {reason}. Run r2 policy sweep with today's settings.")
         return sweep
-    fitting = [sweep for sweep in sweeps_in(Path(settings.lake)) if not _misfit(sweep, settings.reasoning, pool)]
+    fitting = [sweep for sweep in sweeps_in(lake_folder(settings.lake)) if not _misfit(sweep, settings.reasoning, pool)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:

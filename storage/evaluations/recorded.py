@@ -10,6 +10,7 @@ import orjson
 
 from r2.atomic import write_atomically
 from r2.evaluation.recorded.comparison import RecordedComparison, to_json
+from storage.lake.stores import store_of
 from storage.sources.questions import file_digest
 
 FOLDER = "_recorded"
@@ -28,4 +29,5 @@ def keep_recorded(lake: Path, comparison_id: str, comparison: RecordedComparison
     path = lake / FOLDER / f"{comparison_id}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, to_json(comparison))
+    store_of(lake).share(path)
     return path

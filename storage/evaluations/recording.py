@@ -30,7 +30,9 @@ def record_evaluation(lake: Lake, evaluation_id: str, out: Path) -> int:
     evaluation = read_evaluation(lake.root, evaluation_id)
     if not evaluation.runs():
         raise LakeError(f"{evaluation_id}: has no runs yet; finish it with the same `r2 evaluate` command.")
-    pool_text = (run_dir_of(lake.root, evaluation.runs()[0]) / "pool.toml").read_text("utf-8")
+    pool_file = run_dir_of(lake.root, evaluation.runs()[0]) / "pool.toml"
+    lake.store.receive_once(pool_file)
+    pool_text = pool_file.read_text("utf-8")
     asked = {
         "settings": {key: value for key, value in evaluation.settings.items() if key not in _OF_A_PLACE},
         "problems": {side: _problem_rows(lake.root, evaluation, side) for side in ("dev", "test")}

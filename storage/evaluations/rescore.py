@@ -38,6 +38,7 @@ from storage.evaluations.store import evaluation_dir, is_evaluation, read_compar
 from storage.evaluations.summary import compared, outcomes_of_rows
 from storage.lake.lake import Lake
 from storage.lake.manifest import make_folder
+from storage.lake.stores import store_of
 from storage.runs.plan import RunPlan, read_plan, run_dir_of
 
 Parser = Callable[[Problem, str], str]
@@ -351,4 +352,5 @@ def _write(lake: Path, name: str, rows: Sequence[RescoredRow]) -> Path:
     make_folder(path.parent)
     with replacing(path) as file:
         pq.write_table(pa.table(columns), file, compression="zstd")
+    store_of(lake).share(path)
     return path

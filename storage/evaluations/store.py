@@ -24,6 +24,7 @@ from r2.atomic import write_atomically
 from r2.errors import ConfigError, LakeError
 from r2.evaluation.compare import Comparison, from_json, to_json
 from r2.problem import Problem
+from storage.lake.stores import store_of
 from storage.runs.checks import CheckSummary
 from storage.sources.problem_files import row_of
 
@@ -134,6 +135,7 @@ def evaluation_dir(lake: Path, evaluation_id: str) -> Path:
 
 def evaluation_ids(lake: Path) -> list[str]:
     """The evaluations of a lake, by name."""
+    store_of(lake).receive(lake / FOLDER)
     return sorted(path.parent.name for path in (lake / FOLDER).glob("*/plan.json"))
 
 
@@ -151,18 +153,21 @@ def evaluations_of(lake: Path, sources: Sequence[str]) -> list[str]:
 
 
 def is_evaluation(lake: Path, name: str) -> bool:
+    store_of(lake).receive(evaluation_dir(lake, name))
     return (evaluation_dir(lake, name) / "plan.json").exists()
 
 
 def write_evaluation(lake: Path, evaluation: Evaluation) -> Path:
     path = evaluation_dir(lake, evaluation.evaluation_id) / "plan.json"
     write_atomically(path, _EVALUATION.dump_json(evaluation, indent=1))
+    store_of(lake).share(path.parent)
     return path
 
 
 def read_evaluation(lake: Path, evaluation_id: str) -> Evaluation:
     """ConfigError, with the evaluations there are, for an unknown one; LakeError for a plan.json of another format."""
     path = evaluation_dir(lake, evaluation_id) / "plan.json"
+    store_of(lake).receive(path.parent)
     try:
         return _EVALUATION.validate_json(path.read_bytes())
     except OSError:
@@ -176,6 +181,7 @@ def write_comparison(lake: Path, evaluation_id: str, name: str, comparison: Comp
     """`name` is summary or dev."""
     path = evaluation_dir(lake, evaluation_id) / f"{name}.json"
     write_atomically(path, to_json(comparison))
+    store_of(lake).share(path)
     return path
 
 

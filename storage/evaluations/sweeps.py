@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from r2.atomic import write_atomically
 from r2.errors import ConfigError
 from r2.evaluation.sweep import Sweep, SweepMeasurement
+from storage.lake.stores import store_of
 
 FOLDER = "_sweeps"
 _SWEEP = TypeAdapter(Sweep)
@@ -31,12 +32,14 @@ def write_sweep(lake: Path, sweep: Sweep) -> Path:
     write_atomically(sweep_file(lake, sweep.sweep_id, ".csv"), text.getvalue().encode())
     path = sweep_file(lake, sweep.sweep_id, ".json")
     write_atomically(path, _SWEEP.dump_json(sweep, indent=1))
+    store_of(lake).share(path.parent)
     return path
 
 
 def read_sweep(lake: Path, named: str) -> Sweep:
     """A sweep by its id, or by the path of its JSON file. ConfigError, with the sweeps there are, for an unknown one,
     and for a file that is no sweep."""
+    store_of(lake).receive(lake / FOLDER)
     path = Path(named) if named.endswith(".json") else sweep_file(lake, named, ".json")
     try:
         return _read(path)
@@ -47,6 +50,7 @@ def read_sweep(lake: Path, named: str) -> Sweep:
 
 def sweeps_in(lake: Path) -> list[Sweep]:
     """Every sweep of a lake, by id."""
+    store_of(lake).receive(lake / FOLDER)
     return [_read(path) for path in sorted((lake / FOLDER).glob("*.json"))]
 
 

@@ -71,6 +71,7 @@ def _rewritten(
     }
     n_read = dict.fromkeys(TABLES, 0)
     leaving = pa.array(sorted(left_out), pa.string())
+    manifest.bring((entry, table) for entry in live for table in entry.parts)
     with UnitWriter(manifest, run_id, unit, bloom_rows) as writer:
         for name in OF_RUNS:
             for rows in rows_of_run(manifest.root, live, name, everything.pop(name)):

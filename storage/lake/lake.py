@@ -16,7 +16,6 @@ coroutine call it in a thread.
 import contextlib
 import itertools
 import operator
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -28,24 +27,39 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from r2.atomic import naming, replacing
-from r2.errors import LakeError, RunLockedError
+from r2.errors import ConfigError, LakeError, RunLockedError
+from storage.lake.address import lake_folder
 from storage.lake.compaction import compact_run, leave_out
 from storage.lake.manifest import COMPACTION, LEFT_OUT, Manifest, UnitEntry, make_folder
 from storage.lake.ordered import rows_of_run, windows
 from storage.lake.parts import check_part, check_schema_file, is_inside
-from storage.lake.places import EARLIER_SCHEMA_FILE, PARTS, SCHEMA_FILE, half_written_schemas, our_files, run_of
+from storage.lake.places import (
+    EARLIER_SCHEMA_FILE,
+    PARTS,
+    SCHEMA_FILE,
+    half_written_schemas,
+    our_files,
+    places_of,
+    run_of,
+    unit_of,
+)
 from storage.lake.run_lock import run_lock
 from storage.lake.schema import OF_RUNS, TABLES, Row, table_from_rows
 from storage.lake.unit import UnitWriter
 from storage.lake.view import bring_into_view, is_seen
+
+LEAST_HOURS = 1.0
+"""No file of a bucket that is younger is ever deleted: its commit may be under way on another machine, whose lock this
+one does not see."""
 
 
 class Lake:
     """One lake. Constructing it touches nothing; the first commit creates the folders."""
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+        self.root = lake_folder(root)
         self.manifest = Manifest(self.root)
+        self.store = self.manifest.store
         self._is_prepared = False
 
     def commit(
@@ -70,6 +84,10 @@ class Lake:
                 indices = [row.input_index for row in ordered.get("trajectories", ())]
                 return writer.publish(indices, meta=meta) is not None
 
+    def exists(self) -> bool:
+        """Whether something was ever committed."""
+        return self.manifest.folder.is_dir() if not self.store.is_remote else self.store.is_there()
+
     def entries(self, run_id: str | None = None) -> list[UnitEntry]:
         """Every commit ever made, superseded ones included, oldest first within a run."""
         return [entry for run in self._runs(run_id) for entry in self.manifest.entries(run)]
@@ -91,7 +109,8 @@ class Lake:
     def files(self, table: str, run_id: str | None = None) -> list[Path]:
         """The live files of a table in input order: what a query may read. Superseded and unfinished ones are not among
         them."""
-        live = (entry for run in self._runs(run_id) for entry in self.manifest.live(run))
+        live = [entry for run in self._runs(run_id) for entry in self.manifest.live(run)]
+        self.manifest.bring((entry, table) for entry in live if table in entry.parts)
         return [entry.file(self.root, table) for entry in live if table in entry.parts]
 
     def settled_ids(self, run_id: str, unit_prefix: str) -> set[str]:
@@ -126,6 +145,8 @@ class Lake:
         """A run's rows as record batches in the order of the input, in memory that does not grow with the run."""
         wanted = list(columns) if columns is not None else TABLES[table].schema.names
         entries = self.manifest.live(run_id)
+        needed = {table} if table in OF_RUNS else {table, "trajectories"}
+        self.manifest.bring((entry, name) for entry in entries for name in needed & entry.parts.keys())
         if table in OF_RUNS:
             pieces = rows_of_run(self.root, entries, table, wanted)
         else:
@@ -136,6 +157,7 @@ class Lake:
     def compact(self, run_id: str) -> UnitEntry | None:
         """Rewrites a run's parts as one file per table, which other programs see from then on; None if it is that
         already. See `storage.lake.compaction`."""
+        self.store.look_again()
         with naming(self.root):
             self.prepare()
             return compact_run(self.manifest, run_id)
@@ -162,23 +184,45 @@ class Lake:
         The time leaves running queries their files. Runs that are being worked on are passed over: their newest files
         may not be named yet. Files with other names are not ours to delete; `verify` names them.
         """
+        self.store.look_again()
+        if self.store.is_remote and older_than_hours < LEAST_HOURS:
+            raise ConfigError(
+                f"--older-than-hours {older_than_hours:g}: at least {LEAST_HOURS:g} for a lake in a bucket: another "
+                "machine may be about to commit what it just stored."
+            )
         for run_id in self.manifest.run_ids():
             bring_into_view(self.manifest, run_id)
-        oldest = time.time() - older_than_hours * 3600
+        store, oldest = self.store, self.store.now() - older_than_hours * 3600
         deleted = []
-        for run_id, paths in itertools.groupby(sorted(our_files(self.root), key=run_of), run_of):
+        ours = sorted(our_files(self.root), key=run_of)
+        for run_id, mine in itertools.groupby(ours, run_of):
+            paths = list(mine)
             with contextlib.suppress(RunLockedError), self.run_lock(run_id):
-                live = {path for table in TABLES for path in self.files(table, run_id)}
+                live = self._live_at(run_id, paths)
                 replaced_at = self._newest_compaction(run_id)
                 for path in paths:
-                    if path not in live and max(path.stat().st_mtime, replaced_at) <= oldest:
-                        path.unlink()
+                    if path not in live and max(store.modified_at(path), replaced_at) <= oldest:
+                        store.remove(path)
                         deleted.append(path)
         for path in half_written_schemas(self.root):
             if path.stat().st_mtime <= oldest:
                 path.unlink()
                 deleted.append(path)
         return deleted
+
+    def _live_at(self, run_id: str, ours: Sequence[Path]) -> set[Path]:
+        """Where the live files of a run lie; of a bucket, where they were when `ours`, all its files, were listed."""
+        if not self.store.is_remote:
+            return {path for table in TABLES for path in self.files(table, run_id)}
+        for unit in {unit_of(path, run_id) for path in ours}:
+            self.manifest.has(run_id, unit)  # by its name, for it may not be listed yet: from then on it is known
+        listed = set(ours)
+        places = (
+            places_of(self.root, table, run_id, part.path)
+            for entry in self.manifest.live(run_id)
+            for table, part in entry.parts.items()
+        )
+        return {path for some in places for path in ([place for place in some if place in listed][:1] or some)}
 
     def _newest_compaction(self, run_id: str) -> float:
         """Epoch seconds: since then at the longest are the run's files out of use that it has replaced. 0 without
@@ -188,6 +232,7 @@ class Lake:
 
     def verify(self) -> list[str]:
         """Everything wrong with the stored data, one line each: reads every live part with its checksums."""
+        self.store.look_again()
         problems = []
         for run_id in self.manifest.run_ids():
             try:
@@ -201,9 +246,10 @@ class Lake:
                         problems.append(found)
         ours = {*our_files(self.root), *half_written_schemas(self.root)}
         unnamed = set(self.unnamed())
-        stored = (path for name in (*TABLES, PARTS) for path in (self.root / name).rglob("*") if not path.is_dir())
-        for path in sorted(stored):
+        for path in sorted(self.store.listed([*TABLES, PARTS])):
             if path.parent.name in TABLES and path.name in (SCHEMA_FILE, EARLIER_SCHEMA_FILE):
+                self.store.renew([path])
+                self.store.bring([path])
                 if found := check_schema_file(path, TABLES[path.parent.name]):
                     problems.append(found)
             elif path in unnamed and path.parent.name in TABLES:
@@ -220,6 +266,7 @@ class Lake:
         """Files with a part's name that no commit ever named: a crash left them, or somebody put them there. They are
         not read; `vacuum` deletes them. Runs whose manifest cannot be read are left out: nobody knows of their files.
         """
+        self.store.look_again()
         found = []
         for run_id, paths in itertools.groupby(sorted(our_files(self.root), key=run_of), run_of):
             with contextlib.suppress(LakeError):
@@ -231,6 +278,7 @@ class Lake:
     def unseen(self) -> list[str]:
         """Runs that other programs, which read the tables' folders, do not see as they are, until `compact`: not
         compacted yet, or stored in the layout or with the columns of another version. Unreadable ones are left out."""
+        self.store.look_again()
         found = []
         for run_id in self.manifest.run_ids():
             with contextlib.suppress(LakeError):
@@ -238,7 +286,11 @@ class Lake:
         return found
 
     def _check_part(self, entry: UnitEntry, table: str) -> str | None:
-        path = entry.file(self.root, table)
+        try:
+            self.store.renew(places_of(self.root, table, entry.run_id, entry.parts[table].path))
+            path = entry.file(self.root, table)
+        except LakeError as error:
+            return str(error)
         if table not in TABLES:
             return f"{path}: of table {table}, which this program does not know. Upgrade it."
         if not is_inside(path, self.root):
@@ -254,6 +306,7 @@ class Lake:
         schema."""
         if self._is_prepared:
             return
+        self.store.open()
         for table in TABLES.values():
             path = self.root / table.name / SCHEMA_FILE
             path.with_name(EARLIER_SCHEMA_FILE).unlink(missing_ok=True)
@@ -262,6 +315,7 @@ class Lake:
             make_folder(path.parent)
             with replacing(path) as file:
                 pq.write_table(table.schema.empty_table(), file, write_page_checksum=True)
+            self.store.keep([path])
         self._is_prepared = True
 
     def _runs(self, run_id: str | None) -> list[str]:

@@ -9,17 +9,18 @@ first, so that reading the newest compaction and what came after it is enough.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import orjson
 
-from r2.atomic import create_atomically
 from r2.errors import LakeError
 from r2.records.tables import SCHEMA_VERSION
-from storage.lake.places import is_in_tables_place, located
+from storage.lake.objects import in_parallel
+from storage.lake.places import is_in_tables_place, located, places_of
+from storage.lake.stores import store_of
 
 COMPACTION = "compact-"
 LEFT_OUT = "left_out"
@@ -63,7 +64,8 @@ class UnitEntry:
 
     def file(self, root: Path, table: str) -> Path:
         """Where its part of the table lies now: in the table's folder, or apart from it."""
-        return located(root, table, self.run_id, self.parts[table].path)
+        part = self.parts[table]
+        return located(root, table, self.run_id, part.path, part.sha256)
 
 
 class Manifest:
@@ -73,18 +75,23 @@ class Manifest:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folder = root / "_manifest"
+        self.store = store_of(root)
         self._known: dict[Path, UnitEntry] = {}  # entries never change, so reading one once is enough
 
     def run_ids(self) -> list[str]:
         """Runs with at least one commit, by name."""
-        return sorted(p.name for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
+        return self.store.folders(self.folder)
 
     def has(self, run_id: str, unit: str) -> bool:
-        return self._path(run_id, unit).exists()
+        path = self._path(run_id, unit)
+        if not path.exists():
+            self.store.receive_once(path)
+        return path.exists()
 
     def run_date(self, run_id: str) -> str | None:
         """UTC day of the run's first commit; None before that."""
-        units = self._units(run_id)
+        here = self.folder / checked_name("run_id", run_id)
+        units = _unit_names(self.store.names_here(here)) or self._units(run_id)
         return self._read(run_id, units[0]).run_date if units else None
 
     def link(self, entry: UnitEntry) -> bool:
@@ -92,7 +99,7 @@ class Manifest:
         last."""
         path = self._path(entry.run_id, entry.unit)
         make_folder(path.parent)
-        return create_atomically(path, orjson.dumps(asdict(entry), option=orjson.OPT_INDENT_2))
+        return self.store.create(path, orjson.dumps(asdict(entry), option=orjson.OPT_INDENT_2))
 
     def sync(self, run_id: str) -> None:
         """Returns once the run's linked entries survive a power cut."""
@@ -117,14 +124,17 @@ class Manifest:
             entries, key=lambda e: (e.first_input_index is None, e.first_input_index or 0, e.written_at, e.unit)
         )
 
+    def bring(self, wanted: Iterable[tuple[UnitEntry, str]]) -> None:
+        """These parts, by entry and table, are on this machine then; of a bucket several are fetched at once."""
+        if self.store.is_remote:
+            in_parallel(lambda one: self._bring(*one), wanted)
+
+    def _bring(self, entry: UnitEntry, table: str) -> None:
+        part = entry.parts[table]
+        self.store.bring(places_of(self.root, table, entry.run_id, part.path), sha256=part.sha256)
+
     def _units(self, run_id: str) -> list[str]:
-        try:
-            names = [path.name for path in (self.folder / checked_name("run_id", run_id)).iterdir()]
-        except FileNotFoundError:
-            return []
-        return sorted(
-            name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")
-        )
+        return _unit_names(self.store.names(self.folder / checked_name("run_id", run_id)))
 
     def _path(self, run_id: str, unit: str) -> Path:
         return self.folder / checked_name("run_id", run_id) / f"{checked_name('unit', unit)}.json"
@@ -134,6 +144,10 @@ class Manifest:
         if path not in self._known:
             self._known[path] = _parse_entry(path)
         return self._known[path]
+
+
+def _unit_names(names: Iterable[str]) -> list[str]:
+    return sorted(name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith("."))
 
 
 def _parse_entry(path: Path) -> UnitEntry:

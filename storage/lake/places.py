@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from storage.lake.schema import TABLES
+from storage.lake.stores import store_of
 
 PARTS = "_parts"
 SCHEMA_FILE = "0_schema.parquet"
@@ -48,13 +49,20 @@ def is_in_tables_place(path: PurePosixPath, table: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and within[:1] == (table,)
 
 
-def located(root: Path, table: str, run_id: str, path: str) -> Path:
-    """Where a part of the manifest lies now; the place it is meant for if it is nowhere.
+def located(root: Path, table: str, run_id: str, path: str, sha256: str = "") -> Path:
+    """Where a part of the manifest lies now, on this machine; the place it is meant for if it is nowhere.
 
     A file moves at most twice, into view and out of it, and both at one instant: looking three times finds it.
     """
+    places = places_of(root, table, run_id, path)
+    found = next((place for place in places if place.is_file()), None)
+    return found or store_of(root).bring(places, sha256=sha256) or places[0]
+
+
+def places_of(root: Path, table: str, run_id: str, path: str) -> tuple[Path, Path, Path]:
+    """Where a part of the manifest may lie, in the order in which to look."""
     meant, apart = root / path, parts_folder(root, table, run_id) / PurePosixPath(path).name
-    return next((place for place in (meant, apart, meant) if place.is_file()), meant)
+    return meant, apart, meant
 
 
 def now_at(root: Path, table: str, run_id: str, path: Path) -> Path:
@@ -64,16 +72,31 @@ def now_at(root: Path, table: str, run_id: str, path: Path) -> Path:
 
 def our_files(root: Path) -> Iterator[Path]:
     """Files in a place and with a name that this program gives, finished or not."""
+    store = store_of(root)
+    if store.is_remote:
+        yield from filter(_is_ours, store.listed([*TABLES, PARTS]))
+        return
     for table in TABLES:
         yield from (path for path in (root / table).glob("*.parquet") if _IN_VIEW.fullmatch(path.name))
         for pattern in (f"{PARTS}/{table}/*/*", f"{table}/run_date=*/run_id=*/*"):
             yield from (path for path in root.glob(pattern) if is_our_name(path.name))
 
 
+def _is_ours(path: Path) -> bool:
+    is_apart = path.parent.parent.parent.name == PARTS
+    return is_our_name(path.name) and (is_apart or _IN_VIEW.fullmatch(path.name) is not None)
+
+
 def half_written_schemas(root: Path) -> Iterator[Path]:
     """What is left of a `0_schema.parquet` whose writer was killed."""
     for table in TABLES:
         yield from (root / table).glob(".*_schema.parquet.*.tmp")
+
+
+def unit_of(path: Path, run_id: str) -> str:
+    """The unit that one of `our_files` of a run was written for."""
+    name = path.name.removesuffix(".tmp").removesuffix(".parquet").lstrip(".")
+    return name.removeprefix("part-").removeprefix(f"{run_id}.").rpartition("-")[0]
 
 
 def is_our_name(name: str) -> bool:

@@ -62,7 +62,10 @@ class UnitWriter:
             replaces=tuple(replaces),
             meta=dict(meta or {}),
         )
+        paths = [writer.path for writer in self._writers.values()]
+        self._manifest.store.keep(paths)
         if not self._manifest.link(entry):
+            self._manifest.store.drop(paths)
             return None
         for writer in self._writers.values():
             writer.keep()  # before the sync: once linked, the files are data, whatever happens next

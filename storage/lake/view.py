@@ -52,10 +52,10 @@ def _arrange(manifest: Manifest, run_id: str, table: str, live: Sequence[UnitEnt
     paths = [manifest.root / entry.parts[table].path for entry in live if table in entry.parts]
     for path in _in_view(manifest, run_id, table, live):
         if path not in paths:
-            _move(path, apart / path.name)
+            _move(manifest, path, apart / path.name)
     for path in paths:
-        if is_for_view(str(path.relative_to(manifest.root))) and not path.is_file():
-            _move(apart / path.name, path)
+        if is_for_view(str(path.relative_to(manifest.root))) and not manifest.store.has(path):
+            _move(manifest, apart / path.name, path)
     for folder in _earlier_folders(manifest, run_id, table, live):
         with contextlib.suppress(OSError):  # not there, or not empty
             folder.rmdir()
@@ -67,7 +67,7 @@ def _in_view(manifest: Manifest, run_id: str, table: str, live: Sequence[UnitEnt
     for entry in manifest.entries(run_id, COMPACTION):
         if table in entry.parts and is_for_view(entry.parts[table].path):
             path = manifest.root / entry.parts[table].path
-            if path.is_file():
+            if manifest.store.has(path):
                 yield path
     for folder in _earlier_folders(manifest, run_id, table, live):
         if folder.is_dir():
@@ -82,7 +82,6 @@ def _compactions(live: Sequence[UnitEntry]) -> list[UnitEntry]:
     return [entry for entry in live if entry.is_compaction]
 
 
-def _move(path: Path, to: Path) -> None:
+def _move(manifest: Manifest, path: Path, to: Path) -> None:
     make_folder(to.parent)
-    with contextlib.suppress(FileNotFoundError):  # another process was faster
-        path.rename(to)
+    manifest.store.move(path, to)

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from r2.settings import AnswerSettings
-from storage.runs.plan import PlannedEntry
+from storage.runs.plan import PlannedEntry, planned_runs
 
 _ROWS = ("columns", "default_benchmark", "limit", "sample")
 """Settings that say which rows are asked, and how they are read."""
@@ -39,11 +39,11 @@ def paid_runs(root: Path, run_id: str, input_path: str, method: str, *, reuse: b
     `input_path` is absolute. A plan that cannot be read is passed over: `r2 lake verify` names it.
     """
     found = []
-    for path in (root / "_runs").glob("*/manifest.json"):
-        if path.parent.name == run_id:
+    for run_dir in planned_runs(root):
+        if run_dir.name == run_id:
             continue
         try:
-            stored = orjson.loads(path.read_bytes())
+            stored = orjson.loads((run_dir / "manifest.json").read_bytes())
             entries = {name: PlannedEntry(**entry) for name, entry in stored.get("entries", {}).items()}
             settings = stored["settings"]
             place = stored.get("input_path") or str(Path(settings["input"]).resolve())
@@ -52,7 +52,7 @@ def paid_runs(root: Path, run_id: str, input_path: str, method: str, *, reuse: b
                 found.append(
                     PaidRun(
                         stored["run_id"],
-                        path.parent,
+                        run_dir,
                         entries,
                         is_same_input,
                         stored["input_digest"],

@@ -21,11 +21,15 @@ from r2.errors import LakeError
 from r2.problem import Asked, Problem
 from r2.problems.benchmark import is_free
 from r2.settings import AnswerSettings, Columns
+from storage.lake.address import lake_folder
+from storage.lake.objects import in_parallel
+from storage.lake.stores import store_of
 from storage.runs.answer_columns import taken_names
 from storage.sources.column_names import columns_in
 from storage.sources.first_rows import check_some_can_be_asked
 from storage.sources.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
 
+_PLAN, _POOL = "manifest.json", "pool.toml"
 MAX_SHARD_BYTES = 64 * 1024 * 1024
 """A shard ends here too: its rows are held in memory, by whoever plans it and by whoever answers it."""
 
@@ -78,6 +82,16 @@ class RunPlan:
     def shard_file(self, index: int) -> Path:
         return self.run_dir / "shards" / f"{index:05d}.jsonl"
 
+    def shard_key(self, shard: ShardPlan) -> str:
+        """Where the shard's file is in a bucket: two machines that plan the run at once do not meet."""
+        return f"_runs/{self.run_id}/shards/{shard.index:05d}-{shard.sha256[:16]}.jsonl"
+
+    def _receive(self, index: int) -> Path:
+        """The shard's file, on this machine."""
+        path = self.shard_file(index)
+        store_of(self.run_dir.parent.parent).receive_once(path, self.shard_key(self.shards[index]))
+        return path
+
     @property
     def has_asking(self) -> bool:
         """Some row asks for something itself."""
@@ -94,7 +108,7 @@ class RunPlan:
     def rows(self, index: int) -> Iterator[tuple[Problem, BadRow | None]]:
         """The shard's rows in input order. A bad row comes with its reason, as a problem with the id `bad-line-<n>`:
         its own (`BadRow.given_id`) may be another row's, too."""
-        path = self.shard_file(index)
+        path = self._receive(index)
         n_rows = 0
         try:
             with path.open("rb") as file:
@@ -114,7 +128,7 @@ class RunPlan:
 
     def check_shard(self, index: int) -> None:
         """LakeError, with the file's name, unless the shard's file is as it was planned."""
-        path, expected = self.shard_file(index), self.shards[index].sha256
+        path, expected = self._receive(index), self.shards[index].sha256
         try:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest() if expected else ""
@@ -153,15 +167,30 @@ def run_dir_of(lake: Path, run_id: str) -> Path:
     return lake / "_runs" / run_id
 
 
+def planned_runs(lake: Path) -> list[Path]:
+    """The folders of the runs that were planned, by name."""
+    store, runs = store_of(lake), lake / "_runs"
+    if store.is_remote:
+        in_parallel(lambda name: store.receive_once(runs / name / _PLAN), store.folders(runs))
+    return sorted(path.parent for path in runs.glob(f"*/{_PLAN}"))
+
+
+def _is_planned(run_dir: Path) -> bool:
+    path = run_dir / _PLAN
+    if not path.exists():
+        store_of(run_dir.parent.parent).receive_once(path)
+    return path.exists()
+
+
 def is_planned(settings: AnswerSettings, pool_digest: str) -> bool:
     """Whether the lake has a run of these settings. InputFileError for an input that cannot be read."""
-    runs = Path(settings.lake) / "_runs"
-    if not any(runs.glob(f"{settings.reasoning.method}-*")):
+    lake = lake_folder(settings.lake)
+    if not any(name.startswith(f"{settings.reasoning.method}-") for name in store_of(lake).folders(lake / "_runs")):
         return False
     source = Path(settings.input)
     input_digest = file_digest(source)
     ways = (settings, settings.model_copy(update={"columns": columns_in(source, settings.columns)}))
-    return any((runs / way.run_id(input_digest, pool_digest) / "manifest.json").exists() for way in ways)
+    return any(_is_planned(run_dir_of(lake, way.run_id(input_digest, pool_digest))) for way in ways)
 
 
 def plan_run(
@@ -178,21 +207,21 @@ def plan_run(
     our own are found by their other names, unless a run was planned without them. InputFileError for a file of which
     nothing can be asked.
     """
-    source = Path(settings.input)
+    source, lake = Path(settings.input), lake_folder(settings.lake)
     input_digest = file_digest(source)
     run_id = settings.run_id(input_digest, pool_digest)
-    run_dir = run_dir_of(Path(settings.lake), run_id)
-    if not (run_dir / "manifest.json").exists():
+    run_dir = run_dir_of(lake, run_id)
+    if not _is_planned(run_dir):
         settings = settings.model_copy(update={"columns": columns_in(source, settings.columns)})
         run_id = settings.run_id(input_digest, pool_digest)
-        run_dir = run_dir_of(Path(settings.lake), run_id)
-    if (run_dir / "manifest.json").exists():
+        run_dir = run_dir_of(lake, run_id)
+    if _is_planned(run_dir):
         plan = read_plan(run_dir, settings)
         if plan.answers_whole or not plan.has_free_rows():
             return plan
         run_id = settings.run_id(input_digest, f"{pool_digest}+whole")
-        run_dir = run_dir_of(Path(settings.lake), run_id)
-        if (run_dir / "manifest.json").exists():
+        run_dir = run_dir_of(lake, run_id)
+        if _is_planned(run_dir):
             return read_plan(run_dir, settings)
     check_some_can_be_asked(source, settings.columns)
     (run_dir / "shards").mkdir(parents=True, exist_ok=True)
@@ -237,14 +266,33 @@ def plan_run(
         taken_names=tuple(sorted(taken)),
     )
     if pool_text is not None:
-        write_atomically(run_dir / "pool.toml", pool_text.encode())
-    write_atomically(run_dir / "manifest.json", _manifest(plan))
+        write_atomically(run_dir / _POOL, pool_text.encode())
+    if not _publish(lake, plan):
+        return read_plan(run_dir, settings)
     return plan
+
+
+def _publish(lake: Path, plan: RunPlan) -> bool:
+    """The plan counts from now on. False where another machine made it meanwhile: then its plan counts."""
+    path, store = plan.run_dir / _PLAN, store_of(lake)
+    if not store.is_remote:
+        write_atomically(path, _manifest(plan))
+        return True
+    store.open()
+    in_parallel(lambda shard: store.share(plan.shard_file(shard.index), plan.shard_key(shard)), plan.shards)
+    if (plan.run_dir / _POOL).exists():
+        store.share(plan.run_dir / _POOL)
+    if store.create(path, _manifest(plan)):
+        return True
+    for shard in plan.shards:
+        plan.shard_file(shard.index).unlink()
+    return False
 
 
 def read_plan(run_dir: Path, settings: AnswerSettings | None = None) -> RunPlan:
     """Reads a frozen plan; with `settings`, today's operational switches take the place of the stored ones."""
-    path = run_dir / "manifest.json"
+    path = run_dir / _PLAN
+    _is_planned(run_dir)
     try:
         stored: dict[str, Any] = orjson.loads(path.read_bytes())
         columns = Columns.model_validate(stored["settings"].get("columns", {}))

@@ -20,6 +20,7 @@ def record_run(lake: Lake, run_id: str, out: Path) -> int:
     Raises LakeError for a run that the lake does not have, or whose plan keeps no copy of the pool file.
     """
     pool_file = run_dir_of(lake.root, run_id) / "pool.toml"
+    lake.store.receive_once(pool_file)
     if not pool_file.exists():
         known = ", ".join(lake.manifest.run_ids()) or "none"
         raise LakeError(

@@ -69,6 +69,7 @@ def reopen_failed(plan: RunPlan, lake: Lake, session: Callable[[int], RunRow]) -
     with replacing(_path(plan)) as file:
         file.writelines(lines)
         file.writelines(_lines(shard_of, _rows(lake, plan, "calls", TABLES["calls"].schema.names)))
+    lake.store.share(_path(plan))
     counted: dict[str, dict[str, float]] = {}
     for problem_id, index in shard_of.items():
         row, note = failed[problem_id], counted.setdefault(f"{index:05d}-", dict.fromkeys(_COUNTED, 0))
@@ -84,6 +85,7 @@ def reopen_failed(plan: RunPlan, lake: Lake, session: Callable[[int], RunRow]) -
 def reopened(plan: RunPlan, lake: Lake) -> Mapping[str, Reopened]:
     """The run's problems that were taken out and are not settled again, by problem_id."""
     path, found, offset = _path(plan), [], 0
+    lake.store.receive(path)
     if not path.exists():
         return {}
     with path.open("rb") as file:

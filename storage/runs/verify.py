@@ -6,16 +6,16 @@ from typing import ParamSpec
 
 from r2.errors import R2Error
 from storage.runs.journal import Journal
-from storage.runs.plan import read_plan
+from storage.runs.plan import planned_runs, read_plan
 
 P = ParamSpec("P")
 
 
 def wrong_with_runs(root: Path) -> Iterator[str]:
     """One line each. A run without a manifest was never planned to its end: nothing reads it."""
-    for manifest in sorted((root / "_runs").glob("*/manifest.json")):
+    for run_dir in planned_runs(root):
         try:
-            plan = read_plan(manifest.parent)
+            plan = read_plan(run_dir)
         except R2Error as error:
             yield str(error)
             continue

@@ -22,6 +22,7 @@ from r2.problems.gold import gold_plan
 from r2.problems.record import Benchmark
 from r2.problems.row import FieldError, Row
 from r2.problems.source import Source, parse_source
+from storage.sources.hub import hub_rows
 from storage.sources.lines import LongLine, read_lines
 from storage.sources.own_file import QuestionFile, own_file
 from storage.sources.questions import check_readable, raw_rows
@@ -182,22 +183,8 @@ def _from_hub(source: Source, benchmark: Benchmark) -> Iterator[tuple[int, Row]]
             f"--problems {source}: no file named and none on the hub. Name a file, {source.name}:FILE, or a folder "
             "of files with --data-dir."
         )
-    try:
-        from datasets import load_dataset  # type: ignore[attr-defined, unused-ignore]
-    except ImportError as error:
-        raise ConfigError(
-            f"--problems {source}: {error}. Name a file, {source.name}:FILE, or a folder of files with --data-dir; "
-            "the hub needs "
-            "pip install datasets."
-        ) from error
-    try:
-        data = load_dataset(hub.dataset, hub.configuration, split=hub.split)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"--problems {source}: {hub.dataset} cannot be loaded from the hub: {error}. Name a file: "
-            f"{source.name}:FILE."
-        ) from error
-    yield from enumerate(map(dict, data), start=1)
+    asked = f"--problems {source} (or a file: {source.name}:FILE, or a folder of files with --data-dir)"
+    yield from enumerate(hub_rows(hub.dataset, hub.configuration, hub.split, asked), start=1)
 
 
 def question_file(text: str, limit: int | None, seed: int, data_dir: Path | None, lake: Path) -> QuestionFile:

@@ -13,7 +13,7 @@ import secrets
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
@@ -23,8 +23,11 @@ import duckdb
 import pyarrow as pa
 
 from r2.errors import ConfigError, LakeError
+from storage.lake.address import lake_folder, named
 from storage.lake.lake import Lake
+from storage.lake.manifest import UnitEntry
 from storage.lake.parts import check_footer, is_inside
+from storage.lake.places import places_of
 from storage.lake.schema import TABLES, StoredTable, schema_digest
 from storage.sql.output import FILE, FORMATS, Reader
 
@@ -39,16 +42,20 @@ def connect(
     memory_limit: str | None = None,
     threads: int | None = None,
     is_documented: bool = True,
+    runs: Collection[str] | None = None,
+    tables: Collection[str] | None = None,
+    of_all_runs: Collection[str] = (),
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the lake's tables and views as of now, time zone UTC. An empty lake gives empty
     tables. Nothing is written: the lake may lie on a read-only disk.
 
     `memory_limit` ("2GB") and `threads` default to DuckDB's own. `is_documented` False leaves out what the views and
-    their columns mean, which is half the work of opening, and for people only. Raises LakeError if there is no such
-    folder, if the manifest cannot be read, or if a file that it names is missing or no part.
+    their columns mean, which is half the work of opening, and for people only. With `runs` and `tables` other runs and
+    tables have no rows, but for the tables `of_all_runs`: of a lake in a bucket only what is wanted is fetched. Raises
+    LakeError if there is no such lake, if the manifest cannot be read, or if a file it names is missing or damaged.
     """
-    root = Path(lake_root)
-    sql = "".join(statements(root, _absolute))
+    root = lake_folder(lake_root)
+    sql = "".join(statements(root, _absolute, runs, tables, of_all_runs))
     if not is_documented:
         sql = _COMMENT.sub("", sql)
     connection = duckdb.connect(config={"temp_directory": str(_spill_folder())})
@@ -118,26 +125,48 @@ _GONE = ("Cannot open file", "No files found that match the pattern")
 
 
 def _live_files(lake: Lake) -> Iterator[tuple[Path, pa.Schema]]:
-    for name, table in TABLES.items():
-        yield from ((path, table.schema) for path in lake.files(name))
+    """Of a lake in a bucket those that are on this machine: a query reads no others."""
+    for run_id in lake.manifest.run_ids():
+        for entry in lake.manifest.live(run_id):
+            for name, part in entry.parts.items():
+                is_here = any(path.is_file() for path in places_of(lake.root, name, run_id, part.path))
+                if name in TABLES and (is_here or not lake.store.is_remote):
+                    yield entry.file(lake.root, name), TABLES[name].schema
 
 
-def statements(lake_root: Path, listed: Callable[[Path, Sequence[Path]], str]) -> Iterator[str]:
+def statements(
+    lake_root: Path,
+    listed: Callable[[Path, Sequence[Path]], str],
+    runs: Collection[str] | None = None,
+    tables: Collection[str] | None = None,
+    of_all_runs: Collection[str] = (),
+) -> Iterator[str]:
     """The SQL that makes the views, in order: stored tables first, then the files of `storage/sql/` by name. `listed`
-    writes a list of files in the lake as SQL."""
-    if not lake_root.is_dir():
-        raise LakeError(f"{lake_root}: no lake there. Name its folder with --lake; a run creates it.")
+    writes a list of files in the lake as SQL. `runs`, `tables` and `of_all_runs` as for `connect`."""
+    lake = Lake(lake_root)
+    if not lake.store.is_there():
+        raise LakeError(f"{named(lake_root)}: no lake there. Name its folder with --lake; a run creates it.")
     if any(sign in str(lake_root.resolve()) for sign in "*?["):
         raise LakeError(f"{lake_root}: DuckDB reads '*', '?' and '[' in a path as a pattern. Rename the folder.")
-    lake = Lake(lake_root)
-    live = [entry for run_id in lake.manifest.run_ids() for entry in lake.manifest.live(run_id)]
+    run_ids = lake.manifest.run_ids() if runs is None or of_all_runs else sorted(set(runs))
+    live = [entry for run_id in run_ids for entry in lake.manifest.live(run_id)]
     is_of_today = all(entry.schema == schema_digest() for entry in live)
-    if any(
-        entry.file(lake.root, name) != lake.root / part.path for entry in live for name, part in entry.parts.items()
+    wanted = [
+        (entry, name)
+        for entry in live
+        for name in entry.parts
+        if name in of_all_runs or ((tables is None or name in tables) and (runs is None or entry.run_id in runs))
+    ]
+    entries_of: dict[str, list[UnitEntry]] = {name: [] for name in TABLES}
+    for entry, name in wanted:
+        entries_of.setdefault(name, []).append(entry)
+    lake.manifest.bring(wanted)
+    if not lake.store.is_remote and any(
+        entry.file(lake.root, name) != lake.root / entry.parts[name].path for entry, name in wanted
     ):
         time.sleep(_A_MOVE_S)
     for name, table in TABLES.items():
-        paths = [entry.file(lake.root, name) for entry in live if name in entry.parts]
+        paths = [entry.file(lake.root, name) for entry in entries_of[name]]
         if missing := [path for path in paths if not path.is_file()]:
             raise LakeError(_missing(missing, lake_root))
         if outside := [path for path in paths if not is_inside(path, lake.root)]:
@@ -242,6 +271,22 @@ def meanings() -> dict[str, str]:
     return {**{table.name: table.doc for table in TABLES.values()}, **{name: views[name] for name in shipped_views()}}
 
 
+def tables_in(sql: str) -> list[str]:
+    """The stored tables that a query may read, by itself or through our views: those whose names are among its words,
+    and among the words of what makes the views that it names."""
+    made = {"runs_latest": _LATEST}
+    shipped = _COMMENT.sub("", "".join(_shipped_sql()))
+    _, *pieces = re.split(r"^create or replace (?:view|macro) (\w+)", shipped, flags=re.MULTILINE)
+    for name, rest in zip(pieces[::2], pieces[1::2], strict=True):
+        made[name] = made.get(name, "") + rest
+    found: set[str] = set()
+    words = set(re.findall(r"\w+", sql.lower()))
+    while words - found:
+        found |= words
+        words = {word for name in found & made.keys() for word in re.findall(r"\w+", made[name].lower())}
+    return [name for name in TABLES if name in found]
+
+
 def all_of(name: str) -> str:
     """The query for a whole view or table, in an order that does not change. A table is in the order of the input."""
     if name in TABLES:
@@ -255,14 +300,17 @@ def column_doc(metadata: dict[bytes, bytes]) -> str:
     return f"{doc} [{unit}]" if unit else doc
 
 
-def write_database(lake_root: Path | str) -> Path:
+def write_database(lake_root: Path | str) -> Path | None:
     """Writes `lake.duckdb` (views, macros and comments; no data) and `lake.sql` (the same, for `duckdb -init`) anew.
 
     They name the files of this moment: write them again after a run, a compaction or a vacuum. `lake.duckdb` goes
     with the lake when that is moved or copied (`_LAKE_FOLDER`). The storage version lets older DuckDB programs open the
-    file. Both are replaced atomically; returns the path of the first.
+    file. Both are replaced atomically; returns the path of the first. None, and nothing is written, for a lake in a
+    bucket: they would name copies of this machine.
     """
     root = Path(lake_root)
+    if Lake(root).store.is_remote:
+        return None
     sql = _database_sql(root)
     Lake(root).prepare()
     with tempfile.TemporaryDirectory(dir=root, prefix=".views-") as folder:
@@ -280,6 +328,8 @@ def write_database(lake_root: Path | str) -> Path:
 def refresh_database(lake_root: Path | str) -> None:
     """`write_database` where one of its files is missing, or names other files than those of this moment."""
     root = Path(lake_root)
+    if Lake(root).store.is_remote:
+        return
     script = root / _SCRIPT
     is_there = script.is_file() and (root / _DATABASE).is_file()
     if not is_there or script.read_text("utf-8") != _script_of(_database_sql(root)):
@@ -306,9 +356,11 @@ def run_sql(lake_root: Path | str, sql: str, fmt: str, out: BinaryIO, reader: Re
     """
     if fmt not in FORMATS:
         raise ConfigError(f"format {fmt!r}: expected {', '.join(FORMATS)}")
-    with closing(connect(lake_root)) as connection:
-        _lock_in(connection, Path(lake_root))
-        with _explained(), damage_named(Path(lake_root), is_our_sql=False):
+    root = lake_folder(lake_root)
+    tables = tables_in(sql) if Lake(root).store.is_remote else None
+    with closing(connect(root, tables=tables)) as connection:
+        _lock_in(connection, root)
+        with _explained(), damage_named(root, is_our_sql=False):
             _refuse_writing(connection, sql)
             return FORMATS[fmt](connection, sql, out, reader)
 

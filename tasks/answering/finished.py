@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2.settings import AnswerSettings
+from storage.lake.address import lake_folder
 from storage.lake.lake import Lake
 from storage.runs.plan import RunPlan, read_plan
 from storage.runs.sessions import is_closed
@@ -38,9 +39,9 @@ def finished_run(settings: AnswerSettings, *, retry_failed: bool = False) -> Run
         progress = progress_so_far(plan)
         if not is_finished(plan, progress) or (retry_failed and progress.n_failed):
             return None
-        finish = tell_again if is_closed(Path(settings.lake), plan.run_id) else finish_run
+        finish = tell_again if is_closed(lake_folder(settings.lake), plan.run_id) else finish_run
         summary, written = finish(run_dir, progress, settings.out, settings.more_columns)
-    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, warning=warning(plan))
+    return RunResult(summary, progress, lake_folder(settings.lake), written, progress.wall_s, warning=warning(plan))
 
 
 def is_finished(plan: RunPlan, progress: Progress) -> bool:

@@ -13,6 +13,7 @@ from r2.ledger import Price
 from r2.pool.file.config import PoolConfig
 from r2.pool.file.identity import answering_digests
 from r2.pool.reused import reused
+from storage.lake.address import lake_folder
 from storage.runs.lineage import PaidRun, paid_runs, why_another
 from storage.runs.paid_calls import PaidCalls
 from storage.runs.plan import RunPlan
@@ -55,7 +56,7 @@ def paid_before(plan: RunPlan, pool: PoolConfig) -> tuple[PaidBefore | None, lis
     """Of a run, and what there is to say about it: why it is another run than the one before, what it need not pay and
     what is asked again."""
     settings = plan.settings
-    root = Path(settings.lake)
+    root = lake_folder(settings.lake)
     path = plan.input_path or str(Path(settings.input).resolve())
     runs = paid_runs(root, plan.run_id, path, settings.reasoning.method, reuse=settings.reuse)
     before = open_paid_before(root, pool, runs)

@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 
 from r2.answering.wanted import wanted_digest
-from r2.atomic import check_folder
 from r2.errors import ConfigError
 from r2.methods import method_named, refuse_unused
 from r2.pool.file.config import PoolConfig
@@ -13,6 +12,7 @@ from r2.pool.file.identity import answering_digests
 from r2.pool.file.scorer_file import scorer_digest
 from r2.problems.own_check import checks_digest
 from r2.settings import AnswerSettings
+from storage.lake.stores import check_lake
 from storage.runs.plan import PlannedEntry, RunPlan, plan_run
 from storage.sources.column_names import told
 from tasks.answering.simulated import warning
@@ -20,7 +20,7 @@ from tasks.answering.simulated import warning
 
 def plan_file(settings: AnswerSettings) -> Path:
     """The run's folder, with its frozen plan in it. ConfigError or InputFileError if pool or input cannot be used."""
-    check_folder(Path(settings.lake), "--lake")
+    check_lake(settings.lake)
     pool = pool_of(settings)
     pool.check_keys()
     refuse_unused(settings.reasoning)

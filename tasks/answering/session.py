@@ -155,7 +155,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     pool = pool_of(settings)
     pool.check_keys()
     router = make_router(pool, settings)
-    lake = Lake(Path(settings.lake))
+    lake = Lake(settings.lake)
     progress = progress_so_far(plan)
     again = await to_end(reopened, plan, lake)
     left = await to_end(_left_over, plan, lake)

@@ -26,6 +26,7 @@ from r2.pool.file.config import PoolConfig
 from r2.pool.opening import open_client
 from r2.settings import Reasoning
 from storage.evaluations.store import CALLS, FOLDER, evaluation_dir, evaluations_of
+from storage.lake.address import lake_folder
 from storage.lake.lake import Lake
 from storage.runs.journal import Journal
 from storage.runs.lineage import paid_runs
@@ -137,7 +138,7 @@ async def open_evaluation(
     """While open, `evaluate_method` finds it by its lake. RunLockedError while another process
     evaluates in this lake."""
     collect_seldom()
-    root = Path(settings.lake)
+    root = lake_folder(settings.lake)
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(opened(Journal.open, root / FOLDER / CALLS))
         before_usd, n_before = await to_end(paid, journal, evaluation_id)

@@ -13,6 +13,7 @@ from r2.pool.file.config import load_pool
 from storage.evaluations.problems import leaks_among
 from storage.evaluations.store import Evaluation, is_evaluation, read_comparison, read_evaluation
 from storage.evaluations.sweeps import read_sweep, sweep_file
+from storage.lake.address import lake_folder
 from storage.runs.plan import read_plan, run_dir_of
 from tasks.answering.finished import is_finished
 from tasks.answering.progress import progress_so_far
@@ -48,7 +49,7 @@ def finished_evaluation(settings: EvaluateSettings) -> EvaluationResult | None:
     """The evaluation as it was stored; None where something is left to ask, or other settings, prices or training
     labels than today's were concluded from. ConfigError or InputFileError for what is wrong in the settings."""
     planned = plan_evaluation(settings)
-    root = Path(settings.lake)
+    root = lake_folder(settings.lake)
     if not is_evaluation(root, planned.evaluation_id):
         return None
     try:
@@ -70,7 +71,7 @@ def finished_evaluation(settings: EvaluateSettings) -> EvaluationResult | None:
 def finished_sweep(settings: SweepSettings) -> Sweep | None:
     """The same of a sweep."""
     planned = planned_sweep(settings)
-    root = Path(settings.lake)
+    root = lake_folder(settings.lake)
     if not sweep_file(root, planned.sweep_id, ".json").exists():
         return None
     try:

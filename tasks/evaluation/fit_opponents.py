@@ -19,6 +19,7 @@ from r2.evaluation.settings import EvaluateSettings
 from r2.methods.record import Fitted
 from storage.evaluations.answers import answers_of, confidences_of, replies_of
 from storage.evaluations.store import DevRun
+from storage.lake.address import lake_folder
 from storage.sql.query import connect
 from tasks.evaluation.plan_evaluation import PlannedEvaluation
 
@@ -42,7 +43,7 @@ def fit_opponents(
     `asked` are the solvers in their own prompt modes, `measured` the same with log-probabilities, `thinking` the
     constants that think step by step (without any, examples are from `asked`), `line` all constants.
     """
-    root = Path(settings.lake)
+    root = lake_folder(settings.lake)
     found: dict[Fitted, ChosenFit] = {}
     constants = [OperatingPoint(0.0, point.accuracy, point.cost_usd) for point in line]
     for kind in dict.fromkeys(kinds):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2.answering.wanted import wanted_digest
-from r2.atomic import check_folder
 from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.sweep import SweepSettings, checked
 from r2.pool.file.config import load_pool
@@ -15,7 +14,9 @@ from storage.evaluations.problems import EvaluatedProblems, identified_problems
 from storage.evaluations.store import evaluation_dir, write_problems
 from storage.evaluations.summary import UNKNOWN
 from storage.evaluations.sweeps import sweep_file
+from storage.lake.address import lake_folder
 from storage.lake.manifest import make_folder
+from storage.lake.stores import check_lake
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,10 @@ class PlannedEvaluation:
 
 def plan_evaluation(settings: EvaluateSettings) -> PlannedEvaluation:
     """ConfigError or InputFileError if problems or pool cannot be used."""
-    check_folder(Path(settings.lake), "--lake")
+    check_lake(settings.lake)
     pool = load_pool(settings.pool)
     pool.check_keys()
-    root = Path(settings.lake)
+    root = lake_folder(settings.lake)
     pool_digest = pool.digest + checks_digest(settings.reasoning) + wanted_digest(settings.reasoning)
     problems, evaluation_id = identified_problems(
         settings,
@@ -76,7 +77,7 @@ def planned_sweep(settings: SweepSettings) -> PlannedSweep:
     """ConfigError or InputFileError if problems, pool or router cannot be used."""
     pool = load_pool(settings.pool)
     settings = checked(settings, pool)
-    root = Path(settings.lake)
+    root = lake_folder(settings.lake)
     pool_digest = pool.digest + checks_digest(settings.reasoning)
     found, sweep_id = identified_problems(
         settings,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2.settings import AnswerSettings, LabelSettings
+from storage.lake.address import lake_folder
 from storage.lake.lake import Lake
 from storage.runs.label_sets import LabelSets, LabelSummary
 from storage.runs.plan import read_plan
@@ -27,7 +28,7 @@ class LabelResult:
 def answering_of(settings: LabelSettings) -> AnswerSettings:
     """How the problems are asked: the settings of the run that labels them. Their file is written into the lake."""
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, lake_folder(settings.lake))
     return settings.answering(str(file.path), file.check, file.columns)
 
 
@@ -41,4 +42,4 @@ def finished_labels(settings: LabelSettings) -> LabelResult | None:
         if not is_finished(plan, progress):
             return None
         summary, sets = finish_labels(run_dir, progress, settings)
-    return LabelResult(summary, sets, progress, Path(settings.lake))
+    return LabelResult(summary, sets, progress, lake_folder(settings.lake))

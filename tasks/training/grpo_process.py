@@ -250,7 +250,7 @@ def _learn(
 
 
 def _lake_of(round_: Round) -> Lake:
-    return Lake(Path(round_.settings.lake))
+    return Lake(round_.settings.lake)
 
 
 def _pair_name(parts: Parts) -> str:

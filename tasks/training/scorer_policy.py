@@ -23,6 +23,7 @@ from r2.pool.file.config import load_pool
 from r2.pool.file.scorer_file import SCORER_FILE
 from r2.training.scorer.trials import Trials, trials_from
 from r2.training.sft.settings import SftSettings
+from storage.lake.address import lake_folder
 from storage.runs.checked_steps import checked_steps
 from storage.runs.checked_trials import checked_trials
 from storage.sources.outcome_tables import read_outcome_tables
@@ -103,7 +104,7 @@ def _recorded(settings: SftSettings) -> ScorerTrials:
 
 
 def _of_lake(settings: SftSettings) -> ScorerTrials:
-    lake = Path(settings.lake)
+    lake = lake_folder(settings.lake)
     pool = load_pool(settings.pool or "", settings.policies_dir)
     found = checked_trials(lake, pool, split_seed=settings.split_seed, test_share=settings.test_share)
     steps = checked_steps(lake, pool, split_seed=settings.split_seed, test_share=settings.test_share)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from r2.atomic import check_folder
 from r2.training.sft.settings import PolicyKind, SftSettings
+from storage.lake.address import lake_folder
 from storage.lake.lake import Lake
 from storage.runs.sessions import is_closed
 from tasks.training.scorer_policy import scorer_trials
@@ -43,7 +44,7 @@ class SftRun:
             settings=self.settings,
             kind=kind,
             run_id=self.run_id,
-            work_dir=Path(self.settings.lake) / "_training" / self.run_id / kind,
+            work_dir=lake_folder(self.settings.lake) / "_training" / self.run_id / kind,
             partners=partners,
         )
 
@@ -75,7 +76,7 @@ def sft_run(settings: SftSettings) -> SftRun:
 def finished_sft(settings: SftSettings) -> SftResult | None:
     """The result of a finished run, promoted where that is asked for now; None where something is left to train."""
     run = sft_run(settings)
-    root = Path(settings.lake)
+    root = lake_folder(settings.lake)
     if not Lake(root).units(run.run_id) or not is_closed(root, run.run_id):
         return None
     done: list[TrainedPolicy] = []

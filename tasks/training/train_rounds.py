@@ -32,6 +32,7 @@ from r2.training.grpo.promotion import Decision
 from r2.training.grpo.rounds import Rounds, State, fresh_held_out
 from r2.training.grpo.settings import GrpoSettings
 from r2.training.launch import LAST_WORD, REFUSED, training_command
+from storage.lake.address import lake_folder
 from storage.lake.lake import Lake
 from storage.runs.plan import run_dir_of
 from storage.sources.problem_files import question_file, row_of
@@ -69,13 +70,13 @@ def open_rounds(settings: GrpoSettings) -> Rounds:
     pool = load_pool(settings.pool, settings.policies_dir)
     pool.check_keys()
     data_dir = Path(settings.data_dir) if settings.data_dir else None
-    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, Path(settings.lake))
+    file = question_file(settings.problems, settings.limit, settings.seed, data_dir, lake_folder(settings.lake))
     start = versions_of(settings, pool)
     digest = file_sha256(file.path)
     parts = parts_of(start, pool, settings)
     by_content = checks_digest(settings.reasoning) + wanted_digest(settings.reasoning)
     run_id = settings.run_id(untrained_digest(pool, start) + by_content, digest)
-    run_dir = run_dir_of(Path(settings.lake), run_id)
+    run_dir = run_dir_of(lake_folder(settings.lake), run_id)
     run_dir.mkdir(parents=True, exist_ok=True)
     frozen = run_dir / "problems.jsonl"
     if not frozen.exists():

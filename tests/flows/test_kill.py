@@ -18,7 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from r2.problems import arithmetic
+from storage.evaluations.verify import verify_lake
+from storage.lake.lake import Lake
+from storage.sql.query import connect
 from tests.support.paths import ROOT
+from tests.support.s3_server import BUCKET, real_server, use
 
 R2 = [sys.executable, "-m", "flows.cli"]
 
@@ -67,7 +71,7 @@ def write_questions(path: Path, n: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def command(tmp_path: Path, lake: str, pool: Path) -> list[str]:
+def command(tmp_path: Path, lake: str, pool: Path, bucket: str = "") -> list[str]:
     return [
         *R2,
         "answer",
@@ -75,7 +79,7 @@ def command(tmp_path: Path, lake: str, pool: Path) -> list[str]:
         "--pool",
         str(pool),
         "--lake",
-        str(tmp_path / lake),
+        f"{bucket or tmp_path}/{lake}",
         "--out",
         str(tmp_path / f"{lake}.jsonl"),
         "--shard-size",
@@ -83,9 +87,14 @@ def command(tmp_path: Path, lake: str, pool: Path) -> list[str]:
     ]
 
 
-def settled(lake: Path) -> list[tuple[object, ...]]:
+def opened(lake: str) -> duckdb.DuckDBPyConnection:
+    """By lake.duckdb where there is one; a lake in a bucket has none."""
+    return connect(lake) if "://" in lake else duckdb.connect(f"{lake}/lake.duckdb", read_only=True)
+
+
+def settled(lake: str) -> list[tuple[object, ...]]:
     """What must not depend on how often the run was killed."""
-    with duckdb.connect(lake / "lake.duckdb", read_only=True) as db:
+    with opened(lake) as db:
         return db.execute(
             "select problem_id, rollout, status, answer, is_correct, plan, n_calls, input_tokens, output_tokens, "
             "round(cost_usd, 12) "
@@ -116,7 +125,9 @@ def label_command(tmp_path: Path, lake: str, pool: Path, n_problems: int) -> lis
     ]
 
 
-def kill_and_go_on(tmp_path: Path, command: Callable[[str, Path], list[str]], n_rows: int, n_kills: int) -> None:
+def kill_and_go_on(
+    tmp_path: Path, command: Callable[[str, Path], list[str]], n_rows: int, n_kills: int, bucket: str = ""
+) -> None:
     """Runs the command unbroken into the lake `unbroken`, and killed at random moments into `broken`; both must have
     come to the same."""
     env = {**os.environ, "R2_STATE_DIR": str(tmp_path / "state"), "PREFECT_HOME": str(tmp_path / "prefect")}
@@ -140,9 +151,10 @@ def kill_and_go_on(tmp_path: Path, command: Callable[[str, Path], list[str]], n_
             process.wait(10)
         subprocess.run(command("broken", pool), check=True, env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
         after = stats(base_url)
-    assert settled(tmp_path / "broken") == settled(tmp_path / "unbroken")
-    assert len({row[0] for row in settled(tmp_path / "broken")}) == n_rows
-    with duckdb.connect(tmp_path / "broken" / "lake.duckdb", read_only=True) as db:
+    broken, unbroken = (f"{bucket or tmp_path}/{lake}" for lake in ("broken", "unbroken"))
+    assert settled(broken) == settled(unbroken)
+    assert len({row[0] for row in settled(broken)}) == n_rows
+    with opened(broken) as db:
         [(in_flight,)] = db.execute("select max(n_calls_lost) from runs").fetchall()
     # Every request of the second run is one the first run made too, so the server counts each at least twice in all.
     paid_twice = after["completed"] - 2 * before["completed"]
@@ -160,6 +172,20 @@ def answering(tmp_path: Path, n_questions: int, n_kills: int) -> None:
     kill_and_go_on(tmp_path, lambda lake, pool: command(tmp_path, lake, pool), n_questions, n_kills)
 
 
+def answering_into_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_questions: int, n_kills: int) -> None:
+    pytest.importorskip("obstore")
+    write_questions(tmp_path / "q.jsonl", n_questions)
+    with real_server("moto", tmp_path / "objects") as url:
+        use(monkeypatch, url, tmp_path / "state")
+        bucket = f"s3://{BUCKET}"
+        kill_and_go_on(tmp_path, lambda lake, pool: command(tmp_path, lake, pool, bucket), n_questions, n_kills, bucket)
+        lake = Lake(f"{bucket}/broken")
+        assert verify_lake(lake.root) == []
+        use(monkeypatch, url, tmp_path / "another machine")
+        assert settled(f"{bucket}/broken") == settled(f"{bucket}/unbroken")
+        assert (tmp_path / "broken.jsonl").read_bytes() == (tmp_path / "unbroken.jsonl").read_bytes()
+
+
 def labelling(tmp_path: Path, n_problems: int, n_kills: int) -> None:
     kill_and_go_on(tmp_path, lambda lake, pool: label_command(tmp_path, lake, pool, n_problems), n_problems, n_kills)
     for name in ("decomposer.parquet", "allocator.parquet"):
@@ -172,6 +198,10 @@ def test_a_run_killed_three_times_ends_like_an_unbroken_one(tmp_path: Path):
     answering(tmp_path, n_questions=400, n_kills=3)
 
 
+def test_a_run_into_a_bucket_killed_twice_ends_like_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    answering_into_a_bucket(tmp_path, monkeypatch, n_questions=400, n_kills=2)
+
+
 def test_labelling_killed_three_times_pays_nothing_twice_and_yields_the_same_sets(tmp_path: Path):
     labelling(tmp_path, n_problems=60, n_kills=3)
 
@@ -179,6 +209,13 @@ def test_labelling_killed_three_times_pays_nothing_twice_and_yields_the_same_set
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_like_an_unbroken_one(tmp_path: Path):
     answering(tmp_path, n_questions=2000, n_kills=20)
+
+
+@pytest.mark.slow
+def test_a_run_into_a_bucket_killed_twenty_times_ends_like_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    answering_into_a_bucket(tmp_path, monkeypatch, n_questions=2000, n_kills=20)
 
 
 @pytest.mark.slow
