@@ -122,6 +122,7 @@ def journals(world: World, n_times: int) -> Row:
         began, until = time.monotonic(), first + world.chance.randint(100, 300)
         while world.server.n_requests < until and process.poll() is None and time.monotonic() < began + 120:
             time.sleep(0.002)
+        in_flight = world.server.in_flight
         process.kill()
         process.wait()
         run = next((here / "lake" / "_runs").iterdir())
@@ -138,6 +139,7 @@ def journals(world: World, n_times: int) -> Row:
         row.needs(not precious.exists() or precious.read_bytes() == PRECIOUS, f"{told}: the link was written through")
         if ended.code == 0:
             row.twice += (world.server.paid - before - expected).total()
+            row.in_flight += in_flight * (path == journal)  # what was cut off may have been the notes of these
             check_lake(row, here / "lake", 100, world.server.bill_usd - bill_usd)
         else:
             row.needs(path.name in ended.said or run.name in ended.said, f"{told}: not named: {ended.said[-300:]}")

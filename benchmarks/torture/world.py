@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,7 @@ class CountingServer(SimulatedServer):
         self.paid: Counter[bytes] = Counter()
         self.bill_usd = 0.0
         self.n_open = 0
+        self._ended_at: deque[float] = deque(maxlen=10_000)
 
     async def _answer(self, request: web.Request, exchange: ServedRequest, reply: dict[str, Any]) -> web.StreamResponse:
         self.n_open += 1
@@ -55,10 +56,17 @@ class CountingServer(SimulatedServer):
             return await super()._answer(request, exchange, reply)
         finally:
             self.n_open -= 1
+            self._ended_at.append(time.monotonic())
             if exchange.status == 200:
                 price = self._prices[exchange.model]
                 self.paid[exchange.key] += 1
                 self.bill_usd += (exchange.input_tokens * price.input + exchange.output_tokens * price.output) / 1e6
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are worked on, or whose answers left less than half a second ago: the client may not have
+        stored them."""
+        return self.n_open + sum(at > time.monotonic() - 0.5 for at in self._ended_at)
 
     @property
     def n_requests(self) -> int:
