@@ -29,25 +29,25 @@ N_BESIDE = 3
 
 
 def torture(folder: Path, chosen: list[plan.Scenario], seed: int, json_path: Path | None) -> int:
-    console, rows, began = Console(width=180), [], time.monotonic()
+    console, rows, began = Console(width=180), list[Row](), time.monotonic()
     with World(folder, seed) as world, ThreadPoolExecutor(N_BESIDE) as pool:
         for beside, several in itertools.groupby(chosen, lambda one: one.beside):
             for row in (pool.map if beside else map)(functools.partial(judged, world), several):
                 rows.append(row)
+                about = {"commit": commit(), "date": datetime.now(UTC).date().isoformat(), "seed": seed}
+                about["wall_s"] = round(time.monotonic() - began)
+                if json_path is not None:  # after each: an hour's rows are not lost with the last one
+                    write(json_path, rows, about)
                 console.print(row.line(), markup=False)
                 for reason in row.broken:
                     console.print(f"  {reason}", markup=False)
     n_broken = sum(bool(row.broken) for row in rows)
     show(console, rows)
-    wall_s = time.monotonic() - began
-    about = {"commit": commit(), "date": datetime.now(UTC).date().isoformat(), "seed": seed, "wall_s": round(wall_s)}
     console.print(
         f"{len(rows)} scenarios, {sum(row.times for row in rows)} times, {sum(row.lost for row in rows)} rows lost, "
         f"{sum(max(0, row.twice - row.in_flight) for row in rows)} calls paid again beyond those in flight, "
-        f"{n_broken} broken; {wall_s / 60:.1f} minutes, seed {seed}, commit {about['commit']}, {about['date']}"
+        f"{n_broken} broken; {(time.monotonic() - began) / 60:.1f} minutes, seed {seed}, commit {commit()}"
     )
-    if json_path is not None:
-        write(json_path, rows, about)
     return int(n_broken > 0)
 
 

@@ -1,6 +1,6 @@
 """What came of each scenario: a row of the table and of the JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def show(console: Console, rows: Sequence[Row]) -> None:
             console.print(f"{row.scenario}: {reason}", markup=False)
 
 
-def write(path: Path, rows: Sequence[Row], about: dict[str, object]) -> None:
+def write(path: Path, rows: Sequence[Row], about: Mapping[str, object]) -> None:
     """The same as JSON."""
     stored = {**about, "rows": [{**asdict(row), "verdict": row.verdict} for row in rows]}
     path.write_bytes(orjson.dumps(stored, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
