@@ -72,12 +72,12 @@ def commit() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--slice", action="store_true", help="a part of it, three minutes")
-    parser.add_argument("--only", default="", help="scenarios with this in their names")
+    parser.add_argument("--only", default="", help="scenarios with one of these, split at commas, in their names")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where the rows go as JSON")
     parser.add_argument("--keep", type=Path, help="a new folder for everything, which stays")
     given = parser.parse_args()
-    chosen = [one for one in plan.scenarios(is_slice=given.slice) if given.only in one.name]
+    chosen = [one for one in plan.scenarios(is_slice=given.slice) if any(part in one.name for part in given.only.split(","))]
     if given.keep is not None:
         given.keep.mkdir(parents=True)
         return torture(given.keep.resolve(), chosen, given.seed, given.json)
