@@ -77,7 +77,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where the rows go as JSON")
     parser.add_argument("--keep", type=Path, help="a new folder for everything, which stays")
     given = parser.parse_args()
-    chosen = [one for one in plan.scenarios(is_slice=given.slice) if any(part in one.name for part in given.only.split(","))]
+    parts = given.only.split(",")
+    chosen = [one for one in plan.scenarios(is_slice=given.slice) if any(part in one.name for part in parts)]
     if given.keep is not None:
         given.keep.mkdir(parents=True)
         return torture(given.keep.resolve(), chosen, given.seed, given.json)
