@@ -6,7 +6,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .PHONY: help env env-train demo test test-slow check bench prove-learning headline providers live-check docs vllm
-.PHONY: vllm-cpu gpu-check clean prove-lanes
+.PHONY: vllm-cpu gpu-check clean prove-lanes torture torture-slice audit
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -45,6 +45,17 @@ bench: env       ## the figures of docs/measurements.md, each beside its peer
 	$(BIN)/python benchmarks/bench_flow.py
 	$(BIN)/python benchmarks/bench_start.py
 
+torture: env-train ## kills, full disks, damaged files, hostile servers: nothing lost, nothing paid twice; an hour
+	$(BIN)/python -m benchmarks.torture --json torture.json
+
+torture-slice: env-train ## three minutes of it
+	$(BIN)/python -m benchmarks.torture --slice
+
+audit:           ## known holes in the pinned dependencies, by pip-audit in .venv-audit; asks the network
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv-audit/bin/pip-audit --disable-pip --no-deps --requirement requirements.txt
+
 prove-learning: env-train  ## a scorer and two tiny policies learn to choose by the question; simulated (SEEDS=3)
 	$(BIN)/python benchmarks/prove_choices.py
 	$(BIN)/python benchmarks/prove_learning.py
@@ -79,4 +90,4 @@ live-check: env  ## asks each provider whose key is set one question, for at mos
 	$(BIN)/python benchmarks/live_check.py
 
 clean:           ## remove environments and caches, never a lake
-	rm -rf $(VENV) .venv-vllm .venv-gpu .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-vllm .venv-gpu .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -230,12 +230,17 @@ class Registry:
                 f"policy {name!r}: no version is promoted. Versions: {', '.join(known)}. Run: r2 policy promote "
                 f"{name} {known[-1]} --reason TEXT, or name one: {name}@{known[-1]}."
             )
+        if version not in known:
+            raise ConfigError(
+                f"{self.root / name / 'current'}: names {version[:40]!r}, and no version of policy {name}. Versions: "
+                f"{', '.join(known)}. Run: r2 policy promote {name} {known[-1]} --reason TEXT."
+            )
         return _read(self.root / name / version, f"policy {name}@{version}")
 
     def current(self, name: str) -> str | None:
         """The promoted version; None before the first promotion."""
         path = self.root / name / "current"
-        return path.read_text("utf-8").strip() if path.exists() else None
+        return path.read_text("utf-8", "replace").strip() if path.exists() else None
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Promotions and rollbacks, oldest first: `at`, `action`, `version`, `previous`, `reason`, `decision`."""

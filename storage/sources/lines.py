@@ -5,6 +5,7 @@ unpacks to hundreds of times its size or a million blank lines in a row, ends th
 """
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ MAX_RATIO, FREE_BYTES = 250, 256 * 1024 * 1024
 """A gzip file may unpack to so many times its size, and to so many bytes in any case. Question files that repeat their
 instructions in every row reach about 50 times; a bomb, 1,000."""
 _PIECE_BYTES = 1024 * 1024
+_UNREADABLE = (OSError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | LongLine]]:
     try:
         with closing(_open(path)) as file:
             yield from _lines(path, file)
-    except (OSError, EOFError) as error:
-        raise InputFileError(f"{path}: cannot be read: {error}. Check the path and its permissions.") from error
+    except _UNREADABLE as error:
+        raise InputFileError(f"{path}: cannot be read: {error}. {_advice(path, error)}") from error
 
 
 def read_pieces(path: Path) -> Iterator[bytes]:
@@ -53,8 +55,8 @@ def read_pieces(path: Path) -> Iterator[bytes]:
                 n_bytes += len(piece)
                 _check_size(path, n_bytes, most)
                 yield piece
-    except (OSError, EOFError) as error:
-        raise InputFileError(f"{path}: cannot be read: {error}. Check the path and its permissions.") from error
+    except _UNREADABLE as error:
+        raise InputFileError(f"{path}: cannot be read: {error}. {_advice(path, error)}") from error
 
 
 def in_utf8(path: Path, encoding: str = "CP1252") -> str:
@@ -63,6 +65,12 @@ def in_utf8(path: Path, encoding: str = "CP1252") -> str:
         inside = Path(path.stem)
         return f"gunzip -c {path.name} | iconv -f {encoding} -t UTF-8 > {inside.stem}.utf8{inside.suffix}"
     return f"iconv -f {encoding} -t UTF-8 {path.name} > {path.stem}.utf8{path.suffix}"
+
+
+def _advice(path: Path, error: BaseException) -> str:
+    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+        return f"The file is cut or damaged; `gunzip -t {path.name}` says so too. Get it anew."
+    return "Check the path and its permissions."
 
 
 def _most(path: Path) -> int | None:

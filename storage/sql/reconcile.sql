@@ -31,7 +31,9 @@ compared as (
     select 'subtasks.cost_usd', run_id, problem_id, rollout, subtask_index, s.cost_usd, c.cost_usd
     from subtasks as s left join by_subtask as c using (run_id, problem_id, rollout, subtask_index)
     union all
-    select 'runs.cost_usd', run_id, null, null, null, r.cost_usd, t.cost_usd
+    -- What calls lost in a kill may have cost is part of the run, and of no trajectory.
+    select 'runs.cost_usd', run_id, null, null, null,
+        if(r.n_calls_lost > 0, least(r.cost_usd, t.cost_usd), r.cost_usd), t.cost_usd
     from runs_latest as r left join by_run as t using (run_id)
     where r.n_deferred = 0 and r.status in ('completed', 'completed_with_errors')
 )
@@ -40,7 +42,7 @@ from compared
 where abs(stored - coalesce(summed, 0)) > 1e-12 + 1e-9 * abs(stored);
 comment on view reconcile_cost is
     'Must be empty: stored costs that differ from the sum of the calls (of the trajectories, for a run that is '
-    'complete)';
+    'complete; a run with calls lost in a kill may have cost more)';
 comment on column reconcile_cost.what is 'the column that is checked';
 comment on column reconcile_cost.run_id is 'see runs';
 comment on column reconcile_cost.problem_id is 'see trajectories; null for a run';

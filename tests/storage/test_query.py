@@ -222,6 +222,15 @@ def test_books_that_do_not_balance_are_named(what: str, table: str, changes: dic
     assert found == ([what, "runs.cost_usd"] if what == "trajectories.cost_usd" else [what])
 
 
+@pytest.mark.parametrize(("cost_usd", "found"), [(0.0015, []), (0.0012, []), (0.0011, [("runs.cost_usd",)])])
+def test_a_run_whose_calls_were_lost_in_a_kill_may_cost_more_than_its_rows_and_never_less(
+    cost_usd: float, found: list[tuple[str]], tmp_path: Path
+) -> None:
+    run = replace(RUN, n_requested=1, n_answered=1, n_calls_lost=2, cost_usd=cost_usd)
+    Lake(tmp_path).commit("run-a", "00000-0", {**problem(0), "runs": [run]})
+    assert rows(tmp_path, "select what from reconcile_cost") == found
+
+
 def test_a_problem_that_was_stored_twice_is_named(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     lake.commit("run-a", "00000-0", problem(0))

@@ -1,5 +1,6 @@
 import gzip
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,24 @@ def test_gzip_is_read_like_the_file_inside(tmp_path: Path):
     path = tmp_path / "q.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"id": "a", "question": "x"}\n'))
     assert read(path) == [Problem("a", "x", 0)]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda packed: packed[: len(packed) // 2],
+        lambda packed: packed[:60] + b"\xff" * 40 + packed[100:],
+        lambda packed: packed[:-8] + b"\0" * 8,
+        lambda packed: b"x" + packed[1:],
+    ],
+    ids=["cut", "flipped within", "wrong sum at the end", "no gzip"],
+)
+def test_a_damaged_gzip_file_is_one_message(harm: Callable[[bytes], bytes], tmp_path: Path):
+    path = tmp_path / "q.jsonl.gz"
+    rows = "".join(json.dumps({"id": str(i), "question": f"What is {i} + {i * i}?"}) + "\n" for i in range(99))
+    path.write_bytes(harm(gzip.compress(rows.encode())))
+    with pytest.raises(InputFileError, match=r"q.jsonl.gz: cannot be read: .* Get it anew"):
+        list(read_questions(path, Columns()))
 
 
 def test_a_batch_file_is_recognised_and_its_last_user_message_is_the_question(tmp_path: Path):

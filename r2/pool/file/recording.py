@@ -7,6 +7,7 @@ what was asked (`Call.request_sha`), so a changed prompt is a request that was n
 """
 
 import gzip
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ class Recording:
             raise PoolFileError(
                 f"{path}: the recording cannot be read: {error}. Check `endpoint` in the pool file."
             ) from error
-        except (EOFError, ValueError, KeyError, TypeError, IndexError) as error:
+        except (EOFError, zlib.error, ValueError, KeyError, TypeError, IndexError) as error:
             raise PoolFileError(
                 f'{path}:{n_read}: expected {{"request_sha": ..., "completion": {{...}}}}, got something else '
                 f"({error!r}). "
@@ -105,7 +106,7 @@ def _header(path: Path) -> dict[str, Any]:
             return header | {"pool": header["pool"]}
     except OSError as error:
         raise PoolFileError(f"{path}: the recording cannot be read: {error}. `r2 lake record` makes one.") from error
-    except (EOFError, ValueError, KeyError, TypeError) as error:
+    except (EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise PoolFileError(
             f"{path}:1: expected the pool file of the recorded run ({error!r}). Record the run with `r2 lake "
             "record`, or name the "

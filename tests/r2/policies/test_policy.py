@@ -200,6 +200,17 @@ def test_what_is_not_there_is_refused_with_the_next_move(tmp_path: Path, ref: st
         with_versions(tmp_path, 1).load(ref)
 
 
+@pytest.mark.parametrize("content", [b"\xdf\xff", b"v9", b"../elsewhere/v1", b"v1\nv1"])
+def test_a_current_that_names_no_version_is_refused_and_mended_by_a_promotion(tmp_path: Path, content: bytes):
+    registry = with_versions(tmp_path, 1)
+    registry.promote("decomposer", "v1", "the first")
+    (registry.root / "decomposer" / "current").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"current: names .*, and no version of policy decomposer. Versions: v1"):
+        registry.load("decomposer")
+    registry.promote("decomposer", "v1", "again")
+    assert registry.load("decomposer").path.name == "v1"
+
+
 POOL = """[router]
 decomposer = "plans"
 allocator = "a"

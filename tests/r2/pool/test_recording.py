@@ -102,3 +102,13 @@ def test_a_recording_without_its_pool_file_says_how_to_get_one(tmp_path: Path) -
         load_pool(f"recording:{path}")
     with pytest.raises(PoolFileError, match="cannot be read"):
         load_pool(f"recording:{tmp_path / 'absent'}")
+
+
+def test_a_damaged_recording_is_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl.gz"
+    write_recording(path, [(f"k{i}", answered(f"answer {i * i}")) for i in range(50)], POOL)
+    whole = path.read_bytes()
+    for harmed in (whole[: len(whole) // 2], whole[:200] + b"\xff" * 40 + whole[240:]):
+        path.write_bytes(harmed)
+        with pytest.raises(PoolFileError, match=f"{path}"):
+            Recording.open(path)
