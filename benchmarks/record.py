@@ -9,6 +9,11 @@ written when all its questions are answered: the replies by what was asked (`r2/
 log-probabilities where the endpoint has them, and with each the question's id and whether the answer was right. What
 was answered before a stop, a kill or `--minutes` is in a journal in `--work`; the same command goes on there. A reply
 at its token limit is kept as it is, and counted.
+
+    python benchmarks/record.py gsm8k:gsm8k.jsonl --sample 400 --rejudge
+
+`--rejudge` asks no model: it answers again from the replies of the parts that are there, and writes down who is right.
+For parts that were recorded before a change to how a reply is read.
 """
 
 import argparse
@@ -59,6 +64,7 @@ def main() -> int:
     parser.add_argument("--models-dir", type=Path, default=Path("models"))
     parser.add_argument("--work", type=Path, default=Path("recording"), help="folder of the journals")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--rejudge", action="store_true", help="judge the recorded replies again; no model is asked")
     given = parser.parse_args()
     try:
         pool = load_pool(given.pool)
@@ -67,6 +73,8 @@ def main() -> int:
             pool.roster().require(name)
         given.work.mkdir(parents=True, exist_ok=True)
         given.out.mkdir(parents=True, exist_ok=True)
+        if given.rejudge:
+            return asyncio.run(rejudge(given, pool, entries))
         ends_at = time.monotonic() + 60 * given.minutes if given.minutes else float("inf")
         return asyncio.run(record(given, pool, entries, ends_at))
     except R2Error as error:
@@ -102,6 +110,54 @@ async def record(given: argparse.Namespace, pool: PoolConfig, entries: list[str]
             sys.stdout.write(f"{done}, {n_right} right, {n_cut} at their token limit -> {part}\n")
             sys.stdout.flush()
     return 0
+
+
+async def rejudge(given: argparse.Namespace, pool: PoolConfig, entries: list[str]) -> int:
+    """Every part that is there, answered again from its own replies."""
+    for text, entry in itertools.product(given.sources, entries):
+        source = parse_source(text)
+        part = given.out / f"{source.name}.{entry}.jsonl.gz"
+        if not part.exists():
+            continue
+        router = router_of(pool, given.pool, entry, given.cot_tokens)
+        problems = sample(list(problems_of(source, None, 0)), given.sample)
+        refuse_foreign(part, entry, pool, problems, router)
+        replies, n_were_right = replies_in(part)
+        if missing := {problem_id for problem_id, _ in replies} - {problem.problem_id for problem in problems}:
+            raise InputFileError(
+                f"{part}: {len(missing)} of its questions are not among these. Give it its own --sample."
+            )
+        found = [await answered_again(problem, router, replies, part) for problem in problems]
+        n_right = sum(bool(one.is_correct) for one in found)
+        write_part(part, recorded_pool(part), found)
+        sys.stdout.write(f"{source.name} {entry}: {n_right} right, {n_were_right} before -> {part}\n")
+    return 0
+
+
+async def answered_again(
+    problem: Problem, router: Router, replies: Mapping[tuple[str, str], Completion], part: Path
+) -> Trajectory:
+    async def complete(call: Call) -> Completion:
+        try:
+            return replies[problem.problem_id, call.request_sha()]
+        except KeyError:
+            what = f"{part}: has no reply to a call for {problem.problem_id} ({call.purpose})"
+            raise InputFileError(f"{what}. Move it away, and it is recorded anew.") from None
+
+    return await drive(problem, method_named(router.settings.method).run(problem, router), complete)
+
+
+def replies_in(part: Path) -> tuple[dict[tuple[str, str], Completion], int]:
+    """The replies of a part by question and what was asked, and how many of its questions were answered right."""
+    replies: dict[tuple[str, str], Completion] = {}
+    is_right: dict[str, bool] = {}
+    with gzip.open(part) as file:
+        for line in itertools.islice(file, 1, None):
+            record = orjson.loads(line)
+            completion = Completion.from_bytes(orjson.dumps(record["completion"]))
+            replies[record["problem_id"], record["request_sha"]] = completion
+            is_right[record["problem_id"]] = bool(record["is_correct"])
+    return replies, sum(is_right.values())
 
 
 def sample(problems: list[Problem], n: int | None) -> list[Problem]:

@@ -58,6 +58,14 @@ def test_a_recording_goes_on_where_it_stopped_and_becomes_a_table(tmp_path: Path
     assert all(row["cost_usd"] > 0 and 0 <= row["confidence"] <= 1 for row in found)
     assert "12 rows, 2 entries, 1 benchmarks" in capsys.readouterr().out
     part = tmp_path / "out" / "gsm8k.sim-8b.jsonl.gz"
+    whole = part.read_bytes()
+    kept = [json.loads(line) for line in gzip.decompress(whole).splitlines()]
+    n_right = len({line["problem_id"] for line in kept[1:] if line["is_correct"]})
+    wrongly = [line | {"is_correct": False} for line in kept]
+    part.write_bytes(gzip.compress(b"".join(json.dumps(line).encode() + b"\n" for line in wrongly)))
+    judged = subprocess.run([*command, "--rejudge"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert f"gsm8k sim-8b: {n_right} right, 0 before" in judged.stdout, judged.stderr
+    assert part.read_bytes() == whole
     first, *lines = gzip.decompress(part.read_bytes()).splitlines()
     changed = [json.dumps(json.loads(line) | {"request_sha": "0" * 64}).encode() for line in lines]
     part.write_bytes(gzip.compress(b"\n".join([first, *changed])))

@@ -6,15 +6,17 @@ r2/answering/protocol.py), so that every way to answer can use such an entry. Th
 purpose `program`, to the same entry: it is kept in the journal, and it costs the seconds of a core that it took, at the
 price that `pools/local.toml` puts on an hour of a core. What the model was paid for is its tokens, as always.
 
+A reply without any code (r2/answering/code.py) is the answer itself: `No` to a question of yes or no. Nothing is run.
+
 A program that gives no result is a failure by name: `no_program` (the text is no Python), `program_crashed`,
 `program_timeout`, `program_silent` (it printed nothing). The check that fails is named after it, as
 `solve_program_crashed`, and a stronger model may be asked.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from r2.answering.code import is_code, program_in
 from r2.answering.prompts import PROGRAM_SYSTEM
 from r2.call import Attempt, Call, Completion
 from r2.ledger import CORE_HOUR_USD
@@ -26,8 +28,6 @@ WORST_USD = (LIMITS.cpu_s + 1) * CORE_HOUR_USD / 3600
 PYTHON = "python"
 """`response_model` of a run."""
 
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:\n\s*```|\Z)", re.DOTALL)
-
 
 def asks_for_program(call: Call) -> bool:
     """Whether the reply is to be run: by the words of its prompt, which a fallback entry is asked with too."""
@@ -36,17 +36,11 @@ def asks_for_program(call: Call) -> bool:
     )
 
 
-def program_in(text: str) -> str:
-    """The program in a reply: the first fenced block, else all of it; "" where there is nothing."""
-    fenced = _FENCE.search(text)
-    return (fenced[1] if fenced else text).strip()
-
-
 def program_call(call: Call, completion: Completion) -> Call | None:
-    """The run that follows a reply; None where there is nothing to run: a failed call, a reply that was cut or is
-    empty."""
-    code = program_in(completion.text) if completion.is_ok and completion.finish_reason != "length" else ""
-    if not code:
+    """The run that follows a reply; None where there is nothing to run: a failed call, a reply that was cut, is empty
+    or holds no code."""
+    code = _whole(completion)
+    if not code or not is_code(code):
         return None
     return Call(
         completion.model or call.model,
@@ -75,13 +69,19 @@ def with_results(
 
 
 def with_result(completion: Completion, ran: Completion | None) -> Completion:
-    """The reply as whoever asked sees it: its text is what the program printed. Confidence stays that of the program's
-    tokens. A reply that was cut has no text, so that no part of a program is taken for a result."""
+    """The reply as whoever asked sees it: its text is what the program printed, or what it says where it holds no code.
+    Confidence stays that of the model's tokens. A reply that was cut has no text, so that no part of a program is taken
+    for a result."""
     if not completion.is_ok:
         return completion
     if ran is None:
-        return replace(completion, text="")
+        return replace(completion, text=_whole(completion))
     return replace(completion, text=ran.text, error_type=ran.error_type, error_message=ran.error_message)
+
+
+def _whole(completion: Completion) -> str:
+    """The program or the words of a reply; "" where it has none or was cut."""
+    return program_in(completion.text) if completion.is_ok and completion.finish_reason != "length" else ""
 
 
 def ran_program(call: Call, found: ProgramResult, started_at: float, latency_s: float) -> Completion:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import tomlkit
 
-from r2.answering.programs import program_call
+from r2.answering.programs import program_call, with_result
 from r2.answering.prompts import solve_messages
 from r2.atomic import write_atomically
 from r2.call import Call, Completion
@@ -158,10 +158,11 @@ async def _measure(
 
     async def result(problem: Problem, completion: Completion) -> str:
         """What the reply comes to; of an entry that writes programs, what its program prints."""
-        run = program_call(Call(model, (), "calibrate", 1), completion) if table.prompt_mode == "program" else None
-        if run is None:
-            return "" if table.prompt_mode == "program" else extract_answer(completion.text)
-        return extract_answer((await client.complete(run, problem_id=problem.problem_id)).text)
+        if table.prompt_mode != "program":
+            return extract_answer(completion.text)
+        run = program_call(Call(model, (), "calibrate", 1), completion)
+        ran = None if run is None else await client.complete(run, problem_id=problem.problem_id)
+        return extract_answer(with_result(completion, ran).text)
 
     right_by_skill: dict[str, int | None] = {}
     why_unmeasured: str | None = None

@@ -17,6 +17,7 @@ from r2.pool.client.billing import NOTHING, Charge, charge, worst_charge
 from r2.pool.client.body import KEPT_BYTES, most_bytes
 from r2.pool.client.entries import Entry
 from r2.pool.client.http import HttpReply, HttpSession
+from r2.pool.client.instructions import Instructions
 from r2.pool.client.ports import CallJournal
 from r2.pool.client.refusals import Refusal
 from r2.pool.client.wire import BadBody, ParsedReply, parse_body
@@ -90,6 +91,7 @@ class _Way:
     worst_usd: float
     is_first: bool
     queued_at: float
+    instructions: Instructions | None = None
     has_turn: bool = False
     is_reserved: bool = False
     slot: Slot | None = None
@@ -120,7 +122,8 @@ class Attempts:
             self._settle(entry, asked, way)
 
     async def _enter(self, entry: Entry, asked: CallState, body: bytes, way: _Way) -> AttemptResult | None:
-        """Takes what the attempt needs, in order: the question's money, the entry's trust, the run's money, a slot."""
+        """Takes what the attempt needs, in order: the question's money, the turn of its instructions, the entry's
+        trust, the run's money, a slot."""
         call = asked.call
         if not asked.may_cost(way.worst_usd):
             spent_usd = asked.earlier_usd + asked.charged_usd
@@ -132,6 +135,8 @@ class Attempts:
             return refused(entry, asked, "question_budget", message, way.queued_at)
         is_capped = self._money is not None or call.max_cost_usd is not None
         try:
+            if entry.turns is not None:
+                way.instructions = await entry.turns.enter(call, asked.deadline)
             if is_capped and not entry.bills.is_proven:
                 await self._take_turn(entry, asked, way)
             if is_capped and entry.bills.why_closed:
@@ -252,6 +257,8 @@ class Attempts:
         self.spent_usd += way.charge_usd
         asked.charged_usd += way.charge_usd
         entry.tally.cost_usd += way.charge_usd
+        if way.instructions is not None and entry.turns is not None:
+            entry.turns.leave(way.instructions, way.used_tokens if way.verdict == "answered" and way.used_tokens else 0)
         if way.has_turn:
             entry.bills.turn.release()
         if way.is_reserved and self._money is not None:

@@ -21,6 +21,7 @@ from r2.pool.client.dialects import dialect_of
 from r2.pool.client.gauges import Tally
 from r2.pool.client.habits import HabitFile, Habits, key_of
 from r2.pool.client.http import Endpoint
+from r2.pool.client.instructions import InstructionTurns
 from r2.pool.client.limits_seen import SeenLimits
 from r2.pool.client.pace import Pace
 from r2.pool.client.ports import Address
@@ -57,6 +58,7 @@ class Entry:
     marks: PrefixMarks
     limits: SeenLimits
     promises: Promises
+    turns: InstructionTurns | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class OpenPool:
     def _open_entries(self, addresses: Mapping[str, Address]) -> None:
         gates: dict[str, Gate] = {}
         keys: dict[tuple[str | None, str], Key] = {}
+        turns: dict[str, InstructionTurns] = {}
         roster = self._pool.roster()
         recordings: dict[Path, Recording] = {}
         habit_file = HabitFile(self._state_dir)
@@ -182,6 +185,7 @@ class OpenPool:
                 PrefixMarks(table, self._pool.price(name), endpoint.dialect),
                 SeenLimits(endpoint.dialect, gates[owner], is_shared=table.quota is not None),
                 Promises(name, table, self._say, self._pool.path),
+                turns.setdefault(base_url, InstructionTurns()) if addresses[name].reads_by_slot else None,
             )
 
     def _open_gate(self, name: str) -> Gate:

@@ -15,6 +15,7 @@ class Address:
 
     `streams`: the server sends its answer in pieces when asked to, a token each. `is_ours`: we started it, it serves
     nobody else, and whoever waits for it waits for work of ours. `backlog`: somebody watches the server's queue.
+    `reads_by_slot`: each of its slots reads the same instructions for itself (r2/pool/client/instructions.py).
     """
 
     base_url: str
@@ -22,6 +23,7 @@ class Address:
     streams: bool = False
     is_ours: bool = False
     backlog: "Backlog | None" = None
+    reads_by_slot: bool = False
 
 
 class Backlog(Protocol):

@@ -47,7 +47,8 @@ async def open_endpoints(
                         if policy is None
                         else open_policy(policy, models_dir=models_dir, log_dir=log_dir, context_tokens=context)
                     )
-                addresses[name] = Address(opened[key], target, is_llama_cpp(policy), is_ours=True)
+                embedded = is_llama_cpp(policy)
+                addresses[name] = Address(opened[key], target, embedded, is_ours=True, reads_by_slot=embedded)
             elif kind == "simulated":
                 if simulated is None:
                     simulated = await stack.enter_async_context(start_simulated(pool))

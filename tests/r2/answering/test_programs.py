@@ -6,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from r2.answering.programs import WORST_USD, asks_for_program, program_call, program_in
+from r2.answering.code import is_code, program_in
+from r2.answering.programs import WORST_USD, asks_for_program, program_call
 from r2.answering.prompts import solve_messages
 from r2.answering.protocol import Outcome, Router
 from r2.call import Call, Completion
@@ -21,6 +24,7 @@ from r2.pool.client.programs import Programs
 from r2.pool.reused import priced_anew, reused
 from r2.pool.simulated.mind import think
 from r2.problem import Problem
+from r2.problems.benchmark import judge
 from r2.problems.sandbox import SandboxLimits, run_program
 from r2.roster import ModelCard, Roster
 from r2.settings import Reasoning
@@ -70,9 +74,98 @@ def test_what_the_program_prints_is_the_result_and_its_run_is_a_call_of_its_own(
     assert (outcome.answer, outcome.failed_checks) == ("39", [])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "No",
+        "Yes, it would.",
+        "B",
+        "(B) bank",
+        "Answer: No",
+        "39",
+        "-3",
+        "3, 4",
+        "n**2 + 1",
+        "hot-dog",
+        "12*4-9 = 39",
+        "I_JUMP I_WALK",
+        '{"answer": 4, "sure": true}',
+        "The area (in cm) is 12.",
+        r"\frac{1}{2}",
+        "# so\nNo",
+        "a[",
+        "😀",
+    ],
+)
+def test_words_are_no_code(words: str):
+    assert not is_code(words)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(39)",
+        "48 * 37 - 159",
+        "x = 5",
+        "a, b = 1, 2",
+        "x[0] += 1",
+        "import math",
+        "print('a'",
+        "print 39",
+        "max(1)",
+        "[x for x in range(3)]",
+        '"hello"',
+        "# nothing",
+        "for i in range(3):\nprint(i)",
+        "pass",
+        r"re.sub('\d', '', 'x')",
+        "True and False",
+        "a[0]",
+    ],
+)
+def test_what_may_compute_or_print_is_code_also_where_it_is_broken(code: str):
+    assert is_code(code)
+
+
+@given(st.text())
+def test_any_text_is_either_code_or_words(text: str):
+    assert is_code(program_in(text)) in (True, False)
+
+
+STRATEGYQA = Problem("s", "Would a pear sink in water?", target="no", benchmark="strategyqa")
+CSQA = Problem("c", "Where is money kept?", target="B", benchmark="csqa", choices=("river", "bank"))
+SCAN = Problem("j", "jump twice", target="I_JUMP I_JUMP", benchmark="scan")
+
+
+@pytest.mark.parametrize(
+    ("problem", "reply"),
+    [
+        (STRATEGYQA, "No"),
+        (STRATEGYQA, "```\nNo\n```"),
+        (CSQA, "B"),
+        (CSQA, "(B) bank"),
+        (SCAN, "I_JUMP I_JUMP"),
+        (PROBLEM, "It is 48 - 9 = 39"),
+    ],
+)
+def test_a_reply_without_code_is_the_answer_itself_and_costs_what_it_cost(problem: Problem, reply: str):
+    waves, outcome = replay(method_named("start").run(problem, writing(model="small")), [reply])
+    assert asked(waves) == [[("solve", "small")]]
+    assert outcome.error_type is None
+    assert outcome.failed_checks == []
+    assert outcome.answer is not None
+    assert judge(problem, outcome.answer)
+
+
+def test_in_a_wave_programs_are_run_and_words_are_taken_as_they_are():
+    waves, outcome = run("self_consistency", writing(model="small", n_samples=3), ["38", "print(39)", "39", "39"])
+    assert [[call.messages for call in wave] for wave in waves[1:]] == [[(("assistant", "print(39)"),)]]
+    assert outcome.answer == "39"
+
+
 @pytest.mark.parametrize("why", ["program_crashed", "program_timeout", "program_silent", "no_program"])
 def test_a_bad_program_is_a_failed_check_by_name_and_a_stronger_entry_is_asked(why: str):
-    waves, outcome = run("start", writing(model="small"), ["boom", failed(why), "print(39)", "39"])
+    waves, outcome = run("start", writing(model="small"), ["boom()", failed(why), "print(39)", "39"])
     assert asked(waves)[2:] == [[("solve", "middle")], [("program", "middle")]]
     assert (outcome.answer, outcome.failed_checks, outcome.n_escalations) == ("39", [f"solve_{why}"], 1)
 
@@ -101,7 +194,8 @@ def test_how_sure_a_model_is_of_its_program_counts_as_of_any_reply():
 def test_any_way_to_answer_may_use_such_an_entry():
     _, outcome = run("datashunt", writing(), [sure("print(39)", 0.99), "39"])
     assert outcome.answer == "39"
-    waves, outcome = run("self_consistency", writing(model="small", n_samples=3), ["a", "b", "c", "38", "39", "39"])
+    said = ["f(1)", "f(2)", "f(3)", "38", "39", "39"]
+    waves, outcome = run("self_consistency", writing(model="small", n_samples=3), said)
     assert [len(wave) for wave in waves] == [3, 3]
     assert outcome.answer == "39"
     plan = "1. Compute 12 * 4\n2. Subtract 9 from the result of step 1 (needs: 1)"
