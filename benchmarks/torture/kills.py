@@ -2,6 +2,7 @@
 
 Two moments in three are after so many requests, so that the work is met and not the start; the third is any moment,
 with the start and the end. One command in five starts its own API. Every broken run must end like the unbroken one.
+Each has its share of the hour; where another program takes the machine meanwhile, the kills are fewer, and it is said.
 """
 
 import json
@@ -25,18 +26,21 @@ Same = Callable[[Path, Path], list[str]]
 """Two lakes -> what differs."""
 
 
-def killed_often(world: World, row: Row, folder: Path, command: Command, n_kills: int, per_round: int) -> list[Path]:
-    """Rounds of kills, each on a new lake and brought to its end, until there were `n_kills`. The lakes, the unbroken
-    one first. Adds what was paid again."""
+def killed_often(
+    world: World, row: Row, folder: Path, command: Command, n_kills: int, per_round: int, most_s: float
+) -> list[Path]:
+    """Rounds of kills, each on a new lake and brought to its end, until there were `n_kills` or the time is up. The
+    lakes, the unbroken one first. Adds what was paid again."""
+    ends_at = time.monotonic() + most_s
     unbroken, began = Counter(world.server.paid), time.monotonic()
     first = whole(world, command("unbroken"), folder)
     row.needs(first.code == 0, f"the unbroken command ended with {first.code}: {first.said[-300:]}")
     whole_s, expected = time.monotonic() - began, world.server.paid - unbroken
     lakes, killed = [folder / "unbroken"], 0
-    while killed < n_kills and not row.broken:
+    while killed < n_kills and not row.broken and time.monotonic() < ends_at:
         name, before, bill_usd = f"broken-{len(lakes)}", Counter(world.server.paid), world.server.bill_usd
         n_now = min(per_round, n_kills - killed)
-        n_killed = kill(world, command(name), folder, n_now, whole_s, expected.total())
+        n_killed = kill(world, command(name), folder, n_now, whole_s, expected.total(), ends_at)
         killed += n_killed
         done = whole(world, command(name), folder)
         row.needs(done.code == 0, f"{name}: after {n_killed} kills it ended with {done.code}: {done.said[-300:]}")
@@ -46,6 +50,8 @@ def killed_often(world: World, row: Row, folder: Path, command: Command, n_kills
         lakes.append(folder / name)
         bills[lakes[-1]] = world.server.bill_usd - bill_usd
     row.times = killed
+    if killed < n_kills:
+        row.done += f"; the time was up at {killed} of {n_kills}"
     return lakes
 
 
@@ -58,9 +64,14 @@ def whole(world: World, command: Sequence[str], folder: Path) -> Ended:
     return world.run(command, folder)
 
 
-def kill(world: World, command: Sequence[str], folder: Path, n: int, whole_s: float, n_calls: int) -> int:
-    """Starts the command and kills it, up to `n` times; ends early where it came to its end unharmed."""
+def kill(
+    world: World, command: Sequence[str], folder: Path, n: int, whole_s: float, n_calls: int, ends_at: float
+) -> int:
+    """Starts the command and kills it, up to `n` times; ends early where it came to its end unharmed, or the time is
+    up."""
     for done in range(n):
+        if time.monotonic() > ends_at:
+            return done
         process = world.start(command, folder, own_api=world.chance.random() < 0.2)
         began, first = time.monotonic(), world.server.n_requests
         if world.chance.random() < 2 / 3:
@@ -88,11 +99,11 @@ def n_answered(lake: Path) -> int:
     return sum(status == "answered" for _, _, status, *_ in settled(lake))
 
 
-def answer(world: World, n_kills: int, n_questions: int) -> Row:
+def answer(world: World, n_kills: int, n_questions: int, most_s: float) -> Row:
     row = Row("SIGKILL in answer", "killed, same command, until it ends")
     folder = world.fresh("kill answer")
     write_questions(folder / "q.jsonl", n_questions)
-    lakes = killed_often(world, row, folder, lambda lake: answer_command(lake, shard_size=100), n_kills, 15)
+    lakes = killed_often(world, row, folder, lambda lake: answer_command(lake, shard_size=100), n_kills, 15, most_s)
     for lake in lakes[1:]:
         check_lake(row, lake, n_questions, bills[lake])
         row.broken += same_rows(lakes[0], lake)
@@ -101,7 +112,7 @@ def answer(world: World, n_kills: int, n_questions: int) -> Row:
     return row
 
 
-def label(world: World, n_kills: int, n_problems: int) -> Row:
+def label(world: World, n_kills: int, n_problems: int, most_s: float) -> Row:
     row = Row("SIGKILL in label", "killed, same command, until it ends")
     folder = world.fresh("kill label")
 
@@ -110,7 +121,7 @@ def label(world: World, n_kills: int, n_problems: int) -> Row:
         words += ["--out", f"{lake}-sets", "--shard-size", "20", "--judge", "sim-8b", "--candidates", "4"]
         return [*R2, *words]
 
-    lakes = killed_often(world, row, folder, command, n_kills, 7)
+    lakes = killed_often(world, row, folder, command, n_kills, 7, most_s)
     for lake in lakes[1:]:
         check_lake(row, lake, n_answered(lakes[0]), bills[lake])
         row.broken += same_rows(lakes[0], lake)
@@ -120,7 +131,7 @@ def label(world: World, n_kills: int, n_problems: int) -> Row:
     return row
 
 
-def evaluate(world: World, n_kills: int, n_problems: int) -> Row:
+def evaluate(world: World, n_kills: int, n_problems: int, most_s: float) -> Row:
     row = Row("SIGKILL in evaluate", "killed, same command, until it ends")
     folder = world.fresh("kill evaluate")
 
@@ -129,7 +140,7 @@ def evaluate(world: World, n_kills: int, n_problems: int) -> Row:
         words += ["--pool", "pool.toml", "--lake", lake, "--methods", "direct:sim-0.6b,cot:sim-4b,datashunt,r2"]
         return [*R2, *words]
 
-    lakes = killed_often(world, row, folder, command, n_kills, 8)
+    lakes = killed_often(world, row, folder, command, n_kills, 8, most_s)
     tables = [[read_comparison(lake, name) for name in evaluation_ids(lake)] for lake in lakes]
     for lake, table in zip(lakes[1:], tables[1:], strict=True):
         check_lake(row, lake, n_answered(lakes[0]))
@@ -139,7 +150,7 @@ def evaluate(world: World, n_kills: int, n_problems: int) -> Row:
     return row
 
 
-def grpo(world: World, n_kills: int, n_steps: int) -> Row:
+def grpo(world: World, n_kills: int, n_steps: int, most_s: float) -> Row:
     row = Row("SIGKILL in GRPO", "killed, same command, until it ends")
     folder = world.fresh("kill grpo")
 
@@ -152,7 +163,7 @@ def grpo(world: World, n_kills: int, n_steps: int) -> Row:
         words += ["--group-size", "2", "--save-steps", "2", "--n-held-out", "20", "--threads", "1"]
         return [*R2, *words, "--policies-dir", f"{lake}-policies", "--lake", lake]
 
-    lakes = killed_often(world, row, folder, command, n_kills, n_kills)
+    lakes = killed_often(world, row, folder, command, n_kills, n_kills, most_s)
     ends = [sorted(json.dumps(_after(path)) for path in lake.glob("_runs/*/round-00/result.json")) for lake in lakes]
     for lake, end in zip(lakes[1:], ends[1:], strict=True):
         row.needs(end == ends[0] and len(end) == 1, f"{lake.name}: the round ended otherwise than unbroken")

@@ -24,10 +24,10 @@ def scenarios(*, is_slice: bool) -> list[Scenario]:
 
 def _all() -> list[Scenario]:
     return [
-        Scenario("kill answer", lambda world: kills.answer(world, 60, 600)),
-        Scenario("kill label", lambda world: kills.label(world, 20, 80)),
-        Scenario("kill evaluate", lambda world: kills.evaluate(world, 15, 40)),
-        Scenario("kill grpo", lambda world: kills.grpo(world, 5, 8)),
+        Scenario("kill answer", lambda world: kills.answer(world, 60, 300, 960.0)),
+        Scenario("kill label", lambda world: kills.label(world, 20, 60, 420.0)),
+        Scenario("kill evaluate", lambda world: kills.evaluate(world, 15, 30, 420.0)),
+        Scenario("kill grpo", lambda world: kills.grpo(world, 5, 6, 420.0)),
         Scenario("disk full", lambda world: machine.disk(world, "full", 8)),
         Scenario("disk read_only", lambda world: machine.disk(world, "read_only", 8)),
         Scenario("disk short", lambda world: machine.disk(world, "short", 4)),
@@ -50,8 +50,8 @@ def _all() -> list[Scenario]:
 
 def _slice() -> list[Scenario]:
     return [
-        Scenario("kill answer", lambda world: kills.answer(world, 2, 100)),
-        Scenario("kill label", lambda world: kills.label(world, 1, 20)),
+        Scenario("kill answer", lambda world: kills.answer(world, 2, 100, 60.0)),
+        Scenario("kill label", lambda world: kills.label(world, 1, 20, 60.0)),
         Scenario("disk full", lambda world: machine.disk(world, "full", 1)),
         Scenario("stopped", lambda world: machine.stopped(world, (3.0,))),
         Scenario("two runs", lambda world: machine.two_runs(world, 1)),
