@@ -72,12 +72,12 @@ def test_the_hubs_layout_is_loaded_by_its_own_library_and_asked_again(
     pytest.importorskip("datasets")
     lake = Lake(worked_lake(tmp_path / "lake"))
     out = tmp_path / "dataset"
-    assert export(lake, RUNS, ["trajectories", "runs"], "hf", out) == {"trajectories": 5, "runs": 3}
+    assert export(lake, RUNS, ["trajectories", "runs"], "hf", out) == {"trajectories": 5, "runs": 4}
     card = (out / "README.md").read_text("utf-8")
-    assert card.startswith("---\nconfigs:\n- config_name: trajectories\n") and "| runs | 3 |" in card
+    assert card.startswith("---\nconfigs:\n- config_name: trajectories\n") and "| runs | 4 |" in card
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     said = subprocess.run([sys.executable, "-c", LOAD, out], env=offline, capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["3", "5", "p0", "7"]
+    assert said.stdout.split() == ["4", "5", "p0", "9"]
 
     asks = f"""
 from storage.sources.hub import hub_questions
