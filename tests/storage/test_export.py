@@ -77,7 +77,7 @@ def test_the_hubs_layout_is_loaded_by_its_own_library_and_asked_again(
     assert card.startswith("---\nconfigs:\n- config_name: trajectories\n") and "| runs | 4 |" in card
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
     said = subprocess.run([sys.executable, "-c", LOAD, out], env=offline, capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["4", "5", "p0", "7"]
+    assert said.stdout.split() == ["4", "5", "p0", "9"]
 
     asks = f"""
 from storage.sources.hub import hub_questions
