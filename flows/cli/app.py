@@ -54,6 +54,7 @@ _GROUPED = {
             "verify": lake.verify,
             "record": lake.record,
             "refresh": lake.refresh,
+            "forget": lake.forget,
         },
     ),
 }

@@ -17,7 +17,7 @@ import contextlib
 import itertools
 import operator
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from r2.atomic import naming, replacing
 from r2.errors import LakeError, RunLockedError
-from storage.lake.compaction import compact_run, leave_out
+from storage.lake.compaction import compact_run, forget, leave_out
 from storage.lake.manifest import COMPACTION, LEFT_OUT, Manifest, UnitEntry, make_folder
 from storage.lake.ordered import rows_of_run, windows
 from storage.lake.parts import check_part, check_schema_file, is_inside
@@ -156,6 +156,18 @@ class Lake:
         self.prepare()
         return leave_out(self.manifest, run_id, problem_ids, added, {LEFT_OUT: counted}) is not None
 
+    def forget(self, run_id: str, problem_ids: Collection[str]) -> bool:
+        """Takes every word of these problems out of a run's tables; see `storage.lake.forgotten`. False, and nothing
+        changed, where a compaction was faster. The files that had them are out of use, and still there:
+        `delete_unused`."""
+        self.prepare()
+        return forget(self.manifest, run_id, problem_ids) is not None
+
+    def delete_unused(self, run_id: str) -> list[Path]:
+        """`vacuum` of one run, at once: also files that a query may have open. For whoever holds the run's lock."""
+        bring_into_view(self.manifest, run_id)
+        return self._delete_unused(run_id, [path for path in our_files(self.root) if run_of(path) == run_id], None)
+
     def vacuum(self, older_than_hours: float = 24.0) -> list[Path]:
         """Deletes our files that no live entry names and that are out of use for longer than given, and returns them.
 
@@ -168,14 +180,21 @@ class Lake:
         deleted = []
         for run_id, paths in itertools.groupby(sorted(our_files(self.root), key=run_of), run_of):
             with contextlib.suppress(RunLockedError), self.run_lock(run_id):
-                live = {path for table in TABLES for path in self.files(table, run_id)}
-                replaced_at = self._newest_compaction(run_id)
-                for path in paths:
-                    if path not in live and max(path.stat().st_mtime, replaced_at) <= oldest:
-                        path.unlink()
-                        deleted.append(path)
+                deleted += self._delete_unused(run_id, paths, oldest)
         for path in half_written_schemas(self.root):
             if path.stat().st_mtime <= oldest:
+                path.unlink()
+                deleted.append(path)
+        return deleted
+
+    def _delete_unused(self, run_id: str, paths: Iterable[Path], oldest: float | None) -> list[Path]:
+        """Of the run's files those that no live entry names and that are out of use since `oldest`; None: since ever so
+        short a time."""
+        live = {path for table in TABLES for path in self.files(table, run_id)}
+        replaced_at = self._newest_compaction(run_id)
+        deleted = []
+        for path in paths:
+            if path not in live and (oldest is None or max(path.stat().st_mtime, replaced_at) <= oldest):
                 path.unlink()
                 deleted.append(path)
         return deleted

@@ -31,7 +31,10 @@ compared as (
     select 'subtasks.cost_usd', run_id, problem_id, rollout, subtask_index, s.cost_usd, c.cost_usd
     from subtasks as s left join by_subtask as c using (run_id, problem_id, rollout, subtask_index)
     union all
-    select 'runs.cost_usd', run_id, null, null, null, r.cost_usd, t.cost_usd
+    -- Calls that a kill lost are in no row, and are counted at the most that they may have cost.
+    select
+        'runs.cost_usd', run_id, null, null, null, r.cost_usd,
+        if(r.n_calls_lost > 0, greatest(t.cost_usd, r.cost_usd), t.cost_usd)
     from runs_latest as r left join by_run as t using (run_id)
     where r.n_deferred = 0 and r.status in ('completed', 'completed_with_errors')
 )
