@@ -19,6 +19,7 @@ JOBS = {
     "plans": LABELLING,
     "sft": TRAINING,
     "grpo": TRAINING,
+    "refresh": TRAINING,
     "policy": TRAINING,
     "evaluate": EVALUATION,
     "report": EVALUATION,
@@ -26,6 +27,7 @@ JOBS = {
     "feedback": EVALUATION,
     "sql": KEEPING,
     "lake": KEEPING,
+    "ops": KEEPING,
     "doctor": KEEPING,
 }
 """Command -> job, both in the order in which `r2 --help` lists them."""
@@ -33,6 +35,7 @@ GROUPS = {
     "pool": "Know the pool: init, add, prices, fetch, check, calibrate, serve.",
     "policy": "Trained policies: list, show, promote, roll back, sweep the cost knob.",
     "lake": "Keep a lake fast and whole.",
+    "ops": "Set up what a Prefect server does by itself: the nightly loop's chain, and alerts.",
 }
 """Commands with commands of their own -> what they are for."""
 COMMANDS = {
@@ -43,6 +46,7 @@ COMMANDS = {
     "sft": "Train a decomposer and an allocator on label sets, a specialist on subtasks, or a scorer on checked "
     "answers.",
     "grpo": "Train the router by GRPO: one policy learns, the other is frozen, then the reverse.",
+    "refresh": "Train a scorer on with new traffic, and promote it only where it wins.",
     "evaluate": "Compare methods on the same problems, in one table with intervals and a verdict.",
     "report": "Write a report as one HTML file that opens offline.",
     "rescore": "Score stored answers again, without a call.",

@@ -19,6 +19,7 @@ from r2.atomic import check_file, write_atomically
 from r2.errors import ConfigError, LakeError, StoreError
 from r2.policies.registry import Registry
 from storage.evaluations.store import evaluation_ids
+from storage.forgetting.forget import forget
 from storage.lake import objects, part_cache
 from storage.lake.address import checked, lake_folder, named
 from storage.lake.lake import Lake
@@ -524,6 +525,11 @@ def test_what_names_files_of_this_machine_is_not_written(s3: S3Imitation) -> Non
     lake.commit("run-a", "00000-0", unit_of([0]))
     assert write_database(lake.root) is None
     assert not (lake.root / "lake.duckdb").exists()
+
+
+def test_words_are_not_taken_out_of_a_lake_in_a_bucket(s3: S3Imitation) -> None:
+    with pytest.raises(ConfigError, match="cannot be taken out of a lake in a bucket yet"):
+        forget(lake_folder(URL), ["p0"])
 
 
 def test_only_a_lake_may_lie_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

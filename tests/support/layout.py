@@ -36,6 +36,7 @@ FLOORS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("r2.training",),
         ("r2.training.sft",),
         ("r2.training.grpo",),
+        ("r2.training.refresh",),
     ),
     "storage": (
         ("storage",),
@@ -43,7 +44,7 @@ FLOORS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("storage.sql",),
         ("storage.runs",),
         ("storage.evaluations",),
-        ("storage.report",),
+        ("storage.report", "storage.forgetting"),
     ),
     "tasks": (("tasks",), ("tasks.answering",), ("tasks.labelling", "tasks.evaluation", "tasks.training")),
     "flows": (("flows.support",), ("flows",), ("flows.cli",)),
