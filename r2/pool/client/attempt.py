@@ -21,7 +21,7 @@ from r2.pool.client.ports import CallJournal
 from r2.pool.client.refusals import Refusal
 from r2.pool.client.wire import BadBody, ParsedReply, parse_body
 from r2.pool.limits.gate import GateClosedError, Slot, Verdict
-from r2.pool.limits.shares import MoneyShare
+from r2.pool.limits.ports import Money
 
 KEPT_ATTEMPTS = 32
 """Attempts of one call that are kept as rows. Of more, the refusals in the middle are counted and not kept."""
@@ -104,7 +104,7 @@ class _Way:
 class Attempts:
     """Makes attempts, and knows what they have cost this process so far."""
 
-    def __init__(self, exchange: HttpSession, money: MoneyShare | None) -> None:
+    def __init__(self, exchange: HttpSession, money: Money | None) -> None:
         self.spent_usd = 0.0
         self._exchange = exchange
         self._money = money
