@@ -42,7 +42,7 @@ FLOORS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("storage.lake", "storage.sources"),
         ("storage.sql",),
         ("storage.runs",),
-        ("storage.evaluations",),
+        ("storage.evaluations", "storage.joined"),
         ("storage.report",),
     ),
     "tasks": (("tasks",), ("tasks.answering",), ("tasks.labelling", "tasks.evaluation", "tasks.training")),

@@ -172,10 +172,12 @@ class Attempts:
     async def _send(self, entry: Entry, asked: CallState, body: bytes, way: _Way) -> AttemptResult:
         call = asked.call
         if asked.is_begun:
-            asked.journal.hold(asked.key, asked.charged_usd + way.worst_usd)
+            noted = asked.journal.hold(asked.key, asked.charged_usd + way.worst_usd)
         else:
-            asked.journal.begin(asked.key, way.worst_usd)
+            noted = asked.journal.begin(asked.key, way.worst_usd)
             asked.is_begun = True
+        if noted is not None:
+            await noted
         way.charge_usd = way.worst_usd  # what it is if it ends without a word from here on
         sent_at, started_at = time.monotonic(), time.time()
         left_s = max(0.001, asked.deadline - asyncio.get_running_loop().time())

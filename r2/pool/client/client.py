@@ -136,6 +136,11 @@ class PoolClient:
         return self._open
 
     @property
+    def shares_limits(self) -> bool:
+        """Limits and budgets hold over several hosts."""
+        return self._limits.is_remote
+
+    @property
     def spent_usd(self) -> float:
         """Charged by this process."""
         return self._attempts.spent_usd + self._programs.spent_usd

@@ -34,7 +34,9 @@ class Programs:
             async with self._turns:
                 if self._is_stopped:
                     return _not_run(call, "stopped", "the run was stopped before the program began")
-                journal.begin(key, WORST_USD)
+                noted = journal.begin(key, WORST_USD)
+                if noted is not None:
+                    await noted
                 cost_usd = WORST_USD  # what it is if it ends without a word from here on
                 started_at, began = time.time(), time.monotonic()
                 try:

@@ -32,6 +32,18 @@ def coordination_url(environ: Mapping[str, str] = os.environ) -> str | None:
     return url
 
 
+def named_url(environ: Mapping[str, str] = os.environ) -> str:
+    """The same for what cannot do without. ConfigError where none is set."""
+    url = coordination_url(environ)
+    if url is None:
+        raise ConfigError(
+            f"a run is joined through a PostgreSQL that all machines reach: name it in ${VARIABLE} "
+            "(docs/many_machines.md). Without one nothing would keep two machines within the pool file's limits, or "
+            "from paying for the same question."
+        )
+    return url
+
+
 def shown(url: str) -> str:
     """The URL as it may be said: host, port and database, without user, password and options."""
     parts = urlsplit(url)

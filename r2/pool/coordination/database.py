@@ -146,3 +146,10 @@ async def _migrate(connection: Connection, where: str) -> None:
 
 def _words(error: BaseException) -> str:
     return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+async def looked_at(url: str) -> str:
+    """Opens and closes it; what it is called. Raises as `Database.open`."""
+    database = await Database.open(url)
+    await database.close()
+    return database.shown

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2.errors import ConfigError
-from r2.pool.limits.file_system import network_type
+from r2.pool.limits.file_system import network_kind
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rates (owner TEXT, start_us INTEGER, requests REAL NOT NULL, tokens REAL NOT NULL,
@@ -91,7 +91,7 @@ class Lease:
         self._clock = clock
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        if (kind := network_type(path)) is not None:
+        if (kind := network_kind(path)) is not None:
             raise ConfigError(
                 f"{path}: on a network file system ({kind}). Other hosts would take this one's processes for dead and "
                 "their money for free. Set R2_STATE_DIR to a local folder; to share limits over hosts, set "
