@@ -9,6 +9,8 @@ import asyncio
 import os
 import sys
 from collections import Counter
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from flows.support.joined_run import joined_plan, planned_run
@@ -28,9 +30,9 @@ class Join:
         self._session: RunSession | None = None
         self._is_stopped = False
 
-    async def join(self, lake: str, run_id: str, pool: str | None) -> dict[str, Any]:
-        """Joins the run; what this node did of it."""
-        from contextlib import asynccontextmanager
+    async def join(self, folder: str, lake: str, run_id: str, pool: str | None) -> dict[str, Any]:
+        """Joins the run; what this node did of it. `folder` is what relative paths start from."""
+        os.chdir(folder)
 
         @asynccontextmanager
         async def noted(session: RunSession) -> Any:
@@ -105,7 +107,7 @@ async def join_on_ray(lake: str, run_id: str, pool: str | None = None) -> list[d
                         actor = actor_class.options(
                             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
                         ).remote()
-                        joins.by_node[node] = actor, actor.join.remote(lake, run_id, pool)
+                        joins.by_node[node] = actor, actor.join.remote(str(Path.cwd()), lake, run_id, pool)
                         _say(f"{nodes[node]} joins")
                 if not joins.by_node:
                     break

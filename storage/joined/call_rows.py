@@ -187,13 +187,21 @@ class JoinedJournal:
 
 
 async def paid_usd(database: Database, run: str) -> float:
-    """What the calls of a run's open shards have cost: those stored, and at the most those that were begun."""
+    """What the calls of a run's open shards have cost: those stored, and at the most those that were begun by workers
+    that are gone. What living ones have on its way is in their holds."""
     found = await database.run(
-        lambda connection: connection.fetch("select open_usd, body from r2_shared.calls where run = $1", run)
+        lambda connection: connection.fetch(
+            """
+            select c.body, case when s.until > clock_timestamp() and s.token = c.token then null else c.open_usd end
+                as lost_usd
+            from r2_shared.calls c left join r2_shared.shards s on s.run = c.run and s.idx = c.shard where c.run = $1
+            """,
+            run,
+        )
     )
     paid = 0.0
     for row in found:
-        paid += row["open_usd"] or 0.0
+        paid += row["lost_usd"] or 0.0
         if row["body"] is not None:
             paid += Completion.from_bytes(row["body"]).cost_usd
     return paid
