@@ -2,7 +2,7 @@
 shards.
 
 Prefect tasks take paths only (a live client cannot be a task's parameter), so they find the session here by run folder.
-A task that runs in a process of its own (a Dask or Ray task runner) opens one for itself.
+A task that runs in a process of its own opens one for itself.
 """
 
 import asyncio

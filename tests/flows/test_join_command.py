@@ -1,5 +1,6 @@
 """`r2 answer --join` and `r2 join` as a user has them: two processes on one run, and what each is told."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import tomlkit
 
 from flows.cli.join import join
+from flows.support.ray_joins import join_on_ray
 from r2.errors import ConfigError
 from storage.joined.mark import new_mark, read_mark, set_mark
 from storage.sql.query import connect
@@ -72,6 +74,12 @@ def test_two_commands_share_one_run_and_either_may_be_asked_for_its_end(tmp_path
     out, err = status.communicate(timeout=60)
     assert status.returncode == 0, err
     assert str(N) in out and "0 of 12" in out and "none" in out
+
+
+def test_without_ray_its_runner_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'r2-reasoner\[ray\]'"):
+        asyncio.run(join_on_ray("lake", "cot-1"))
 
 
 def test_what_join_cannot_do_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
