@@ -210,6 +210,7 @@ async def paid_usd(database: Database, run: str) -> float:
 async def adopt(database: Database, run: str, shard: int, journal: Journal) -> None:
     """What a session that had joined nothing paid for in a shard: from its journal on disk into rows. Done twice, it is
     there once."""
+    rows: list[tuple[str, int, float | None, bytes | None]]
     rows = [(key, 0, None, record) for key, record in journal.records()]
     rows += [(call.key, -1 - number, call.usd, None) for number, call in enumerate(journal.lost_at_open)]
     await database.run(
