@@ -6,7 +6,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .PHONY: help env env-train demo test test-slow check bench prove-learning headline providers live-check docs vllm
-.PHONY: vllm-cpu gpu-check clean prove-lanes prove-refresh torture torture-slice audit
+.PHONY: vllm-cpu gpu-check clean prove-lanes prove-refresh prove-machines torture torture-slice audit
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -88,6 +88,9 @@ providers: env   ## 200 mixed rows on strict imitations of six providers, and ou
 
 prove-lanes: env ## 2,000 questions by batch lanes of three imitated providers, killed 20 times; and the live run's bill
 	$(BIN)/python benchmarks/prove_lanes.py
+
+prove-machines: env  ## 20,000 simulated questions joined by two machines, one of which is killed (BY=prefect|ray)
+	$(BIN)/python -m benchmarks.prove_machines --by $(or $(BY),prefect)
 
 live-check: env  ## asks each provider whose key is set one question, for at most 0.05 USD in all
 	$(BIN)/python benchmarks/live_check.py

@@ -11,6 +11,8 @@
     ├── TrainingError          a training cannot continue: nothing to learn from, or a frozen policy changed
     ├── StoppedError           the user stopped the command while this work was going on
     ├── EndpointError          a model's endpoint is unreachable or refuses us, before any paid call
+    ├── CoordinationError      the PostgreSQL that machines share is away (r2/pool/coordination/)
+    ├── ClaimLostError         another machine has taken over the shard that this one worked on
     ├── BatchError             a provider's batch endpoint did not do what it was asked (r2/pool/batch/protocol.py)
     │   ├── BatchRefusedError    it will not take this job
     │   ├── BatchQueueFullError  it will take it when less of ours waits there
@@ -215,6 +217,16 @@ class EndpointError(R2Error):
     """A model's endpoint is unreachable or refuses us."""
 
     transient = True
+
+
+class CoordinationError(R2Error):
+    """The PostgreSQL that several machines share is away."""
+
+    transient = True
+
+
+class ClaimLostError(R2Error):
+    """The shard is another machine's by now: what this one has of it is dropped."""
 
 
 class BatchError(R2Error):

@@ -4,6 +4,7 @@ import gc
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -31,3 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     others = [item for item in items if item.path.name not in LONGEST]
     middle = len(others) // 2
     items[:] = [*first, *others[:middle], *second, *others[middle:]]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A PostgreSQL of this test session (tests/support/postgres.py), which a test may restart."""
+    from tests.support.postgres import server  # only the tests that need one pay for it
+
+    with server() as running:
+        yield running

@@ -281,6 +281,18 @@ def answer(
             help="Ask the questions again that an earlier session settled as failed. What they cost before is kept.",
         ),
     ] = False,
+    join: Annotated[
+        bool,
+        flag(
+            INPUT,
+            "--join",
+            help="Work on the run beside other machines that do the same (docs/many_machines.md).",
+        ),
+    ] = False,
+    runner: Annotated[
+        str | None,
+        flag(INPUT, "--runner", metavar="NAME", help="With --join: ray, for a join on each node.", default="here"),
+    ] = None,
     dry_run: options.DryRun = False,
     out: Annotated[
         str | None,
@@ -385,6 +397,14 @@ def answer(
         settings = input_as_file(settings)
     settings = _routed(_kept(settings))
     refuse_unused(settings.reasoning)
+    if runner not in (None, "ray") or (runner and not join):
+        raise ConfigError(f"--runner {runner}: with --join, and ray is the only one.")
+    if join:
+        from r2.pool.coordination.address import named_url
+
+        named_url()
+    if join and retry_failed:
+        raise ConfigError(f"--join {RETRY_FAILED}: failed questions are asked again by a run that is not joined.")
     if dry_run:
         _print_estimate(settings)
         return
@@ -409,10 +429,15 @@ def answer(
     check_readable(Path(settings.input))
     check_out(settings.out, Path(settings.input), settings.more_columns)
     check_lake(settings.lake)
-    result = finished_run(settings, retry_failed=retry_failed)
+    if runner:
+        from flows.cli.on_ray import run_on_ray
+        from tasks.answering.plan_file import plan_file
+
+        raise typer.Exit(run_on_ray(settings.lake, plan_file(settings).name, settings.pool))
+    result = uvloop.run(_joined(settings, loaded)) if join else finished_run(settings, retry_failed=retry_failed)
     if result is None:
         result = uvloop.run(_answered(settings, loaded, retry_failed=retry_failed))
-    raise typer.Exit(_print_result(result))
+    raise typer.Exit(print_result(result))
 
 
 async def _answered(settings: AnswerSettings, pool: "PoolConfig", *, retry_failed: bool) -> "RunResult":
@@ -429,6 +454,15 @@ async def _answered(settings: AnswerSettings, pool: "PoolConfig", *, retry_faile
         from flows.answer_questions import answer_questions  # imports Prefect, which takes seconds
 
         return await answer_questions(settings, retry_failed=retry_failed)
+
+
+async def _joined(settings: AnswerSettings, pool: "PoolConfig") -> "RunResult":
+    from flows.support.ready import api_and_models
+
+    with api_and_models(pool, importing="flows.join_run"):
+        from flows.join_run import join_run  # imports Prefect, which takes seconds
+
+        return await join_run(settings)
 
 
 def _routed(settings: AnswerSettings) -> AnswerSettings:
@@ -468,7 +502,7 @@ def _weights(listed: str | None) -> dict[str, float] | None:
     return weights
 
 
-def _print_result(result: Any) -> int:
+def print_result(result: Any) -> int:
     """The run in one table, and the exit code it deserves."""
     summary, progress = result.summary, result.progress
     if progress.n_requested == 0:

@@ -15,6 +15,7 @@ JOBS = {
     "demo": ANSWERING,
     "pool": ANSWERING,
     "answer": ANSWERING,
+    "join": ANSWERING,
     "label": LABELLING,
     "plans": LABELLING,
     "sft": TRAINING,
@@ -41,6 +42,7 @@ GROUPS = {
 COMMANDS = {
     "demo": "Answer the bundled questions with the router and with the largest model alone, and compare.",
     "answer": "Answer a file of questions.",
+    "join": "Join a run beside other machines.",
     "label": "Label problems for training: plans and allocations that led to the right answer.",
     "plans": "Compare a decomposer's plans with gold plans: step count, coverage, order, coherence.",
     "sft": "Train a decomposer and an allocator on label sets, a specialist on subtasks, or a scorer on checked "

@@ -1,9 +1,11 @@
 """What `r2 doctor` looks at: each check says what it found, and of what is wrong how it is mended.
 
 Everything is read and nothing is written or started, but for one child in the sandbox. Nothing is asked over the
-network, but for the Prefect API that is configured. It loads neither Prefect, Arrow nor DuckDB, so it is quick.
+network, but for what is configured: Prefect's API, and the PostgreSQL that machines share. It loads neither Prefect,
+Arrow nor DuckDB, so it is quick.
 """
 
+import asyncio
 import os
 import re
 import shutil
@@ -21,8 +23,10 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 
 from flows.support.environment import CHOSEN_BY_USER, DEFAULTS
-from r2.errors import ConfigError
+from r2.errors import ConfigError, R2Error
 from r2.pool.client.state import state_dir
+from r2.pool.coordination.address import VARIABLE, coordination_url
+from r2.pool.limits.file_system import MOUNTS, NETWORK, file_system, nearest_folder
 from storage.lake.left_locks import left_locks
 
 PACKAGE = "r2-reasoner"
@@ -31,10 +35,6 @@ MOST_SKEW_S = 60.0
 """Seconds that a clock may differ. Prefect's schedules, the days of prices and the caps of a day go by it."""
 SERVER_S = 1.0
 """What the configured Prefect API is given to answer."""
-NETWORK_FILE_SYSTEMS = re.compile(
-    r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|ceph|lustre|beegfs|gpfs|glusterfs|ocfs2|gfs2|virtiofs|"
-    r"fuse\.(sshfs|s3fs|gcsfuse|glusterfs|ceph|rclone|juicefs|goofys|mount-s3)"
-)
 _TELEMETRY = ("DO_NOT_TRACK", "PREFECT_SERVER_ANALYTICS_ENABLED", "RAY_USAGE_STATS_ENABLED")
 
 
@@ -56,7 +56,8 @@ def examined(lake: Path, pool: str | None, environ: Mapping[str, str]) -> Iterat
     yield from pins()
     yield from disk("lake", lake, "another folder with --lake")
     yield from disk("state", state_dir(), "another folder with R2_STATE_DIR")
-    yield from limits_file(state_dir(), Path("/proc/self/mountinfo"))
+    yield from limits_file(state_dir(), MOUNTS)
+    yield from machines(environ)
     yield from prefect(environ)
     writes_programs = False
     if pool is not None:
@@ -119,7 +120,7 @@ def pins(
 
 def disk(check: str, folder: Path, another: str, least: int = LEAST_FREE_BYTES) -> Iterator[Finding]:
     """Room and the right to write, at the folder or where it would be made."""
-    there = _nearest(folder)
+    there = nearest_folder(folder)
     free = shutil.disk_usage(there).free
     if not os.access(there, os.W_OK | os.X_OK):
         yield Finding(check, f"{there}: cannot be written by this user", f"give the user the right, or name {another}")
@@ -133,7 +134,7 @@ def disk(check: str, folder: Path, another: str, least: int = LEAST_FREE_BYTES) 
 def limits_file(folder: Path, mounts: Path) -> Iterator[Finding]:
     """Limits and budgets of this host's processes: on a disk of this host, and readable."""
     kind = file_system(folder, mounts)
-    if NETWORK_FILE_SYSTEMS.fullmatch(kind):
+    if NETWORK.fullmatch(kind):
         yield Finding(
             "limits",
             f"{folder} is on a network file system ({kind}), where the locks of SQLite do not hold between hosts",
@@ -154,6 +155,24 @@ def limits_file(folder: Path, mounts: Path) -> Iterator[Finding]:
     except sqlite3.Error as error:
         fix = "if no run is active, delete the file: budgets of today start again from zero"
         yield Finding("limits", f"{path}: cannot be read ({error})", fix)
+
+
+def machines(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """The PostgreSQL that machines share, where one is named."""
+    try:
+        url = coordination_url(environ)
+    except ConfigError as error:
+        yield Finding("machines", str(error), f"export {VARIABLE}=postgresql://..., or unset it")
+        return
+    if url is None:
+        return
+    # Here and not above: on one host nobody need wait for the driver.
+    from r2.pool.coordination.database import looked_at
+
+    try:
+        yield Finding("machines", f"{asyncio.run(looked_at(url))} answers: limits hold over all hosts that name it")
+    except R2Error as error:
+        yield Finding("machines", str(error), f"start it, correct {VARIABLE}, or unset it")
 
 
 def prefect(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -257,31 +276,6 @@ def clock(lake: Path, now: float) -> Iterator[Finding]:
         yield Finding("clock", f"{max(built, stored) - now:.0f} s before the time of {of}", fix)
     else:
         yield Finding("clock", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now)))
-
-
-def file_system(path: Path, mounts: Path) -> str:
-    """The kind of file system that a path is on, by /proc/self/mountinfo; "" where that is not told."""
-    there = str(_nearest(path).resolve())
-    found, longest = "", -1
-    try:
-        lines = mounts.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        fields = before.split(" ")
-        if len(fields) < 5 or not after:
-            continue
-        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
-        is_on = there == point or there.startswith(point.rstrip("/") + "/")
-        if is_on and len(point) >= longest:  # of two mounts on one point the later covers the earlier
-            found, longest = after.split(" ")[0], len(point)
-    return found
-
-
-def _nearest(path: Path) -> Path:
-    path = path.absolute()
-    return next(one for one in (path, *path.parents) if one.is_dir())
 
 
 def _folders(folder: Path) -> list[os.DirEntry[str]]:

@@ -316,9 +316,9 @@ class Lake:
             return f"{path}: a link that leads out of the lake. Put the file itself in its place."
         return check_part(path, entry.parts[table], TABLES[table].schema)
 
-    def run_lock(self, run_id: str) -> contextlib.AbstractContextManager[None]:
+    def run_lock(self, run_id: str, *, is_joined: bool = False) -> contextlib.AbstractContextManager[None]:
         """See `storage.lake.run_lock`."""
-        return run_lock(self.root, run_id)
+        return run_lock(self.root, run_id, is_joined=is_joined)
 
     def prepare(self) -> None:
         """Creates the tables' folders, each with its file of no rows and all columns, and rewrites those of an older

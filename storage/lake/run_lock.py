@@ -1,5 +1,5 @@
-"""At most one process works on a run: an advisory lock that the kernel lets go when its holder
-dies, however it dies."""
+"""At most one process works on a run, or several that have joined it: an advisory lock that the kernel lets go when its
+holder dies, however it dies."""
 
 import contextlib
 import fcntl
@@ -14,8 +14,9 @@ from storage.lake.manifest import checked_name, make_folder
 
 
 @contextlib.contextmanager
-def run_lock(root: Path, run_id: str) -> Iterator[None]:
-    """Holds the run until the block ends. Raises RunLockedError, naming the holder's pid, if it is held.
+def run_lock(root: Path, run_id: str, *, is_joined: bool = False) -> Iterator[None]:
+    """Holds the run until the block ends; `is_joined`: beside others of this host who have joined it, and against those
+    who have not. Raises RunLockedError, naming the holder's pid, if it is held.
 
     The lock is `flock` on `<root>/_locks/<run_id>.lock`; pid, boot id and start time inside are for the message and for
     people. The file stays: deleting it would let two processes hold two files of one name.
@@ -27,13 +28,16 @@ def run_lock(root: Path, run_id: str) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if is_joined else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.pread(descriptor, 4096, 0).decode("utf-8", "replace").strip() or "not yet named"
+            holder = os.pread(descriptor, 4096, 0).decode("utf-8", "replace").strip() or "one that has joined it"
             raise RunLockedError(
                 f"run {run_id} in {root} is being worked on by another process: {holder}. "
                 "Wait for it, or end that process; its lock goes with it."
             ) from None
+        if is_joined:
+            yield
+            return
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, orjson.dumps(_this_process()), 0)
         yield

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,8 +17,10 @@ ENDED = ("completed", "completed_with_errors", "failed")
 
 
 def add_session(lake: Lake, row: RunRow) -> None:
-    """Adds the row of a session that has ended."""
-    lake.commit(row.run_id, f"session-{row.session:04d}", {"runs": [row]})
+    """Adds the row of a session that has ended. Of several machines that end at once the later ones take the next
+    numbers."""
+    while not lake.commit(row.run_id, f"session-{row.session:04d}", {"runs": [row]}):
+        row = replace(row, session=row.session + 1)
 
 
 def is_closed(lake: Path, run_id: str) -> bool:

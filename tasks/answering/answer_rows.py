@@ -4,7 +4,6 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from r2.answering.admission import Begun
 from r2.answering.asked import as_asked
@@ -22,21 +21,22 @@ from r2.records.rows import bad_row, candidate_rows, to_rows
 from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
 from storage.lake.manifest import UnitEntry
 from storage.lake.schema import Row
-from storage.runs.journal import Journal, drop_settled
-from storage.runs.journal_mark import remove_journal
 from storage.sources.questions import BadRow
+from tasks.answering.journals import ShardJournal
 from tasks.answering.progress import Counts
 from tasks.answering.session import RunSession
 from tasks.answering.simulated import if_known
-from tasks.blocking import opened, to_end
+from tasks.blocking import to_end
 
 
 async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
     """Answers what is left of a shard. Returns counts: n_rows, n_settled, n_deferred; n_rows = n_settled +
     n_deferred."""
-    counts = session.progress.begin(shard)
     try:
-        return await _answer_rows(session, shard, counts)
+        while True:
+            counts = session.progress.begin(shard)
+            if (found := await _answer_rows(session, shard, counts)) is not None:
+                return found
     finally:
         session.progress.end(shard)
 
@@ -59,7 +59,9 @@ class _Unit:
         }
 
 
-async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[str, int]:
+async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[str, int] | None:
+    """None where somebody else has committed the same unit meanwhile: theirs counts, ours is dropped, and what is left
+    of the shard is looked at anew. What was paid for it is in the journal."""
     plan, progress = session.plan, session.progress
     method = plan.settings.reasoning.method
     units, settled, planned = await to_end(_read, session, shard)
@@ -81,8 +83,9 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
     settled_keys: set[str] = set()
     deferred: list[Outcome | None] = []  # None: its check was stopped
     n_taken = 0
+    spent_usd: dict[str, float] = {}
 
-    async with opened(Journal.open, plan.journal_file(shard)) as journal:
+    async with session.journals.opened(shard) as journal:
         counts.note_lost(journal.lost_at_open)
 
         async def answer(problem: Problem) -> None:
@@ -106,6 +109,7 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
                     rows = await _rows_of(session, trajectory) if outcome.status != "deferred" else None
             finally:
                 session.admission.end(begun, is_whole=rows is not None)
+                spent_usd[problem.problem_id] = begun.spent_usd
             if rows is None:
                 deferred.append(outcome)
                 if outcome is not None and outcome.error_type == "budget_exhausted":
@@ -128,10 +132,13 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
             n_lost_open = len(journal.lost_at_open) - len(lost)
             counts.note_lost(lost)
             counts.n_calls_lost += session.n_missing.get(shard, 0)
-            if not await to_end(session.lake.commit, plan.run_id, name, unit.tables(), meta=counts.note()):
-                raise LakeError(
-                    f"unit {name} of run {plan.run_id} was committed by somebody else while we held the run's lock"
-                )
+            note = counts.note() | await session.journals.may_commit(shard)
+            if not await to_end(session.lake.commit, plan.run_id, name, unit.tables(), meta=note):
+                if not session.lake.manifest.has(plan.run_id, name):
+                    raise LakeError(f"unit {name} of run {plan.run_id} is refused as there already, and is not there")
+                theirs = await to_end(session.lake.settled_ids, plan.run_id, f"{shard:05d}-")
+                progress.dropped_cost_usd += sum(usd for one, usd in spent_usd.items() if one in theirs)
+                return None
             progress.settle(name, counts)
             progress.n_bad_rows += n_bad_rows
         else:
@@ -143,7 +150,7 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
             f"shard {shard} of run {plan.run_id}: {len(planned)} rows, but {n_settled} settled and {n_open} deferred. "
             "This is a bug; the journal is kept, please report it."
         )
-    await to_end(_close_journal, plan.journal_file(shard), settled_keys if n_open else None)
+    await session.journals.close(shard, settled_keys if n_open else None)
     progress.n_deferred += n_open
     progress.n_calls_lost += n_lost_open
     for outcome in deferred:
@@ -162,7 +169,7 @@ def _read(
 
 
 async def _answered(
-    session: RunSession, problem: Problem, journal: Journal, keys: set[str], begun: Begun
+    session: RunSession, problem: Problem, journal: ShardJournal, keys: set[str], begun: Begun
 ) -> Trajectory:
     """The problem answered or deferred; `keys` gets the journal keys of its calls, `begun` what they may cost and did.
 
@@ -251,11 +258,3 @@ async def _rows_of(session: RunSession, trajectory: Trajectory) -> _Rows:
         return *stored, candidate_rows(plan.run_id, trajectory, roster)
 
     return await session.checks.run(rows) if benchmark_of(trajectory.problem).is_slow else rows()
-
-
-def _close_journal(path: Path, settled_keys: set[str] | None) -> None:
-    """Drops the calls that the shard no longer needs; None: it is complete."""
-    if settled_keys is None:
-        remove_journal(path)
-    else:
-        drop_settled(path, settled_keys)

@@ -5,6 +5,7 @@ if the shard has to be answered again: nothing is counted twice, however often a
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -86,6 +87,10 @@ class Progress:
     session_cost_usd: float = 0.0
     n_settled_before: int = 0
     """By earlier sessions."""
+    n_settled_elsewhere: int = 0
+    """By other machines, while this session went on."""
+    dropped_cost_usd: float = 0.0
+    """Paid for questions whose rows somebody else had stored first: ours were dropped."""
     n_bad_rows: int = 0
     """Of those that this session settled: rows of the input that no model was asked about."""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -109,7 +114,7 @@ class Progress:
     @property
     def session_n_settled(self) -> int:
         """By this session."""
-        return self.n_settled - self.n_settled_before
+        return self.n_settled - self.n_settled_before - self.n_settled_elsewhere
 
     @property
     def is_cut_off(self) -> bool:
@@ -123,11 +128,14 @@ class Progress:
             self.n_by_outage[error_type] = self.n_by_outage.get(error_type, 0) + 1
             self.last_outage = outcome.error_message or error_type
 
-    def settle(self, unit: str, counts: Counts) -> None:
-        """Counts a unit that the lake has committed; a second time it changes nothing."""
+    def settle(self, unit: str, counts: Counts, *, is_ours: bool = True) -> None:
+        """Counts a unit that the lake has committed; a second time it changes nothing. `is_ours` False: another machine
+        committed it."""
         if unit in self._units:
             return
         self._units.add(unit)
+        if not is_ours:
+            self.n_settled_elsewhere += counts.n_settled
         self.n_answered += counts.n_answered
         self.n_failed += counts.n_failed
         self.n_correct += counts.n_correct
@@ -167,6 +175,16 @@ class Progress:
             shown.cost_usd += counts.cost_usd
             shown.saved_usd += counts.saved_usd
         return shown
+
+
+def settled_rows(plan: RunPlan) -> Counter[int]:
+    """Settled rows of each shard, from the notes of the units that have one."""
+    settled = Counter[int]()
+    for name, entry in Lake(plan.settings.lake).units(plan.run_id).items():
+        shard = name.partition("-")[0]
+        if shard.isdigit():
+            settled[int(shard)] += Counts.of_note(entry.meta).n_settled
+    return settled
 
 
 def progress_so_far(plan: RunPlan) -> Progress:

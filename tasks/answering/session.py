@@ -2,13 +2,12 @@
 shards.
 
 Prefect tasks take paths only (a live client cannot be a task's parameter), so they find the session here by run folder.
-A task that runs in a process of its own (a Dask or Ray task runner) opens one for itself.
+A task that runs in a process of its own opens one for itself.
 """
 
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Final, Protocol
 from r2.answering.admission import Admission
 from r2.answering.protocol import Router
 from r2.call import Call, Completion
+from r2.errors import ConfigError
 from r2.methods.estimate import guessed_usd
 from r2.methods.router import make_router
 from r2.pool.batch.choosing import batch_choices
@@ -31,6 +31,10 @@ from r2.pool.file.config import PoolConfig
 from r2.pool.file.data_policy import pool_of
 from r2.pool.file.price_check import dated_warnings
 from r2.pool.opening import open_client
+from storage.joined.call_rows import CallRows
+from storage.joined.call_rows import paid_usd as paid_in_rows
+from storage.joined.claims import Claims
+from storage.joined.mark import refuse_joined
 from storage.lake.lake import Lake
 from storage.runs.job_files import JobFiles
 from storage.runs.journal import Journal
@@ -38,8 +42,9 @@ from storage.runs.journal_mark import mark_of, remove_journal
 from storage.runs.paid import paid_usd
 from storage.runs.plan import RunPlan, ShardPlan, read_plan
 from storage.runs.reopened import Reopened, reopened
+from tasks.answering.journals import JoinedJournals, Journals, LocalJournals
 from tasks.answering.paid_before import PaidBefore, paid_before
-from tasks.answering.progress import Counts, Progress, progress_so_far
+from tasks.answering.progress import Progress, progress_so_far, settled_rows
 from tasks.answering.simulated import is_simulated
 from tasks.blocking import Checks, to_end
 
@@ -108,10 +113,15 @@ class RunSession:
     """Some entry of the pool is a simulated model."""
     begun: dict[int, asyncio.Task[dict[str, int]]] = field(default_factory=dict)
     """Shard -> its answering, where that began ahead of the flow."""
+    journals: Journals = field(init=False)
+    """Where calls are kept."""
+
+    def __post_init__(self) -> None:
+        self.journals = LocalJournals(self.plan)
 
     def open_shards(self) -> Iterator[ShardPlan]:
         """Shards with rows that no session has settled."""
-        settled = _settled_by_shard(self.lake, self.plan.run_id)
+        settled = settled_rows(self.plan)
         return (shard for shard in self.plan.shards if settled[shard.index] < shard.n_rows)
 
     def left(self) -> list[int]:
@@ -148,8 +158,11 @@ _open_sessions: dict[Path, RunSession] = {}
 
 
 @asynccontextmanager
-async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
-    """Opens endpoints and client for a run. ConfigError or EndpointError before the first paid call."""
+async def open_session(plan: RunPlan, claims: Claims | None = None) -> AsyncIterator[RunSession]:
+    """Opens endpoints and client for a run; with `claims` beside other machines that have joined it. ConfigError or
+    EndpointError before the first paid call."""
+    if claims is None:
+        refuse_joined(plan.run_dir, plan.run_id)
     collect_seldom()
     settings = plan.settings
     pool = pool_of(settings)
@@ -158,7 +171,10 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     lake = Lake(settings.lake)
     progress = progress_so_far(plan)
     again = await to_end(reopened, plan, lake)
-    left = await to_end(_left_over, plan, lake)
+    if claims is None:
+        left = await to_end(_left_over, plan)
+    else:
+        left = _LeftOver(await paid_in_rows(claims.database, claims.run))
     progress.unsettled_cost_usd = progress.lost_cost_usd + left.paid_usd
     progress.unsettled_cost_usd += sum(one.cost_usd for one in again.values())
     progress.unsettled_cost_usd += JobFiles(plan.jobs_dir).unused_usd()
@@ -173,7 +189,8 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
                 pool,
                 models_dir=Path(settings.models_dir),
                 log_dir=plan.run_dir / "logs",
-                run_account=f"run:{plan.run_id}",
+                database=None if claims is None else claims.database,
+                run_account=f"run:{plan.run_id if claims is None else claims.run}",
                 max_cost_usd=settings.max_cost_usd,
                 tags=tuple(f"{name}={value}" for name, value in settings.tags.items()),
                 already_spent_usd=already_spent_usd,
@@ -194,6 +211,8 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         )
         session.lanes, session.max_open = lanes, max_open
         session.is_simulated = is_simulated(pool)
+        if claims is not None:
+            session.journals = JoinedJournals(claims, await stack.enter_async_context(CallRows(claims)))
         _open_sessions[plan.run_dir] = session
         stack.callback(_open_sessions.pop, plan.run_dir)
         yield session
@@ -202,6 +221,9 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
         progress.wall_s = time.time() - progress.started_at
         progress.session_cost_usd = asked.spent_usd
         progress.unsettled_cost_usd = already_spent_usd + asked.spent_usd - progress.settled_cost_usd
+        if claims is not None:  # what all machines have paid for, and no unit has
+            in_rows_usd = await paid_in_rows(claims.database, claims.run)
+            progress.unsettled_cost_usd = in_rows_usd + progress.lost_cost_usd + progress.dropped_cost_usd
 
 
 async def _lanes(
@@ -209,6 +231,11 @@ async def _lanes(
 ) -> Lanes | None:
     """The batch lanes of a run; None where no entry goes by batch, and no job of an earlier session waits."""
     chosen, stay = batch_choices(pool, plan.settings.lane, plan.settings.deadline_s)
+    if chosen and client.shares_limits:
+        raise ConfigError(
+            f"{', '.join(chosen)}: asked by batch, whose jobs one machine waits for, within limits that several share. "
+            "Choose --lane live, or unset R2_COORDINATION_URL to send by batch from this machine alone."
+        )
     progress.warnings += stay
     store = stack.enter_context(JobFiles(plan.jobs_dir))
     if not chosen and not store.open_jobs():
@@ -243,10 +270,10 @@ class _LeftOver:
     warnings: list[str] = field(default_factory=list)
 
 
-def _left_over(plan: RunPlan, lake: Lake) -> _LeftOver:
+def _left_over(plan: RunPlan) -> _LeftOver:
     """Read before anything is paid. A journal left beside a finished shard is removed. LakeError, with its name, for a
     file of an open shard that is not as it was planned, and for a damaged journal."""
-    settled = _settled_by_shard(lake, plan.run_id)
+    settled = settled_rows(plan)
     left = _LeftOver()
     for shard in plan.shards:
         path = plan.journal_file(shard.index)
@@ -262,16 +289,6 @@ def _left_over(plan: RunPlan, lake: Lake) -> _LeftOver:
                 left.n_missing[shard.index] = journal.n_missing_at_open
                 left.warnings.append(journal.loss())
     return left
-
-
-def _settled_by_shard(lake: Lake, run_id: str) -> Counter[int]:
-    """Settled rows of each shard, from the notes of the units that have one."""
-    settled = Counter[int]()
-    for name, entry in lake.units(run_id).items():
-        shard = name.partition("-")[0]
-        if shard.isdigit():
-            settled[int(shard)] += Counts.of_note(entry.meta).n_settled
-    return settled
 
 
 @asynccontextmanager

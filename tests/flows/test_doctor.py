@@ -17,11 +17,13 @@ from flows.cli.app import app
 from flows.support import doctor
 from flows.support.doctor import Finding
 from r2.errors import ConfigError
+from r2.pool.limits import file_system as of_limits
 from r2.pool.limits.lease import Lease
 from storage.lake.lake import Lake
 from storage.lake.left_locks import left_locks
 from storage.lake.run_lock import run_lock
 from tests.support.lake_rows import problem
+from tests.support.postgres import Postgres
 
 ENTRY = """
 [models.hosted]
@@ -81,8 +83,8 @@ def test_a_folder_that_cannot_be_written_is_a_finding(tmp_path: Path):
 )
 def test_a_path_is_on_the_file_system_of_the_longest_mount_above_it(path: str, kind: str, tmp_path: Path, monkeypatch):
     (tmp_path / "mountinfo").write_text(MOUNTS)
-    monkeypatch.setattr(doctor, "_nearest", lambda one: one)
-    assert doctor.file_system(Path(path), tmp_path / "mountinfo") == kind
+    monkeypatch.setattr(of_limits, "nearest_folder", lambda one: one)
+    assert of_limits.file_system(Path(path), tmp_path / "mountinfo") == kind
 
 
 def test_limits_on_a_network_file_system_are_a_finding(tmp_path: Path):
@@ -105,6 +107,15 @@ def test_the_limits_file_is_read_and_a_damaged_one_is_a_finding(tmp_path: Path):
     assert not found.is_well and "cannot be read" in found.what
     with pytest.raises((ConfigError, sqlite3.Error)):
         Lease(tmp_path / "lease.sqlite3")
+
+
+def test_the_database_that_machines_share_is_looked_at_where_one_is_named(postgres: Postgres):
+    assert list(doctor.machines({})) == []
+    [found] = doctor.machines({"R2_COORDINATION_URL": postgres.new_database()})
+    assert found.is_well and "PostgreSQL at 127.0.0.1" in found.what and "not-a-secret" not in found.what
+    for url in ("postgresql://me:not-a-secret@127.0.0.1:1/r2", "not-a-secret"):
+        [found] = doctor.machines({"R2_COORDINATION_URL": url})
+        assert not found.is_well and "R2_COORDINATION_URL" in found.fix and "not-a-secret" not in found.what
 
 
 class Server(BaseHTTPRequestHandler):

@@ -23,7 +23,7 @@ FLOORS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("r2.training",),
     ),
     "r2.pool": (
-        ("r2.pool.file",),
+        ("r2.pool.file", "r2.pool.coordination"),
         ("r2.pool.limits", "r2.pool.simulated"),
         ("r2.pool.client",),
         ("r2.pool.servers", "r2.pool.batch"),
@@ -43,7 +43,7 @@ FLOORS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("storage.lake", "storage.sources"),
         ("storage.sql",),
         ("storage.runs",),
-        ("storage.evaluations",),
+        ("storage.evaluations", "storage.joined"),
         ("storage.report", "storage.forgetting"),
     ),
     "tasks": (("tasks",), ("tasks.answering",), ("tasks.labelling", "tasks.evaluation", "tasks.training")),

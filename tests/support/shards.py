@@ -54,7 +54,8 @@ class ScriptedClient:
         answer = completion(self._reply(call), call.model)
         self.n_sent += 1
         self.spent_usd += answer.cost_usd
-        journal.begin(key, answer.cost_usd)
+        if (noted := journal.begin(key, answer.cost_usd)) is not None:
+            await noted
         await journal.commit(key, answer.to_bytes(call.request_sha(), problem_id))
         return answer
 

@@ -227,7 +227,38 @@ def test_labelling_checks_puzzles_beside_the_loop_too(tmp_path: Path):
         assert db.execute("select error_type from trajectories").fetchall() == [("label_no_right_plan",)]
 
 
-def test_a_unit_that_somebody_else_committed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_unit_that_somebody_else_committed_counts_and_the_rest_is_answered_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A lost race: of our 40 rows theirs had 15 by then, and these are theirs."""
+    plan = planned(tmp_path, SUMS)
+    real = Lake.commit
+
+    def commit(lake: Lake, run_id: str, unit: str, tables: Any, meta: Any = None) -> bool:
+        monkeypatch.undo()
+        theirs = {name: [row for row in rows if int(row.problem_id[1:]) < 15] for name, rows in tables.items()}
+        assert real(lake, run_id, unit, theirs, meta=meta | {"n_answered": 15, "n_correct": 15, "n_judged": 15})
+        return real(lake, run_id, unit, tables, meta=meta)
+
+    monkeypatch.setattr(Lake, "commit", commit)
+
+    async def session() -> RunSession:
+        session = session_for(plan, reply)
+        with contextlib.closing(session.checks):
+            assert await answer_rows(session, 0) == {"n_rows": 40, "n_settled": 40, "n_deferred": 0}
+        return session
+
+    done = asyncio.run(session())
+    assert counted(done) == (40, 0, 40, 40, 0)
+    assert isinstance(done.client, ScriptedClient) and done.client.n_sent == 40, "paid once, from the journal again"
+    assert done.progress.dropped_cost_usd == pytest.approx(done.client.spent_usd * 15 / 40)
+    with connect(tmp_path / "lake") as db:
+        assert db.execute("select count(*), count(distinct problem_id) from trajectories").fetchall() == [(40, 40)]
+
+
+def test_a_unit_that_is_refused_as_there_already_and_is_not_there_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     plan = planned(tmp_path, SUMS)
     monkeypatch.setattr(Lake, "commit", lambda *args, **kwargs: False)
 
@@ -236,5 +267,5 @@ def test_a_unit_that_somebody_else_committed_is_an_error(tmp_path: Path, monkeyp
         with contextlib.closing(session.checks):
             await answer_rows(session, 0)
 
-    with pytest.raises(LakeError, match="committed by somebody else"):
+    with pytest.raises(LakeError, match="is not there"):
         asyncio.run(session())

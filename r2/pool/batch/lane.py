@@ -23,7 +23,7 @@ from r2.pool.batch.reading import Next, ReadRow, lost, not_run, read_row
 from r2.pool.client.client import body_for
 from r2.pool.client.entries import Entry
 from r2.pool.client.wire import ParsedReply, parse_body
-from r2.pool.limits.shares import MoneyShare
+from r2.pool.limits.ports import Money
 
 MOST_TRIES = 3
 """Jobs that a call is in; then it is asked live."""
@@ -44,7 +44,7 @@ class Lane:
         store: JobStore,
         run_id: str,
         *,
-        money: MoneyShare | None,
+        money: Money | None,
         times: LaneTimes,
         clock: Clock,
         others_under_way: Callable[[], int],

@@ -22,7 +22,7 @@ from r2.pool.client.ports import CallJournal
 from r2.pool.client.refusals import Refusal
 from r2.pool.client.wire import BadBody, ParsedReply, parse_body
 from r2.pool.limits.gate import GateClosedError, Slot, Verdict
-from r2.pool.limits.shares import MoneyShare
+from r2.pool.limits.ports import Money
 
 KEPT_ATTEMPTS = 32
 """Attempts of one call that are kept as rows. Of more, the refusals in the middle are counted and not kept."""
@@ -106,7 +106,7 @@ class _Way:
 class Attempts:
     """Makes attempts, and knows what they have cost this process so far."""
 
-    def __init__(self, exchange: HttpSession, money: MoneyShare | None) -> None:
+    def __init__(self, exchange: HttpSession, money: Money | None) -> None:
         self.spent_usd = 0.0
         self._exchange = exchange
         self._money = money
@@ -177,10 +177,12 @@ class Attempts:
     async def _send(self, entry: Entry, asked: CallState, body: bytes, way: _Way) -> AttemptResult:
         call = asked.call
         if asked.is_begun:
-            asked.journal.hold(asked.key, asked.charged_usd + way.worst_usd)
+            noted = asked.journal.hold(asked.key, asked.charged_usd + way.worst_usd)
         else:
-            asked.journal.begin(asked.key, way.worst_usd)
+            noted = asked.journal.begin(asked.key, way.worst_usd)
             asked.is_begun = True
+        if noted is not None:
+            await noted
         way.charge_usd = way.worst_usd  # what it is if it ends without a word from here on
         sent_at, started_at = time.monotonic(), time.time()
         left_s = max(0.001, asked.deadline - asyncio.get_running_loop().time())

@@ -39,6 +39,8 @@ from r2.pool.client.wire import answer_of, not_sent, request_body
 from r2.pool.file.config import PoolConfig
 from r2.pool.limits.aimd import Times
 from r2.pool.limits.gate import GateGauge
+from r2.pool.limits.host import HostLimits
+from r2.pool.limits.ports import Limits
 
 MAX_ATTEMPTS: Final = 4
 """Attempts per entry that count; refusals by rate and a stale connection do not."""
@@ -60,6 +62,7 @@ class PoolClient:
         addresses: Mapping[str, Address],
         *,
         state_dir: Path,
+        limits: Limits | None = None,
         run_account: str | None = None,
         max_cost_usd: float | None = None,
         tags: Collection[str] = (),
@@ -71,9 +74,10 @@ class PoolClient:
         has_fallbacks: bool = True,
         stands_in: bool = True,
     ) -> None:
-        """`addresses` has one entry per model that is not a recording.
+        """`addresses` has one entry per model that is not a recording. `limits` None: those of this host's processes
+        that name the same `state_dir`.
 
-        `max_cost_usd` caps the run over its sessions and processes: `run_account` names it in `state_dir`, and
+        `max_cost_usd` caps the run over its sessions and processes: `run_account` names it in `limits`, and
         `already_spent_usd` is what its journals have paid. `tags` (NAME=VALUE): their caps of a day, in the pool file,
         hold for it. `times` and `rate_window_s` are shortened by tests.
         `say` gets a line where an entry turns out not to take what it is sent, or not to do what its table promises.
@@ -83,6 +87,7 @@ class PoolClient:
         self._roster = pool.roster()
         self._addresses = addresses
         self._state_dir = state_dir
+        self._limits = limits or HostLimits(state_dir)
         self._caps = Caps(run_account, max_cost_usd, already_spent_usd, tags)
         self._times = times
         self._rate_window_s = rate_window_s
@@ -104,10 +109,16 @@ class PoolClient:
             self._addresses,
             self._state_dir,
             self._caps,
+            self._limits,
             times=self._times,
             rate_window_s=self._rate_window_s,
             say=self._say,
         )
+        try:
+            await self._limits.begin()
+        except BaseException:
+            self._open.close()
+            raise
         await self._exchange.__aenter__()
         self._attempts = Attempts(self._exchange, self._open.money)
         self._programs = Programs(self._open.money)
@@ -116,12 +127,18 @@ class PoolClient:
     async def __aexit__(self, *exc: object) -> None:
         self._programs.give_up()
         await self._exchange.__aexit__(*exc)
+        await self._limits.end()
         self._open.close()
 
     @property
     def opened(self) -> OpenPool:
         """Entries and money: for what sends to the same models in another way (r2/pool/batch/)."""
         return self._open
+
+    @property
+    def shares_limits(self) -> bool:
+        """Limits and budgets hold over several hosts."""
+        return self._limits.is_remote
 
     @property
     def spent_usd(self) -> float:

@@ -1,6 +1,6 @@
 """The pool opened for calling: each entry with its endpoint and gate, and what they share: limits, budgets, recordings.
 
-Entries of one quota owner share a gate. The host's shared state is opened only by pools that have a limit or a budget.
+Entries of one quota owner share a gate. The shared state is opened only by pools that have a limit or a budget.
 """
 
 import os
@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -32,8 +31,8 @@ from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
 from r2.pool.file.recording import Recording
 from r2.pool.limits.aimd import Times
 from r2.pool.limits.gate import Gate
-from r2.pool.limits.lease import Lease, RateLimits
-from r2.pool.limits.shares import MoneyShare, RateShare
+from r2.pool.limits.lease import RateLimits
+from r2.pool.limits.ports import Limits, Money
 from r2.roster import ModelCard
 
 
@@ -81,30 +80,32 @@ class OpenPool:
         addresses: Mapping[str, Address],
         state_dir: Path,
         caps: Caps,
+        limits: Limits,
         *,
         times: Times | None,
         rate_window_s: float,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """`say` gets the lines about what entries turn out to be like.
+        """`say` gets the lines about what entries turn out to be like. `limits` are closed with the pool.
 
         Raises PoolFileError for a missing address or recording, ConfigError if the shared state cannot be opened.
         """
         self.entries: dict[str, Entry] = {}
         self.recordings: dict[str, Recording] = {}
-        self.money: MoneyShare | None = None
+        self.money: Money | None = None
         self._pool = pool
         self._state_dir = state_dir
         self._times = times
         self._rate_window_s = rate_window_s
         self._say = say
-        self._lease: Lease | None = None
+        self._limits = limits
         self._run_accounts = (
             () if caps.cap_usd is None else (caps.account or f"process:{os.getpid()}:{time.time_ns()}",)
         )
         self._day, self._day_accounts = "", tuple[str, ...]()
         self._caps_per_day_usd = _caps_per_day_usd(pool, caps.tags)
         self._closing = ExitStack()
+        self._closing.callback(limits.close)
         try:
             self._open_entries(addresses)
             self._open_money(caps)
@@ -196,7 +197,7 @@ class OpenPool:
             # The window must have room for one whole request.
             window_s = self._rate_window_s if requests is None else max(self._rate_window_s, 60 / requests)
             in_window = [None if limit is None else limit * window_s / 60 for limit in (requests, tokens)]
-            rates = RateShare(self._shared(), owner, RateLimits(in_window[0], in_window[1], window_s))
+            rates = self._limits.rates(owner, RateLimits(in_window[0], in_window[1], window_s))
             self._closing.callback(rates.close)
         return Gate(owner, limits, rates, times=self._times)
 
@@ -205,24 +206,18 @@ class OpenPool:
         if not known_caps_usd:
             return
         for account in self._run_accounts:
-            self._shared().open_account(account, known_caps_usd[0], spent_usd=caps.spent_usd)
-        self.money = MoneyShare(self._shared(), self._accounts, min(known_caps_usd))
+            self._limits.open_account(account, known_caps_usd[0], spent_usd=caps.spent_usd)
+        self.money = self._limits.money(self._accounts, min(known_caps_usd))
         self._closing.callback(self.money.close)
 
     def _accounts(self) -> tuple[str, ...]:
         """The accounts that every dollar counts on now: the run's, and the pool file's of this UTC day."""
-        if self._caps_per_day_usd and (today := f"{datetime.now(UTC):%Y-%m-%d}") != self._day:
+        if self._caps_per_day_usd and (today := self._limits.today()) != self._day:
             named = {f"{kind}:{today}:{whose}": usd for (kind, whose), usd in self._caps_per_day_usd.items()}
             for account, cap_usd in named.items():
-                self._shared().open_account(account, cap_usd)
+                self._limits.open_account(account, cap_usd)
             self._day, self._day_accounts = today, tuple(named)
         return (*self._run_accounts, *self._day_accounts)
-
-    def _shared(self) -> Lease:
-        if self._lease is None:
-            self._lease = Lease(self._state_dir / "lease.sqlite3")
-            self._closing.callback(self._lease.close)
-        return self._lease
 
 
 def _caps_per_day_usd(pool: PoolConfig, tags: Collection[str]) -> dict[tuple[str, str], float]:

@@ -4,7 +4,7 @@
 `r2/pool/servers/endpoints.py` starts or finds the servers and gives one `Address` per pool entry.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,11 +42,12 @@ class CallJournal(Protocol):
     def lost_usd(self, key: str) -> float:
         """The most that killed sessions may have paid for this call and never stored."""
 
-    def begin(self, key: str, worst_usd: float) -> None:
-        """Notes that the call is about to be sent, and the most that it may cost (no fsync, but written on return):
-        what a kill leaves open is counted as paid."""
+    def begin(self, key: str, worst_usd: float) -> Awaitable[None] | None:
+        """Notes that the call is about to be sent, and the most that it may cost: what a kill leaves open is counted as
+        paid. Noted on return (no fsync, but written), or once what is returned has been awaited; not before may the
+        call be sent."""
 
-    def hold(self, key: str, worst_usd: float) -> None:
+    def hold(self, key: str, worst_usd: float) -> Awaitable[None] | None:
         """The same for a call of this session that is about to be sent again: the most that it may cost in all."""
 
     async def commit(self, key: str, record: bytes) -> None:

@@ -9,14 +9,14 @@ import time
 from r2.answering.programs import LIMITS, WORST_USD, code_of, ran_program
 from r2.call import Attempt, Call, Completion
 from r2.pool.client.ports import CallJournal
-from r2.pool.limits.shares import MoneyShare
+from r2.pool.limits.ports import Money
 from r2.problems.sandbox import CheckStopped, ProgramResult, run_program, stop_of_checks
 
 
 class Programs:
     """The runs of one client."""
 
-    def __init__(self, money: MoneyShare | None) -> None:
+    def __init__(self, money: Money | None) -> None:
         self.spent_usd = 0.0
         """What the runs of this process cost."""
         self._money = money
@@ -34,7 +34,9 @@ class Programs:
             async with self._turns:
                 if self._is_stopped:
                     return _not_run(call, "stopped", "the run was stopped before the program began")
-                journal.begin(key, WORST_USD)
+                noted = journal.begin(key, WORST_USD)
+                if noted is not None:
+                    await noted
                 cost_usd = WORST_USD  # what it is if it ends without a word from here on
                 started_at, began = time.time(), time.monotonic()
                 try:

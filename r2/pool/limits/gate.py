@@ -2,9 +2,9 @@
 
 In order: who holds the door (`hold`: a server with a queue), the breaker, the shared pause after a refusal, the
 adaptive number in flight (`r2/pool/limits/aimd.py`), the pace of requests (asyncio-throttle) and of tokens (a bucket),
-and last the host-wide window (`r2/pool/limits/shares.py`), so that a grant is used the moment it is given. The door is
-a FIFO lock: only the call at its head waits for any of these, which gives asyncio-throttle, whose waiters poll, at most
-one of them, and costs a call that need not wait no trip through the loop.
+and last the window that is shared (`r2/pool/limits/ports.py`), so that a grant is used the moment it is given. The door
+is a FIFO lock: only the call at its head waits for any of these, which gives asyncio-throttle, whose waiters poll, at
+most one of them, and costs a call that need not wait no trip through the loop.
 
 Nothing below this layer may retry a 429, or the controller would not see it. `leave` is told how each call went.
 """
@@ -21,7 +21,7 @@ from asyncio_throttle.throttler import Throttler
 from r2.pool.file.config import EndpointLimits
 from r2.pool.limits.aimd import Breaker, Controller, Times
 from r2.pool.limits.lease import Wait
-from r2.pool.limits.shares import RateShare
+from r2.pool.limits.ports import Rates
 
 Verdict = Literal["answered", "refused", "failed", "slow", "bad_key", "used_up", "understood", "abandoned"]
 """How a call went, as the gate needs to know it: answered; 429 or 503; 5xx, timeout or cut; 401 to 403; the quota of
@@ -103,13 +103,13 @@ def _least(ours: float | None, theirs: float | None) -> float | None:
 
 
 class Gate:
-    """Door to one quota owner. `rates` is the host-wide window, None where no rate is limited."""
+    """Door to one quota owner. `rates` is the window shared with other processes, None where no rate is limited."""
 
     def __init__(
         self,
         owner: str,
         limits: EndpointLimits,
-        rates: RateShare | None = None,
+        rates: Rates | None = None,
         *,
         times: Times | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -129,6 +129,8 @@ class Gate:
         self._kept_to = (limits.max_requests_per_minute, limits.max_tokens_per_minute)
         self._pace = Pace(limits.max_requests_per_minute) if limits.max_requests_per_minute else None
         self._bucket = TokenBucket(limits.max_tokens_per_minute, clock()) if limits.max_tokens_per_minute else None
+        if rates is not None:
+            rates.follow(self._changed.set)
 
     async def enter(self, tokens: float, deadline: float | None = None) -> Slot:
         """Waits for its turn and takes a slot that must be given back with `leave`. `tokens`: prompt plus output limit.

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2.errors import ConfigError
+from r2.pool.limits.file_system import network_kind
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rates (owner TEXT, start_us INTEGER, requests REAL NOT NULL, tokens REAL NOT NULL,
@@ -90,6 +91,12 @@ class Lease:
         self._clock = clock
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        if (kind := network_kind(path)) is not None:
+            raise ConfigError(
+                f"{path}: on a network file system ({kind}). Other hosts would take this one's processes for dead and "
+                "their money for free. Set R2_STATE_DIR to a local folder; to share limits over hosts, set "
+                "R2_COORDINATION_URL to a PostgreSQL (docs/many_machines.md)."
+            )
         try:
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")

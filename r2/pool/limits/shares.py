@@ -63,6 +63,9 @@ class RateShare:
         if self._clock() - self._corrected_at >= self._slice_s:
             self.flush()
 
+    def follow(self, changed: Callable[[], None]) -> None:
+        """Others give back without a signal: nobody is told."""
+
     def flush(self) -> None:
         """Writes the corrections that wait."""
         if self._corrections:

@@ -1,0 +1,1 @@
+"""What several machines agree on through one PostgreSQL: its address, the connection, the schema."""
