@@ -52,15 +52,11 @@ def _slice() -> list[Scenario]:
     return [
         Scenario("kill answer", lambda world: kills.answer(world, 2, 100, 60.0)),
         Scenario("kill label", lambda world: kills.label(world, 1, 20, 60.0)),
-        Scenario("disk full", lambda world: machine.disk(world, "full", 1)),
-        Scenario("stopped", lambda world: machine.stopped(world, (3.0,))),
         Scenario("two runs", lambda world: machine.two_runs(world, 1)),
         Scenario("damage lake", lambda world: damage.lake_files(world, 30)),
-        Scenario("damage run", lambda world: damage.journals(world, 1)),
         Scenario("damage registry", lambda world: damage.registry(world, 10)),
         *(Scenario(f"wire {name}", _hostile(name), beside=True) for name in ("gzip", "reset_in_the_body")),
         Scenario("wire storm", _storm(("1e308",)), beside=True),
-        Scenario("injection", injection.obedient, beside=True),
     ]
 
 
