@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -211,30 +212,31 @@ def _cpu_s(whose: str) -> float:
 
 
 def profile(n: int, method: str) -> None:
-    """Where the client's CPU goes: own time by package, and the functions that have most of it."""
+    """Where the client's Python goes: own time by package, and the functions that have most of it. Only the thread that
+    holds the interpreter counts, so that neither waiting for a disk nor for a server is in it."""
     with _folder() as folder:
         write_questions(Path(folder) / f"q{n}.jsonl", n)
         out = Path(folder) / "profile.txt"
+        spy = ["py-spy", "record", "--gil", "--function", "--rate", "200", "--format", "raw", "--output", str(out)]
         ran = [sys.executable, "-m", "benchmarks.bench_flow", "run", "plain", str(n), folder, method]
-        subprocess.run(["py-spy", "record", "--format", "raw", "--output", str(out), "--", *ran], check=True, cwd=ROOT)
+        subprocess.run([*spy, "--", *ran], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
         stacks = [line.rsplit(" ", 1) for line in out.read_text("utf-8").splitlines()]
-    by_place: dict[str, int] = {}
-    by_function: dict[str, int] = {}
+    by_place: Counter[str] = Counter()
+    by_function: Counter[str] = Counter()
     for stack, count in stacks:
         own = stack.split(";")[-1]
-        by_function[own] = by_function.get(own, 0) + int(count)
-        place = _place(own)
-        by_place[place] = by_place.get(place, 0) + int(count)
-    total = sum(by_place.values())
+        by_function[own] += int(count)
+        by_place[_place(own)] += int(count)
+    total = by_place.total()
     for counts, most in ((by_place, 20), (by_function, 25)):
-        for name, count in sorted(counts.items(), key=lambda item: -item[1])[:most]:
+        for name, count in counts.most_common(most):
             print(f"{count / total:6.1%}  {name}")
         print()
 
 
 def _place(frame: str) -> str:
-    """`r2/pool`, `storage/runs`, `aiohttp` of a frame `name (path:line)`."""
-    path = frame.rpartition("(")[2].rpartition(":")[0]
+    """`r2/pool`, `storage/runs`, `aiohttp` of a frame `name (path)`."""
+    path = frame.rpartition("(")[2].removesuffix(")")
     folders = path.split("/")
     return "/".join(folders[:2]) if folders[0] in ("r2", "storage", "tasks", "flows") else folders[0]
 

@@ -19,7 +19,7 @@ import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -378,6 +378,8 @@ def compare_engines(part: Part, root: Path, sqlite_path: Path, repeats: int, lab
         with connect(root) as connection:
             for name, query in QUERIES.items():
                 engines = engines_for(name, query, connection, sqlite, lake)
+                n_rows = {who: len(run()) for who, run in engines.items()}
+                assert len(set(n_rows.values())) == 1, f"{name}: {n_rows}"
                 times: dict[str, list[float]] = {who: [] for who in engines}
                 for _ in range(repeats):
                     for who, run in engines.items():
@@ -389,7 +391,7 @@ def compare_engines(part: Part, root: Path, sqlite_path: Path, repeats: int, lab
 
 def engines_for(
     name: str, query: str, connection: duckdb.DuckDBPyConnection, sqlite: sqlite3.Connection, lake: Lake
-) -> Mapping[str, Callable[[], Any]]:
+) -> Mapping[str, Callable[[], Sized]]:
     """One question, asked of each engine."""
     duckdb_query = query.replace("is_correct + 0.0", "is_correct::int")
     return {
@@ -404,19 +406,19 @@ def _frame(lake: Lake, table: str, columns: list[str]) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(file, columns=columns, partitioning=None) for file in lake.files(table)])
 
 
-def _pandas_by_model(lake: Lake) -> object:
+def _pandas_by_model(lake: Lake) -> Sized:
     calls = _frame(lake, "calls", ["run_id", "request_model", "input_tokens", "output_tokens", "cost_usd"])
     return calls.groupby(["run_id", "request_model"]).agg(
         {"cost_usd": ["count", "sum"], "input_tokens": "sum", "output_tokens": "sum"}
     )
 
 
-def _pandas_by_run(lake: Lake) -> object:
+def _pandas_by_run(lake: Lake) -> Sized:
     trajectories = _frame(lake, "trajectories", ["run_id", "is_correct", "cost_usd"])
     return trajectories.groupby("run_id").agg({"is_correct": "mean", "cost_usd": ["count", "sum"]})
 
 
-def _pandas_by_difficulty(lake: Lake) -> object:
+def _pandas_by_difficulty(lake: Lake) -> Sized:
     subtasks = _frame(lake, "subtasks", [*KEY, "model", "cost_usd"])
     joined = subtasks.merge(_frame(lake, "trajectories", [*KEY, "n_subtasks"]), on=KEY)
     return joined.groupby(["n_subtasks", "model"])["cost_usd"].agg(["count", "sum"])
@@ -426,18 +428,18 @@ def _scan(lake: Lake, table: str, columns: list[str]) -> pl.LazyFrame:
     return pl.scan_parquet(lake.files(table), hive_partitioning=False).select(columns)
 
 
-def _polars_by_model(lake: Lake) -> object:
+def _polars_by_model(lake: Lake) -> Sized:
     calls = _scan(lake, "calls", ["run_id", "request_model", "input_tokens", "output_tokens", "cost_usd"])
     sums = pl.len(), pl.sum("input_tokens"), pl.sum("output_tokens"), pl.sum("cost_usd")
     return calls.group_by("run_id", "request_model").agg(*sums).collect()
 
 
-def _polars_by_run(lake: Lake) -> object:
+def _polars_by_run(lake: Lake) -> Sized:
     trajectories = _scan(lake, "trajectories", ["run_id", "is_correct", "cost_usd"])
     return trajectories.group_by("run_id").agg(pl.len(), pl.mean("is_correct"), pl.sum("cost_usd")).collect()
 
 
-def _polars_by_difficulty(lake: Lake) -> object:
+def _polars_by_difficulty(lake: Lake) -> Sized:
     subtasks = _scan(lake, "subtasks", [*KEY, "model", "cost_usd"])
     joined = subtasks.join(_scan(lake, "trajectories", [*KEY, "n_subtasks"]), on=KEY)
     return joined.group_by("n_subtasks", "model").agg(pl.len(), pl.sum("cost_usd")).collect()
