@@ -35,19 +35,21 @@ LEAST_PER_S = 1200
 MOST_GROWTH_MB = 60
 MOST_EXPONENT = 1.05
 GROWTH = (1_000, 10_000, 100_000, 1_000_000)
+QUESTIONS = {"cot": 10_000, "r2": 3_000}
 KINDS = {"plain": "without Prefect", "prefect": "with Prefect"}
 
 
 def measure(part: Part, options: argparse.Namespace) -> None:
     """Questions per second and CPU of `cot` and `r2`, with Prefect and without it, in turns."""
-    n = 1_000 if options.small else 10_000
+    sizes = {method: n // 10 if options.small else n for method, n in QUESTIONS.items()}
     runs: dict[tuple[str, str], list[dict[str, float]]] = {}
     with _folder() as folder:
         for _ in range(options.rounds):
-            for method in ("cot", "r2"):
+            for method, n in sizes.items():
                 for kind in KINDS:
                     runs.setdefault((method, kind), []).append(run_once(kind, n, folder, method))
     for (method, kind), facts in runs.items():
+        n = sizes[method]
         who = f"r2 answer --method {method}, {KINDS[kind]}"
         bar = at_least(LEAST_PER_S) if (method, kind) == ("cot", "plain") else None
         part.add("questions per second", who, "questions/s", (n / one["wall_s"] for one in facts), bar)

@@ -85,7 +85,10 @@ def inspect_ai(base_url: str, n: int) -> Callable[[], Awaitable[Figures]]:
 
     async def main() -> Figures:
         config = GenerateConfig(max_connections=IN_FLIGHT, max_retries=0, temperature=0.0, max_tokens=MAX_TOKENS)
-        async with get_model("openai/served", base_url=base_url, api_key=KEY, config=config, memoize=False) as model:
+        model = get_model(
+            "openai/served", base_url=base_url, api_key=KEY, config=config, memoize=False, responses_api=False
+        )
+        async with model:
 
             async def one(number: int) -> None:
                 output = await model.generate(message(number))
@@ -97,18 +100,23 @@ def inspect_ai(base_url: str, n: int) -> Callable[[], Awaitable[Figures]]:
 
 
 def curator(base_url: str, n: int) -> Figures:
-    """Takes a list of prompts and runs them with a loop of its own."""
+    """Takes a list of prompts and runs them with a loop of its own. Its backend for OpenAI fetches a tokenizer when it
+    starts; that of litellm needs none."""
     os.environ.update(
-        {"TELEMETRY_ENABLED": "false", "CURATOR_DISABLE_CACHE": "true", "CURATOR_DISABLE_RICH_DISPLAY": "1"}
+        {
+            "OPENAI_API_KEY": KEY,
+            "TELEMETRY_ENABLED": "false",
+            "CURATOR_DISABLE_CACHE": "true",
+            "CURATOR_DISABLE_RICH_DISPLAY": "1",
+        }
     )
     from bespokelabs import curator
 
     llm = curator.LLM(
-        model_name="served",
-        backend="openai",
+        model_name="openai/served",
+        backend="litellm",
         backend_params={
             "base_url": base_url,
-            "api_key": KEY,
             "max_concurrent_requests": IN_FLIGHT,
             "max_requests_per_minute": 6_000_000,
             "max_tokens_per_minute": 10_000_000_000,
