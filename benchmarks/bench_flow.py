@@ -76,7 +76,8 @@ def measure_growth(part: Part, options: argparse.Namespace) -> None:
     part.add(f"memory, {first:,} to {last:,} questions", who, "MB more", grown, at_most(MOST_GROWTH_MB))
     over = f"exponent of {sizes[0]:,} to {sizes[-1]:,} questions"
     part.add(f"clock: {over}", who, "", exponent({n: one["wall_s"] for n, one in runs.items()}), at_most(MOST_EXPONENT))
-    part.add(f"client CPU: {over}", who, "", exponent({n: one["cpu_s"] for n, one in runs.items()}))
+    cpu = exponent({n: one["cpu_s"] for n, one in runs.items()})
+    part.add(f"client CPU: {over}", who, "", cpu, at_most(MOST_EXPONENT))
 
 
 def exponent(seconds_of: Mapping[int, float]) -> float:

@@ -220,10 +220,10 @@ def compare_writing(part: Part, folder: Path, rounds: int) -> None:
         n_rows = sum(len(rows) for unit in units for rows in unit.values())
         plain = [{table: [_plain(row) for row in rows] for table, rows in unit.items()} for unit in units]
         writers: dict[str, Callable[[], None]] = {
-            US: lambda units=units, here=here: _by_lake(units, here),
-            "SQLite": lambda plain=plain, here=here: _by_sqlite(plain, here),
-            "pandas": lambda plain=plain, here=here: _by_pandas(plain, here),
-            "polars": lambda plain=plain, here=here: _by_polars(plain, here),
+            US: partial(_by_lake, units, here),
+            "SQLite": partial(_by_sqlite, plain, here),
+            "pandas": partial(_by_pandas, plain, here),
+            "polars": partial(_by_polars, plain, here),
         }
         for who, write in writers.items():
             taken.setdefault(who, []).append(n_rows / median_s(write, 1))
@@ -321,11 +321,11 @@ def time_views(part: Part, root: Path, repeats: int, label: str) -> None:
         taken: dict[str, list[float]] = {}
         for view in shipped_views():
             query = f"select * from {view}{' limit 1000' if view in ('otel_spans', 'bad_rows') else ''}"
-            n = len(connection.execute(query).fetchall())
+            n = len(_rows(connection, query))
             assert not (view.startswith("reconcile") and n and view != "reconcile_counts"), (
                 f"{view}: {n} rows in a sound lake"
             )
-            run = lambda query=query: connection.execute(query).fetchall()  # noqa: E731
+            run = partial(_rows, connection, query)
             taken[view] = [median_s(run, 1) for _ in range(repeats)]
             say(f"lake, {label}: {view} {statistics.median(taken[view]):.2f} s")
         slowest = sorted(taken, key=lambda view: -statistics.median(taken[view]))[:3]
@@ -333,8 +333,12 @@ def time_views(part: Part, root: Path, repeats: int, label: str) -> None:
             part.add(f"{label}: view {view}", US, "s", taken[view], at_most(MOST_VIEW_S))
         part.facts[f"seconds of views, {label}"] = {view: statistics.median(each) for view, each in taken.items()}
         one = connection.execute("select run_id, problem_id from trajectories offset 1000 limit 1").fetchone()
-        lookup = lambda: connection.execute("from calls where run_id = ? and problem_id = ?", one).fetchall()  # noqa: E731
+        lookup = partial(_rows, connection, "from calls where run_id = ? and problem_id = ?", one)
         part.add(f"{label}: all calls of one problem", US, "s", (median_s(lookup, 1) for _ in range(repeats)))
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, parameters: object = None) -> list[tuple[Any, ...]]:
+    return connection.execute(query, parameters).fetchall()
 
 
 QUERIES = {
@@ -395,7 +399,7 @@ def engines_for(
     """One question, asked of each engine."""
     duckdb_query = query.replace("is_correct + 0.0", "is_correct::int")
     return {
-        US: lambda: connection.execute(duckdb_query).fetchall(),
+        US: partial(_rows, connection, duckdb_query),
         "SQLite": lambda: sqlite.execute(query).fetchall(),
         "pandas": partial(BY_PANDAS[name], lake),
         "polars": partial(BY_POLARS[name], lake),
