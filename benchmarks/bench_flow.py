@@ -175,19 +175,20 @@ def run_once(kind: str, n: int, folder: str, method: str) -> dict[str, float]:
 
 def measured(kind: str, n: int, folder: str, method: str) -> None:
     """What `run_once` runs: prints its facts as JSON."""
+    import uvloop
+
     from flows.answer_questions import answer_questions  # before the clock starts, in both kinds
     from flows.support.embedded_api import embedded_api
-    from r2 import event_loop
 
     settings = settings_for(Path(folder), n, method)
     if kind == "plain":
         clock = _Clock()
-        n_calls = event_loop.run(without_prefect(settings))
+        n_calls = uvloop.run(without_prefect(settings))
         facts = clock.facts()
     else:
         with embedded_api():
             clock = _Clock()
-            n_calls = event_loop.run(answer_questions(settings)).summary.n_calls
+            n_calls = uvloop.run(answer_questions(settings)).summary.n_calls
             facts = clock.facts()
     shutil.rmtree(settings.lake)
     print(json.dumps({**facts, "n_calls": n_calls}))
