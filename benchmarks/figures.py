@@ -9,9 +9,11 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -81,7 +83,7 @@ class Part:
     skipped: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
-    """Date, commit, machine and load: see `facts_now`."""
+    """Date, commit and machine: see `facts_now`; `other_cores`: see `OtherWork`."""
 
     def add(self, what: str, who: str, unit: str, values: float | Iterable[float], bar: Bar | None = None) -> None:
         each = (values,) if isinstance(values, int | float) else tuple(values)
@@ -103,8 +105,19 @@ class Part:
 Measure = Callable[[Part, Any], None]
 
 
+class OtherWork:
+    """How much of the machine other processes use, from when this is made: cores, on average."""
+
+    def __init__(self) -> None:
+        self._began, self._busy, self._own = time.perf_counter(), _busy_s(), _own_s()
+
+    def cores(self) -> float:
+        wall_s = time.perf_counter() - self._began
+        return max(0.0, (_busy_s() - self._busy - (_own_s() - self._own)) / wall_s)
+
+
 def facts_now() -> dict[str, Any]:
-    """Where and of what a part is measured. `load`: processes that wanted the cores in the minute before."""
+    """Where and of what a part is measured."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -113,7 +126,6 @@ def facts_now() -> dict[str, Any]:
         "commit": commit.stdout.strip() or "unknown",
         "machine": f"{os.cpu_count()} x {_processor()}, {_memory_gb():.0f} GB, {platform.platform()}",
         "python": platform.python_version(),
-        "load": round(os.getloadavg()[0], 1),
     }
 
 
@@ -179,7 +191,8 @@ def table(parts: Iterable[Part]) -> str:
         rows += [(part.name, *figure.cells()) for figure in part.figures]
         facts = part.facts
         notes.append(
-            f"- {part.name}: {facts['date']}, commit {facts['commit']}, load {facts['load']}. Command: `{part.command}`"
+            f"- {part.name}: {facts['date']}, commit {facts['commit']}, {facts['other_cores']:.2g} cores busy with "
+            f"other work. Command: `{part.command}`"
         )
         notes += [f"- {part.name}: not measured: {why}" for why in part.skipped]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
@@ -202,6 +215,22 @@ def short(value: float) -> str:
 def say(line: str) -> None:
     """How far a benchmark is, on standard error."""
     print(line, file=sys.stderr, flush=True)
+
+
+def _busy_s() -> float:
+    """Seconds that all cores have been busy; 0 where the system does not say."""
+    try:
+        first = Path("/proc/stat").read_text("ascii").splitlines()[0]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _waiting, *interrupts = (int(ticks) for ticks in first.split()[1:8])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_s() -> float:
+    """Of this process and the children that have ended."""
+    used = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _processor() -> str:

@@ -3,13 +3,15 @@
 import argparse
 import sys
 
-from benchmarks.figures import OURS, Measure, Part, facts_now, say, table, versions_of
+from benchmarks.figures import OURS, Measure, OtherWork, Part, facts_now, say, table, versions_of
 
 
 def measured_part(name: str, command: str, measure: Measure, options: argparse.Namespace) -> Part:
     say(f"{name}: measures")
     part = Part(name, command, versions=versions_of(OURS), facts=facts_now())
+    others = OtherWork()
     measure(part, options)
+    part.facts["other_cores"] = round(others.cores(), 2)
     return part
 
 

@@ -16,7 +16,7 @@ from benchmarks.figures import Part, at_least, at_most, keep, kept, table, with_
 from benchmarks.peers import NotInstalledError, Peer, python_of
 from tests.support.paths import ROOT
 
-FACTS = {"date": "2026-11-27 12:00", "commit": "abc1234", "machine": "2 x CPU", "python": "3.11.7", "load": 0.1}
+FACTS = {"date": "2026-11-27 12:00", "commit": "abc1234", "machine": "2 x CPU", "python": "3.11.7", "other_cores": 0.1}
 
 
 def measured() -> Part:
@@ -43,7 +43,7 @@ def test_the_table_has_medians_spread_bars_and_who_was_left_out():
     assert lines[2] == "clients | requests/s | ours | 5,000 requests/s | 4,000 to 6,000 | 3"
     assert lines[4] == "clients | requests/s | ours / theirs | 12 x | 8 to 20 | 3 | ≥ 12.5: missed"
     assert lines[5] == "clients | CPU per request | ours | 180 us |  | 1 | ≤ 170: missed"
-    assert lines[7].startswith("- clients: 2026-11-27 12:00, commit abc1234, load 0.1.")
+    assert lines[7].startswith("- clients: 2026-11-27 12:00, commit abc1234, 0.1 cores busy with other work.")
     assert lines[8] == "- clients: not measured: another: cannot be installed: no such package"
 
 
