@@ -194,7 +194,7 @@ def measure_clients(part: Part, options: argparse.Namespace) -> None:
     pythons: dict[str, Path] = {}
     for peer in PEERS:
         try:
-            pythons[peer.name] = python_of(peer, options.peers_dir)
+            pythons[peer.name] = python_of(peer, options.peers_dir.absolute())
             part.versions.update(zip(*_name_and_version(peer), strict=True))
         except NotInstalledError as error:
             part.skip(peer.name, f"cannot be installed: {error}")
