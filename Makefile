@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
+ARGS ?=
 .PHONY: help env env-train demo test test-slow check bench prove-learning headline providers live-check docs vllm
 .PHONY: vllm-cpu gpu-check clean prove-lanes prove-refresh prove-machines torture torture-slice audit
 help:            ## what there is
@@ -39,11 +40,8 @@ check: env-train ## format, lint, types, generated docs, tests
 	$(BIN)/python -m storage.sql.dictionary --check
 	$(BIN)/python -m pytest -n 3 --dist worksteal --durations 15
 
-bench: env       ## the figures of docs/measurements.md, each beside its peer
-	$(BIN)/python benchmarks/bench_client.py
-	$(BIN)/python benchmarks/bench_lake.py
-	$(BIN)/python benchmarks/bench_flow.py
-	$(BIN)/python benchmarks/bench_start.py
+bench: env       ## the table of docs/measurements.md, each figure beside its peers' (ARGS="clients --rounds 2")
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 torture: env-train ## kills, full disks, damaged files, hostile servers: nothing lost, nothing paid twice; an hour
 	$(BIN)/python -m benchmarks.torture --json torture.json

@@ -1,24 +1,23 @@
-"""The pool client against bare aiohttp and the openai SDK: requests per second and CPU per request, interleaved in one
-run.
+"""The pool client against bare aiohttp, the limit, and against the clients that a user would pick instead: requests per
+second and CPU per request, in turns.
 
-    python -m benchmarks.bench_client [--requests 2000] [--rounds 5]
+    python benchmarks/bench_client.py [--rounds 5] [--requests 4000]
 
 A trivial server in a process of its own, 64 calls in flight, prompts of 600 bytes, replies of 0.7 KB. Our client runs
 with everything on: gate, request and token limits (too high to block, so that the shared window is really asked), a run
-and a day budget, the ledger, and the journal with its fsyncs. Every client has a process of its own, with the garbage
-collector and the event loop (uvloop) of our runs. CPU is of the client's process alone (`getrusage`). Absolute numbers
-are of one machine and its load; the ratios are what is claimed. Exit code 1 if a target is missed.
+and a day budget, the ledger, and the journal with its fsyncs. Every client has a process of its own with the garbage
+collector of our runs and, where its caller chooses the event loop, with uvloop as our runs have it; the others'
+processes are those of their own environments (benchmarks/peers.py). CPU is of the client's process alone (`getrusage`).
+Absolute numbers are of one machine and its load; the ratios are what is claimed. Exit code 1 if a bar is missed.
 """
 
 import argparse
 import asyncio
 import json
-import resource
-import statistics
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -28,6 +27,10 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
+from benchmarks.figures import ROOT, Bar, Part, at_least, at_most, say
+from benchmarks.in_flight import IN_FLIGHT, MAX_TOKENS, measure, message
+from benchmarks.peers import PEERS, NotInstalledError, Peer, python_of
+from benchmarks.run_part import run_part
 from r2.call import Call
 from r2.pool.client.client import PoolClient
 from r2.pool.client.ports import Address
@@ -35,8 +38,6 @@ from r2.pool.collector import collect_seldom
 from r2.pool.file.config import load_pool
 from storage.runs.journal import Journal
 
-IN_FLIGHT = 64
-PROMPT = "What is the sum of the digits of 2 ** 64? Show each step. ".ljust(600, ".")
 REPLY = json.dumps(
     {
         "id": "chatcmpl-0123456789abcdef",
@@ -66,7 +67,19 @@ price_usd_per_mtok = {input = 1.0, output = 2.0, date = "2026-11-01", source = "
 max_requests_per_minute = 6e6
 max_tokens_per_minute = 1e10
 """
-One = Callable[[int], Awaitable[None]]
+R2, LIMIT = "r2 client", "bare aiohttp"
+RATE, CPU = "requests/s, 64 in flight", "CPU per request"
+RATIO_BARS: dict[str, Bar] = {
+    LIMIT: at_least(0.75),
+    "openai SDK": at_least(10),
+    "litellm": at_least(26),
+    "inspect_ai": at_least(24),
+}
+"""Our requests per second over theirs."""
+MOST_CPU = at_most(1.8)
+"""Our CPU per request over bare aiohttp's."""
+REQUESTS = 4000
+LONGEST_S = 300
 
 
 def serve(ready: Connection) -> None:
@@ -83,7 +96,7 @@ def serve(ready: Connection) -> None:
         ready.send(runner.addresses[0][1])
         await asyncio.Event().wait()
 
-    asyncio.run(main())
+    uvloop.run(main())
 
 
 @contextmanager
@@ -98,35 +111,15 @@ def server() -> Iterator[str]:
         process.join()
 
 
-async def measure(one: One, n_requests: int) -> tuple[float, float]:
-    """(requests per second, microseconds of this process's CPU per request) with IN_FLIGHT workers, after a short
-    warm-up."""
-
-    async def work(numbers: Iterator[int]) -> None:
-        for number in numbers:
-            await one(number)
-
-    async def run(first: int, n: int) -> None:
-        numbers = iter(range(first, first + n))
-        await asyncio.gather(*(work(numbers) for _ in range(IN_FLIGHT)))
-
-    await run(0, 2 * IN_FLIGHT)
-    before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    await run(2 * IN_FLIGHT, n_requests)
-    wall_s, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
-    cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return n_requests / wall_s, cpu_s / n_requests * 1e6
-
-
 async def bare(base_url: str, n_requests: int) -> tuple[float, float]:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def one(number: int) -> None:
             body = {
                 "model": "served",
-                "messages": [{"role": "user", "content": f"{number} {PROMPT}"}],
+                "messages": [{"role": "user", "content": message(number)}],
                 "temperature": 0.0,
-                "max_tokens": 200,
+                "max_tokens": MAX_TOKENS,
             }
             async with session.post(f"{base_url}/chat/completions", json=body) as response:
                 document = await response.json()
@@ -150,36 +143,17 @@ async def ours(base_url: str, n_requests: int) -> tuple[float, float]:
             async with client:
 
                 async def one(number: int) -> None:
-                    call = Call("small", (("user", f"{number} {PROMPT}"),), "solve", 200)
+                    call = Call("small", (("user", message(number)),), "solve", MAX_TOKENS)
                     completion = await client.complete(call, problem_id=str(number), journal=journal)
                     assert completion.is_ok and completion.text
 
                 return await measure(one, n_requests)
 
 
-async def sdk(base_url: str, n_requests: int) -> tuple[float, float]:
-    import openai
-
-    async with openai.AsyncOpenAI(base_url=base_url, api_key="none-is-needed", max_retries=0) as client:
-
-        async def one(number: int) -> None:
-            completion = await client.chat.completions.create(
-                model="served",
-                messages=[{"role": "user", "content": f"{number} {PROMPT}"}],
-                temperature=0.0,
-                max_tokens=200,
-            )
-            assert completion.choices[0].message.content
-
-        return await measure(one, max(4 * IN_FLIGHT, n_requests // 5))
-
-
-CLIENTS = {"bare aiohttp": bare, "r2 client": ours, "openai SDK": sdk}
+CLIENTS = {LIMIT: bare, R2: ours}
 
 
 def run_one(name: str, base_url: str, n_requests: int, result: Connection) -> None:
-    if name == "openai SDK":
-        import openai  # noqa: F401  # before the heap is frozen, as the others' imports are
     collect_seldom()
     result.send(uvloop.run(CLIENTS[name](base_url, n_requests)))
 
@@ -189,46 +163,76 @@ def in_own_process(name: str, base_url: str, n_requests: int) -> tuple[float, fl
     here, there = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=run_one, args=(name, base_url, n_requests, there))
     process.start()
+    there.close()
     figures: tuple[float, float] = here.recv()
     process.join()
     return figures
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    rates: dict[str, list[float]] = {name: [] for name in CLIENTS}
-    cpus: dict[str, list[float]] = {name: [] for name in CLIENTS}
-    with server() as base_url:
-        for _ in range(options.rounds):
-            for name in CLIENTS:
-                per_s, cpu_us = in_own_process(name, base_url, options.requests)
-                rates[name].append(per_s)
-                cpus[name].append(cpu_us)
-    rate = {name: statistics.median(values) for name, values in rates.items()}
-    cpu = {name: statistics.median(values) for name, values in cpus.items()}
-    print(
-        f"{'client':<14}{'req/s':>8}{'CPU us/req':>12}{'rate ratio':>12}{'CPU ratio':>11}   (to bare aiohttp; median "
-        f"of {options.rounds})"
-    )
-    for name in CLIENTS:
-        print(
-            f"{name:<14}{rate[name]:>8.0f}{cpu[name]:>12.0f}"
-            f"{rate[name] / rate['bare aiohttp']:>12.2f}{cpu[name] / cpu['bare aiohttp']:>11.2f}"
+def by_peer(peer: Peer, python: Path, base_url: str, n_requests: int) -> tuple[float, float]:
+    """The same of a client in its own environment. RuntimeError with its last words where it fails."""
+    n = max(4 * IN_FLIGHT, round(n_requests * peer.share))
+    with tempfile.TemporaryDirectory() as home:
+        done = subprocess.run(
+            [str(python), str(ROOT / "benchmarks" / "peer_client.py"), peer.name, base_url, str(n)],
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_S,
+            check=False,
+            cwd=home,
+            env={"PATH": "/usr/bin:/bin", "HOME": home, "DO_NOT_TRACK": "1"},
         )
-    targets = [
-        ("requests/s >= 0.6 x bare aiohttp", rate["r2 client"] / rate["bare aiohttp"], 0.6, True),
-        ("CPU/request <= 1.8 x bare aiohttp", cpu["r2 client"] / cpu["bare aiohttp"], 1.8, False),
-        ("requests/s >= 5 x openai SDK", rate["r2 client"] / rate["openai SDK"], 5.0, True),
-    ]
-    missed = 0
-    for label, value, bound, is_floor in targets:
-        is_met = value >= bound if is_floor else value <= bound
-        missed += not is_met
-        print(f"{'PASS' if is_met else 'MISS'}  {label}: {value:.2f}")
-    return 1 if missed else 0
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1])
+    per_s, cpu_us = json.loads(done.stdout.strip().splitlines()[-1])
+    return per_s, cpu_us
+
+
+def measure_clients(part: Part, options: argparse.Namespace) -> None:
+    """Every round asks each client once. A peer that fails is left out of all rounds."""
+    n_requests = 1000 if options.small else options.requests
+    pythons: dict[str, Path] = {}
+    for peer in PEERS:
+        try:
+            pythons[peer.name] = python_of(peer, options.peers_dir.absolute())
+            part.versions.update(zip(*_name_and_version(peer), strict=True))
+        except NotInstalledError as error:
+            part.skip(peer.name, f"cannot be installed: {error}")
+    taken: dict[str, list[tuple[float, float]]] = {}
+    with server() as base_url:
+        for number in range(options.rounds):
+            for name in CLIENTS:
+                taken.setdefault(name, []).append(in_own_process(name, base_url, n_requests))
+            for peer in [peer for peer in PEERS if peer.name in pythons]:
+                try:
+                    figures = by_peer(peer, pythons[peer.name], base_url, n_requests)
+                    taken.setdefault(peer.name, []).append(figures)
+                except (RuntimeError, subprocess.TimeoutExpired) as error:
+                    part.skip(peer.name, f"does not run: {error}")
+                    taken.pop(peer.name, None)
+                    del pythons[peer.name]
+            say(f"clients: round {number + 1} of {options.rounds}")
+    for name, figures in taken.items():
+        part.add(RATE, name, "requests/s", (per_s for per_s, _ in figures))
+        part.add(CPU, name, "us", (cpu_us for _, cpu_us in figures))
+    for name in taken:
+        if name != R2:
+            part.add_ratio(RATE, R2, name, RATIO_BARS.get(name))
+    part.add_ratio(CPU, R2, LIMIT, MOST_CPU)
+
+
+def _name_and_version(peer: Peer) -> tuple[list[str], list[str]]:
+    pairs = [requirement.split("==") for requirement in peer.requirements]
+    return [name for name, _ in pairs], [version for _, version in pairs]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The pool client against bare aiohttp and other clients.")
+    parser.add_argument("--requests", type=int, default=REQUESTS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="1000 requests")
+    parser.add_argument("--peers-dir", type=Path, default=ROOT / ".bench", help="where other clients are installed")
+    run_part("clients", "python benchmarks/bench_client.py", measure_clients, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,40 +1,105 @@
-"""The whole flow on simulated models: memory, questions per second, where the CPU goes, and Prefect's share.
+"""The whole flow on simulated models: questions per second, CPU, memory, growth, and where the CPU goes.
 
-    python benchmarks/bench_flow.py memory             RSS of 10,000 and 100,000 questions, each in a process of its own
-    python benchmarks/bench_flow.py prefect            10,000 questions with Prefect and without it, interleaved, median
-    of 5 python benchmarks/bench_flow.py profile            py-spy over a run of 10,000 questions (needs py-spy on PATH)
+    python benchmarks/bench_flow.py                    questions per second of two methods, without Prefect and with it
+    python benchmarks/bench_flow.py growth             1,000 to 1,000,000 questions: memory, time, growth exponent
+    python benchmarks/bench_flow.py profile            py-spy over a run without Prefect (needs py-spy on PATH)
 
-The simulated models of the pool answer without their latencies: what is measured is the work, not the waiting. Their
-server runs beside the client on the same machine, so both share its cores.
+The simulated models answer without their latencies: what is measured is the work, not the waiting. Their server runs
+beside the client on the same machine, so both share its cores. Every run has a process and a lake of its own. "Without
+Prefect" calls the flow's steps directly; "with Prefect" is the flow, and its API, which also runs beside it, is up
+before the clock starts.
 """
 
 import argparse
 import asyncio
 import json
+import math
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 
-ROOT = Path(__file__).parent.parent
-TARGET_RSS_GROWTH_MB = 60
-TARGET_PREFECT_SHARE = 0.02
+from benchmarks.figures import ROOT, Part, at_least, at_most, say
+from benchmarks.run_part import run_part
+
+LEAST_PER_S = 1200
+MOST_GROWTH_MB = 60
+MOST_EXPONENT = 1.05
+GROWTH = (1_000, 10_000, 100_000, 1_000_000)
+QUESTIONS = {"cot": 10_000, "r2": 3_000}
+KINDS = {"plain": "without Prefect", "prefect": "with Prefect"}
 
 
-def without_latency(pool: Path, folder: Path) -> str:
-    """A copy of the pool file whose simulated models answer at once."""
-    document = tomlkit.parse(pool.read_text("utf-8"))
-    for table in document["models"].values():
-        table["simulated"].update({"ttft_s": 0.0, "tokens_per_s": 1e9})
+def measure(part: Part, options: argparse.Namespace) -> None:
+    """Questions per second and CPU of `cot` and `r2`, with Prefect and without it, in turns."""
+    sizes = {method: n // 10 if options.small else n for method, n in QUESTIONS.items()}
+    runs: dict[tuple[str, str], list[dict[str, float]]] = {}
+    with _folder() as folder:
+        for _ in range(options.rounds):
+            for method, n in sizes.items():
+                for kind in KINDS:
+                    runs.setdefault((method, kind), []).append(run_once(kind, n, folder, method))
+    for (method, kind), facts in runs.items():
+        n = sizes[method]
+        who = f"r2 answer --method {method}, {KINDS[kind]}"
+        bar = at_least(LEAST_PER_S) if (method, kind) == ("cot", "plain") else None
+        part.add("questions per second", who, "questions/s", (n / one["wall_s"] for one in facts), bar)
+        part.add("client CPU per call", who, "us", (1e6 * one["cpu_s"] / one["n_calls"] for one in facts))
+        part.add("client CPU per question", who, "us", (1e6 * one["cpu_s"] / n for one in facts))
+        part.add("simulated server's CPU per call", who, "us", (1e6 * one["child_s"] / one["n_calls"] for one in facts))
+
+
+def measure_growth(part: Part, options: argparse.Namespace) -> None:
+    """Memory and time of `cot` by the number of questions, and how time grows."""
+    sizes = GROWTH[:2] if options.small else GROWTH
+    who = "r2 answer --method cot, with Prefect"
+    runs: dict[int, dict[str, float]] = {}
+    with _folder() as folder:
+        for n in sizes:
+            runs[n] = run_once("prefect", n, folder, "cot")
+            say(f"growth: {n:,} questions: {runs[n]}")
+    for n, facts in runs.items():
+        part.add(f"{n:,} questions: peak memory", who, "MB", facts["rss_mb"])
+        part.add(f"{n:,} questions: rate", who, "questions/s", n / facts["wall_s"])
+        part.add(f"{n:,} questions: client CPU per question", who, "us", 1e6 * facts["cpu_s"] / n)
+    first, last = (10_000, sizes[-1]) if len(sizes) > 2 else sizes
+    grown = runs[last]["rss_mb"] - runs[first]["rss_mb"]
+    part.add(f"memory, {first:,} to {last:,} questions", who, "MB more", grown, at_most(MOST_GROWTH_MB))
+    over = f"exponent of {sizes[0]:,} to {sizes[-1]:,} questions"
+    part.add(f"clock: {over}", who, "", exponent({n: one["wall_s"] for n, one in runs.items()}), at_most(MOST_EXPONENT))
+    cpu = exponent({n: one["cpu_s"] for n, one in runs.items()})
+    part.add(f"client CPU: {over}", who, "", cpu, at_most(MOST_EXPONENT))
+
+
+def exponent(seconds_of: Mapping[int, float]) -> float:
+    """The slope of log seconds over log n, by least squares: 1 where twice the questions take twice the time."""
+    points = [(math.log(n), math.log(seconds)) for n, seconds in seconds_of.items()]
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="bench-flow-")
+
+
+def pool_without_latency(folder: Path) -> str:
+    """A copy of the simulated pool whose models answer at once."""
     copy = folder / "pool.toml"
-    copy.write_text(tomlkit.dumps(document), "utf-8")
+    if not copy.exists():
+        document = tomlkit.parse((ROOT / "pools" / "simulated.toml").read_text("utf-8"))
+        for model in document["models"].values():  # type: ignore[union-attr]
+            model["simulated"].update({"ttft_s": 0.0, "tokens_per_s": 1e9})
+        copy.write_text(tomlkit.dumps(document), "utf-8")
     return str(copy)
 
 
@@ -43,24 +108,25 @@ def write_questions(path: Path, n: int) -> None:
 
     with path.open("w", encoding="utf-8") as file:
         for p in arithmetic.generate(n, seed=3):
-            file.write(
-                json.dumps({"id": p.problem_id, "question": p.question, "answer": p.target, "benchmark": p.benchmark})
-                + "\n"
-            )
+            row = {"id": p.problem_id, "question": p.question, "answer": p.target, "benchmark": p.benchmark}
+            file.write(json.dumps(row) + "\n")
 
 
-def settings_for(folder: Path, n: int, pool: str) -> "object":
-    from r2.settings import AnswerSettings
+def settings_for(folder: Path, n: int, method: str) -> Any:
+    from r2.settings import AnswerSettings, Reasoning
 
-    questions = folder / f"q{n}.jsonl"
-    if not questions.exists():
-        write_questions(questions, n)
     lake = tempfile.mkdtemp(prefix="lake-", dir=folder)
-    return AnswerSettings(input=str(questions), pool=pool, lake=lake, out=str(Path(lake) / "answers.jsonl"))
+    return AnswerSettings(
+        input=str(folder / f"q{n}.jsonl"),
+        pool=pool_without_latency(folder),
+        lake=lake,
+        out=str(Path(lake) / "answers.jsonl"),
+        reasoning=Reasoning(method=method),
+    )
 
 
-async def without_prefect(settings: "object") -> None:
-    """The flow's steps, called directly: the same plan, session, shards in flight and closing."""
+async def without_prefect(settings: Any) -> int:
+    """The flow's steps, called directly: the same plan, session, shards in flight and closing. Returns the calls."""
     from r2.pool.file.config import load_pool
     from storage.lake.lake import Lake
     from storage.runs.answers import write_answers
@@ -81,127 +147,122 @@ async def without_prefect(settings: "object") -> None:
             for shard in session.open_shards():
                 shards.create_task(answer(shard.index))
         progress = session.progress
-    close_session(plan.run_dir, progress)
+    summary = close_session(plan.run_dir, progress)
     write_answers(plan, Lake(settings.lake), Path(settings.out))
+    return summary.n_calls
 
 
-def run_once(kind: str, n: int, folder: Path, pool: str) -> dict[str, float]:
-    """One run in a fresh process: wall seconds of the run, of Prefect's start, CPU seconds and peak RSS of this
-    process."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import bench_flow; "
-        f"bench_flow.measured({kind!r}, {n}, {str(folder)!r}, {pool!r})"
-    )
-    env = {**os.environ, "R2_STATE_DIR": str(folder / "state"), "PREFECT_HOME": str(folder / "prefect")}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=env,
-    )
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def run_once(kind: str, n: int, folder: str, method: str) -> dict[str, float]:
+    """One run in a fresh process: seconds of the run, CPU seconds and peak RSS of this process, CPU seconds of the
+    children that ended in the run, and the calls made. The questions are written before the process starts."""
+    questions = Path(folder) / f"q{n}.jsonl"
+    if not questions.exists():
+        write_questions(questions, n)
+    command = [sys.executable, "-m", "benchmarks.bench_flow", "run", kind, str(n), folder, method]
+    env = {
+        **os.environ,
+        "R2_STATE_DIR": str(Path(folder) / "state"),
+        "PREFECT_HOME": str(Path(folder) / "prefect"),
+        "PREFECT_LOGGING_LEVEL": "ERROR",
+    }
+    env.pop("PREFECT_API_URL", None)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}")
+    facts: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return facts
 
 
-def measured(kind: str, n: int, folder: str, pool: str) -> None:
+def measured(kind: str, n: int, folder: str, method: str) -> None:
+    """What `run_once` runs: prints its facts as JSON."""
+    import uvloop
+
     from flows.answer_questions import answer_questions  # before the clock starts, in both kinds
     from flows.support.embedded_api import embedded_api
 
-    settings = settings_for(Path(folder), n, pool)
-    started = time.perf_counter()
-    start_s = 0.0
+    settings = settings_for(Path(folder), n, method)
     if kind == "plain":
-        asyncio.run(without_prefect(settings))
-        wall_s = time.perf_counter() - started
+        clock = _Clock()
+        n_calls = uvloop.run(without_prefect(settings))
+        facts = clock.facts()
     else:
         with embedded_api():
-            start_s = time.perf_counter() - started
-            began = time.perf_counter()
-            asyncio.run(answer_questions(settings))
-            wall_s = time.perf_counter() - began
-    use = resource.getrusage(resource.RUSAGE_SELF)
+            clock = _Clock()
+            n_calls = uvloop.run(answer_questions(settings)).summary.n_calls
+            facts = clock.facts()
     shutil.rmtree(settings.lake)
-    print(
-        json.dumps(
-            {"wall_s": wall_s, "start_s": start_s, "cpu_s": use.ru_utime + use.ru_stime, "rss_mb": use.ru_maxrss / 1024}
-        )
-    )
+    print(json.dumps({**facts, "n_calls": n_calls}))
 
 
-def memory(folder: Path, pool: str) -> None:
-    peaks = {}
-    for n in (10_000, 100_000):
-        facts = run_once("prefect", n, folder, pool)
-        peaks[n] = facts["rss_mb"]
-        print(
-            f"{n:>7} questions: peak RSS {facts['rss_mb']:.0f} MB, {n / facts['wall_s']:.0f} questions/s, client CPU "
-            f"{1000 * facts['cpu_s'] / n:.2f} ms a question",
-            flush=True,
-        )
-    growth = peaks[100_000] - peaks[10_000]
-    print(
-        f"growth {growth:.0f} MB (target: at most {TARGET_RSS_GROWTH_MB}): "
-        f"{'PASS' if growth <= TARGET_RSS_GROWTH_MB else 'MISS'}"
-    )
+class _Clock:
+    """Counts from when it was made. Children count once they have ended, as the simulated models' server has by
+    then."""
+
+    def __init__(self) -> None:
+        self._at, self._own, self._children = time.perf_counter(), _cpu_s("SELF"), _cpu_s("CHILDREN")
+
+    def facts(self) -> dict[str, float]:
+        return {
+            "wall_s": time.perf_counter() - self._at,
+            "cpu_s": _cpu_s("SELF") - self._own,
+            "child_s": _cpu_s("CHILDREN") - self._children,
+            "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
 
 
-def prefect_share(folder: Path, pool: str, n: int, rounds: int) -> None:
-    walls: dict[str, list[float]] = {"plain": [], "prefect": []}
-    starts = []
-    for _ in range(rounds):
-        for kind in ("plain", "prefect"):
-            facts = run_once(kind, n, folder, pool)
-            walls[kind].append(facts["wall_s"])
-            if kind == "prefect":
-                starts.append(facts["start_s"])
-            print(f"{kind:>8}: {facts['wall_s']:.1f} s", flush=True)
-    plain, prefect = (statistics.median(walls[kind]) for kind in ("plain", "prefect"))
-    share = (prefect - plain) / prefect
-    print(
-        f"{n} questions, median of {rounds}: without Prefect {plain:.1f} s, with {prefect:.1f} s; Prefect's share "
-        f"{share:.1%}"
-    )
-    print(f"start of the embedded API, once per command and none with a server: {statistics.median(starts):.1f} s")
-    print(
-        f"target: under {TARGET_PREFECT_SHARE:.0%} of the run's wall time: "
-        f"{'PASS' if share < TARGET_PREFECT_SHARE else 'MISS'}"
-    )
+def _cpu_s(whose: str) -> float:
+    used = resource.getrusage(getattr(resource, f"RUSAGE_{whose}"))
+    return used.ru_utime + used.ru_stime
 
 
-def profile(folder: Path, pool: str, n: int) -> None:
-    """Top functions by own time, as py-spy sees them."""
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import bench_flow; "
-        f"bench_flow.measured('plain', {n}, {str(folder)!r}, {pool!r})"
-    )
-    out = folder / "profile.txt"
-    subprocess.run(
-        ["py-spy", "record", "--format", "raw", "--output", str(out), "--", sys.executable, "-c", code],
-        check=True,
-        cwd=ROOT,
-    )
-    own: dict[str, int] = {}
-    for line in out.read_text("utf-8").splitlines():
-        stack, count = line.rsplit(" ", 1)
-        own[stack.split(";")[-1]] = own.get(stack.split(";")[-1], 0) + int(count)
-    total = sum(own.values())
-    for name, count in sorted(own.items(), key=lambda item: -item[1])[:25]:
-        print(f"{count / total:6.1%}  {name}")
+def profile(n: int, method: str) -> None:
+    """Where the client's Python goes: own time by package, and the functions that have most of it. Only the thread that
+    holds the interpreter counts, so that neither waiting for a disk nor for a server is in it."""
+    with _folder() as folder:
+        write_questions(Path(folder) / f"q{n}.jsonl", n)
+        out = Path(folder) / "profile.txt"
+        spy = ["py-spy", "record", "--gil", "--function", "--rate", "200", "--format", "raw", "--output", str(out)]
+        ran = [sys.executable, "-m", "benchmarks.bench_flow", "run", "plain", str(n), folder, method]
+        subprocess.run([*spy, "--", *ran], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+        stacks = [line.rsplit(" ", 1) for line in out.read_text("utf-8").splitlines()]
+    by_place: Counter[str] = Counter()
+    by_function: Counter[str] = Counter()
+    for stack, count in stacks:
+        own = stack.split(";")[-1]
+        by_function[own] += int(count)
+        by_place[_place(own)] += int(count)
+    total = by_place.total()
+    for counts, most in ((by_place, 20), (by_function, 25)):
+        for name, count in counts.most_common(most):
+            print(f"{count / total:6.1%}  {name}")
+        print()
+
+
+def _place(frame: str) -> str:
+    """`r2/pool`, `storage/runs`, `aiohttp` of a frame `name (path)`."""
+    path = frame.rpartition("(")[2].removesuffix(")")
+    folders = path.split("/")
+    return "/".join(folders[:2]) if folders[0] in ("r2", "storage", "tasks", "flows") else folders[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The whole flow on simulated models.")
+    parser.add_argument("what", choices=["flow", "growth", "profile", "run"], default="flow", nargs="?")
+    parser.add_argument("given", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="fewer questions")
+    parser.add_argument("--n", type=int, default=10_000, help="questions that are profiled")
+    parser.add_argument("--method", default="cot", help="method that is profiled")
+    chosen = parser.parse_args()
+    if chosen.what == "run":
+        kind, n, folder, method = chosen.given
+        measured(kind, int(n), folder, method)
+    elif chosen.what == "profile":
+        profile(chosen.n, chosen.method)
+    else:
+        command = f"python benchmarks/bench_flow.py{' growth' if chosen.what == 'growth' else ''}"
+        run_part(chosen.what, command, measure if chosen.what == "flow" else measure_growth, chosen)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["memory", "prefect", "profile", "all"], default="all", nargs="?")
-    parser.add_argument("--pool", default=str(ROOT / "pools" / "simulated.toml"))
-    parser.add_argument("--n", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        chosen.pool = without_latency(Path(chosen.pool), Path(folder))
-        if chosen.what in ("memory", "all"):
-            memory(Path(folder), chosen.pool)
-        if chosen.what in ("prefect", "all"):
-            prefect_share(Path(folder), chosen.pool, chosen.n, chosen.rounds)
-        if chosen.what == "profile":
-            profile(Path(folder), chosen.pool, chosen.n)
+    main()

@@ -1,37 +1,48 @@
-"""The lake under load: how fast rows are written, what they weigh, how long each shipped view takes, and two peers on
+"""The lake under load: how fast rows are written, what they weigh, how long each shipped view takes, and three peers on
 the same rows.
 
     python benchmarks/bench_lake.py --rows 1000000
 
 Synthetic runs of the real row classes (4 subtasks and 5 calls a problem, costs that reconcile) are committed shard by
-shard as a run commits them, then compacted. Every figure of a query is the median of 5; where engines are compared they
-take turns. SQLite has an index on every column it groups or joins by; pandas reads the Parquet files each time, as
-DuckDB does, all columns it needs.
+shard as a run commits them, then compacted. `--rows` counts subtasks: 1,000,000 of them come with 250,000 trajectories
+and 1,250,000 calls. Where engines are compared they take turns. SQLite has an index on every column it groups or joins
+by; pandas and polars read the Parquet files each time, as DuckDB does, the columns that they need.
 """
 
 import argparse
 import gc
+import json
+import os
 import random
 import resource
 import sqlite3
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sized
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pandas as pd
+import polars as pl
 import pyarrow.parquet as pq
 
+from benchmarks.figures import Part, at_most, say
+from benchmarks.run_part import run_part
 from r2.records.tables import CallRow, Candidate, SubtaskRow, TrajectoryRow
 from storage.lake.lake import Lake
 from storage.sql.query import connect, shipped_views
 
+SIZES = (1_000_000, 10_000_000)
+MOST_VIEW_S = 3
 SUBTASKS = 4
 SHARD = 500
 RUNS = 5
+WRITTEN_UNITS = 20
+US = "r2 lake (DuckDB)"
 MODELS = (("tiny", "small", 0.05), ("mid", "medium", 0.4), ("big", "large", 2.0))
 WORDS = (
     "add",
@@ -53,22 +64,22 @@ WORDS = (
 Rows = tuple[list[TrajectoryRow], list[SubtaskRow], list[CallRow]]
 
 
-def main() -> None:
-    """Prints one table."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rows", type=int, default=1_000_000, help="subtask rows to write")
-    arguments.add_argument("--repeats", type=int, default=5)
-    chosen = arguments.parse_args()
+def measure(part: Part, options: argparse.Namespace) -> None:
+    """Writing beside the peers, then each size in a lake of its own."""
     with tempfile.TemporaryDirectory(prefix="bench-lake-") as folder:
-        root = Path(folder) / "lake"
-        report: list[tuple[str, str]] = []
-        n_rows = write_lake(root, chosen.rows, report)
-        compact_lake(root, n_rows, report)
-        time_views(root, chosen.repeats, report)
-        compare_engines(root, Path(folder) / "peer.sqlite", chosen.repeats, report)
-    width = max(len(what) for what, _ in report)
-    for what, figure in report:
-        print(f"{what:<{width}}  {figure}")
+        compare_writing(part, Path(folder), options.rounds)
+    for size in (100_000,) if options.small else options.sizes:
+        with tempfile.TemporaryDirectory(prefix="bench-lake-") as folder:
+            measure_size(part, Path(folder), size, options.rounds)
+
+
+def measure_size(part: Part, folder: Path, size: int, rounds: int) -> None:
+    root = folder / "lake"
+    label = f"{size // 1_000_000} M rows" if size >= 1_000_000 else f"{size:,} rows"
+    n_rows = write_lake(part, root, size, label)
+    compact_lake(part, root, n_rows, label)
+    time_views(part, root, rounds, label)
+    compare_engines(part, root, folder / "peer.sqlite", rounds, label)
 
 
 def shard_rows(run_id: str, first: int, n: int, rng: random.Random) -> Rows:
@@ -188,73 +199,146 @@ def call_row(
     )
 
 
-def write_lake(root: Path, n_subtasks: int, report: list[tuple[str, str]]) -> int:
+def unit_rows(number: int, rng: random.Random) -> dict[str, list[Any]]:
+    """The tables of one unit."""
+    tables = shard_rows("run", number * SHARD, SHARD, rng)
+    return dict(zip(("trajectories", "subtasks", "calls"), tables, strict=True))
+
+
+def compare_writing(part: Part, folder: Path, rounds: int) -> None:
+    """The same units, each durable before the next: our commit, a transaction in SQLite, files by pandas and polars.
+
+    The peers get their rows in the form that they like best, which is made before the clock starts, and neither
+    checksums, nor a manifest, nor a check against the schema.
+    """
+    taken: dict[str, list[float]] = {}
+    for number in range(rounds):
+        here = folder / f"{number}"
+        here.mkdir()
+        rng = random.Random(number)
+        units = [unit_rows(i, rng) for i in range(WRITTEN_UNITS)]
+        n_rows = sum(len(rows) for unit in units for rows in unit.values())
+        plain = [{table: [_plain(row) for row in rows] for table, rows in unit.items()} for unit in units]
+        writers: dict[str, Callable[[], None]] = {
+            US: partial(_by_lake, units, here),
+            "SQLite": partial(_by_sqlite, plain, here),
+            "pandas": partial(_by_pandas, plain, here),
+            "polars": partial(_by_polars, plain, here),
+        }
+        for who, write in writers.items():
+            taken.setdefault(who, []).append(n_rows / median_s(write, 1))
+    for who, values in taken.items():
+        part.add(f"durable write, units of {SHARD} problems", who, "rows/s", values)
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    return {
+        name: json.dumps(value) if isinstance(value, list | tuple) else value for name, value in asdict(row).items()
+    }
+
+
+def _by_lake(units: list[dict[str, list[Any]]], folder: Path) -> None:
+    lake = Lake(folder / "lake")
+    for number, unit in enumerate(units):
+        lake.commit("run", f"{number:05d}-0", unit)
+
+
+def _by_sqlite(units: list[dict[str, list[dict[str, Any]]]], folder: Path) -> None:
+    with sqlite3.connect(folder / "peer.sqlite") as database:
+        database.execute("pragma synchronous = full")
+        for number, unit in enumerate(units):
+            for table, rows in unit.items():
+                if number == 0:
+                    database.execute(f"create table {table} ({', '.join(rows[0])})")
+                marks = ", ".join("?" * len(rows[0]))
+                database.executemany(f"insert into {table} values ({marks})", [tuple(row.values()) for row in rows])
+            database.commit()
+
+
+def _by_pandas(units: list[dict[str, list[dict[str, Any]]]], folder: Path) -> None:
+    for number, unit in enumerate(units):
+        for table, rows in unit.items():
+            path = folder / f"pandas-{number}-{table}.parquet"
+            pd.DataFrame(rows).to_parquet(path, compression="zstd")
+            _sync(path)
+
+
+def _by_polars(units: list[dict[str, list[dict[str, Any]]]], folder: Path) -> None:
+    for number, unit in enumerate(units):
+        for table, rows in unit.items():
+            path = folder / f"polars-{number}-{table}.parquet"
+            pl.DataFrame(rows, infer_schema_length=None).write_parquet(path, compression="zstd")
+            _sync(path)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_lake(part: Part, root: Path, n_subtasks: int, label: str) -> int:
     """Commits all shards; returns the rows of all tables. Only the commits are timed."""
     lake, rng = Lake(root), random.Random(1)
     per_run = max(SHARD, n_subtasks // SUBTASKS // RUNS)
-    spent, n_rows, n_units = 0.0, 0, 0
+    spent, n_rows = 0.0, 0
     for run in range(RUNS):
         for first in range(0, per_run, SHARD):
             trajectories, subtasks, calls = shard_rows(f"run-{run}", first, min(SHARD, per_run - first), rng)
             began = time.perf_counter()
-            lake.commit(
-                f"run-{run}",
-                f"{first // SHARD:05d}-0",
-                {"trajectories": trajectories, "subtasks": subtasks, "calls": calls},
-            )
+            tables = {"trajectories": trajectories, "subtasks": subtasks, "calls": calls}
+            lake.commit(f"run-{run}", f"{first // SHARD:05d}-0", tables)
             spent += time.perf_counter() - began
             n_rows += len(trajectories) + len(subtasks) + len(calls)
-            n_units += 1
-    report.append(
-        ("rows written (trajectories + subtasks + calls)", f"{n_rows:,} in {n_units:,} units of {SHARD} problems")
-    )
-    report.append(("commit, durable", f"{n_rows / spent:,.0f} rows/s, {spent / n_units * 1e3:.0f} ms a unit"))
+        say(f"lake, {label}: {n_rows:,} rows written")
+    part.add(f"{label}: commit", US, "rows/s", n_rows / spent)
     return n_rows
 
 
-def compact_lake(root: Path, n_rows: int, report: list[tuple[str, str]]) -> None:
+def compact_lake(part: Part, root: Path, n_rows: int, label: str) -> None:
     """Compacts every run and weighs what is left."""
     lake = Lake(root)
-    before = connect(root)
-    scattered = median_s(lambda: before.execute("select * from cost_by_model").fetchall(), 3)
-    before.close()
-    began, rss = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began, rss = time.perf_counter(), _peak_mb()
     for run in range(RUNS):
         lake.compact(f"run-{run}")
-    spent = time.perf_counter() - began
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - rss) / 1024
-    report.append(("compaction", f"{n_rows / spent:,.0f} rows/s, peak memory +{grown:.0f} MB"))
-    report.append(("cost_by_model before compaction", f"{scattered * 1e3:.0f} ms"))
+    part.add(f"{label}: compaction", US, "rows/s", n_rows / (time.perf_counter() - began))
+    part.add(f"{label}: compaction, peak memory", US, "MB more", _peak_mb() - rss)
     for table in ("trajectories", "subtasks", "calls"):
         files = lake.files(table)
         rows = sum(pq.read_metadata(file).num_rows for file in files)
-        report.append(
-            (
-                f"{table}",
-                f"{sum(f.stat().st_size for f in files) / rows:.0f} bytes a row, {rows:,} rows in {len(files)} files",
-            )
-        )
+        part.add(f"{label}: {table} on disk", US, "bytes a row", sum(f.stat().st_size for f in files) / rows)
 
 
-def time_views(root: Path, repeats: int, report: list[tuple[str, str]]) -> None:
-    """Every shipped view, read to its end except the two that repeat stored rows, which show their first 1000."""
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def time_views(part: Part, root: Path, repeats: int, label: str) -> None:
+    """Every shipped view, read to its end except the two that repeat stored rows, which show their first 1000. The
+    table has the three slowest, the file all of them."""
     began = time.perf_counter()
     with connect(root) as connection:
-        report.append(("connect, with all views", f"{(time.perf_counter() - began) * 1e3:.0f} ms"))
+        part.add(f"{label}: connect, with all views", US, "s", time.perf_counter() - began)
+        taken: dict[str, list[float]] = {}
         for view in shipped_views():
-            limit = " limit 1000" if view in ("otel_spans", "bad_rows") else ""
-            query = f"select * from {view}{limit}"
-            n = len(connection.execute(query).fetchall())
+            query = f"select * from {view}{' limit 1000' if view in ('otel_spans', 'bad_rows') else ''}"
+            n = len(_rows(connection, query))
             assert not (view.startswith("reconcile") and n and view != "reconcile_counts"), (
                 f"{view}: {n} rows in a sound lake"
             )
-            seconds = median_s(lambda query=query: connection.execute(query).fetchall(), repeats)  # type: ignore[misc]
-            report.append((f"view {view}{limit}", f"{seconds * 1e3:.0f} ms, {n} rows"))
+            run = partial(_rows, connection, query)
+            taken[view] = [median_s(run, 1) for _ in range(repeats)]
+            say(f"lake, {label}: {view} {statistics.median(taken[view]):.2f} s")
+        slowest = sorted(taken, key=lambda view: -statistics.median(taken[view]))[:3]
+        for view in slowest:
+            part.add(f"{label}: view {view}", US, "s", taken[view], at_most(MOST_VIEW_S))
+        part.facts[f"seconds of views, {label}"] = {view: statistics.median(each) for view, each in taken.items()}
         one = connection.execute("select run_id, problem_id from trajectories offset 1000 limit 1").fetchone()
-        lookup = median_s(
-            lambda: connection.execute("from calls where run_id = ? and problem_id = ?", one).fetchall(), repeats
-        )
-        report.append(("all calls of one problem", f"{lookup * 1e3:.0f} ms"))
+        lookup = partial(_rows, connection, "from calls where run_id = ? and problem_id = ?", one)
+        part.add(f"{label}: all calls of one problem", US, "s", (median_s(lookup, 1) for _ in range(repeats)))
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, parameters: object = None) -> list[tuple[Any, ...]]:
+    return connection.execute(query, parameters).fetchall()
 
 
 QUERIES = {
@@ -269,7 +353,7 @@ QUERIES = {
             on s.run_id = t.run_id and s.problem_id = t.problem_id and s.rollout = t.rollout
         group by t.n_subtasks, s.model""",
 }
-"""The same text for DuckDB and SQLite."""
+"""The same text for DuckDB and SQLite; pandas and polars say it in their own words."""
 
 KEY = ["run_id", "problem_id", "rollout"]
 PEER_COLUMNS = {
@@ -279,8 +363,8 @@ PEER_COLUMNS = {
 }
 
 
-def compare_engines(root: Path, sqlite_path: Path, repeats: int, report: list[tuple[str, str]]) -> None:
-    """DuckDB over the lake, SQLite and pandas take turns at the same questions."""
+def compare_engines(part: Part, root: Path, sqlite_path: Path, repeats: int, label: str) -> None:
+    """DuckDB over the lake, SQLite, pandas and polars take turns at the same questions."""
     lake = Lake(root)
     began = time.perf_counter()
     with sqlite3.connect(sqlite_path) as sqlite:
@@ -294,58 +378,79 @@ def compare_engines(root: Path, sqlite_path: Path, repeats: int, report: list[tu
         sqlite.execute("create index s_key on subtasks (run_id, problem_id, rollout)")
         sqlite.execute("analyze")
         sqlite.commit()
-        report.append(
-            (
-                "SQLite: load and index, columns of these queries only",
-                f"{time.perf_counter() - began:.1f} s, {sqlite_path.stat().st_size / 1e6:.0f} MB",
-            )
-        )
+        part.add(f"{label}: load and index these columns", "SQLite", "s", time.perf_counter() - began)
         with connect(root) as connection:
-            report.append(("", f"{'DuckDB':>10} {'SQLite':>10} {'pandas':>10}   (median ms)"))
             for name, query in QUERIES.items():
                 engines = engines_for(name, query, connection, sqlite, lake)
-                times: list[list[float]] = [[] for _ in engines]
+                n_rows = {who: len(run()) for who, run in engines.items()}
+                assert len(set(n_rows.values())) == 1, f"{name}: {n_rows}"
+                times: dict[str, list[float]] = {who: [] for who in engines}
                 for _ in range(repeats):
-                    for taken, run in zip(times, engines, strict=True):
-                        taken.append(median_s(run, 1))
-                report.append((name, " ".join(f"{statistics.median(t) * 1e3:10.0f}" for t in times)))
+                    for who, run in engines.items():
+                        times[who].append(median_s(run, 1))
+                for who, values in times.items():
+                    part.add(f"{label}: {name}", who, "s", values)
+                say(f"lake, {label}: {name}")
 
 
 def engines_for(
     name: str, query: str, connection: duckdb.DuckDBPyConnection, sqlite: sqlite3.Connection, lake: Lake
-) -> list[Callable[[], Any]]:
-    """One question, asked of DuckDB, SQLite and pandas."""
+) -> Mapping[str, Callable[[], Sized]]:
+    """One question, asked of each engine."""
     duckdb_query = query.replace("is_correct + 0.0", "is_correct::int")
+    return {
+        US: partial(_rows, connection, duckdb_query),
+        "SQLite": lambda: sqlite.execute(query).fetchall(),
+        "pandas": partial(BY_PANDAS[name], lake),
+        "polars": partial(BY_POLARS[name], lake),
+    }
 
-    def frame(table: str, columns: list[str]) -> pd.DataFrame:
-        return pd.concat([pd.read_parquet(file, columns=columns, partitioning=None) for file in lake.files(table)])
 
-    def by_model() -> object:
-        return (
-            frame("calls", ["run_id", "request_model", "input_tokens", "output_tokens", "cost_usd"])
-            .groupby(["run_id", "request_model"])
-            .agg({"cost_usd": ["count", "sum"], "input_tokens": "sum", "output_tokens": "sum"})
-        )
+def _frame(lake: Lake, table: str, columns: list[str]) -> pd.DataFrame:
+    return pd.concat([pd.read_parquet(file, columns=columns, partitioning=None) for file in lake.files(table)])
 
-    def by_run() -> object:
-        return (
-            frame("trajectories", ["run_id", "is_correct", "cost_usd"])
-            .groupby("run_id")
-            .agg({"is_correct": "mean", "cost_usd": ["count", "sum"]})
-        )
 
-    def by_difficulty() -> object:
-        joined = frame("subtasks", [*KEY, "model", "cost_usd"]).merge(
-            frame("trajectories", [*KEY, "n_subtasks"]), on=KEY
-        )
-        return joined.groupby(["n_subtasks", "model"])["cost_usd"].agg(["count", "sum"])
+def _pandas_by_model(lake: Lake) -> Sized:
+    calls = _frame(lake, "calls", ["run_id", "request_model", "input_tokens", "output_tokens", "cost_usd"])
+    return calls.groupby(["run_id", "request_model"]).agg(
+        {"cost_usd": ["count", "sum"], "input_tokens": "sum", "output_tokens": "sum"}
+    )
 
-    pandas_query = dict(zip(QUERIES, (by_model, by_run, by_difficulty), strict=True))[name]
-    return [
-        lambda: connection.execute(duckdb_query).fetchall(),
-        lambda: sqlite.execute(query).fetchall(),
-        pandas_query,
-    ]
+
+def _pandas_by_run(lake: Lake) -> Sized:
+    trajectories = _frame(lake, "trajectories", ["run_id", "is_correct", "cost_usd"])
+    return trajectories.groupby("run_id").agg({"is_correct": "mean", "cost_usd": ["count", "sum"]})
+
+
+def _pandas_by_difficulty(lake: Lake) -> Sized:
+    subtasks = _frame(lake, "subtasks", [*KEY, "model", "cost_usd"])
+    joined = subtasks.merge(_frame(lake, "trajectories", [*KEY, "n_subtasks"]), on=KEY)
+    return joined.groupby(["n_subtasks", "model"])["cost_usd"].agg(["count", "sum"])
+
+
+def _scan(lake: Lake, table: str, columns: list[str]) -> pl.LazyFrame:
+    return pl.scan_parquet(lake.files(table), hive_partitioning=False).select(columns)
+
+
+def _polars_by_model(lake: Lake) -> Sized:
+    calls = _scan(lake, "calls", ["run_id", "request_model", "input_tokens", "output_tokens", "cost_usd"])
+    sums = pl.len(), pl.sum("input_tokens"), pl.sum("output_tokens"), pl.sum("cost_usd")
+    return calls.group_by("run_id", "request_model").agg(*sums).collect()
+
+
+def _polars_by_run(lake: Lake) -> Sized:
+    trajectories = _scan(lake, "trajectories", ["run_id", "is_correct", "cost_usd"])
+    return trajectories.group_by("run_id").agg(pl.len(), pl.mean("is_correct"), pl.sum("cost_usd")).collect()
+
+
+def _polars_by_difficulty(lake: Lake) -> Sized:
+    subtasks = _scan(lake, "subtasks", [*KEY, "model", "cost_usd"])
+    joined = subtasks.join(_scan(lake, "trajectories", [*KEY, "n_subtasks"]), on=KEY)
+    return joined.group_by("n_subtasks", "model").agg(pl.len(), pl.sum("cost_usd")).collect()
+
+
+BY_PANDAS = dict(zip(QUERIES, (_pandas_by_model, _pandas_by_run, _pandas_by_difficulty), strict=True))
+BY_POLARS = dict(zip(QUERIES, (_polars_by_model, _polars_by_run, _polars_by_difficulty), strict=True))
 
 
 def narrow_rows(lake: Lake, table: str, columns: list[str]) -> Iterator[list[tuple[Any, ...]]]:
@@ -363,6 +468,15 @@ def median_s(run: Callable[[], Any], repeats: int) -> float:
         run()
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The lake under load, and three peers on the same rows.")
+    parser.add_argument("--rows", type=int, action="append", help=f"subtask rows; several times [default: {SIZES}]")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    options.sizes, options.small = options.rows or SIZES, False
+    run_part("lake", "python benchmarks/bench_lake.py", measure, options)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""How long a command takes that has little to do: seconds on the clock and of the cores, medians.
+"""How long a command takes that has little to do: seconds on the clock and of the cores.
 
     python benchmarks/bench_start.py                   each command 5 times, one after the other
     python benchmarks/bench_start.py --rounds 9
 
-The models are those of pools/simulated.toml with their latencies. Each run of a round has an empty folder of its own,
-but for the one that is asked again. Other work on the same cores shows in the first figure, hardly in the second.
+The models are those of pools/simulated.toml with their latencies; Prefect's API is the embedded one. Each run of a
+round has an empty folder of its own, but for those that read what another wrote. Other work on the same cores shows in
+the first figure, hardly in the second.
 """
 
 import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,10 +19,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.figures import ROOT, Part, at_most
+from benchmarks.run_part import run_part
 from r2.problems import arithmetic
 
-ROOT = Path(__file__).parent.parent
 N_ROWS = 20
+BARS = {"r2 --help": at_most(0.3), "r2 answer, 1 row": at_most(6), "r2 answer, 20 rows": at_most(8)}
+"""Seconds on the clock."""
 
 
 def write_questions(folder: Path) -> None:
@@ -38,18 +41,20 @@ def write_questions(folder: Path) -> None:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """What is run in a round, in order; the last but one asks what is answered by then."""
+    """What is run in a round, in order; the last three need what is answered by then."""
     pool = ["--pool", str(ROOT / "pools" / "simulated.toml")]
     one_model = ["--method", "cot", "--model", "sim-0.6b"]
     for what, words in {
-        "answer 20 rows": ["q20.jsonl"],
-        "answer 20 rows, --method cot --model sim-0.6b": ["q20.jsonl", *one_model],
-        "answer 20 rows of a semicolon CSV": ["semicolon.csv"],
-        "answer 1 row": ["q1.jsonl"],
+        "r2 answer, 20 rows": ["q20.jsonl"],
+        "r2 answer, 20 rows, --method cot --model sim-0.6b": ["q20.jsonl", *one_model],
+        "r2 answer, 20 rows of a semicolon CSV": ["semicolon.csv"],
+        "r2 answer, 1 row": ["q1.jsonl"],
     }.items():
         yield what, ["answer", words[0], *words[1:], *pool, "--lake", f"lake of {what}"]
-    yield "answer 20 rows again", ["answer", "q20.jsonl", *pool, "--lake", "lake of answer 20 rows"]
-    yield "--help", ["--help"]
+    yield "r2 answer, 20 rows again", ["answer", "q20.jsonl", *pool, "--lake", "lake of r2 answer, 20 rows"]
+    counted = "select request_model, count(*) from calls group by 1"
+    yield "r2 sql", ["sql", counted, "--lake", "lake of r2 answer, 20 rows"]
+    yield "r2 --help", ["--help"]
 
 
 def seconds_of(words: list[str], folder: Path) -> tuple[float, float]:
@@ -66,23 +71,24 @@ def seconds_of(words: list[str], folder: Path) -> tuple[float, float]:
     return time.monotonic() - started, cpu_s
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="How long commands take that have little to do.")
-    parser.add_argument("--rounds", type=int, default=5)
-    n_rounds = parser.parse_args().rounds
+def measure(part: Part, options: argparse.Namespace) -> None:
+    """Each command once a round, in an empty folder."""
     taken: dict[str, list[tuple[float, float]]] = {}
-    for _ in range(n_rounds):
-        with tempfile.TemporaryDirectory() as name:
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory(prefix="bench-start-") as name:
             folder = Path(name)
             write_questions(folder)
             for what, words in commands():
                 taken.setdefault(what, []).append(seconds_of(words, folder))
     for what, both in taken.items():
-        wall_s, cpu_s = zip(*both, strict=True)
-        print(
-            f"{what:48} median {statistics.median(wall_s):5.2f} s ({min(wall_s):.2f} to {max(wall_s):.2f}), "
-            f"{statistics.median(cpu_s):5.2f} s of the cores, n = {n_rounds}"
-        )
+        part.add("seconds on the clock", what, "s", (wall_s for wall_s, _ in both), BARS.get(what))
+        part.add("seconds of the cores", what, "s", (cpu_s for _, cpu_s in both))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How long commands take that have little to do.")
+    parser.add_argument("--rounds", type=int, default=5)
+    run_part("start", "python benchmarks/bench_start.py", measure, parser.parse_args())
 
 
 if __name__ == "__main__":

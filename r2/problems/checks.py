@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 
-_ANSWER = re.compile(r"(?:final\s+)?answer\s*(?:is)?\s*[:=]\s*", re.IGNORECASE)
+_ANSWER = re.compile(r"answer\s*(?:is)?\s*[:=]\s*", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _NUMBER = re.compile(r"[-+\u2212]?\s?\$?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d{1,3})?")
 _ANSWER_IS = re.compile(r"\banswer(?:\s+is\s*[:=]?|\s*[:=])\s*", re.IGNORECASE)

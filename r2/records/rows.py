@@ -6,7 +6,7 @@ import orjson
 
 from r2.answering.protocol import Answer, Decided, Step, Trajectory
 from r2.call import ROUTER_PURPOSES, Attempt, Call, Completion
-from r2.ledger import cost_usd, expected_usage, total_usage
+from r2.ledger import Usage, cost_usd, expected_usage, total_usage
 from r2.plan import format_plan
 from r2.problem import Problem
 from r2.problems.benchmark import checked_part
@@ -238,20 +238,15 @@ def _subtask_row(
     usage = total_usage(completion.usage for _, completion in mine)
     propensities = step.choice.propensities()
     card = roster[step.model]
-    first_call = mine[0][0] if mine else None
+    expected_usd = _expected_usd(mine[0][0], roster) if mine else {}
+    scores = step.choice.log_probabilities
     candidates = tuple(
-        Candidate(
-            model=solver.name,
-            score=step.choice.log_probabilities.get(solver.name),
-            propensity=propensities.get(solver.name),
-            expected_cost_usd=cost_usd(
-                solver.price,
-                expected_usage(first_call.messages, solver.output_limit(first_call.max_output_tokens)),
+        [
+            Candidate(
+                solver.name, scores.get(solver.name), propensities.get(solver.name), expected_usd.get(solver.name, 0.0)
             )
-            if first_call is not None
-            else 0.0,
-        )
-        for solver in roster.solvers
+            for solver in roster.solvers
+        ]
     )
     last_model_asked = mine[-1][0].model if mine else step.choice.model
     return SubtaskRow(
@@ -277,6 +272,18 @@ def _subtask_row(
         started_at=min((a.started_at for _, c in mine for a in c.attempts), default=0.0),
         confidence=step.confidence,
     )
+
+
+def _expected_usd(call: Call, roster: Roster) -> dict[str, float]:
+    """Solver -> what the call is expected to cost with it. The prompt is counted once for all."""
+    expected = expected_usage(call.messages, call.max_output_tokens)
+    return {
+        solver.name: cost_usd(
+            solver.price,
+            Usage(expected.input_tokens, 0, solver.output_limit(call.max_output_tokens), expected.source),
+        )
+        for solver in roster.solvers
+    }
 
 
 def _call_row(

@@ -204,7 +204,7 @@ class Lake:
             )
         for run_id in self.manifest.run_ids():
             bring_into_view(self.manifest, run_id)
-        store, oldest = self.store, self.store.now() - older_than_hours * 3600
+        oldest = self.store.now() - older_than_hours * 3600
         deleted = []
         ours = sorted(our_files(self.root), key=run_of)
         for run_id, mine in itertools.groupby(ours, run_of):

@@ -231,6 +231,30 @@ def test_a_run_whose_calls_were_lost_in_a_kill_may_cost_more_than_its_rows_and_n
     assert rows(tmp_path, "select what from reconcile_cost") == found
 
 
+def test_what_one_step_has_too_much_and_another_too_little_does_not_balance(tmp_path: Path) -> None:
+    """The sums over the problem are right."""
+    tables = problem(0)
+    first, second = tables["subtasks"]
+    tables["subtasks"] = [
+        replace(first, cost_usd=first.cost_usd + 1e-8, input_tokens=first.input_tokens + 2),
+        replace(second, cost_usd=second.cost_usd - 1e-8, input_tokens=second.input_tokens - 2),
+    ]
+    Lake(tmp_path).commit("run-a", "00000-0", tables)
+    for view in ("cost", "tokens"):
+        found = rows(tmp_path, f"select what, subtask_index from reconcile_{view} order by 2")
+        assert found == [("subtasks.cost_usd" if view == "cost" else "subtasks", step) for step in (0, 1)]
+
+
+def test_a_call_that_was_made_again_is_no_double_and_one_that_is_stored_twice_is(tmp_path: Path) -> None:
+    lake, tables = Lake(tmp_path), problem(0)
+    again = replace(tables["calls"][0], attempt=tables["calls"][0].attempt + 1)
+    lake.commit("run-a", "00000-0", {**tables, "calls": [*tables["calls"], again]})
+    assert rows(tmp_path, "from reconcile_duplicates") == []
+    lake.commit("run-a", "00000-1", {"trajectories": tables["trajectories"], "calls": [again]})
+    doubles = "select call_index, attempt, n from reconcile_duplicates where what = 'calls'"
+    assert rows(tmp_path, doubles) == [(again.call_index, again.attempt, 2)]
+
+
 def test_a_problem_that_was_stored_twice_is_named(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     lake.commit("run-a", "00000-0", problem(0))
