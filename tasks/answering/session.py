@@ -7,6 +7,7 @@ A task that runs in a process of its own (a Dask or Ray task runner) opens one f
 
 import asyncio
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -31,6 +32,7 @@ from r2.pool.file.config import PoolConfig
 from r2.pool.file.data_policy import pool_of
 from r2.pool.file.price_check import dated_warnings
 from r2.pool.opening import open_client
+from r2.telemetry.spans import tracing
 from storage.lake.lake import Lake
 from storage.runs.job_files import JobFiles
 from storage.runs.journal import Journal
@@ -168,6 +170,7 @@ async def open_session(plan: RunPlan) -> AsyncIterator[RunSession]:
     progress.warnings += said
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(tracing(plan.run_id, settings.reasoning.method, os.environ, to_stderr))
         client = await stack.enter_async_context(
             open_client(
                 pool,
