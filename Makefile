@@ -6,7 +6,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .PHONY: help env env-train demo test test-slow check bench prove-learning headline providers live-check docs vllm
-.PHONY: vllm-cpu gpu-check clean prove-lanes
+.PHONY: vllm-cpu gpu-check clean prove-lanes stack stack-down
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -77,6 +77,12 @@ prove-lanes: env ## 2,000 questions by batch lanes of three imitated providers, 
 
 live-check: env  ## asks each provider whose key is set one question, for at most 0.05 USD in all
 	$(BIN)/python benchmarks/live_check.py
+
+stack: env       ## PostgreSQL, S3, Prefect's server, two workers and the deployments on loopback, in .stack
+	$(BIN)/python deploy/stack.py up
+
+stack-down:      ## ends all of it and removes .stack
+	$(BIN)/python deploy/stack.py down
 
 clean:           ## remove environments and caches, never a lake
 	rm -rf $(VENV) .venv-vllm .venv-gpu .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -43,17 +43,20 @@ MADE_BY_USERS = {
     "grade.py",
     "make_invoices.py",
     "FILE.py",
+    "deploy/.env",
+    "deploy/keys.env",
 }
 """What a user makes by following a page: versions of a training, the modules of the recipes in CONTRIBUTING.md, a file
-with a check of one's own."""
+with a check of one's own, passwords and keys."""
 OF_OTHER_PROGRAMS = {
+    "--build-arg",
     "--enable-lora",
     "--lora-modules",
     "--max-num-queued-reqs",
     "convert_hf_to_gguf.py",
     "convert_lora_to_gguf.py",
 }
-"""Flags of vLLM, and files of llama.cpp."""
+"""Flags of Docker and vLLM, and files of llama.cpp."""
 NO_MODULES = {
     "r2.benchmarks",
     "r2.run_id",
@@ -61,8 +64,12 @@ NO_MODULES = {
     "r2.purpose",
     "r2.subtask_index",
     "r2.cost_usd",
+    "r2.method",
+    "r2.shard",
+    "r2.status",
 }
-"""An entry point group and attributes of spans (storage/sql/operations.sql), which look like modules."""
+"""An entry point group and attributes of spans (storage/sql/operations.sql, r2/telemetry/spans.py), which look like
+modules."""
 
 TEXTS = texts()
 Command = TyperCommand | TyperGroup
