@@ -7,7 +7,8 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 ARGS ?=
 .PHONY: help env env-train demo test test-slow check bench prove-learning headline providers live-check docs vllm
-.PHONY: vllm-cpu gpu-check clean prove-lanes prove-refresh prove-machines torture torture-slice audit
+.PHONY: vllm-cpu gpu-check clean prove-lanes prove-refresh prove-machines torture torture-slice audit stack
+.PHONY: stack-down
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -92,6 +93,12 @@ prove-machines: env  ## 20,000 simulated questions joined by two machines, one o
 
 live-check: env  ## asks each provider whose key is set one question, for at most 0.05 USD in all
 	$(BIN)/python benchmarks/live_check.py
+
+stack: env       ## PostgreSQL, S3, Prefect's server, two workers and the deployments on loopback, in .stack
+	$(BIN)/python deploy/stack.py up
+
+stack-down:      ## ends all of it and removes .stack
+	$(BIN)/python deploy/stack.py down
 
 clean:           ## remove environments and caches, never a lake
 	rm -rf $(VENV) .venv-vllm .venv-gpu .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis

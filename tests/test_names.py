@@ -43,17 +43,20 @@ MADE_BY_USERS = {
     "grade.py",
     "make_invoices.py",
     "FILE.py",
+    "deploy/.env",
+    "deploy/keys.env",
 }
 """What a user makes by following a page: versions of a training, the modules of the recipes in CONTRIBUTING.md, a file
-with a check of one's own."""
+with a check of one's own, passwords and keys."""
 OF_OTHER_PROGRAMS = {
+    "--build-arg",
     "--enable-lora",
     "--lora-modules",
     "--max-num-queued-reqs",
     "convert_hf_to_gguf.py",
     "convert_lora_to_gguf.py",
 }
-"""Flags of vLLM, and files of llama.cpp."""
+"""Flags of Docker and vLLM, and files of llama.cpp."""
 NO_MODULES = {
     "r2.benchmarks",
     "r2.run_id",
@@ -63,8 +66,12 @@ NO_MODULES = {
     "r2.cost_usd",
     *(f"r2.refresh.{what}" for what in ("labelled", "trained", "evaluated", "settled")),
     *("r2.alert.spend", "r2.alert.accuracy", "r2.breaker.open", "r2.breaker.closed"),
+    "r2.method",
+    "r2.shard",
+    "r2.status",
 }
-"""An entry point group, attributes of spans (storage/sql/operations.sql) and events, which look like modules."""
+"""An entry point group, attributes of spans (storage/sql/operations.sql, r2/telemetry/spans.py) and events, which look
+like modules."""
 
 TEXTS = texts()
 Command = TyperCommand | TyperGroup

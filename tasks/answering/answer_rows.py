@@ -19,6 +19,7 @@ from r2.problems.benchmark import benchmark_of, is_free
 from r2.problems.sandbox import CheckStopped
 from r2.records.rows import bad_row, candidate_rows, to_rows
 from r2.records.tables import CallRow, CandidateRow, SubtaskRow, TrajectoryRow
+from r2.telemetry.spans import problem_span, shard_span
 from storage.lake.manifest import UnitEntry
 from storage.lake.schema import Row
 from storage.sources.questions import BadRow
@@ -33,10 +34,11 @@ async def answer_rows(session: RunSession, shard: int) -> dict[str, int]:
     """Answers what is left of a shard. Returns counts: n_rows, n_settled, n_deferred; n_rows = n_settled +
     n_deferred."""
     try:
-        while True:
-            counts = session.progress.begin(shard)
-            if (found := await _answer_rows(session, shard, counts)) is not None:
-                return found
+        with shard_span(session.plan.run_id, shard):
+            while True:
+                counts = session.progress.begin(shard)
+                if (found := await _answer_rows(session, shard, counts)) is not None:
+                    return found
     finally:
         session.progress.end(shard)
 
@@ -104,8 +106,10 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
                     return
                 n_taken += 1
                 with contextlib.suppress(CheckStopped):  # its calls are kept, and the next session checks its answer
-                    trajectory = await _answered(session, problem, journal, keys, begun)
-                    outcome = trajectory.outcome
+                    with problem_span(plan.run_id, problem.problem_id, method) as note:
+                        trajectory = await _answered(session, problem, journal, keys, begun)
+                        outcome = trajectory.outcome
+                        note({"r2.status": outcome.status, "error.type": outcome.error_type})
                     rows = await _rows_of(session, trajectory) if outcome.status != "deferred" else None
             finally:
                 session.admission.end(begun, is_whole=rows is not None)

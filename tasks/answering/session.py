@@ -7,6 +7,7 @@ A task that runs in a process of its own opens one for itself.
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -31,6 +32,7 @@ from r2.pool.file.config import PoolConfig
 from r2.pool.file.data_policy import pool_of
 from r2.pool.file.price_check import dated_warnings
 from r2.pool.opening import open_client
+from r2.telemetry.spans import tracing
 from storage.joined.call_rows import CallRows
 from storage.joined.call_rows import paid_usd as paid_in_rows
 from storage.joined.claims import Claims
@@ -184,6 +186,7 @@ async def open_session(plan: RunPlan, claims: Claims | None = None) -> AsyncIter
     progress.warnings += said
     already_spent_usd = progress.settled_cost_usd + progress.unsettled_cost_usd
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(tracing(plan.run_id, settings.reasoning.method, os.environ, to_stderr))
         client = await stack.enter_async_context(
             open_client(
                 pool,

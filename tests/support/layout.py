@@ -14,7 +14,7 @@ LAYERS = ("r2", "storage", "tasks", "flows")
 FLOORS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "r2": (
         ("r2",),
-        ("r2.shipped",),
+        ("r2.shipped", "r2.telemetry"),
         ("r2.problems", "r2.policies"),
         ("r2.answering",),
         ("r2.pool", "r2.records", "r2.labelling"),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tests.support.paths import ROOT
 
-CODE = ("r2", "storage", "tasks", "flows", "benchmarks", "tests")
+CODE = ("r2", "storage", "tasks", "flows", "benchmarks", "deploy", "tests")
 TOPS = (*CODE, "configs", "pools", "docs", "policies")
 _PATH = re.compile(rf"(?<![\w/.<>$~{{-])(?:{'|'.join(TOPS)})/[\w./*-]*")
 _MODULE = re.compile(r"(?<![\w/.-])(?:r2|storage|tasks|flows|benchmarks|tests)(?:\.[A-Za-z_]\w*)+(?![\w/])")

@@ -23,6 +23,7 @@ from r2.pool.client.refusals import Refusal
 from r2.pool.client.wire import BadBody, ParsedReply, parse_body
 from r2.pool.limits.gate import GateClosedError, Slot, Verdict
 from r2.pool.limits.ports import Money
+from r2.telemetry.spans import attempt_span
 
 KEPT_ATTEMPTS = 32
 """Attempts of one call that are kept as rows. Of more, the refusals in the middle are counted and not kept."""
@@ -56,6 +57,7 @@ class CallState:
         """Adds an attempt; beyond `KEPT_ATTEMPTS` one that cost nothing goes, from the middle."""
         self.attempts.append(row)
         self.n_attempts += 1
+        attempt_span(row, self.call)
         if len(self.attempts) > KEPT_ATTEMPTS:
             for index in range(KEPT_ATTEMPTS // 2, len(self.attempts) - 1):
                 if self.attempts[index].cost_usd == 0:
