@@ -174,10 +174,11 @@ class Completion:
         """Seconds spent on the wire over all attempts (not in queues)."""
         return sum(attempt.latency_s for attempt in self.attempts)
 
-    def to_bytes(self, request_sha: str = "") -> bytes:
+    def to_bytes(self, request_sha: str = "", problem_id: str = "") -> bytes:
         """As stored in a journal: JSON, raw bodies as text (undecodable bytes escaped, so that nothing is lost).
 
-        `request_sha` is kept beside it (`request_sha_of`): by it another run finds the answer.
+        `request_sha` is kept beside it (`request_sha_of`): by it another run finds the answer. Of `problem_id` a mark
+        is kept (`problem_mark`): by it the words of a problem are found again when they are to be forgotten.
         """
         stored: dict[str, Any] = {
             "text": self.text,
@@ -194,6 +195,8 @@ class Completion:
             stored |= {"reused_from": self.reused_from, "saved_usd": self.saved_usd}
         if request_sha:
             stored["request_sha"] = request_sha
+        if problem_id:
+            stored["problem"] = problem_mark(problem_id)
         return orjson.dumps(stored)
 
     @classmethod
@@ -216,6 +219,11 @@ class Completion:
             reused_from=entry.get("reused_from", ""),
             saved_usd=entry.get("saved_usd", 0.0),
         )
+
+
+def problem_mark(problem_id: str) -> str:
+    """What a journal has of the problem that a call was made for: 16 hexadecimal digits."""
+    return hashlib.blake2b(problem_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def request_sha_of(stored: bytes) -> str:

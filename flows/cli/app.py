@@ -55,6 +55,7 @@ _GROUPED = {
             "record": lake.record,
             "export": lake.export,
             "refresh": lake.refresh,
+            "forget": lake.forget,
         },
     ),
 }

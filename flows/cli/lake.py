@@ -3,6 +3,7 @@
 Needs no Prefect: upkeep by hand is the same calls that the scheduled flow `maintain_lake` makes.
 """
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from storage.lake.address import named
 from storage.sql.visible import visible
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for Arrow and DuckDB
+    from storage.forgetting.forget import Forgotten
     from storage.lake.lake import Lake
 
 
@@ -183,6 +185,95 @@ def refresh(lake: options.ReadLake = options.DEFAULT_LAKE) -> None:
             "programs read its compacted runs in the bucket (docs/object_storage.md)."
         )
     print(write_database(lake))
+
+
+def forget(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of the person's questions.")] = None,
+    lake: options.ReadLake = options.DEFAULT_LAKE,
+    ids_file: Annotated[
+        Path | None, flag(INPUT, "--ids", metavar="FILE", help="A text file with further ids, one a line.")
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        flag(INPUT, "--run", metavar="ID", help="Only rows of this run. Repeatable.", default="all runs"),
+    ] = None,
+    also: Annotated[
+        list[Path] | None,
+        flag(
+            INPUT,
+            "--also",
+            metavar="PATH",
+            help="Further files or folders with their rows: questions, answers, recordings, label sets. Repeatable.",
+            default="none",
+        ),
+    ] = None,
+    search: Annotated[
+        bool,
+        flag(INPUT, "--search/--no-search", help="Read the whole lake at the end, for words that were missed."),
+    ] = True,
+    dry_run: Annotated[bool, flag(OUTPUT, "--dry-run", help="Print what would go, change nothing, and stop.")] = False,
+    yes: Annotated[bool, flag(OUTPUT, "--yes", help="Do it without asking.")] = False,
+) -> None:
+    """Take every word of a person's questions out of a lake: tables, plans, journals, recordings.
+
+    What they cost and how they ended stays, without a word, under the name
+    forgotten-N, so that every account is what it was. It cannot be undone. Killed in
+    the middle, the same command ends it. A run that is being worked on is refused.
+
+    Exit code 1 if words of theirs are still in the lake: the files are named.
+
+    Examples:
+
+        r2 lake forget anna-17 anna-18 --dry-run
+        r2 lake forget --ids ids.txt --also calls.jsonl.gz --also questions.jsonl --yes
+    """
+    from storage.forgetting.forget import forget as forget_in
+
+    _existing(lake)
+    wanted = dict.fromkeys([*(ids or ()), *_ids_in(ids_file)])
+    if not wanted:
+        raise ConfigError("r2 lake forget: no id is given. Name ids, or a file of ids with --ids.")
+    files = also or []
+    found = forget_in(lake, wanted, run or (), files, is_dry=True)
+    if not found.found:
+        print(f"{lake}: nothing of {len(wanted)} ids")
+    elif not dry_run:
+        _ask(lake, found, is_agreed=yes)
+        found = forget_in(lake, wanted, run or (), files, searches=search)
+    for what, place, n in found.found:
+        print(visible(f"{what}: {n}  {place}"))
+    for line in found.untouched:
+        say(f"Not touched: {line}")
+    if found.found and not dry_run:
+        say(
+            "What is no part of the lake was not looked at: backups, other copies, reports, logs, providers, and "
+            "policies that were trained on the rows."
+        )
+    if found.still:
+        for path in found.still:
+            print(visible(f"still there: {path}"))
+        for run_id, problem_id in found.others[:20]:
+            say(f"Run {run_id} has the same words in {problem_id!r}: forget that too, with --run {run_id}")
+        raise typer.Exit(1)
+
+
+def _ids_in(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--ids {path}: cannot be read: {error}. Expected a text file with one id a line.") from None
+
+
+def _ask(lake: Path, found: "Forgotten", *, is_agreed: bool) -> None:
+    """ConfigError where nobody agrees, and nobody can be asked."""
+    if is_agreed:
+        return
+    n = sum(n for _, _, n in found.found)
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{lake}: {n} rows would go, for good. Look with --dry-run, then say --yes.")
+    typer.confirm(f"{lake}: {n} rows go, for good. Forget them?", abort=True, err=True)
 
 
 def _existing(root: Path) -> "Lake":

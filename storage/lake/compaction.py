@@ -6,8 +6,8 @@ old ones stay, out of view, for readers that hold them, until `Lake.vacuum`. A c
 the new ones, and of two compactions at the same time one is dropped, because both carry the same generation number.
 Memory is bounded by a row group per table, whatever the size of the run.
 
-Rewriting is also how problems leave a run, when they are to be answered again (`leave_out`): at one instant they are no
-longer part of it, in any table.
+Rewriting is also how problems leave a run, when they are to be answered again (`leave_out`), and how they lose their
+words, when a person is to be forgotten (`forget`): at one instant, in every table.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from r2.errors import LakeError
+from storage.lake.forgotten import forget_in
 from storage.lake.manifest import COMPACTION, Manifest, UnitEntry
 from storage.lake.ordered import rows_of_run, windows
 from storage.lake.parts import GROUP_ROWS, columns_of
@@ -52,6 +53,14 @@ def leave_out(
     return entry
 
 
+def forget(manifest: Manifest, run_id: str, problem_ids: Collection[str]) -> UnitEntry | None:
+    """The run rewritten without a word of these problems (`storage/lake/forgotten.py`); None if a compaction was
+    faster."""
+    entry = _rewritten(manifest, run_id, manifest.live(run_id), forgotten=problem_ids)
+    bring_into_view(manifest, run_id)
+    return entry
+
+
 def _rewritten(
     manifest: Manifest,
     run_id: str,
@@ -59,6 +68,7 @@ def _rewritten(
     left_out: Collection[str] = (),
     added: Mapping[str, Sequence[Row]] | None = None,
     meta: Mapping[str, Any] | None = None,
+    forgotten: Collection[str] = (),
 ) -> UnitEntry | None:
     _check_known(manifest, run_id, live)
     newest = max((entry.unit for entry in live if entry.is_compaction), default=f"{COMPACTION}00000")
@@ -70,19 +80,21 @@ def _rewritten(
         name: min(n_problems, n_problems * GROUP_ROWS // n_rows + 1) for name, n_rows in expected.items() if n_rows
     }
     n_read = dict.fromkeys(TABLES, 0)
-    leaving = pa.array(sorted(left_out), pa.string())
+    leaving = pa.array(sorted({*left_out, *forgotten}), pa.string())
     manifest.bring((entry, table) for entry in live for table in entry.parts)
     with UnitWriter(manifest, run_id, unit, bloom_rows) as writer:
         for name in OF_RUNS:
             for rows in rows_of_run(manifest.root, live, name, everything.pop(name)):
                 n_read[name] += rows.num_rows
-                writer.write(name, rows)
+                is_of_problems = "problem_id" in rows.column_names
+                writer.write(name, _without(rows, leaving) if is_of_problems else rows)
             if more := (added or {}).get(name):
                 writer.write(name, table_from_rows(name, more))
         for window in windows(manifest.root, live, everything):
             for name, rows in window.items():
                 n_read[name] += rows.num_rows
-                staying = rows.filter(pc.invert(pc.is_in(rows["problem_id"], leaving))) if left_out else rows
+            for name, rows in (forget_in(window, forgotten) if forgotten else window).items():
+                staying = _without(rows, leaving)
                 if staying.num_rows:
                     writer.write(name, staying)
         for name, n_rows in expected.items():
@@ -95,6 +107,10 @@ def _rewritten(
         replaced = {entry.unit for entry in live}.union(*(entry.replaces for entry in live))
         indices = [i for e in live for i in (e.first_input_index, e.last_input_index) if i is not None]
         return writer.publish(indices if writer.n_rows("trajectories") else [], sorted(replaced), meta)
+
+
+def _without(rows: pa.Table, problem_ids: pa.Array) -> pa.Table:
+    return rows.filter(pc.invert(pc.is_in(rows["problem_id"], problem_ids))) if len(problem_ids) else rows
 
 
 def _check_known(manifest: Manifest, run_id: str, live: Sequence[UnitEntry]) -> None:

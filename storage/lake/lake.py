@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from r2.atomic import naming, replacing
 from r2.errors import ConfigError, LakeError, RunLockedError
 from storage.lake.address import lake_folder
-from storage.lake.compaction import compact_run, leave_out
+from storage.lake.compaction import compact_run, forget, leave_out
 from storage.lake.manifest import COMPACTION, LEFT_OUT, Manifest, UnitEntry, make_folder
 from storage.lake.ordered import rows_of_run, windows
 from storage.lake.parts import check_part, check_schema_file, is_inside
@@ -178,6 +178,18 @@ class Lake:
         self.prepare()
         return leave_out(self.manifest, run_id, problem_ids, added, {LEFT_OUT: counted}) is not None
 
+    def forget(self, run_id: str, problem_ids: Collection[str]) -> bool:
+        """Takes every word of these problems out of a run's tables; see `storage.lake.forgotten`. False, and nothing
+        changed, where a compaction was faster. The files that had them are out of use, and still there:
+        `delete_unused`."""
+        self.prepare()
+        return forget(self.manifest, run_id, problem_ids) is not None
+
+    def delete_unused(self, run_id: str) -> list[Path]:
+        """`vacuum` of one run, at once: also files that a query may have open. For whoever holds the run's lock."""
+        bring_into_view(self.manifest, run_id)
+        return self._delete_unused(run_id, [path for path in our_files(self.root) if run_of(path) == run_id], None)
+
     def vacuum(self, older_than_hours: float = 24.0) -> list[Path]:
         """Deletes our files that no live entry names and that are out of use for longer than given, and returns them.
 
@@ -198,12 +210,7 @@ class Lake:
         for run_id, mine in itertools.groupby(ours, run_of):
             paths = list(mine)
             with contextlib.suppress(RunLockedError), self.run_lock(run_id):
-                live = self._live_at(run_id, paths)
-                replaced_at = self._newest_compaction(run_id)
-                for path in paths:
-                    if path not in live and max(store.modified_at(path), replaced_at) <= oldest:
-                        store.remove(path)
-                        deleted.append(path)
+                deleted += self._delete_unused(run_id, paths, oldest)
         for path in half_written_schemas(self.root):
             if path.stat().st_mtime <= oldest:
                 path.unlink()
@@ -223,6 +230,18 @@ class Lake:
             for table, part in entry.parts.items()
         )
         return {path for some in places for path in ([place for place in some if place in listed][:1] or some)}
+
+    def _delete_unused(self, run_id: str, paths: Sequence[Path], oldest: float | None) -> list[Path]:
+        """Of the run's files those that no live entry names and that are out of use since `oldest`; None: since ever so
+        short a time."""
+        live = self._live_at(run_id, paths)
+        replaced_at = self._newest_compaction(run_id)
+        deleted = []
+        for path in paths:
+            if path not in live and (oldest is None or max(self.store.modified_at(path), replaced_at) <= oldest):
+                self.store.remove(path)
+                deleted.append(path)
+        return deleted
 
     def _newest_compaction(self, run_id: str) -> float:
         """Epoch seconds: since then at the longest are the run's files out of use that it has replaced. 0 without

@@ -4,7 +4,7 @@ Reads the frozen shards and the lake side by side, one shard at a time, so memor
 ended early gives the rows it settled; the rest come with status `deferred`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from storage.runs.answer_columns import (
     taken_names,
 )
 from storage.runs.answer_files import check_form, opened, write_rows
-from storage.runs.plan import RunPlan
+from storage.runs.plan import FORGOTTEN_ROW, RunPlan
 from storage.sources.questions import detect_format
 
 _NOTE = "answers_file.txt"
@@ -89,11 +89,20 @@ def check_out(out: str | None, source: Path, more: Sequence[str] = ()) -> None:
     check_more(more)
 
 
-def write_answers(plan: RunPlan, lake: Lake, out: Path, more: Sequence[str] = ()) -> list[Path]:
+def noted_out(plan: RunPlan) -> Path | None:
+    """Where the run's answers were written last; None where that was never noted."""
+    note = plan.run_dir / _NOTE
+    return Path(note.read_text("utf-8")) if note.exists() else None
+
+
+def write_answers(
+    plan: RunPlan, lake: Lake, out: Path, more: Sequence[str] = (), leaving: Collection[str] = ()
+) -> list[Path]:
     """Writes the answers atomically and returns the files written (a Batch run has a second one, for its errors).
-    `more` are further columns (`MORE_FIELDS`)."""
+    `more` are further columns (`MORE_FIELDS`); `leaving` are ids whose rows are left out, as rows that were forgotten
+    are."""
     if plan.input_format == "openai-batch":
-        return _write_batch(plan, lake, out)
+        return _write_batch(plan, lake, out, leaving)
     further = (
         *_wanted(plan, lake),
         *(CHECK_FIELDS if plan.settings.reasoning.check is not None else ()),
@@ -103,7 +112,7 @@ def write_answers(plan: RunPlan, lake: Lake, out: Path, more: Sequence[str] = ()
     shown = shown_names((*ANSWER_COLUMNS, *(name for name, _ in further)), _taken(plan))
     out.parent.mkdir(parents=True, exist_ok=True)
     gold = plan.settings.columns.answer
-    rows = (merged(problem, row, shown, gold) for problem, row in _settled_rows(plan, lake, more))
+    rows = (merged(problem, row, shown, gold) for problem, row in _settled_rows(plan, lake, more, leaving))
     write_rows(out, rows, further, shown)
     return [out]
 
@@ -128,10 +137,10 @@ def _wanted(plan: RunPlan, lake: Lake) -> list[tuple[str, pa.DataType]]:
 
 
 def _settled_rows(
-    plan: RunPlan, lake: Lake, more: Sequence[str] = ()
+    plan: RunPlan, lake: Lake, more: Sequence[str] = (), leaving: Collection[str] = ()
 ) -> Iterator[tuple[Problem, dict[str, Any] | None]]:
-    """Every row of the input with its trajectory, None where the run has not settled it. Both sides
-    are in input order."""
+    """Every row of the input with its trajectory, None where the run has not settled it; without those that are
+    leaving or were forgotten. Both sides are in input order."""
     read = list(dict.fromkeys([*_READ, *(name for name in more if name != "models")]))
     batches = lake.iter_rows("trajectories", plan.run_id, read)
     stored: Iterator[dict[str, Any]] = (row for batch in batches for row in batch.to_pylist())
@@ -141,11 +150,12 @@ def _settled_rows(
     for shard in plan.shards:
         for problem, bad in plan.rows(shard.index):
             shown = problem if bad is None or not bad.given_id else replace(problem, problem_id=bad.given_id)
+            is_gone = shown.problem_id in leaving or (bad is not None and bad.error_type == FORGOTTEN_ROW)
+            row = None
             if ahead is not None and ahead["input_index"] == problem.input_index:
-                yield shown, ahead | {"finish": _finish(ahead)} | _asked_columns(problem, ahead)
-                ahead = next(stored, None)
-            else:
-                yield shown, None
+                row, ahead = ahead | {"finish": _finish(ahead)} | _asked_columns(problem, ahead), next(stored, None)
+            if not is_gone:
+                yield shown, row
 
 
 def _with_models(rows: Iterator[dict[str, Any]], plan: RunPlan, lake: Lake) -> Iterator[dict[str, Any]]:
@@ -179,14 +189,14 @@ def _asked_columns(problem: Problem, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_batch(plan: RunPlan, lake: Lake, out: Path) -> list[Path]:
+def _write_batch(plan: RunPlan, lake: Lake, out: Path, leaving: Collection[str]) -> list[Path]:
     """OpenAI Batch output: answered rows in `out`, the others in `<out stem>.errors.jsonl`; `custom_id` kept."""
     name = out.name.removesuffix(".gz")
     errors = out.with_name(f"{Path(name).stem}.errors{Path(name).suffix}{out.name[len(name) :]}")
     out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         answered, failed = (stack.enter_context(opened(path)) for path in (out, errors))
-        for problem, row in _settled_rows(plan, lake):
+        for problem, row in _settled_rows(plan, lake, leaving=leaving):
             is_answered = row is not None and row["status"] == "answered"
             line = _batch_line(plan.run_id, problem, row if row is not None else {"status": "deferred"})
             (answered if is_answered else failed).write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

@@ -19,7 +19,8 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -422,19 +423,48 @@ def drop_settled(path: Path, keys: Set[str]) -> None:
 
     The other calls stay, stored or lost: their questions are still to be answered, and what was paid for them counts.
     """
+    with Journal.open(path) as old:
+        stored = ((key, record) for key, record in old.records() if key not in keys)
+        lost = (call for call in old.lost_at_open if call.key not in keys)
+        _rewrite(path, stored, lost)
+
+
+def note_instead(path: Path, paid: Callable[[bytes], tuple[float, bytes] | None], more: Sequence[LostCall] = ()) -> int:
+    """Rewrites a closed journal, atomically, with a mere note in the place of each record for which `paid` gives (USD,
+    payer), as of a call that was lost: what was paid stays, and not a word of what was said. Returns how many.
+
+    `more`: notes to be in it as well, each once however often this is done.
+    """
+    with Journal.open(path) as old:
+        notes, stored = list(old.lost_at_open), []
+        for key, record in old.records():
+            found = paid(record)
+            if found is None:
+                stored.append(key)
+            else:
+                notes.append(LostCall(blake2b(key.encode(), digest_size=16).hexdigest(), *found))
+        known = {call.key for call in notes}
+        missing = [call for call in more if call.key not in known]
+        n_noted = len(notes) - len(old.lost_at_open)
+        if n_noted or missing:
+            records = ((key, record) for key in stored if (record := old.find(key)) is not None)
+            _rewrite(path, records, [*notes, *missing])
+    return n_noted
+
+
+def _rewrite(path: Path, stored: Iterable[tuple[str, bytes]], lost: Iterable[LostCall]) -> None:
+    """Puts a journal with these calls in the place of one that this process has open."""
     shorter = beside(path)
     n_kept = 0
-    with Journal.open(path) as old, Journal.open(shorter) as new:
-        for key, record in old.records():
-            if key not in keys:
-                n_kept += 1
-                new._append(_COMMITTED, key, record)
-                refusal = new._write()
-                if refusal is not None:
-                    raise refusal
-        for call in old.lost_at_open:  # after the stored ones: a record ends the note before it
-            if call.key not in keys:
-                new.begin(call.key, call.usd, call.payer)
+    with Journal.open(shorter) as new:
+        for key, record in stored:
+            n_kept += 1
+            new._append(_COMMITTED, key, record)
+            refusal = new._write()
+            if refusal is not None:
+                raise refusal
+        for call in lost:  # after the stored ones: a record ends the note before it
+            new.begin(call.key, call.usd, call.payer)
         os.fsync(new._descriptor)
         replace_mark(path, Known(new._end, n_kept))
     shorter.replace(path)

@@ -9,8 +9,8 @@ Reading it never looks at the input again.
 import hashlib
 import random
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from r2.problem import Asked, Problem
 from r2.problems.benchmark import is_free
 from r2.settings import AnswerSettings, Columns
 from storage.lake.address import lake_folder
+from storage.lake.forgotten import FORGOTTEN
 from storage.lake.objects import in_parallel
 from storage.lake.stores import store_of
 from storage.runs.answer_columns import taken_names
@@ -30,6 +31,8 @@ from storage.sources.first_rows import check_some_can_be_asked
 from storage.sources.questions import BadRow, InputFormat, detect_format, file_digest, read_questions
 
 _PLAN, _POOL = "manifest.json", "pool.toml"
+FORGOTTEN_ROW = "forgotten"
+"""`error_type` of a row whose words are forgotten (`RunPlan.forget_rows`)."""
 MAX_SHARD_BYTES = 64 * 1024 * 1024
 """A shard ends here too: its rows are held in memory, by whoever plans it and by whoever answers it."""
 
@@ -139,6 +142,47 @@ class RunPlan:
         if not expected:
             for _ in self.rows(index):
                 pass
+
+    def rows_named(self, problem_ids: Collection[str]) -> dict[int, list[tuple[Problem, BadRow | None]]]:
+        """Shard -> its rows with these ids, rows that could not be read too, where their id could."""
+        marks = [orjson.dumps(problem_id) for problem_id in problem_ids]
+        found: dict[int, list[tuple[Problem, BadRow | None]]] = {}
+        for shard in self.shards:
+            path = self.shard_file(shard.index)
+            if not path.exists() or not any(mark in path.read_bytes() for mark in marks):
+                continue
+            for line in path.read_bytes().splitlines():
+                problem, bad = _row_of(line)
+                if problem.problem_id in problem_ids or (bad is not None and bad.given_id in problem_ids):
+                    found.setdefault(shard.index, []).append((problem, bad))
+        return found
+
+    def forget_rows(self, index: int, input_indices: Collection[int]) -> "RunPlan":
+        """Puts rows without a word in the place of these: rows that cannot be read, named by their place. The run is
+        what it was, with as many rows; where one was not settled yet it is settled as failed. Returns the plan with
+        the shard's new digest; written first, so that after a kill the same call ends what it began."""
+        lines = []
+        for line in self.shard_file(index).read_bytes().splitlines(keepends=True):
+            problem, bad = _row_of(line)
+            at = problem.input_index
+            if at in input_indices:
+                number = at + 1 if bad is None else bad.line
+                message = f"row {number}: forgotten (r2 lake forget)"
+                stub = BadRow(at, number, FORGOTTEN_ROW, message)
+                stored = _stored(Problem(f"{FORGOTTEN}{at}", "", at))
+                about = {name: getattr(stub, name) for name in ("input_index", "line", "error_type", "message")}
+                line = orjson.dumps(stored | {"bad": about}, option=orjson.OPT_APPEND_NEWLINE)
+            lines.append(line)
+        content = b"".join(lines)
+        read = [_row_of(line) for line in lines]
+        n_bad = sum(bad is not None for _, bad in read)
+        n_asking = sum(problem.asked is not None for problem, _ in read)
+        shard = replace(self.shards[index], n_bad=n_bad, n_asking=n_asking, sha256=hashlib.sha256(content).hexdigest())
+        shards = tuple(shard if one.index == index else one for one in self.shards)
+        plan = replace(self, shards=shards, n_bad=sum(one.n_bad for one in shards))
+        write_atomically(self.run_dir / "manifest.json", _manifest(plan))
+        write_atomically(self.shard_file(index), content)
+        return plan
 
     def damaged(self, path: Path, what: str) -> LakeError:
         """What to say of a file of the plan."""

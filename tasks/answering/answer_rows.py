@@ -182,7 +182,7 @@ async def _answered(
         key = call.journal_key(problem.problem_id)
         keys.add(key)
         if before is not None and journal.find(key) is None and (known := await before.find(call)) is not None:
-            await journal.commit(key, known.to_bytes(call.request_sha()))
+            await journal.commit(key, known.to_bytes(call.request_sha(), problem.problem_id))
             return replace(known, lost_usd=journal.lost_usd(key))
         card = session.router.roster[call.model]
         worst_usd = worst_cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))

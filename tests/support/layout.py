@@ -43,7 +43,7 @@ FLOORS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("storage.sql",),
         ("storage.runs",),
         ("storage.evaluations",),
-        ("storage.report",),
+        ("storage.report", "storage.forgetting"),
     ),
     "tasks": (("tasks",), ("tasks.answering",), ("tasks.labelling", "tasks.evaluation", "tasks.training")),
     "flows": (("flows.support",), ("flows",), ("flows.cli",)),

@@ -55,7 +55,7 @@ class ScriptedClient:
         self.n_sent += 1
         self.spent_usd += answer.cost_usd
         journal.begin(key, answer.cost_usd)
-        await journal.commit(key, answer.to_bytes())
+        await journal.commit(key, answer.to_bytes(call.request_sha(), problem_id))
         return answer
 
     def gauges(self) -> list[ModelGauge]:

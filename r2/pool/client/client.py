@@ -158,7 +158,7 @@ class PoolClient:
         if known is not None and (replay_failures or not is_asked_again(known.error_type)):
             return replace(known, lost_usd=lost_usd) if lost_usd else known
         if call.purpose == "program":
-            return replace(await self._programs.run(call, key, journal), lost_usd=lost_usd)
+            return replace(await self._programs.run(call, key, journal, problem_id), lost_usd=lost_usd)
         is_ours = self._addresses[call.model].is_ours
         deadline_s = math.inf if is_ours else self._pool.models[call.model].deadline_s
         deadline = asyncio.get_running_loop().time() + deadline_s
@@ -173,7 +173,7 @@ class PoolClient:
         if lost_usd:
             completion = replace(completion, lost_usd=lost_usd)
         if asked.is_begun or not is_asked_again(completion.error_type):
-            await journal.commit(key, completion.to_bytes(call.request_sha()))
+            await journal.commit(key, completion.to_bytes(call.request_sha(), problem_id))
         return completion
 
     def gauges(self) -> list[ModelGauge]:

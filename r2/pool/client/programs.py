@@ -24,7 +24,7 @@ class Programs:
         self._stopping = threading.Event()
         self._is_stopped = False
 
-    async def run(self, call: Call, key: str, journal: CallJournal) -> Completion:
+    async def run(self, call: Call, key: str, journal: CallJournal, problem_id: str = "") -> Completion:
         """The run as a completion, durable in the journal. `stopped` and `budget_exhausted` where it was not run.
         ConfigError where there is no sandbox."""
         if self._money is not None and not await self._money.reserve(WORST_USD):
@@ -47,7 +47,7 @@ class Programs:
             self.spent_usd += cost_usd
             if self._money is not None:
                 self._money.settle(WORST_USD, cost_usd)
-        await journal.commit(key, completion.to_bytes(call.request_sha()))
+        await journal.commit(key, completion.to_bytes(call.request_sha(), problem_id))
         return completion
 
     def stop(self) -> None:

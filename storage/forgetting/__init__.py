@@ -1,0 +1,1 @@
+"""A person's rows out of a lake: every word that was asked, answered or said of them."""
