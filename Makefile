@@ -6,7 +6,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .PHONY: help env env-train demo test test-slow check bench prove-learning headline providers live-check docs vllm
-.PHONY: vllm-cpu gpu-check clean prove-lanes torture torture-slice audit
+.PHONY: vllm-cpu gpu-check clean prove-lanes torture torture-slice audit prove-refresh
 help:            ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -76,6 +76,9 @@ vllm-cpu:        ## vLLM for CPUs in .venv-vllm (AVX2, float32 only)
 
 gpu-check: env-train ## on a CUDA GPU: SFT and one GRPO round of a tiny policy in bfloat16, 5 minutes at most
 	$(BIN)/python benchmarks/gpu_check.py
+
+prove-refresh: env ## the nightly loop: promotes where a model got worse and dearer, keeps where nothing changed
+	$(BIN)/python benchmarks/prove_refresh.py
 
 headline: env    ## the comparison on real models in docs/results.md, replayed from a recording without a model
 	$(BIN)/python benchmarks/headline.py

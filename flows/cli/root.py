@@ -19,6 +19,7 @@ JOBS = {
     "plans": LABELLING,
     "sft": TRAINING,
     "grpo": TRAINING,
+    "refresh": TRAINING,
     "policy": TRAINING,
     "evaluate": EVALUATION,
     "report": EVALUATION,
@@ -43,6 +44,7 @@ COMMANDS = {
     "sft": "Train a decomposer and an allocator on label sets, a specialist on subtasks, or a scorer on checked "
     "answers.",
     "grpo": "Train the router by GRPO: one policy learns, the other is frozen, then the reverse.",
+    "refresh": "Train a scorer on with new traffic, and promote it only where it wins.",
     "evaluate": "Compare methods on the same problems, in one table with intervals and a verdict.",
     "report": "Write a report as one HTML file that opens offline.",
     "rescore": "Score stored answers again, without a call.",

@@ -7,6 +7,7 @@ still falls where it fell before: nothing that is trained on `train` has seen a 
 import hashlib
 from typing import Literal
 
+from r2.problem import Problem
 from r2.problems.leakage import normalised
 
 Side = Literal["train", "test"]
@@ -17,3 +18,11 @@ def split_of(question: str, split_seed: int = 0, test_share: float = 0.1) -> Sid
     key = f"{split_seed}:{normalised(question)}".encode("utf-8", "surrogatepass")
     draw = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
     return "test" if draw < test_share else "train"
+
+
+def question_key(problem: Problem) -> str:
+    """What tells a question from others, whatever its id: 16 hexadecimal digits of its words, its context and its
+    choices."""
+    parts = (problem.question, problem.context, *problem.choices)
+    words = "\0".join(map(normalised, parts)).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(words, digest_size=8).hexdigest()

@@ -10,6 +10,7 @@ from r2.methods import can_collapse, family_of
 from storage.report import queries as facts
 from storage.report import wording
 from storage.report.content import COLLAPSED, Case, Caution, Method, Report, Table, ValueWithInterval
+from storage.report.drift import drift_table
 from storage.report.wording import OF_A_RUN
 from storage.runs.summary import RunSummary, summarize
 
@@ -31,6 +32,7 @@ def report_of_run(lake: Path, db: duckdb.DuckDBPyConnection, run_id: str) -> Rep
     priced = facts.models_by_price(db)
     points, _ = facts.curves(db, run_id)
     found, n_found, what = _cases(db, run_id, method)
+    drift, moved = drift_table(db) if kind == "answer" else (None, [])
     return Report(
         report_id=run_id,
         kind=_KINDS.get(kind, kind),
@@ -39,7 +41,7 @@ def report_of_run(lake: Path, db: duckdb.DuckDBPyConnection, run_id: str) -> Rep
         figures=_tiles(summary, db, run_id),
         subject=method,
         models=tuple(model for model, _ in priced),
-        cautions=tuple(_cautions(db, about, summary, method)),
+        cautions=(*_cautions(db, about, summary, method), *moved),
         methods=_methods(summary, method, db, run_id),
         shares=facts.shares_by_difficulty(db),
         spend=facts.spend(db),
@@ -52,7 +54,7 @@ def report_of_run(lake: Path, db: duckdb.DuckDBPyConnection, run_id: str) -> Rep
         cases_title=what,
         cases_note=f"{n_found} of them, most expensive first"
         + (f"; the first {len(found)} can be opened." if n_found > len(found) else "."),
-        tables=tuple(_tables(db, run_id, summary, priced)),
+        tables=(*_tables(db, run_id, summary, priced), *([drift] if drift else [])),
         measured=tuple(_measured(about, summary)),
         glossary=OF_A_RUN,
     )

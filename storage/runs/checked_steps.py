@@ -23,7 +23,7 @@ from r2.problems.benchmark import is_free, result_in
 from r2.problems.split import split_of
 from r2.settings import Reasoning
 from r2.training.scorer.steps import AskedPlan, AskedStep, plan_trials, step_trials
-from storage.runs.checked_trials import CheckedTrials, confidence_of, entries_of_today, planned
+from storage.runs.checked_trials import EVERYTHING, Among, CheckedTrials, confidence_of, entries_of_today, planned
 from storage.runs.plan import RunPlan
 from storage.sql.query import connect, damage_named
 
@@ -37,14 +37,21 @@ _CALLS: Final = """
     from trajectories as t join calls as c using (run_id, problem_id, rollout)
     left join subtasks as s using (run_id, problem_id, rollout, subtask_index)
     left join feedback_verdicts as f using (run_id, problem_id, rollout)
-    where coalesce(f.is_right, t.is_correct) is not null and t.phase is null and t.method <> 'label'
+    where coalesce(f.is_right, t.is_correct) is not null and t.phase is null
+          and t.started_at >= to_timestamp(?) and (? or list_contains(?, t.run_id)) and t.method <> 'label'
           and (c.purpose = 'decompose' or (c.purpose = 'solve' and t.n_subtasks > 0))
     order by t.started_at, t.run_id, t.problem_id, t.rollout, c.call_index, c.attempt
 """
 
 
 def checked_steps(
-    lake: Path, pool: PoolConfig, *, split_seed: int, test_share: float, alpha: float | None = None
+    lake: Path,
+    pool: PoolConfig,
+    *,
+    split_seed: int,
+    test_share: float,
+    alpha: float | None = None,
+    among: Among = EVERYTHING,
 ) -> CheckedTrials:
     """As `checked_trials`, of steps and of plans."""
     alpha = Reasoning().confidence_quantile if alpha is None else alpha
@@ -55,7 +62,7 @@ def checked_steps(
     asked_plans: list[AskedPlan] = []
     left_out: Counter[str] = Counter()
     with connect(lake) as db, damage_named(lake):
-        read = db.execute(_CALLS)
+        read = db.execute(_CALLS, among.bounds())
         names = [column[0] for column in read.description or ()]
         rows = (dict(zip(names, row, strict=True)) for row in iter(read.fetchone, None))
         for key, calls in groupby(rows, key=lambda row: tuple(row[name] for name in _ABOUT)):
@@ -68,6 +75,8 @@ def checked_steps(
                 left_out["of a run whose plan is gone"] += 1
             elif split_of(problem.question, split_seed, test_share) == "test":
                 left_out["to a question on the test side of the split"] += 1
+            elif not among.has(problem):
+                left_out["to a question that is held out"] += 1
             elif problem.asked is not None or is_free(problem):
                 left_out["in free text, or asked in the row's own way"] += 1
             else:

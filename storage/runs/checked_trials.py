@@ -27,7 +27,7 @@ from r2.pool.file.identity import answering_digests
 from r2.problem import Problem
 from r2.problems.benchmark import benchmark_of, checked_part, is_free, judge, result_in
 from r2.problems.result_keys import result_key
-from r2.problems.split import split_of
+from r2.problems.split import question_key, split_of
 from r2.settings import Reasoning
 from r2.training.scorer.trials import Trial
 from storage.runs.plan import RunPlan, read_plan, run_dir_of
@@ -53,7 +53,8 @@ _CALLS: Final = """
            c.cost_usd + coalesce(c.saved_usd, 0) as cost_usd
     from trajectories as t join calls as c using (run_id, problem_id, rollout)
     left join feedback_verdicts as f using (run_id, problem_id, rollout)
-    where coalesce(f.is_right, t.is_correct) is not null and t.phase is null and t.n_subtasks = 0
+    where coalesce(f.is_right, t.is_correct) is not null and t.phase is null
+          and t.started_at >= to_timestamp(?) and (? or list_contains(?, t.run_id)) and t.n_subtasks = 0
           and list_contains(?, t.method) and c.purpose in ('solve', 'program')
     order by t.started_at, t.run_id, t.problem_id, t.rollout, c.call_index, c.attempt
 """
@@ -68,8 +69,38 @@ class CheckedTrials:
     left_out: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Which answers are looked at: since a moment (epoch seconds), of some runs, to some questions or to all but some
+    (`question_key`). None: all."""
+
+    since: float = 0.0
+    run_ids: frozenset[str] | None = None
+    only: frozenset[str] | None = None
+    without: frozenset[str] = frozenset()
+
+    def has(self, problem: Problem) -> bool:
+        if self.only is None and not self.without:
+            return True
+        key = question_key(problem)
+        return key not in self.without and (self.only is None or key in self.only)
+
+    def bounds(self) -> list[Any]:
+        """For the query."""
+        return [self.since, self.run_ids is None, sorted(self.run_ids or ())]
+
+
+EVERYTHING: Final = Among()
+
+
 def checked_trials(
-    lake: Path, pool: PoolConfig, *, split_seed: int, test_share: float, alpha: float | None = None
+    lake: Path,
+    pool: PoolConfig,
+    *,
+    split_seed: int,
+    test_share: float,
+    alpha: float | None = None,
+    among: Among = EVERYTHING,
 ) -> CheckedTrials:
     """The trials on the `train` side of the split (r2/problems/split.py). `alpha`: the quantile of token probabilities
     that is the confidence; None: the usual one. LakeError for a lake that is not there."""
@@ -80,7 +111,7 @@ def checked_trials(
     found: list[Trial] = []
     left_out: Counter[str] = Counter()
     with connect(lake, is_documented=False) as db, damage_named(lake):
-        read = db.execute(_CALLS, [[*STEP_BY_STEP_METHODS, *OWN_MODE_METHODS]])
+        read = db.execute(_CALLS, [*among.bounds(), [*STEP_BY_STEP_METHODS, *OWN_MODE_METHODS]])
         names = [column[0] for column in read.description or ()]
         rows = (dict(zip(names, row, strict=True)) for row in iter(read.fetchone, None))
         for key, calls in groupby(rows, key=lambda row: tuple(row[name] for name in _ABOUT)):
@@ -93,6 +124,8 @@ def checked_trials(
                 left_out["of a run whose plan is gone"] += 1
             elif split_of(problem.question, split_seed, test_share) == "test":
                 left_out["to a question on the test side of the split"] += 1
+            elif not among.has(problem):
+                left_out["to a question that is held out"] += 1
             elif problem.asked is not None or (is_free(problem) and not problem.choices):
                 left_out["in free text, or asked in the row's own way"] += 1
             else:

@@ -8,6 +8,7 @@ done anew.
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +20,9 @@ from r2.atomic import replacing_folder, write_atomically
 from r2.errors import ConfigError
 from r2.ledger import CORE_HOUR_USD
 from r2.policies.registry import file_sha256
-from r2.pool.file.config import load_pool
+from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.file.scorer_file import SCORER_FILE
-from r2.training.scorer.trials import Trials, trials_from
+from r2.training.scorer.trials import Trial, Trials, trials_from
 from r2.training.sft.settings import SftSettings
 from storage.lake.address import lake_folder
 from storage.runs.checked_steps import checked_steps
@@ -116,18 +117,22 @@ def _of_lake(settings: SftSettings) -> ScorerTrials:
             f"{lake}: no checked answer of an entry of {settings.pool} to a whole question{said}. Make some with: r2 "
             f"evaluate --pool {settings.pool} --problems SOURCE --lake {lake}; or give recorded answers (--outcomes)."
         )
+    trials = trials_of_pool((*found.trials, *steps.trials), pool)
+    return ScorerTrials(trials, {str(lake): trials_sha256(trials)}, tuple(remarks))
+
+
+def trials_of_pool(found: Sequence[Trial], pool: PoolConfig) -> Trials:
+    """With what the pool file says of the arms. ConfigError as of `Trials`."""
     roster = pool.roster()
-    every = (*found.trials, *steps.trials)
-    entries = {trial.arm: entry_of(trial.arm) for trial in every}
-    trials = trials_from(
-        every,
+    entries = {trial.arm: entry_of(trial.arm) for trial in found}
+    return trials_from(
+        found,
         {arm: roster[entry].weights for arm, entry in entries.items()},
         {arm: (roster[entry].price.input, roster[entry].price.output) for arm, entry in entries.items()},
     )
-    return ScorerTrials(trials, {str(lake): _sha256(trials)}, tuple(remarks))
 
 
-def _sha256(trials: Trials) -> str:
+def trials_sha256(trials: Trials) -> str:
     """Of all that is learned from."""
     digest = hashlib.sha256()
     problems = [[p.question, p.context, p.choices] for p in trials.problems]

@@ -36,6 +36,7 @@ FLOORS: Mapping[str, tuple[tuple[str, ...], ...]] = {
         ("r2.training",),
         ("r2.training.sft",),
         ("r2.training.grpo",),
+        ("r2.training.refresh",),
     ),
     "storage": (
         ("storage",),
