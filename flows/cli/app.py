@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from flows.cli import lake, policy, pool, pool_add, pool_init, sweep
+from flows.cli import lake, ops, policy, pool, pool_add, pool_init, sweep
 from flows.cli.command import command_class
 from flows.cli.root import COMMANDS, GROUPS, JOBS, bare, with_command
 
@@ -58,6 +58,7 @@ _GROUPED = {
             "forget": lake.forget,
         },
     ),
+    "ops": _group("ops", {"setup": ops.setup}),
 }
 for _name, _typer in _GROUPED.items():
     app.add_typer(_typer, name=_name, rich_help_panel=JOBS[_name])

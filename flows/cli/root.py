@@ -27,6 +27,7 @@ JOBS = {
     "feedback": EVALUATION,
     "sql": KEEPING,
     "lake": KEEPING,
+    "ops": KEEPING,
     "doctor": KEEPING,
 }
 """Command -> job, both in the order in which `r2 --help` lists them."""
@@ -34,6 +35,7 @@ GROUPS = {
     "pool": "Know the pool: init, add, prices, fetch, check, calibrate, serve.",
     "policy": "Trained policies: list, show, promote, roll back, sweep the cost knob.",
     "lake": "Keep a lake fast and whole.",
+    "ops": "Set up what a Prefect server does by itself: the nightly loop's chain, and alerts.",
 }
 """Commands with commands of their own -> what they are for."""
 COMMANDS = {

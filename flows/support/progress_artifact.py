@@ -1,4 +1,4 @@
-"""The progress of a run that Prefect's UI shows. Without its API there is none."""
+"""The progress of a run that Prefect's UI shows, and what its events say of breakers. Without its API there is none."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,6 +7,7 @@ from uuid import UUID
 
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 
+from flows.support.breaker_events import BreakerEvents
 from flows.support.progress import REPORT_S, settled_percent
 from flows.support.running import told
 from tasks.answering.session import RunSession
@@ -15,14 +16,15 @@ from tasks.answering.session import RunSession
 @asynccontextmanager
 async def progress_artifact(session: RunSession) -> AsyncIterator[None]:
     """Kept up to date until the block ends: each update is a call to the API."""
-    artifact = _Artifact()
+    artifact, breakers = _Artifact(), BreakerEvents(session)
     await told(artifact.create(f"run {session.plan.run_id}"))
-    updates = asyncio.create_task(_keep(session, artifact))
+    updates = asyncio.create_task(_keep(session, artifact, breakers))
     try:
         yield
     finally:
         updates.cancel()
         await asyncio.gather(updates, return_exceptions=True)
+        breakers.end()
         await told(artifact.update(settled_percent(session)))
 
 
@@ -40,8 +42,9 @@ class _Artifact:
             await aupdate_progress_artifact(artifact_id=self._id, progress=percent)
 
 
-async def _keep(session: RunSession, artifact: _Artifact) -> None:
+async def _keep(session: RunSession, artifact: _Artifact, breakers: BreakerEvents) -> None:
     is_told = True
     while is_told:
         await asyncio.sleep(REPORT_S)
+        breakers.look()
         is_told = await told(artifact.update(settled_percent(session)))

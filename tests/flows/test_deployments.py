@@ -30,4 +30,10 @@ def test_every_schedule_has_a_slug():
 
 def test_only_the_schedule_that_needs_no_file_of_the_user_is_active():
     schedules = {d["name"]: [s["active"] for s in d["schedules"]] for d in DEPLOYMENTS if "schedules" in d}
-    assert schedules == {"nightly": [False], "label-weekly": [False], "refresh": [False], "lake-upkeep": [True]}
+    assert schedules == {
+        "nightly": [False],
+        "label-weekly": [False],
+        "refresh": [False],
+        "watch": [False],
+        "lake-upkeep": [True],
+    }
