@@ -13,7 +13,7 @@ from r2.errors import ConfigError
 from storage.forgetting.files import can_strip, strip_file
 from storage.forgetting.of_run import Found, beside_tables, in_answers, in_plan, in_tables
 from storage.forgetting.search import files_with
-from storage.forgetting.theirs import find_theirs, rows_with_words
+from storage.forgetting.theirs import find_theirs, names_in_loop, rows_with_words
 from storage.lake.lake import Lake
 from storage.lake.places import PARTS
 from storage.lake.schema import TABLES
@@ -55,6 +55,9 @@ def forget(
     lake, done = Lake(root), Forgotten()
     named = list(_named(also))
     theirs = find_theirs(lake, problem_ids, run_ids)
+    if not run_ids and (further := names_in_loop(root, theirs)):
+        problem_ids = {*problem_ids, *further}
+        theirs = find_theirs(lake, problem_ids)
     with ExitStack() as locks:
         if not is_dry:
             for run_id in theirs.runs:

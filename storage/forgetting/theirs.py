@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from storage.lake.forgotten import NO_REQUEST
 from storage.lake.lake import Lake
 from storage.lake.places import our_files, run_of
 from storage.lake.schema import TABLES
+from storage.runs.fresh_questions import REFRESH
 from storage.runs.plan import RunPlan, read_plan
 from storage.sources.questions import BadRow
 from storage.sql.query import connect, damage_named
@@ -158,6 +160,17 @@ def _holds(path: Path, ids: Collection[str]) -> bool:
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path) as file:
         yield from file.iter_batches(columns=["problem_id"])
+
+
+def names_in_loop(root: Path, theirs: Theirs) -> set[str]:
+    """What the nightly loop calls their questions in its rounds, and so in its labelling runs."""
+    found = set()
+    for path in sorted((root / REFRESH).glob("*/*/questions.jsonl")):
+        for line in path.read_bytes().splitlines():
+            row = orjson.loads(line)
+            if theirs.is_row(row.get("problem_id"), row.get("question"), is_sure=False):
+                found.add(str(row["id"]))
+    return found
 
 
 def rows_with_words(lake: Lake, questions: Collection[str]) -> list[tuple[str, str]]:

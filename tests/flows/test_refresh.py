@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from r2.pool.file.config import load_pool
 from r2.training.refresh.settings import RefreshSettings
 from r2.training.refresh.todays_prices import priced_today
 from storage.evaluations.verify import verify_lake
+from storage.forgetting.forget import forget
 from storage.runs.feedback import bring_in
 from storage.runs.fresh_questions import fresh_questions
 from storage.runs.refresh_rounds import keys_used, rounds_of
@@ -122,6 +124,22 @@ def test_no_call_is_paid_twice_neither_the_traffic_s_nor_its_own(three_nights: t
     [(n_reused,)] = asked(folder, "select count(*) from calls where reused_from is not null")
     assert n_reused >= 2 * N, "the entry that the traffic asked is not asked again"
     assert verify_lake(folder / "lake") == []
+
+
+def test_a_question_that_the_loop_took_is_forgotten_in_its_rounds_and_labels_too(
+    three_nights: tuple[Path, dict[str, RoundResult]], tmp_path: Path
+):
+    lake = tmp_path / "lake"
+    shutil.copytree(three_nights[0] / "lake", lake)
+    question = json.loads((lake / "_refresh/scorer/0002/questions.jsonl").read_bytes().splitlines()[0])
+    words = question["question"].encode()
+    done = forget(lake, [question["problem_id"]])
+    assert (done.still, done.others) == ([], [])
+    assert {place.split("/_refresh/")[1] for _, place, _ in done.found if "/_refresh/" in place} >= {
+        "scorer/0002/questions.jsonl"
+    }
+    assert all(words not in path.read_bytes() for path in (lake / "_refresh").rglob("*.jsonl"))
+    assert verify_lake(lake) == []
 
 
 def traffic(folder: Path, n: int = 60, seed: int = 7) -> None:
