@@ -54,22 +54,19 @@ def _run_name() -> str:
     return f"refresh {settings.scorer} on {Path(settings.pool).stem}"
 
 
-_once = {"cache_policy": NO_CACHE, "persist_result": False, "retries": 1, "retry_condition_fn": may_help}
-
-
-@task(name="begin-round", **_once)
+@task(name="begin-round", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_condition_fn=may_help)
 def begin_round(settings: RefreshSettings) -> tuple[Round, str]:
     """The questions of the round, frozen."""
     return begun_round(settings)
 
 
-@task(name="train-version", **_once)
+@task(name="train-version", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_condition_fn=may_help)
 def train_version(round_: Round, settings: RefreshSettings) -> None:
     """Fits the new version; seconds on a core."""
     trained(round_, settings)
 
 
-@task(name="compare-versions", **_once)
+@task(name="compare-versions", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_condition_fn=may_help)
 def compare_versions(round_: Round, settings: RefreshSettings, run_ids: list[str]) -> dict[str, Any]:
     """The new version beside the promoted one."""
     return compared(round_, settings, run_ids)
