@@ -61,8 +61,10 @@ NO_MODULES = {
     "r2.purpose",
     "r2.subtask_index",
     "r2.cost_usd",
+    *(f"r2.refresh.{what}" for what in ("labelled", "trained", "evaluated", "settled")),
+    *("r2.alert.spend", "r2.alert.accuracy", "r2.breaker.open", "r2.breaker.closed"),
 }
-"""An entry point group and attributes of spans (storage/sql/operations.sql), which look like modules."""
+"""An entry point group, attributes of spans (storage/sql/operations.sql) and events, which look like modules."""
 
 TEXTS = texts()
 Command = TyperCommand | TyperGroup

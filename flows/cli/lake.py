@@ -195,7 +195,7 @@ def forget(
     ] = None,
     run: Annotated[
         list[str] | None,
-        flag(INPUT, "--run", metavar="ID", help="Only rows of this run. Repeatable.", default="all runs"),
+        flag(INPUT, "--in-run", metavar="ID", help="Only rows of this run. Repeatable.", default="all runs"),
     ] = None,
     also: Annotated[
         list[Path] | None,
@@ -211,7 +211,7 @@ def forget(
         bool,
         flag(INPUT, "--search/--no-search", help="Read the whole lake at the end, for words that were missed."),
     ] = True,
-    dry_run: Annotated[bool, flag(OUTPUT, "--dry-run", help="Print what would go, change nothing, and stop.")] = False,
+    dry_run: options.DryRun = False,
     yes: Annotated[bool, flag(OUTPUT, "--yes", help="Do it without asking.")] = False,
 ) -> None:
     """Take every word of a person's questions out of a lake: tables, plans, journals, recordings.
@@ -253,7 +253,7 @@ def forget(
         for path in found.still:
             print(visible(f"still there: {path}"))
         for run_id, problem_id in found.others[:20]:
-            say(f"Run {run_id} has the same words in {problem_id!r}: forget that too, with --run {run_id}")
+            say(f"Run {run_id} has the same words in {problem_id!r}: forget that too, with --in-run {run_id}")
         raise typer.Exit(1)
 
 

@@ -8,7 +8,7 @@ import typer
 
 from flows.cli import options
 from flows.cli.console import figures, results, say, starting
-from flows.cli.options import MONEY, TRAINING, flag
+from flows.cli.options import TRAINING, flag
 from flows.support.terminal import INTERRUPTED
 
 if TYPE_CHECKING:  # not when the command starts
@@ -18,9 +18,9 @@ if TYPE_CHECKING:  # not when the command starts
 def refresh(
     config: options.Config = None,
     pool: Annotated[str | None, options.pool(options.DEFAULT_POOL)] = None,
-    scorer: Annotated[
+    name: Annotated[
         str | None,
-        flag(TRAINING, "--scorer", metavar="NAME", help="Name of the scorer in the registry.", default="scorer"),
+        flag(TRAINING, "--name", metavar="NAME", help="Name of the policy in the registry.", default="scorer"),
     ] = None,
     lake: options.Lake = None,
     policies_dir: options.PoliciesDir = None,
@@ -33,10 +33,7 @@ def refresh(
         int | None,
         flag(TRAINING, "--least", metavar="N", help="New questions that a round needs to begin.", default="80"),
     ] = None,
-    max_cost_usd: Annotated[
-        float | None,
-        flag(MONEY, "--max-cost-usd", metavar="USD", help="Hard cap on what one round may pay.", default="no cap"),
-    ] = None,
+    max_cost_usd: options.MaxCostUsd = None,
     dry_run: options.DryRun = False,
 ) -> None:
     """Train a scorer on with new traffic, and promote it only where it wins.
@@ -56,7 +53,7 @@ def refresh(
 
     flags = {
         "pool": pool,
-        "scorer": scorer,
+        "scorer": name,
         "lake": lake,
         "policies_dir": policies_dir,
         "models_dir": models_dir,
@@ -87,9 +84,9 @@ def refresh(
         result: RoundResult = uvloop.run(refresh_router(settings))
     _print(result)
     if result.policy and not result.is_promoted:
-        name, _, version = result.policy.partition("@")
+        of, _, version = result.policy.partition("@")
         places = shlex.join(["--policies-dir", settings.policies_dir])
-        say(f"Promote it all the same: r2 policy promote {name} {version} --reason TEXT {places}")
+        say(f"Promote it all the same: r2 policy promote {of} {version} --reason TEXT {places}")
     raise typer.Exit(INTERRUPTED if result.is_stopped else 0)
 
 

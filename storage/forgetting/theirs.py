@@ -74,11 +74,13 @@ def find_theirs(lake: Lake, problem_ids: Collection[str], run_ids: Sequence[str]
     place in a file where no run is named."""
     known = known_runs(lake)
     if missing := [run_id for run_id in run_ids if run_id not in known]:
-        raise ConfigError(f"--run {missing[0]}: {lake.root} has no such run. Runs: {', '.join(known[-10:]) or 'none'}.")
+        raise ConfigError(
+            f"--in-run {missing[0]}: {lake.root} has no such run. Runs: {', '.join(known[-10:]) or 'none'}."
+        )
     if not run_ids and (places := sorted(one for one in problem_ids if one.startswith(_PLACES))):
         raise ConfigError(
             f"{places[0]}: the name of a row without an id, by its place in its file: other runs have rows of other "
-            "people under it. Name the run with --run."
+            "people under it. Name the run with --in-run."
         )
     theirs = Theirs(frozenset(problem_ids), bool(run_ids))
     scope = list(run_ids) or known

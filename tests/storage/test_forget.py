@@ -196,7 +196,7 @@ def test_a_run_that_is_being_worked_on_is_refused_by_name_and_nothing_is_changed
 def test_a_place_in_a_file_is_no_name_of_a_person(folder: Path):
     with pytest.raises(ConfigError, match="line-3: the name of a row without an id"):
         forget(folder / "lake", ["line-3"])
-    with pytest.raises(ConfigError, match=r"--run nobody: .* has no such run"):
+    with pytest.raises(ConfigError, match=r"--in-run nobody: .* has no such run"):
         forget(folder / "lake", ["line-3"], ["nobody"])
 
 
