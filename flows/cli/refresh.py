@@ -18,13 +18,12 @@ if TYPE_CHECKING:  # not when the command starts
 def refresh(
     config: options.Config = None,
     pool: Annotated[str | None, options.pool(options.DEFAULT_POOL)] = None,
+    models_dir: options.ModelsDir = None,
+    policies_dir: options.PoliciesDir = None,
     name: Annotated[
         str | None,
         flag(TRAINING, "--name", metavar="NAME", help="Name of the policy in the registry.", default="scorer"),
     ] = None,
-    lake: options.Lake = None,
-    policies_dir: options.PoliciesDir = None,
-    models_dir: options.ModelsDir = None,
     n_questions: Annotated[
         int | None,
         flag(TRAINING, "--n-questions", metavar="N", help="New questions that a round takes at most.", default="400"),
@@ -35,6 +34,7 @@ def refresh(
     ] = None,
     max_cost_usd: options.MaxCostUsd = None,
     dry_run: options.DryRun = False,
+    lake: options.Lake = None,
 ) -> None:
     """Train a scorer on with new traffic, and promote it only where it wins.
 
