@@ -88,10 +88,14 @@ async def _chained(client: PrefectClient, event: str, name: str) -> AutomationCo
         description=f"Made by r2 ops setup: after {event} the deployment {FLOW}/{name} runs.",
         trigger=EventTrigger(
             expect={event},
-            match={"prefect.resource.id": "r2.policy.*"},  # type: ignore[arg-type]
+            match={"prefect.resource.id": "r2.policy.*"},
             posture=Posture.Reactive,
         ),
-        actions=[RunDeployment(deployment_id=await _deployment(client, name))],
+        actions=[
+            RunDeployment(
+                source="selected", deployment_id=await _deployment(client, name), parameters=None, job_variables=None
+            )
+        ],
     )
 
 
@@ -120,7 +124,7 @@ def _breaker(after: timedelta, send: Sequence[ActionTypes]) -> AutomationCore:
         trigger=EventTrigger(
             after={OPEN},
             expect={CLOSED},
-            match={"prefect.resource.id": f"{ENTRY}*"},  # type: ignore[arg-type]
+            match={"prefect.resource.id": f"{ENTRY}*"},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -132,7 +136,10 @@ def _breaker(after: timedelta, send: Sequence[ActionTypes]) -> AutomationCore:
 
 def _zombie(after: timedelta, send: Sequence[ActionTypes]) -> AutomationCore:
     crashed = ChangeFlowRunState(
-        state=StateType.CRASHED, message=f"no heartbeat for {after}: its process is gone (r2 ops setup)"
+        name=None,
+        state=StateType.CRASHED,
+        message=f"no heartbeat for {after}: its process is gone (r2 ops setup)",
+        force=False,
     )
     return AutomationCore(
         name="r2: zombie run",
@@ -140,7 +147,7 @@ def _zombie(after: timedelta, send: Sequence[ActionTypes]) -> AutomationCore:
         trigger=EventTrigger(
             after={_HEARTBEAT},
             expect={_HEARTBEAT, *(f"prefect.flow-run.{end}" for end in _ENDS)},
-            match={"prefect.resource.id": "prefect.flow-run.*"},  # type: ignore[arg-type]
+            match={"prefect.resource.id": "prefect.flow-run.*"},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,

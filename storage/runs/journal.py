@@ -447,7 +447,8 @@ def note_instead(path: Path, paid: Callable[[bytes], tuple[float, bytes] | None]
         missing = [call for call in more if call.key not in known]
         n_noted = len(notes) - len(old.lost_at_open)
         if n_noted or missing:
-            records = ((key, record) for key in stored if (record := old.find(key)) is not None)
+            kept = set(stored)
+            records = ((key, record) for key, record in old.records() if key in kept)
             _rewrite(path, records, [*notes, *missing])
     return n_noted
 

@@ -94,7 +94,8 @@ def affordable(settings: RefreshSettings, pool: PoolConfig) -> int:
 
 def sides(round_: Round, settings: RefreshSettings) -> tuple[list[str], list[str]]:
     """(keys to learn from, keys held out). Another split each round, by the words alone."""
-    learned, held_out = [], []
+    learned: list[str] = []
+    held_out: list[str] = []
     for key, question in round_.questions().items():
         is_held_out = split_of(question, settings.seed + round_.number, settings.held_out) == "test"
         (held_out if is_held_out else learned).append(key)
