@@ -23,7 +23,8 @@ from r2 import event_loop
 from r2.call import Call, Completion
 from r2.pool.client.client import PoolClient, to_stderr
 from r2.pool.collector import collect_seldom
-from r2.telemetry.spans import ENDPOINTS, RATIO, problem_span, tracing
+from r2.telemetry.ports import ENDPOINTS
+from r2.telemetry.spans import RATIO, problem_span, tracing
 
 KINDS = {"no collector": None, "a hundredth": 0.01, "all": 1.0}
 

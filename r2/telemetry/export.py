@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from r2.telemetry.spans import ENDPOINTS, Span, Tracer, Value
+from r2.telemetry.ports import ENDPOINTS, Span, Tracer, Value
 
 QUEUE: Final = 20_000
 BATCH: Final = 512
