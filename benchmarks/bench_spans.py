@@ -16,10 +16,10 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+import uvloop
 from aiohttp import web
 
 from benchmarks import bench_client
-from r2 import event_loop
 from r2.call import Call, Completion
 from r2.pool.client.client import PoolClient, to_stderr
 from r2.pool.collector import collect_seldom
@@ -75,7 +75,7 @@ async def calls(base_url: str, n_requests: int) -> tuple[float, float]:
 def run_one(base_url: str, n_requests: int, environ: dict[str, str], result: Connection) -> None:
     os.environ.update(environ)
     collect_seldom()
-    result.send(event_loop.run(calls(base_url, n_requests)))
+    result.send(uvloop.run(calls(base_url, n_requests)))
 
 
 def in_own_process(base_url: str, n_requests: int, collector_url: str, share: float | None) -> float:
@@ -84,6 +84,7 @@ def in_own_process(base_url: str, n_requests: int, collector_url: str, share: fl
     here, there = get_context("spawn").Pipe()
     process = get_context("spawn").Process(target=run_one, args=(base_url, n_requests, environ, there))
     process.start()
+    there.close()
     cpu_us: float = here.recv()[1]
     process.join()
     return cpu_us

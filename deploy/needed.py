@@ -8,10 +8,11 @@ import tomllib
 from pathlib import Path
 
 
-def needed(pyproject: Path, extra: str) -> list[str]:
-    """Requirements of the package, then those of the extra; "" for none. KeyError for an unknown one."""
+def needed(pyproject: Path, extras: str) -> list[str]:
+    """Requirements of the package, then those of the extras; "" for none. KeyError for an unknown one."""
     project = tomllib.loads(pyproject.read_text("utf-8"))["project"]
-    return [*project["dependencies"], *(project["optional-dependencies"][extra] if extra else [])]
+    named = [extra for extra in extras.split(",") if extra]
+    return [*project["dependencies"], *(one for extra in named for one in project["optional-dependencies"][extra])]
 
 
 if __name__ == "__main__":
