@@ -71,7 +71,7 @@ def write_questions(path: Path, n: int) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def command(tmp_path: Path, lake: str, pool: Path, bucket: str = "") -> list[str]:
+def command(tmp_path: Path, lake: str, pool: Path, bucket: str = "", shard_size: int = 200) -> list[str]:
     return [
         *R2,
         "answer",
@@ -83,7 +83,7 @@ def command(tmp_path: Path, lake: str, pool: Path, bucket: str = "") -> list[str
         "--out",
         str(tmp_path / f"{lake}.jsonl"),
         "--shard-size",
-        "200",
+        str(shard_size),
     ]
 
 
@@ -178,7 +178,9 @@ def answering_into_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_q
     with real_server("moto", tmp_path / "objects") as url:
         use(monkeypatch, url, tmp_path / "state")
         bucket = f"s3://{BUCKET}"
-        kill_and_go_on(tmp_path, lambda lake, pool: command(tmp_path, lake, pool, bucket), n_questions, n_kills, bucket)
+        kill_and_go_on(
+            tmp_path, lambda lake, pool: command(tmp_path, lake, pool, bucket, 20), n_questions, n_kills, bucket
+        )
         lake = Lake(f"{bucket}/broken")
         assert verify_lake(lake.root) == []
         use(monkeypatch, url, tmp_path / "another machine")
@@ -199,7 +201,7 @@ def test_a_run_killed_three_times_ends_like_an_unbroken_one(tmp_path: Path):
 
 
 def test_a_run_into_a_bucket_killed_twice_ends_like_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    answering_into_a_bucket(tmp_path, monkeypatch, n_questions=400, n_kills=2)
+    answering_into_a_bucket(tmp_path, monkeypatch, n_questions=100, n_kills=2)
 
 
 def test_labelling_killed_three_times_pays_nothing_twice_and_yields_the_same_sets(tmp_path: Path):
@@ -215,7 +217,7 @@ def test_a_run_killed_twenty_times_ends_like_an_unbroken_one(tmp_path: Path):
 def test_a_run_into_a_bucket_killed_twenty_times_ends_like_an_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    answering_into_a_bucket(tmp_path, monkeypatch, n_questions=2000, n_kills=20)
+    answering_into_a_bucket(tmp_path, monkeypatch, n_questions=200, n_kills=20)
 
 
 @pytest.mark.slow
