@@ -3,7 +3,7 @@
 llama.cpp reads the instructions once for each of its slots, and a call that comes while the first is being answered is
 given a slot that has not read them. For a few questions that is most of the bill: the five examples of a program are
 190 tokens, its question and reply 35. So a further slot is used only once it pays: reading the instructions again is
-kept to a fifth of the work done with them (ours). Short instructions are not waited for. Calls wait in the order in
+kept to a tenth of the work done with them (ours). Short instructions are not waited for. Calls wait in the order in
 which they came.
 """
 
@@ -16,7 +16,7 @@ from r2.call import Call
 
 LEAST_CHARACTERS: Final = 256
 """About 85 tokens. Shorter instructions are read again sooner than a call is answered."""
-SHARE: Final = 0.2
+SHARE: Final = 0.1
 """What reading the same again may come to, of the tokens of questions and replies."""
 _CHARACTERS_PER_TOKEN: Final = 3
 _KEPT: Final = 256

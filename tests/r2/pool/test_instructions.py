@@ -23,7 +23,7 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_a_second_call_waits_until_reading_the_instructions_again_is_a_fifth_of_the_work():
+def test_a_second_call_waits_until_reading_the_instructions_again_is_a_tenth_of_the_work():
     async def scenario() -> None:
         turns = InstructionTurns()
         entered: list[int] = []
@@ -37,13 +37,13 @@ def test_a_second_call_waits_until_reading_the_instructions_again_is_a_fifth_of_
         waiting = [asyncio.create_task(one(i)) for i in range(4)]
         await _settle()
         assert entered == []
-        turns.leave(first, 350)  # 250 of its own: half of what a second slot takes
+        turns.leave(first, 600)  # 500 of its own: half of what a second slot takes
         await _settle()
         assert entered == [0]
-        turns.leave(first, 349)  # 499 in all
+        turns.leave(first, 599)  # 999 in all
         await _settle()
         assert entered == [0, 1]
-        turns.leave(first, 101)  # 500: now there are two at once
+        turns.leave(first, 101)  # 1,000: now there are two at once
         await _settle()
         assert entered == [0, 1, 2, 3]
         await asyncio.gather(*waiting)
