@@ -25,7 +25,7 @@ $(VENV)/.installed-train: $(VENV)/.installed requirements-train.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-train.txt
 	touch $@
 
-demo: env        ## three real local models answer 14 questions, routed and unrouted
+demo: env        ## three real local models answer 30 questions, routed and unrouted
 	$(BIN)/r2 demo
 
 test: env-train  ## the whole suite but what is marked slow or gpu, on three processes, for many tests wait
@@ -79,8 +79,9 @@ gpu-check: env-train ## on a CUDA GPU: SFT and one GRPO round of a tiny policy i
 prove-refresh: env ## the nightly loop: promotes where a model got worse and dearer, keeps where nothing changed
 	$(BIN)/python benchmarks/prove_refresh.py
 
-headline: env    ## the comparison on real models in docs/results.md, replayed from a recording without a model
+headline: env    ## the comparisons on real models in docs/results.md, replayed from recordings without a model
 	$(BIN)/python benchmarks/headline.py
+	$(BIN)/python benchmarks/recorded_comparison.py
 
 providers: env   ## 200 mixed rows on strict imitations of six providers, and our ledger beside their bills
 	$(BIN)/python benchmarks/providers.py
