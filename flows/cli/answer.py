@@ -289,10 +289,7 @@ def answer(
             help="Work on the run beside other machines that do the same (docs/many_machines.md).",
         ),
     ] = False,
-    runner: Annotated[
-        str | None,
-        flag(INPUT, "--runner", metavar="NAME", help="With --join: ray, for a join on each node.", default="here"),
-    ] = None,
+    runner: options.Runner = None,
     dry_run: options.DryRun = False,
     out: Annotated[
         str | None,

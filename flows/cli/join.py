@@ -2,7 +2,6 @@
 
 import getpass
 import socket
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,22 +10,17 @@ from flows.cli import options
 from flows.cli.console import figures, results, say, starting
 from flows.cli.options import INPUT, OUTPUT, flag
 from r2.errors import ConfigError
+from storage.lake.address import lake_folder
 
 
 def join(
     run: Annotated[str, typer.Argument(help="The run's id: `r2 answer FILE --join` prints it.")],
     lake: options.Lake = None,
-    pool: Annotated[
-        str | None,
-        flag(INPUT, "--pool", metavar="FILE", help="Pool file on this machine.", default="where the run's plan has it"),
-    ] = None,
+    pool: Annotated[str | None, options.pool("where the run's plan has it")] = None,
     out: Annotated[
         str | None, options.out("Answers, if this machine is the one that closes the run.", "as the run's plan has it")
     ] = None,
-    runner: Annotated[
-        str | None,
-        flag(INPUT, "--runner", metavar="NAME", help="ray: a join on each node of a Ray cluster.", default="here"),
-    ] = None,
+    runner: options.Runner = None,
     stop: Annotated[
         bool, flag(INPUT, "--stop", help="Stop the run on all machines: calls in flight finish and are kept.")
     ] = False,
@@ -91,7 +85,7 @@ async def _print_status(lake: str, run: str) -> None:
     from tasks.answering.joining import coordination
     from tasks.answering.progress import progress_so_far
 
-    plan = read_plan(run_dir_of(Path(lake), run))
+    plan = read_plan(run_dir_of(lake_folder(lake), run))
     progress = progress_so_far(plan)
     table = figures(f"run {run}")
     table.add_row("requested", str(progress.n_requested))
@@ -113,7 +107,7 @@ def _key_of(lake: str, run: str) -> str:
     from storage.joined.mark import read_mark
     from storage.runs.plan import run_dir_of
 
-    mark = read_mark(run_dir_of(Path(lake), run))
+    mark = read_mark(run_dir_of(lake_folder(lake), run))
     if mark is None:
         raise ConfigError(f"run {run} of {lake}: no machine has joined it, or it is finished.")
     return mark.key

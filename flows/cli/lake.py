@@ -142,7 +142,7 @@ def export(
             "--format",
             "-f",
             metavar="NAME",
-            help="hf: a folder as the Hugging Face hub has data sets, with its card; parquet or jsonl: a file a table.",
+            help="Form of the files: hf, a folder as on the Hugging Face hub, with a card; parquet or jsonl.",
         ),
     ] = "hf",
     tables: Annotated[

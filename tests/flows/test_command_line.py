@@ -95,6 +95,8 @@ def test_a_flag_means_the_same_in_every_command():
     found = every_flag("meaning", "value", "variable")
     assert len(found.pop("--check")) == 2, CHECKS
     assert len(found.pop("--policy")) == 2, "what sft makes, and what grpo trains on"
+    assert len(found.pop("--format")) == 2, "of rows, and of the files of a data set"
+    assert len(found.pop("-f")) == 2
     assert {name: said for name, said in found.items() if len(said) > 1} == {}
 
 
@@ -189,7 +191,14 @@ def test_the_defaults_that_a_help_shows_are_those_of_the_settings(name: str):
     command = COMMANDS[name]
     assert {"--config", "--dry-run"} <= {option for flag in flags(command) for option in flag.opts}
     for flag in flags(command):
-        if flag.name in ("config", "dry_run", "retry_failed", "routing"):  # what routes a new run is its help's to say
+        if flag.name in (
+            "config",
+            "dry_run",
+            "retry_failed",
+            "routing",
+            "join",
+            "runner",
+        ):  # what routes a new run is its help's to say
             continue
         if name == "evaluate" and flag.name in ("outcomes", "test", "folds"):  # tables in place of its settings
             continue

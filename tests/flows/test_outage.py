@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from flows.answer_questions import answer_questions
-from flows.cli.answer import _print_result
+from flows.cli.answer import print_result
 from r2.settings import AnswerSettings
 from storage.sql.query import connect
 from tasks.answering.finished import RunResult
@@ -66,7 +66,7 @@ def test_questions_of_an_outage_are_deferred_and_the_same_command_answers_them(
         file.write("not a row\n")
     down = asyncio.run(session(tmp_path))
     assert counts(down) == (0, 1, 10)
-    assert _print_result(down) == 1
+    assert print_result(down) == 1
     said = capsys.readouterr().err
     assert "Stopped: no model could be reached; 10 questions are deferred" in said
     assert "disconnected" in said
@@ -83,7 +83,7 @@ def test_questions_of_an_outage_are_deferred_and_the_same_command_answers_them(
 
     result = asyncio.run(up())
     assert counts(result) == (10, 1, 0)
-    assert _print_result(result) == 1, "for the bad row"
+    assert print_result(result) == 1, "for the bad row"
     assert query(tmp_path, "select count(*), count(distinct problem_id) from trajectories") == [(11, 11)]
 
 
@@ -98,7 +98,7 @@ def test_a_session_that_reached_a_model_says_how_many_questions_an_outage_left_o
 
     result = asyncio.run(scenario())
     assert counts(result) == (1, 0, 2)
-    assert _print_result(result) == 1
+    assert print_result(result) == 1
     said = capsys.readouterr().err
     assert "2 questions are deferred: a model could not be reached or used (auth: 1, circuit_open: 1)" in said
     assert "no model could be reached" not in said
