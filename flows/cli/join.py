@@ -81,11 +81,14 @@ async def _set_stop(lake: str, run: str, who: str | None) -> None:
 
 async def _print_status(lake: str, run: str) -> None:
     from storage.joined.claims import look
+    from storage.lake.stores import store_of
     from storage.runs.plan import read_plan, run_dir_of
     from tasks.answering.joining import coordination
     from tasks.answering.progress import progress_so_far
 
-    plan = read_plan(run_dir_of(lake_folder(lake), run))
+    run_dir = run_dir_of(lake_folder(lake), run)
+    store_of(lake_folder(lake)).receive_once(run_dir / "manifest.json")
+    plan = read_plan(run_dir)
     progress = progress_so_far(plan)
     table = figures(f"run {run}")
     table.add_row("requested", str(progress.n_requested))
@@ -104,10 +107,11 @@ async def _print_status(lake: str, run: str) -> None:
 
 def _key_of(lake: str, run: str) -> str:
     """The run's name in the database. ConfigError where no machine has joined it."""
-    from storage.joined.mark import read_mark
+    from storage.joined.mark import new_mark, read_mark
+    from storage.lake.address import is_in_bucket
     from storage.runs.plan import run_dir_of
 
-    mark = read_mark(run_dir_of(lake_folder(lake), run))
+    mark = new_mark(run, lake, "") if is_in_bucket(lake) else read_mark(run_dir_of(lake_folder(lake), run))
     if mark is None:
         raise ConfigError(f"run {run} of {lake}: no machine has joined it, or it is finished.")
     return mark.key

@@ -26,7 +26,7 @@ from r2.training.grpo.promotion import Decision, Gate, decide
 from r2.training.refresh.settings import RefreshSettings
 from r2.training.refresh.todays_prices import priced_today
 from r2.training.scorer.trials import Trial
-from storage.lake.address import is_in_bucket
+from storage.lake.address import is_in_bucket, lake_folder
 from storage.runs.checked_steps import checked_steps
 from storage.runs.checked_trials import Among, checked_trials
 from storage.runs.fresh_questions import fresh_questions
