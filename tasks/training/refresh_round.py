@@ -26,6 +26,7 @@ from r2.training.grpo.promotion import Decision, Gate, decide
 from r2.training.refresh.settings import RefreshSettings
 from r2.training.refresh.todays_prices import priced_today
 from r2.training.scorer.trials import Trial
+from storage.lake.address import is_in_bucket
 from storage.runs.checked_steps import checked_steps
 from storage.runs.checked_trials import Among, checked_trials
 from storage.runs.fresh_questions import fresh_questions
@@ -56,6 +57,10 @@ class RoundResult:
 
 def begun_round(settings: RefreshSettings) -> tuple[Round, str]:
     """The round that is to be worked on, its questions frozen; where there is too little new traffic for one, why."""
+    if is_in_bucket(settings.lake):
+        raise ConfigError(
+            f"lake {settings.lake}: the rounds of the loop are kept on a disk. Name the folder of a lake that is there."
+        )
     lake = Path(settings.lake)
     round_ = present_round(lake, settings.scorer)
     if round_.is_begun:
