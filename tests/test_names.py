@@ -66,6 +66,7 @@ NO_MODULES = {
     "r2.cost_usd",
     *(f"r2.refresh.{what}" for what in ("labelled", "trained", "evaluated", "settled")),
     *("r2.alert.spend", "r2.alert.accuracy", "r2.breaker.open", "r2.breaker.closed"),
+    *("r2.policy", "r2.entry", "r2.lake"),
     "r2.method",
     "r2.shard",
     "r2.status",

@@ -232,7 +232,7 @@ def forget(
     _existing(lake)
     wanted = dict.fromkeys([*(ids or ()), *_ids_in(ids_file)])
     if not wanted:
-        raise ConfigError("r2 lake forget: no id is given. Name ids, or a file of ids with --ids.")
+        raise ConfigError("Whose rows? No id is given. Name ids, or a file of ids with --ids.")
     files = also or []
     found = forget_in(lake, wanted, run or (), files, is_dry=True)
     if not found.found:

@@ -117,7 +117,8 @@ def test_a_run_says_when_a_breaker_opens_and_closes_and_leaves_none_open(monkeyp
     client = object.__new__(PoolClient)
     monkeypatch.setattr(PoolClient, "gauges", lambda self: [SimpleNamespace(name=name) for name in breakers])
     monkeypatch.setattr(PoolClient, "gate_gauge", lambda self, name: SimpleNamespace(breaker=breakers[name]))
-    events = BreakerEvents(SimpleNamespace(client=client, plan=SimpleNamespace(run_id="run-a")))  # type: ignore[arg-type]
+    session: Any = SimpleNamespace(client=client, plan=SimpleNamespace(run_id="run-a"))
+    events = BreakerEvents(session)
     events.look()
     assert said == []
     breakers["large"] = "open"
