@@ -2,8 +2,8 @@
 --
 -- Each looks for suspects first: problems whose rows, taken together, do not balance. Only those are gone through row
 -- by row, which takes a third of the time. Problems are told apart by a hash of their key: where two have the same,
--- what balances for each balances for both. Subtasks are taken together with a weight for each place, so that what is too
--- much in one and too little in another does not balance.
+-- what balances for each balances for both. Subtasks are taken together with a weight for each place, so that what is
+-- too much in one and too little in another does not balance.
 
 -- Costs: what a parent says against the sum of its children.
 create or replace view reconcile_cost as
