@@ -1,9 +1,13 @@
 """The section of a report on drift: the newest day of a lake's traffic against the 30 days before (view `drift`)."""
 
+from pathlib import Path
+
 import duckdb
 
+from storage.lake.schema import OF_RUNS
 from storage.report import wording
 from storage.report.content import Caution, Table
+from storage.sql.query import connect
 
 _SHARES = ("accuracy", "judged", "failed", "model_share", "errors")
 _NAMES = {
@@ -21,6 +25,19 @@ _QUERY = """
            has_moved
     from drift order by list_position(?, what), name, detail
 """
+
+
+_RECENT = """
+    select distinct run_id from runs
+    where kind = 'answer' and ended_at >= (select max(ended_at) from runs where kind = 'answer') - interval 32 day
+"""
+
+
+def drift_of(lake: Path, db: duckdb.DuckDBPyConnection) -> tuple[Table | None, list[Caution]]:
+    """As `drift_table`, of the runs of the last month. `db` has the table `runs` whole, and of the others one run."""
+    runs = [str(run_id) for (run_id,) in db.execute(_RECENT).fetchall()]
+    with connect(lake, is_documented=False, runs=runs, of_all_runs=OF_RUNS) as recent:
+        return drift_table(recent)
 
 
 def drift_table(db: duckdb.DuckDBPyConnection) -> tuple[Table | None, list[Caution]]:

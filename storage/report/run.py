@@ -10,7 +10,7 @@ from r2.methods import can_collapse, family_of
 from storage.report import queries as facts
 from storage.report import wording
 from storage.report.content import COLLAPSED, Case, Caution, Method, Report, Table, ValueWithInterval
-from storage.report.drift import drift_table
+from storage.report.drift import drift_of
 from storage.report.wording import OF_A_RUN
 from storage.runs.summary import RunSummary, summarize
 
@@ -32,7 +32,7 @@ def report_of_run(lake: Path, db: duckdb.DuckDBPyConnection, run_id: str) -> Rep
     priced = facts.models_by_price(db)
     points, _ = facts.curves(db, run_id)
     found, n_found, what = _cases(db, run_id, method)
-    drift, moved = drift_table(db) if kind == "answer" else (None, [])
+    drift, moved = drift_of(lake, db) if kind == "answer" else (None, [])
     return Report(
         report_id=run_id,
         kind=_KINDS.get(kind, kind),
