@@ -182,7 +182,7 @@ class ScoredBeliefs:
         some = 1.0 - its.no_result
         p_results = self._p_right[key]
         if not p_results:
-            found += _levelled(arm, 0, some * its.if_told, some * (1 - its.if_told), its.levels)
+            found += _levelled(arm, 0, some * its.accuracy, some * (1 - its.accuracy), its.levels)
         else:
             best = max(range(len(p_results)), key=lambda number: p_results[number])
             q = p_results[best]

@@ -56,7 +56,6 @@ RESULT_FEATURES: Final = (
     "logit of P(right | two agree), mean over pairs who say it",
     "how seldom their wrong results are the same, ln(1 / kappa), mean over pairs who say it",
     "logit of P(right | it disagrees with the other), mean over who says it and who says otherwise",
-    "confidences of those who say it, as logits, summed",
 )
 ARM_FEATURES: Final = (
     "logit of the arm",
@@ -112,11 +111,6 @@ class KindProfile:
     confidence: float = 0.0
     confidence_sd: float = 1.0
     levels: tuple[Level, ...] = ()
-
-    @property
-    def if_told(self) -> float:
-        """P(right | a result came)."""
-        return min(1.0, self.accuracy / (1 - self.no_result)) if self.no_result < 1 else self.accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +169,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Net:
-    """One number from standardised inputs: linear in them, so that evidence adds up beyond what was ever seen, and a
-    hidden layer of tanh beside it."""
+    """One hidden layer of tanh over standardised inputs; its output is one number."""
 
     mean: FloatArray
     sd: FloatArray
@@ -184,13 +177,11 @@ class Net:
     hidden_H: FloatArray
     out_H: FloatArray
     out: float
-    straight_F: FloatArray
 
     def scores(self, x: FloatArray) -> FloatArray:
         """Over the last axis."""
-        z = (x - self.mean) / self.sd
-        inner = np.tanh(z @ self.hidden_FH + self.hidden_H)
-        return np.asarray(inner @ self.out_H + z @ self.straight_F + self.out)
+        inner = np.tanh(((x - self.mean) / self.sd) @ self.hidden_FH + self.hidden_H)
+        return np.asarray(inner @ self.out_H + self.out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +229,9 @@ class UnitView:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Everything that was trained. `arms` are the profiles it was trained on, by name; `nets` the result head, each
-    fitted without one fold of the units; `temperature` calibrates it on units that a net had not seen. `choice` holds
-    the weights of group-relative fine-tuning, empty where there was none (r2/training/scorer/grpo.py)."""
+    """Everything that was trained. `arms` are the profiles it was trained on, by name; `temperature` calibrates the
+    result head on questions that its weights had not seen. `choice` holds the weights of group-relative fine-tuning,
+    empty where there was none (r2/training/scorer/grpo.py)."""
 
     kinds: Mapping[str, Kind]
     arms: Mapping[str, ArmProfile]
@@ -272,13 +263,13 @@ class Scorer:
         named: dict[str, int] = {}
         weights = [named.setdefault(p.weights or f"\0{name}", len(named)) for name, p in profiles.items()]
         each = [
-            [its.pair(a, b, x.if_told, y.if_told) for b, y in zip(profiles, at, strict=True)]
+            [its.pair(a, b, x.accuracy, y.accuracy) for b, y in zip(profiles, at, strict=True)]
             for a, x in zip(profiles, at, strict=True)
         ]
         return UnitView(
             its,
             self.difficulty(problem, kind),
-            np.array([logit(one.if_told, SUREST) for one in at]),
+            np.array([logit(one.accuracy, SUREST) for one in at]),
             np.array([one.confidence for one in at]),
             np.array([one.confidence_sd for one in at]),
             np.array(weights, np.int64),
@@ -293,10 +284,9 @@ class Scorer:
         return self.p_of(x, there)
 
     def p_of(self, x: FloatArray, there: NDArray[np.bool_]) -> FloatArray:
-        """The same from features that are at hand: the mean of what the nets say, so that it doubts where one of them
-        does."""
-        each = [softmax_with_none(net.scores(x) / self.temperature, there) for net in self.nets]
-        return np.asarray(np.mean(each, axis=0))
+        """The same from features that are at hand."""
+        scores = np.mean([net.scores(x) for net in self.nets], axis=0) / self.temperature
+        return softmax_with_none(scores, there)
 
     def p_next(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(P(right | the best is right), P(right | it is wrong)) from `arm_features`."""
@@ -399,7 +389,6 @@ def result_features(view: UnitView, states: States) -> tuple[FloatArray, NDArray
         out[21] = _mean_pair(agree, both)
         out[22] = _mean_pair(seldom, both)
         out[23] = _mean_pair(beats, says[:, :, None] & not_it[:, None, :])
-        out[24] = np.where(says, confidence, 0.0).sum(axis=1)
     return x, counts > 0
 
 
@@ -514,10 +503,8 @@ def _array(values: object) -> FloatArray:
 
 
 def _net(stored: Mapping[str, Any]) -> Net:
-    mean, sd, first, bias, second, straight = (
-        _array(stored[key]) for key in ("mean", "sd", "hidden_FH", "hidden_H", "out_H", "straight_F")
-    )
-    return Net(mean, sd, first, bias, second, float(stored["out"]), straight)
+    mean, sd, first, bias, second = (_array(stored[key]) for key in ("mean", "sd", "hidden_FH", "hidden_H", "out_H"))
+    return Net(mean, sd, first, bias, second, float(stored["out"]))
 
 
 def _linear(stored: Mapping[str, Any]) -> Linear:

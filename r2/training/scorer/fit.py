@@ -1,10 +1,9 @@
 """Fitting a scorer to trials: profiles, the text's difficulty, the two heads, and their calibration.
 
 Each unit gives states: random sets of the arms that ran on it, one to four. The result head learns which of a state's
-results is right (cross-entropy with "none"); the arm head learns whether a further arm's result is. Both are shown a
-unit as they will be in use: its text's difficulty, the arms' profiles and what is known of pairs of arms come from
-other units. The result head is several nets, each fitted without one fold of the units; their temperature is fitted on
-each unit with the net that had not seen it.
+results is right (cross-entropy with "none"); the arm head learns whether a further arm is. Both are shown a text's
+difficulty as a model gives it which had not seen the text, since that is what they will be shown in use. The result
+head's temperature is fitted on questions that a first head had not seen; the head that is kept is trained on all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,16 +51,15 @@ MOST_ASKED = 4
 N_FURTHER = 2
 """Arms of each state that the arm head learns from."""
 HIDDEN = 12
-N_NETS = 6
-"""Of the result head, each fitted on all units but those of one fold, on which it is calibrated."""
+N_NETS = 2
 PENALTY = 1e-3
 """Of the squared weights, per row."""
 STEPS = 40
 """Of L-BFGS. Few: stopping early is what keeps it from learning rows by heart (chosen on recorded answers)."""
 TEMPERATURES = (0.5, 3.0)
 """Among them the calibration is sought."""
-N_FOLDS = 5
-"""That units are told into; a unit is shown as the others than its fold saw it."""
+HELD_OUT = 5
+"""One in so many units is for calibration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +95,10 @@ def fit_scorer(
     text = fit_text(trials, _accuracies(trials, profiles), seed)
     start = _unfitted(trials, profiles, text)
     rows = _rows(start, trials, text, np.random.default_rng(seed), n_states)
-    fold = np.random.default_rng(seed + 1).permutation(trials.n_units)[rows.unit] % n_nets
-    nets = tuple(_fit_net(rows, fold != n, seed + n) for n in range(n_nets))
-    temperature, quality = _calibrated(nets, rows, fold, trials.kinds)
+    is_held_out = np.random.default_rng(seed + 1).permutation(trials.n_units)[rows.unit] % HELD_OUT == 0
+    first = [_fit_net(rows, ~is_held_out, seed + n) for n in range(n_nets)]
+    temperature, quality = _calibrated(first, rows, is_held_out, trials.kinds)
+    nets = tuple(_fit_net(rows, np.ones(len(rows.x), np.bool_), seed + n) for n in range(n_nets))
     scorer = replace(start, nets=nets, temperature=temperature)
     head = _fit_arm_head(scorer, trials, text, rows, np.random.default_rng(seed + 2))
     return replace(scorer, arm_head=head), quality
@@ -117,12 +116,12 @@ def _unfitted(trials: Trials, profiles: dict[str, ArmProfile], text: TextModel) 
     kinds = {}
     for name in names:
         its = name if name in text.weights else OTHER
-        accuracy = float(np.mean([logit(one.at(name).if_told) for one in profiles.values()]))
+        accuracy = float(np.mean([logit(one.at(name).accuracy) for one in profiles.values()]))
         pairs, kappa = count_pairs(trials, profiles, name)
         kinds[name] = Kind(accuracy, kappa, text.weights[its], text.mean[its], text.sd[its], pairs, shortlists[name])
         kinds[name] = replace(kinds[name], steps=steps.get(plan_kind(name), {}))
     n, m = len(RESULT_FEATURES), 2 * len(ARM_FEATURES) + 1
-    silent = Net(np.zeros(n), np.ones(n), np.zeros((n, 1)), np.zeros(1), np.zeros(1), 0.0, np.zeros(n))
+    silent = Net(np.zeros(n), np.ones(n), np.zeros((n, 1)), np.zeros(1), np.zeros(1), 0.0)
     head = Linear(np.zeros(m), np.ones(m), np.zeros(m), 0.0)
     return Scorer(kinds, profiles, (silent,), head, n_questions=trials.n_units)
 
@@ -151,17 +150,9 @@ def _rows(scorer: Scorer, trials: Trials, text: TextModel, rng: np.random.Genera
 def _views(
     scorer: Scorer, trials: Trials, text: TextModel, profiles: Mapping[str, ArmProfile]
 ) -> Callable[[int], UnitView]:
-    """Each unit as the heads see it in use: at the difficulty, with the profiles and with the pairs of arms that those
-    units gave which are not in one fold with it. Counted on itself, an error would seem foreseen."""
-    fold = np.random.default_rng(0).permutation(trials.n_units) % N_FOLDS
-    seen: dict[tuple[int, str], UnitView] = {}
-    for n in range(N_FOLDS):
-        its = arm_profiles(trials, fold != n)
-        for name in dict.fromkeys(trials.kinds):
-            pairs, kappa = count_pairs(trials, its, name, fold != n)
-            without = replace(scorer, kinds={OTHER: replace(scorer.kind(name), pairs=pairs, kappa=kappa)})
-            seen[n, name] = without.view(Problem("", ""), name, {arm: its[arm] for arm in profiles})
-    return lambda unit: replace(seen[int(fold[unit]), trials.kinds[unit]], difficulty=float(text.unseen[unit]))
+    """Each unit as the heads see it, at the difficulty that a model gave it which had not seen it."""
+    of_kind = {kind: scorer.view(Problem("", ""), kind, profiles) for kind in dict.fromkeys(trials.kinds)}
+    return lambda unit: replace(of_kind[trials.kinds[unit]], difficulty=float(text.unseen[unit]))
 
 
 def _filled(array: NDArray) -> NDArray:  # type: ignore[type-arg]
@@ -207,7 +198,6 @@ def _evidence(trials: Trials, arm: int, unit: int, profile: KindProfile) -> tupl
 
 
 def _fit_net(rows: _Rows, at: NDArray[np.bool_], seed: int) -> Net:
-    rng = np.random.default_rng(seed)
     x, there, target = rows.x[at], rows.there[at], rows.target[at]
     shown = x[there]
     mean, sd = shown.mean(axis=0), shown.std(axis=0) + 1e-3
@@ -216,25 +206,19 @@ def _fit_net(rows: _Rows, at: NDArray[np.bool_], seed: int) -> Net:
     truth = np.zeros((n, MOST_ASKED))
     is_one = target < MOST_ASKED
     truth[np.flatnonzero(is_one), target[is_one]] = 1.0
+    rng = np.random.default_rng(seed)
     start = np.concatenate(
-        [
-            rng.normal(0, 0.5 / np.sqrt(n_in), n_in * HIDDEN),
-            np.zeros(HIDDEN),
-            rng.normal(0, 0.3, HIDDEN),
-            np.zeros(n_in),
-            [0.0],
-        ]
+        [rng.normal(0, 0.5 / np.sqrt(n_in), n_in * HIDDEN), np.zeros(HIDDEN), rng.normal(0, 0.3, HIDDEN), [0.0]]
     )
 
-    def parts(w: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, float]:
+    def parts(w: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, float]:
         a = n_in * HIDDEN
-        b, c = a + HIDDEN, a + 2 * HIDDEN
-        return w[:a].reshape(n_in, HIDDEN), w[a:b], w[b:c], w[c:-1], float(w[-1])
+        return w[:a].reshape(n_in, HIDDEN), w[a : a + HIDDEN], w[a + HIDDEN : a + 2 * HIDDEN], float(w[-1])
 
     def loss(w: FloatArray) -> tuple[float, FloatArray]:
-        first, bias, second, straight, out = parts(w)
+        first, bias, second, out = parts(w)
         inner = np.tanh(z @ first + bias)
-        p = softmax_with_none(inner @ second + z @ straight + out, there)
+        p = softmax_with_none(inner @ second + out, there)
         none = 1 - p.sum(axis=1)
         its = np.where(is_one, (p * truth).sum(axis=1), none)
         of_score = np.where(there, p - truth, 0.0) / n
@@ -244,49 +228,48 @@ def _fit_net(rows: _Rows, at: NDArray[np.bool_], seed: int) -> Net:
                 np.einsum("brf,brh->fh", z, of_inner, optimize=True).ravel() + 2 * PENALTY * first.ravel(),
                 of_inner.sum(axis=(0, 1)),
                 np.einsum("br,brh->h", of_score, inner) + 2 * PENALTY * second,
-                np.einsum("br,brf->f", of_score, z) + 2 * PENALTY * straight,
                 [of_score.sum()],
             ]
         )
-        squared = sum(float((its**2).sum()) for its in (first, second, straight))
-        return float(-np.log(np.maximum(its, 1e-12)).mean() + PENALTY * squared), gradient
+        value = -np.log(np.maximum(its, 1e-12)).mean() + PENALTY * ((first**2).sum() + (second**2).sum())
+        return float(value), gradient
 
     found = minimize(  # type: ignore[no-untyped-call, unused-ignore]
         loss, start, jac=True, method="L-BFGS-B", options={"maxiter": STEPS}
     )
-    first, bias, second, straight, out = parts(found.x)
-    return Net(mean, sd, first, bias, second, out, straight)
+    first, bias, second, out = parts(found.x)
+    return Net(mean, sd, first, bias, second, out)
 
 
-def _calibrated(nets: Sequence[Net], rows: _Rows, fold: IntArray, kinds: Sequence[str]) -> tuple[float, Quality]:
-    """(temperature, quality), each row judged by the net that was fitted without its fold."""
-    x, there, target = rows.x, rows.there, rows.target
-    scores = np.array([net.scores(x) for net in nets])[fold, np.arange(len(x))]
+def _calibrated(nets: Sequence[Net], rows: _Rows, at: NDArray[np.bool_], kinds: Sequence[str]) -> tuple[float, Quality]:
+    """(temperature, quality) on the rows `at`."""
+    x, there, target = rows.x[at], rows.there[at], rows.target[at]
+    scores = np.mean([net.scores(x) for net in nets], axis=0)
     numbers = np.arange(len(x))
 
-    def p_at(temperature: float) -> FloatArray:
-        return softmax_with_none(scores / temperature, there)
-
-    def loss(p: FloatArray) -> float:
+    def loss(temperature: float) -> float:
+        p = softmax_with_none(scores / temperature, there)
         all_p = np.concatenate([p, 1 - p.sum(axis=1, keepdims=True)], axis=1)
         return float(-np.log(np.maximum(all_p[numbers, target], 1e-12)).mean())
 
+    if not len(x):
+        return 1.0, Quality(0, 0.0, 0.0, {}, 0.0)
     lowest = minimize_scalar(  # type: ignore[no-untyped-call, unused-ignore]
-        lambda temperature: loss(p_at(temperature)), bounds=TEMPERATURES, method="bounded"
+        loss, bounds=TEMPERATURES, method="bounded"
     )
     temperature = float(lowest.x)
-    p = p_at(temperature)
+    p = softmax_with_none(scores / temperature, there)
     best = p.argmax(axis=1)
     is_right = (best == target).astype(float)
-    before = p_at(1.0)
-    its_kind = np.array(kinds)[rows.unit]
+    before = softmax_with_none(scores, there)
+    its_kind = np.array(kinds)[rows.unit[at]]
     auroc = {
         str(kind): float(roc_auc_score(is_right[its_kind == kind], p[numbers, best][its_kind == kind]))
         for kind in np.unique(its_kind)
         if len(np.unique(is_right[its_kind == kind])) == 2
     }
     return temperature, Quality(
-        len(x), ece(p[numbers, best], is_right), ece(before[numbers, best], is_right), auroc, loss(p)
+        len(x), ece(p[numbers, best], is_right), ece(before[numbers, best], is_right), auroc, loss(temperature)
     )
 
 
@@ -316,7 +299,7 @@ def _fit_arm_head(scorer: Scorer, trials: Trials, text: TextModel, rows: _Rows, 
         for row in range(len(x)):
             if not there[row].any():
                 continue
-            rest = tried[~np.isin(tried, states.arms[row]) & (trials.results_AU[tried, unit] >= 0)]
+            rest = tried[~np.isin(tried, states.arms[row])]
             best = int(p[row].argmax())
             is_best_right = float(best == target[row])
             for arm in rng.permutation(rest)[:N_FURTHER]:

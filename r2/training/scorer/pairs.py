@@ -35,12 +35,10 @@ MAX_LENGTH = 3
 
 
 def count_pairs(
-    trials: Trials, profiles: Mapping[str, ArmProfile], kind: str, counted: NDArray[np.bool_] | None = None
+    trials: Trials, profiles: Mapping[str, ArmProfile], kind: str
 ) -> tuple[dict[str, dict[str, Pair]], float]:
-    """(each pair of arms at this kind, the kind's kappa). `OTHER`: over all kinds. `counted`: the units that count;
-    None: all."""
+    """(each pair of arms at this kind, the kind's kappa). `OTHER`: over all kinds."""
     at = _of_kind(trials, kind)
-    at = at if counted is None else at & counted
     right, results = trials.right_AU[:, at], trials.results_AU[:, at]
     n_arms = len(trials.arms)
     is_told = ~np.isnan(right) & (results >= 0)
@@ -64,7 +62,7 @@ def count_pairs(
     off = ~np.eye(n_arms, dtype=np.bool_)
     kappa = float((counts[5][off].sum() / 2 + FEW * USUAL_KAPPA) / (counts[4][off].sum() / 2 + FEW))
     kappa = min(MOST, max(LEAST, kappa))
-    accuracy = [profiles[arm].at(kind).if_told for arm in trials.arms]
+    accuracy = [profiles[arm].at(kind).accuracy for arm in trials.arms]
     found: dict[str, dict[str, Pair]] = {arm: {} for arm in trials.arms}
     for i, one in enumerate(trials.arms):
         for j, other in enumerate(trials.arms):

@@ -62,7 +62,7 @@ class Arms:
         self._at = [profile.at(kind) for profile in profiles.values()]
         self._view = scorer.view(Problem("", ""), kind, profiles)
         self.costs = np.array([one.cost_usd for one in self._at])
-        self._if_told = np.array([one.if_told for one in self._at])
+        self._accuracy = np.array([one.accuracy for one in self._at])
         self._no_result = np.array([one.no_result for one in self._at])
         self._n_levels = tuple(len(one.levels) for one in self._at)
         shape = (len(self._at), max(1, *self._n_levels))
@@ -168,8 +168,8 @@ class Arms:
         p_right, following = self._p(depth, difficulty, seen, is_last=not len(edges.state))
         if not len(edges.state):
             return p_right, np.zeros((len(difficulty), 0))
-        if_told = self._if_told[edges.arm]
-        right, wrong = np.tile(if_told, (len(difficulty), 1)), np.tile(1 - if_told, (len(difficulty), 1))
+        accuracy = self._accuracy[edges.arm]
+        right, wrong = np.tile(accuracy, (len(difficulty), 1)), np.tile(1 - accuracy, (len(difficulty), 1))
         if following is not None:
             told = depth.n_results[edges.state] > 0
             its_right, its_wrong = self._after_a_result(depth, p_right, *following)

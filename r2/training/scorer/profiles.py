@@ -1,7 +1,6 @@
 """The arms' profiles, counted on trials."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from r2.answering.scorer import OTHER, SUREST, ArmProfile, FloatArray, KindProfile, Level, logit
 from r2.training.scorer.trials import Trials
@@ -16,15 +15,13 @@ LEVEL_ROWS = 8.0
 LEAST_SD = 0.05
 
 
-def arm_profiles(trials: Trials, counted: NDArray[np.bool_] | None = None) -> dict[str, ArmProfile]:
-    """Every arm's profile at every kind with `LEAST_ROWS` of its rows, and over all of them. `counted`: the units that
-    count; None: all."""
+def arm_profiles(trials: Trials) -> dict[str, ArmProfile]:
+    """Every arm's profile at every kind with `LEAST_ROWS` of its rows, and over all of them."""
     kinds = np.array(trials.kinds)
     shares = _level_shares(trials)
-    counted = np.ones(trials.n_units, np.bool_) if counted is None else counted
     found = {}
     for row, arm in enumerate(trials.arms):
-        is_tried = ~np.isnan(trials.right_AU[row]) & counted
+        is_tried = ~np.isnan(trials.right_AU[row])
         overall = _profile(trials, row, is_tried, 0.5, shares)
         by_kind = {OTHER: overall}
         for kind in dict.fromkeys(trials.kinds):

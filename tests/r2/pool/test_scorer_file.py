@@ -14,7 +14,7 @@ from r2.pool.file.scorer_file import fitting_scorer, scorer_bytes, scorer_digest
 from tests.support.scripted import ROSTER
 
 N, M = len(RESULT_FEATURES), 2 * len(ARM_FEATURES) + 1
-SILENT = Net(np.zeros(N), np.ones(N), np.zeros((N, 1)), np.zeros(1), np.zeros(1), 0.0, np.zeros(N))
+SILENT = Net(np.zeros(N), np.ones(N), np.zeros((N, 1)), np.zeros(1), np.zeros(1), 0.0)
 HEAD = Linear(np.zeros(M), np.ones(M), np.zeros(M), 0.0)
 
 
