@@ -23,6 +23,7 @@ from flows.train_grpo import train_grpo
 from r2.pool.file.config import load_pool
 from r2.settings import AnswerSettings
 from r2.training.refresh.settings import STAGES, RefreshSettings, Stage, load_refresh_settings
+from storage.lake.address import lake_folder
 from storage.lake.lake import Lake
 from storage.runs.refresh_rounds import Round
 from storage.sql.query import refresh_database
@@ -78,7 +79,7 @@ async def refresh_router(settings: RefreshSettings, until: Stage = "promote") ->
     await tag_run(f"policy:{settings.scorer}", f"pool:{Path(settings.pool).stem}")
     with Lake(settings.lake).run_lock(f"refresh-{settings.scorer}"):
         result = await _round(settings, STAGES.index(until))
-    refresh_database(Path(settings.lake))
+    refresh_database(lake_folder(settings.lake))
     await told(_publish(result))
     return result
 
@@ -90,7 +91,7 @@ async def _round(settings: RefreshSettings, last: int) -> RoundResult:
     run_ids, stopped = await _labelled(round_, settings)
     if stopped:
         return RoundResult(round_.number, stopped, is_stopped=True)
-    label_usd = spent_usd(Path(settings.lake), run_ids)
+    label_usd = spent_usd(lake_folder(settings.lake), run_ids)
     if last == 0:
         return _reached(round_, "label", settings, label_usd)
     train_version(round_, settings)
@@ -117,7 +118,7 @@ async def _labelled(round_: Round, settings: RefreshSettings) -> tuple[list[str]
     for card in load_pool(settings.pool, settings.policies_dir).roster().solvers:
         left = None
         if settings.max_cost_usd is not None:
-            left = settings.max_cost_usd - spent_usd(Path(settings.lake), run_ids)
+            left = settings.max_cost_usd - spent_usd(lake_folder(settings.lake), run_ids)
             if left <= 0:
                 break
         result = await answer_questions(_asking(round_, settings, card.name, left))

@@ -12,6 +12,7 @@ from prefect.events import emit_event
 
 from flows.support.embedded_api import embedded_api
 from flows.support.ending import as_command
+from storage.lake.address import lake_folder
 from tasks.watch import Alert, alerts
 
 
@@ -26,7 +27,7 @@ def watch_lake(
     lake: str = "lake", max_usd_per_day: float | None = None, accuracy_floor: float | None = None
 ) -> list[Alert]:
     """Says each alert as an event of the lake, as often as it is looked at."""
-    found = look_at_lake(Path(lake), max_usd_per_day, accuracy_floor)
+    found = look_at_lake(lake_folder(lake), max_usd_per_day, accuracy_floor)
     for one in found:
         about = {"what": one.what, "value": one.value, "limit": one.limit}
         emit_event(event=one.event, resource={"prefect.resource.id": f"r2.lake.{Path(lake).name}"}, payload=about)

@@ -10,6 +10,7 @@ from flows.cli import options
 from flows.cli.console import figures, results, say, starting
 from flows.cli.options import TRAINING, flag
 from flows.support.terminal import INTERRUPTED
+from storage.lake.address import lake_folder
 
 if TYPE_CHECKING:  # not when the command starts
     from tasks.training.refresh_round import RoundResult
@@ -66,7 +67,7 @@ def refresh(
         from storage.runs.fresh_questions import fresh_questions
         from storage.runs.refresh_rounds import keys_used
 
-        fresh = fresh_questions(Path(settings.lake), keys_used(Path(settings.lake), settings.scorer))
+        fresh = fresh_questions(lake_folder(settings.lake), keys_used(lake_folder(settings.lake), settings.scorer))
         print(f"{len(fresh.questions)} new questions; a round begins with {settings.least}")
         for why, n in sorted(fresh.left_out.items()):
             say(f"{n} questions left out: {why}")
