@@ -10,7 +10,6 @@ from flows.cli import options
 from flows.cli.console import figures, results, say, starting
 from flows.cli.options import INPUT, OUTPUT, flag
 from r2.errors import ConfigError
-from storage.lake.address import lake_folder
 
 
 def join(
@@ -81,6 +80,7 @@ async def _set_stop(lake: str, run: str, who: str | None) -> None:
 
 async def _print_status(lake: str, run: str) -> None:
     from storage.joined.claims import look
+    from storage.lake.address import lake_folder
     from storage.lake.stores import store_of
     from storage.runs.plan import read_plan, run_dir_of
     from tasks.answering.joining import coordination
@@ -108,7 +108,7 @@ async def _print_status(lake: str, run: str) -> None:
 def _key_of(lake: str, run: str) -> str:
     """The run's name in the database. ConfigError where no machine has joined it."""
     from storage.joined.mark import new_mark, read_mark
-    from storage.lake.address import is_in_bucket
+    from storage.lake.address import is_in_bucket, lake_folder
     from storage.runs.plan import run_dir_of
 
     mark = new_mark(run, lake, "") if is_in_bucket(lake) else read_mark(run_dir_of(lake_folder(lake), run))

@@ -165,16 +165,6 @@ _MODELS_DIR = flag(
 )
 ModelsDir = Annotated[str | None, _MODELS_DIR]
 PlainModelsDir = Annotated[Path, _MODELS_DIR]
-Runner = Annotated[
-    str | None,
-    flag(
-        INPUT,
-        "--runner",
-        metavar="NAME",
-        help="Where a run is joined: ray, on each node of a Ray cluster.",
-        default="here",
-    ),
-]
 Lane = Annotated[
     str | None,
     flag(

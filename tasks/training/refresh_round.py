@@ -26,7 +26,7 @@ from r2.training.grpo.promotion import Decision, Gate, decide
 from r2.training.refresh.settings import RefreshSettings
 from r2.training.refresh.todays_prices import priced_today
 from r2.training.scorer.trials import Trial
-from storage.lake.address import is_in_bucket, lake_folder
+from storage.lake.address import is_in_bucket
 from storage.runs.checked_steps import checked_steps
 from storage.runs.checked_trials import Among, checked_trials
 from storage.runs.fresh_questions import fresh_questions
@@ -88,7 +88,7 @@ def affordable(settings: RefreshSettings, pool: PoolConfig) -> int:
     """Questions that every entry can be asked for the money of a round, by the tokens of the traffic so far."""
     if settings.max_cost_usd is None:
         return settings.n_questions
-    with connect(lake_folder(settings.lake), is_documented=False) as db:
+    with connect(Path(settings.lake), is_documented=False) as db:
         [(n_in, n_out)] = db.execute(
             "select avg(input_tokens), avg(output_tokens) from calls where purpose = 'solve' and error_type is null"
         ).fetchall()
@@ -268,9 +268,9 @@ def promoted_scorer(settings: RefreshSettings) -> tuple[Policy, Scorer] | None:
 
 
 def _looked_up(settings: RefreshSettings, pool: PoolConfig, among: Among, *, steps: bool = True) -> list[Trial]:
-    found = list(checked_trials(lake_folder(settings.lake), pool, split_seed=0, test_share=0.0, among=among).trials)
+    found = list(checked_trials(Path(settings.lake), pool, split_seed=0, test_share=0.0, among=among).trials)
     if steps:
-        found += checked_steps(lake_folder(settings.lake), pool, split_seed=0, test_share=0.0, among=among).trials
+        found += checked_steps(Path(settings.lake), pool, split_seed=0, test_share=0.0, among=among).trials
     return found
 
 
