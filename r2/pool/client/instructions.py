@@ -2,8 +2,8 @@
 
 llama.cpp reads the instructions once for each of its slots, and a call that comes while the first is being answered is
 given a slot that has not read them. For a few questions that is most of the bill: the five examples of a program are
-200 tokens, its question and reply 60. So a further slot is used only once it pays: reading the instructions again is
-kept to a fifth of the work done with them (ours). Short instructions are not waited for. Calls wait in the order in
+190 tokens, its question and reply 35. So a further slot is used only once it pays: reading the instructions again is
+kept to a tenth of the work done with them (ours). Short instructions are not waited for. Calls wait in the order in
 which they came.
 """
 
@@ -15,10 +15,10 @@ from typing import Final
 from r2.call import Call
 
 LEAST_CHARACTERS: Final = 256
-"""About 60 tokens. Shorter instructions are read again sooner than a call is answered."""
-SHARE: Final = 0.2
+"""About 85 tokens. Shorter instructions are read again sooner than a call is answered."""
+SHARE: Final = 0.1
 """What reading the same again may come to, of the tokens of questions and replies."""
-_CHARACTERS_PER_TOKEN: Final = 4
+_CHARACTERS_PER_TOKEN: Final = 3
 _KEPT: Final = 256
 """Texts that are remembered of one server, beside those that somebody asks with."""
 

@@ -11,7 +11,7 @@ from r2.pool.client.instructions import InstructionTurns
 from r2.pool.client.ports import Address
 from tests.support.loopback import Loopback, answers, write_pool
 
-LONG = "x" * 400  # 100 tokens
+LONG = "x" * 300  # 100 tokens
 
 
 def call(system: str = LONG, question: str = "2 + 2?", model: str = "a") -> Call:
@@ -23,7 +23,7 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_a_second_call_waits_until_reading_the_instructions_again_is_a_fifth_of_the_work():
+def test_a_second_call_waits_until_reading_the_instructions_again_is_a_tenth_of_the_work():
     async def scenario() -> None:
         turns = InstructionTurns()
         entered: list[int] = []
@@ -37,13 +37,13 @@ def test_a_second_call_waits_until_reading_the_instructions_again_is_a_fifth_of_
         waiting = [asyncio.create_task(one(i)) for i in range(4)]
         await _settle()
         assert entered == []
-        turns.leave(first, 350)  # 250 of its own: half of what a second slot takes
+        turns.leave(first, 600)  # 500 of its own: half of what a second slot takes
         await _settle()
         assert entered == [0]
-        turns.leave(first, 349)  # 499 in all
+        turns.leave(first, 599)  # 999 in all
         await _settle()
         assert entered == [0, 1]
-        turns.leave(first, 101)  # 500: now there are two at once
+        turns.leave(first, 101)  # 1,000: now there are two at once
         await _settle()
         assert entered == [0, 1, 2, 3]
         await asyncio.gather(*waiting)
@@ -72,7 +72,7 @@ def test_short_instructions_and_a_users_own_text_are_not_waited_for(free: Call):
 def test_other_instructions_do_not_wait_for_these():
     async def scenario() -> None:
         turns = InstructionTurns()
-        assert await turns.enter(call()) is not await turns.enter(call("y" * 400))
+        assert await turns.enter(call()) is not await turns.enter(call("y" * 300))
 
     asyncio.run(scenario())
 
@@ -103,7 +103,7 @@ def test_texts_that_nobody_asks_with_any_more_are_forgotten():
         turns = InstructionTurns()
         held = await turns.enter(call())
         for i in range(1000):
-            one = await turns.enter(call(f"{i:0400}"))
+            one = await turns.enter(call(f"{i:0300}"))
             assert one is not None
             turns.leave(one, 0)
         assert len(turns._by_text) <= 257
