@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from benchmarks.record import recorded_ids, sample
 from benchmarks.recorded_table import main as table_main
+from benchmarks.recorded_table import table_of
 from r2.errors import InputFileError
 from r2.problem import Problem
 from tests.support.paths import ROOT
@@ -56,7 +58,12 @@ def test_a_recording_goes_on_where_it_stopped_and_becomes_a_table(tmp_path: Path
     assert len(found) == 12
     assert {row["model"] for row in found} == {"sim-0.6b", "sim-8b"}
     assert all(row["cost_usd"] > 0 and 0 <= row["confidence"] <= 1 for row in found)
-    assert "12 rows, 2 entries, 1 benchmarks" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "12 rows, 2 entries, 1 benchmarks" in said.out
+    assert said.err == "not recorded: scan, csqa, musique, strategyqa, math, champ, p3\n"
+    monkeypatch.setattr(sys, "argv", ["recorded_table.py", *arguments, "--benchmarks", "gsm8k,p3"])
+    assert table_main() == 2
+    assert "no recording of p3; there are gsm8k." in capsys.readouterr().err
     part = tmp_path / "out" / "gsm8k.sim-8b.jsonl.gz"
     whole = part.read_bytes()
     kept = [json.loads(line) for line in gzip.decompress(whole).splitlines()]
@@ -96,3 +103,20 @@ def test_a_part_that_is_cut_is_named(tmp_path: Path):
     part.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputFileError, match="no whole recording"):
         recorded_ids(part)
+
+
+def test_what_lacks_a_part_is_left_out_by_name_of_what_is_pooled_and_not_of_its_own_benchmark(tmp_path: Path):
+    shipped = ROOT / "benchmarks" / "recorded"
+    for name in (
+        "champ.qwen-0.5b",
+        "champ.qwen-1.5b",
+        "strategyqa.qwen-0.5b",
+        "champ.questions",
+        "strategyqa.questions",
+    ):
+        shutil.copy(shipped / f"{name}.jsonl.gz", tmp_path)
+    rows, left_out = table_of(tmp_path, "pools/local.toml")
+    assert {(row["benchmark"], row["model"]) for row in rows} == {("champ", "qwen-0.5b"), ("strategyqa", "qwen-0.5b")}
+    assert left_out[0] == "champ: left out, for not being recorded on every benchmark: qwen-1.5b"
+    rows, left_out = table_of(tmp_path, "pools/local.toml", wanted=["champ"])
+    assert ({row["model"] for row in rows}, left_out) == ({"qwen-0.5b", "qwen-1.5b"}, [])
