@@ -25,7 +25,7 @@ $(VENV)/.installed-train: $(VENV)/.installed requirements-train.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements-train.txt
 	touch $@
 
-demo: env        ## three real local models answer 14 questions, routed and unrouted
+demo: env        ## three real local models answer 30 questions, routed and unrouted
 	$(BIN)/r2 demo
 
 test: env-train  ## the whole suite but what is marked slow or gpu, on three processes, for many tests wait

@@ -1,5 +1,5 @@
-"""`r2 demo`: the bundled questions answered twice on real local models, routed and unrouted, and the two beside each
-other."""
+"""`r2 demo`: the bundled questions answered on real local models, routed, by chain of thought and by programs, and
+these beside each other."""
 
 import shutil
 import time
@@ -15,6 +15,7 @@ from flows.support.terminal import INTERRUPTED
 from r2.settings import AnswerSettings, load_settings, routed
 
 if TYPE_CHECKING:  # not when the command starts: --help need not wait for DuckDB
+    from r2.roster import Roster
     from storage.runs.summary import RunSummary
     from tasks.answering.finished import RunResult
 
@@ -26,7 +27,8 @@ def demo(
         Path, options.out("A folder for each demo, with questions, answers and lake.", metavar="FOLDER")
     ] = Path("demo"),
 ) -> None:
-    """Answer the bundled questions with the router and with the largest model alone, and compare.
+    """Answer the bundled questions with the router and with the largest model alone, step by step and by programs, and
+    compare.
 
     Missing weights are downloaded first.
 
@@ -45,8 +47,7 @@ def demo(
     from r2.pool.file.config import load_pool
 
     fetch_for_pool(pool, models_dir)
-    roster = load_pool(pool).roster()
-    chain_of_thought = {"method": "cot", "model": roster.step_by_step(roster.strongest)}
+    ways = ways_of(load_pool(pool).roster())
     here = out / time.strftime("%Y%m%d-%H%M%S")
     here.mkdir(parents=True)
     questions = here / "questions.jsonl"
@@ -56,7 +57,7 @@ def demo(
     with embedded_api(importing="flows.answer_questions"):
         from flows.answer_questions import answer_questions
 
-        for reasoning in ({"method": "r2"}, chain_of_thought):
+        for reasoning in ways:
             settings = routed(
                 load_settings(
                     None,
@@ -74,12 +75,28 @@ def demo(
             if ended[-1][1].progress.stop_reason == "interrupted":
                 raise typer.Exit(INTERRUPTED)
     results().print(comparison([(s.reasoning.method, r.summary, r.wall_s) for s, r in ended]))
-    print(f"Every call is in {here / 'lake'}. Look: r2 sql --lake {here / 'lake'} --view cost_by_model")
+    print("Examples in the prompts: a program's, five of one line; all others none.")
+    print(f"Every question with its answers, and every call: {here}. What next:")
+    print(f"    r2 report --lake {here / 'lake'}                         # the newest run as one HTML file")
+    print(f"    r2 sql --lake {here / 'lake'} --view cost_by_model")
+    print(f"    r2 answer your_questions.jsonl --pool {pool} --dry-run   # your own: a .jsonl with question and answer")
+
+
+def ways_of(roster: "Roster") -> list[dict[str, str]]:
+    """The rule, the chain of thought on the largest model, and its programs where the pool has such an entry and this
+    machine can run them."""
+    from r2.problems.sandbox import can_run_programs
+
+    ways = [{"method": "r2"}, {"method": "cot", "model": roster.step_by_step(roster.strongest)}]
+    writing = roster.asked_in("program", roster.strongest)
+    if roster[writing].prompt_mode == "program" and can_run_programs():
+        ways.append({"method": "program", "model": writing})
+    return ways
 
 
 def comparison(runs: "list[tuple[str, RunSummary, float]]") -> Table:
     """One row per method: accuracy with its interval, money, calls, seconds, who answered."""
-    table = Table(title="the same questions, two ways", title_justify="left")
+    table = Table(title=f"the same questions, {len(runs)} ways", title_justify="left")
     table.add_column("method")
     for heading in (
         "accuracy",

@@ -157,6 +157,15 @@ def check_sandbox() -> None:
     _filter()
 
 
+def can_run_programs() -> bool:
+    """Whether there is a sandbox on this machine."""
+    try:
+        check_sandbox()
+    except ConfigError:
+        return False
+    return True
+
+
 def run(
     mode: Literal["evaluate", "verify", "program"],
     code: str,
