@@ -171,12 +171,12 @@ class World:
         self._stack.callback(kill_tree, process.pid)
         return process
 
-    def said(self, process: "subprocess.Popen[bytes]", begin: str) -> str:
-        """The first line of its output that begins so."""
+    def said(self, process: "subprocess.Popen[bytes]", words: str) -> str:
+        """The first line of its output that has these words."""
         path = self.folder / process.name / "output"  # type: ignore[attr-defined]
         for _ in waited(120):
             for line in path.read_text("utf-8", "replace").splitlines():
-                if line.startswith(begin):
+                if words in line:
                     return line
             if process.poll() is not None:
                 break
