@@ -289,10 +289,7 @@ def answer(
             help="Work on the run beside other machines that do the same (docs/many_machines.md).",
         ),
     ] = False,
-    runner: Annotated[
-        str | None,
-        flag(INPUT, "--runner", metavar="NAME", help="With --join: ray, for a join on each node.", default="here"),
-    ] = None,
+    runner: options.Runner = None,
     dry_run: options.DryRun = False,
     out: Annotated[
         str | None,
@@ -434,7 +431,7 @@ def answer(
         from tasks.answering.plan_file import plan_file
 
         raise typer.Exit(run_on_ray(settings.lake, plan_file(settings).name, settings.pool))
-    result = uvloop.run(_joined(settings, loaded)) if join else finished_run(settings, retry_failed=retry_failed)
+    result = uvloop.run(_joined(settings)) if join else finished_run(settings, retry_failed=retry_failed)
     if result is None:
         result = uvloop.run(_answered(settings, loaded, retry_failed=retry_failed))
     raise typer.Exit(print_result(result))
@@ -456,13 +453,17 @@ async def _answered(settings: AnswerSettings, pool: "PoolConfig", *, retry_faile
         return await answer_questions(settings, retry_failed=retry_failed)
 
 
-async def _joined(settings: AnswerSettings, pool: "PoolConfig") -> "RunResult":
-    from flows.support.ready import api_and_models
-
-    with api_and_models(pool, importing="flows.join_run"):
+async def _joined(settings: AnswerSettings) -> "RunResult":
+    """By a flow where an API is there to be told. None is started for it: nothing of a join is Prefect's."""
+    if os.environ.get("PREFECT_API_URL"):
         from flows.join_run import join_run  # imports Prefect, which takes seconds
+        from flows.support.embedded_api import embedded_api
 
-        return await join_run(settings)
+        with embedded_api():
+            return await join_run(settings)
+    from flows.support.joined_run import joined_file
+
+    return await joined_file(settings)
 
 
 def _routed(settings: AnswerSettings) -> AnswerSettings:

@@ -2,7 +2,6 @@
 
 import getpass
 import socket
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,17 +15,11 @@ from r2.errors import ConfigError
 def join(
     run: Annotated[str, typer.Argument(help="The run's id: `r2 answer FILE --join` prints it.")],
     lake: options.Lake = None,
-    pool: Annotated[
-        str | None,
-        flag(INPUT, "--pool", metavar="FILE", help="Pool file on this machine.", default="where the run's plan has it"),
-    ] = None,
+    pool: Annotated[str | None, options.pool("where the run's plan has it")] = None,
     out: Annotated[
         str | None, options.out("Answers, if this machine is the one that closes the run.", "as the run's plan has it")
     ] = None,
-    runner: Annotated[
-        str | None,
-        flag(INPUT, "--runner", metavar="NAME", help="ray: a join on each node of a Ray cluster.", default="here"),
-    ] = None,
+    runner: options.Runner = None,
     stop: Annotated[
         bool, flag(INPUT, "--stop", help="Stop the run on all machines: calls in flight finish and are kept.")
     ] = False,
@@ -87,11 +80,15 @@ async def _set_stop(lake: str, run: str, who: str | None) -> None:
 
 async def _print_status(lake: str, run: str) -> None:
     from storage.joined.claims import look
+    from storage.lake.address import lake_folder
+    from storage.lake.stores import store_of
     from storage.runs.plan import read_plan, run_dir_of
     from tasks.answering.joining import coordination
     from tasks.answering.progress import progress_so_far
 
-    plan = read_plan(run_dir_of(Path(lake), run))
+    run_dir = run_dir_of(lake_folder(lake), run)
+    store_of(lake_folder(lake)).receive_once(run_dir / "manifest.json")
+    plan = read_plan(run_dir)
     progress = progress_so_far(plan)
     table = figures(f"run {run}")
     table.add_row("requested", str(progress.n_requested))
@@ -110,10 +107,11 @@ async def _print_status(lake: str, run: str) -> None:
 
 def _key_of(lake: str, run: str) -> str:
     """The run's name in the database. ConfigError where no machine has joined it."""
-    from storage.joined.mark import read_mark
+    from storage.joined.mark import new_mark, read_mark
+    from storage.lake.address import is_in_bucket, lake_folder
     from storage.runs.plan import run_dir_of
 
-    mark = read_mark(run_dir_of(Path(lake), run))
+    mark = new_mark(run, lake, "") if is_in_bucket(lake) else read_mark(run_dir_of(lake_folder(lake), run))
     if mark is None:
         raise ConfigError(f"run {run} of {lake}: no machine has joined it, or it is finished.")
     return mark.key

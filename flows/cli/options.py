@@ -144,6 +144,16 @@ def pool(default: str = DEFAULT_POOL, detail: str = "") -> Any:
 
 
 Pool = Annotated[str | None, pool()]
+Runner = Annotated[
+    str | None,
+    flag(
+        INPUT,
+        "--runner",
+        metavar="NAME",
+        help="Who places the joins of a run: `ray`, one on each node of its cluster.",
+        default="nobody: this machine joins",
+    ),
+]
 PlainPool = Annotated[str, pool()]
 _MODELS_DIR = flag(
     POOL,

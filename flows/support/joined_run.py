@@ -5,7 +5,6 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Final
 
 from flows.support.progress import shown
@@ -14,7 +13,9 @@ from r2.errors import ConfigError, LakeError, RunLockedError
 from r2.pool.file.data_policy import pool_of
 from r2.settings import AnswerSettings
 from storage.joined.mark import read_mark
+from storage.lake.address import lake_folder
 from storage.lake.lake import Lake
+from storage.lake.stores import store_of
 from storage.runs.plan import RunPlan, read_plan, run_dir_of
 from tasks.answering.finish_joined import finish_joined
 from tasks.answering.finished import RunResult, finished_run, is_finished
@@ -56,13 +57,15 @@ async def joined_plan(plan: RunPlan, said: list[str], beside: Beside = _nothing)
                 await answer_claimed(session, claims)
         progress = session.progress
         summary, written = await finish_joined(plan, progress, claims, settings.out, settings.more_columns)
-    return RunResult(summary, progress, Path(settings.lake), written, progress.wall_s, warning=warning(plan))
+    return RunResult(summary, progress, lake_folder(settings.lake), written, progress.wall_s, warning=warning(plan))
 
 
 def planned_run(lake: str, run_id: str, pool: str | None = None, out: str | None = None) -> RunPlan:
     """A run that some machine has planned, by its id. ConfigError where the lake has none, and where the pool file that
     this machine has is not the one it was planned with."""
-    run_dir = run_dir_of(Path(lake), run_id)
+    folder = lake_folder(lake)
+    run_dir = run_dir_of(folder, run_id)
+    store_of(folder).receive_once(run_dir / "manifest.json")
     try:
         stored = read_plan(run_dir)
     except LakeError as error:

@@ -13,6 +13,7 @@ import orjson
 
 from r2.atomic import create_atomically
 from r2.errors import ConfigError, LakeError
+from storage.lake.address import is_in_bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ def read_mark(run_dir: Path) -> JoinedMark | None:
 def new_mark(run_id: str, lake: str, where: str) -> JoinedMark:
     """A mark for a run that has none. In a folder that machines share its name is drawn, and they read it there; in a
     bucket, of which each machine has a copy, it follows from the bucket's address."""
-    is_bucket = "://" in lake
-    last = hashlib.sha256(lake.rstrip("/").encode()).hexdigest()[:8] if is_bucket else secrets.token_hex(4)
+    bucket = hashlib.sha256(lake.rstrip("/").encode()).hexdigest()[:8]
+    last = bucket if is_in_bucket(lake) else secrets.token_hex(4)
     return JoinedMark(f"{run_id}:{last}", where)
 
 

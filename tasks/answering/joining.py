@@ -121,6 +121,7 @@ async def answer_claimed(session: RunSession, claims: Claims) -> None:
 
 async def _answer_one(session: RunSession, claims: Claims, claim: Claim) -> bool:
     """False where questions of it were deferred. A shard that another machine took over meanwhile is its."""
+    session.lake.store.look_again()  # its owner before may have committed it
     task = claim.task = asyncio.create_task(answer_rows(session, claim.shard))
     try:
         counts = await task
@@ -141,6 +142,7 @@ async def _answer_one(session: RunSession, claims: Claims, claim: Claim) -> bool
 
 async def refresh(session: RunSession) -> None:
     """What other machines have settled since, from the manifest."""
+    session.lake.store.look_again()
     found = await to_end(session.lake.units, session.plan.run_id)
     for name, entry in found.items():
         session.progress.settle(name, Counts.of_note(entry.meta), is_ours=False)

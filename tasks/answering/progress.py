@@ -179,8 +179,9 @@ class Progress:
 
 def settled_rows(plan: RunPlan) -> Counter[int]:
     """Settled rows of each shard, from the notes of the units that have one."""
-    settled = Counter[int]()
-    for name, entry in Lake(plan.settings.lake).units(plan.run_id).items():
+    settled, lake = Counter[int](), Lake(plan.settings.lake)
+    lake.store.look_again()
+    for name, entry in lake.units(plan.run_id).items():
         shard = name.partition("-")[0]
         if shard.isdigit():
             settled[int(shard)] += Counts.of_note(entry.meta).n_settled

@@ -64,6 +64,7 @@ class Postgres:
             "unix_socket_directories": "",
             "max_connections": 200,
             "shared_buffers": "32MB",
+            "fsync": "off",  # a busy disk may take a minute; no test takes the power away
         }
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
@@ -96,7 +97,7 @@ class Postgres:
     def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(30)
+            self._process.wait(120)
             self._process = None
 
     def _run(self, program: str, *args: str) -> None:
