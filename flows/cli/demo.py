@@ -27,8 +27,7 @@ def demo(
         Path, options.out("A folder for each demo, with questions, answers and lake.", metavar="FOLDER")
     ] = Path("demo"),
 ) -> None:
-    """Answer the bundled questions with the router and with the largest model alone, step by step and by programs, and
-    compare.
+    """Answer the bundled questions with the router, the largest model alone, and programs; compare.
 
     Missing weights are downloaded first.
 

@@ -40,7 +40,7 @@ GROUPS = {
 }
 """Commands with commands of their own -> what they are for."""
 COMMANDS = {
-    "demo": "Answer the bundled questions with the router and with the largest model alone, and compare.",
+    "demo": "Answer the bundled questions with the router, the largest model alone, and programs; compare.",
     "answer": "Answer a file of questions.",
     "join": "Join a run beside other machines.",
     "label": "Label problems for training: plans and allocations that led to the right answer.",

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
+from prefect.client.schemas.sorting import LogSort
 from typer.testing import CliRunner
 
 from flows.cli.app import app
@@ -190,7 +191,7 @@ def test_prefect_shows_what_was_kept_and_how_scores_are_spread(tmp_path: Path):
             found = await client.read_latest_artifacts(
                 artifact_filter=ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(like_="label-plans-%"))
             )
-            logs = [log.message for log in await client.read_logs() if log.name == "r2"]
+            logs = [log.message for log in await client.read_logs(sort=LogSort.TIMESTAMP_DESC) if log.name == "r2"]
         return {str(a.key): json.loads(str(a.data)) for a in found if a.key != "label-plans-progress"}, logs
 
     shown, logs = asyncio.run(told())

@@ -12,10 +12,10 @@ import pytest
 from flows.cli.options import tags_of
 from r2.call import Call
 from r2.errors import ConfigError, PoolFileError
-from r2.pool.client import entries as entries_module
 from r2.pool.client.client import PoolClient
 from r2.pool.client.ports import Address
 from r2.pool.file.config import load_pool
+from r2.pool.limits import host as host_module
 from r2.settings import AnswerSettings, load_settings
 from tests.support.loopback import Loopback, answers, write_pool
 
@@ -74,7 +74,7 @@ def test_the_next_day_has_its_own_cap(tmp_path: Path, monkeypatch: pytest.Monkey
         async with Loopback(after=answers(usage=(20, 5))) as server:
             for _ in range(40):
                 await asked(pool, server.base_url, tmp_path, "a", ("team=search",), 4)
-            monkeypatch.setattr(entries_module, "datetime", Tomorrow)
+            monkeypatch.setattr(host_module, "datetime", Tomorrow)
             errors, _ = await asked(pool, server.base_url, tmp_path, "b", ("team=search",), 1)
             assert errors == [None]
 
