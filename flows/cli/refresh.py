@@ -10,7 +10,6 @@ from flows.cli import options
 from flows.cli.console import figures, results, say, starting
 from flows.cli.options import TRAINING, flag
 from flows.support.terminal import INTERRUPTED
-from storage.lake.address import lake_folder
 
 if TYPE_CHECKING:  # not when the command starts
     from tasks.training.refresh_round import RoundResult
@@ -63,11 +62,14 @@ def refresh(
         "max_cost_usd": max_cost_usd,
     }
     settings = load_refresh_settings(config, flags)
+    from tasks.training.refresh_round import lake_of
+
+    traffic = lake_of(settings)
     if dry_run:
         from storage.runs.fresh_questions import fresh_questions
         from storage.runs.refresh_rounds import keys_used
 
-        fresh = fresh_questions(lake_folder(settings.lake), keys_used(lake_folder(settings.lake), settings.scorer))
+        fresh = fresh_questions(traffic, keys_used(traffic, settings.scorer))
         print(f"{len(fresh.questions)} new questions; a round begins with {settings.least}")
         for why, n in sorted(fresh.left_out.items()):
             say(f"{n} questions left out: {why}")

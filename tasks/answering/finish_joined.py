@@ -13,7 +13,7 @@ from storage.runs.answers import default_out, note_out, out_of, write_answers
 from storage.runs.plan import RunPlan
 from storage.runs.summary import RunSummary, summarize
 from storage.sql.query import refresh_database
-from tasks.answering.finish_run import check_accounts, record_session
+from tasks.answering.finish_run import bring_into_view, check_accounts, record_session
 from tasks.answering.progress import Progress, settled_rows
 from tasks.blocking import to_end
 
@@ -40,7 +40,7 @@ async def finish_joined(
             break
         seen = await claims.look()
         if not seen.is_there:
-            await to_end(_see_to_view, plan)
+            await to_end(lambda: bring_into_view(plan, is_complete=True))
             break
         if seen.n_open:
             others = [worker for worker in seen.workers if worker != claims.worker]
@@ -81,14 +81,8 @@ def _record(plan: RunPlan, progress: Progress) -> None:
 
 def _close_run(plan: RunPlan, out: str | None, more_columns: Sequence[str]) -> list[Path]:
     check_accounts(plan.n_requested, _summary(plan), 0)
-    _see_to_view(plan)
+    bring_into_view(plan, is_complete=True)
     return _write(plan, out, more_columns)
-
-
-def _see_to_view(plan: RunPlan) -> None:
-    lake = Lake(plan.settings.lake)
-    lake.compact(plan.run_id)
-    refresh_database(lake.root)
 
 
 def _write_partly(plan: RunPlan, out: str | None, more_columns: Sequence[str]) -> list[Path]:

@@ -35,7 +35,7 @@ def tell_again(
     """The same of a run that is closed: its answers are written again. Nothing in the lake changes, unless the process
     that closed it was killed before it ended."""
     plan = read_plan(run_dir)
-    _bring_into_view(plan, is_complete=True)
+    bring_into_view(plan, is_complete=True)
     summary = summarize(run_dir.parent.parent, plan.run_id, plan.settings.reasoning.check)
     check_accounts(plan.n_requested, summary, progress.n_deferred)
     return summary, _written(plan, out, more_columns)
@@ -60,11 +60,11 @@ def close_session(run_dir: Path, progress: Progress) -> RunSummary:
         cost_usd=summary.cost_usd,
     )
     is_complete = progress.stop_reason is None and progress.n_deferred == 0
-    _bring_into_view(plan, is_complete=is_complete)
+    bring_into_view(plan, is_complete=is_complete)
     return summary
 
 
-def _bring_into_view(plan: RunPlan, *, is_complete: bool) -> None:
+def bring_into_view(plan: RunPlan, *, is_complete: bool) -> None:
     """What follows once the session's row is stored, so that the row is in view with the rest. Each part finds by
     itself whether it is done, for a kill may come between any two."""
     lake = Lake(plan.run_dir.parent.parent)

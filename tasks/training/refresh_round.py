@@ -27,6 +27,7 @@ from r2.training.refresh.settings import RefreshSettings
 from r2.training.refresh.todays_prices import priced_today
 from r2.training.scorer.trials import Trial
 from storage.lake.address import is_in_bucket
+from storage.lake.lake import Lake
 from storage.runs.checked_steps import checked_steps
 from storage.runs.checked_trials import Among, checked_trials
 from storage.runs.fresh_questions import fresh_questions
@@ -55,13 +56,21 @@ class RoundResult:
     remarks: tuple[str, ...] = ()
 
 
-def begun_round(settings: RefreshSettings) -> tuple[Round, str]:
-    """The round that is to be worked on, its questions frozen; where there is too little new traffic for one, why."""
+def lake_of(settings: RefreshSettings) -> Path:
+    """The lake with the traffic. ConfigError where there is none, or where it lies in a bucket."""
     if is_in_bucket(settings.lake):
         raise ConfigError(
             f"lake {settings.lake}: the rounds of the loop are kept on a disk. Name the folder of a lake that is there."
         )
     lake = Path(settings.lake)
+    if not Lake(lake).exists():
+        raise ConfigError(f"{lake}: no lake there, and so no traffic to learn from. Name its folder with --lake.")
+    return lake
+
+
+def begun_round(settings: RefreshSettings) -> tuple[Round, str]:
+    """The round that is to be worked on, its questions frozen; where there is too little new traffic for one, why."""
+    lake = lake_of(settings)
     round_ = present_round(lake, settings.scorer)
     if round_.is_begun:
         return round_, ""

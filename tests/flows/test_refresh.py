@@ -188,6 +188,13 @@ def test_it_goes_on_stage_by_stage_and_each_says_so_as_an_event(tmp_path: Path, 
     assert shown.stdout == "0 new questions; a round begins with 80\n"
 
 
+def test_a_lake_that_is_not_there_is_a_mistake_and_is_not_made(tmp_path: Path):
+    for more in ([], ["--dry-run"]):
+        done = CliRunner().invoke(app, ["refresh", "--pool", "none.toml", "--lake", str(tmp_path / "lkae"), *more])
+        assert "lkae: no lake there, and so no traffic to learn from" in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_money_that_is_spent_ends_the_asking_and_what_was_not_asked_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
