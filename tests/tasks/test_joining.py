@@ -124,7 +124,7 @@ def test_three_workers_answer_every_question_once_and_one_of_them_closes_the_run
 def test_a_dead_workers_shards_are_taken_over_and_nothing_it_paid_for_is_paid_again(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(of_claims, "CLAIM_S", 0.5)
+    monkeypatch.setattr(of_claims, "CLAIM_S", 3.0)
     monkeypatch.setattr(of_claims, "RENEW_S", 0.1)
     plan = planned(tmp_path, SUMS, shard_size=30, max_in_flight=4)
 
