@@ -178,12 +178,12 @@ class JoinedJournal:
     def hold(self, key: str, worst_usd: float) -> Awaitable[None]:
         return self._rows.store(self._claim, [(key, worst_usd, None)])
 
-    async def commit(self, key: str, record: bytes) -> None:
-        await self.commit_all([(key, record)])
+    async def commit(self, key: str, record: bytes, usd: float = 0.0) -> None:
+        await self.commit_all([(key, record, usd)])
 
-    async def commit_all(self, records: Sequence[tuple[str, bytes]]) -> None:
-        await self._rows.store(self._claim, [(key, None, record) for key, record in records])
-        self._bodies.update(records)
+    async def commit_all(self, records: Sequence[tuple[str, bytes, float]]) -> None:
+        await self._rows.store(self._claim, [(key, None, record) for key, record, _ in records])
+        self._bodies.update({key: record for key, record, _ in records})
 
 
 async def paid_usd(database: Database, run: str) -> float:

@@ -4,7 +4,8 @@ One append-only file. A call is noted with what it may cost before it is sent (`
 again; written at once, not synced: a killed process has written them) and stored when it was answered (`commit`,
 returns after fsync; concurrent commits share one write and one sync). Opening replays the file: answered calls can be
 found again, and calls that were begun and never stored are known, with what they may have cost. Bodies stay on disk;
-memory holds a key and an offset per call.
+memory holds a key and an offset per call. Where the file was cut or taken away, its mark (`journal_mark.py`) tells how
+many calls went with it and what they may have cost: they are noted anew as lost calls, and stay counted as paid.
 
 A record is `MAGIC, crc32, kind, key length, body length, durable, key, body`, with `durable` the length of the file
 known to be synced when the record was written. It settles the one hard question after a crash: a bad record beyond
@@ -19,7 +20,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +35,10 @@ MAGIC = b"R2J\x01"
 _HEAD = struct.Struct("<4sIBIIQ")
 _CHECKED_FROM = 8
 """Offset in a record of the first byte that its CRC covers: all after the CRC itself."""
-_BEGUN, _COMMITTED, _HELD = 1, 2, 3
+_BEGUN, _COMMITTED, _HELD, _PRICED = 1, 2, 3, 4
+"""A call noted; stored, as earlier versions did; sent again; stored behind what was paid for it, in USD."""
+MISSING = "missing"
+"""Key of the notes of calls that went with a part of the file."""
 GATHER_S = 0.001
 """How long a sync waits for more commits to share it: nothing beside a model's answer, and a fraction of the syncs."""
 _ESTIMATE = struct.Struct("<d")
@@ -67,11 +71,18 @@ class Journal:
         self._descriptor = descriptor
         self._end = 0
         self._durable = 0
+        self._n_written = 0
         self._unwritten: list[bytes] = []
         self._lost_usd: dict[tuple[str, bytes], float] = {}
         self._offsets: dict[str, int] = {}
-        self._waiting: list[tuple[asyncio.Future[None], str, int]] = []
-        self._in_sync: list[tuple[asyncio.Future[None], str, int]] = []
+        self._paid_usd = 0.0
+        self._lost_total_usd = 0.0
+        self._open_usd: dict[str, float] = {}
+        self._open_total_usd = 0.0
+        self._most_open = 0
+        self._most_open_usd = 0.0
+        self._waiting: list[tuple[asyncio.Future[None], str, int, float]] = []
+        self._in_sync: list[tuple[asyncio.Future[None], str, int, float]] = []
         self._is_sync_due = False
         self._reading: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
@@ -82,7 +93,9 @@ class Journal:
         """Calls that earlier sessions began and never stored, one by one: a call lost twice and then stored is here
         twice."""
         self.n_missing_at_open = 0
-        """Stored calls that the file had once and has no longer: it was cut, emptied or taken away. They were paid."""
+        """Stored calls that the file had once and has no longer: it was cut, emptied or taken away. They were paid, and
+        are among `lost_at_open`."""
+        self._n_paid_twice = 0
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -105,14 +118,16 @@ class Journal:
                 raise RunLockedError(
                     f"{path}: open in another process, which works on the same run. Wait for it or end it."
                 ) from None
-            journal._replay()
+            is_whole = journal._replay()
             os.fsync(descriptor)
             if is_new:
                 sync_folder(path.parent)
+            journal._durable = journal._end
+            if not is_whole:  # what is missing is noted in the journal by now
+                journal._write_mark()
         except BaseException:
             journal.close()
             raise
-        journal._durable = journal._end
         return journal
 
     @classmethod
@@ -152,8 +167,9 @@ class Journal:
     def find(self, key: str) -> bytes | None:
         """The stored record of `key`, the newest if there are several; None if there is none."""
         offset = self._offsets.get(key)
-        if offset is None:
-            return None
+        return None if offset is None else _answer_in(self._record_at(offset))
+
+    def _record_at(self, offset: int) -> _Record:
         head = os.pread(self._descriptor, 4096, offset)
         size = _size(head)
         if size > len(head):
@@ -164,7 +180,7 @@ class Journal:
                 f"{self.path}: the record at byte {offset} changed since it was written. The disk or another program "
                 "is at fault."
             )
-        return record.body
+        return record
 
     def lost_usd(self, key: str, payer: bytes = b"") -> float:
         """The most that earlier sessions of `payer` may have paid for this call and never stored."""
@@ -174,10 +190,26 @@ class Journal:
         """Notes that the call is about to be sent, and the most that it may cost. LakeError if the disk refuses: then
         it must not be sent."""
         self._note(_BEGUN, key, _ESTIMATE.pack(worst_usd) + payer)
+        self._is_sent(key, worst_usd)
 
     def hold(self, key: str, worst_usd: float) -> None:
         """Notes that a call of this session is about to be sent again, and the most that it may cost in all."""
         self._note(_HELD, key, _ESTIMATE.pack(worst_usd))
+        self._is_sent(key, worst_usd)
+
+    def _is_sent(self, key: str, worst_usd: float) -> None:
+        """Has the mark know of the most that was on its way at once in this session: seldom more than before."""
+        self._open_total_usd += worst_usd - self._open_usd.get(key, 0.0)
+        self._open_usd[key] = worst_usd
+        if len(self._open_usd) > self._most_open or self._open_total_usd > self._most_open_usd:
+            self._most_open = max(self._most_open, len(self._open_usd))
+            self._most_open_usd = max(self._most_open_usd, self._open_total_usd)
+            self._write_mark()
+
+    def _write_mark(self) -> None:
+        n_open = len(self.lost_at_open) + self._most_open
+        most_usd = self._paid_usd + self._lost_total_usd + self._most_open_usd
+        self._mark.write(Known(self._durable, len(self._offsets), self._n_written, n_open, most_usd))
 
     def _note(self, kind: int, key: str, body: bytes) -> None:
         """Written before it returns: what a kill finds on the wire is in the file."""
@@ -186,20 +218,21 @@ class Journal:
         if refusal is not None:
             raise refusal
 
-    async def commit(self, key: str, record: bytes) -> None:
-        """Returns once the record is on disk. Callers that come while a sync is running share the next one.
+    async def commit(self, key: str, record: bytes, usd: float = 0.0) -> None:
+        """Returns once the record is on disk. Callers that come while a sync is running share the next one. `usd` is
+        what was paid for it.
 
         Raises LakeError if the disk refuses; after a failed sync the journal takes nothing more, because what the
         kernel still holds of it is not known.
         """
-        await self.commit_all([(key, record)])
+        await self.commit_all([(key, record, usd)])
 
-    async def commit_all(self, records: Sequence[tuple[str, bytes]]) -> None:
+    async def commit_all(self, records: Sequence[tuple[str, bytes, float]]) -> None:
         """As `commit`, for many at once."""
         loop = asyncio.get_running_loop()
         written: asyncio.Future[None] = loop.create_future()
-        for key, record in records:
-            self._waiting.append((written, key, self._append(_COMMITTED, key, record)))
+        for key, record, usd in records:
+            self._waiting.append((written, key, self._append(_PRICED, key, _ESTIMATE.pack(usd) + record), usd))
         if not self._is_sync_due:
             self._is_sync_due = True
             loop.call_later(GATHER_S, self._begin_sync, loop)
@@ -207,25 +240,25 @@ class Journal:
 
     def records(self) -> Iterator[tuple[str, bytes]]:
         """(key, record) of every stored call, in the order they were stored."""
-        for key, _ in sorted(self._offsets.items(), key=lambda item: item[1]):
-            body = self.find(key)
-            assert body is not None, f"{key} has an offset"
-            yield key, body
+        for key, offset in self._in_order():
+            yield key, _answer_in(self._record_at(offset))
 
     def places(self) -> Iterator[tuple[int, bytes]]:
         """(offset in the file, record) of every stored call, in the order they were stored; `stored_at` reads one."""
-        for key, offset in sorted(self._offsets.items(), key=lambda item: item[1]):
-            body = self.find(key)
-            assert body is not None, f"{key} has an offset {offset}"
-            yield offset, body
+        for _, offset in self._in_order():
+            yield offset, _answer_in(self._record_at(offset))
+
+    def _in_order(self) -> list[tuple[str, int]]:
+        return sorted(self._offsets.items(), key=lambda item: item[1])
 
     def loss(self) -> str:
         """What to say where `n_missing_at_open` is not 0."""
         n, n_left = self.n_missing_at_open, len(self._offsets)
         return (
             f"{self.path}: cut or taken away: {n} of the {n + n_left} answers that were safely in it are missing. They "
-            f"were paid for and are asked again, so up to {n} calls are paid twice. Where you have a backup of it, "
-            "stop now (Ctrl-C) and restore it."
+            f"were paid for and are asked again, so with those that were on their way up to {self._n_paid_twice} calls "
+            "are paid twice; what they may have cost counts as spent. Where you have a backup of it, stop now (Ctrl-C) "
+            "and restore it."
         )
 
     def __len__(self) -> int:
@@ -239,6 +272,9 @@ class Journal:
             self._reading.remove_reader(self._syncer.answers)
         self._syncer.close()
         self._write()
+        if self._mark.is_written:
+            self._most_open, self._most_open_usd = len(self._open_usd), self._open_total_usd
+            self._write_mark()
         self._mark.close()
         os.close(self._descriptor)
 
@@ -277,13 +313,14 @@ class Journal:
             self._end -= len(frames)
             os.ftruncate(self._descriptor, self._end)
             return self._refuse(f"cannot be written ({error}). Make room on the disk and run the same command again.")
+        self._n_written = self._end
         return None
 
     def _refuse(self, what: str) -> LakeError:
         """Tells those who wait for the next sync that there will be none."""
         refusal = LakeError(f"{self.path}: {what}")
         waiting, self._waiting = self._waiting, []
-        for written, _, _ in waiting:
+        for written, _, _, _ in waiting:
             if not written.done():
                 written.set_exception(refusal)
         return refusal
@@ -312,17 +349,22 @@ class Journal:
             self._broken = self._refuse(f"cannot be synced ({error}). Check the disk and run the same command again.")
             return
         self._durable = end
-        for written, key, offset in self._in_sync:
+        for written, key, offset, usd in self._in_sync:
+            if (before := self._offsets.get(key)) is not None:
+                self._paid_usd -= _paid_in(self._record_at(before))
             self._offsets[key] = offset  # here, not in `commit`: a caller that was cancelled has paid too
+            self._paid_usd += usd
+            self._open_total_usd -= self._open_usd.pop(key, 0.0)
             if not written.done():
                 written.set_result(None)
-        self._mark.write(Known(end, len(self._offsets)))
+        self._write_mark()
         self._is_sync_due = bool(self._waiting)
         if self._waiting:
             loop.call_later(GATHER_S, self._begin_sync, loop)
 
-    def _replay(self, *, cut_off: bool = True) -> None:
-        """Reads the file once: offsets of stored calls, calls left open, and where the next record goes."""
+    def _replay(self, *, cut_off: bool = True) -> bool:
+        """Reads the file once: offsets of stored calls, calls left open, and where the next record goes. False where
+        something is missing; with `cut_off` that is noted in the file."""
         size = os.fstat(self._descriptor).st_size
         known = read_mark(self.path)
         begun: dict[str, LostCall] = {}
@@ -335,20 +377,45 @@ class Journal:
                         if self._end < known.end <= size:
                             raise self._damaged()
                         break
-                    if record.kind == _COMMITTED:
+                    if record.kind in (_COMMITTED, _PRICED):
                         begun.pop(record.key, None)
+                        if (before := self._offsets.get(record.key)) is not None:
+                            self._paid_usd -= _paid_in(_parse(view[before:]))
                         self._offsets[record.key] = self._end
+                        self._paid_usd += _paid_in(record)
                     else:
                         self._replay_note(record, begun)
                     self._end += record.size
             if cut_off:
                 os.ftruncate(self._descriptor, self._end)
-        if self._end < known.end:
-            self.n_missing_at_open = max(0, known.n_calls - len(self._offsets))
+        self._n_written = self._end
         self.lost_at_open += begun.values()
+        is_whole = self._end >= known.written
+        if not is_whole:
+            self._note_missing(known, cut_off)
         for call in self.lost_at_open:
             place = (call.key, call.payer)
             self._lost_usd[place] = self._lost_usd.get(place, 0.0) + call.usd
+            self._lost_total_usd += call.usd
+        return is_whole
+
+    def _note_missing(self, known: Known, is_written: bool) -> None:
+        """The calls that went with a part of the file join those that were lost in kills. Nobody knows which they were,
+        and stored ones may have been begun in what is left of it, so they fill up to what the mark knew of."""
+        if self._end < known.end:
+            self.n_missing_at_open = max(0, known.n_calls - len(self._offsets))
+        self._n_paid_twice = self.n_missing_at_open + known.n_open
+        n = max(0, self._n_paid_twice - len(self.lost_at_open))
+        usd = known.most_usd - self._paid_usd - sum(call.usd for call in self.lost_at_open)
+        if usd > 1e-9:
+            n = max(n, 1)
+        missing = [LostCall(MISSING, max(0.0, usd) / max(1, n), b"")] * n
+        self.lost_at_open += missing
+        if is_written:
+            for call in missing:
+                self._append(_BEGUN, call.key, _ESTIMATE.pack(call.usd))
+            if (refusal := self._write()) is not None:
+                raise refusal
 
     def _replay_note(self, record: _Record, begun: dict[str, LostCall]) -> None:
         """A call begun anew was lost by the session before; one sent again is the same call at a higher price."""
@@ -424,9 +491,8 @@ def drop_settled(path: Path, keys: Set[str]) -> None:
     The other calls stay, stored or lost: their questions are still to be answered, and what was paid for them counts.
     """
     with Journal.open(path) as old:
-        stored = ((key, record) for key, record in old.records() if key not in keys)
-        lost = (call for call in old.lost_at_open if call.key not in keys)
-        _rewrite(path, stored, lost)
+        lost = [call for call in old.lost_at_open if call.key not in keys]
+        _rewrite(old, lambda key: key not in keys, lost)
 
 
 def note_instead(path: Path, paid: Callable[[bytes], tuple[float, bytes] | None], more: Sequence[LostCall] = ()) -> int:
@@ -447,29 +513,27 @@ def note_instead(path: Path, paid: Callable[[bytes], tuple[float, bytes] | None]
         missing = [call for call in more if call.key not in known]
         n_noted = len(notes) - len(old.lost_at_open)
         if n_noted or missing:
-            kept = set(stored)
-            records = ((key, record) for key, record in old.records() if key in kept)
-            _rewrite(path, records, [*notes, *missing])
+            _rewrite(old, set(stored).__contains__, [*notes, *missing])
     return n_noted
 
 
-def _rewrite(path: Path, stored: Iterable[tuple[str, bytes]], lost: Iterable[LostCall]) -> None:
-    """Puts a journal with these calls in the place of one that this process has open."""
-    shorter = beside(path)
-    n_kept = 0
+def _rewrite(old: Journal, keeps: Callable[[str], bool], lost: Sequence[LostCall]) -> None:
+    """Puts a journal with the stored calls of these keys, and these lost ones, in the place of `old`."""
+    shorter = beside(old.path)
+    n_kept, paid_usd = 0, 0.0
     with Journal.open(shorter) as new:
-        for key, record in stored:
-            n_kept += 1
-            new._append(_COMMITTED, key, record)
-            refusal = new._write()
-            if refusal is not None:
-                raise refusal
+        for key, offset in old._in_order():
+            if keeps(key):
+                record = old._record_at(offset)
+                n_kept, paid_usd = n_kept + 1, paid_usd + _paid_in(record)
+                new._note(record.kind, key, record.body)
         for call in lost:  # after the stored ones: a record ends the note before it
-            new.begin(call.key, call.usd, call.payer)
+            new._note(_BEGUN, call.key, _ESTIMATE.pack(call.usd) + call.payer)
         os.fsync(new._descriptor)
-        replace_mark(path, Known(new._end, n_kept))
-    shorter.replace(path)
-    sync_folder(path.parent)
+        most_usd = paid_usd + sum(call.usd for call in lost)
+        replace_mark(old.path, Known(new._end, n_kept, new._end, len(lost), most_usd))
+    shorter.replace(old.path)
+    sync_folder(old.path.parent)
 
 
 def stored_at(path: Path, offset: int) -> bytes | None:
@@ -484,7 +548,19 @@ def stored_at(path: Path, offset: int) -> bytes | None:
             record = _parse(memoryview(head + file.read(max(0, _size(head) - len(head)))))
     except OSError:
         return None
-    return None if record is None or record.kind != _COMMITTED else record.body
+    return None if record is None or record.kind not in (_COMMITTED, _PRICED) else _answer_in(record)
+
+
+def _answer_in(record: _Record) -> bytes:
+    """The completion of a stored call."""
+    return record.body[_ESTIMATE.size :] if record.kind == _PRICED else record.body
+
+
+def _paid_in(record: _Record | None) -> float:
+    """What was paid for a stored call, in USD; 0 where an earlier version stored it."""
+    if record is None or record.kind != _PRICED:
+        return 0.0
+    return float(_ESTIMATE.unpack_from(record.body)[0])
 
 
 def _size(head: bytes) -> int:
@@ -503,7 +579,7 @@ def _parse(view: memoryview) -> _Record | None:
         magic != MAGIC
         or len(view) < size
         or zlib.crc32(view[_CHECKED_FROM:size]) != crc
-        or kind not in (_BEGUN, _COMMITTED, _HELD)
+        or kind not in (_BEGUN, _COMMITTED, _HELD, _PRICED)
     ):
         return None
     key_end = _HEAD.size + key_length

@@ -1,8 +1,9 @@
-"""The mark beside a call journal: how much of it is known to be on disk, so that a journal which was cut says so.
+"""The mark beside a call journal: what is known to be in it, so that a journal which was cut says what it lost.
 
-`00042.journal.mark` holds the length of `00042.journal` and the number of its stored calls as of a sync. It is written
-after the sync and never synced itself: it may be behind the journal, never ahead of it. A journal that is shorter than
-its mark has lost calls that were safely stored, and paid for.
+`00042.journal.mark` holds the length of `00042.journal` and the number of its stored calls as of a sync, and how many
+calls were open and what all of them may have cost. It is written after a sync, and where more calls are on their way
+than it says; never synced itself: it may be behind the journal, never ahead of it. A journal that is shorter than its
+mark has lost calls that were paid for.
 """
 
 import contextlib
@@ -14,15 +15,25 @@ from typing import NamedTuple
 
 from r2.atomic import write_atomically
 
-_MARK = struct.Struct("<4sQQ")
-_MAGIC = b"R2M\x01"
+_MARK = struct.Struct("<4sQQQQd")
+_MAGIC = b"R2M\x02"
+_OLD_MARK = struct.Struct("<4sQQ")
+_OLD_MAGIC = b"R2M\x01"
+"""Of marks with the first two numbers alone."""
 
 
 class Known(NamedTuple):
-    """`end` is the length in bytes that was synced, `n_calls` the calls that were stored in it."""
+    """`end` is the length in bytes that was synced, `n_calls` the calls that were stored in it.
+
+    `written` is the length with what was not synced yet, `n_open` the most calls that were begun in it and not stored,
+    `most_usd` what was paid for all of them, open ones at the most that they may have cost.
+    """
 
     end: int
     n_calls: int
+    written: int = 0
+    n_open: int = 0
+    most_usd: float = 0.0
 
 
 class JournalMark:
@@ -33,12 +44,17 @@ class JournalMark:
         self._descriptor: int | None = None
 
     def write(self, known: Known) -> None:
-        """Notes what a sync has just made durable. A disk that refuses is the journal's to tell of."""
+        """A disk that refuses is the journal's to tell of."""
         with contextlib.suppress(OSError):
             if self._descriptor is None:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                 self._descriptor = os.open(self._path, flags, 0o600)
             os.pwrite(self._descriptor, _packed(known), 0)
+
+    @property
+    def is_written(self) -> bool:
+        """By this session."""
+        return self._descriptor is not None
 
     def close(self) -> None:
         if self._descriptor is not None:
@@ -55,11 +71,16 @@ def read_mark(journal: Path) -> Known:
     """What is known of a journal; nothing (0, 0) for one without a mark, or with one that is torn."""
     try:
         stored = mark_of(journal).read_bytes()
-        magic, end, n_calls = _MARK.unpack_from(stored)
+        packed = stored[:-4]
+        is_whole = stored[-4:] == _crc(packed)
+        if is_whole and stored.startswith(_MAGIC):
+            return Known(*_MARK.unpack(packed)[1:])
+        if is_whole and stored.startswith(_OLD_MAGIC):
+            _, end, n_calls = _OLD_MARK.unpack(packed)
+            return Known(end, n_calls, written=end)
     except (OSError, struct.error):
         return Known(0, 0)
-    known = Known(end, n_calls)
-    return known if magic == _MAGIC and stored == _packed(known) else Known(0, 0)
+    return Known(0, 0)
 
 
 def replace_mark(journal: Path, known: Known) -> None:
@@ -75,4 +96,8 @@ def remove_journal(journal: Path) -> None:
 
 def _packed(known: Known) -> bytes:
     packed = _MARK.pack(_MAGIC, *known)
-    return packed + zlib.crc32(packed).to_bytes(4, "little")
+    return packed + _crc(packed)
+
+
+def _crc(packed: bytes) -> bytes:
+    return zlib.crc32(packed).to_bytes(4, "little")

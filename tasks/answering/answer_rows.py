@@ -135,7 +135,6 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
             lost = [call for call in journal.lost_at_open if is_complete or call.key in settled_keys]
             n_lost_open = len(journal.lost_at_open) - len(lost)
             counts.note_lost(lost)
-            counts.n_calls_lost += session.n_missing.get(shard, 0)
             note = counts.note() | await session.journals.may_commit(shard)
             if not await to_end(session.lake.commit, plan.run_id, name, unit.tables(), meta=note):
                 if not session.lake.manifest.has(plan.run_id, name):
@@ -146,7 +145,7 @@ async def _answer_rows(session: RunSession, shard: int, counts: Counts) -> dict[
             progress.settle(name, counts)
             progress.n_bad_rows += n_bad_rows
         else:
-            n_lost_open = counts.n_calls_lost + session.n_missing.get(shard, 0)
+            n_lost_open = counts.n_calls_lost
     n_open = len(deferred) + len(open_problems) - n_taken
     n_settled = len(settled) + len(unit.trajectories)
     if len(planned) != n_settled + n_open:
@@ -193,7 +192,7 @@ async def _answered(
         key = call.journal_key(problem.problem_id)
         keys.add(key)
         if before is not None and journal.find(key) is None and (known := await before.find(call)) is not None:
-            await journal.commit(key, known.to_bytes(call.request_sha(), problem.problem_id))
+            await journal.commit(key, known.to_bytes(call.request_sha(), problem.problem_id), known.cost_usd)
             return replace(known, lost_usd=journal.lost_usd(key))
         card = session.router.roster[call.model]
         worst_usd = worst_cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, call.json_schema))

@@ -103,8 +103,6 @@ class RunSession:
     """Shared by all runs that pay from one budget."""
     reopened: Mapping[str, Reopened] = field(default_factory=dict)
     """problem_id -> what was paid before for a question that had failed and is asked again."""
-    n_missing: Mapping[int, int] = field(default_factory=dict)
-    """Shard -> stored calls that its journal has lost: they are asked again, and were paid."""
     paid_before: PaidBefore | None = None
     """What earlier runs paid for; None: nothing, or the client looks itself."""
     lanes: Lanes | None = None
@@ -209,9 +207,7 @@ async def open_session(plan: RunPlan, claims: Claims | None = None) -> AsyncIter
             max_open = MOST_OPEN if client.unspent_usd() == math.inf else MOST_OPEN_CAPPED
         admission = Admission(asked.unspent_usd)
         slots = asyncio.Semaphore(max_open)
-        session = RunSession(
-            plan, pool, router, asked, lake, slots, progress, checks, admission, again, left.n_missing, before
-        )
+        session = RunSession(plan, pool, router, asked, lake, slots, progress, checks, admission, again, before)
         session.lanes, session.max_open = lanes, max_open
         session.is_simulated = is_simulated(pool)
         if claims is not None:
@@ -265,11 +261,10 @@ async def _lanes(
 
 @dataclass(slots=True)
 class _LeftOver:
-    """What earlier sessions left on disk: paid for problems that they did not settle; stored calls that a shard's
-    journal has lost, by shard; what there is to say about it."""
+    """What earlier sessions left on disk: paid for problems that they did not settle; what there is to say about
+    it."""
 
     paid_usd: float = 0.0
-    n_missing: dict[int, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -289,7 +284,6 @@ def _left_over(plan: RunPlan) -> _LeftOver:
         with Journal.open(path) as journal:
             left.paid_usd += paid_usd(journal)
             if journal.n_missing_at_open:
-                left.n_missing[shard.index] = journal.n_missing_at_open
                 left.warnings.append(journal.loss())
     return left
 

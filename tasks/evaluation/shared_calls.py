@@ -172,13 +172,13 @@ class _Slot:
     def hold(self, key: str, worst_usd: float) -> None:
         self._journal.hold(self._key, worst_usd)
 
-    async def commit(self, key: str, record: bytes) -> None:
-        await self._journal.commit(self._key, self._payer + record)
+    async def commit(self, key: str, record: bytes, usd: float = 0.0) -> None:
+        await self._journal.commit(self._key, self._payer + record, usd)
         self.is_sent = True
 
-    async def commit_all(self, records: Sequence[tuple[str, bytes]]) -> None:
-        for key, record in records:
-            await self.commit(key, record)
+    async def commit_all(self, records: Sequence[tuple[str, bytes, float]]) -> None:
+        for key, record, usd in records:
+            await self.commit(key, record, usd)
 
     async def keep(self, record: bytes) -> None:
         """Stores an answer that another run paid for."""

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ def commit_all(path: Path, calls: dict[str, bytes]) -> None:
         with Journal.open(path) as journal:
             for key, record in calls.items():
                 journal.begin(key, 0.5)
-                await journal.commit(key, record)
+                await journal.commit(key, record, 0.25)
 
     asyncio.run(session())
 
@@ -183,8 +185,10 @@ def test_a_lost_page_among_records_that_were_never_acknowledged_is_a_torn_end(tm
     path.write_bytes(stored)
     with Journal.open(path) as journal:
         assert list(journal.records()) == [("a", b"1")]
-        assert journal.lost_at_open == []
-    assert path.stat().st_size == start
+        assert [call.usd for call in journal.lost_at_open] == [1.0, 1.0], "what was on its way may have been paid"
+        assert journal.n_missing_at_open == 0
+    with Journal.open(path) as journal:
+        assert sum(call.usd for call in journal.lost_at_open) == 2.0, "and no more is lost by looking at it"
 
 
 def test_damage_to_a_record_that_was_acknowledged_is_an_error_and_cuts_nothing(tmp_path: Path) -> None:
@@ -265,7 +269,7 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
         with Journal.open(tmp_path / "j") as journal:
             await journal.commit("a", b"1")
             monkeypatch.setattr(os, "write", lambda descriptor, frame: real(descriptor, frame[:10]))
-            with pytest.raises(LakeError, match="10 of 27 bytes written"):
+            with pytest.raises(LakeError, match="10 of 35 bytes written"):
                 await journal.commit("b", b"2")
             monkeypatch.undo()
             await journal.commit("c", b"3")
@@ -391,6 +395,86 @@ def test_a_journal_that_was_taken_away_says_so_once(tmp_path: Path) -> None:
     commit_all(path, {"call-0": b"paid again"})
     with Journal.open(path) as journal:
         assert (len(journal), journal.n_missing_at_open) == (1, 0)
+
+
+def paid_for(journal: Journal, usd_each: float) -> float:
+    """What its stored calls cost, at so much each, and what the lost ones may have."""
+    return len(journal) * usd_each + sum(call.usd for call in journal.lost_at_open)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2000), st.booleans())
+def test_what_a_journal_lost_when_it_was_cut_stays_counted_as_paid_in_every_later_session(
+    tmp_path_factory: pytest.TempPathFactory, n_bytes: int, is_gone: bool
+) -> None:
+    """Eight calls of 0.25 USD are stored and three of 0.5 USD on their way when the session is killed."""
+    path = tmp_path_factory.mktemp("journal") / "j"
+
+    async def killed() -> None:
+        journal = Journal.open(path)
+        for key, record in CALLS.items():
+            journal.begin(key, 0.5)
+            await journal.commit(key, record, 0.25)
+        for key in ("x", "y", "z"):
+            journal.begin(key, 0.5)
+        left = path.read_bytes(), mark_of(path).read_bytes()
+        journal.close()
+        path.write_bytes(left[0])
+        mark_of(path).write_bytes(left[1])
+
+    asyncio.run(killed())
+    whole = path.read_bytes()
+    is_cut = is_gone or n_bytes < len(whole)
+    path.unlink() if is_gone else path.write_bytes(whole[:n_bytes])
+    for _ in range(2):
+        with Journal.open(path) as journal:
+            n_lost = len(journal.lost_at_open)
+            assert n_lost >= len(CALLS) - len(journal) + 3 if is_cut else n_lost == 3
+            assert paid_for(journal, 0.25) == pytest.approx(8 * 0.25 + 3 * 0.5)
+    commit_all(path, dict.fromkeys(CALLS, b"paid again"))
+    drop_settled(path, {"call-0"})
+    with Journal.open(path) as journal:
+        assert journal.n_missing_at_open == 0
+        assert sum(call.usd for call in journal.lost_at_open if call.key == "missing") >= (2.0 if is_gone else 0.0)
+
+
+def test_a_journal_that_is_gone_tells_its_loss_with_what_was_on_its_way(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    commit_all(path, CALLS)
+    with Journal.open(path) as journal:
+        for key in ("x", "y"):
+            journal.begin(key, 0.5)
+    path.unlink()
+    with Journal.open(path) as journal:
+        assert "8 of the 8 answers" in journal.loss()
+        assert "up to 10 calls are paid twice" in journal.loss()
+        assert paid_for(journal, 0.25) == pytest.approx(8 * 0.25 + 2 * 0.5)
+
+
+def test_a_call_that_is_stored_again_counts_with_its_last_cost(tmp_path: Path) -> None:
+    """A failure that was paid for is asked again: its new record has the cost of both."""
+    path = tmp_path / "j"
+
+    async def session(usd: float) -> None:
+        with Journal.open(path) as journal:
+            await journal.commit("a", b"x", usd)
+
+    for usd in (0.25, 0.75):
+        asyncio.run(session(usd))
+    assert read_mark(path).most_usd == 0.75
+    path.unlink()
+    with Journal.open(path) as journal:
+        assert journal.lost_at_open == [("missing", 0.75, b"")]
+
+
+def test_the_mark_of_an_earlier_version_says_what_it_knew(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    commit_all(path, CALLS)
+    packed = struct.pack("<4sQQ", b"R2M\x01", path.stat().st_size, 8)
+    mark_of(path).write_bytes(packed + zlib.crc32(packed).to_bytes(4, "little"))
+    path.write_bytes(path.read_bytes()[:200])
+    with Journal.open(path) as journal:
+        assert len(journal) + journal.n_missing_at_open == 8
 
 
 def test_damage_to_the_last_stored_record_is_an_error_too_though_no_record_follows(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class ScriptedClient:
         self.spent_usd += answer.cost_usd
         if (noted := journal.begin(key, answer.cost_usd)) is not None:
             await noted
-        await journal.commit(key, answer.to_bytes(call.request_sha(), problem_id))
+        await journal.commit(key, answer.to_bytes(call.request_sha(), problem_id), answer.cost_usd)
         return answer
 
     def gauges(self) -> list[ModelGauge]:

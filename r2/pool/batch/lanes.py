@@ -252,7 +252,8 @@ class Lanes:
             for _, waiting, outcome in due:
                 kept = outcome.completion or paid_so_far(waiting.call, waiting.attempts)
                 if kept is not None:
-                    records.append((waiting.key, kept.to_bytes(waiting.call.request_sha(), waiting.place[0])))
+                    record = kept.to_bytes(waiting.call.request_sha(), waiting.place[0])
+                    records.append((waiting.key, record, kept.cost_usd))
             if records:
                 await due[0][1].journal.commit_all(records)
             for lane, waiting, outcome in due:

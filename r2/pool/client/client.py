@@ -190,7 +190,7 @@ class PoolClient:
         if lost_usd:
             completion = replace(completion, lost_usd=lost_usd)
         if asked.is_begun or not is_asked_again(completion.error_type):
-            await journal.commit(key, completion.to_bytes(call.request_sha(), problem_id))
+            await journal.commit(key, completion.to_bytes(call.request_sha(), problem_id), completion.cost_usd)
         return completion
 
     def gauges(self) -> list[ModelGauge]:

@@ -50,11 +50,12 @@ class CallJournal(Protocol):
     def hold(self, key: str, worst_usd: float) -> Awaitable[None] | None:
         """The same for a call of this session that is about to be sent again: the most that it may cost in all."""
 
-    async def commit(self, key: str, record: bytes) -> None:
-        """Returns once the record is on disk (fsync, batched over concurrent callers)."""
+    async def commit(self, key: str, record: bytes, usd: float = 0.0) -> None:
+        """Returns once the record is on disk (fsync, batched over concurrent callers). `usd` is what was paid for it:
+        it counts as spent even where the record is lost."""
 
-    async def commit_all(self, records: Sequence[tuple[str, bytes]]) -> None:
-        """The same for many at once: (key, record)."""
+    async def commit_all(self, records: Sequence[tuple[str, bytes, float]]) -> None:
+        """The same for many at once: (key, record, usd)."""
 
 
 class NoJournal:
@@ -72,8 +73,8 @@ class NoJournal:
     def hold(self, key: str, worst_usd: float) -> None:
         return None
 
-    async def commit(self, key: str, record: bytes) -> None:
+    async def commit(self, key: str, record: bytes, usd: float = 0.0) -> None:
         return None
 
-    async def commit_all(self, records: Sequence[tuple[str, bytes]]) -> None:
+    async def commit_all(self, records: Sequence[tuple[str, bytes, float]]) -> None:
         return None

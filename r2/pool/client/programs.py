@@ -49,7 +49,7 @@ class Programs:
             self.spent_usd += cost_usd
             if self._money is not None:
                 self._money.settle(WORST_USD, cost_usd)
-        await journal.commit(key, completion.to_bytes(call.request_sha(), problem_id))
+        await journal.commit(key, completion.to_bytes(call.request_sha(), problem_id), completion.cost_usd)
         return completion
 
     def stop(self) -> None:

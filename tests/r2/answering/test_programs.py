@@ -294,7 +294,7 @@ class _Kept(NoJournal):
     def begin(self, key: str, worst_usd: float) -> None:
         self.begun.append(worst_usd)
 
-    async def commit(self, key: str, record: bytes) -> None:
+    async def commit(self, key: str, record: bytes, usd: float = 0.0) -> None:
         self.kept[key] = record
 
 

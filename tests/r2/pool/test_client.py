@@ -179,7 +179,7 @@ def test_what_was_paid_is_found_in_the_journal_and_not_sent_again(tmp_path: Path
         def find(self, key: str) -> bytes | None:
             return self.records.get(key)
 
-        async def commit(self, key: str, record: bytes) -> None:
+        async def commit(self, key: str, record: bytes, usd: float = 0.0) -> None:
             self.records[key] = record
 
     async def scenario() -> None:
