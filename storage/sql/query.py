@@ -318,8 +318,9 @@ def write_database(lake_root: Path | str) -> Path | None:
         script.write_text(_script_of(sql), "utf-8")
         with closing(duckdb.connect()) as connection:
             connection.execute(f"attach {_quoted(str(database))} as lake (storage_version 'v1.0.0')")
-            # One transaction: each would wait for the disk, and there are hundreds of statements.
-            connection.execute(f"use lake; begin; {sql}; commit; use memory; detach lake")
+            # One transaction: each would wait for the disk, and there are hundreds of statements. Written before the
+            # detaching, which does not say why it could not write.
+            connection.execute(f"use lake; begin; {sql}; commit; checkpoint; use memory; detach lake")
         database.replace(root / _DATABASE)
         script.replace(root / _SCRIPT)  # after the database, whose state `refresh_database` reads from it
     return root / _DATABASE

@@ -1,6 +1,9 @@
 """SQL over the lake: what each view says about a lake small enough to check by hand."""
 
 import datetime
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -408,3 +411,27 @@ def test_what_a_cache_saved_goes_by_the_price_of_so_long_a_prompt(
 ):
     [[found]] = views.execute("select cache_saved(?, ?, ?, ?)", [version, *tokens]).fetchall()
     assert found == APPROX(saved_usd)
+
+
+_WHERE_NO_FILE_MAY_GROW = """
+import resource, sys
+from pathlib import Path
+from storage.sql.query import write_database
+from tasks.cause import message
+
+most = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+try:
+    write_database(Path(sys.argv[1]))
+except Exception as error:
+    print(message(error))
+"""
+
+
+def test_a_database_of_views_for_which_there_is_no_room_says_which_file_and_why(tmp_path: Path) -> None:
+    lake = worked_lake(tmp_path)
+    path = write_database(lake)
+    assert path is not None
+    command = [sys.executable, "-c", _WHERE_NO_FILE_MAY_GROW, str(lake), str(path.stat().st_size - 1)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r'Could not write file ".+/lake\.duckdb": File too large\. Nothing is lost', said), said
