@@ -31,6 +31,15 @@ def is_closed(lake: Path, run_id: str) -> bool:
     return any(status in ENDED and n_deferred == 0 for status, n_deferred in found)
 
 
+def has_session(lake: Lake, run_id: str) -> bool:
+    """Whether the row of some session is stored."""
+    return any(map(_is_session, lake.units(run_id)))
+
+
+def _is_session(unit: str) -> bool:
+    return unit.startswith("session-")
+
+
 def session_row(
     lake: Lake,
     run_id: str,
@@ -56,7 +65,7 @@ def session_row(
 
     `flow_run_id` is Prefect's, "" outside a flow.
     """
-    number = sum(name.startswith("session-") for name in lake.units(run_id))
+    number = sum(map(_is_session, lake.units(run_id)))
     ended_at = time.time()
     return RunRow(
         run_id=run_id,

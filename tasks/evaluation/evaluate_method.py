@@ -28,9 +28,11 @@ from r2.settings import Reasoning
 from storage.evaluations.store import CALLS, FOLDER, evaluation_dir, evaluations_of
 from storage.lake.address import lake_folder
 from storage.lake.lake import Lake
+from storage.lake.view import is_seen
 from storage.runs.journal import Journal
 from storage.runs.lineage import paid_runs
 from storage.runs.plan import RunPlan, plan_run, read_plan
+from storage.runs.sessions import has_session, is_closed
 from tasks.answering.answer_rows import answer_rows
 from tasks.answering.finish_run import record_session
 from tasks.answering.paid_before import open_paid_before
@@ -174,8 +176,11 @@ def plan_evaluated(settings: EvaluateSettings, pool: PoolConfig, input_path: Pat
 
 
 def is_settled(plan: RunPlan) -> bool:
-    """True where earlier sessions answered everything: such a run needs no task."""
-    return progress_so_far(plan).n_settled == plan.n_requested
+    """True where earlier sessions answered everything and closed the run: such a run needs no task."""
+    if progress_so_far(plan).n_settled < plan.n_requested:
+        return False
+    lake = Lake(plan.run_dir.parent.parent)
+    return has_session(lake, plan.run_id) and is_seen(lake.manifest, plan.run_id)
 
 
 @task(
@@ -202,7 +207,8 @@ async def answer_run(evaluation: OpenEvaluation, plan: RunPlan) -> bool:
     """The same without Prefect."""
     with evaluation.lake.run_lock(plan.run_id):
         progress = progress_so_far(plan)
-        if progress.n_settled == plan.n_requested:
+        if progress.n_settled == plan.n_requested:  # the process that answered the last of it was killed by then
+            await to_end(_close_again, plan, progress)
             return True
         calls = await evaluation.ready()
         if calls is None:
@@ -240,3 +246,12 @@ def close_run(plan: RunPlan, progress: Progress) -> None:
     )
     if progress.n_deferred == 0:
         Lake(plan.run_dir.parent.parent).compact(plan.run_id)  # last, so that the session's row is in view too
+
+
+def _close_again(plan: RunPlan, progress: Progress) -> None:
+    """`close_run` of a run that was answered whole: what of it was done is not done twice."""
+    root = plan.run_dir.parent.parent
+    if is_closed(root, plan.run_id):
+        Lake(root).compact(plan.run_id)
+    else:
+        close_run(plan, progress)
