@@ -63,6 +63,11 @@ def test_each_harm_changes_the_file(name: str, tmp_path: Path):
     assert not is_same
 
 
+@pytest.mark.parametrize(("harmed", "place"), [(b"abXd", 2), (b"ab", 2), (b"", 0), (b"abcd", 4)])
+def test_where_a_harm_begins_is_its_first_changed_byte(harmed: bytes, place: int):
+    assert damage.first_change(b"abcd", harmed) == place
+
+
 def test_every_hostile_reply_is_a_scenario_of_the_whole_and_the_slice_is_a_part_of_it():
     whole, few = ([one.name for one in plan.scenarios(is_slice=is_slice)] for is_slice in (False, True))
     assert {f"wire {name}" for name in [*MODES, *wire.OWN_MODES]} <= set(whole)

@@ -2,7 +2,8 @@
 
 A finished lake is damaged in one file at a time: either `r2 lake verify` names the file or every row is read as it was;
 a reader gives those rows or an error of ours. The journal of a killed run is damaged before the same command goes on:
-either it is refused by name, or what was lost is said and no more than that is paid again.
+either it is refused by name, or each call that is paid again is among those that the run says were lost, and what was
+lost counts as paid.
 """
 
 import random
@@ -17,7 +18,7 @@ from benchmarks.torture.world import ROOT, World, answer_command, check_lake, se
 from r2.errors import ConfigError, R2Error
 from r2.policies.registry import Registry
 from storage.evaluations.verify import verify_lake
-from storage.runs.journal_mark import mark_of
+from storage.runs.journal_mark import mark_of, read_mark
 
 Harm = Callable[[Path, random.Random], object]
 PRECIOUS = b"somebody else's"
@@ -66,6 +67,12 @@ HARMS: dict[str, Harm] = {
     "linked away": linked_away,
     "gone": gone,
 }
+
+
+def first_change(whole: bytes, harmed: bytes) -> int:
+    """Offset of the first byte that is another one, or not there any more."""
+    pairs = enumerate(zip(whole, harmed, strict=False))
+    return next((place for place, (old, new) in pairs if old != new), min(len(whole), len(harmed)))
 
 
 def lake_files(world: World, n_times: int) -> Row:
@@ -131,16 +138,24 @@ def journals(world: World, n_times: int) -> Row:
         kinds += [journal, journal, journal, mark_of(journal)] if journal is not None else []
         path = world.chance.choice([one for one in kinds if one.exists()])
         name, harm = world.chance.choice(list(HARMS.items()))
+        is_said = True
+        if path == journal:
+            known, whole = read_mark(path), path.read_bytes()
         harm(path, world.chance)
+        if path == journal and path.exists():  # notes of the last moment are beyond what the mark knows of
+            is_said = first_change(whole, path.read_bytes()) < known.written
         told = f"{path.name} {name} ({place})"
         ended = world.run(answer_command(shard_size=50), here)
         row.needs("Traceback" not in ended.said, f"{told}: a traceback: {ended.said[-400:]}")
         precious = path.parent / f"{path.name}.precious"
         row.needs(not precious.exists() or precious.read_bytes() == PRECIOUS, f"{told}: the link was written through")
         if ended.code == 0:
-            row.twice += (world.server.paid - before - expected).total()
-            row.in_flight += in_flight * (path == journal)  # what was cut off may have been the notes of these
+            n_twice, n_before = (world.server.paid - before - expected).total(), row.in_flight
+            row.twice += n_twice
             check_lake(row, here / "lake", 100, world.server.bill_usd - bill_usd)
+            row.in_flight += in_flight * (not is_said)
+            n_lost = row.in_flight - n_before
+            row.needs(n_twice <= n_lost, f"{told}: {n_twice} calls were paid again, {n_lost} are said to be lost")
         else:
             row.needs(path.name in ended.said or run.name in ended.said, f"{told}: not named: {ended.said[-300:]}")
     return row

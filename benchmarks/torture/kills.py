@@ -10,14 +10,15 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from benchmarks.torture.figures import Row
 from benchmarks.torture.world import R2, ROOT, Ended, World, answer_command, check_lake, settled, write_questions
-from r2.errors import R2Error
-from storage.evaluations.store import CALLS, FOLDER, evaluation_ids, read_comparison
+from r2.evaluation.comparison import Comparison
+from storage.evaluations.store import CALLS, FOLDER, evaluation_ids, read_comparison, read_evaluation
 from storage.runs.journal import Journal
 
 Command = Callable[[str], Sequence[str]]
@@ -141,13 +142,21 @@ def evaluate(world: World, n_kills: int, n_problems: int, most_s: float) -> Row:
         return [*R2, *words]
 
     lakes = killed_often(world, row, folder, command, n_kills, 8, most_s)
-    tables = [[read_comparison(lake, name) for name in evaluation_ids(lake)] for lake in lakes]
+    tables = [[_timeless(read_comparison(lake, name)) for name in evaluation_ids(lake)] for lake in lakes]
     for lake, table in zip(lakes[1:], tables[1:], strict=True):
         check_lake(row, lake, n_answered(lakes[0]))
         row.needs(table == tables[0], f"{lake.name}: another table than unbroken")
+        paid_usd = sum(read_evaluation(lake, name).paid_usd for name in evaluation_ids(lake))
+        row.needs(bills[lake] <= paid_usd + 1e-9, f"{lake.name}: billed {bills[lake]:.9f} USD, it says {paid_usd:.9f}")
         row.broken += same_rows(lakes[0], lake)
         row.in_flight += n_lost(lake / FOLDER / CALLS)
     return row
+
+
+def _timeless(comparison: Comparison) -> Comparison:
+    """Without how long the answers took, which no two runs measure alike."""
+    methods = [replace(method, latency_p50_s=0.0, latency_p95_s=0.0) for method in comparison.methods]
+    return replace(comparison, methods=tuple(methods))
 
 
 def grpo(world: World, n_kills: int, n_steps: int, most_s: float) -> Row:
@@ -178,8 +187,5 @@ def _after(path: Path) -> object:
 
 def n_lost(journal: Path) -> int:
     """Calls of a journal that were on their way at a kill."""
-    try:
-        with Journal.open(journal) as opened:
-            return len(opened.lost_at_open)
-    except R2Error:
-        return 0
+    with Journal.glance(journal) as opened:
+        return len(opened.lost_at_open)
