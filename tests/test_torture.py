@@ -51,6 +51,10 @@ def test_a_failing_disk_refuses_from_the_nth_write_below_its_folder_on(tmp_path:
             writes.meets(lake / "b")
         assert told.value.filename == str(lake / "b")
     assert (tmp_path / "lake.writes").read_bytes() == b"..."
+    writes.aim(2, tmp_path / "lake-of-somebody-else")
+    writes.meets(lake / "b")
+    writes.meets(tmp_path / "lake-of-somebody-else" / "b")
+    assert writes.n == 1
 
 
 @pytest.mark.parametrize("name", damage.HARMS)

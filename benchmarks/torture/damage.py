@@ -129,7 +129,7 @@ def journals(world: World, n_times: int) -> Row:
         began, until = time.monotonic(), first + world.chance.randint(100, 300)
         while world.server.n_requests < until and process.poll() is None and time.monotonic() < began + 120:
             time.sleep(0.002)
-        in_flight = world.server.in_flight
+        in_flight = world.server.in_flight()
         process.kill()
         process.wait()
         run = next((here / "lake" / "_runs").iterdir())

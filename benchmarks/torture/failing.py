@@ -27,8 +27,13 @@ class Writes:
     """Counts what would change the folder, and refuses it from the N-th on."""
 
     def __init__(self, number: int, last: int, folder: Path) -> None:
-        self._number, self._last, self._folder, self.n = number, last, str(folder), 0
+        self._number = number
+        self.aim(last, folder)
         self._told = os.open(f"{folder}.writes", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def aim(self, last: int, folder: Path) -> None:
+        """Counts anew, in this folder."""
+        self._last, self._folder, self.n = last, str(folder), 0
 
     def meets(self, path: object) -> None:
         """OSError for a path below the folder once it is time."""
@@ -90,13 +95,19 @@ def let_the_clock_jump() -> None:
     time.time_ns = lambda: int(jumping() * 1e9)
 
 
+ARRANGED: dict[str, tuple[int, str, Callable[[Writes], None]]] = {
+    "full": (errno.ENOSPC, "no space left", fill_disk),
+    "read_only": (errno.EROFS, "read-only file system", forbid_writes),
+}
+"""How a disk fails -> the number of its error, what is said of it, and what arranges it."""
+
+
 def main() -> None:
     how, n, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]).absolute()
     sys.argv = ["r2", *sys.argv[4:]]
-    if how == "full":
-        fill_disk(Writes(errno.ENOSPC, n, folder))
-    elif how == "read_only":
-        forbid_writes(Writes(errno.EROFS, n, folder))
+    if how in ARRANGED:
+        number, _, arrange = ARRANGED[how]
+        arrange(Writes(number, n, folder))
     elif how == "short":
         resource.setrlimit(resource.RLIMIT_FSIZE, (n, n))
     elif how == "clock":

@@ -150,7 +150,7 @@ def stopped(world: World, seconds: Sequence[float]) -> Row:
         while world.server.n_requests < first + 60 and process.poll() is None:
             time.sleep(0.002)
         process.send_signal(signal.SIGSTOP)
-        row.in_flight += world.server.in_flight
+        row.in_flight += world.server.in_flight()
         time.sleep(stop_s)
         process.send_signal(signal.SIGCONT)
         ended = world.ended(process, folder, began)
@@ -223,7 +223,7 @@ def restarts(world: World, n_times: int) -> Row:
             time.sleep(0.002)
         if process.poll() is not None:
             break
-        row.in_flight += world.server.in_flight
+        row.in_flight += world.server.in_flight(within_s=0.05)  # nobody was killed: what has come is kept
         world.close_server()
         time.sleep(world.chance.uniform(0.1, 1.5))
         world.open_server()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.torture import damage, injection, kills, machine, wire
+from benchmarks.torture import damage, every_write, injection, kills, machine, wire
 from benchmarks.torture.figures import Row
 from benchmarks.torture.world import World
 
@@ -31,6 +31,8 @@ def _all() -> list[Scenario]:
         Scenario("disk full", lambda world: machine.disk(world, "full", 8)),
         Scenario("disk read_only", lambda world: machine.disk(world, "read_only", 8)),
         Scenario("disk short", lambda world: machine.disk(world, "short", 4)),
+        Scenario("every write full", lambda world: every_write.every_write(world, "full")),
+        Scenario("every write read_only", lambda world: every_write.every_write(world, "read_only")),
         Scenario("disk tmpfs", lambda world: machine.full_mount(world, 3)),
         Scenario("disk mount", machine.read_only_mount),
         Scenario("stopped", lambda world: machine.stopped(world, (20.0, 70.0, 150.0))),

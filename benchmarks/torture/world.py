@@ -41,9 +41,9 @@ Result = TypeVar("Result")
 class CountingServer(SimulatedServer):
     """The simulated models, with a bill: every answer is billed once it is computed, whoever is left to hear it."""
 
-    def __init__(self) -> None:
+    def __init__(self, time_scale: float = 1.0) -> None:
         pool = load_pool(SIMULATED)
-        super().__init__(pool, Conditions())
+        super().__init__(pool, Conditions(time_scale=time_scale))
         self._prices = {name: pool.price(name) for name in pool.models}
         self.paid: Counter[bytes] = Counter()
         self.bill_usd = 0.0
@@ -62,11 +62,10 @@ class CountingServer(SimulatedServer):
                 self.paid[exchange.key] += 1
                 self.bill_usd += (exchange.input_tokens * price.input + exchange.output_tokens * price.output) / 1e6
 
-    @property
-    def in_flight(self) -> int:
-        """Requests that are worked on, or whose answers left less than half a second ago: the client may not have
-        stored them."""
-        return self.n_open + sum(at > time.monotonic() - 0.5 for at in self._ended_at)
+    def in_flight(self, within_s: float = 0.5) -> int:
+        """Requests that are worked on, or whose answers left less than so long ago: the client may not have stored
+        them."""
+        return self.n_open + sum(at > time.monotonic() - within_s for at in self._ended_at)
 
     @property
     def n_requests(self) -> int:
@@ -137,14 +136,7 @@ class World:
 
     def open_server(self) -> None:
         """Serves, at the same address each time, with the same counts."""
-        self._runner = self.loop.call(self._opened())
-
-    async def _opened(self) -> web.AppRunner:
-        logging.getLogger("aiohttp.server").disabled = True  # it says of every killed client that it hung up
-        runner = web.AppRunner(self.server.application(), access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port, backlog=1024, reuse_address=True).start()
-        return runner
+        self._runner = self.loop.call(serve(self.server, self.port))
 
     def close_server(self) -> None:
         if self._runner is not None:
@@ -155,12 +147,7 @@ class World:
         """A new folder with a pool file of the counting server."""
         folder = self.folder / name.replace(" ", "-")
         folder.mkdir()
-        text = re.sub(
-            r'endpoint = "simulated:(.+)"',
-            rf'endpoint = "http://127.0.0.1:{self.port}/v1"\nserved_model = "\1"',
-            SIMULATED.read_text("utf-8"),
-        )
-        (folder / "pool.toml").write_text(text, "utf-8")
+        (folder / "pool.toml").write_text(simulated_at(SIMULATED.read_text("utf-8"), self.port), "utf-8")
         return folder
 
     def env(self, folder: Path, *, own_api: bool = False) -> dict[str, str]:
@@ -220,6 +207,20 @@ class World:
             time.sleep(0.03)
         said = (folder / "said.txt").read_text("utf-8", "replace")
         return Ended(process.returncode, said, time.monotonic() - began, peak_mb)
+
+
+async def serve(server: CountingServer, port: int) -> web.AppRunner:
+    logging.getLogger("aiohttp.server").disabled = True  # it says of every killed client that it hung up
+    runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, backlog=1024, reuse_address=True).start()
+    return runner
+
+
+def simulated_at(pool: str, port: int) -> str:
+    """A pool file of simulated models, which are asked at a port of this machine."""
+    endpoint = rf'endpoint = "http://127.0.0.1:{port}/v1"\nserved_model = "\1"'
+    return re.sub(r'endpoint = "simulated:(.+)"', endpoint, pool)
 
 
 def write_questions(path: Path, n: int, seed: int = 11) -> None:
