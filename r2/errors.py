@@ -123,7 +123,7 @@ CALL_FAILURES: Final[Mapping[str, Failure]] = {
     "circuit_open": _unsent("the model's breaker is open and no fallback was left", next_entry=True, is_outage=True),
     "overbilled": _unsent("the entry billed more than was asked for, and is closed", next_entry=True, is_outage=True),
     "misconfigured": _outage("the endpoint refuses every request of this form, and is closed", "never", "understood"),
-    "unknown_model": _outage("the endpoint does not know the model", "never", "understood"),
+    "unknown_model": _outage("the endpoint does not know the model, or redirects", "never", "understood"),
     "question_budget": Failure(
         "a further attempt could pass the question's money budget",
         "never",

@@ -106,8 +106,13 @@ def test_a_session_that_reached_a_model_says_how_many_questions_an_outage_left_o
 
 @pytest.mark.parametrize(
     ("lost", "error_type"),
-    [(says(500, "oops"), "server_error"), (says(200, "not JSON"), "bad_body"), (says(402, "no balance"), "auth")],
-    ids=["500", "200 without a completion", "402"],
+    [
+        (says(500, "oops"), "server_error"),
+        (says(200, "not JSON"), "bad_body"),
+        (says(402, "no balance"), "auth"),
+        (says(307, ""), "unknown_model"),
+    ],
+    ids=["500", "200 without a completion", "402", "307"],
 )
 def test_no_failure_of_the_server_is_final(tmp_path: Path, lost: Behaviour, error_type: str):
     port = prepare(tmp_path, 1)

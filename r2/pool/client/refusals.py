@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from r2.ledger import Usage
 from r2.pool.client.dialects.text import as_json, clean, clip
@@ -52,8 +53,17 @@ def refusal(status: int, body: bytes, headers: Mapping[str, str]) -> Refusal | N
     error_type = classify(status, body)
     if error_type is None:
         return None
-    message = f"HTTP {status}: {provider_message(body)}"
+    message = f"HTTP {status}: {_sent_on(headers) if 300 <= status < 400 else provider_message(body)}"
     return _refusal(error_type, status, body, message, headers)
+
+
+def _sent_on(headers: Mapping[str, str]) -> str:
+    """What a redirect says: the host alone, for a path may have the key in it."""
+    try:
+        host = urlsplit(headers.get("Location", "")).hostname
+    except ValueError:
+        host = None
+    return f"a redirect to {clean(host or 'nowhere')[:200]}, where nothing is sent"
 
 
 def refusal_inside(status: int, document: Mapping[str, Any], error: object, body: bytes) -> Refusal:
@@ -104,7 +114,7 @@ def classify(status: int, body: bytes) -> str | None:
         return "auth"
     if status == 400 and _has(said, _BAD_KEY_PHRASES):
         return "auth"
-    if status in (404, 410) or (status == 400 and _has(said, _MODEL_GONE_PHRASES)):
+    if 300 <= status < 400 or status in (404, 410) or (status == 400 and _has(said, _MODEL_GONE_PHRASES)):
         return "unknown_model"
     if status in (400, 403, 422, 451) and _has(said, _MODERATION_PHRASES) and not _has(said, _ACCOUNT_PHRASES):
         return "moderated"

@@ -28,6 +28,8 @@ NOW = 1_700_000_000.0
         (400, "temperature must be below 2", "bad_request"),
         (404, "no such model", "unknown_model"),
         (410, "", "unknown_model"),
+        (301, "", "unknown_model"),
+        (307, "<html>Sign in</html>", "unknown_model"),
         (400, '{"error": {"code": "model_decommissioned"}}', "unknown_model"),
         (400, "gpt-9 is not a valid model ID", "unknown_model"),
         (400, "API key not valid. Please pass a valid API key.", "auth"),
@@ -69,6 +71,21 @@ NOW = 1_700_000_000.0
 )
 def test_each_refusal_has_its_kind(status: int, body: str, kind: str | None):
     assert classify(status, body.encode()) == kind
+
+
+@pytest.mark.parametrize(
+    ("location", "where"),
+    [
+        ("https://login.example.com/v1?key=sk-1", "login.example.com"),
+        ("/elsewhere", "nowhere"),
+        ("http://[::1", "nowhere"),
+        ("", "nowhere"),
+    ],
+)
+def test_a_redirect_says_the_other_host_and_nothing_of_its_path(location: str, where: str):
+    said = refusal(307, b"moved", {"Location": location})
+    assert said is not None
+    assert said.message == f"HTTP 307: a redirect to {where}, where nothing is sent"
 
 
 @pytest.mark.parametrize(
