@@ -51,6 +51,7 @@ def killed_often(
         lakes.append(folder / name)
         bills[lakes[-1]] = world.server.bill_usd - bill_usd
     row.times = killed
+    row.needs(killed > 0, "nothing was killed: the unbroken command took all the time")
     if killed < n_kills:
         row.done += f"; the time was up at {killed} of {n_kills}"
     return lakes
