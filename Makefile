@@ -79,8 +79,9 @@ gpu-check: env-train ## on a CUDA GPU: SFT and one GRPO round of a tiny policy i
 prove-refresh: env ## the nightly loop: promotes where a model got worse and dearer, keeps where nothing changed
 	$(BIN)/python benchmarks/prove_refresh.py
 
-headline: env    ## the comparison on real models in docs/results.md, replayed from a recording without a model
+headline: env    ## the comparisons on real models in docs/results.md, replayed from recordings without a model
 	$(BIN)/python benchmarks/headline.py
+	$(BIN)/python benchmarks/recorded_comparison.py
 
 providers: env   ## 200 mixed rows on strict imitations of six providers, and our ledger beside their bills
 	$(BIN)/python benchmarks/providers.py

@@ -5,15 +5,18 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.record import recorded_ids, sample
+from benchmarks.recorded_comparison import check
 from benchmarks.recorded_table import main as table_main
 from benchmarks.recorded_table import table_of
 from r2.errors import InputFileError
+from r2.evaluation.recorded.comparison import from_json
 from r2.problem import Problem
 from tests.support.paths import ROOT
 
@@ -120,3 +123,15 @@ def test_what_lacks_a_part_is_left_out_by_name_of_what_is_pooled_and_not_of_its_
     assert left_out[0] == "champ: left out, for not being recorded on every benchmark: qwen-1.5b"
     rows, left_out = table_of(tmp_path, "pools/local.toml", wanted=["champ"])
     assert ({row["model"] for row in rows}, left_out) == ({"qwen-0.5b", "qwen-1.5b"}, [])
+
+
+def test_kept_figures_that_differ_or_are_gone_are_named(tmp_path: Path, capsys):
+    kept = ROOT / "benchmarks" / "recorded" / "comparison.json"
+    found = {name: from_json(json.dumps(one)) for name, one in json.loads(kept.read_bytes()).items()}
+    assert check(found, kept) == 0
+    name, one = next(iter(found.items()))
+    changed = found | {name: replace(one, n_fitted=one.n_fitted + 1)}
+    assert check(changed, kept) == 1
+    assert capsys.readouterr().err == f"Figures differ from the kept ones in: {name}\n"
+    assert check({}, kept) == 1
+    assert "Kept, and not recorded here: all benchmarks" in capsys.readouterr().err

@@ -244,6 +244,8 @@ def _search(table: _Table, stops: _Stops, rows: Sequence[int], max_length: int) 
                 for model in rows
                 if model not in prefix.order
             ]
+        if not level:
+            break  # every order has ended on every question
     return found
 
 

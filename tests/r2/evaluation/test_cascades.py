@@ -81,6 +81,12 @@ def test_a_confidence_cascade_stops_where_a_model_is_sure_and_never_on_an_unknow
     assert played.right.tolist() == [1, 0, 1, 1]
 
 
+def test_where_every_model_is_sure_of_every_answer_no_longer_order_is_looked_for():
+    right, cost, results = [[1, 0], [1, 1], [0, 0]], [[1, 1], [2, 2], [3, 3]], [[0, 0], [0, 1], [1, 2]]
+    found = confidence_cascades(right, cost, results, np.ones((3, 2)), thresholds=(0.5,))
+    assert [(one.order, one.accuracy, one.cost_usd) for one in found] == [((0,), 0.5, 1.0), ((1,), 1.0, 2.0)]
+
+
 def test_one_is_chosen_by_what_a_right_answer_is_worth_or_by_the_accuracy_it_must_reach():
     found = agreement_cascades(RIGHT, COST, RESULTS)
     # (0,): half right for 1; (2,): all right for 10; (0, 1, 2): 3/4 right for 8.
