@@ -1,8 +1,8 @@
 """A run of `r2 answer` in this process, without Prefect, whose disk fails at each of its writes in turn, as a program:
-`python -m benchmarks.torture.every_write HOW FOLDER`, with `full` or `read_only` as HOW (`failing.py`).
+`python -m benchmarks.torture.every_write HOW FOLDER FIRST STEP`, with `full` or `read_only` as HOW (`failing.py`).
 
-The first run counts its writes; then, for each of them, a run on a lake of its own fails from that write on and is gone
-on with on a good disk. The last line is the row of what came of it, as JSON.
+The first run counts its writes; then, for each of them from FIRST on in steps of STEP, a run on a lake of its own fails
+from that write on and is gone on with on a good disk. The last line is the row of what came of it, as JSON.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,19 +44,32 @@ from tests.support.loopback import free_port
 N = 8
 """Questions, in two shards."""
 NEVER = 10**9
+N_CORES = 2
 
 
 def every_write(world: World, how: str) -> Row:
-    """The program in a process of its own, whose row this is."""
-    folder = world.fresh(f"every write {how}")
-    ended = world.run([sys.executable, "-m", "benchmarks.torture.every_write", how, str(folder)], folder)
+    """The program in two processes, one for each core, each with every second write; the row of both."""
+    with ThreadPoolExecutor(N_CORES) as pool:
+        first, *others = pool.map(lambda place: _part(world, how, place), range(1, N_CORES + 1))
+    for other in others:
+        for name in ("times", "lost", "twice", "in_flight"):
+            setattr(first, name, getattr(first, name) + getattr(other, name))
+        first.identity = first.identity and other.identity
+        first.broken += other.broken
+    return first
+
+
+def _part(world: World, how: str, first: int) -> Row:
+    folder = world.fresh(f"every write {how} {first}")
+    words = [how, str(folder), str(first), str(N_CORES)]
+    ended = world.run([sys.executable, "-m", "benchmarks.torture.every_write", *words], folder)
     if ended.code != 0:
         raise RuntimeError(f"it ended with {ended.code}: {ended.said[-600:]}")
     return Row(**orjson.loads(ended.said.strip().splitlines()[-1]))
 
 
-def tried(how: str, folder: Path) -> Row:
-    """A trial for each write."""
+def tried(how: str, folder: Path, first: int, step: int) -> Row:
+    """A trial for each of these writes."""
     number, word, fail = ARRANGED[how]
     (folder / "unharmed").mkdir()
     writes = Writes(number, NEVER, folder / "unharmed" / "lake")
@@ -68,7 +82,7 @@ def tried(how: str, folder: Path) -> Row:
         write_questions(folder / "q.jsonl", N)
         answered(settings_in(folder, "unharmed"))
         expected, whole = Counter(server.paid), settled(folder / "unharmed" / "lake")
-        for place in range(1, writes.n + 1):
+        for place in range(first, writes.n + 1, step):
             settings = settings_in(folder, "harmed")
             before, bill_usd = Counter(server.paid), server.bill_usd
             writes.aim(place, folder / "harmed" / "lake")
@@ -114,9 +128,9 @@ async def _gone_on(settings: AnswerSettings) -> None:
 
 
 def main() -> None:
-    how, folder = sys.argv[1], Path(sys.argv[2])
+    how, folder, first, step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     os.environ["R2_STATE_DIR"] = str(folder / "state")
-    sys.stdout.write("\n" + orjson.dumps(asdict(tried(how, folder))).decode() + "\n")
+    sys.stdout.write("\n" + orjson.dumps(asdict(tried(how, folder, first, step))).decode() + "\n")
 
 
 if __name__ == "__main__":
