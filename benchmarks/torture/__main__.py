@@ -10,6 +10,7 @@ Everything runs on this machine, on simulated models and hostile servers of its 
 import argparse
 import functools
 import itertools
+import resource
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,8 @@ def torture(folder: Path, chosen: list[plan.Scenario], seed: int, json_path: Pat
     console.print(
         f"{len(rows)} scenarios, {sum(row.times for row in rows)} times, {sum(row.lost for row in rows)} rows lost, "
         f"{sum(max(0, row.twice - row.in_flight) for row in rows)} calls paid again beyond those in flight, "
-        f"{n_broken} broken; {(time.monotonic() - began) / 60:.1f} minutes, seed {seed}, commit {commit()}"
+        f"{n_broken} broken; {(time.monotonic() - began) / 60:.1f} minutes, {cpu_s() / 60:.1f} CPU minutes, "
+        f"seed {seed}, commit {commit()}"
     )
     return int(n_broken > 0)
 
@@ -60,6 +62,12 @@ def judged(world: World, scenario: plan.Scenario) -> Row:
     row.wall_s = time.monotonic() - started
     row.judge()
     return row
+
+
+def cpu_s() -> float:
+    """Of this process and of all that it started and saw end: what a busy machine does not change much."""
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in spent)
 
 
 def commit() -> str:
