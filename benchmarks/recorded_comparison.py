@@ -1,19 +1,25 @@
 """Every method on the recorded replies of benchmarks (benchmarks/recorded), cross-fitted by question: no model, no
 network.
 
-    python benchmarks/recorded_comparison.py                 and whether each figure is the one that was kept
-    python benchmarks/recorded_comparison.py --keep          keeps these figures, after something new was recorded
+    python benchmarks/recorded_comparison.py                 from the kept routes; is each figure the one that was kept?
+    python benchmarks/recorded_comparison.py --fit           fits every method anew, and keeps routes and figures
 
-Pooled over all benchmarks, with the entries that are recorded on every one; and each benchmark by itself, where more
-entries are. What is not recorded is named. Exit 1 if a figure differs.
+Which models a method asked for a question, and whose answer it gave, is its *route*. Fitting takes many minutes, so the
+routes of every fit are kept, on the rows that choose operating points and on those that are judged. What they cost and
+whether they were right, the operating points and all figures are worked out from the recorded replies each time. Exit
+1 if a figure differs from the kept one.
 
-The same on other rows: `benchmarks/record.py` with `--out FOLDER` records them, `--recorded FOLDER` compares on them.
+The same on other rows: `benchmarks/record.py` with `--out FOLDER` records them, `--recorded FOLDER --fit` compares on
+them.
 """
 
 import argparse
+import gzip
+import hashlib
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,75 +28,112 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.headline import is_same
-from benchmarks.recorded_table import RECORDED, parts_in, table_of
+from benchmarks.recorded_table import RECORDED, table_of
 from flows.cli.recorded import print_recorded
+from r2.atomic import replacing
 from r2.errors import InputFileError, R2Error
 from r2.evaluation.recorded.comparison import RecordedComparison, from_json, to_json
-from tasks.evaluation.play_recorded import play_recorded
+from r2.evaluation.recorded.playing import Done, Job, Plays, plays_of
+from r2.evaluation.recorded.table import OutcomeTable
+from tasks.evaluation.play_recorded import play_recorded, side_by_side
 
-KEPT = "comparison.json"
-POOLED = "all benchmarks"
+FIGURES, ROUTES = "comparison.json", "routes.gz"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recorded", type=Path, default=RECORDED)
     parser.add_argument("--pool", default="pools/local.toml", help="whose prices count [default: pools/local.toml]")
-    parser.add_argument("--keep", action="store_true", help=f"writes the figures to {KEPT} of the folder")
+    parser.add_argument(
+        "--fit", action="store_true", help=f"fits anew, and writes {ROUTES} and {FIGURES} of the folder"
+    )
     given = parser.parse_args()
     try:
-        began = time.monotonic()
-        found = compared(given.recorded, given.pool)
-        kept = given.recorded / KEPT
-        if given.keep:
-            kept.write_bytes(orjson.dumps({name: orjson.Fragment(to_json(one)) for name, one in found.items()}))
-        for name, comparison in found.items():
-            print(f"\n{name}, {comparison.n_fitted} questions of {', '.join(comparison.models)}")
-            print_recorded(comparison)
-        print(f"{time.monotonic() - began:.0f} s, no model was asked")
-        return check(found, kept) if kept.exists() else 0
+        found = compared(given.recorded, given.pool, fits=given.fit)
+        print_recorded(found)
+        print(f"{found.n_fitted} questions of {', '.join(found.models)}; {found.wall_s:.0f} s, no model was asked")
+        if given.fit:
+            (given.recorded / FIGURES).write_bytes(to_json(replace(found, wall_s=0.0)))
+            return 0
+        return check(found, given.recorded / FIGURES)
     except R2Error as error:
         sys.stderr.write(f"{error}\n")
         return 2
 
 
-def compared(folder: Path, pool: str) -> dict[str, RecordedComparison]:
-    """By name: pooled, and each benchmark that has entries which others lack."""
-    parts = parts_in(folder)
+def compared(folder: Path, pool: str, *, fits: bool) -> RecordedComparison:
+    """The comparison, by methods that are fitted or by their kept routes."""
+    began = time.monotonic()
     rows, left_out = table_of(folder, pool)
     for line in left_out:
         print(line)
-    whole = {row["model"] for row in rows}
-    further = {name: [name] for name, entries in parts.items() if len(parts) > 1 and set(entries) != whole}
-    found: dict[str, RecordedComparison] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, wanted in {POOLED: None, **further}.items():
-            path = Path(scratch) / "recorded.parquet"
-            pq.write_table(pa.Table.from_pylist(table_of(folder, pool, wanted=wanted)[0]), path)
-            try:
-                played = play_recorded([path], [], [], lambda line: None)
-            except InputFileError as error:
-                print(f"{name} is not compared: {str(error).removeprefix(f'{path}: ')}")
-                continue
-            found[name] = replace(played, outcomes=(str(folder.name),))
-    return found
+        path = Path(scratch) / "recorded.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        if fits:
+            with replacing(folder / ROUTES) as plain, gzip.GzipFile("", "wb", fileobj=plain, mtime=0) as file:
+                found = play_recorded([path], [], [], say, each=lambda jobs: keeping(jobs, file))
+        else:
+            with gzip.open(folder / ROUTES) as file:
+                found = play_recorded([path], [], [], lambda line: None, each=lambda jobs: kept(jobs, file))
+    return replace(found, outcomes=(folder.name,), wall_s=time.monotonic() - began)
 
 
-def check(found: dict[str, RecordedComparison], kept: Path) -> int:
+def say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def keeping(jobs: Sequence[Job], file: gzip.GzipFile) -> Iterator[Done]:
+    """Runs the jobs, and writes one line for each: what it was, its settings, its routes."""
+    for job, done in zip(jobs, side_by_side(jobs), strict=True):
+        routes: dict[tuple[tuple[str, ...], str], int] = {}
+        tables = [
+            [
+                [routes.setdefault(route, len(routes)) for route in zip(asked, answered, strict=True)]
+                for asked, answered in zip(plays.asked, plays.answered, strict=True)
+            ]
+            for plays in done.plays
+        ]
+        line = {"job": identity(job), "settings": done.settings, "routes": list(routes), "tables": tables}
+        file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        yield done
+
+
+def kept(jobs: Sequence[Job], file: gzip.GzipFile) -> Iterator[Done]:
+    """The jobs from the lines that `keeping` wrote. InputFileError where a line is of another job."""
+    for job in jobs:
+        line = orjson.loads(file.readline() or b"{}")
+        if line.get("job") != identity(job):
+            raise InputFileError(
+                f"{ROUTES}: kept for other methods or other rows ({job.label}). Fit anew: python "
+                "benchmarks/recorded_comparison.py --fit"
+            )
+        routes = [(tuple(asked), answered) for asked, answered in line["routes"]]
+        yield Done(
+            tuple(line["settings"]),
+            tuple(_plays(routes, table, rows) for table, rows in zip(line["tables"], job.rows, strict=True)),
+        )
+
+
+def _plays(routes: list[tuple[tuple[str, ...], str]], table: list[list[int]], rows: OutcomeTable) -> Plays:
+    asked = [[routes[code][0] for code in setting] for setting in table]
+    return plays_of(asked, [[routes[code][1] for code in setting] for setting in table], rows)
+
+
+def identity(job: Job) -> str:
+    """Of its name and its rows."""
+    ids = [[problem.problem_id for problem in rows.problems] for rows in (job.fit, *job.rows)]
+    return hashlib.blake2b(orjson.dumps([job.label, ids]), digest_size=12).hexdigest()
+
+
+def check(found: RecordedComparison, figures: Path) -> int:
     """1 where a figure is not the one that was kept."""
-    was = {name: from_json(orjson.dumps(one)) for name, one in orjson.loads(kept.read_bytes()).items()}
-    if gone := sorted(set(was) - set(found)):
-        sys.stderr.write(f"Kept, and not recorded here: {', '.join(gone)}\n")
-        return 1
-    if differing := [name for name, one in found.items() if name not in was or not _is_same(was[name], one)]:
-        sys.stderr.write(f"Figures differ from the kept ones in: {', '.join(differing)}\n")
+    was = from_json(figures.read_bytes())
+    if not is_same(was, replace(found, wall_s=0.0)):
+        sys.stderr.write(f"Figures differ from those in {figures}.\n")
         return 1
     print("Every figure is the one that was kept.")
     return 0
-
-
-def _is_same(was: RecordedComparison, now: RecordedComparison) -> bool:
-    return is_same(replace(was, wall_s=0.0), replace(now, wall_s=0.0))
 
 
 if __name__ == "__main__":

@@ -31,10 +31,11 @@ def play_recorded(
     n_seeds: int = 1,
     n_folds: int = N_FOLDS,
     models_dir: Path = MODELS_DIR,
+    each: Each | None = None,
 ) -> RecordedComparison:
     """Every method on the rows of `outcomes` by cross-fitting in `n_folds`, or on those of `test` where there are any;
     trained ones once for each seed, from bases in `models_dir`. `say` gets lines of progress, and what of the files is
-    not used.
+    not used. `each` does the fitting and playing; None: this machine, side by side where there is enough of it.
 
     Raises InputFileError and ConfigError for files, rows and methods that nothing can be learned or played from.
     """
@@ -50,7 +51,7 @@ def play_recorded(
         say(f"{name} is not in this table: {why}")
 
     n_rows = table.n_problems + (0 if unseen is None else unseen.n_problems)
-    each: Each = side_by_side if n_rows >= ROWS_FOR_PROCESSES else one_by_one
+    each = each or (side_by_side if n_rows >= ROWS_FOR_PROCESSES else one_by_one)
 
     def progress(line: str) -> None:
         say(f"{line} ({time.monotonic() - started:.0f} s)")

@@ -18,17 +18,18 @@ from r2.evaluation.recorded.table import IntArray, OutcomeTable, Question
 @dataclass(frozen=True, slots=True)
 class Plays:
     """A policy's settings on some rows: `right_SQ`, `cost_SQ` and `calls_SQ` are settings x rows; `asked` holds the
-    models asked, by setting and row, in order."""
+    models asked, by setting and row, in order, and `answered` the one whose answer was given."""
 
     right_SQ: FloatArray
     cost_SQ: FloatArray
     calls_SQ: FloatArray
     asked: Sequence[Sequence[tuple[str, ...]]]
+    answered: Sequence[Sequence[str]]
 
     def of_rows(self, at: IntArray) -> "Plays":
         """On these rows only."""
-        asked = [[row[i] for i in at.tolist()] for row in self.asked]
-        return Plays(self.right_SQ[:, at], self.cost_SQ[:, at], self.calls_SQ[:, at], asked)
+        asked, answered = ([[row[i] for i in at.tolist()] for row in kind] for kind in (self.asked, self.answered))
+        return Plays(self.right_SQ[:, at], self.cost_SQ[:, at], self.calls_SQ[:, at], asked, answered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +67,27 @@ def one_by_one(jobs: Sequence[Job]) -> Iterator[Done]:
 
 def play(policy: TablePolicy, table: OutcomeTable) -> Plays:
     """Every setting of the policy on every row. ValueError where the policy answers with a model it did not ask."""
-    n_settings = len(policy.settings)
-    shape = (n_settings, table.n_problems)
-    right, cost, calls = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    asked: list[list[tuple[str, ...]]] = [[] for _ in range(n_settings)]
-    row_of = {model: row for row, model in enumerate(table.models)}
+    asked: list[list[tuple[str, ...]]] = [[] for _ in policy.settings]
+    answered: list[list[str]] = [[] for _ in policy.settings]
     for at in range(table.n_problems):
-        for setting in range(n_settings):
+        for setting in range(len(policy.settings)):
             question = Question(table, at)
-            answers = policy.play(question, setting)
-            models = tuple(attempt.arm for attempt in question.attempts)
+            answered[setting].append(policy.play(question, setting))
+            asked[setting].append(tuple(attempt.arm for attempt in question.attempts))
+    return plays_of(asked, answered, table)
+
+
+def plays_of(
+    asked: Sequence[Sequence[tuple[str, ...]]], answered: Sequence[Sequence[str]], table: OutcomeTable
+) -> Plays:
+    """What these routes come to on the table's rows. ValueError where an answer is of a model that was not asked."""
+    row_of = {model: row for row, model in enumerate(table.models)}
+    right, cost, calls = (np.zeros((len(asked), table.n_problems)) for _ in range(3))
+    for setting, routes in enumerate(zip(asked, answered, strict=True)):
+        for at, (models, answers) in enumerate(zip(*routes, strict=True)):
             if answers not in models:
                 raise ValueError(f"the answer of {answers!r} was given without asking it; asked were {models}")
             right[setting, at] = table.is_correct_MP[row_of[answers], at]
-            cost[setting, at] = question.cost_usd
+            cost[setting, at] = sum(float(table.cost_usd_MP[row_of[model], at]) for model in models)
             calls[setting, at] = len(models)
-            asked[setting].append(models)
-    return Plays(right, cost, calls, asked)
+    return Plays(right, cost, calls, asked, answered)
