@@ -84,13 +84,12 @@ def test_the_picture_is_of_this_checkout():
 
 
 def test_any_one_import_turned_round_is_refused():
-    """Mutation: each import between packages, one at a time, points the other way."""
-    accepted = []
-    for one in BETWEEN_PACKAGES:
-        turned = (PICTURE.imports - {one}) | {Import(one.imported, one.importer)}
-        if forbidden(PICTURE, turned) == []:
-            accepted.append(one)
-    assert accepted == []
+    """Mutation: each import between packages, one at a time, points the other way. The picture's other imports are
+    held against it with every fortieth: each import is judged by itself, and that they are right is a test above."""
+    turned = {one: Import(one.imported, one.importer) for one in BETWEEN_PACKAGES}
+    assert [one for one in BETWEEN_PACKAGES if forbidden(PICTURE, [turned[one]]) == []] == []
+    for one in BETWEEN_PACKAGES[::40]:
+        assert forbidden(PICTURE, (PICTURE.imports - {one}) | {turned[one]}) == forbidden(PICTURE, [turned[one]])
 
 
 def test_both_ways_between_any_two_packages_is_refused():

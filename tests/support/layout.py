@@ -5,6 +5,7 @@ A package stands on a floor and may import from lower floors only. Used by tests
 
 import ast
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +79,7 @@ def read_picture(root: Path) -> Picture:
     found: set[Import] = set()
     for name, path in paths.items():
         package = name if name in packages else name.rpartition(".")[0]
-        for asked in _asked(ast.parse(path.read_text("utf-8")), package):
+        for asked in _asked(path.read_text("utf-8"), package):
             known = next((part for part in _shortened(asked) if part in paths), None)
             if known is not None and known != name:
                 found.add(Import(name, known))
@@ -86,7 +87,8 @@ def read_picture(root: Path) -> Picture:
 
 
 def forbidden(picture: Picture, imports: Iterable[Import]) -> list[str]:
-    """What is wrong with these imports, a sentence each; none if every one points to a lower floor."""
+    """What is wrong with these imports, a sentence each; none if every one points to a lower floor. Each is judged by
+    itself, whatever the others are."""
     wrong = []
     for one in sorted(imports):
         a, b = picture.package_of(one.importer), picture.package_of(one.imported)
@@ -108,6 +110,7 @@ def package_edges(picture: Picture, imports: Iterable[Import]) -> set[tuple[str,
     return {(a, b) for a, b in edges if a != b}
 
 
+@cache
 def _wrong(a: str, b: str) -> str | None:
     layer_a, layer_b = a.partition(".")[0], b.partition(".")[0]
     if layer_a != layer_b:
@@ -144,16 +147,20 @@ def _name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _asked(tree: ast.Module, package: str) -> Iterable[str]:
-    """Full names of what is imported; of `from a import b` it is `a.b`, which may be a module or a name in `a`."""
-    for node in ast.walk(tree):
+@cache
+def _asked(source: str, package: str) -> tuple[str, ...]:
+    """Full names of what is imported; of `from a import b` it is `a.b`, which may be a module or a name in `a`. A copy
+    of a checkout is read as fast as it differs from one that was read before."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             parts = package.split(".")
             above = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
             origin = ".".join(part for part in (above, node.module) if part)
-            yield from (f"{origin}.{alias.name}" for alias in node.names)
+            names += [f"{origin}.{alias.name}" for alias in node.names]
+    return tuple(names)
 
 
 def _shortened(name: str) -> Iterable[str]:

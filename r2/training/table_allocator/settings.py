@@ -40,9 +40,9 @@ def settings_for(base: str, seed: int) -> AllocatorSettings:
     CPU a prompt takes SmolLM2-135M two seconds. On a GPU all questions, and all layers."""
     if base.startswith(TINY):
         return AllocatorSettings(base=base, seed=seed)
-    from r2.training.device import has_gpu
+    import torch
 
-    if has_gpu():
+    if torch.cuda.is_available():
         return AllocatorSettings(base=base, seed=seed, sft_rate=1e-4, batch_questions=16, grpo_rate=2e-5)
     return AllocatorSettings(
         base=base,
