@@ -5,11 +5,22 @@ import graphlib
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.support.layout import FLOORS, LAYERS, Import, forbidden, package_edges, read_picture, two_way_pairs
+from tests.support.layout import (
+    FLOORS,
+    LAYERS,
+    Import,
+    Picture,
+    forbidden,
+    package_edges,
+    package_names,
+    read_picture,
+    two_way_pairs,
+)
 from tests.support.paths import ROOT
 
 ONLY_IN = {
@@ -24,8 +35,17 @@ NOT_A_JOB = {"util", "utils", "helper", "helpers", "common", "misc", "shared", "
 """Names that say nothing of what a module does."""
 AT_MOST = {"r2": 10, "storage": 12, "tasks": 12, "flows": 12}
 """Modules that lie directly in a layer."""
-PICTURE = read_picture(ROOT)
-BETWEEN_PACKAGES = [one for one in sorted(PICTURE.imports) if PICTURE.package_of(one[0]) != PICTURE.package_of(one[1])]
+
+
+@cache
+def picture() -> Picture:
+    """Read by the first test that needs it, not when the tests are collected, which every process does."""
+    return read_picture(ROOT)
+
+
+def between_packages() -> list[Import]:
+    found = picture()
+    return [one for one in sorted(found.imports) if found.package_of(one[0]) != found.package_of(one[1])]
 
 
 def outside_names(path: Path) -> set[str]:
@@ -50,21 +70,21 @@ def test_a_package_of_others_is_imported_only_where_it_belongs(path: Path):
 
 
 def test_every_import_points_to_a_lower_floor():
-    assert forbidden(PICTURE, PICTURE.imports) == []
+    assert forbidden(picture(), picture().imports) == []
 
 
 def test_no_two_packages_import_each_other():
-    assert two_way_pairs(PICTURE, PICTURE.imports) == []
+    assert two_way_pairs(picture(), picture().imports) == []
 
 
 def test_modules_import_each_other_in_no_circle():
     sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
-    for importer, imported in PICTURE.imports:
+    for importer, imported in picture().imports:
         sorter.add(importer, imported)
     sorter.prepare()  # CycleError names the circle
 
 
-@pytest.mark.parametrize("package", sorted(PICTURE.packages))
+@pytest.mark.parametrize("package", package_names(ROOT))
 def test_every_package_has_a_floor(package: str):
     placed = {name for floors in FLOORS.values() for floor in floors for name in floor}
     assert package in placed, "give it a floor in tests/support/layout.py"
@@ -72,34 +92,34 @@ def test_every_package_has_a_floor(package: str):
 
 def test_every_floor_is_a_package():
     placed = {name for floors in FLOORS.values() for floor in floors for name in floor}
-    assert placed <= PICTURE.packages
+    assert placed <= picture().packages
 
 
 def test_the_picture_is_of_this_checkout():
     """A reader that sees nothing would find nothing wrong."""
-    assert len(BETWEEN_PACKAGES) > 500
-    assert Import("r2.methods.cot", "r2.answering.protocol") in PICTURE.imports
-    assert Import("flows.cli.demo", "flows.answer_questions") in PICTURE.imports, "imports inside functions count"
-    assert ("storage.runs", "storage.lake") in package_edges(PICTURE, PICTURE.imports)
+    assert len(between_packages()) > 500
+    assert Import("r2.methods.cot", "r2.answering.protocol") in picture().imports
+    assert Import("flows.cli.demo", "flows.answer_questions") in picture().imports, "imports inside functions count"
+    assert ("storage.runs", "storage.lake") in package_edges(picture(), picture().imports)
 
 
 def test_any_one_import_turned_round_is_refused():
     """Mutation: each import between packages, one at a time, points the other way. The picture's other imports are
     held against it with every fortieth: each import is judged by itself, and that they are right is a test above."""
-    turned = {one: Import(one.imported, one.importer) for one in BETWEEN_PACKAGES}
-    assert [one for one in BETWEEN_PACKAGES if forbidden(PICTURE, [turned[one]]) == []] == []
-    for one in BETWEEN_PACKAGES[::40]:
-        assert forbidden(PICTURE, (PICTURE.imports - {one}) | {turned[one]}) == forbidden(PICTURE, [turned[one]])
+    turned = {one: Import(one.imported, one.importer) for one in between_packages()}
+    assert [one for one in between_packages() if forbidden(picture(), [turned[one]]) == []] == []
+    for one in between_packages()[::40]:
+        assert forbidden(picture(), (picture().imports - {one}) | {turned[one]}) == forbidden(picture(), [turned[one]])
 
 
 def test_both_ways_between_any_two_packages_is_refused():
     """Mutation: beside each edge between packages its reverse."""
     for one in {
-        PICTURE.package_of(i.importer) + " " + PICTURE.package_of(i.imported): i for i in BETWEEN_PACKAGES
+        picture().package_of(i.importer) + " " + picture().package_of(i.imported): i for i in between_packages()
     }.values():
-        more = PICTURE.imports | {Import(one.imported, one.importer)}
-        pair = sorted((PICTURE.package_of(one.importer), PICTURE.package_of(one.imported)))
-        assert two_way_pairs(PICTURE, more) == [tuple(pair)]
+        more = picture().imports | {Import(one.imported, one.importer)}
+        pair = sorted((picture().package_of(one.importer), picture().package_of(one.imported)))
+        assert two_way_pairs(picture(), more) == [tuple(pair)]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +142,8 @@ def test_an_import_written_into_a_copy_is_refused(tmp_path: Path, file: str, lin
         )
     with (tmp_path / file).open("a", encoding="utf-8") as changed:
         changed.write(f"\n{line}\n")
-    picture = read_picture(tmp_path)
-    [wrong] = forbidden(picture, picture.imports)
+    changed_picture = read_picture(tmp_path)
+    [wrong] = forbidden(changed_picture, changed_picture.imports)
     assert wrong.startswith(file.removesuffix(".py").replace("/", "."))
 
 

@@ -74,7 +74,6 @@ NO_MODULES = {
 """An entry point group, attributes of spans (storage/sql/operations.sql, r2/telemetry/spans.py) and events, which look
 like modules."""
 
-TEXTS = texts()
 Command = TyperCommand | TyperGroup
 
 
@@ -113,9 +112,16 @@ def wrong_links(texts: Iterable[Text]) -> Wrong:
                 yield named, f"{path.name} has no heading #{anchor}"
 
 
-def wrong_commands(texts: Iterable[Text]) -> Wrong:
+@cache
+def root_command() -> TyperGroup:
+    """`r2` as the command line reads it; to build it takes tens of milliseconds."""
     root = typer.main.get_command(app)
     assert isinstance(root, TyperGroup)
+    return root
+
+
+def wrong_commands(texts: Iterable[Text]) -> Wrong:
+    root = root_command()
     for text in texts:
         for named in spans(text):
             for command in re.split(r"\s(?:\||&&|;)\s", named.name):
@@ -162,9 +168,15 @@ def said(wrong: Wrong) -> list[str]:
     return sorted({f"{named.place}: {why}" for named, why in wrong})
 
 
+@cache
+def all_texts() -> list[Text]:
+    """Read by the first test that needs them, not when the tests are collected, which every process does."""
+    return texts()
+
+
 @pytest.mark.parametrize("what", CHECKS)
 def test_everything_that_is_named_is_there(what: str):
-    wrong = said(CHECKS[what](TEXTS))
+    wrong = said(CHECKS[what](all_texts()))
     assert not wrong, "\n" + "\n".join(wrong)
 
 
@@ -219,7 +231,7 @@ def wrong_command(command: str, text: Text) -> Iterator[str]:
 
 
 def _wrong_r2(words: list[str]) -> Iterator[str]:
-    command: Command = typer.main.get_command(app)
+    command: Command = root_command()
     name = "r2"
     while isinstance(command, TyperGroup) and words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
         if words[0] not in command.commands:
@@ -240,7 +252,7 @@ def flags_of(text: str) -> list[str]:
 def all_flags() -> frozenset[str]:
     """Flags of every r2 command, and of the scripts and modules of this repository."""
     found = {"--help"}
-    waiting: list[Command] = [typer.main.get_command(app)]
+    waiting: list[Command] = [root_command()]
     while waiting:
         command = waiting.pop()
         found |= {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}

@@ -86,6 +86,11 @@ def read_picture(root: Path) -> Picture:
     return Picture(packages, frozenset(paths), frozenset(found))
 
 
+def package_names(root: Path) -> list[str]:
+    """The packages of the four layers, without a look into a file."""
+    return sorted(_name(path.relative_to(root)) for layer in LAYERS for path in (root / layer).rglob("__init__.py"))
+
+
 def forbidden(picture: Picture, imports: Iterable[Import]) -> list[str]:
     """What is wrong with these imports, a sentence each; none if every one points to a lower floor. Each is judged by
     itself, whatever the others are."""
