@@ -1,8 +1,9 @@
 """The scorer: a pointwise predictor of success, from text, ONE arm's profile, and the evidence of attempts
 (docs/method.md, section 11; ours). The artefact, and what it predicts; numpy alone.
 
-Two heads. The *result head* gives each distinct result of the attempts a score; P(it is right) is the softmax over
-these scores and a 0 for "none is right". The *arm head* gives P(the next arm is right) where the best-supported result
+Two heads. The *result head* gives each distinct result of the attempts a score, the evidence as ease has it
+(r2/answering/ease.py) and what nets add to it; P(it is right) is the softmax over these scores and a 0 for "none is
+right". The *arm head* gives P(the next arm is right) where the best-supported result
 is right, and where it is wrong. What both see of an arm is its profile: accuracy at the kind of unit, usual length of
 its replies, how its confidences go with being right. No input depends on the order or the size of the pool, so a new
 arm needs a profile and no training. Trained by r2/training/scorer/fit.py; `ScoredBeliefs` (r2/answering/scored.py) is
@@ -11,7 +12,7 @@ what the rule reads.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,15 +20,18 @@ import orjson
 from numpy.typing import NDArray
 
 from r2.answering.attempts import Attempts
+from r2.answering.ease import Ease, likelihoods, log_sum, prior_of
 from r2.answering.query_router import features
 from r2.errors import ConfigError
 from r2.problem import Problem
 
-FORMAT: Final = "r2-scorer-1"
+FORMAT: Final = "r2-scorer-2"
 OTHER: Final = ""
 """The kind that stands for all kinds that the scorer was not trained on."""
 FARTHEST: Final = 3.0
 """Deviations are cut here, in standard deviations."""
+MOST_SCORE: Final = 20.0
+"""No evidence counts for more than this, in logits."""
 SUREST: Final = 1e-4
 """No accuracy and no confidence is taken for surer than this. At steps of plans small models differ in their third
 nine."""
@@ -56,7 +60,9 @@ RESULT_FEATURES: Final = (
     "logit of P(right | two agree), mean over pairs who say it",
     "how seldom their wrong results are the same, ln(1 / kappa), mean over pairs who say it",
     "logit of P(right | it disagrees with the other), mean over who says it and who says otherwise",
+    "ln of the odds that it is right and not that none is, as ease has it",
 )
+EASE: Final = len(RESULT_FEATURES) - 1
 ARM_FEATURES: Final = (
     "logit of the arm",
     "logit of q",
@@ -111,6 +117,7 @@ class KindProfile:
     confidence: float = 0.0
     confidence_sd: float = 1.0
     levels: tuple[Level, ...] = ()
+    ease: Ease | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +158,9 @@ class Kind:
     pairs: Mapping[str, Mapping[str, Pair]] = field(default_factory=dict)
     shortlist: tuple[str, ...] = ()
     """Arms that the best agreement cascades of the kind are made of, the most used first."""
+    spread: float = 0.0
+    text: float = 0.0
+    """How much units differ in ease, and how far the text tells it (r2/answering/ease.py)."""
     steps: Mapping[str, float] = field(default_factory=dict)
     """Of a kind of question: how many steps of each kind its plans have, on average."""
 
@@ -182,6 +192,10 @@ class Net:
         """Over the last axis."""
         inner = np.tanh(((x - self.mean) / self.sd) @ self.hidden_FH + self.hidden_H)
         return np.asarray(inner @ self.out_H + self.out)
+
+    def times(self, share: float) -> "Net":
+        """The net whose scores are `share` of these."""
+        return replace(self, out_H=share * self.out_H, out=share * self.out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +239,8 @@ class UnitView:
     beats: FloatArray
     kappa: FloatArray
     """Of pairs of arms, as `Pair`; the first two as logits."""
+    eases: FloatArray
+    """Arms x 5: the numbers of their `Ease`; of arms without one as their accuracy has it, confidences NaN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +292,7 @@ class Scorer:
             np.array([[logit(pair.agree) for pair in row] for row in each]),
             np.array([[logit(pair.beats) for pair in row] for row in each]),
             np.array([[pair.kappa for pair in row] for row in each]),
+            np.array([_ease(one, its.spread) for one in at]),
         )
 
     def p_right(self, view: UnitView, states: States) -> FloatArray:
@@ -285,8 +302,8 @@ class Scorer:
 
     def p_of(self, x: FloatArray, there: NDArray[np.bool_]) -> FloatArray:
         """The same from features that are at hand."""
-        scores = np.mean([net.scores(x) for net in self.nets], axis=0) / self.temperature
-        return softmax_with_none(scores, there)
+        beside = np.mean([net.scores(x) for net in self.nets], axis=0)
+        return softmax_with_none((x[..., EASE] + beside) / self.temperature, there)
 
     def p_next(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(P(right | the best is right), P(right | it is wrong)) from `arm_features`."""
@@ -389,7 +406,33 @@ def result_features(view: UnitView, states: States) -> tuple[FloatArray, NDArray
         out[21] = _mean_pair(agree, both)
         out[22] = _mean_pair(seldom, both)
         out[23] = _mean_pair(beats, says[:, :, None] & not_it[:, None, :])
+    x[:, :, EASE] = _ease_scores(view, states, x[:, :, 2], x[:, :, 22])
     return x, counts > 0
+
+
+def _ease_scores(view: UnitView, states: States, n_says: FloatArray, seldom: FloatArray) -> FloatArray:
+    """States x results: ln of how probable what was seen is where the result is right, over where none is. Wrong
+    results that are the same are less probable than different ones: `seldom` is ln(1 / kappa) of those who say it."""
+    told = (states.arms >= 0) & (states.results >= 0)
+    shown = np.where(told & ~np.isnan(view.eases[np.maximum(states.arms, 0), 1]), states.confidences, np.nan)
+    arms = np.nan_to_num(view.eases[np.maximum(states.arms, 0)])
+    if_right, if_wrong = likelihoods(arms, view.kind.spread, shown)
+    if_wrong = np.where(told[..., None], if_wrong, 0.0)
+    prior = prior_of(np.asarray(view.difficulty, np.float64), view.kind.text)
+    none = prior + if_wrong.sum(axis=1)
+    least = log_sum(none)
+    found = np.zeros(n_says.shape)
+    for r in range(n_says.shape[1]):
+        says = told & (states.results == r)
+        its = none + np.where(says[..., None], if_right - if_wrong, 0.0).sum(axis=1)
+        found[:, r] = log_sum(its) - least + np.maximum(n_says[:, r] - 1, 0) * seldom[:, r]
+    return found.clip(-MOST_SCORE, MOST_SCORE)
+
+
+def _ease(profile: KindProfile, spread: float) -> tuple[float, ...]:
+    if profile.ease is None:
+        return logit(profile.accuracy, SUREST) * math.sqrt(1 + 0.35 * spread**2), math.nan, 0.0, 0.0, 1.0
+    return astuple(profile.ease)
 
 
 def arm_features(view: UnitView, x: FloatArray, p_right: FloatArray, states: States) -> FloatArray:
@@ -534,7 +577,15 @@ def _kind(stored: dict[str, Any]) -> Kind:
 
 def _arm(stored: dict[str, Any]) -> ArmProfile:
     kinds = {
-        str(name): KindProfile(**(one | {"levels": tuple(Level(**level) for level in one["levels"])}))
+        str(name): KindProfile(
+            **(
+                one
+                | {
+                    "levels": tuple(Level(**level) for level in one["levels"]),
+                    "ease": None if one["ease"] is None else Ease(**one["ease"]),
+                }
+            )
+        )
         for name, one in stored["kinds"].items()
     }
     price = stored.get("price_usd_per_mtok")

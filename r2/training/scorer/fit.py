@@ -1,13 +1,15 @@
 """Fitting a scorer to trials: profiles, the text's difficulty, the two heads, and their calibration.
 
-Each unit gives states: random sets of the arms that ran on it, one to four. The result head learns which of a state's
-results is right (cross-entropy with "none"); the arm head learns whether a further arm is. Both are shown a text's
-difficulty as a model gives it which had not seen the text, since that is what they will be shown in use. The result
-head's temperature is fitted on questions that a first head had not seen; the head that is kept is trained on all.
+Each unit gives states: random sets of the arms that ran on it, one to four. The result head starts from what ease says
+(r2/training/scorer/ease.py); its nets learn what is missing there to tell which of a state's results is right
+(cross-entropy with "none"). The arm head learns whether a further arm is. Both are shown a text's difficulty as a model
+gives it which had not seen the text, since that is what they will be shown in use. How much of the nets' say is added,
+and the temperature, is fitted on every unit with a net that had not seen it; the nets that are kept are trained on all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from sklearn.metrics import roc_auc_score
 from r2.answering.scored_unit import plan_kind
 from r2.answering.scorer import (
     ARM_FEATURES,
+    EASE,
     OTHER,
     RESULT_FEATURES,
     SUREST,
@@ -38,6 +41,7 @@ from r2.answering.scorer import (
     softmax_with_none,
 )
 from r2.problem import Problem
+from r2.training.scorer.ease import Eases, fit_eases
 from r2.training.scorer.pairs import count_pairs, shortlists_of
 from r2.training.scorer.profiles import arm_profiles
 from r2.training.scorer.steps import mean_steps
@@ -56,10 +60,12 @@ PENALTY = 1e-3
 """Of the squared weights, per row."""
 STEPS = 40
 """Of L-BFGS. Few: stopping early is what keeps it from learning rows by heart (chosen on recorded answers)."""
-TEMPERATURES = (0.5, 3.0)
-"""Among them the calibration is sought."""
-HELD_OUT = 5
-"""One in so many units is for calibration."""
+TEMPERATURES = (1.0, 3.0)
+"""Among them the calibration is sought. None below 1: what is rarely seen to fail would be claimed never to."""
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of what the nets add, tried on units that they had not seen."""
+N_FOLDS = 5
+"""Of units, each calibrated on with a net that was fitted on the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +99,39 @@ def fit_scorer(
     """A scorer, and how good it is on held-out questions. ConfigError as of `Trials`."""
     profiles = arm_profiles(trials)
     text = fit_text(trials, _accuracies(trials, profiles), seed)
-    start = _unfitted(trials, profiles, text)
-    rows = _rows(start, trials, text, np.random.default_rng(seed), n_states)
-    is_held_out = np.random.default_rng(seed + 1).permutation(trials.n_units)[rows.unit] % HELD_OUT == 0
-    first = [_fit_net(rows, ~is_held_out, seed + n) for n in range(n_nets)]
-    temperature, quality = _calibrated(first, rows, is_held_out, trials.kinds)
-    nets = tuple(_fit_net(rows, np.ones(len(rows.x), np.bool_), seed + n) for n in range(n_nets))
+    eases = fit_eases(trials, text.unseen, [*dict.fromkeys(trials.kinds), OTHER])
+    profiles = {arm: _with_ease(arm, profile, eases) for arm, profile in profiles.items()}
+    start = _unfitted(trials, profiles, text, eases)
+    rows = _rows(start, trials, text.unseen, np.random.default_rng(seed), n_states)
+    fold = np.random.default_rng(seed + 1).permutation(trials.n_units)[rows.unit] % N_FOLDS
+    share, temperature, quality = _calibrated(_unseen(rows, fold, seed), rows, trials.kinds)
+    nets = tuple(_fit_net(rows, np.ones(len(rows.x), np.bool_), seed + n).times(share) for n in range(n_nets))
     scorer = replace(start, nets=nets, temperature=temperature)
-    head = _fit_arm_head(scorer, trials, text, rows, np.random.default_rng(seed + 2))
+    head = _fit_arm_head(scorer, trials, text.unseen, rows, np.random.default_rng(seed + 2))
     return replace(scorer, arm_head=head), quality
+
+
+def claims(
+    scorer: Scorer, trials: Trials, *, seed: int = 0, n_states: int = N_STATES
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Of random states of trials that the scorer has not seen: P(the best-supported result is wrong) as it claims, and
+    whether it is. The arms of the trials must be among the scorer's."""
+    difficulty = [scorer.difficulty(p, kind) for p, kind in zip(trials.problems, trials.kinds, strict=True)]
+    rows = _rows(scorer, trials, np.array(difficulty), np.random.default_rng(seed), n_states)
+    p = scorer.p_of(rows.x, rows.there)
+    return 1 - p.max(axis=1), p.argmax(axis=1) != rows.target
 
 
 def _accuracies(trials: Trials, profiles: dict[str, ArmProfile]) -> FloatArray:
     return np.array([[profiles[arm].at(kind).accuracy for kind in trials.kinds] for arm in trials.arms])
 
 
-def _unfitted(trials: Trials, profiles: dict[str, ArmProfile], text: TextModel) -> Scorer:
+def _with_ease(arm: str, profile: ArmProfile, eases: Eases) -> ArmProfile:
+    kinds = {name: replace(its, ease=eases.arms.get(name, {}).get(arm)) for name, its in profile.kinds.items()}
+    return replace(profile, kinds=kinds)
+
+
+def _unfitted(trials: Trials, profiles: dict[str, ArmProfile], text: TextModel, eases: Eases) -> Scorer:
     """With kinds, profiles and text; its heads say nothing yet."""
     names = [*dict.fromkeys(trials.kinds), OTHER]
     steps = mean_steps(trials)
@@ -119,16 +142,22 @@ def _unfitted(trials: Trials, profiles: dict[str, ArmProfile], text: TextModel) 
         accuracy = float(np.mean([logit(one.at(name).accuracy) for one in profiles.values()]))
         pairs, kappa = count_pairs(trials, profiles, name)
         kinds[name] = Kind(accuracy, kappa, text.weights[its], text.mean[its], text.sd[its], pairs, shortlists[name])
-        kinds[name] = replace(kinds[name], steps=steps.get(plan_kind(name), {}))
+        kinds[name] = replace(
+            kinds[name],
+            steps=steps.get(plan_kind(name), {}),
+            spread=eases.spread.get(name, 0.0),
+            text=eases.text.get(name, 0.0),
+        )
     n, m = len(RESULT_FEATURES), 2 * len(ARM_FEATURES) + 1
     silent = Net(np.zeros(n), np.ones(n), np.zeros((n, 1)), np.zeros(1), np.zeros(1), 0.0)
     head = Linear(np.zeros(m), np.ones(m), np.zeros(m), 0.0)
     return Scorer(kinds, profiles, (silent,), head, n_questions=trials.n_units)
 
 
-def _rows(scorer: Scorer, trials: Trials, text: TextModel, rng: np.random.Generator, n_states: int) -> _Rows:
+def _rows(scorer: Scorer, trials: Trials, difficulty: FloatArray, rng: np.random.Generator, n_states: int) -> _Rows:
+    """`difficulty`: of each unit's text, as a model gives it which had not seen the unit."""
     profiles = {arm: scorer.arms[arm] for arm in trials.arms}
-    view_of = _views(scorer, trials, text, profiles)
+    view_of = _views(scorer, trials, difficulty, profiles)
     found: list[tuple[FloatArray, NDArray[np.bool_], IntArray]] = []
     units: list[int] = []
     views: list[tuple[int, States]] = []
@@ -148,11 +177,11 @@ def _rows(scorer: Scorer, trials: Trials, text: TextModel, rng: np.random.Genera
 
 
 def _views(
-    scorer: Scorer, trials: Trials, text: TextModel, profiles: Mapping[str, ArmProfile]
+    scorer: Scorer, trials: Trials, difficulty: FloatArray, profiles: Mapping[str, ArmProfile]
 ) -> Callable[[int], UnitView]:
-    """Each unit as the heads see it, at the difficulty that a model gave it which had not seen it."""
+    """Each unit as the heads see it."""
     of_kind = {kind: scorer.view(Problem("", ""), kind, profiles) for kind in dict.fromkeys(trials.kinds)}
-    return lambda unit: replace(of_kind[trials.kinds[unit]], difficulty=float(text.unseen[unit]))
+    return lambda unit: replace(of_kind[trials.kinds[unit]], difficulty=float(difficulty[unit]))
 
 
 def _filled(array: NDArray) -> NDArray:  # type: ignore[type-arg]
@@ -202,13 +231,14 @@ def _fit_net(rows: _Rows, at: NDArray[np.bool_], seed: int) -> Net:
     shown = x[there]
     mean, sd = shown.mean(axis=0), shown.std(axis=0) + 1e-3
     z = (x - mean) / sd
+    given = x[..., EASE]
     n_in, n = z.shape[-1], len(z)
     truth = np.zeros((n, MOST_ASKED))
     is_one = target < MOST_ASKED
     truth[np.flatnonzero(is_one), target[is_one]] = 1.0
     rng = np.random.default_rng(seed)
     start = np.concatenate(
-        [rng.normal(0, 0.5 / np.sqrt(n_in), n_in * HIDDEN), np.zeros(HIDDEN), rng.normal(0, 0.3, HIDDEN), [0.0]]
+        [rng.normal(0, 0.5 / np.sqrt(n_in), n_in * HIDDEN), np.zeros(HIDDEN), np.zeros(HIDDEN), [0.0]]
     )
 
     def parts(w: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, float]:
@@ -218,7 +248,7 @@ def _fit_net(rows: _Rows, at: NDArray[np.bool_], seed: int) -> Net:
     def loss(w: FloatArray) -> tuple[float, FloatArray]:
         first, bias, second, out = parts(w)
         inner = np.tanh(z @ first + bias)
-        p = softmax_with_none(inner @ second + out, there)
+        p = softmax_with_none(given + inner @ second + out, there)
         none = 1 - p.sum(axis=1)
         its = np.where(is_one, (p * truth).sum(axis=1), none)
         of_score = np.where(there, p - truth, 0.0) / n
@@ -241,36 +271,50 @@ def _fit_net(rows: _Rows, at: NDArray[np.bool_], seed: int) -> Net:
     return Net(mean, sd, first, bias, second, out)
 
 
-def _calibrated(nets: Sequence[Net], rows: _Rows, at: NDArray[np.bool_], kinds: Sequence[str]) -> tuple[float, Quality]:
-    """(temperature, quality) on the rows `at`."""
-    x, there, target = rows.x[at], rows.there[at], rows.target[at]
-    scores = np.mean([net.scores(x) for net in nets], axis=0)
+def _unseen(rows: _Rows, fold: IntArray, seed: int) -> FloatArray:
+    """States x results: what a net adds that was fitted without the unit's fold."""
+    found = np.zeros(rows.there.shape)
+    for n in range(N_FOLDS):
+        at = fold == n
+        if at.any() and not at.all():
+            found[at] = _fit_net(rows, ~at, seed + n).scores(rows.x[at])
+    return found
+
+
+def _calibrated(beside: FloatArray, rows: _Rows, kinds: Sequence[str]) -> tuple[float, float, Quality]:
+    """(how much of what nets add is added, temperature, quality), from what they add to units they had not seen."""
+    x, there, target = rows.x, rows.there, rows.target
     numbers = np.arange(len(x))
 
-    def loss(temperature: float) -> float:
-        p = softmax_with_none(scores / temperature, there)
+    def p_at(share: float, temperature: float) -> FloatArray:
+        return softmax_with_none((x[..., EASE] + share * beside) / temperature, there)
+
+    def loss(share: float, temperature: float) -> float:
+        p = p_at(share, temperature)
         all_p = np.concatenate([p, 1 - p.sum(axis=1, keepdims=True)], axis=1)
         return float(-np.log(np.maximum(all_p[numbers, target], 1e-12)).mean())
 
-    if not len(x):
-        return 1.0, Quality(0, 0.0, 0.0, {}, 0.0)
-    lowest = minimize_scalar(  # type: ignore[no-untyped-call, unused-ignore]
-        loss, bounds=TEMPERATURES, method="bounded"
-    )
-    temperature = float(lowest.x)
-    p = softmax_with_none(scores / temperature, there)
+    found = [(*_best_temperature(partial(loss, share)), share) for share in SHARES]
+    lowest, temperature, share = min(found)
+    p, before = p_at(share, temperature), p_at(share, 1.0)
     best = p.argmax(axis=1)
     is_right = (best == target).astype(float)
-    before = softmax_with_none(scores, there)
-    its_kind = np.array(kinds)[rows.unit[at]]
+    its_kind = np.array(kinds)[rows.unit]
     auroc = {
         str(kind): float(roc_auc_score(is_right[its_kind == kind], p[numbers, best][its_kind == kind]))
         for kind in np.unique(its_kind)
         if len(np.unique(is_right[its_kind == kind])) == 2
     }
-    return temperature, Quality(
-        len(x), ece(p[numbers, best], is_right), ece(before[numbers, best], is_right), auroc, loss(temperature)
+    told = ece(p[numbers, best], is_right), ece(before[numbers, best], is_right)
+    return share, temperature, Quality(len(x), *told, auroc, lowest)
+
+
+def _best_temperature(loss: Callable[[float], float]) -> tuple[float, float]:
+    """(the lowest loss, its temperature)."""
+    found = minimize_scalar(  # type: ignore[no-untyped-call, unused-ignore]
+        loss, bounds=TEMPERATURES, method="bounded"
     )
+    return float(found.fun), float(found.x)
 
 
 def ece(p: FloatArray, is_right: FloatArray, n_bins: int = 10) -> float:
@@ -280,9 +324,11 @@ def ece(p: FloatArray, is_right: FloatArray, n_bins: int = 10) -> float:
     return float(sum(len(part) * abs(p[part].mean() - is_right[part].mean()) for part in parts) / len(p))
 
 
-def _fit_arm_head(scorer: Scorer, trials: Trials, text: TextModel, rows: _Rows, rng: np.random.Generator) -> Linear:
+def _fit_arm_head(
+    scorer: Scorer, trials: Trials, difficulty: FloatArray, rows: _Rows, rng: np.random.Generator
+) -> Linear:
     profiles = {arm: scorer.arms[arm] for arm in trials.arms}
-    view_of = _views(scorer, trials, text, profiles)
+    view_of = _views(scorer, trials, difficulty, profiles)
     found_x: list[FloatArray] = []
     found_y: list[float] = []
     start = 0

@@ -65,8 +65,8 @@ def test_disagreement_buys_another_opinion():
     waves, outcome = replay(solve_by_rule(question("knotty"), by_scorer(value_usd=0.0008)), ["7"])
     assert len(waves) == 1
     assert outcome.decisions[-1].decision.action == "accept"
-    first = replay(solve_by_rule(question("simple"), by_scorer(value_usd=5.0)), replies[:2])[0]
-    assert len({call.model for wave in first for call in wave}) == len(first)
+    first = replay(solve_by_rule(question("simple"), by_scorer(value_usd=5.0)), replies)[0]
+    assert len({call.model for wave in first for call in wave}) == len(first) == 3
 
 
 def n_asked(word: str, choice: tuple[float, ...]) -> int:

@@ -11,7 +11,7 @@ from r2.answering.scored import ScoredBeliefs
 from r2.answering.scorer import ArmProfile, KindProfile, Scorer, independent
 from r2.errors import ConfigError
 from r2.problem import Problem
-from r2.training.scorer.fit import Quality, ece, fit_scorer
+from r2.training.scorer.fit import Quality, claims, ece, fit_scorer
 from r2.training.scorer.pairs import count_pairs, shortlists_of
 from r2.training.scorer.profiles import arm_profiles
 from r2.training.scorer.trials import Trials
@@ -183,3 +183,12 @@ def test_arms_that_ask_together_best_are_shortlisted_where_all_were_asked_everyw
 def test_calibration_error_by_hand() -> None:
     p, right = np.array([0.2, 0.2, 0.8, 0.8]), np.array([0.0, 1.0, 1.0, 1.0])
     assert ece(p, right, n_bins=2) == pytest.approx(0.5 * 0.3 + 0.5 * 0.2)
+
+
+def test_what_it_claims_of_questions_it_has_not_seen_is_what_happens(fitted: tuple[Scorer, Quality]) -> None:
+    claimed, is_wrong = claims(fitted[0], made(seed=1))
+    assert len(claimed) == len(is_wrong) == 240 * 12
+    assert claimed.sum() == pytest.approx(is_wrong.sum(), rel=0.2)
+    sure = claimed < 0.05
+    assert sure.sum() > 200
+    assert is_wrong[sure].sum() < 3 * claimed[sure].sum() + 3

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.in_process import InProcess
+from benchmarks.scorer_claims import told
 from benchmarks.simulated_opponents import Played, router_of
 from benchmarks.simulated_routing import fresh, intervals
 from benchmarks.simulated_trials import trials_of
@@ -49,3 +50,9 @@ def test_a_difference_is_paired_by_question():
     mine, dearer = Played(right, costs), Played(right, costs + 0.0001)
     low, high = intervals(mine, {"dearer": dearer}, 1.0)["dearer"]
     assert low == pytest.approx(0.1) == high
+
+
+def test_claims_are_held_against_what_was_seen_range_by_range():
+    table = told(np.array([0.001, 0.002, 0.25, 1.0]), [False, True, False, True], (0.0, 0.01, 1.0)).splitlines()
+    assert table[1].split() == ["0", "to", "0.01", "2", "0.00", "1"]
+    assert table[2].split() == ["0.01", "to", "1", "2", "1.25", "1"]
