@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import pytest
 
 from r2.errors import ConfigError, CoordinationError
@@ -254,6 +255,23 @@ def test_a_server_that_is_not_there_is_said_without_its_password():
         asyncio.run(Database.open(url))
     assert "PostgreSQL at 127.0.0.1:1/db" in str(refused.value) and "R2_COORDINATION_URL" in str(refused.value)
     assert "my-password" not in str(refused.value) and "sslmode" not in shown(url)
+
+
+def test_a_connection_that_the_server_ends_while_it_is_opened_is_a_server_that_is_away():
+    class Ending:
+        def acquire(self) -> Any:
+            raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    said: list[str] = []
+    database = Database("postgresql://r2@127.0.0.1:9/r2", said.append)
+    database._pool = Ending()
+
+    async def work(connection: Any) -> None:
+        raise AssertionError("there is no connection")
+
+    with pytest.raises(CoordinationError, match="is away: cannot switch to state 12"):
+        asyncio.run(database.once(work))
+    assert "is away" in said[0]
 
 
 def test_a_database_of_a_later_version_is_refused(postgres: Postgres):
