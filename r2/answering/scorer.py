@@ -3,11 +3,10 @@
 
 Two heads. The *result head* gives each distinct result of the attempts a score, the evidence as ease has it
 (r2/answering/ease.py) and what nets add to it; P(it is right) is the softmax over these scores and a 0 for "none is
-right". The *arm head* gives P(the next arm is right) where the best-supported result
-is right, and where it is wrong. What both see of an arm is its profile: accuracy at the kind of unit, usual length of
-its replies, how its confidences go with being right. No input depends on the order or the size of the pool, so a new
-arm needs a profile and no training. Trained by r2/training/scorer/fit.py; `ScoredBeliefs` (r2/answering/scored.py) is
-what the rule reads.
+right". The *arm head* gives P(the next arm is right) where the best-supported result is right, and where it is wrong.
+What both see of an arm is its profile: accuracy at the kind of unit, usual length of its replies, how its confidences
+go with being right. No input depends on the order or the size of the pool, so a new arm needs a profile and no
+training. Trained by r2/training/scorer/fit.py; `ScoredBeliefs` (r2/answering/scored.py) is what the rule reads.
 """
 
 import math
