@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,12 @@ import pytest
 
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="r2-prefect-")
 os.environ.pop("PREFECT_API_URL", None)
+# The processes of pytest-xdist have it from their parent, and so share what is made there once.
+os.environ.setdefault("R2_TEST_DATABASE", tempfile.mkdtemp(prefix="r2-prefect-"))
+# Some containers forbid Python to keep what it compiled: then each of the hundreds of commands that tests start would
+# compile every module again, and each process of pytest every test file.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.paths import ROOT
+from tests.support.prefect_home import new_home
 
 
 def listening(process: psutil.Process) -> set[tuple[str, str]]:
@@ -32,7 +33,7 @@ def test_a_run_listens_on_this_machine_alone(tmp_path: Path):
     command = [sys.executable, "-m", "flows.cli", "answer", str(tmp_path / "q.jsonl"), "--lake", str(tmp_path / "lake")]
     command += ["--pool", "pools/simulated.toml", "--out", str(tmp_path / "a.jsonl")]
     env = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    env |= {"R2_STATE_DIR": str(tmp_path / "state"), "PREFECT_HOME": str(tmp_path / "prefect")}
+    env |= {"R2_STATE_DIR": str(tmp_path / "state"), "PREFECT_HOME": new_home(tmp_path / "prefect")}
     seen: set[tuple[str, str]] = set()
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
         told = psutil.Process(running.pid)

@@ -37,6 +37,7 @@ from tasks.answering.finish_run import check_accounts
 from tasks.answering.finished import RunResult
 from tests.support.paths import ROOT
 from tests.support.prefect_api import shared_api
+from tests.support.prefect_home import new_home
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 SIMULATED = str(ROOT / "pools/simulated.toml")
@@ -297,7 +298,7 @@ def test_a_dry_run_prints_calls_tokens_and_money_and_leaves_nothing(tmp_path: Pa
 
 
 def test_ctrl_c_stops_cleanly_leaves_no_process_and_the_same_command_goes_on(tmp_path: Path):
-    write_questions(tmp_path / "q.jsonl", 600)
+    write_questions(tmp_path / "q.jsonl", 240)
     command = [
         sys.executable,
         "-m",
@@ -309,11 +310,11 @@ def test_ctrl_c_stops_cleanly_leaves_no_process_and_the_same_command_goes_on(tmp
         "--lake",
         str(tmp_path / "lake"),
         "--shard-size",
-        "100",
+        "40",
         "--out",
         str(tmp_path / "a.jsonl"),
     ]
-    env = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    env = {**os.environ, "PREFECT_HOME": new_home(tmp_path / "prefect")}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     manifest = tmp_path / "lake" / "_manifest"
     deadline = time.monotonic() + 120
@@ -330,7 +331,7 @@ def test_ctrl_c_stops_cleanly_leaves_no_process_and_the_same_command_goes_on(tmp
     assert not [child for child in children if child.is_running()]
     finished = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
-    assert query(tmp_path, "select count(*), count(distinct problem_id) from trajectories") == [(600, 600)]
+    assert query(tmp_path, "select count(*), count(distinct problem_id) from trajectories") == [(240, 240)]
     for view in RECONCILE:
         assert query(tmp_path, f"from {view}") == []
 

@@ -17,6 +17,7 @@ from storage.joined.mark import new_mark, read_mark, set_mark
 from storage.sql.query import connect
 from tests.support.paths import ROOT
 from tests.support.postgres import Postgres
+from tests.support.prefect_home import new_home
 
 N = 60
 
@@ -37,7 +38,7 @@ def started(folder: Path, url: str | None, number: int, *words: str) -> "subproc
         **{name: value for name, value in os.environ.items() if name != "R2_COORDINATION_URL"},
         "PYTHONPATH": str(ROOT),
         "R2_STATE_DIR": str(state),
-        "PREFECT_HOME": str(state / "prefect"),
+        "PREFECT_HOME": new_home(state / "prefect"),
         **({} if url is None else {"R2_COORDINATION_URL": url}),
     }
     command = [sys.executable, "-m", "flows.cli", *words]

@@ -16,14 +16,19 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from prefect.settings import PREFECT_API_URL
 
 from r2.problems import arithmetic
 from storage.evaluations.verify import verify_lake
 from storage.lake.lake import Lake
 from storage.sql.query import connect
 from tests.support.paths import ROOT
+from tests.support.prefect_api import shared_api
+from tests.support.prefect_home import new_home
+from tests.support.prefect_sockets import LEAVES_SOCKETS
 from tests.support.s3_server import BUCKET, real_server, use
 
+pytestmark = LEAVES_SOCKETS
 R2 = [sys.executable, "-m", "flows.cli"]
 
 
@@ -126,11 +131,18 @@ def label_command(tmp_path: Path, lake: str, pool: Path, n_problems: int) -> lis
 
 
 def kill_and_go_on(
-    tmp_path: Path, command: Callable[[str, Path], list[str]], n_rows: int, n_kills: int, bucket: str = ""
+    tmp_path: Path,
+    command: Callable[[str, Path], list[str]],
+    n_rows: int,
+    n_kills: int,
+    bucket: str = "",
+    api: str | None = None,
 ) -> None:
     """Runs the command unbroken into the lake `unbroken`, and killed at random moments into `broken`; both must have
-    come to the same."""
-    env = {**os.environ, "R2_STATE_DIR": str(tmp_path / "state"), "PREFECT_HOME": str(tmp_path / "prefect")}
+    come to the same. Each command starts an API of its own, which its kill ends, unless it is given one."""
+    env = {**os.environ, "R2_STATE_DIR": str(tmp_path / "state"), "PREFECT_HOME": new_home(tmp_path / "prefect")}
+    if api is not None:
+        env["PREFECT_API_URL"] = api
     with server(tmp_path) as (base_url, pool):
         began = time.monotonic()
         subprocess.run(command("unbroken", pool), check=True, env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -167,19 +179,23 @@ def stats(base_url: str) -> dict[str, int]:
         return json.load(reply)["total"]
 
 
-def answering(tmp_path: Path, n_questions: int, n_kills: int) -> None:
+def answering(tmp_path: Path, n_questions: int, n_kills: int, shard_size: int) -> None:
     write_questions(tmp_path / "q.jsonl", n_questions)
-    kill_and_go_on(tmp_path, lambda lake, pool: command(tmp_path, lake, pool), n_questions, n_kills)
+    kill_and_go_on(
+        tmp_path, lambda lake, pool: command(tmp_path, lake, pool, shard_size=shard_size), n_questions, n_kills
+    )
 
 
-def answering_into_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_questions: int, n_kills: int) -> None:
+def answering_into_a_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_questions: int, n_kills: int, api: str | None = None
+) -> None:
     pytest.importorskip("obstore")
     write_questions(tmp_path / "q.jsonl", n_questions)
     with real_server("moto", tmp_path / "objects") as url:
         use(monkeypatch, url, tmp_path / "state")
         bucket = f"s3://{BUCKET}"
         kill_and_go_on(
-            tmp_path, lambda lake, pool: command(tmp_path, lake, pool, bucket, 20), n_questions, n_kills, bucket
+            tmp_path, lambda lake, pool: command(tmp_path, lake, pool, bucket, 20), n_questions, n_kills, bucket, api
         )
         lake = Lake(f"{bucket}/broken")
         assert verify_lake(lake.root) == []
@@ -188,29 +204,41 @@ def answering_into_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_q
         assert (tmp_path / "broken.jsonl").read_bytes() == (tmp_path / "unbroken.jsonl").read_bytes()
 
 
-def labelling(tmp_path: Path, n_problems: int, n_kills: int) -> None:
-    kill_and_go_on(tmp_path, lambda lake, pool: label_command(tmp_path, lake, pool, n_problems), n_problems, n_kills)
+def labelling(tmp_path: Path, n_problems: int, n_kills: int, api: str | None = None) -> None:
+    kill_and_go_on(
+        tmp_path, lambda lake, pool: label_command(tmp_path, lake, pool, n_problems), n_problems, n_kills, api=api
+    )
     for name in ("decomposer.parquet", "allocator.parquet"):
         broken, unbroken = (pq.read_table(tmp_path / f"{lake}-sets" / name) for lake in ("broken", "unbroken"))
         assert broken.num_rows > 0.9 * n_problems
         assert broken.equals(unbroken), name
 
 
+@pytest.fixture(scope="module")
+def api() -> Iterator[str]:
+    """To start it takes as long as to work for a while; the first test, and the slow ones, kill it with the command."""
+    with shared_api():
+        yield str(PREFECT_API_URL.value())
+
+
 def test_a_run_killed_three_times_ends_like_an_unbroken_one(tmp_path: Path):
-    answering(tmp_path, n_questions=400, n_kills=3)
+    """2,000 questions and 20 kills below, as `make test-slow`."""
+    answering(tmp_path, n_questions=160, n_kills=3, shard_size=80)
 
 
-def test_a_run_into_a_bucket_killed_twice_ends_like_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    answering_into_a_bucket(tmp_path, monkeypatch, n_questions=100, n_kills=2)
+def test_a_run_into_a_bucket_killed_twice_ends_like_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: str
+):
+    answering_into_a_bucket(tmp_path, monkeypatch, n_questions=60, n_kills=2, api=api)
 
 
-def test_labelling_killed_three_times_pays_nothing_twice_and_yields_the_same_sets(tmp_path: Path):
-    labelling(tmp_path, n_problems=60, n_kills=3)
+def test_labelling_killed_three_times_pays_nothing_twice_and_yields_the_same_sets(tmp_path: Path, api: str):
+    labelling(tmp_path, n_problems=40, n_kills=3, api=api)
 
 
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_like_an_unbroken_one(tmp_path: Path):
-    answering(tmp_path, n_questions=2000, n_kills=20)
+    answering(tmp_path, n_questions=2000, n_kills=20, shard_size=200)
 
 
 @pytest.mark.slow

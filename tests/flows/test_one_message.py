@@ -18,6 +18,7 @@ from flows.support.embedded_api import _is_healthy
 from r2.lifeline import end, spawn
 from tests.support.paths import ROOT
 from tests.support.prefect_api import shared_api
+from tests.support.prefect_home import new_home
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 from tests.support.provider import Provider
 from tests.support.pty_command import R2, run
@@ -125,7 +126,7 @@ def test_answers_are_written_though_the_api_that_the_user_named_is_lost(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    home = {"PREFECT_HOME": str(tmp_path / "server")}
+    home = {"PREFECT_HOME": new_home(tmp_path / "server")}
     server = spawn([*SERVER, str(port)], log=tmp_path / "server.log", env=os.environ | home)
     try:
         while not _is_healthy(url := f"http://127.0.0.1:{port}/api"):

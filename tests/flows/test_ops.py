@@ -34,6 +34,7 @@ from r2.pool.client.client import PoolClient
 from storage.lake.lake import Lake
 from tests.support.lake_rows import unit_of
 from tests.support.prefect_api import shared_api
+from tests.support.prefect_home import new_home
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 
 pytestmark = LEAVES_SOCKETS
@@ -150,7 +151,7 @@ def server(folder: Path) -> Iterator[None]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "PREFECT_HOME": str(folder), "DO_NOT_TRACK": "1"}
+    environment = {**os.environ, "PREFECT_HOME": new_home(folder), "DO_NOT_TRACK": "1"}
     environment |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S"}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (folder / "log").open("wb") as log:

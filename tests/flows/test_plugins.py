@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from tests.support.plugins import install
+from tests.support.prefect_home import new_home
 
 METHOD = '''
 """Agreement: a second model is asked too, and the strongest one only where the two do not say the same."""
@@ -113,7 +114,7 @@ def r2(folder: Path, site: Path | None, *arguments: str, code: int = 0) -> str:
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([*([str(site)] if site else []), str(ROOT)]),
-        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_HOME": new_home(folder / "prefect"),
         "R2_STATE_DIR": str(folder / "state"),
         "COLUMNS": "200",
     }

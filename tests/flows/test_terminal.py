@@ -15,6 +15,7 @@ from prefect.settings import PREFECT_API_URL
 from flows.support.terminal import END_S
 from tests.support.paths import ROOT
 from tests.support.prefect_api import shared_api
+from tests.support.prefect_home import new_home
 from tests.support.prefect_sockets import LEAVES_SOCKETS
 from tests.support.provider import Provider
 from tests.support.pty_command import CTRL_C, R2, PtyCommand, run
@@ -45,7 +46,7 @@ def provider() -> Iterator[Provider]:
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    return {"R2_STATE_DIR": str(tmp_path / "state"), "PREFECT_HOME": str(tmp_path / "prefect")}
+    return {"R2_STATE_DIR": str(tmp_path / "state"), "PREFECT_HOME": new_home(tmp_path / "prefect")}
 
 
 @pytest.fixture(scope="module")

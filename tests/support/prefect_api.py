@@ -6,11 +6,14 @@ what else runs in the process, and every command that a test starts, finds no AP
 
 import atexit
 import contextvars
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 from flows.support.embedded_api import embedded_api
+from tests.support.prefect_home import new_home
 
 
 @contextmanager
@@ -30,6 +33,7 @@ def shared_api() -> Iterator[None]:
 @cache
 def _url() -> str:
     """Starts the API, in a context of its own: its settings do not reach the tests."""
+    new_home(Path(os.environ["PREFECT_HOME"]))
     context, opened = contextvars.copy_context(), embedded_api()
     context.run(opened.__enter__)
     atexit.register(context.run, opened.__exit__, None, None, None)
