@@ -10,6 +10,9 @@ log-probabilities where the endpoint has them, and with each the question's id a
 was answered before a stop, a kill or `--minutes` is in a journal in `--work`; the same command goes on there. A reply
 at its token limit is kept as it is, and counted.
 
+On a GPU: `--asked FILE` asks nobody and writes what the questions ask first; benchmarks/gguf_replies.py answers it in
+large batches; `--replies FILE` records from its replies in place of servers on this machine.
+
     python benchmarks/record.py gsm8k:gsm8k.jsonl --sample 400 --rejudge
 
 `--rejudge` asks no model: it answers again from the replies of the parts that are there, and writes down who is right.
@@ -25,11 +28,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import orjson
 
+from benchmarks.reply_server import Replies, in_place_of_local, read_replies
 from r2.answering.drive import drive, drive_all
 from r2.answering.protocol import Router, Trajectory
 from r2.atomic import replacing
@@ -64,6 +69,8 @@ def main() -> int:
     parser.add_argument("--models-dir", type=Path, default=Path("models"))
     parser.add_argument("--work", type=Path, default=Path("recording"), help="folder of the journals")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--asked", type=Path, help="asks nobody; writes the first requests of all questions there")
+    parser.add_argument("--replies", type=Path, help="of benchmarks/gguf_replies.py, in place of local servers")
     parser.add_argument("--rejudge", action="store_true", help="judge the recorded replies again; no model is asked")
     given = parser.parse_args()
     try:
@@ -75,6 +82,8 @@ def main() -> int:
         given.out.mkdir(parents=True, exist_ok=True)
         if given.rejudge:
             return asyncio.run(rejudge(given, pool, entries))
+        if given.asked:
+            return asyncio.run(write_asked(given, pool, entries))
         ends_at = time.monotonic() + 60 * given.minutes if given.minutes else float("inf")
         return asyncio.run(record(given, pool, entries, ends_at))
     except R2Error as error:
@@ -84,9 +93,11 @@ def main() -> int:
 
 async def record(given: argparse.Namespace, pool: PoolConfig, entries: list[str], ends_at: float) -> int:
     """Every part in turn; 1 where the time ended before the last."""
-    async with open_client(
-        pool, models_dir=given.models_dir, log_dir=given.work / "logs", state_dir=given.work / "state", stands_in=False
-    ) as client:
+    async with AsyncExitStack() as stack:
+        asked_at, replies = pool, Replies(read_replies(given.replies) if given.replies else {})
+        if given.replies:
+            asked_at = await stack.enter_async_context(in_place_of_local(pool, replies))
+        client = await stack.enter_async_context(client_of(given, asked_at))
         for text, entry in itertools.product(given.sources, entries):
             source = parse_source(text)
             part = given.out / f"{source.name}.{entry}.jsonl.gz"
@@ -100,6 +111,11 @@ async def record(given: argparse.Namespace, pool: PoolConfig, entries: list[str]
             began = time.monotonic()
             with Journal.open(given.work / f"{source.name}.{entry}.journal") as journal:
                 found = await asked(problems, router, client, journal, given.in_flight, ends_at)
+            if replies.n_without:
+                raise InputFileError(
+                    f"{given.replies}: no reply of {entry} to {replies.n_without} of the requests of {source.name}. "
+                    "Ask them: --asked writes them all down."
+                )
             done = f"{source.name} {entry}: {len(found)} of {len(problems)} questions, {time.monotonic() - began:.0f} s"
             if len(found) < len(problems):
                 sys.stdout.write(f"{done}. Run the same command again to go on.\n")
@@ -109,6 +125,28 @@ async def record(given: argparse.Namespace, pool: PoolConfig, entries: list[str]
             n_cut = sum(one.waves[0][0][1].finish_reason == "length" for one in found.values())
             sys.stdout.write(f"{done}, {n_right} right, {n_cut} at their token limit -> {part}\n")
             sys.stdout.flush()
+    return 0
+
+
+def client_of(given: argparse.Namespace, pool: PoolConfig) -> AbstractAsyncContextManager[PoolClient]:
+    work = given.work
+    return open_client(
+        pool, models_dir=given.models_dir, log_dir=work / "logs", state_dir=work / "state", stands_in=False
+    )
+
+
+async def write_asked(given: argparse.Namespace, pool: PoolConfig, entries: list[str]) -> int:
+    """One JSON line for each request that the questions ask first, each once."""
+    replies = Replies(None)
+    async with in_place_of_local(pool, replies) as at_nobody, client_of(given, at_nobody) as client:
+        for text, entry in itertools.product(given.sources, entries):
+            router = router_of(pool, given.pool, entry, given.cot_tokens)
+            method = method_named(router.settings.method)
+            for problem in sample(list(problems_of(parse_source(text), None, 0)), given.sample):
+                for call in next(method.run(problem, router)):
+                    await client.complete(call, problem_id=problem.problem_id)
+    given.asked.write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in replies.asked.values()))
+    sys.stdout.write(f"{len(replies.asked)} requests -> {given.asked}\n")
     return 0
 
 

@@ -65,11 +65,16 @@ def die_with_parent() -> None:
     parent = os.environ.pop(PARENT_VARIABLE, None)
     if parent is None:
         return
+    killed_with(int(parent))
+    threading.Thread(target=_wait_for_end_of_input, name="lifeline", daemon=True).start()
+
+
+def killed_with(parent: int) -> None:
+    """The kernel kills this process when `parent`, which started it, ends; on Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it died before the line above took hold
+    if os.getppid() != parent:  # it died before the line above took hold
         os._exit(1)
-    threading.Thread(target=_wait_for_end_of_input, name="lifeline", daemon=True).start()
 
 
 def _wait_for_end_of_input() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.record import recorded_ids, sample
-from benchmarks.recorded_comparison import check
+from benchmarks.recorded_comparison import FIGURES, check, compared
 from benchmarks.recorded_table import main as table_main
 from benchmarks.recorded_table import table_of
 from r2.errors import InputFileError
-from r2.evaluation.recorded.comparison import from_json
 from r2.problem import Problem
 from tests.support.paths import ROOT
 
@@ -125,13 +125,51 @@ def test_what_lacks_a_part_is_left_out_by_name_of_what_is_pooled_and_not_of_its_
     assert ({row["model"] for row in rows}, left_out) == ({"qwen-0.5b", "qwen-1.5b"}, [])
 
 
-def test_kept_figures_that_differ_or_are_gone_are_named(tmp_path: Path, capsys):
-    kept = ROOT / "benchmarks" / "recorded" / "comparison.json"
-    found = {name: from_json(json.dumps(one)) for name, one in json.loads(kept.read_bytes()).items()}
-    assert check(found, kept) == 0
-    name, one = next(iter(found.items()))
-    changed = found | {name: replace(one, n_fitted=one.n_fitted + 1)}
-    assert check(changed, kept) == 1
-    assert capsys.readouterr().err == f"Figures differ from the kept ones in: {name}\n"
-    assert check({}, kept) == 1
-    assert "Kept, and not recorded here: all benchmarks" in capsys.readouterr().err
+def test_the_comparison_from_kept_routes_is_the_one_that_was_kept_and_other_rows_are_refused(tmp_path: Path, capsys):
+    found = compared(ROOT / "benchmarks" / "recorded", "pools/local.toml", fits=False)
+    assert check(found, ROOT / "benchmarks" / "recorded" / FIGURES) == 0
+    assert check(replace(found, n_fitted=found.n_fitted + 1), ROOT / "benchmarks" / "recorded" / FIGURES) == 1
+    assert "Figures differ from those in" in capsys.readouterr().err
+    for path in (ROOT / "benchmarks" / "recorded").glob("*"):
+        if path.is_file() and not path.name.startswith("csqa"):
+            shutil.copy(path, tmp_path)
+    with pytest.raises(InputFileError, match=r"routes.gz: kept for other methods or other rows .* Fit anew"):
+        compared(tmp_path, "pools/local.toml", fits=False)
+
+
+def test_what_is_asked_is_written_and_replies_made_elsewhere_become_the_recording(tmp_path: Path):
+    rows = [{"question": f"What is {i} + {i + 3}?", "answer": f"#### {2 * i + 3}"} for i in range(3)]
+    (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    command = [sys.executable, "benchmarks/record.py", f"gsm8k:{tmp_path / 'gsm8k.jsonl'}", "--entries", "qwen-0.5b"]
+    command += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+
+    def run(*further: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *further], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    asked = tmp_path / "asked.jsonl"
+    assert run("--asked", str(asked)).stdout == f"3 requests -> {asked}\n"
+    requests = [json.loads(line) for line in asked.read_bytes().splitlines()]
+    assert {(one["weights"], one["max_tokens"]) for one in requests} == {("qwen2.5-coder-0.5b-instruct", 24)}
+    sums = [sum(map(int, re.findall(r"\d+", one["messages"][-1]["content"]))) for one in requests]
+    assert sums == [3, 5, 7]
+    made = [
+        {**one, "text": str(right), "tokens": [str(right), ""], "logprobs": [-0.1, 0.0], "end": "stop"}
+        | {"input_tokens": 30, "cached_tokens": 10}
+        for one, right in zip(requests, [3, 5, 8], strict=True)
+    ]
+    replies = tmp_path / "replies.jsonl"
+    replies.write_text("".join(json.dumps(one) + "\n" for one in made[:2]), "utf-8")
+    lacking = run("--replies", str(replies))
+    assert lacking.returncode == 2
+    assert "no reply of qwen-0.5b to 1 of the requests of gsm8k" in lacking.stderr
+    shutil.rmtree(tmp_path / "work")
+    replies.write_text("".join(json.dumps(one) + "\n" for one in made), "utf-8")
+    done = run("--replies", str(replies))
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 questions" in done.stdout
+    assert ", 2 right, 0 at their token limit" in done.stdout
+    rows, _ = table_of(tmp_path / "out", "pools/local.toml")
+    price = 1e-6 * ((30 - 10) * 0.2726 + 2 * 0.4464)
+    assert [row["cost_usd"] for row in rows] == pytest.approx([price] * 3)
+    replies.write_text('{"weights": "x"}\n', "utf-8")
+    assert f"{replies}:1: no reply of benchmarks/gguf_replies.py" in run("--replies", str(replies)).stderr

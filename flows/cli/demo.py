@@ -46,7 +46,7 @@ def demo(
     from r2.pool.file.config import load_pool
 
     fetch_for_pool(pool, models_dir)
-    ways = ways_of(load_pool(pool).roster())
+    ways = ways_of(load_pool(pool).roster(), is_default=pool == options.DEFAULT_POOL)
     here = out / time.strftime("%Y%m%d-%H%M%S")
     here.mkdir(parents=True)
     questions = here / "questions.jsonl"
@@ -81,12 +81,22 @@ def demo(
     print(f"    r2 answer your_questions.jsonl --pool {pool} --dry-run   # your own: a .jsonl with question and answer")
 
 
-def ways_of(roster: "Roster") -> list[dict[str, str]]:
+SCORER = "local-scorer"
+"""What the rule believes of the default pool: trained on other questions of these kinds (docs/results.md)."""
+VALUE_USD = 0.0003
+"""What a right answer is worth here: some ten times what one costs. By default the rule would pay twice as much for the
+last two right ones of a hundred."""
+
+
+def ways_of(roster: "Roster", *, is_default: bool = False) -> list[dict[str, object]]:
     """The rule, the chain of thought on the largest model, and its programs where the pool has such an entry and this
-    machine can run them."""
+    machine can run them. The rule has the shipped scorer where the pool `is_default`."""
     from r2.problems.sandbox import can_run_programs
 
-    ways = [{"method": "r2"}, {"method": "cot", "model": roster.step_by_step(roster.strongest)}]
+    routed: dict[str, object] = {"method": "r2"}
+    if is_default:
+        routed |= {"scorer": SCORER, "value_usd": VALUE_USD}
+    ways: list[dict[str, object]] = [routed, {"method": "cot", "model": roster.step_by_step(roster.strongest)}]
     writing = roster.asked_in("program", roster.strongest)
     if roster[writing].prompt_mode == "program" and can_run_programs():
         ways.append({"method": "program", "model": writing})

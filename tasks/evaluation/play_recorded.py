@@ -14,6 +14,7 @@ from r2.evaluation.recorded.comparison import MARGIN, RecordedComparison, compar
 from r2.evaluation.recorded.crossfit import N_FOLDS, cross_fitted, on_test_rows
 from r2.evaluation.recorded.playing import Done, Each, Job, one_by_one, run_job
 from r2.evaluation.recorded.table import OutcomeTable
+from r2.lifeline import killed_with
 from r2.settings import MODELS_DIR
 from r2.training.recorded_methods import recorded_methods
 from storage.sources.outcome_tables import read_outcome_tables
@@ -83,16 +84,18 @@ def side_by_side(jobs: Sequence[Job]) -> Iterator[Done]:
     if n < 2:
         yield from one_by_one(jobs)
         return
-    pool = ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), initializer=_in_one_thread)
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n, spawn, initializer=_in_one_thread, initargs=(os.getpid(),))
     try:
         yield from pool.map(run_job, jobs)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _in_one_thread() -> None:
+def _in_one_thread(parent: int) -> None:
     from threadpoolctl import threadpool_limits
 
+    killed_with(parent)
     threadpool_limits(1)  # type: ignore[no-untyped-call, unused-ignore]
 
 

@@ -1,6 +1,9 @@
 """A comparison on recorded answers: its jobs side by side, and what of the files is not used."""
 
 import multiprocessing
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,8 @@ import pytest
 from r2.evaluation.recorded.playing import Job, one_by_one
 from r2.training.recorded_methods import recorded_methods
 from storage.sources.outcome_tables import read_outcome_table
-from tasks.evaluation.play_recorded import play_recorded, side_by_side
+from tasks.evaluation.play_recorded import _in_one_thread, play_recorded, side_by_side
+from tests.support.paths import ROOT
 from tests.support.recorded import recorded_rows, write_rows
 
 
@@ -55,3 +59,26 @@ def test_models_that_only_one_side_has_are_left_out_and_said(tmp_path: Path):
     assert (comparison.n_fitted, comparison.n_folds, comparison.scopes[0].n_questions) == (40, 0, 20)
     assert "left out, for having no rows in --test: other" in said
     assert comparison.remarks == ("left out, for having no rows in --test: other",)
+
+
+def lasting(parent: int) -> None:
+    _in_one_thread(parent)
+    time.sleep(60)
+
+
+def test_a_kill_ends_the_processes_too():
+    code = (
+        "import multiprocessing, os, time; from tests.tasks.test_play_recorded import lasting\n"
+        "worker = multiprocessing.get_context('spawn').Process(target=lasting, args=(os.getpid(),))\n"
+        "worker.start(); print(worker.pid, flush=True); time.sleep(60)\n"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    worker = int(command.stdout.readline())
+    command.kill()
+    command.wait()
+    command.stdout.close()
+    ends = time.monotonic() + 30
+    while Path(f"/proc/{worker}").exists() and "(zombie)" not in Path(f"/proc/{worker}/status").read_text("utf-8"):
+        assert time.monotonic() < ends, "the worker goes on"
+        time.sleep(0.1)
