@@ -88,6 +88,15 @@ def _on_bases(names: Sequence[str], load: Load) -> dict[str, Callable[[int], Tab
     return {name: partial(made[kind], load=load, base=base) for name, kind, base in of_base if kind in made and base}
 
 
+def train_on_the_gpu(methods: Sequence[TableMethod]) -> bool:
+    """Whether one of them trains on a GPU of this machine. One fit fills most of its memory: they go one by one."""
+    if not any(method.name.startswith((ALLOCATOR, ALLOCATOR_TUNED)) for method in methods):
+        return False
+    from r2.training import device
+
+    return device.has_gpu()
+
+
 def _load(models_dir: Path, base: str, words: Sequence[str], seed: int) -> tuple[Any, Any]:
     """A base to train in this process, on one thread: jobs run side by side. On the GPU where there is one."""
     from r2.training import device

@@ -16,7 +16,7 @@ from r2.evaluation.recorded.playing import Done, Each, Job, one_by_one, run_job
 from r2.evaluation.recorded.table import OutcomeTable
 from r2.lifeline import killed_with
 from r2.settings import MODELS_DIR
-from r2.training.recorded_methods import recorded_methods
+from r2.training.recorded_methods import recorded_methods, train_on_the_gpu
 from storage.sources.outcome_tables import read_outcome_tables
 
 N_BOOTSTRAP = 2000
@@ -52,7 +52,8 @@ def play_recorded(
         say(f"{name} is not in this table: {why}")
 
     n_rows = table.n_problems + (0 if unseen is None else unseen.n_problems)
-    each = each or (side_by_side if n_rows >= ROWS_FOR_PROCESSES else one_by_one)
+    in_processes = n_rows >= ROWS_FOR_PROCESSES and not train_on_the_gpu(chosen)
+    each = each or (side_by_side if in_processes else one_by_one)
 
     def progress(line: str) -> None:
         say(f"{line} ({time.monotonic() - started:.0f} s)")

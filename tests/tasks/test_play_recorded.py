@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from r2.evaluation.recorded.playing import Job, one_by_one
-from r2.training.recorded_methods import recorded_methods
+from r2.training.recorded_methods import recorded_methods, train_on_the_gpu
 from storage.sources.outcome_tables import read_outcome_table
 from tasks.evaluation.play_recorded import _in_one_thread, play_recorded, side_by_side
 from tests.support.paths import ROOT
@@ -59,6 +59,15 @@ def test_models_that_only_one_side_has_are_left_out_and_said(tmp_path: Path):
     assert (comparison.n_fitted, comparison.n_folds, comparison.scopes[0].n_questions) == (40, 0, 20)
     assert "left out, for having no rows in --test: other" in said
     assert comparison.remarks == ("left out, for having no rows in --test: other",)
+
+
+def test_fits_that_fill_a_gpu_are_not_side_by_side(monkeypatch: pytest.MonkeyPatch):
+    learned, fixed = (recorded_methods(["small", "large"], [name]) for name in ("allocator_sft", "rule:benchmark"))
+    monkeypatch.setattr("r2.training.device.has_gpu", lambda: False)
+    assert not train_on_the_gpu(learned)
+    monkeypatch.setattr("r2.training.device.has_gpu", lambda: True)
+    assert train_on_the_gpu(learned)
+    assert not train_on_the_gpu(fixed)
 
 
 def lasting(parent: int) -> None:
