@@ -63,7 +63,7 @@ def evaluate_recorded(given: Mapping[str, Any]) -> int:
 
 def print_recorded(comparison: "RecordedComparison") -> None:
     """Two tables for each scope, what cannot be told from them, and where a rule wins."""
-    from r2.evaluation.recorded.comparison import where_a_rule_wins
+    from r2.evaluation.recorded.comparison import against_the_rule, where_a_rule_wins
 
     console = results()
     if not console.is_terminal:
@@ -85,7 +85,7 @@ def print_recorded(comparison: "RecordedComparison") -> None:
     for name, why in comparison.not_played.items():
         print(f"{name} is not in this table: {why}")
     for scope in comparison.scopes:
-        for sentence in where_a_rule_wins(scope):
+        for sentence in (*against_the_rule(scope), *where_a_rule_wins(scope)):
             print(sentence)
     print(f"{comparison.wall_s:.0f} s, no call was made")
 

@@ -9,6 +9,7 @@ methods were fitted.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -18,6 +19,7 @@ from r2.evaluation.intervals import percentile_interval, resampled_means
 from r2.evaluation.outcomes import FloatArray, MethodOutcomes, oracle_of
 from r2.evaluation.recorded.cascades import AGREEMENT
 from r2.evaluation.recorded.crossfit import AIMS, AS_CASCADE, AS_CONSTANT, UTILITIES, PlayedRow, PlayedScope, aim_of
+from r2.evaluation.recorded.fixed import RULE
 
 MARGIN = 0.02
 """Accuracy that the cheapest good constant may lack against the most accurate one; ours."""
@@ -59,6 +61,8 @@ class RecordedRow:
     """By price v in multiples of `cost_ref`."""
     utility_gain: Mapping[str, Estimate]
     """The same minus that of the agreement cascade chosen for this price; empty where the table has none."""
+    against_rule: Against | None = None
+    """Of a learned method: the best model of each benchmark, chosen for the same aim; None where the table has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +157,9 @@ def compared(scope: PlayedScope, *, margin: float = MARGIN, n_bootstrap: int = 2
     rows = [
         drawn.row(i, one.label, "constant", FIXED, (one.label,), best_at, cascades) for i, one in enumerate(constants)
     ]
+    rules = {row.aim: len(constants) + i for i, row in enumerate(shown) if row.method.name == RULE}
     rows += [
-        drawn.row(len(constants) + i, row.method.name, row.method.kind, row.aim, row.settings, best_at, cascades)
+        drawn.row(len(constants) + i, row.method.name, row.method.kind, row.aim, row.settings, best_at, cascades, rules)
         for i, row in enumerate(shown)
     ]
     return RecordedScope(
@@ -204,6 +209,7 @@ class _Drawn:
         settings: tuple[str, ...],
         best: int,
         cascades: Mapping[str, int],
+        rules: Mapping[str, int] = MappingProxyType({}),
     ) -> RecordedRow:
         one = self.outcomes[i]
         of_constant = self._against(i, best)
@@ -229,6 +235,7 @@ class _Drawn:
                 for value in prices
                 if aim_of(value) in cascades
             },
+            self._against(i, rules[aim]) if kind == "learned" and aim in rules else None,
         )
 
     def _against(self, i: int, other: int) -> Against:
@@ -316,3 +323,23 @@ def where_a_rule_wins(scope: RecordedScope) -> list[str]:
                 f"loses to {best.method}, {best.accuracy.value:.2%} at {best.usd_per_1k.value:.3g} USD per 1k."
             )
     return found
+
+
+def against_the_rule(scope: RecordedScope) -> list[str]:
+    """Sentences: each learned method beside the best model of each benchmark, both chosen to be as right as the best
+    constant."""
+    found = []
+    for row in scope.rows:
+        if row.against_rule is not None and row.aim == AS_CONSTANT:
+            gained, saved = row.against_rule.accuracy, row.against_rule.cost_saved
+            cost = "" if saved is None else f", {100 * saved.value:.1f} % {_ends(saved)} of its cost saved"
+            found.append(
+                f"{scope.name}: {row.method} against {RULE}: {100 * gained.value:+.2f} points {_ends(gained)}{cost}."
+            )
+    return found
+
+
+def _ends(estimate: Estimate) -> str:
+    """Its interval in per cent."""
+    interval = estimate.interval
+    return "" if interval is None else f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
