@@ -39,7 +39,7 @@ from tests.support.prefect_sockets import LEAVES_SOCKETS
 from tests.support.shards import planned, session_for
 
 pytestmark = LEAVES_SOCKETS
-N = 140
+N = 200
 """Questions of a night."""
 
 
