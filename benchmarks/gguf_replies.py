@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r2.errors import ConfigError, R2Error
+from r2.errors import ConfigError, InputFileError, R2Error
 from r2.pool.servers.local import weights_path
 
 ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "</s>")
@@ -318,6 +318,21 @@ def n_alike(prompt: Sequence[int], before: Sequence[int]) -> int:
     )
 
 
+def read_asked(path: Path) -> list[dict[str, Any]]:
+    """The requests. InputFileError for no file, or a line that is none."""
+    if not path.is_file():
+        raise InputFileError(f"{path}: no such file. benchmarks/record.py --asked {path} writes it.")
+    found = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            request = json.loads(line)
+            _ = request["weights"], request["messages"], request["max_tokens"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputFileError(f"{path}:{number}: no request of benchmarks/record.py --asked ({error!r}).") from error
+        found.append(request)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("asked", type=Path, help="by `record.py --asked`")
@@ -331,8 +346,7 @@ def main() -> int:
 
         torch.backends.cuda.matmul.allow_tf32 = True
         of_weights: dict[str, list[tuple[int, dict[str, Any]]]] = defaultdict(list)
-        for place, line in enumerate(given.asked.read_bytes().splitlines()):
-            request = json.loads(line)
+        for place, request in enumerate(read_asked(given.asked)):
             of_weights[request["weights"]].append((place, request))
         lines: dict[int, dict[str, Any]] = {}
         for name, requests in of_weights.items():

@@ -74,6 +74,8 @@ def compared(folder: Path, pool: str, *, fits: bool) -> RecordedComparison:
             with replacing(folder / ROUTES) as plain, gzip.GzipFile("", "wb", fileobj=plain, mtime=0) as file:
                 found = play_recorded([path], [], [], say, each=lambda jobs: keeping(jobs, file))
         else:
+            if not ((folder / ROUTES).is_file() and (folder / FIGURES).is_file()):
+                raise InputFileError(f"{folder}: no {ROUTES} and {FIGURES} are kept there. Fit first: --fit")
             with gzip.open(folder / ROUTES) as file:
                 found = play_recorded([path], [], [], lambda line: None, each=lambda jobs: kept(jobs, file))
     return replace(found, outcomes=(folder.name,), wall_s=time.monotonic() - began)

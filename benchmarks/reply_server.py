@@ -25,7 +25,9 @@ def key_of(weights: str, messages: object) -> Key:
 
 
 def read_replies(path: Path) -> dict[Key, dict[str, Any]]:
-    """By what was asked. InputFileError for a line that is no reply."""
+    """By what was asked. InputFileError for no file, or a line that is no reply."""
+    if not path.is_file():
+        raise InputFileError(f"{path}: no such file. benchmarks/gguf_replies.py makes it.")
     found = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         try:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.gguf_replies import answered, load, n_alike
-from r2.errors import ConfigError
+from benchmarks.gguf_replies import answered, load, n_alike, read_asked
+from r2.errors import ConfigError, InputFileError
 
 gguf = pytest.importorskip("gguf")
 torch = pytest.importorskip("torch")
@@ -98,3 +98,12 @@ def test_another_architecture_is_refused_by_name(tmp_path: Path):
 
 def test_what_two_prompts_begin_with():
     assert [n_alike([1, 2, 3], other) for other in ([1, 2, 4], [1, 2], [1, 2, 3, 4], [])] == [2, 2, 3, 0]
+
+
+def test_what_is_no_request_is_named_with_its_line(tmp_path: Path):
+    with pytest.raises(InputFileError, match=r"asked.jsonl: no such file. .*--asked"):
+        read_asked(tmp_path / "asked.jsonl")
+    good = '{"weights": "w", "messages": [], "max_tokens": 3}'
+    (tmp_path / "asked.jsonl").write_text(f'{good}\n{{"weights": "w"}}\n', "utf-8")
+    with pytest.raises(InputFileError, match=r"asked.jsonl:2: no request"):
+        read_asked(tmp_path / "asked.jsonl")

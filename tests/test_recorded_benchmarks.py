@@ -135,6 +135,9 @@ def test_the_comparison_from_kept_routes_is_the_one_that_was_kept_and_other_rows
             shutil.copy(path, tmp_path)
     with pytest.raises(InputFileError, match=r"routes.gz: kept for other methods or other rows .* Fit anew"):
         compared(tmp_path, "pools/local.toml", fits=False)
+    (tmp_path / "routes.gz").unlink()
+    with pytest.raises(InputFileError, match="no routes.gz and comparison.json are kept there. Fit first: --fit"):
+        compared(tmp_path, "pools/local.toml", fits=False)
 
 
 def test_what_is_asked_is_written_and_replies_made_elsewhere_become_the_recording(tmp_path: Path):
