@@ -136,7 +136,7 @@ def test_the_comparison_from_kept_routes_is_the_one_that_was_kept_and_other_rows
     with pytest.raises(InputFileError, match=r"routes.gz: kept for other methods or other rows .* Fit anew"):
         compared(tmp_path, "pools/local.toml", fits=False)
     (tmp_path / "routes.gz").unlink()
-    with pytest.raises(InputFileError, match="no routes.gz and comparison.json are kept there. Fit first: --fit"):
+    with pytest.raises(InputFileError, match=r"no routes.gz and comparison.json are kept there. Fit first: --fit"):
         compared(tmp_path, "pools/local.toml", fits=False)
 
 
