@@ -46,7 +46,7 @@ def ask(folder: Path, name: str, words: list[str], given: argparse.Namespace) ->
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):
         sys.exit(f"{name}: exit code {done.returncode}: {done.stderr[-1000:]}")
-    with connect(folder / name, is_documented=False) as db:
+    with connect(folder / name) as db:
         return db.execute(
             "select problem_id, coalesce(answer, ''), cost_usd, n_subtasks from trajectories order by 1"
         ).fetchall()

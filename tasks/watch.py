@@ -26,7 +26,7 @@ def alerts(
     that are not settled yet are missing."""
     today = (now or datetime.now(UTC)).date()
     found = []
-    with connect(lake, is_documented=False) as db:
+    with connect(lake, views=("day_of", "drift")) as db:
         [(usd,)] = db.execute(
             "select coalesce(sum(cost_usd), 0) from calls where day_of(started_at) = ?", [today]
         ).fetchall()

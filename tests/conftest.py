@@ -19,10 +19,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sockets_collected() -> Iterator[None]:
-    """Collects what Prefect's client left after a test of a flow (tests/support/prefect_sockets.py), not in another
-    file's test."""
+    """Collects what Prefect's client left after the tests of flows of a file (tests/support/prefect_sockets.py), not in
+    another file's test."""
     yield
     gc.unfreeze()
     gc.collect()

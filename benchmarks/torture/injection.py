@@ -93,7 +93,7 @@ def obedient(world: World) -> Row:
 
 def _check(row: Row, world: World, folder: Path) -> None:
     lake = folder / "lake"
-    with connect(lake, is_documented=False) as db:
+    with connect(lake) as db:
         dear = db.execute("select problem_id, cost_usd from trajectories where cost_usd > ?", [CAP_USD]).fetchall()
         [(most_steps,)] = db.execute("select max(n_subtasks) from trajectories").fetchall()
         clean = db.execute("select answer from trajectories where problem_id like 'clean-%'").fetchall()

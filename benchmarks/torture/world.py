@@ -241,7 +241,7 @@ def answer_command(lake: str = "lake", **flags: object) -> list[str]:
 
 def settled(lake: Path) -> list[tuple[object, ...]]:
     """What must not depend on what happened to the run."""
-    with connect(lake, is_documented=False) as db:
+    with connect(lake) as db:
         rows = db.execute(
             "select problem_id, rollout, status, answer, is_correct, plan, n_calls, input_tokens, output_tokens, "
             "round(cost_usd, 12) from trajectories"
@@ -255,7 +255,7 @@ def check_lake(row: Row, lake: Path, n_rows: int, bill_usd: float | None = None)
     The identity: each question is settled once, costs and tokens of trajectories are those of their calls, a run's
     cost is at least the sum of its trajectories, and no less than what the provider billed.
     """
-    with connect(lake, is_documented=False) as db:
+    with connect(lake) as db:
         if wrong := [view for view in VIEWS if db.execute(f"select 1 from {view} limit 1").fetchall()]:
             row.identity = False
             row.broken.append(f"{lake.name}: {', '.join(wrong)} are not empty")

@@ -91,7 +91,7 @@ def _measured(lake: Path, entries: Iterable[str]) -> str:
     from storage.sql.query import connect
 
     try:
-        with connect(lake) as db:
+        with connect(lake, views=()) as db:
             [(n, median_h)] = db.execute(
                 "select count(*), median(epoch_ms(ended_at - submitted_at) / 3.6e6) from jobs "
                 "where state = 'ended' and list_contains(?, request_model)",

@@ -44,7 +44,7 @@ def outcomes_of_rows(
     lake: Path, rows: Sequence[EvaluatedRow], problem_ids: Sequence[str], difficulty: Mapping[str, str]
 ) -> dict[str, MethodOutcomes]:
     """By name, the outcomes of finished rows on test problems."""
-    with connect(lake, is_documented=False) as db:
+    with connect(lake, views=()) as db:
         found = {
             row.name: outcomes_of(db, row.name, row.method, row.test_runs, problem_ids, difficulty)
             for row in rows

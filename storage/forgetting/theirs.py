@@ -108,7 +108,7 @@ def known_runs(lake: Lake) -> list[str]:
 
 def _add_stored(lake: Lake, theirs: Theirs, scope: Sequence[str]) -> None:
     ids = sorted(theirs.ids.union(*(one.ids for one in theirs.runs.values())))
-    with connect(lake.root, is_documented=False) as db, damage_named(lake.root):
+    with connect(lake.root, views=()) as db, damage_named(lake.root):
         db.register("theirs", pa.table({"problem_id": pa.array(ids, pa.string())}))
         db.register("scope", pa.table({"run_id": pa.array(scope, pa.string())}))
         mine = "semi join theirs using (problem_id) semi join scope using (run_id)"
@@ -178,7 +178,7 @@ def names_in_loop(root: Path, theirs: Theirs) -> set[str]:
 def rows_with_words(lake: Lake, questions: Collection[str]) -> list[tuple[str, str]]:
     """(run, problem) of rows that have one of these questions still, under other names."""
     try:
-        with connect(lake.root, is_documented=False) as db:
+        with connect(lake.root, views=()) as db:
             db.register("said", pa.table({"input": pa.array(sorted(questions), pa.string())}))
             found = db.execute(
                 "select distinct run_id, problem_id from trajectories semi join said using (input) order by all"

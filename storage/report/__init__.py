@@ -29,7 +29,7 @@ def write_report(lake: Path, name: str | None = None, out: Path | None = None) -
     found = resolve(lake, name)
     is_evaluation = found in evaluation_ids(lake)
     runs = read_evaluation(lake, found).runs() if is_evaluation else [found]
-    with connect(lake, is_documented=False, runs=runs, of_all_runs=OF_RUNS) as db, damage_named(lake):
+    with connect(lake, runs=runs, of_all_runs=OF_RUNS) as db, damage_named(lake):
         report = report_of_evaluation(lake, db, found) if is_evaluation else report_of_run(lake, db, found)
     path = out or lake / "_reports" / f"{found}.html"
     content = page_of(report).encode("utf-8", "replace")

@@ -36,7 +36,7 @@ _RECENT = """
 def drift_of(lake: Path, db: duckdb.DuckDBPyConnection) -> tuple[Table | None, list[Caution]]:
     """As `drift_table`, of the runs of the last month. `db` has the table `runs` whole, and of the others one run."""
     runs = [str(run_id) for (run_id,) in db.execute(_RECENT).fetchall()]
-    with connect(lake, is_documented=False, runs=runs, of_all_runs=OF_RUNS) as recent:
+    with connect(lake, runs=runs, of_all_runs=OF_RUNS, views=["drift"]) as recent:
         return drift_table(recent)
 
 

@@ -61,7 +61,7 @@ def checked_steps(
     steps: list[AskedStep] = []
     asked_plans: list[AskedPlan] = []
     left_out: Counter[str] = Counter()
-    with connect(lake) as db, damage_named(lake):
+    with connect(lake, views=["feedback_verdicts"]) as db, damage_named(lake):
         read = db.execute(_CALLS, among.bounds())
         names = [column[0] for column in read.description or ()]
         rows = (dict(zip(names, row, strict=True)) for row in iter(read.fetchone, None))

@@ -110,7 +110,7 @@ def checked_trials(
     problems: dict[str, dict[str, Problem]] = {}
     found: list[Trial] = []
     left_out: Counter[str] = Counter()
-    with connect(lake, is_documented=False) as db, damage_named(lake):
+    with connect(lake, views=["feedback_verdicts"]) as db, damage_named(lake):
         read = db.execute(_CALLS, [*among.bounds(), [*STEP_BY_STEP_METHODS, *OWN_MODE_METHODS]])
         names = [column[0] for column in read.description or ()]
         rows = (dict(zip(names, row, strict=True)) for row in iter(read.fetchone, None))

@@ -34,7 +34,7 @@ def check_summary(lake: Path, name: str | None, run_ids: Sequence[str]) -> Check
     """None without a check of the user's own."""
     if name is None:
         return None
-    with connect(lake, is_documented=False, runs=run_ids) as db:
+    with connect(lake, runs=run_ids, views=["check_agreement"]) as db:
         [counts] = db.execute(
             "select coalesce(sum(n_errors), 0)::bigint, coalesce(min(example_error), ''), "
             "coalesce(sum(n_compared), 0)::bigint, coalesce(sum(n_agree), 0)::bigint, "

@@ -49,7 +49,7 @@ class _Known:
 
 def newest_answered(lake: Path) -> str:
     """The run of `r2 answer` that was worked on last. ConfigError where there is none."""
-    with connect(lake, is_documented=False, tables=["runs"]) as db, damage_named(lake):
+    with connect(lake, tables=["runs"], views=()) as db, damage_named(lake):
         found = db.execute(
             "select run_id from runs_latest where kind = 'answer' order by ended_at desc, run_id limit 1"
         ).fetchone()
@@ -145,7 +145,7 @@ def _commit(store: Lake, run_id: str, unit: str, is_known_file: bool, rows: Sequ
 
 def _known(lake: Path, run_id: str, verdicts: Sequence[Verdict]) -> _Known:
     asked = pa.table({"problem_id": pa.array(sorted({one.problem_id for one in verdicts}), pa.string())})
-    with connect(lake, is_documented=False, runs=[run_id]) as db, damage_named(lake):
+    with connect(lake, runs=[run_id], views=["feedback_verdicts"]) as db, damage_named(lake):
         db.register("asked", asked)
         answered = db.execute(
             "select problem_id, answer is not null from trajectories semi join asked using (problem_id) "
@@ -161,7 +161,7 @@ def _known(lake: Path, run_id: str, verdicts: Sequence[Verdict]) -> _Known:
 
 
 def _contested(lake: Path, run_id: str) -> tuple[str, ...]:
-    with connect(lake, is_documented=False, runs=[run_id]) as db, damage_named(lake):
+    with connect(lake, runs=[run_id], views=["feedback_verdicts"]) as db, damage_named(lake):
         found = db.execute(
             "select problem_id from feedback_verdicts where run_id = ? and is_contested order by all", [run_id]
         )

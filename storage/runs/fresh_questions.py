@@ -52,7 +52,7 @@ def fresh_questions(lake: Path, known: Collection[str]) -> FreshQuestions:
     left_out: Counter[str] = Counter()
     problems: dict[str, dict[str, Problem]] = {}
     seen = set(known)
-    with connect(lake, is_documented=False) as db, damage_named(lake):
+    with connect(lake, views=["feedback_verdicts"]) as db, damage_named(lake):
         for run_id, problem_id, answer, is_correct, is_right in db.execute(_TRAFFIC).fetchall():
             if run_id not in problems:
                 problems[run_id] = planned(lake, run_id)[1]

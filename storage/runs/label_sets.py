@@ -149,7 +149,7 @@ class LabelSummary:
 
 def summarize_labels(lake: Path, run_id: str) -> LabelSummary:
     """Reads the run's committed rows."""
-    with connect(lake, is_documented=False, runs=[run_id]) as db:
+    with connect(lake, runs=[run_id], views=()) as db:
 
         def rows(sql: str) -> list[tuple[Any, ...]]:
             return db.execute(sql, [run_id]).fetchall()

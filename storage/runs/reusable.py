@@ -39,7 +39,7 @@ def reusable(
     same = [(run_id, name) for run_id, names in answering.items() for name in names]
     if not same:
         return Reusable(0, 0, 0.0)
-    with connect(root, is_documented=False) as db:
+    with connect(root, views=()) as db:
         db.execute("create temp table asked (question ubigint)")
         rest = iter(questions)
         while chunk := list(islice(rest, _BATCH)):

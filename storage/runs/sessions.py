@@ -26,7 +26,7 @@ def add_session(lake: Lake, row: RunRow) -> None:
 def is_closed(lake: Path, run_id: str) -> bool:
     """True where the run's newest session was not stopped and left nothing over: its row is stored. Whether
     what follows on that was done too (`tasks.answering.finish_run`) is not said by it: a kill may come between."""
-    with connect(lake, is_documented=False, runs=[run_id], tables=["runs"]) as db:
+    with connect(lake, runs=[run_id], tables=["runs"], views=()) as db:
         found = db.execute("select status, n_deferred from runs_latest where run_id = ?", [run_id]).fetchall()
     return any(status in ENDED and n_deferred == 0 for status, n_deferred in found)
 

@@ -103,7 +103,7 @@ def reused_of(db: duckdb.DuckDBPyConnection, run_id: str) -> tuple[int, float]:
 def summarize(lake: Path, run_id: str, check: str | None = None) -> RunSummary:
     """Reads the run's committed rows; a run without any gives zeros. `check` names the user's own check that judged
     them."""
-    with connect(lake, is_documented=False, runs=[run_id]) as db:
+    with connect(lake, runs=[run_id], views=["cost_by_model"]) as db:
         totals = db.execute(
             """
             select coalesce(any_value(method), ''), count(*) filter (status = 'answered'),

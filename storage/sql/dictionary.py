@@ -62,7 +62,7 @@ def _tables() -> Iterator[str]:
 
 def _views() -> Iterator[str]:
     yield "## Views\n"
-    with tempfile.TemporaryDirectory() as empty_lake, connect(empty_lake) as connection:
+    with tempfile.TemporaryDirectory() as empty_lake, connect(empty_lake, is_documented=True) as connection:
         for view in shipped_views():
             [(doc,)] = connection.execute("select comment from duckdb_views() where view_name = ?", [view]).fetchall()
             yield f"### {view}\n\n{_wrapped(doc)}\n"

@@ -41,21 +41,24 @@ def connect(
     *,
     memory_limit: str | None = None,
     threads: int | None = None,
-    is_documented: bool = True,
+    is_documented: bool = False,
     runs: Collection[str] | None = None,
     tables: Collection[str] | None = None,
     of_all_runs: Collection[str] = (),
+    views: Collection[str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the lake's tables and views as of now, time zone UTC. An empty lake gives empty
     tables. Nothing is written: the lake may lie on a read-only disk.
 
-    `memory_limit` ("2GB") and `threads` default to DuckDB's own. `is_documented` False leaves out what the views and
-    their columns mean, which is half the work of opening, and for people only. With `runs` and `tables` other runs and
-    tables have no rows, but for the tables `of_all_runs`: of a lake in a bucket only what is wanted is fetched. Raises
-    LakeError if there is no such lake, if the manifest cannot be read, or if a file it names is missing or damaged.
+    `memory_limit` ("2GB") and `threads` default to DuckDB's own. `is_documented` adds what the views and their columns
+    mean, which doubles the work of opening, and is for people. With `runs` and `tables` other runs and tables have no
+    rows, but for the tables `of_all_runs`: of a lake in a bucket only what is wanted is fetched. With `views` only
+    these of the shipped views and macros are there, with those that they build on: most of the work of opening is
+    theirs. Raises LakeError if there is no such lake, if the manifest cannot be read, or if a file it names is missing
+    or damaged.
     """
     root = lake_folder(lake_root)
-    sql = "".join(statements(root, _absolute, runs, tables, of_all_runs))
+    sql = "".join(statements(root, _absolute, runs, tables, of_all_runs, views))
     if not is_documented:
         sql = _COMMENT.sub("", sql)
     connection = duckdb.connect(config={"temp_directory": str(_spill_folder())})
@@ -140,9 +143,10 @@ def statements(
     runs: Collection[str] | None = None,
     tables: Collection[str] | None = None,
     of_all_runs: Collection[str] = (),
+    views: Collection[str] | None = None,
 ) -> Iterator[str]:
     """The SQL that makes the views, in order: stored tables first, then the files of `storage/sql/` by name. `listed`
-    writes a list of files in the lake as SQL. `runs`, `tables` and `of_all_runs` as for `connect`."""
+    writes a list of files in the lake as SQL. `runs`, `tables`, `of_all_runs` and `views` as for `connect`."""
     lake = Lake(lake_root)
     if not lake.store.is_there():
         raise LakeError(f"{named(lake_root)}: no lake there. Name its folder with --lake; a run creates it.")
@@ -175,7 +179,11 @@ def statements(
         yield _view(name, _rows_of(table, files, is_of_today), table.doc, table.schema)
     # Here and not in storage/sql/, because its columns are those of `runs`, and so are their comments.
     yield _view("runs_latest", _LATEST, _LATEST_DOC, TABLES["runs"].schema)
-    yield from _shipped_sql()
+    if views is None:
+        yield from _shipped_sql()
+    else:
+        needed = _reached(frozenset(views))
+        yield from (text for name, text in _pieces() if name in needed)
 
 
 _A_MOVE_S = 0.05
@@ -274,16 +282,7 @@ def meanings() -> dict[str, str]:
 def tables_in(sql: str) -> list[str]:
     """The stored tables that a query may read, by itself or through our views: those whose names are among its words,
     and among the words of what makes the views that it names."""
-    made = {"runs_latest": _LATEST}
-    shipped = _COMMENT.sub("", "".join(_shipped_sql()))
-    _, *pieces = re.split(r"^create or replace (?:view|macro) (\w+)", shipped, flags=re.MULTILINE)
-    for name, rest in zip(pieces[::2], pieces[1::2], strict=True):
-        made[name] = made.get(name, "") + rest
-    found: set[str] = set()
-    words = set(re.findall(r"\w+", sql.lower()))
-    while words - found:
-        found |= words
-        words = {word for name in found & made.keys() for word in re.findall(r"\w+", made[name].lower())}
+    found = _reached(frozenset(re.findall(r"\w+", sql.lower())))
     return [name for name in TABLES if name in found]
 
 
@@ -359,11 +358,16 @@ def run_sql(lake_root: Path | str, sql: str, fmt: str, out: BinaryIO, reader: Re
         raise ConfigError(f"format {fmt!r}: expected {', '.join(FORMATS)}")
     root = lake_folder(lake_root)
     tables = tables_in(sql) if Lake(root).store.is_remote else None
-    with closing(connect(root, tables=tables)) as connection:
+    with closing(connect(root, tables=tables, is_documented=_SHOWS_MEANINGS.search(sql) is not None)) as connection:
         _lock_in(connection, root)
         with _explained(), damage_named(root, is_our_sql=False):
             _refuse_writing(connection, sql)
             return FORMATS[fmt](connection, sql, out, reader)
+
+
+_SHOWS_MEANINGS = re.compile(r"\b(?:duckdb_\w|comment)", re.IGNORECASE)
+"""What only a query has that may show what tables and columns mean: to write that down takes longer than most queries.
+"""
 
 
 def _lock_in(connection: duckdb.DuckDBPyConnection, lake_root: Path) -> None:
@@ -398,6 +402,26 @@ def _explained() -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise ConfigError(f"{error}\nTables: {', '.join(TABLES)}. Views: {', '.join(shipped_views())}.") from None
+
+
+def _pieces() -> list[tuple[str, str]]:
+    """(name, SQL) of each shipped view and macro with its comments, in order."""
+    _, *found = re.split(r"^(?=create or replace (?:view|macro) )", "".join(_shipped_sql()), flags=re.MULTILINE)
+    return [(text.split(maxsplit=4)[4].partition("(")[0].split()[0], text) for text in found]
+
+
+@functools.lru_cache(maxsize=64)
+def _reached(words: frozenset[str]) -> frozenset[str]:
+    """Words, and those of what makes the views and macros among them, and so on."""
+    made = {"runs_latest": set(re.findall(r"\w+", _LATEST))}
+    for name, text in _pieces():
+        made.setdefault(name, set()).update(re.findall(r"\w+", _COMMENT.sub("", text).lower()))
+    found: set[str] = set()
+    new = set(words)
+    while new:
+        found |= new
+        new = {word for name in new & made.keys() for word in made[name]} - found
+    return frozenset(found)
 
 
 @functools.cache

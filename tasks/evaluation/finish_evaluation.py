@@ -29,7 +29,7 @@ def outcomes_on(
     """By run id, the outcomes of runs with their (label, kind, sweep)."""
     if not runs:
         return {}
-    with connect(lake) as db:
+    with connect(lake, views=()) as db:
         found = {
             run_id: outcomes_of(db, label, kind, [run_id], problem_ids, difficulty, sweep)
             for run_id, (label, kind, sweep) in runs.items()
@@ -96,7 +96,7 @@ def finish_evaluation(
         check=check_summary(root, settings.reasoning.check, [run for row in rows for run in row.test_runs]),
         prices={name: card.price.version for name, card in opened.pool.roster().by_name.items()},
     )
-    with connect(root) as db:
+    with connect(root, views=()) as db:
         usd, n_calls = charged(db, evaluation.runs())
     evaluation = dataclasses.replace(evaluation, charged_usd=usd, n_calls_charged=n_calls)
     write_evaluation(root, evaluation)

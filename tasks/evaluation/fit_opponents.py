@@ -72,7 +72,7 @@ def _answers(
     if not finished or len(finished) < len(runs):
         return None
     outcomes = [dev_outcomes[run.run_id] for run in finished.values()]
-    with connect(root) as db:
+    with connect(root, views=()) as db:
         texts = tuple(answers_of(db, run.run_id, planned.dev_ids) for run in finished.values())
         sure = (
             np.array([confidences_of(db, run.run_id, planned.dev_ids) for run in finished.values()])
@@ -92,7 +92,7 @@ def _answers(
 def _examples(
     settings: EvaluateSettings, planned: PlannedEvaluation, root: Path, run: DevRun, outcomes: MethodOutcomes
 ) -> ChosenFit:
-    with connect(root) as db:
+    with connect(root, views=()) as db:
         said = replies_of(db, run.run_id)
     is_right = [right > 0.5 for right in outcomes.is_correct]
     examples = worked_examples(planned.problems.dev, is_right, said, settings.reasoning.n_examples)

@@ -97,7 +97,7 @@ def affordable(settings: RefreshSettings, pool: PoolConfig) -> int:
     """Questions that every entry can be asked for the money of a round, by the tokens of the traffic so far."""
     if settings.max_cost_usd is None:
         return settings.n_questions
-    with connect(Path(settings.lake), is_documented=False) as db:
+    with connect(Path(settings.lake), views=()) as db:
         [(n_in, n_out)] = db.execute(
             "select avg(input_tokens), avg(output_tokens) from calls where purpose = 'solve' and error_type is null"
         ).fetchall()
@@ -118,7 +118,7 @@ def sides(round_: Round, settings: RefreshSettings) -> tuple[list[str], list[str
 
 def spent_usd(lake: Path, run_ids: Sequence[str]) -> float:
     """By all sessions of these runs."""
-    with connect(lake, is_documented=False) as db:
+    with connect(lake, views=()) as db:
         [(usd,)] = db.execute(
             "select coalesce(sum(cost_usd), 0) from runs_latest where list_contains(?, run_id)", [list(run_ids)]
         ).fetchall()

@@ -17,7 +17,7 @@ from r2.errors import LakeError
 from storage.lake.lake import Lake
 from storage.lake.schema import TABLES
 from storage.sql import dictionary
-from storage.sql.query import connect, shipped_views, write_database
+from storage.sql.query import all_of, connect, shipped_views, write_database
 from tests.support.lake_rows import RUN, problem, together, worked_lake
 
 APPROX: Any = pytest.approx
@@ -286,7 +286,7 @@ def test_a_folder_that_is_not_there_is_not_taken_for_an_empty_lake(tmp_path: Pat
 
 
 def test_every_view_and_every_column_has_a_comment(tmp_path: Path) -> None:
-    with connect(tmp_path) as connection:
+    with connect(tmp_path, is_documented=True) as connection:
         bare = connection.execute(
             "select view_name, null from duckdb_views() where not internal and comment is null union all "
             "select table_name, column_name from duckdb_columns() where not internal and comment is null"
@@ -357,10 +357,30 @@ def test_the_database_file_holds_views_only_and_opens_read_only(lake: Path) -> N
 def test_a_connection_without_the_meanings_has_the_same_views(lake: Path) -> None:
     documented = "select count(*) from duckdb_columns() where comment is not null"
     views = "select view_name, column_count from duckdb_views() where not internal order by 1"
-    with connect(lake) as full, connect(lake, is_documented=False) as bare:
+    with connect(lake, is_documented=True) as full, connect(lake) as bare:
         assert bare.execute(views).fetchall() == full.execute(views).fetchall()
         assert bare.execute(documented).fetchall() == [(0,)]
         assert full.execute(documented).fetchall() > [(300,)]
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ((), set()),
+        (("otel_spans",), {"otel_spans"}),
+        (("cost_by_model",), {"cost_by_model"}),
+        (("stop_reasons",), {"decisions", "stop_reasons"}),
+    ],
+)
+def test_a_connection_for_some_views_has_these_and_what_they_build_on_and_says_the_same(
+    lake: Path, named: tuple[str, ...], expected: set[str]
+) -> None:
+    there = "select view_name from duckdb_views() where not internal order by 1"
+    with connect(lake) as full, connect(lake, views=named) as some:
+        found = {str(name) for (name,) in some.execute(there).fetchall()}
+        assert found - TABLES.keys() - {"runs_latest"} == expected
+        for name in (*named, *TABLES, "runs_latest"):
+            assert some.execute(all_of(name)).fetchall() == full.execute(all_of(name)).fetchall()
 
 
 WRITES = Path("/proc/self/io")

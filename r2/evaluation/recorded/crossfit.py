@@ -14,6 +14,7 @@ chosen on its own rows, and methods that are a search (`inner_folds` 0) are sear
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -79,8 +80,14 @@ class _Gathered:
 
 def folds_of(table: OutcomeTable, n_folds: int = N_FOLDS, salt: str = "fold") -> IntArray:
     """Each row's fold, 0 .. n_folds - 1, by a hash of its question's words."""
-    keys = [f"{salt}:{normalised(p.question)}".encode("utf-8", "surrogatepass") for p in table.problems]
-    return np.array([int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) % n_folds for key in keys], np.int64)
+    return np.array([_hash_of(salt, problem.question) % n_folds for problem in table.problems], np.int64)
+
+
+@lru_cache(maxsize=65_536)
+def _hash_of(salt: str, question: str) -> int:
+    """Kept: every method of every fold asks for its rows' folds."""
+    key = f"{salt}:{normalised(question)}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest())
 
 
 def cross_fitted(
@@ -289,13 +296,14 @@ def _outcomes(table: OutcomeTable, method: TableMethod, aim: str, one: _Gathered
     models: dict[str, float] = {}
     by_group: dict[str, dict[str, float]] = {}
     groups = table.benchmarks
+    tokens_MP = None if table.output_tokens_MP is None else np.nan_to_num(table.output_tokens_MP)
     for place, its in enumerate(at.tolist()):
         for model in one.asked[its]:
             models[model] = models.get(model, 0.0) + 1.0
             counts = by_group.setdefault(groups[place], {})
             counts[model] = counts.get(model, 0.0) + 1.0
-            if table.output_tokens_MP is not None:
-                tokens[place] += np.nan_to_num(table.output_tokens_MP[row_of[model], place])
+            if tokens_MP is not None:
+                tokens[place] += tokens_MP[row_of[model], place]
     zeros = np.zeros(len(at))
     ids = tuple(problem.problem_id for problem in table.problems)
     return MethodOutcomes(

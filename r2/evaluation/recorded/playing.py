@@ -83,11 +83,12 @@ def plays_of(
     """What these routes come to on the table's rows. ValueError where an answer is of a model that was not asked."""
     row_of = {model: row for row, model in enumerate(table.models)}
     right, cost, calls = (np.zeros((len(asked), table.n_problems)) for _ in range(3))
+    right_of, cost_of = table.is_correct_MP.tolist(), table.cost_usd_MP.tolist()
     for setting, routes in enumerate(zip(asked, answered, strict=True)):
         for at, (models, answers) in enumerate(zip(*routes, strict=True)):
             if answers not in models:
                 raise ValueError(f"the answer of {answers!r} was given without asking it; asked were {models}")
-            right[setting, at] = table.is_correct_MP[row_of[answers], at]
-            cost[setting, at] = sum(float(table.cost_usd_MP[row_of[model], at]) for model in models)
+            right[setting, at] = right_of[row_of[answers]][at]
+            cost[setting, at] = sum(cost_of[row_of[model]][at] for model in models)
             calls[setting, at] = len(models)
     return Plays(right, cost, calls, asked, answered)
