@@ -28,8 +28,8 @@ $(VENV)/.installed-train: $(VENV)/.installed requirements-train.txt
 demo: env        ## three real local models answer 30 questions, routed and unrouted
 	$(BIN)/r2 demo
 
-test: env-train  ## the whole suite but what is marked slow or gpu, on three processes, for many tests wait
-	$(BIN)/python -m pytest -n 3 --dist worksteal --durations 15
+test: env-train  ## the whole suite but what is marked slow or gpu, on four processes, for many tests wait
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 15
 
 test-slow: env-train ## the long ones: kills at random moments, big runs
 	$(BIN)/python -m pytest -m slow
@@ -39,7 +39,7 @@ check: env-train ## format, lint, types, generated docs, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m storage.sql.dictionary --check
-	$(BIN)/python -m pytest -n 3 --dist worksteal --durations 15
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 15
 
 bench: env       ## the table of docs/measurements.md, each figure beside its peers' (ARGS="clients --rounds 2")
 	$(BIN)/python benchmarks/bench.py $(ARGS)

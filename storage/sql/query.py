@@ -10,6 +10,7 @@ import functools
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 import time
@@ -315,14 +316,30 @@ def write_database(lake_root: Path | str) -> Path | None:
     with tempfile.TemporaryDirectory(dir=root, prefix=".views-") as folder:
         script, database = Path(folder) / _SCRIPT, Path(folder) / _DATABASE
         script.write_text(_script_of(sql), "utf-8")
-        with closing(duckdb.connect()) as connection:
-            connection.execute(f"attach {_quoted(str(database))} as lake (storage_version 'v1.0.0')")
-            # One transaction: each would wait for the disk, and there are hundreds of statements. Written before the
-            # detaching, which does not say why it could not write.
-            connection.execute(f"use lake; begin; {sql}; commit; checkpoint; use memory; detach lake")
+        shutil.copyfile(Path(_views_of_no_lake().name) / _DATABASE, database)
+        _execute_in(database, _database_sql(root, views=()))
         database.replace(root / _DATABASE)
         script.replace(root / _SCRIPT)  # after the database, whose state `refresh_database` reads from it
     return root / _DATABASE
+
+
+@functools.cache
+def _views_of_no_lake() -> "tempfile.TemporaryDirectory[str]":
+    """The database of an empty lake, in a folder that goes with this process: the shipped views and their comments are
+    the same in every lake, and most of the work."""
+    folder = tempfile.TemporaryDirectory(prefix="r2-views-")
+    empty = Path(folder.name) / "lake"
+    Lake(empty).prepare()
+    _execute_in(Path(folder.name) / _DATABASE, _database_sql(empty))
+    return folder
+
+
+def _execute_in(database: Path, sql: str) -> None:
+    with closing(duckdb.connect()) as connection:
+        connection.execute(f"attach {_quoted(str(database))} as lake (storage_version 'v1.0.0')")
+        # One transaction: each would wait for the disk, and there are hundreds of statements. Written before the
+        # detaching, which does not say why it could not write.
+        connection.execute(f"use lake; begin; {sql}; commit; checkpoint; use memory; detach lake")
 
 
 def refresh_database(lake_root: Path | str) -> None:
@@ -339,9 +356,9 @@ def refresh_database(lake_root: Path | str) -> None:
 _DATABASE, _SCRIPT = "lake.duckdb", "lake.sql"
 
 
-def _database_sql(root: Path) -> str:
+def _database_sql(root: Path, views: Collection[str] | None = None) -> str:
     folder = _LAKE_FOLDER.format(here=_quoted(f"{str(root.resolve()).rstrip('/')}/"))
-    return folder + "".join(statements(root, _in_lake_folder))
+    return folder + "".join(statements(root, _in_lake_folder, views=views))
 
 
 def _script_of(sql: str) -> str:
