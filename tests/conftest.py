@@ -16,6 +16,9 @@ os.environ.setdefault("R2_TEST_DATABASE", tempfile.mkdtemp(prefix="r2-prefect-")
 # Some containers forbid Python to keep what it compiled: then each of the hundreds of commands that tests start would
 # compile every module again, and each process of pytest every test file.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# The cores are shared by the processes of pytest-xdist: threads of one that wait for another's take its time.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 sys.dont_write_bytecode = False
 
 

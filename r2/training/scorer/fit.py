@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 
 from r2.answering.scored_unit import plan_kind
 from r2.answering.scorer import (
@@ -96,7 +97,15 @@ class _Rows:
 def fit_scorer(
     trials: Trials, *, seed: int = 0, n_states: int = N_STATES, n_nets: int = N_NETS
 ) -> tuple[Scorer, Quality]:
-    """A scorer, and how good it is on held-out questions. ConfigError as of `Trials`."""
+    """A scorer, and how good it is on held-out questions. ConfigError as of `Trials`.
+
+    On one core: the matrices are small, and threads that wait for each other between them cost four times the work.
+    """
+    with threadpool_limits(1):  # type: ignore[no-untyped-call, unused-ignore]
+        return _fitted(trials, seed, n_states, n_nets)
+
+
+def _fitted(trials: Trials, seed: int, n_states: int, n_nets: int) -> tuple[Scorer, Quality]:
     profiles = arm_profiles(trials)
     text = fit_text(trials, _accuracies(trials, profiles), seed)
     eases = fit_eases(trials, text.unseen, [*dict.fromkeys(trials.kinds), OTHER])
