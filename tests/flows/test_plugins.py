@@ -5,13 +5,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL
 
 from tests.support.paths import ROOT
 from tests.support.plugins import install
-from tests.support.prefect_home import new_home
+from tests.support.prefect_api import shared_api
 
 METHOD = '''
 """Agreement: a second model is asked too, and the strongest one only where the two do not say the same."""
@@ -109,12 +111,19 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def api() -> Iterator[None]:
+    """The commands find it by the variable."""
+    with shared_api(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+        yield
+
+
 def r2(folder: Path, site: Path | None, *arguments: str, code: int = 0) -> str:
     """What `r2 ARGUMENTS` prints, stdout and stderr together, where it ends with this exit code."""
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([*([str(site)] if site else []), str(ROOT)]),
-        "PREFECT_HOME": new_home(folder / "prefect"),
         "R2_STATE_DIR": str(folder / "state"),
         "COLUMNS": "200",
     }

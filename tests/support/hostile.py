@@ -2,6 +2,7 @@
 send such replies."""
 
 import asyncio
+import functools
 import gzip
 import json
 import zlib
@@ -16,16 +17,14 @@ def reply_head(*lines: str, status: str = "200 OK") -> bytes:
     return ("\r\n".join([f"HTTP/1.1 {status}", "Content-Type: application/json", *lines]) + "\r\n\r\n").encode()
 
 
-def _bomb(n_mib: int) -> bytes:
+@functools.cache
+def bomb() -> bytes:
+    """600 MiB in 0.6 MiB of gzip."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     packed = [packer.compress(b'{"choices":[{"message":{"content":"')]
-    packed += [packer.compress(b"a" * MIB) for _ in range(n_mib)]
+    packed += [packer.compress(b"a" * MIB) for _ in range(600)]
     packed.append(packer.compress(b'"}}]}') + packer.flush())
     return b"".join(packed)
-
-
-BOMB = _bomb(600)
-"""600 MiB in 0.6 MiB of gzip."""
 
 
 async def _send(writer: asyncio.StreamWriter, *pieces: bytes) -> None:
@@ -53,11 +52,11 @@ async def _endless_refusal(writer: asyncio.StreamWriter) -> None:
 
 
 async def _gzip(writer: asyncio.StreamWriter) -> None:
-    await _send(writer, reply_head("Content-Encoding: gzip", f"Content-Length: {len(BOMB)}"), BOMB)
+    await _send(writer, reply_head("Content-Encoding: gzip", f"Content-Length: {len(bomb())}"), bomb())
 
 
 async def _gzip_twice(writer: asyncio.StreamWriter) -> None:
-    twice = gzip.compress(BOMB)
+    twice = gzip.compress(bomb())
     await _send(writer, reply_head("Content-Encoding: gzip", f"Content-Length: {len(twice)}"), twice)
 
 
