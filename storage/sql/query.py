@@ -10,7 +10,6 @@ import functools
 import os
 import re
 import secrets
-import shutil
 import stat
 import tempfile
 import time
@@ -316,7 +315,7 @@ def write_database(lake_root: Path | str) -> Path | None:
     with tempfile.TemporaryDirectory(dir=root, prefix=".views-") as folder:
         script, database = Path(folder) / _SCRIPT, Path(folder) / _DATABASE
         script.write_text(_script_of(sql), "utf-8")
-        shutil.copyfile(Path(_views_of_no_lake().name) / _DATABASE, database)
+        database.write_bytes(_views_of_no_lake())
         _execute_in(database, _database_sql(root, views=()))
         database.replace(root / _DATABASE)
         script.replace(root / _SCRIPT)  # after the database, whose state `refresh_database` reads from it
@@ -324,14 +323,14 @@ def write_database(lake_root: Path | str) -> Path | None:
 
 
 @functools.cache
-def _views_of_no_lake() -> "tempfile.TemporaryDirectory[str]":
-    """The database of an empty lake, in a folder that goes with this process: the shipped views and their comments are
-    the same in every lake, and most of the work."""
-    folder = tempfile.TemporaryDirectory(prefix="r2-views-")
-    empty = Path(folder.name) / "lake"
-    Lake(empty).prepare()
-    _execute_in(Path(folder.name) / _DATABASE, _database_sql(empty))
-    return folder
+def _views_of_no_lake() -> bytes:
+    """The database of an empty lake, whose tables have no comments: the shipped views with theirs are the same in every
+    lake, and most of the work."""
+    with tempfile.TemporaryDirectory(prefix="r2-views-") as folder:
+        empty, database = Path(folder) / "lake", Path(folder) / _DATABASE
+        Lake(empty).prepare()
+        _execute_in(database, _COMMENT.sub("", _database_sql(empty, views=())) + "".join(_shipped_sql()))
+        return database.read_bytes()
 
 
 def _execute_in(database: Path, sql: str) -> None:
@@ -382,7 +381,7 @@ def run_sql(lake_root: Path | str, sql: str, fmt: str, out: BinaryIO, reader: Re
             return FORMATS[fmt](connection, sql, out, reader)
 
 
-_SHOWS_MEANINGS = re.compile(r"\b(?:duckdb_\w|comment)", re.IGNORECASE)
+_SHOWS_MEANINGS = re.compile(r"\b(?:duckdb_\w|information_schema|comment)", re.IGNORECASE)
 """What only a query has that may show what tables and columns mean: to write that down takes longer than most queries.
 """
 

@@ -59,6 +59,18 @@ def test_results_come_as_table_csv_json_or_parquet(lake: Path) -> None:
         answer(lake, "xml")
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select comment from duckdb_columns() where table_name = 'calls' and column_name = 'cost_usd'",
+        "select column_comment as comment from information_schema.columns "
+        "where table_name = 'calls' and column_name = 'cost_usd'",
+    ],
+)
+def test_what_a_column_means_can_be_asked(query: str, lake: Path) -> None:
+    assert "USD" in json.loads(answer(lake, "json", query))[0]["comment"]
+
+
 def test_an_empty_result_is_well_formed_in_every_format(lake: Path) -> None:
     nothing = "select run_id from runs where false"
     assert answer(lake, "json", nothing) == b"[]\n"
