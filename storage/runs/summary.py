@@ -104,6 +104,8 @@ def summarize(lake: Path, run_id: str, check: str | None = None) -> RunSummary:
     """Reads the run's committed rows; a run without any gives zeros. `check` names the user's own check that judged
     them."""
     with connect(lake, runs=[run_id], views=["cost_by_model"]) as db:
+        # Before it is compacted, a run of a million questions is thousands of files, whose footers fill hundreds of MB.
+        db.execute("set parquet_metadata_cache = false")
         totals = db.execute(
             """
             select coalesce(any_value(method), ''), count(*) filter (status = 'answered'),
