@@ -323,7 +323,7 @@ def read_asked(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputFileError(f"{path}: no such file. benchmarks/record.py --asked {path} writes it.")
     found = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             request = json.loads(line)
             _ = request["weights"], request["messages"], request["max_tokens"]

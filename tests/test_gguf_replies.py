@@ -103,7 +103,9 @@ def test_what_two_prompts_begin_with():
 def test_what_is_no_request_is_named_with_its_line(tmp_path: Path):
     with pytest.raises(InputFileError, match=r"asked.jsonl: no such file. .*--asked"):
         read_asked(tmp_path / "asked.jsonl")
-    good = '{"weights": "w", "messages": [], "max_tokens": 3}'
+    good = '{"weights": "w", "messages": [{"content": "a\u2028b"}], "max_tokens": 3}'
+    (tmp_path / "asked.jsonl").write_text(good, "utf-8")
+    assert len(read_asked(tmp_path / "asked.jsonl")) == 1  # a separator of lines inside a text ends no line
     (tmp_path / "asked.jsonl").write_text(f'{good}\n{{"weights": "w"}}\n', "utf-8")
     with pytest.raises(InputFileError, match=r"asked.jsonl:2: no request"):
         read_asked(tmp_path / "asked.jsonl")

@@ -423,7 +423,7 @@ def _explained() -> Iterator[None]:
 def _pieces() -> list[tuple[str, str]]:
     """(name, SQL) of each shipped view and macro with its comments, in order."""
     _, *found = re.split(r"^(?=create or replace (?:view|macro) )", "".join(_shipped_sql()), flags=re.MULTILINE)
-    return [(text.split(maxsplit=4)[4].partition("(")[0].split()[0], text) for text in found]
+    return [(re.split(r"\W+", text, maxsplit=5)[4], text) for text in found]
 
 
 @functools.lru_cache(maxsize=64)

@@ -99,7 +99,7 @@ def fit_scorer(
 ) -> tuple[Scorer, Quality]:
     """A scorer, and how good it is on held-out questions. ConfigError as of `Trials`.
 
-    On one core: the matrices are small, and threads that wait for each other between them cost four times the work.
+    On one core: the matrices are small, and threads that wait for each other between them take more than they give.
     """
     with threadpool_limits(1):  # type: ignore[no-untyped-call, unused-ignore]
         return _fitted(trials, seed, n_states, n_nets)
