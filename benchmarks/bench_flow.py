@@ -28,7 +28,7 @@ from typing import Any
 
 import tomlkit
 
-from benchmarks.figures import ROOT, Part, at_least, at_most, say
+from benchmarks.figures import ROOT, Part, at_least, at_most, memory_mb, say
 from benchmarks.run_part import run_part
 
 LEAST_PER_S = 1200
@@ -206,7 +206,7 @@ class _Clock:
             "wall_s": time.perf_counter() - self._at,
             "cpu_s": _cpu_s("SELF") - self._own,
             "child_s": _cpu_s("CHILDREN") - self._children,
-            "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "rss_mb": memory_mb()[1],
         }
 
 

@@ -14,7 +14,6 @@ import gc
 import json
 import os
 import random
-import resource
 import sqlite3
 import statistics
 import tempfile
@@ -30,7 +29,7 @@ import pandas as pd
 import polars as pl
 import pyarrow.parquet as pq
 
-from benchmarks.figures import Part, at_most, say
+from benchmarks.figures import Part, at_most, forget_peak, memory_mb, say
 from benchmarks.run_part import run_part
 from r2.records.tables import CallRow, Candidate, SubtaskRow, TrajectoryRow
 from storage.lake.lake import Lake
@@ -297,19 +296,17 @@ def write_lake(part: Part, root: Path, n_subtasks: int, label: str) -> int:
 def compact_lake(part: Part, root: Path, n_rows: int, label: str) -> None:
     """Compacts every run and weighs what is left."""
     lake = Lake(root)
-    began, rss = time.perf_counter(), _peak_mb()
+    before_mb, _ = memory_mb()
+    forget_peak()
+    began = time.perf_counter()
     for run in range(RUNS):
         lake.compact(f"run-{run}")
     part.add(f"{label}: compaction", US, "rows/s", n_rows / (time.perf_counter() - began))
-    part.add(f"{label}: compaction, peak memory", US, "MB more", _peak_mb() - rss)
+    part.add(f"{label}: compaction, peak memory", US, "MB more", memory_mb()[1] - before_mb)
     for table in ("trajectories", "subtasks", "calls"):
         files = lake.files(table)
         rows = sum(pq.read_metadata(file).num_rows for file in files)
         part.add(f"{label}: {table} on disk", US, "bytes a row", sum(f.stat().st_size for f in files) / rows)
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def time_views(part: Part, root: Path, repeats: int, label: str) -> None:

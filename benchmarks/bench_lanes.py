@@ -11,7 +11,6 @@ and the peak of resident memory, Python and its packages included. Exit code 1 b
 
 import argparse
 import asyncio
-import resource
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import orjson
 
+from benchmarks.figures import memory_mb
 from r2.call import Call
 from r2.ledger import Price
 from r2.pool.batch.jobs import LaneTimes
@@ -132,10 +132,10 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, help="a folder on the disk to measure; default: the system's temporary one")
     given = parser.parse_args()
     collect_seldom()
-    before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before_mb = memory_mb()[1]
     with tempfile.TemporaryDirectory(dir=given.dir) as folder:
         seconds = asyncio.run(measure(given.calls, given.wave, Path(folder)))
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mb = memory_mb()[1]
     print(f"{given.calls} calls in {seconds:.2f} s: {given.calls / seconds:,.0f} a second")
     print(f"peak of resident memory {peak_mb:.0f} MB, {before_mb:.0f} MB of it before the first call")
     sys.exit(given.calls / seconds < LEAST_PER_S or peak_mb > MOST_MB)

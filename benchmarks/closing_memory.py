@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 import uvloop  # noqa: E402
 
 from benchmarks.bench_flow import settings_for, without_prefect, write_questions  # noqa: E402
+from benchmarks.figures import forget_peak, memory_mb  # noqa: E402
 from storage.lake.lake import Lake  # noqa: E402
 from storage.runs import answers  # noqa: E402
 from tasks.answering import finish_run  # noqa: E402
@@ -32,27 +33,16 @@ STEPS: tuple[tuple[Any, str], ...] = (
 )
 
 
-def memory_mb() -> tuple[int, int]:
-    """(now, the most since it was set back), in MB."""
-    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    found = {
-        name: int(rest.split()[0]) // 1024
-        for name, _, rest in (line.partition(":") for line in lines)
-        if name in ("VmRSS", "VmHWM")
-    }
-    return found["VmRSS"], found["VmHWM"]
-
-
 def told(step: Callable[..., Any], name: str) -> Callable[..., Any]:
     """The step, which prints what it took."""
 
     def run(*args: Any, **named: Any) -> Any:
-        Path("/proc/self/clear_refs").write_text("5", "ascii")
+        forget_peak()
         before, _ = memory_mb()
         try:
             return step(*args, **named)
         finally:
-            print(f"{name}: {before} MB before, {memory_mb()[1]} MB at most", flush=True)
+            print(f"{name}: {before:.0f} MB before, {memory_mb()[1]:.0f} MB at most", flush=True)
 
     return run
 

@@ -1,6 +1,7 @@
 """Writes questions of the demo's six kinds, five of each, in the order of the kinds.
 
     python benchmarks/demo_questions.py questions.jsonl --seed 1       flows/demo_questions.jsonl is this one
+    python benchmarks/demo_questions.py questions.jsonl --seed 1 --seed 2       more seeds: ids are 1-sum-1, 2-sum-1
     python benchmarks/demo_questions.py training.jsonl --seed 100 --rows 600 --to-learn-from
 
 Kinds: sums, products, expressions, linear equations, stories of one step and of two. With `--to-learn-from` the
@@ -90,13 +91,17 @@ OTHER_STORIES_2 = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help=".jsonl")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=30, help="a multiple of 6 [default: 30]")
+    parser.add_argument("--seed", type=int, action="append", help="may be given again [default: 1]")
+    parser.add_argument("--rows", type=int, default=30, help="of each seed, a multiple of 6 [default: 30]")
     parser.add_argument("--to-learn-from", action="store_true", help="no number and no story of the demo's")
     given = parser.parse_args()
     if given.rows < 6 or given.rows % 6:
         parser.error(f"--rows {given.rows}: expected a multiple of 6, as many of each kind")
-    rows = questions(given.rows // 6, given.seed, to_learn_from=given.to_learn_from)
+    seeds = given.seed or [1]
+    rows = []
+    for seed in seeds:
+        for row in questions(given.rows // 6, seed, to_learn_from=given.to_learn_from):
+            rows.append({**row, "id": f"{seed}-{row['id']}"} if len(seeds) > 1 else row)
     given.out.write_bytes(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
     return 0
 

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -35,6 +36,18 @@ class Bar:
 
     def met(self, value: float) -> bool:
         return value >= self.bound if self.is_floor else value <= self.bound
+
+
+def memory_mb() -> tuple[float, float]:
+    """(now, the most so far) of this process, in MB. Linux: `getrusage` would count the process that started it too."""
+    status = Path("/proc/self/status").read_text("ascii", "replace")
+    found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", status, re.M))
+    return int(found["VmRSS"]) / 1024, int(found["VmHWM"]) / 1024
+
+
+def forget_peak() -> None:
+    """From here on the most that `memory_mb` tells is counted anew."""
+    Path("/proc/self/clear_refs").write_text("5", "ascii")
 
 
 def at_least(bound: float) -> Bar:

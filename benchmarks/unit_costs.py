@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.bench_client import REPLY  # noqa: E402
+from benchmarks.figures import memory_mb  # noqa: E402
 from benchmarks.scale_model import UnitCosts, printed, write_into  # noqa: E402
 from deploy.stack_postgres import Postgres  # noqa: E402
 from deploy.stack_programs import StackError  # noqa: E402
@@ -143,7 +144,7 @@ def measured(n: int) -> UnitCosts:
             shard_size=SHARD,
         )
         run_cpu_s = uvloop.run(answered(settings))
-        process_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        process_mb = memory_mb()[1]
         n_files, fresh_bytes = lake_size(folder / "lake")
         with connect(folder / "lake") as db:
             totals = db.execute(

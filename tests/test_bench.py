@@ -104,3 +104,41 @@ def test_a_part_that_there_is_not_is_refused():
     command = [sys.executable, "benchmarks/bench.py", "speed"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, "no part speed: expected some of clients" in done.stderr) == (2, True), done.stderr
+
+
+def test_the_peak_is_of_the_process_itself_and_is_counted_anew():
+    """`getrusage` would count the 200 MB of the process that starts it."""
+    child = "from benchmarks.figures import memory_mb; print(memory_mb()[1])"
+    program = f"""
+import subprocess, sys
+from benchmarks.figures import forget_peak, memory_mb
+held = b"x" * (200 << 20)
+subprocess.run([sys.executable, "-c", {child!r}], check=True)
+del held
+print(memory_mb()[1])
+forget_peak()
+print(memory_mb()[1])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    of_child, before, after = map(float, done.stdout.split())
+    assert of_child < 200 < before
+    assert after < 200
+
+
+def test_answers_are_compared_question_by_question(tmp_path: Path):
+    """Ours: three right of four for 1 + 1 + 1 + 1 USD; theirs: two right, one failed, for 2 + 2 + 2 + 2."""
+    ours, theirs = tmp_path / "ours.jsonl", tmp_path / "theirs.jsonl"
+    for path, right, usd in ((ours, [True, True, True, False], 1), (theirs, [None, True, True, False], 2)):
+        rows = [
+            {"id": n, "status": "failed" if one is None else "answered", "is_correct": one, "cost_usd": usd}
+            for n, one in enumerate(right)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    command = [sys.executable, "benchmarks/compared_answers.py", str(ours), str(theirs)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"{ours}: 3/4 [30.1%, 95.4%], 1000.0000 USD per 1k" in done.stdout
+    # of one question in four: none of it in (3/4)^4 = 32 % of the draws, three or four in 5 %
+    assert "saves 50.0% [50.0%, 50.0%] with +25.0 points [+0.0, +75.0] right" in done.stdout
+    theirs.write_text("", "utf-8")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, "other questions than in" in done.stderr) == (2, True), done.stderr

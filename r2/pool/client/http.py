@@ -28,6 +28,9 @@ _LARGE_BODY = 1 << 20
 """aiohttp writes larger bytes in one piece and warns about it; from a file object it writes chunks."""
 
 
+_KEPT_IDLE_S = 30.0
+_KEPT_IDLE_HERE_S = 4.0
+"""On this machine it costs nothing to connect anew, and llama.cpp's server hangs up on who is silent for 5 s."""
 _COMPUTING_S = 1.0
 """A connection that ends without a byte of an answer, this long or longer after the request: the answer may have been
 under way."""
@@ -68,6 +71,8 @@ class Endpoint:
     timeout_s: float
     dialect: Dialect
     streams: bool = False
+    is_here: bool = False
+    """On this machine."""
 
     @classmethod
     def at(
@@ -81,7 +86,7 @@ class Endpoint:
         streams: bool = False,
     ) -> Self:
         url = URL(dialect.url(base_url, served_model), encoded=True)
-        return cls(url, proxy_for(url), api_key_env, timeout_s, dialect, streams)
+        return cls(url, proxy_for(url), api_key_env, timeout_s, dialect, streams, is_loopback(url))
 
 
 class HttpSession:
@@ -90,18 +95,16 @@ class HttpSession:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self._session: aiohttp.ClientSession | None = None
+        self._session_here: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=30, ttl_dns_cache=300),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Content-Type": "application/json", "User-Agent": "r2-reasoner"},
-        )
+        self._session, self._session_here = _session(_KEPT_IDLE_S), _session(_KEPT_IDLE_HERE_S)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._session_here):
+            if session is not None:
+                await session.close()
 
     async def post(
         self,
@@ -118,7 +121,8 @@ class HttpSession:
 
         Never raises for what a server does; cancellation passes through.
         """
-        if self._session is None:
+        session = self._session_here if endpoint.is_here else self._session
+        if session is None:
             raise RuntimeError("HttpSession is used outside `async with`")
         key, headers = "", endpoint.dialect.headers("")
         if endpoint.api_key_env is not None:
@@ -137,7 +141,7 @@ class HttpSession:
         try:
             async with (
                 asyncio.timeout(limit_s) as patience,
-                self._session.post(
+                session.post(
                     endpoint.url,
                     data=content,
                     headers=headers,
@@ -200,6 +204,14 @@ class HttpSession:
             )
 
 
+def _session(kept_idle_s: float) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=kept_idle_s, ttl_dns_cache=300),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Content-Type": "application/json", "User-Agent": "r2-reasoner"},
+    )
+
+
 _CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=10)
 """Where the caller's own time limit is over the whole exchange: a second one would cost as much as the first."""
 
@@ -216,12 +228,16 @@ def _said(error: Exception, key: str, endpoint: Endpoint) -> str:
 
 def proxy_for(url: URL) -> URL | None:
     """The environment's proxy for this URL. Loopback addresses never go through one, whatever NO_PROXY says."""
-    host = url.host or ""
-    try:
-        is_loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = host == "localhost" or host.endswith(".localhost")
-    if is_loopback or urllib.request.proxy_bypass(host):
+    if is_loopback(url) or urllib.request.proxy_bypass(url.host or ""):
         return None
     proxy = urllib.request.getproxies().get(url.scheme)
     return None if proxy is None else URL(proxy)
+
+
+def is_loopback(url: URL) -> bool:
+    """Whether it names this machine."""
+    host = url.host or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

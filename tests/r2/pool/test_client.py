@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from r2.call import Call, Completion
+from r2.pool.client import http
 from r2.pool.client.attempt import KEPT_ATTEMPTS
 from r2.pool.client.client import PoolClient
 from r2.pool.client.ports import Address, NoJournal
@@ -303,6 +304,24 @@ def test_a_wait_of_nothing_is_our_own_wait(tmp_path: Path, headers: dict[str, st
             assert {c.error_type for c in done} == {"rate_limited"}
             # Pauses of at least 0.25, 0.5 and 1 s: bursts at 0, 0.25, 0.75 and 1.75 s at most, of four calls
             assert len(server.arrivals) <= 16
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_to_this_machine_is_used_again_but_not_after_it_was_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(http, "_KEPT_IDLE_HERE_S", 0.3)
+
+    async def scenario() -> None:
+        async with Loopback() as server:
+            addresses = {"a": Address(server.base_url, "a")}
+            async with PoolClient(write_pool(tmp_path, {"a": ""}), addresses, state_dir=tmp_path / "state") as client:
+                for wait_s in (0.0, 0.0, 0.7):
+                    await asyncio.sleep(wait_s)
+                    await client.complete(call(), problem_id="p")
+            first, second, third = (arrival.peer_port for arrival in server.arrivals)
+            assert first == second != third
 
     asyncio.run(scenario())
 
