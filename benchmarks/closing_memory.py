@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import flows  # noqa: E402, F401  settings of pyarrow's allocator, as in every command
 import uvloop  # noqa: E402
 
 from benchmarks.bench_flow import settings_for, without_prefect, write_questions  # noqa: E402

@@ -1,9 +1,11 @@
-"""Prefect's settings for this application, put in place before Prefect is imported (flows/__init__.py sees to it).
+"""Settings of Prefect and pyarrow for this application, in place before they are imported (flows/__init__.py sees to
+it).
 
 Only defaults: a variable that the user has set stands. Telemetry and analytics are off, the embedded API gets time to
-start on slow machines, and Prefect's own log lines stay below warnings (the run's progress is ours to show). This
-machine's own addresses are added to NO_PROXY: no proxy can reach what listens here, and Prefect's client, its websocket
-and the children of this process would ask one.
+start on slow machines, and Prefect's own log lines stay below warnings (the run's progress is ours to show). pyarrow's
+allocator gives memory back at once: what it would keep is more than a compaction needs. This machine's own addresses
+are added to NO_PROXY: no proxy can reach what listens here, and Prefect's client, its websocket and the children of
+this process would ask one.
 """
 
 import os
@@ -16,6 +18,7 @@ DEFAULTS = {
     "PREFECT_INTERNAL_LOGGING_LEVEL": "ERROR",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "MIMALLOC_PURGE_DELAY": "0",
 }
 
 CHOSEN_BY_USER = frozenset(name for name, value in DEFAULTS.items() if os.environ.get(name, value) != value)

@@ -22,7 +22,7 @@ from storage.lake.places import parts_folder
 from storage.lake.schema import StoredTable, conform
 
 GROUP_ROWS = 122_880
-GROUP_BYTES = 16 << 20
+GROUP_BYTES = 8 << 20
 """A row group also ends here: rows of `calls` can carry long bodies, and a group is held in memory while it is written.
 """
 

@@ -29,7 +29,7 @@ from storage.runs.lineage import PaidRun
 from storage.runs.stored_call import COLUMNS, completion_of
 
 KEPT_BYTES = 128 << 20
-"""Of row groups that are kept in memory; a group has 16 MB of rows at most, and short parts less."""
+"""Of row groups that are kept in memory; a group has 8 MB of rows at most, and short parts less."""
 
 
 class PaidCall(NamedTuple):
