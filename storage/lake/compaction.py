@@ -20,7 +20,7 @@ from r2.errors import LakeError
 from storage.lake.forgotten import forget_in
 from storage.lake.manifest import COMPACTION, Manifest, UnitEntry
 from storage.lake.ordered import rows_of_run, windows
-from storage.lake.parts import GROUP_ROWS, columns_of
+from storage.lake.parts import columns_of
 from storage.lake.schema import OF_RUNS, TABLES, Row, schema_digest, table_from_rows
 from storage.lake.unit import UnitWriter
 from storage.lake.view import bring_into_view, is_to_compact
@@ -75,14 +75,10 @@ def _rewritten(
     unit = f"{COMPACTION}{int(newest.removeprefix(COMPACTION)) + 1:05d}"
     expected = {name: sum(e.parts[name].rows for e in live if name in e.parts) for name in TABLES}
     everything = {name: TABLES[name].schema.names for name in TABLES}
-    n_problems = expected["trajectories"]
-    bloom_rows = {
-        name: min(n_problems, n_problems * GROUP_ROWS // n_rows + 1) for name, n_rows in expected.items() if n_rows
-    }
     n_read = dict.fromkeys(TABLES, 0)
     leaving = pa.array(sorted({*left_out, *forgotten}), pa.string())
     manifest.bring((entry, table) for entry in live for table in entry.parts)
-    with UnitWriter(manifest, run_id, unit, bloom_rows) as writer:
+    with UnitWriter(manifest, run_id, unit) as writer:
         for name in OF_RUNS:
             for rows in rows_of_run(manifest.root, live, name, everything.pop(name)):
                 n_read[name] += rows.num_rows

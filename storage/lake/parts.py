@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from r2.atomic import create_exclusively, move_into_place
@@ -26,6 +27,8 @@ GROUP_BYTES = 8 << 20
 """A row group also ends here: rows of `calls` can carry long bodies, and a group is held in memory while it is written.
 """
 
+BLOOM_ROOM = 1.25
+"""Later groups can have so many times the problems of the first one, before their bloom filters tell less."""
 BATCH_BYTES = 16 << 20
 """Of rows read at once, on average."""
 _RESTORE = "Restore it from a backup; if a compaction ended in this moment, ask again."
@@ -61,8 +64,8 @@ class PartWriter:
     the block.
 
     It lies apart from the table's folder; with `is_for_view` it is meant for that folder, and `bring_into_view` moves
-    it once the manifest names it. `bloom_rows` is the number of distinct problems expected in a row group: with it,
-    look-ups by problem_id skip the groups that do not hold it. 0 for none, which is right for small parts.
+    it once the manifest names it. Such a part holds a whole run: look-ups by problem_id skip the row groups that do not
+    hold it, by a bloom filter in each.
     """
 
     def __init__(
@@ -73,8 +76,9 @@ class PartWriter:
         unit: str,
         *,
         is_for_view: bool = False,
-        bloom_rows: int = 0,
     ) -> None:
+        self._table = table
+        self._has_bloom = is_for_view and "problem_id" in table.schema.names
         self.folder = parts_folder(root, table.name, run_id)
         make_folder(self.folder)
         # Unique to this attempt: two processes that race for a unit never write the same file.
@@ -84,16 +88,7 @@ class PartWriter:
         self.temporary = self.folder / f".{name}.tmp"
         self._file = create_exclusively(self.temporary)
         self._sink = _Hashing(self._file)
-        has_bloom = bloom_rows > 0 and "problem_id" in table.schema.names
-        self._writer = pq.ParquetWriter(
-            self._sink,
-            table.schema,
-            compression="zstd",
-            compression_level=3,
-            use_dictionary=list(table.labels),
-            write_page_checksum=True,
-            bloom_filter_options={"problem_id": {"ndv": bloom_rows, "fpp": 0.01}} if has_bloom else None,
-        )
+        self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.Table] = []
         self._waiting_rows = self._waiting_bytes = 0
         self.rows = 0
@@ -113,12 +108,32 @@ class PartWriter:
 
     def _write_group(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
+            group = pa.concat_tables(self._waiting)
+            self._writer = self._writer or self._opened(group)
+            self._writer.write_table(group, row_group_size=GROUP_ROWS)
         self._waiting, self._waiting_rows, self._waiting_bytes = [], 0, 0
+
+    def _opened(self, first: pa.Table) -> pq.ParquetWriter:
+        """The writer. Its bloom filters stay in memory until the file ends, and are as large as the first group's
+        problems need."""
+        bloom = None
+        if self._has_bloom:
+            n_problems = pc.count_distinct(first["problem_id"]).as_py()
+            bloom = {"problem_id": {"ndv": max(1, round(BLOOM_ROOM * n_problems)), "fpp": 0.01}}
+        return pq.ParquetWriter(
+            self._sink,
+            self._table.schema,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=list(self._table.labels),
+            write_page_checksum=True,
+            bloom_filter_options=bloom,
+        )
 
     def finish(self) -> Part:
         """Closes, syncs and names the file. It is not part of the lake before a manifest entry names it."""
         self._write_group()
+        self._writer = self._writer or self._opened(self._table.schema.empty_table())
         self._writer.close()
         move_into_place(self._file, self.path)
         self._file.close()
@@ -136,7 +151,8 @@ class PartWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._sink.is_unwanted = True  # pyarrow writes a footer when a writer is given up, too
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
         self._file.close()
         self.temporary.unlink(missing_ok=True)
         if not self._is_kept:

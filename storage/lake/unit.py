@@ -17,11 +17,10 @@ class UnitWriter:
     """Writes a unit's tables; `publish` makes them count. Left without that, or after a lost race, nothing stays
     behind."""
 
-    def __init__(self, manifest: Manifest, run_id: str, unit: str, bloom_rows: Mapping[str, int] | None = None) -> None:
+    def __init__(self, manifest: Manifest, run_id: str, unit: str) -> None:
         self._manifest = manifest
         self._run_id = run_id
         self._unit = unit
-        self._bloom_rows = bloom_rows or {}
         self._run_date = manifest.run_date(run_id) or _now().date().isoformat()
         self._writers: dict[str, PartWriter] = {}
         self._stack = ExitStack()
@@ -35,7 +34,6 @@ class UnitWriter:
                 self._run_id,
                 self._unit,
                 is_for_view=self._unit.startswith(COMPACTION),
-                bloom_rows=self._bloom_rows.get(table, 0),
             )
             self._writers[table] = self._stack.enter_context(part)
         self._writers[table].write(rows)

@@ -46,6 +46,7 @@ def connect(
     tables: Collection[str] | None = None,
     of_all_runs: Collection[str] = (),
     views: Collection[str] | None = None,
+    units: Collection[str] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the lake's tables and views as of now, time zone UTC. An empty lake gives empty
     tables. Nothing is written: the lake may lie on a read-only disk.
@@ -54,11 +55,11 @@ def connect(
     mean, which doubles the work of opening, and is for people. With `runs` and `tables` other runs and tables have no
     rows, but for the tables `of_all_runs`: of a lake in a bucket only what is wanted is fetched. With `views` only
     these of the shipped views and macros are there, with those that they build on: most of the work of opening is
-    theirs. Raises LakeError if there is no such lake, if the manifest cannot be read, or if a file it names is missing
-    or damaged.
+    theirs. With `units` only rows of these units of the runs are there. Raises LakeError if there is no such lake, if
+    the manifest cannot be read, or if a file it names is missing or damaged.
     """
     root = lake_folder(lake_root)
-    sql = "".join(statements(root, _absolute, runs, tables, of_all_runs, views))
+    sql = "".join(statements(root, _absolute, runs, tables, of_all_runs, views, units))
     if not is_documented:
         sql = _COMMENT.sub("", sql)
     connection = duckdb.connect(config={"temp_directory": str(_spill_folder())})
@@ -144,16 +145,17 @@ def statements(
     tables: Collection[str] | None = None,
     of_all_runs: Collection[str] = (),
     views: Collection[str] | None = None,
+    units: Collection[str] | None = None,
 ) -> Iterator[str]:
     """The SQL that makes the views, in order: stored tables first, then the files of `storage/sql/` by name. `listed`
-    writes a list of files in the lake as SQL. `runs`, `tables`, `of_all_runs` and `views` as for `connect`."""
+    writes a list of files in the lake as SQL. `runs`, `tables`, `of_all_runs`, `views` and `units` as for `connect`."""
     lake = Lake(lake_root)
     if not lake.store.is_there():
         raise LakeError(f"{named(lake_root)}: no lake there. Name its folder with --lake; a run creates it.")
     if any(sign in str(lake_root.resolve()) for sign in "*?["):
         raise LakeError(f"{lake_root}: DuckDB reads '*', '?' and '[' in a path as a pattern. Rename the folder.")
     run_ids = lake.manifest.run_ids() if runs is None or of_all_runs else sorted(set(runs))
-    live = [entry for run_id in run_ids for entry in lake.manifest.live(run_id)]
+    live = [entry for run_id in run_ids for entry in lake.manifest.live(run_id) if units is None or entry.unit in units]
     is_of_today = all(entry.schema == schema_digest() for entry in live)
     wanted = [
         (entry, name)

@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -160,3 +161,23 @@ def test_a_run_of_long_bodies_is_read_and_compacted_in_pieces(tmp_path: Path) ->
         pa.set_memory_pool(before)
     assert pool.max_memory() < 400 << 20
     assert indices(lake) == list(range(200))
+
+
+def test_look_ups_of_a_problem_skip_row_groups_by_their_bloom_filters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four groups of 64 problems, with filters that are made for 1 % of false alarms."""
+    monkeypatch.setattr(storage.lake.parts, "GROUP_ROWS", 64)
+    lake = Lake(tmp_path)
+    for first in range(0, 256, 64):
+        lake.commit("run-a", f"{first:05d}-0", unit_of(range(first, first + 64)))
+    lake.compact("run-a")
+    [path] = lake.files("trajectories")
+
+    def left(problem_id: str) -> int:
+        probe = "select count(*) filter (not bloom_filter_excludes) from parquet_bloom_probe(?, 'problem_id', ?)"
+        [(n,)] = duckdb.execute(probe, [str(path), problem_id]).fetchall()
+        return int(n)
+
+    assert all(left(f"p{index}") >= 1 for index in range(256))
+    assert sum(left(f"absent-{index}") for index in range(250)) <= 40, "1,000 filters asked"
