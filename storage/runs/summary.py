@@ -137,7 +137,7 @@ class _Sums:
         self._by_model: dict[str, tuple[int, float]] = {}
 
     def add(self, lake: Path, run_id: str, units: Sequence[str]) -> None:
-        with connect(lake, runs=[run_id], views=["cost_by_model"], units=units) as db:
+        with connect(lake, runs=[run_id], views=["cost_by_model"], units=frozenset(units)) as db:
             db.execute("set parquet_metadata_cache = false")  # each footer would be kept, and is read but a few times
             method, *totals = db.execute(
                 """

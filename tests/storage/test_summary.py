@@ -20,7 +20,7 @@ def lake(tmp_path: Path) -> Lake:
     return made
 
 
-def test_units_are_summed_up_some_at_a_time(lake: Lake, monkeypatch: pytest.MonkeyPatch):
+def test_units_are_summed_up_some_at_a_time(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = summarize(lake.root, "run-a")
     assert (at_once.method, at_once.n_answered, at_once.n_failed) == ("r2", 11, 1)
     assert at_once.n_calls == sum(at_once.calls_by_model.values()) > 0
@@ -38,7 +38,7 @@ def test_units_are_summed_up_some_at_a_time(lake: Lake, monkeypatch: pytest.Monk
     assert summarize(lake.root, "run-a").n_answered == 11
 
 
-def test_a_compaction_that_comes_between_takes_nothing_out(lake: Lake, monkeypatch: pytest.MonkeyPatch):
+def test_a_compaction_that_comes_between_takes_nothing_out(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summary, "UNITS_AT_ONCE", 2)
     reused_of = summary.reused_of
 
@@ -51,6 +51,6 @@ def test_a_compaction_that_comes_between_takes_nothing_out(lake: Lake, monkeypat
     assert (found.n_answered, found.n_failed) == (11, 1)
 
 
-def test_a_run_without_rows_gives_zeros(lake: Lake):
+def test_a_run_without_rows_gives_zeros(lake: Lake) -> None:
     found = summarize(lake.root, "run-b")
     assert (found.method, found.n_settled, found.cost_usd, found.calls_by_model, found.accuracy) == ("", 0, 0, {}, None)
