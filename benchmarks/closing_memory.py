@@ -16,9 +16,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import flows  # noqa: E402, F401  settings of pyarrow's allocator, as in every command
 import uvloop  # noqa: E402
 
+import flows  # noqa: E402, F401  settings of pyarrow's allocator, as in every command
 from benchmarks.bench_flow import settings_for, without_prefect, write_questions  # noqa: E402
 from benchmarks.figures import forget_peak, memory_mb  # noqa: E402
 from storage.lake.lake import Lake  # noqa: E402

@@ -19,10 +19,17 @@ from r2.evaluation.intervals import percentile_interval, resampled_means, wilson
 
 def read(path: Path) -> dict[str, tuple[float, float]]:
     """Of each question, by id: 1 where it is right, and USD."""
-    rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
-    if unjudged := [row["id"] for row in rows if row["status"] == "answered" and row.get("is_correct") is None]:
-        sys.exit(f"{path}: {len(unjudged)} answers were not held against any, as that to {unjudged[0]}")
-    return {str(row["id"]): (float(bool(row["is_correct"])), float(row["cost_usd"] or 0.0)) for row in rows}
+    try:
+        rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+        if not rows:
+            sys.exit(f"{path}: no answers in it")
+        if unjudged := [row["id"] for row in rows if row["status"] == "answered" and row["is_correct"] is None]:
+            sys.exit(f"{path}: {len(unjudged)} answers were not held against any, as that to {unjudged[0]}")
+        return {str(row["id"]): (float(bool(row["is_correct"])), float(row["cost_usd"] or 0.0)) for row in rows}
+    except OSError as error:
+        sys.exit(f"{path}: cannot be read: {error.strerror}")
+    except (orjson.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+        sys.exit(f"{path}: not answers of r2 answer as JSONL ({error!r}). Name the file with --out as .jsonl.")
 
 
 def told(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> str:
