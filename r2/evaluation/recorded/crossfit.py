@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from scipy.optimize import isotonic_regression  # type: ignore[attr-defined, unused-ignore]
 
 from r2.evaluation.outcomes import FloatArray, MethodOutcomes
 from r2.evaluation.recorded.cascades import AGREEMENT
@@ -113,27 +112,13 @@ def on_test_rows(
     return _played(test, [_Split(table, test, np.arange(test.n_problems))], methods, each, say)
 
 
-def choose(
-    right_SQ: FloatArray,
-    cost_SQ: FloatArray,
-    aim: str,
-    floors: dict[str, float],
-    cost_ref: float,
-    *,
-    is_knob: bool = False,
-) -> int:
+def choose(right_SQ: FloatArray, cost_SQ: FloatArray, aim: str, floors: dict[str, float], cost_ref: float) -> int:
     """The setting that these rows choose for the aim.
 
     For a floor of accuracy: the cheapest that reaches it, the more accurate of equals; where none does, the one of the
     highest utility at `DEFAULT_VALUE`. For a price v: the highest v * accuracy - cost, the cheaper of equals.
-    `is_knob`: the settings are steps of one knob, of which the dearer is no less right, so that a cheaper one that is
-    more right here is so by chance. Their accuracies are made to rise with cost (isotonic regression); else the
-    cheapest that reaches a floor would be the luckiest.
     """
     accuracy, cost = right_SQ.mean(axis=1), cost_SQ.mean(axis=1)
-    if is_knob:
-        order = np.argsort(cost, kind="stable")
-        accuracy[order] = isotonic_regression(accuracy[order]).x
     settings = range(len(accuracy))
     if aim in floors:
         good = [i for i in settings if accuracy[i] >= floors[aim] - 1e-12]
@@ -233,8 +218,7 @@ def _choose_all(
                 if aim == AS_CASCADE and AS_CASCADE not in floors:
                     continue
                 goal = AS_CONSTANT if aim == AS_CASCADE and method.name == AGREEMENT else aim
-                is_knob = bool(method.inner_folds)
-                at = choose(*chosen_on, goal, floors, cost_ref, is_knob=is_knob) if len(settings) > 1 else 0
+                at = choose(*chosen_on, goal, floors, cost_ref) if len(settings) > 1 else 0
                 one = gathered.setdefault((scope, method.name, aim), _empty(n_played))
                 _add(one, settings[at], plays, at, split.places[at_play])
 

@@ -34,11 +34,10 @@ class TableMethod:
     """A row of the table.
 
     `name` is unique. `kind` groups rows ("constant", "cascade"). `inner_folds`: the setting is chosen on rows of the
-    training side that the policy had not seen, by cross-fitting in so many folds; its settings must then be the same at
-    every fit, and steps of one knob, of which the dearer is no less right. 0: on the rows it was fitted on, which is
-    how rules and cascades are searched. `needs` says what the table must hold. `start`: the name of the method that it
-    is before its own training, and is held against. `family`: what its rows of all seeds have in common; "" where it
-    has none.
+    training side that the policy had not seen, by cross-fitting in so many folds; its settings must then be the same
+    at every fit. 0: on the rows it was fitted on, which is how rules and cascades are searched. `needs` says what the
+    table must hold. `start`: the name of the method that it is before its own training, and is held against. `family`:
+    what its rows of all seeds have in common; "" where it has none.
     """
 
     name: str

@@ -154,16 +154,6 @@ def test_the_cheapest_setting_that_reaches_the_floor_is_chosen_else_the_one_of_m
     assert choose(right, cost, aim_of(100), {}, 10.0) == 2
 
 
-def test_of_one_knob_a_cheap_setting_that_was_lucky_is_not_chosen():
-    """3, 2 and 3 of four right: made to rise with cost that is 2.5, 2.5 and 3. The order of settings is no matter."""
-    right = np.array([[1.0, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 1]])
-    cost = np.array([[2.0] * 4, [1.0] * 4, [100.0] * 4])
-    floors = {AS_CONSTANT: 0.75}
-    assert choose(right, cost, AS_CONSTANT, floors, 1.0) == 1
-    assert choose(right, cost, AS_CONSTANT, floors, 1.0, is_knob=True) == 2
-    assert choose(right, cost, AS_CONSTANT, {AS_CONSTANT: 0.62}, 1.0, is_knob=True) == 1
-
-
 def test_the_reference_cost_is_that_of_the_cheapest_of_the_best_constants():
     rows = np.array([[1.0] * 99 + [0.0], [1.0] * 100, [1.0] * 90 + [0.0] * 10])
     cost = np.array([[2.0] * 100, [50.0] * 100, [1.0] * 100])
