@@ -76,6 +76,7 @@ class RunSummary:
 
 
 UNITS_AT_ONCE = 200
+"""Units whose files one sum opens."""
 _TOTALS = (
     "n_answered",
     "n_failed",
