@@ -122,9 +122,14 @@ def settings_of(seed: int, folder: Path, mutate: str | None, steps: int) -> Grpo
     """The training, or a broken one. Wrong sign: TRL gets the weights negated. Cost-blind: the reward's lambda is 0,
     the utility's is not."""
     price = PriceTable(input=0.01, output=0.04, date="2026-11-24", source="made up: a tenth of the small model's")
-    # Scaled by the batch and not by each group: the simulated answers are fixed, so that many groups differ in cost
-    # alone, and scaled up each by itself they would outvote those in which a cheap model is wrong.
-    fields: dict[str, Any] = {"scale_rewards": "group", "min_p": 0.04}
+    fields: dict[str, Any] = {
+        "min_p": 0.04,
+        # The small steps of a hard SCAN command are what few groups can find: each counts the same.
+        "decomposer": {"scale_rewards": "group"},
+        # The simulated answers are fixed, so that many groups of allocations differ in cost alone: scaled up each by
+        # itself they would outvote those in which a cheap model is wrong, or a text cannot be read.
+        "allocator": {"scale_rewards": "batch"},
+    }
     # At learning rate 8e-4 with entropy 0.02 an allocator can run away: its entropy rises to 3 nats and more, and
     # nothing it writes can be read.
     if mutate == "wrong-sign":

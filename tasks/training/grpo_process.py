@@ -235,7 +235,7 @@ def _learn(
             model,
             tokenizer,
             work_dir,
-            settings,
+            settings.of_role(role),
             seed=settings.seed + 1000 * round_.number,
             max_completion_tokens=output_limit(round_, role, plans),
             score=score,

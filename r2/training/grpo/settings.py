@@ -7,7 +7,7 @@ reference.
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 from pydantic import Field, model_validator
@@ -103,7 +103,8 @@ class GrpoSettings(Frozen):
     """Of the frozen decomposer's plans that an allocator is trained on; None: as `temperature`. 0 where `temperature`
     is high because SFT left the allocator so sure that no two samples of it differ."""
     grpo: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of TRL's GRPOConfig; they win over ours."""
+    """Further fields of TRL's GRPOConfig; they win over ours. Those in a table `decomposer` or `allocator` hold in the
+    rounds of that policy alone."""
     reasoning: Reasoning = Reasoning()
     """How sampled plans and allocations are executed: escalations, finalizer, the solvers' temperature. At temperature
     0 equal calls of a round are made once."""
@@ -160,6 +161,18 @@ class GrpoSettings(Frozen):
                 "it is shown. Leave it out; the pool file's is not asked either"
             )
         return self
+
+    @model_validator(mode="after")
+    def _fields_of_a_role_are_a_table(self) -> "GrpoSettings":
+        for role in get_args(Role):
+            if not isinstance(self.grpo.get(role, {}), dict):
+                raise ValueError(f"grpo.{role} is the table of what holds in that policy's rounds alone; got no table")
+        return self
+
+    def of_role(self, role: Role) -> "GrpoSettings":
+        """With the fields of TRL's that hold in the rounds of this policy."""
+        fields = {name: value for name, value in self.grpo.items() if name not in get_args(Role)}
+        return self.model_copy(update={"grpo": fields | self.grpo.get(role, {})})
 
     @property
     def price_of_cost(self) -> float:

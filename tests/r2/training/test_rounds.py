@@ -422,3 +422,12 @@ def test_a_running_round_says_where_its_policy_is(tmp_path: Path):
     facts = progress_of(tmp_path / "round-01")
     assert facts["round"] == "round-01"
     assert facts["allocator"] == {"step": 2, "reward": 0.5, "valid": 1.0}
+
+
+def test_fields_of_trl_can_hold_in_the_rounds_of_one_policy_alone() -> None:
+    given = {"min_p": 0.1, "allocator": {"min_p": 0.2, "scale_rewards": "batch"}}
+    settings = load_grpo_settings(None, {"problems": "scan", "grpo": given})
+    assert settings.of_role("decomposer").grpo == {"min_p": 0.1}
+    assert settings.of_role("allocator").grpo == {"min_p": 0.2, "scale_rewards": "batch"}
+    with pytest.raises(ConfigError, match=r"grpo\.allocator is the table"):
+        load_grpo_settings(None, {"problems": "scan", "grpo": {"allocator": 1}})
