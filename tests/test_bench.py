@@ -139,6 +139,10 @@ def test_answers_are_compared_question_by_question(tmp_path: Path):
     assert f"{ours}: 3/4 [30.1%, 95.4%], 1000.0000 USD per 1k" in done.stdout
     # of one question in four: none of it in (3/4)^4 = 32 % of the draws, three or four in 5 %
     assert "saves 50.0% [50.0%, 50.0%] with +25.0 points [+0.0, +75.0] right" in done.stdout
-    theirs.write_text("", "utf-8")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, "other questions than in" in done.stderr) == (2, True), done.stderr
+    others = theirs.read_text("utf-8").splitlines()[1:]
+    for text, said in (("\n".join(others), "other questions than in"), ("", "no answers in it"), ("id,q", "as JSONL")):
+        theirs.write_text(text, "utf-8")
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode, done.stderr
+        assert f"{theirs}: " in done.stderr
+        assert said in done.stderr
