@@ -155,6 +155,7 @@ class OpenPool:
                 served_model=addresses[name].served_model,
                 dialect=dialect_of(table.endpoint, table.dialect),
                 streams=addresses[name].streams,
+                keeps_connections=not addresses[name].reads_by_slot,
             )
             habit_key = key_of(str(endpoint.url), addresses[name].served_model, table.reasoning_effort)
             is_kept = not addresses[name].is_ours  # ours have another address each time

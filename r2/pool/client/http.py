@@ -12,7 +12,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import aiohttp
 from yarl import URL
@@ -28,9 +28,6 @@ _LARGE_BODY = 1 << 20
 """aiohttp writes larger bytes in one piece and warns about it; from a file object it writes chunks."""
 
 
-_KEPT_IDLE_S = 30.0
-_KEPT_IDLE_HERE_S = 4.0
-"""On this machine it costs nothing to connect anew, and llama.cpp's server hangs up on who is silent for 5 s."""
 _COMPUTING_S = 1.0
 """A connection that ends without a byte of an answer, this long or longer after the request: the answer may have been
 under way."""
@@ -71,8 +68,8 @@ class Endpoint:
     timeout_s: float
     dialect: Dialect
     streams: bool = False
-    is_here: bool = False
-    """On this machine."""
+    keeps_connections: bool = True
+    """llama.cpp's server closes some right after an answer, without a word; to connect anew costs nothing beside it."""
 
     @classmethod
     def at(
@@ -84,9 +81,10 @@ class Endpoint:
         served_model: str = "",
         dialect: Dialect = DIALECTS["compatible"],
         streams: bool = False,
+        keeps_connections: bool = True,
     ) -> Self:
         url = URL(dialect.url(base_url, served_model), encoded=True)
-        return cls(url, proxy_for(url), api_key_env, timeout_s, dialect, streams, is_loopback(url))
+        return cls(url, proxy_for(url), api_key_env, timeout_s, dialect, streams, keeps_connections)
 
 
 class HttpSession:
@@ -95,14 +93,14 @@ class HttpSession:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
         self._session: aiohttp.ClientSession | None = None
-        self._session_here: aiohttp.ClientSession | None = None
+        self._session_of_once: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session, self._session_here = _session(_KEPT_IDLE_S), _session(_KEPT_IDLE_HERE_S)
+        self._session, self._session_of_once = _session(keepalive_timeout=30), _session(force_close=True)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for session in (self._session, self._session_here):
+        for session in (self._session, self._session_of_once):
             if session is not None:
                 await session.close()
 
@@ -121,7 +119,7 @@ class HttpSession:
 
         Never raises for what a server does; cancellation passes through.
         """
-        session = self._session_here if endpoint.is_here else self._session
+        session = self._session if endpoint.keeps_connections else self._session_of_once
         if session is None:
             raise RuntimeError("HttpSession is used outside `async with`")
         key, headers = "", endpoint.dialect.headers("")
@@ -204,9 +202,9 @@ class HttpSession:
             )
 
 
-def _session(kept_idle_s: float) -> aiohttp.ClientSession:
+def _session(**kept: Any) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=kept_idle_s, ttl_dns_cache=300),
+        connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, ttl_dns_cache=300, **kept),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Content-Type": "application/json", "User-Agent": "r2-reasoner"},
     )

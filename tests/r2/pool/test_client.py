@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from r2.call import Call, Completion
-from r2.pool.client import http
 from r2.pool.client.attempt import KEPT_ATTEMPTS
 from r2.pool.client.client import PoolClient
 from r2.pool.client.ports import Address, NoJournal
@@ -308,20 +307,15 @@ def test_a_wait_of_nothing_is_our_own_wait(tmp_path: Path, headers: dict[str, st
     asyncio.run(scenario())
 
 
-def test_a_connection_to_this_machine_is_used_again_but_not_after_it_was_idle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(http, "_KEPT_IDLE_HERE_S", 0.3)
-
+@pytest.mark.parametrize("is_embedded", [False, True])
+def test_connections_are_used_again_but_not_those_to_the_embedded_server(tmp_path: Path, is_embedded: bool):
     async def scenario() -> None:
         async with Loopback() as server:
-            addresses = {"a": Address(server.base_url, "a")}
+            addresses = {"a": Address(server.base_url, "a", is_ours=is_embedded, reads_by_slot=is_embedded)}
             async with PoolClient(write_pool(tmp_path, {"a": ""}), addresses, state_dir=tmp_path / "state") as client:
-                for wait_s in (0.0, 0.0, 0.7):
-                    await asyncio.sleep(wait_s)
+                for _ in range(3):
                     await client.complete(call(), problem_id="p")
-            first, second, third = (arrival.peer_port for arrival in server.arrivals)
-            assert first == second != third
+            assert len({arrival.peer_port for arrival in server.arrivals}) == (3 if is_embedded else 1)
 
     asyncio.run(scenario())
 
