@@ -226,16 +226,12 @@ def _said(error: Exception, key: str, endpoint: Endpoint) -> str:
 
 def proxy_for(url: URL) -> URL | None:
     """The environment's proxy for this URL. Loopback addresses never go through one, whatever NO_PROXY says."""
-    if is_loopback(url) or urllib.request.proxy_bypass(url.host or ""):
+    host = url.host or ""
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost" or host.endswith(".localhost")
+    if is_loopback or urllib.request.proxy_bypass(host):
         return None
     proxy = urllib.request.getproxies().get(url.scheme)
     return None if proxy is None else URL(proxy)
-
-
-def is_loopback(url: URL) -> bool:
-    """Whether it names this machine."""
-    host = url.host or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
