@@ -55,6 +55,12 @@ class ModelCard:
     """False: it samples at a temperature of its own, so that the same request may be answered otherwise."""
     profile_rows: int | None = None
     """Questions per skill that `skills` were measured on; None: not known."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """Worked examples, (question, reply), that the entry is shown where it is asked in its own prompt mode."""
+
+    def examples_for(self, mode: PromptMode) -> tuple[tuple[str, str], ...]:
+        """Its worked examples; none in another prompt mode, whose replies look otherwise."""
+        return self.examples if mode == self.prompt_mode else ()
 
     def output_limit(self, asked: int) -> int:
         """The most tokens that a call which asks for `asked` can have generated and billed."""

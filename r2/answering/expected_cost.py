@@ -7,6 +7,7 @@ routing, which weighs costs against each other.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from r2.answering.prompts import QUESTION_MARK, turns_of
 from r2.answering.protocol import Router
 from r2.answering.question_shape import thoughts_of
 from r2.answering.route import solver_call
@@ -37,13 +38,14 @@ PROGRAM_S: Final = 0.05
 def call_usd(card: ModelCard, messages: Sequence[Message], n_tokens: float) -> float:
     """USD of one call whose reply has so many tokens, thoughts aside. An entry that sends a limit of its own is
     expected to use all of it: that is what such a limit is set for. Where prompt tokens cost nothing once they were
-    read, as with the embedded server, the instructions were: they are the same for every question."""
+    read, as with the embedded server, instructions and examples were: they are the same for every question."""
     expected = n_tokens + card.thinking_tokens * THOUGHT_SHARE
     n_output = round(expected if card.sent_output_limit is None else card.sent_output_limit)
     running_usd = PROGRAM_S * CORE_HOUR_USD / 3600 if card.prompt_mode == "program" else 0.0
     n_read = 0
     if not card.price.cached_input:
-        n_read = likely_prompt_tokens([message for message in messages if message[0] == "system"])
+        shown = (*turns_of(card.examples), *turns_of(card.examples, QUESTION_MARK))
+        n_read = likely_prompt_tokens([each for each in messages if each[0] == "system" or each in shown])
     return running_usd + cost_usd(card.price, Usage(likely_prompt_tokens(messages), n_read, n_output, "estimated"))
 
 

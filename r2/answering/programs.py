@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from r2.answering.code import is_code, program_in
-from r2.answering.prompts import PROGRAM_SYSTEM
+from r2.answering.prompts import PROGRAM_ASK
 from r2.call import Attempt, Call, Completion
 from r2.ledger import CORE_HOUR_USD
 from r2.problems.sandbox import ProgramResult, SandboxLimits
@@ -32,7 +32,7 @@ PYTHON = "python"
 def asks_for_program(call: Call) -> bool:
     """Whether the reply is to be run: by the words of its prompt, which a fallback entry is asked with too."""
     return call.purpose in ("solve", "final") and any(
-        role == "system" and PROGRAM_SYSTEM in text for role, text in call.messages
+        role == "system" and PROGRAM_ASK in text for role, text in call.messages
     )
 
 

@@ -70,7 +70,9 @@ Reply with only a number from 0 (surely not) to 1 (surely)."""
 BARE_SYSTEM = {"decompose": "plan", "allocate": "allocate", "solve": "solve"}
 """System texts of entries with the prompt mode `bare` (ours): a model fine-tuned on a job needs only its name, and the
 prompt a tenth of the tokens."""
-PROGRAM_SYSTEM = f"""Write a short Python program that prints only the answer. Code only, no words.
+PROGRAM_ASK = "Write a short Python program that prints only the answer. Code only, no words."
+"""The first line of every prompt for a program, and how such a prompt is known."""
+PROGRAM_SYSTEM = f"""{PROGRAM_ASK}
 
 {QUESTION_MARK}What is 48 * 37 - 159?
 print(48 * 37 - 159)
@@ -143,6 +145,7 @@ def solve_messages(
     mode: PromptMode,
     wording: str = "",
     system: str = "",
+    examples: Sequence[tuple[str, str]] = (),
 ) -> tuple[Message, ...]:
     """Asks for one subtask's result, or with `task` None for the answer to the whole question.
 
@@ -150,9 +153,12 @@ def solve_messages(
     prompts). `wording` is the benchmark's own instruction, such as SCAN's grammar; a bare prompt does without. Nor does
     a bare prompt for a subtask repeat the question, and "the result of step 1" is replaced by that result: a specialist
     is trained on subtasks that say all they need, and a small model copies what stands where it is needed, but does not
-    look up what is listed elsewhere. `system` is the user's own system text, which comes first.
+    look up what is listed elsewhere. `system` is the user's own system text, which comes first. `examples` are
+    questions with the replies that an entry should give, shown as earlier turns; those of a program stand in place of
+    ours.
     """
-    ours = f"{wording}\n{SOLVE_SYSTEM[mode]}" if wording and mode != "bare" else SOLVE_SYSTEM[mode]
+    how = PROGRAM_ASK if mode == "program" and examples else SOLVE_SYSTEM[mode]
+    ours = f"{wording}\n{how}" if wording and mode != "bare" else how
     system = f"{system}\n\n{ours}" if system else ours
     alone = mode == "bare" and task is not None and task != FINAL_TASK
     lines = ([CONTEXT_MARK + problem.context] if problem.context else []) if alone else [_question_block(problem)]
@@ -161,7 +167,7 @@ def solve_messages(
     lines += [RESULT_MARK.format(step=step) + text for step, text in sorted(results.items())]
     if task is not None:
         lines.append(TASK_MARK + task)
-    return (("system", system), ("user", "\n".join(lines)))
+    return (("system", system), *turns_of(examples, QUESTION_MARK), ("user", "\n".join(lines)))
 
 
 def free_messages(
@@ -173,6 +179,7 @@ def free_messages(
     wording: str = "",
     system: str = "",
     form: str = "",
+    examples: Sequence[tuple[str, str]] = (),
 ) -> tuple[Message, ...]:
     """The same for an answer that is wanted in full, as that of a row without a benchmark: nothing asks for brevity,
     and a plain question goes to the model as the user wrote it, with no system message but the user's own (ours).
@@ -186,11 +193,20 @@ def free_messages(
     else:
         asked = _own_words(problem) if task is None else solve_messages(problem, task, results, mode)[-1][1]
         ours = "" if task is None else COMPOSE_SYSTEM if task == FINAL_TASK else STEP_SYSTEM
-        how = {"cot": FREE_COT, "program": PROGRAM_SYSTEM}.get(mode, "")
+        how = {"cot": FREE_COT, "program": PROGRAM_ASK if examples else PROGRAM_SYSTEM}.get(mode, "")
         parts = [system, wording, ours, how, form]
     said = "\n\n".join(filter(None, parts))
-    user: Message = ("user", asked)
-    return (("system", said), user) if said else (user,)
+    asking = (*turns_of(examples), ("user", asked))
+    return (("system", said), *asking) if said else asking
+
+
+def turns_of(examples: Sequence[tuple[str, str]], mark: str = "") -> tuple[Message, ...]:
+    """Worked examples as earlier turns of the conversation, each question after the mark (Brown et al.,
+    arXiv:2005.14165, in the form of chat models)."""
+    turns: list[Message] = []
+    for question, reply in examples:
+        turns += [("user", mark + question), ("assistant", reply)]
+    return tuple(turns)
 
 
 def json_form(schema: str | None) -> str:

@@ -398,6 +398,7 @@ def solver_call(
         model = answering_entry(model, problem, router.roster)
     card = router.roster[model]
     mode = mode or card.prompt_mode
+    examples = card.examples_for(mode)
     benchmark = benchmark_of(problem)
     schema = schema_of(problem, router) if is_answer else None
     messages: tuple[Message, ...]
@@ -411,11 +412,13 @@ def solver_call(
             messages = conversation(problem, task, results, system=router.system, form="" if is_said else form)
         else:
             system = own_system(problem) or router.system
-            messages = free_messages(problem, task, results, mode, wording=benchmark.wording, system=system, form=form)
+            messages = free_messages(
+                problem, task, results, mode, wording=benchmark.wording, system=system, form=form, examples=examples
+            )
         limit = card.answer_limit(messages, router.settings.max_answer_tokens * (2 if is_doubled else 1))
     else:
         system = own_system(problem) or router.system
-        messages = solve_messages(problem, task, results, mode, benchmark.wording, system)
+        messages = solve_messages(problem, task, results, mode, benchmark.wording, system, examples)
         # A bare entry was trained to end by itself, and may work its result out first; a program needs room.
         limit = (
             benchmark.answer_tokens if mode == "direct" else max(router.settings.cot_tokens, benchmark.answer_tokens)

@@ -70,7 +70,7 @@ def whole_question(
 ) -> ExpectedCalls:
     """The question as a whole, in the model's own prompt mode or in another."""
     mode = mode or router.roster[model].prompt_mode
-    return ExpectedCalls("solve", model, per_question, *_asked(router, None, {}, mode))
+    return ExpectedCalls("solve", model, per_question, *_asked(router, model, None, {}, mode))
 
 
 def one_step(router: Router, model: str, per_question: float | None = None) -> ExpectedCalls:
@@ -79,7 +79,7 @@ def one_step(router: Router, model: str, per_question: float | None = None) -> E
     mode, shape = router.roster[model].prompt_mode, router.shape
     task, needed = text_of(shape.task_tokens), text_of(shape.needed_tokens)
     n = shape.steps if per_question is None else per_question
-    asked = _asked(router, task, {1: needed} if needed else {}, mode)
+    asked = _asked(router, model, task, {1: needed} if needed else {}, mode)
     return ExpectedCalls("solve", model, n, *asked, has_question=mode != "bare" or router.expects_free)
 
 
@@ -121,20 +121,20 @@ def _cheapest_sure(router: Router, kind: str) -> str | None:
 
 
 def _asked(
-    router: Router, task: str | None, results: Mapping[int, str], mode: PromptMode
+    router: Router, model: str, task: str | None, results: Mapping[int, str], mode: PromptMode
 ) -> tuple[tuple[Message, ...], float, float]:
     """The prompt around a question or a step, how long the reply is, and the output limit: for rows without a benchmark
     where the estimate is theirs (`Router.expects_free`)."""
-    shape = router.shape
+    shape, examples = router.shape, router.roster[model].examples_for(mode)
     if not router.expects_free:
         wording = text_of(shape.wording_tokens)
-        messages = solve_messages(EMPTY, task, results, mode, wording, system=router.system)
+        messages = solve_messages(EMPTY, task, results, mode, wording, router.system, examples)
         limit = shape.answer_limit if mode == "direct" else max(router.settings.cot_tokens, shape.answer_limit)
         return messages, shape.within_own_limits(_result_tokens(router, task, mode)), limit
     is_answer = task is None or task == FINAL_TASK
     form = json_form(router.schema.text) if router.schema is not None and is_answer else ""
     results = dict.fromkeys(results, text_of(FREE_STEP_TOKENS))
-    messages = free_messages(EMPTY, task, results, mode, system=router.system, form=form)
+    messages = free_messages(EMPTY, task, results, mode, system=router.system, form=form, examples=examples)
     limit = router.settings.max_answer_tokens
     n_tokens = min(FREE_TOKENS[mode] if is_answer else FREE_STEP_TOKENS, limit)
     return messages, shape.within_own_limits(n_tokens) if is_answer else n_tokens, limit
@@ -182,4 +182,4 @@ def final_answer(router: Router, model: str | None) -> list[ExpectedCalls]:
     elif router.finalizer is None or model is None:
         return []
     mode = router.roster[model].prompt_mode
-    return [ExpectedCalls("final", model, 1, *_asked(router, FINAL_TASK, {1: "48", 2: "39"}, mode))]
+    return [ExpectedCalls("final", model, 1, *_asked(router, model, FINAL_TASK, {1: "48", 2: "39"}, mode))]

@@ -144,12 +144,14 @@ async def _measure(
     n: int,
     report: Callable[[str], None],
 ) -> Calibration:
-    table = pool.models[model]
+    table, card = pool.models[model], pool.roster()[model]
     at_once = asyncio.Semaphore(1 if endpoint_kind(table.endpoint) in SERVED_HERE else 8)
 
     async def ask(question: SkillQuestion) -> tuple[Problem, Completion]:
         problem, benchmark = question.problem, benchmark_of(question.problem)
-        messages = solve_messages(problem, question.task, question.results, table.prompt_mode, benchmark.wording)
+        messages = solve_messages(
+            problem, question.task, question.results, card.prompt_mode, benchmark.wording, examples=card.examples
+        )
         is_short = table.prompt_mode in ("direct", "bare")
         limit = benchmark.answer_tokens if is_short else max(COT_TOKENS, benchmark.answer_tokens)
         async with at_once:

@@ -1,4 +1,5 @@
-"""How many calls with the same instructions go to an embedded server at once.
+"""How many calls with the same instructions go to an embedded server at once: the same system text, and where that is
+short the same turns before the question, as of worked examples.
 
 llama.cpp reads the instructions once for each of its slots, and a call that comes while the first is being answered is
 given a slot that has not read them. For a few questions that is most of the bill: the five examples of a program are
@@ -46,8 +47,8 @@ class InstructionTurns:
     async def enter(self, call: Call, deadline: float | None = None) -> Instructions | None:
         """Waits until the call may be sent; what it returns is for `leave`. None: it need not wait. TimeoutError at
         `deadline` (the event loop's seconds)."""
-        role, text = call.messages[0] if call.messages else ("", "")
-        if role != "system" or len(text) < LEAST_CHARACTERS:
+        text = _instructions(call)
+        if len(text) < LEAST_CHARACTERS:
             return None
         whose = self._of(text)
         if whose.n_inside < whose.most_inside and not whose.waiting:
@@ -83,3 +84,10 @@ class InstructionTurns:
             if not turn.done():
                 whose.n_inside += 1
                 turn.set_result(None)
+
+
+def _instructions(call: Call) -> str:
+    role, text = call.messages[0] if call.messages else ("", "")
+    if role == "system" and len(text) >= LEAST_CHARACTERS:
+        return text
+    return "\n".join(said for _, said in call.messages[:-1])

@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -63,6 +63,7 @@ _LATER_MODEL_FIELDS: Final[Mapping[str, object]] = {
     "batch_model": ...,
     "profile_rows": None,
     "adapter": None,
+    "examples": (),
 }
 _LATER_PRICE_FIELDS: Final[Mapping[str, object]] = {"cache_write": None, "long": (), "batch": ..., "until": ...}
 """Fields that came later, with their defaults: pool files that do not set them keep their digest. `...`: never counts.
@@ -142,6 +143,12 @@ class EndpointLimits(_Table):
     """Ceiling of the adaptive bound on simultaneous calls."""
 
 
+class ExampleTable(_Table):
+    question: Annotated[str, Field(min_length=1)]
+    reply: Annotated[str, Field(min_length=1)]
+    """As the model should write it: a program for `prompt_mode = "program"`, thoughts and the last line for `cot`."""
+
+
 class ModelTable(EndpointLimits):
     endpoint: str
     """`http(s)://host/v1` (any OpenAI-compatible URL), `local:CATALOGUE-NAME` or `local:FILE.gguf` (embedded
@@ -159,6 +166,9 @@ class ModelTable(EndpointLimits):
     """`direct` asks for the result alone, `cot` for steps and then the result: same weights, two entries. `bare` leaves
     every instruction out, for a model that was fine-tuned on the job. `program` asks for a short Python program, which
     is run in a sandbox of this machine, and what it prints is the result (r2/answering/programs.py)."""
+    examples: tuple[ExampleTable, ...] = ()
+    """Worked examples, shown as earlier turns of the conversation whenever the entry is asked for a result in its own
+    prompt mode. Those of a `program` entry stand in place of the five that it has by itself."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; None for endpoints without keys."""
     quota: str | None = None
@@ -250,6 +260,15 @@ class ModelTable(EndpointLimits):
                     "billed and one is read. Leave it out; methods that need samples ask for them one by one"
                 )
         return extra_body
+
+    @model_validator(mode="after")
+    def _may_have_examples(self) -> Self:
+        if self.examples and self.prompt_mode == "bare":
+            raise ValueError(
+                'an entry with prompt_mode = "bare" is asked without any instruction, as it was trained: take its '
+                "examples out, or choose another prompt mode"
+            )
+        return self
 
     @property
     def vllm_target(self) -> str | None:
@@ -416,6 +435,7 @@ class PoolConfig:
                 tier=model.tier,
                 price=self.price(name),
                 prompt_mode=model.prompt_mode,
+                examples=tuple((one.question, one.reply) for one in model.examples),
                 context_tokens=model.context_tokens,
                 states_context="context_tokens" in model.model_fields_set,
                 skills=model.profile,

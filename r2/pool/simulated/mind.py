@@ -29,7 +29,7 @@ from r2.answering.prompts import (
     GRADE_SYSTEM,
     JUDGE_SYSTEM,
     MODELS_MARK,
-    PROGRAM_SYSTEM,
+    PROGRAM_ASK,
     PROPOSED_MARK,
     QUESTION_MARK,
     RATE_SYSTEM,
@@ -173,7 +173,7 @@ def think(
     is_right = chance.random() < p_right(its_ability, job.difficulty)
     result = job.right if is_right else _spoilt(job.right, chance)
     certainty = p_right(its_ability, job.difficulty + chance.gauss(0, certainty_noise))
-    if PROGRAM_SYSTEM in system:  # it computes as ever, and writes a program that prints what it came to
+    if PROGRAM_ASK in system:  # it computes as ever, and writes a program that prints what it came to
         return Thought(f"print({result!r})", token_probability=certainty)
     if not thinks:
         return Thought(result, token_probability=certainty)
