@@ -24,7 +24,7 @@ from r2.pool.client.caching import PrefixMarks
 from r2.pool.client.dialects import DIALECTS
 from r2.pool.client.habits import Habits
 from r2.pool.client.wire import ParsedReply, parse_body, request_body
-from r2.pool.file.config import ModelTable
+from r2.pool.file.tables import ModelTable
 
 MOST_US = 8.0
 CALL = Call("m", (("system", "Answer briefly."), ("user", "What is 17 + 25? ".ljust(600, "."))), "solve", 256)

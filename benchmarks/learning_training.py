@@ -20,7 +20,8 @@ from r2.answering.allocation import parse_allocation
 from r2.errors import R2Error
 from r2.plan import parse_plan
 from r2.policies.registry import PolicyCard, Registry
-from r2.pool.file.config import PriceTable, load_pool
+from r2.pool.file.config import load_pool
+from r2.pool.file.tables import PriceTable
 from r2.problem import Problem
 from r2.problems.split import split_of
 from r2.training.data import ChatRow

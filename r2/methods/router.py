@@ -11,8 +11,9 @@ from r2.methods import method_named
 from r2.methods.record import Method
 from r2.policies.registry import Registry
 from r2.pool.batch.choosing import batch_choices
-from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
+from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.file.scorer_file import FittingScorer, fitting_scorer
+from r2.pool.file.tables import ModelTable
 from r2.pool.simulated.faults import charged_share
 from r2.problems.own_check import OwnCheck, own_checks
 from r2.problems.sandbox import check_sandbox

@@ -12,7 +12,8 @@ from typing import Final
 
 from r2.ledger import LongContextPrice, Price
 from r2.pool.client.dialects import dialect_of
-from r2.pool.file.config import BatchRates, ModelTable, PoolConfig, Rates
+from r2.pool.file.config import PoolConfig
+from r2.pool.file.tables import BatchRates, ModelTable, Rates
 
 BATCH_DIALECTS: Final = frozenset({"openai", "azure", "groq", "together", "mistral", "anthropic", "gemini"})
 """Dialects whose batch endpoints we can use (r2/pool/batch/providers.py)."""

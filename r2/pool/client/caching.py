@@ -14,7 +14,7 @@ from typing import Final
 from r2.call import Call
 from r2.ledger import Price
 from r2.pool.client.dialects.dialect import Dialect
-from r2.pool.file.config import ModelTable
+from r2.pool.file.tables import ModelTable
 
 LEAST_CHARACTERS: Final = 4096
 """About 1,024 tokens, the shortest prefix that any model caches. A mark on one that is too short for a model costs

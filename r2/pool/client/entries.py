@@ -27,8 +27,9 @@ from r2.pool.client.ports import Address
 from r2.pool.client.promises import Promises
 from r2.pool.client.tokens import TokenRatio
 from r2.pool.client.trust import Bills, Key
-from r2.pool.file.config import ModelTable, PoolConfig, endpoint_kind
+from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.file.recording import Recording
+from r2.pool.file.tables import ModelTable
 from r2.pool.limits.aimd import Times
 from r2.pool.limits.gate import Gate
 from r2.pool.limits.lease import RateLimits

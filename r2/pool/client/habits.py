@@ -31,7 +31,7 @@ from r2.pool.client.parameters import (
     refused_parameter,
     sent_fields,
 )
-from r2.pool.file.config import ModelTable
+from r2.pool.file.tables import ModelTable
 
 MOST_OMITTED: Final = 8
 """Fields of one entry that are left out. An endpoint that refuses more speaks another dialect."""

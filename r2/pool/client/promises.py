@@ -11,7 +11,7 @@ import orjson
 
 from r2.call import Call
 from r2.pool.client.wire import ParsedReply
-from r2.pool.file.config import ModelTable
+from r2.pool.file.tables import ModelTable
 
 
 def is_json(text: str) -> bool:

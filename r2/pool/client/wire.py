@@ -21,7 +21,7 @@ from r2.pool.client.dialects.text import as_json, clean
 from r2.pool.client.endings import ending
 from r2.pool.client.refusals import Refusal, provider_message, refusal_inside
 from r2.pool.client.stream import STREAM_FIELDS
-from r2.pool.file.config import OUTPUT_LIMIT_FIELDS, ModelTable
+from r2.pool.file.tables import OUTPUT_LIMIT_FIELDS, ModelTable
 
 
 @dataclass(slots=True)  # not frozen: see exchange.Reply

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from r2.errors import ConfigError
-from r2.pool.file.config import ModelTable, PoolConfig, load_pool
+from r2.pool.file.config import PoolConfig, load_pool
+from r2.pool.file.tables import ModelTable
 from r2.settings import AnswerSettings, Required, required_of
 
 _ROLES: Final = ("decomposer", "allocator", "second_decomposer", "finalizer")

@@ -9,7 +9,8 @@ from typing import Final
 
 import orjson
 
-from r2.pool.file.config import PoolConfig, drop_later_defaults, endpoint_kind
+from r2.pool.file.config import PoolConfig, endpoint_kind
+from r2.pool.file.tables import drop_later_defaults
 
 _LIMITS_AND_LABELS: Final = frozenset(
     {

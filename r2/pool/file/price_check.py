@@ -12,10 +12,11 @@ import tomlkit
 from r2.atomic import write_atomically
 from r2.errors import ConfigError
 from r2.pool.file import catalogue
-from r2.pool.file.config import ModelTable, PoolConfig, PriceTable, load_pool
+from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.file.dated import ending
 from r2.pool.file.entry_text import document_of
 from r2.pool.file.published_prices import named_in
+from r2.pool.file.tables import ModelTable, PriceTable
 from r2.shipped.place import refuse_shipped
 
 

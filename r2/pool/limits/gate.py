@@ -18,7 +18,7 @@ from typing import Literal
 
 from asyncio_throttle.throttler import Throttler
 
-from r2.pool.file.config import EndpointLimits
+from r2.pool.file.tables import EndpointLimits
 from r2.pool.limits.aimd import Breaker, Controller, Times
 from r2.pool.limits.lease import Wait
 from r2.pool.limits.ports import Rates

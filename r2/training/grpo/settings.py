@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import orjson
 from pydantic import Field, model_validator
 
-from r2.pool.file.config import PriceTable
+from r2.pool.file.tables import PriceTable
 from r2.settings import Frozen, Positive, Reasoning, load
 from r2.training.grpo.promotion import Gate
 

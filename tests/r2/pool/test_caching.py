@@ -13,7 +13,8 @@ from r2.pool.client.client import PoolClient
 from r2.pool.client.dialects import DIALECTS
 from r2.pool.client.ports import Address
 from r2.pool.client.wire import request_body
-from r2.pool.file.config import ModelTable, load_pool
+from r2.pool.file.config import load_pool
+from r2.pool.file.tables import ModelTable
 from tests.support.providers.anthropic import Anthropic
 from tests.support.providers.imitation import Imitation
 from tests.support.providers.openai import OpenAI

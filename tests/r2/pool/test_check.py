@@ -13,7 +13,8 @@ from r2.pool.client.dialects import DIALECTS
 from r2.pool.client.dialects.dialect import RateLimits
 from r2.pool.client.limits_seen import READ_EVERY, SeenLimits
 from r2.pool.client.ports import Address
-from r2.pool.file.config import EndpointLimits, load_pool
+from r2.pool.file.config import load_pool
+from r2.pool.file.tables import EndpointLimits
 from r2.pool.limits.gate import Gate
 from tests.support.loopback import Loopback, answers, write_pool
 from tests.support.paths import ROOT

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2.pool.client.tokens import TOKENS_PER_BYTE, TokenRatio
-from r2.pool.file.config import EndpointLimits
+from r2.pool.file.tables import EndpointLimits
 from r2.pool.limits.aimd import Controller, Times
 from r2.pool.limits.gate import Gate, GateClosedError, Slot, TokenBucket
 from r2.pool.limits.lease import Lease, RateGrant, RateLimits, Wait

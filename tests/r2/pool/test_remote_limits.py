@@ -12,7 +12,7 @@ import pytest
 from r2.errors import ConfigError, CoordinationError
 from r2.pool.coordination.address import coordination_url, shown
 from r2.pool.coordination.database import Database
-from r2.pool.file.config import EndpointLimits
+from r2.pool.file.tables import EndpointLimits
 from r2.pool.limits import remote, remote_lease
 from r2.pool.limits.ahead import Ahead
 from r2.pool.limits.gate import Gate

@@ -14,7 +14,7 @@ from r2.pool.client.dialects import DIALECTS
 from r2.pool.client.endings import ending
 from r2.pool.client.refusals import Refusal, classify, provider_message
 from r2.pool.client.wire import BadBody, ParsedReply, not_sent, parse_body, request_body, scrub
-from r2.pool.file.config import ModelTable
+from r2.pool.file.tables import ModelTable
 
 
 def table(**options: object) -> ModelTable:

@@ -19,7 +19,8 @@ from r2.pool.client.dialects import DIALECTS
 from r2.pool.client.dialects.schemas import AskedSchema, for_json_object, for_strict, unwrapped
 from r2.pool.client.ports import Address
 from r2.pool.client.wire import answer_of, request_body
-from r2.pool.file.config import ModelTable, load_pool
+from r2.pool.file.config import load_pool
+from r2.pool.file.tables import ModelTable
 from r2.roster import ModelCard
 from tests.support.loopback import Loopback, answers, says, write_pool
 from tests.support.providers import chat
