@@ -17,6 +17,10 @@ large batches; `--replies FILE` records from its replies in place of servers on 
 
 `--rejudge` asks no model: it answers again from the replies of the parts that are there, and writes down who is right.
 For parts that were recorded before a change to how a reply is read.
+
+    python benchmarks/record.py gsm8k:gsm8k.jsonl --sample 400 --pool pools/word_plans.toml --plans --entries qwen-1.5b
+
+`--plans` has each question split by the pool's decomposer, and the entry answers every step: parts `ENTRY-plans`.
 """
 
 import argparse
@@ -40,7 +44,7 @@ from r2.answering.protocol import Router, Trajectory
 from r2.atomic import replacing
 from r2.call import Call, Completion, TokenLogprob
 from r2.errors import EndpointError, InputFileError, R2Error
-from r2.methods import confidence_cascade, method_named
+from r2.methods import confidence_cascade, decompose_one, method_named
 from r2.methods.router import make_router
 from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig, load_pool
@@ -71,6 +75,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--asked", type=Path, help="asks nobody; writes the first requests of all questions there")
     parser.add_argument("--replies", type=Path, help="of benchmarks/gguf_replies.py, in place of local servers")
+    parser.add_argument("--plans", action="store_true", help="the entries answer the steps of the decomposer's plans")
     parser.add_argument("--rejudge", action="store_true", help="judge the recorded replies again; no model is asked")
     given = parser.parse_args()
     try:
@@ -100,29 +105,30 @@ async def record(given: argparse.Namespace, pool: PoolConfig, entries: list[str]
         client = await stack.enter_async_context(client_of(given, asked_at))
         for text, entry in itertools.product(given.sources, entries):
             source = parse_source(text)
-            part = given.out / f"{source.name}.{entry}.jsonl.gz"
+            name = part_name(given, source.name, entry)
+            part = given.out / f"{name}.jsonl.gz"
             problems = sample(list(problems_of(source, None, 0)), given.sample)
             write_lines(given.out / f"{source.name}.questions.jsonl.gz", map(row_of, problems))
-            router = router_of(pool, given.pool, entry, given.cot_tokens)
+            router = router_of(given, pool, entry)
             if part.exists():
                 refuse_foreign(part, entry, pool, problems, router)
                 if recorded_ids(part) == [problem.problem_id for problem in problems]:
                     continue
             began = time.monotonic()
-            with Journal.open(given.work / f"{source.name}.{entry}.journal") as journal:
+            with Journal.open(given.work / f"{name}.journal") as journal:
                 found = await asked(problems, router, client, journal, given.in_flight, ends_at)
             if replies.n_without:
                 raise InputFileError(
                     f"{given.replies}: no reply of {entry} to {replies.n_without} of the requests of {source.name}. "
                     "Ask them: --asked writes them all down."
                 )
-            done = f"{source.name} {entry}: {len(found)} of {len(problems)} questions, {time.monotonic() - began:.0f} s"
+            done = f"{name}: {len(found)} of {len(problems)} questions, {time.monotonic() - began:.0f} s"
             if len(found) < len(problems):
                 sys.stdout.write(f"{done}. Run the same command again to go on.\n")
                 return 1
             write_part(part, Path(given.pool).read_text("utf-8"), [found[p.problem_id] for p in problems])
             n_right = sum(bool(one.is_correct) for one in found.values())
-            n_cut = sum(one.waves[0][0][1].finish_reason == "length" for one in found.values())
+            n_cut = sum(any(said.finish_reason == "length" for _, said in calls_of(one)) for one in found.values())
             sys.stdout.write(f"{done}, {n_right} right, {n_cut} at their token limit -> {part}\n")
             sys.stdout.flush()
     return 0
@@ -140,7 +146,7 @@ async def write_asked(given: argparse.Namespace, pool: PoolConfig, entries: list
     replies = Replies(None)
     async with in_place_of_local(pool, replies) as at_nobody, client_of(given, at_nobody) as client:
         for text, entry in itertools.product(given.sources, entries):
-            router = router_of(pool, given.pool, entry, given.cot_tokens)
+            router = router_of(given, pool, entry)
             method = method_named(router.settings.method)
             for problem in sample(list(problems_of(parse_source(text), None, 0)), given.sample):
                 for call in next(method.run(problem, router)):
@@ -154,10 +160,11 @@ async def rejudge(given: argparse.Namespace, pool: PoolConfig, entries: list[str
     """Every part that is there, answered again from its own replies."""
     for text, entry in itertools.product(given.sources, entries):
         source = parse_source(text)
-        part = given.out / f"{source.name}.{entry}.jsonl.gz"
+        name = part_name(given, source.name, entry)
+        part = given.out / f"{name}.jsonl.gz"
         if not part.exists():
             continue
-        router = router_of(pool, given.pool, entry, given.cot_tokens)
+        router = router_of(given, pool, entry)
         problems = sample(list(problems_of(source, None, 0)), given.sample)
         refuse_foreign(part, entry, pool, problems, router)
         replies, n_were_right = replies_in(part)
@@ -168,7 +175,7 @@ async def rejudge(given: argparse.Namespace, pool: PoolConfig, entries: list[str
         found = [await answered_again(problem, router, replies, part) for problem in problems]
         n_right = sum(bool(one.is_correct) for one in found)
         write_part(part, recorded_pool(part), found)
-        sys.stdout.write(f"{source.name} {entry}: {n_right} right, {n_were_right} before -> {part}\n")
+        sys.stdout.write(f"{name}: {n_right} right, {n_were_right} before -> {part}\n")
     return 0
 
 
@@ -208,10 +215,22 @@ def question_sha(problem: Problem) -> str:
     return hashlib.sha256(problem.question.encode()).hexdigest()
 
 
-def router_of(pool: PoolConfig, path: str, entry: str, cot_tokens: int) -> Router:
-    """What asks this entry alone, with log-probabilities: a confidence cascade of one model."""
-    reasoning = Reasoning(method=confidence_cascade.METHOD.name, chain=(entry,), cot_tokens=cot_tokens)
-    return make_router(pool, AnswerSettings(input="", pool=path, reasoning=reasoning))
+def part_name(given: argparse.Namespace, benchmark: str, entry: str) -> str:
+    return f"{benchmark}.{entry}-plans" if given.plans else f"{benchmark}.{entry}"
+
+
+def router_of(given: argparse.Namespace, pool: PoolConfig, entry: str) -> Router:
+    """What asks this entry alone, with log-probabilities: a confidence cascade of one model. With `--plans`, what has
+    it answer every step of a plan."""
+    if given.plans:
+        reasoning = Reasoning(method=decompose_one.METHOD.name, model=entry, cot_tokens=given.cot_tokens)
+    else:
+        reasoning = Reasoning(method=confidence_cascade.METHOD.name, chain=(entry,), cot_tokens=given.cot_tokens)
+    return make_router(pool, AnswerSettings(input="", pool=given.pool, reasoning=reasoning))
+
+
+def calls_of(trajectory: Trajectory) -> Iterator[tuple[Call, Completion]]:
+    return itertools.chain.from_iterable(trajectory.waves)
 
 
 async def asked(
@@ -255,7 +274,7 @@ def lines_of(found: list[Trajectory]) -> Iterator[dict[str, object]]:
     """What is kept of each call: no body as it came, and of each token four decimals and not the alternative, which is
     the token itself. A third of the size."""
     for trajectory in found:
-        for call, completion in itertools.chain.from_iterable(trajectory.waves):
+        for call, completion in calls_of(trajectory):
             logprobs = tuple(TokenLogprob(one.token, round(one.logprob, 4)) for one in completion.token_logprobs)
             attempts = tuple(replace(attempt, raw_body=b"") for attempt in completion.attempts)
             kept = replace(completion, token_logprobs=logprobs, attempts=attempts)
@@ -274,11 +293,13 @@ def refuse_foreign(path: Path, entry: str, pool: PoolConfig, problems: list[Prob
         of_part = Path(folder) / "pool.toml"
         of_part.write_text(recorded_pool(path), "utf-8")
         then = answering_digests(load_pool(of_part))
-    if then.get(entry) != answering_digests(pool)[entry]:
-        raise InputFileError(
-            f"{path}: recorded with another pool, whose {entry} is another model. Move it away, or record with --out "
-            "elsewhere."
-        )
+    now = answering_digests(pool)
+    for name in (entry, router.decomposer) if router.settings.method == decompose_one.METHOD.name else (entry,):
+        if then.get(name) != now[name]:
+            raise InputFileError(
+                f"{path}: recorded with another pool, whose {name} is another model. Move it away, or record with "
+                "--out elsewhere."
+            )
     asked = recorded_calls(path)
     for problem in problems:
         if problem.problem_id not in asked:

@@ -9,6 +9,11 @@ routes of every fit are kept, on the rows that choose operating points and on th
 whether they were right, the operating points and all figures are worked out from the recorded replies each time. Exit
 1 if a figure differs from the kept one.
 
+    python benchmarks/recorded_comparison.py --benchmarks gsm8k --pool pools/word_plans.toml
+
+Some benchmarks alone, with every entry that has a part there, plans too (`record.py --plans`); routes and figures are
+in files of their own, `gsm8k.routes.gz` and `gsm8k.comparison.json`.
+
 The same on other rows: `benchmarks/record.py` with `--out FOLDER` records them, `--recorded FOLDER --fit` compares on
 them.
 """
@@ -44,39 +49,47 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recorded", type=Path, default=RECORDED)
     parser.add_argument("--pool", default="pools/local.toml", help="whose prices count [default: pools/local.toml]")
+    parser.add_argument("--benchmarks", help="NAME,... [default: all that are recorded, pooled]")
     parser.add_argument(
         "--fit", action="store_true", help=f"fits anew, and writes {ROUTES} and {FIGURES} of the folder"
     )
     given = parser.parse_args()
     try:
-        found = compared(given.recorded, given.pool, fits=given.fit)
+        names = given.benchmarks.split(",") if given.benchmarks else None
+        found = compared(given.recorded, given.pool, names, fits=given.fit)
         print_recorded(found)
         print(f"{found.n_fitted} questions of {', '.join(found.models)}; {found.wall_s:.0f} s, no model was asked")
         if given.fit:
-            (given.recorded / FIGURES).write_bytes(to_json(replace(found, wall_s=0.0)))
+            of_these(given.recorded, names, FIGURES).write_bytes(to_json(replace(found, wall_s=0.0)))
             return 0
-        return check(found, given.recorded / FIGURES)
+        return check(found, of_these(given.recorded, names, FIGURES))
     except R2Error as error:
         sys.stderr.write(f"{error}\n")
         return 2
 
 
-def compared(folder: Path, pool: str, *, fits: bool) -> RecordedComparison:
+def of_these(folder: Path, benchmarks: Sequence[str] | None, name: str) -> Path:
+    """The file of that name for these benchmarks; None: for all of them."""
+    return folder / (f"{'-'.join(benchmarks)}.{name}" if benchmarks else name)
+
+
+def compared(folder: Path, pool: str, benchmarks: Sequence[str] | None = None, *, fits: bool) -> RecordedComparison:
     """The comparison, by methods that are fitted or by their kept routes."""
     began = time.monotonic()
-    rows, left_out = table_of(folder, pool)
+    rows, left_out = table_of(folder, pool, wanted=benchmarks)
+    routes, figures = (of_these(folder, benchmarks, name) for name in (ROUTES, FIGURES))
     for line in left_out:
         print(line)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "recorded.parquet"
         pq.write_table(pa.Table.from_pylist(rows), path)
         if fits:
-            with replacing(folder / ROUTES) as plain, gzip.GzipFile("", "wb", fileobj=plain, mtime=0) as file:
+            with replacing(routes) as plain, gzip.GzipFile("", "wb", fileobj=plain, mtime=0) as file:
                 found = play_recorded([path], [], [], say, each=lambda jobs: keeping(jobs, file))
         else:
-            if not ((folder / ROUTES).is_file() and (folder / FIGURES).is_file()):
-                raise InputFileError(f"{folder}: no {ROUTES} and {FIGURES} are kept there. Fit first: --fit")
-            with gzip.open(folder / ROUTES) as file:
+            if not (routes.is_file() and figures.is_file()):
+                raise InputFileError(f"{folder}: no {routes.name} and {figures.name} are kept there. Fit first: --fit")
+            with gzip.open(routes) as file:
                 found = play_recorded([path], [], [], lambda line: None, each=lambda jobs: kept(jobs, file))
     return replace(found, outcomes=(folder.name,), wall_s=time.monotonic() - began)
 

@@ -74,7 +74,7 @@ def test_a_recording_goes_on_where_it_stopped_and_becomes_a_table(tmp_path: Path
     wrongly = [line | {"is_correct": False} for line in kept]
     part.write_bytes(gzip.compress(b"".join(json.dumps(line).encode() + b"\n" for line in wrongly)))
     judged = subprocess.run([*command, "--rejudge"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert f"gsm8k sim-8b: {n_right} right, 0 before" in judged.stdout, judged.stderr
+    assert f"gsm8k.sim-8b: {n_right} right, 0 before" in judged.stdout, judged.stderr
     assert part.read_bytes() == whole
     first, *lines = gzip.decompress(part.read_bytes()).splitlines()
     changed = [json.dumps(json.loads(line) | {"request_sha": "0" * 64}).encode() for line in lines]
@@ -82,6 +82,35 @@ def test_a_recording_goes_on_where_it_stopped_and_becomes_a_table(tmp_path: Path
     other = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (other.returncode, other.stderr.count("\n")) == (2, 1), other.stderr
     assert "was asked in another way" in other.stderr
+
+
+def test_plans_are_recorded_with_every_call_and_are_an_entry_of_the_table(tmp_path: Path):
+    rows = [{"question": f"What is ({i} + 4) * 3?", "answer": f"#### {3 * i + 12}"} for i in range(10, 14)]
+    (tmp_path / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    command = [sys.executable, "benchmarks/record.py", f"gsm8k:{tmp_path / 'gsm8k.jsonl'}", "--entries", "sim-32b"]
+    command += ["--pool", "pools/simulated.toml", "--work", str(tmp_path / "work"), "--out", str(tmp_path)]
+    for flags in ([], ["--plans"]):
+        done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    part = tmp_path / "gsm8k.sim-32b-plans.jsonl.gz"
+    lines = [json.loads(line) for line in gzip.decompress(part.read_bytes()).splitlines()[1:]]
+    purposes = [line["purpose"] for line in lines if line["problem_id"] == lines[0]["problem_id"]]
+    assert purposes == ["decompose", "solve", "solve"]
+    whole = part.read_bytes()
+    judged = subprocess.run([*command, "--plans", "--rejudge"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (judged.returncode, part.read_bytes()) == (0, whole), judged.stderr
+    found, left_out = table_of(tmp_path, "pools/simulated.toml", wanted=["gsm8k"])
+    cost = {row["model"]: sum(r["cost_usd"] for r in found if r["model"] == row["model"]) for row in found}
+    assert (set(cost), left_out) == ({"sim-32b", "sim-32b-plans"}, [])
+    paid = [attempt[10] for line in lines for attempt in line["completion"]["attempts"]]
+    assert cost["sim-32b-plans"] == pytest.approx(sum(paid))
+    other = tmp_path / "pool.toml"  # another decomposer under the name
+    text = (ROOT / "pools" / "simulated.toml").read_text("utf-8")
+    other.write_text(text.replace('[models."sim-8b"]', '[models."sim-8b"]\nextra_body = {top_k = 1}', 1), "utf-8")
+    refused = [str(other) if word == "pools/simulated.toml" else word for word in command]
+    done = subprocess.run([*refused, "--plans"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "recorded with another pool, whose sim-8b is another model" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -135,6 +164,8 @@ def test_the_comparison_from_kept_routes_is_the_one_that_was_kept_and_other_rows
             shutil.copy(path, tmp_path)
     with pytest.raises(InputFileError, match=r"routes.gz: kept for other methods or other rows .* Fit anew"):
         compared(tmp_path, "pools/local.toml", fits=False)
+    with pytest.raises(InputFileError, match=r"no champ-p3.routes.gz and champ-p3.comparison.json are kept there"):
+        compared(tmp_path, "pools/local.toml", ["champ", "p3"], fits=False)
     (tmp_path / "routes.gz").unlink()
     with pytest.raises(InputFileError, match=r"no routes.gz and comparison.json are kept there. Fit first: --fit"):
         compared(tmp_path, "pools/local.toml", fits=False)
