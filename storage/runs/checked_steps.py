@@ -23,7 +23,15 @@ from r2.problems.benchmark import is_free, result_in
 from r2.problems.split import split_of
 from r2.settings import Reasoning
 from r2.training.scorer.steps import AskedPlan, AskedStep, plan_trials, step_trials
-from storage.runs.checked_trials import EVERYTHING, Among, CheckedTrials, confidence_of, entries_of_today, planned
+from storage.runs.checked_trials import (
+    EVERYTHING,
+    Among,
+    CheckedTrials,
+    confidence_of,
+    entries_of_today,
+    last_reply,
+    planned,
+)
 from storage.runs.plan import RunPlan
 from storage.sql.query import connect, damage_named
 
@@ -39,7 +47,7 @@ _CALLS: Final = """
     left join feedback_verdicts as f using (run_id, problem_id, rollout)
     where coalesce(f.is_right, t.is_correct) is not null and t.phase is null
           and t.started_at >= to_timestamp(?) and (? or list_contains(?, t.run_id)) and t.method <> 'label'
-          and (c.purpose = 'decompose' or (c.purpose = 'solve' and t.n_subtasks > 0))
+          and (c.purpose = 'decompose' or (c.purpose in ('solve', 'program') and t.n_subtasks > 0))
     order by t.started_at, t.run_id, t.problem_id, t.rollout, c.call_index, c.attempt
 """
 
@@ -91,28 +99,29 @@ def _steps(problem: Problem, calls: list[dict[str, Any]], same: frozenset[str], 
     settled = {call["subtask_index"]: call["settled"] for call in calls if call["subtask_index"] is not None}
     last: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for call in calls:
-        if call["purpose"] == "solve" and call["subtask_text"] is not None:
+        if call["purpose"] in ("solve", "program") and call["subtask_text"] is not None:
             last.setdefault((call["subtask_index"], call["request_model"]), []).append(call)
     for (index, entry), its in last.items():
-        answered = [call for call in its if call["error_type"] is None]
-        if entry not in same or not answered:
+        found = last_reply(its)
+        if entry not in same or found is None:
             continue
-        arm = _arm(entry, index, answered[-1])
+        reply, said = found
+        arm = _arm(entry, index, reply)
         if arm is None:
             continue
-        text = result_in(problem, answered[-1]["output_text"] or "") or None
+        text = result_in(problem, said) or None
         yield AskedStep(
             problem,
-            answered[-1]["subtask_text"],
-            tuple(settled.get(need) or "" for need in answered[-1]["depends_on"]),
+            reply["subtask_text"],
+            tuple(settled.get(need) or "" for need in reply["depends_on"]),
             arm,
             text,
             text is not None and text == settled[index],
-            index == answered[-1]["n_subtasks"] - 1,
-            bool(answered[-1]["is_correct"]),
+            index == reply["n_subtasks"] - 1,
+            bool(reply["is_correct"]),
             sum(call["cost_usd"] for call in its),
             sum(call["output_tokens"] for call in its),
-            confidence_of(answered[-1], alpha),
+            confidence_of(reply, alpha),
         )
 
 

@@ -165,8 +165,8 @@ def _trials(
     for call in calls:
         by_entry.setdefault(call["request_model"], []).append(call)
     for entry, its in by_entry.items():
-        answered = [call for call in its if call["error_type"] is None]
-        if entry not in same or not answered:
+        last = last_reply(its)
+        if entry not in same or last is None:
             left_out["of an entry that is another today, or failed"] += 1
             continue
         arm = _arm(entry, calls[0], pool)
@@ -174,9 +174,10 @@ def _trials(
             left_out["of an entry that was asked in two ways for one question"] += 1
             continue
         is_alone = len(by_entry) == 1
-        text = calls[0]["answer"] if is_alone else result_in(problem, answered[-1]["output_text"] or "")
+        reply, said = last
+        text = calls[0]["answer"] if is_alone else result_in(problem, said)
         is_right = bool(calls[0]["is_correct"]) if is_alone else _is_right(problem, plan, text, calls[0])
-        if is_right is None or (not is_alone and any(call["purpose"] == "program" for call in its)):
+        if is_right is None:
             left_out["whose own check is not known"] += 1
             continue
         yield Trial(
@@ -187,7 +188,7 @@ def _trials(
             _key(problem, text),
             sum(call["cost_usd"] for call in its),
             sum(call["output_tokens"] for call in its),
-            confidence_of(answered[-1], alpha),
+            confidence_of(reply, alpha),
         )
 
 
@@ -213,6 +214,17 @@ def _is_right(problem: Problem, plan: RunPlan, text: str, call: dict[str, Any]) 
 def _key(problem: Problem, text: str | None) -> str | None:
     part = None if text is None else checked_part(problem, text)
     return result_key(problem.benchmark, text if part is None else part)
+
+
+def last_reply(calls: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], str] | None:
+    """Of the calls to one entry for one unit, in their order: the last that a model answered, and what it came to,
+    which is what its program printed where one was run after it ("" where that gave nothing). None: none answered."""
+    replies = [at for at, call in enumerate(calls) if call["purpose"] != "program" and call["error_type"] is None]
+    if not replies:
+        return None
+    reply, runs = calls[replies[-1]], [call for call in calls[replies[-1] :] if call["purpose"] == "program"]
+    found = runs[-1] if runs else reply
+    return reply, "" if found["error_type"] is not None else found["output_text"] or ""
 
 
 def confidence_of(call: dict[str, Any], alpha: float) -> float | None:

@@ -45,14 +45,12 @@ class Planned:
         key: Any = {"run_id": run_id, "problem_id": "p1"}
         end = {"method": "decompose_one", "plan": PLAN, "answer": results[1], "is_correct": right, "started_at": NOON}
         asked = [replace(CALL, **key, request_model="small", purpose="decompose", output_text=PLAN)]
-        asked += [
-            replace(
-                CALL,
-                **(key | {"subtask_index": n, "purpose": "solve", "output_text": text, "request_model": model} | call),
-                call_index=n + 1,
-            )
-            for n, text in enumerate(results)
-        ]
+        for n, text in enumerate(results):
+            solve = key | {"subtask_index": n, "purpose": "solve", "output_text": text, "request_model": model} | call
+            asked.append(replace(CALL, **solve, call_index=len(asked)))
+            if "print" in solve["output_text"]:
+                ran = solve | {"purpose": "program", "output_text": f"{text}\n", "raw_body": b""}
+                asked.append(replace(CALL, **ran, call_index=len(asked)))
         steps = [
             replace(SUBTASK, **key, subtask_index=n, subtask_text=TASKS[n], output_text=text, depends_on=(0,) * n)
             for n, text in enumerate(results)
@@ -68,6 +66,13 @@ class Planned:
 @pytest.fixture
 def planned(tmp_path: Path, pool: PoolConfig) -> Planned:
     return Planned(tmp_path, pool)
+
+
+def test_a_step_that_a_program_answered_is_what_it_printed_as_sure_as_its_writer_was(planned: Planned):
+    planned.run("large", ("36", "44"), right=True, output_text="print(x)", raw_body=body(0.9))
+    steps = [trial for trial in planned.trials()[0] if not trial.kind.startswith("plan")]
+    assert [(t.result, t.is_right) for t in steps] == [("36", True), ("44", True)]
+    assert [t.confidence for t in steps] == [pytest.approx(0.9)] * 2
 
 
 def test_a_step_is_judged_by_the_result_that_a_right_answer_went_through(planned: Planned):

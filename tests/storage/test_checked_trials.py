@@ -108,6 +108,30 @@ def test_of_several_entries_each_is_judged_by_its_own_result(stored: Stored):
     assert [(t.arm, t.is_right, t.result) for t in trials] == [("small", False, "4"), ("large", True, "3")]
 
 
+def test_of_a_program_the_confidence_is_its_writers_and_the_result_what_it_printed(stored: Stored):
+    wrote = {"output_text": "print(1 + 2)", "raw_body": body(0.5)}
+    ran = {"purpose": "program", "output_text": "3\n", "raw_body": b"", "cost_usd": 0.001}
+    stored.run("program", [wrote, ran])
+    [trial], _ = stored.trials()
+    assert (trial.result, trial.is_right, trial.confidence) == ("3", True, pytest.approx(0.5))
+    assert trial.cost_usd == pytest.approx(CALL.cost_usd + 0.001)
+
+
+def test_of_several_entries_a_program_is_judged_by_what_it_printed_and_one_that_crashed_has_no_result(stored: Stored):
+    crashed = {"purpose": "program", "request_model": "large", "output_text": None, "error_type": "program_crashed"}
+    calls = [
+        {"output_text": "print(1 + 3)", "raw_body": body(0.25)},
+        {"purpose": "program", "output_text": "4\n", "raw_body": b""},
+        {"request_model": "large", "output_text": "print(1 + x)", "raw_body": body(0.75)},
+        crashed,
+    ]
+    stored.run("r2", calls, decisions="[]", is_correct=False, answer="4")
+    trials, left_out = stored.trials()
+    assert [(t.arm, t.is_right, t.result) for t in trials] == [("small", False, "4"), ("large", False, None)]
+    assert [t.confidence for t in trials] == [pytest.approx(0.25), pytest.approx(0.75)]
+    assert left_out == {}
+
+
 def test_the_rule_says_in_which_way_it_asked(stored: Stored):
     asked = [{"arm": "small"}, {"arm": "large step by step"}, {"arm": None}]
     stored.run("r2", [{}, {"request_model": "large"}], decisions=orjson.dumps(asked).decode())
