@@ -20,7 +20,8 @@ For parts that were recorded before a change to how a reply is read.
 
     python benchmarks/record.py gsm8k:gsm8k.jsonl --sample 400 --pool pools/word_plans.toml --plans --entries qwen-1.5b
 
-`--plans` has each question split by the pool's decomposer, and the entry answers every step: parts `ENTRY-plans`.
+`--plans` has each question split by the pool's decomposer, and the entry answers every step: parts `ENTRY-plans`. With
+`--gold-plans` the rows' own decompositions stand in the decomposer's place: what the best plans would come to.
 """
 
 import argparse
@@ -46,6 +47,7 @@ from r2.call import Call, Completion, TokenLogprob
 from r2.errors import EndpointError, InputFileError, R2Error
 from r2.methods import confidence_cascade, decompose_one, method_named
 from r2.methods.router import make_router
+from r2.plan import Plan, format_plan
 from r2.pool.client.client import PoolClient
 from r2.pool.file.config import PoolConfig, load_pool
 from r2.pool.file.identity import answering_digests
@@ -55,7 +57,7 @@ from r2.problem import Problem
 from r2.problems.source import parse_source
 from r2.settings import AnswerSettings, Reasoning
 from storage.runs.journal import Journal
-from storage.sources.problem_files import problems_of, row_of
+from storage.sources.problem_files import gold_plans_of, problems_of, row_of
 from tasks.blocking import Checks
 
 OUT = Path(__file__).parent / "recorded"
@@ -76,6 +78,7 @@ def main() -> int:
     parser.add_argument("--asked", type=Path, help="asks nobody; writes the first requests of all questions there")
     parser.add_argument("--replies", type=Path, help="of benchmarks/gguf_replies.py, in place of local servers")
     parser.add_argument("--plans", action="store_true", help="the entries answer the steps of the decomposer's plans")
+    parser.add_argument("--gold-plans", action="store_true", help="the same with the gold plans of the rows")
     parser.add_argument("--rejudge", action="store_true", help="judge the recorded replies again; no model is asked")
     given = parser.parse_args()
     try:
@@ -115,8 +118,9 @@ async def record(given: argparse.Namespace, pool: PoolConfig, entries: list[str]
                 if recorded_ids(part) == [problem.problem_id for problem in problems]:
                     continue
             began = time.monotonic()
+            gold = {p.problem_id: plan for p, plan in gold_plans_of(source, None, 0)} if given.gold_plans else {}
             with Journal.open(given.work / f"{name}.journal") as journal:
-                found = await asked(problems, router, client, journal, given.in_flight, ends_at)
+                found = await asked(problems, router, client, journal, given.in_flight, ends_at, gold)
             if replies.n_without:
                 raise InputFileError(
                     f"{given.replies}: no reply of {entry} to {replies.n_without} of the requests of {source.name}. "
@@ -216,13 +220,13 @@ def question_sha(problem: Problem) -> str:
 
 
 def part_name(given: argparse.Namespace, benchmark: str, entry: str) -> str:
-    return f"{benchmark}.{entry}-plans" if given.plans else f"{benchmark}.{entry}"
+    return f"{benchmark}.{entry}{'-gold' if given.gold_plans else '-plans' if given.plans else ''}"
 
 
 def router_of(given: argparse.Namespace, pool: PoolConfig, entry: str) -> Router:
     """What asks this entry alone, with log-probabilities: a confidence cascade of one model. With `--plans`, what has
     it answer every step of a plan."""
-    if given.plans:
+    if given.plans or given.gold_plans:
         reasoning = Reasoning(method=decompose_one.METHOD.name, model=entry, cot_tokens=given.cot_tokens)
     else:
         reasoning = Reasoning(method=confidence_cascade.METHOD.name, chain=(entry,), cot_tokens=given.cot_tokens)
@@ -234,15 +238,24 @@ def calls_of(trajectory: Trajectory) -> Iterator[tuple[Call, Completion]]:
 
 
 async def asked(
-    problems: list[Problem], router: Router, client: PoolClient, journal: Journal, in_flight: int, ends_at: float
+    problems: list[Problem],
+    router: Router,
+    client: PoolClient,
+    journal: Journal,
+    in_flight: int,
+    ends_at: float,
+    gold: Mapping[str, Plan],
 ) -> dict[str, Trajectory]:
-    """The trajectories of all problems that were answered in time, by id, each answer checked."""
+    """The trajectories of all problems that were answered in time, by id, each answer checked. A problem with a `gold`
+    plan is not split by anybody."""
     method = method_named(router.settings.method)
     found: dict[str, Trajectory] = {}
     checks = Checks()
 
     async def answer(problem: Problem) -> None:
         async def complete(call: Call) -> Completion:
+            if call.purpose == "decompose" and problem.problem_id in gold:
+                return Completion(format_plan(gold[problem.problem_id]), call.model, (), "stop")
             return await client.complete(call, problem_id=problem.problem_id, journal=journal)
 
         if time.monotonic() > ends_at:

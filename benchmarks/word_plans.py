@@ -52,7 +52,7 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     rows = [label(problem, plan) for problem, plan in [*train, *stories]]
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), given.out / "decomposer.parquet", compression="zstd")
-    lines = [orjson.dumps(row_of(problem), option=orjson.OPT_APPEND_NEWLINE) for problem, _ in dev]
+    lines = [orjson.dumps(row_of(problem) | steps(plan), option=orjson.OPT_APPEND_NEWLINE) for problem, plan in dev]
     (given.out / "dev.jsonl").write_bytes(b"".join(lines))
     sys.stdout.write(f"{given.out}: {len(train)} plans of GSM8K and {len(stories)} of stories; {len(dev)} dev rows\n")
     return 0
@@ -74,6 +74,15 @@ def rows_of(source: str) -> tuple[list[tuple[Problem, Plan]], list[tuple[Problem
         [each for each in found if each[0].problem_id not in dev],
         [each for each in found if each[0].problem_id in dev],
     )
+
+
+def steps(plan: Plan) -> dict[str, object]:
+    """A gold plan as rows have it."""
+    return {
+        "decomposition": [
+            {"question": one.text, "depends_on": [need + 1 for need in one.needs]} for one in plan.subtasks
+        ]
+    }
 
 
 def labelled(story: Story, problem_id: str) -> tuple[Problem, Plan]:

@@ -104,6 +104,14 @@ def test_plans_are_recorded_with_every_call_and_are_an_entry_of_the_table(tmp_pa
     assert (set(cost), left_out) == ({"sim-32b", "sim-32b-plans"}, [])
     paid = [attempt[10] for line in lines for attempt in line["completion"]["attempts"]]
     assert cost["sim-32b-plans"] == pytest.approx(sum(paid))
+    gold = json.loads((tmp_path / "gsm8k.jsonl").read_text("utf-8").splitlines()[0])
+    steps = [{"question": "Compute 10 + 4"}, {"question": "Compute #1 * 3"}]
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps(gold | {"decomposition": steps}) + "\n", "utf-8")
+    done = subprocess.run([*command, "--gold-plans"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "gsm8k.sim-32b-gold: 1 of 1 questions" in done.stdout, done.stderr
+    [_, plan, *_] = gzip.decompress((tmp_path / "gsm8k.sim-32b-gold.jsonl.gz").read_bytes()).splitlines()
+    said = json.loads(plan)["completion"]
+    assert (said["text"], said["attempts"]) == ("1. Compute 10 + 4\n2. Compute the result of step 1 * 3 (needs: 1)", [])
     other = tmp_path / "pool.toml"  # another decomposer under the name
     text = (ROOT / "pools" / "simulated.toml").read_text("utf-8")
     other.write_text(text.replace('[models."sim-8b"]', '[models."sim-8b"]\nextra_body = {top_k = 1}', 1), "utf-8")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from benchmarks.recorded_table import RECORDED
 from benchmarks.word_plans import FORMS, N_DEV, label, labelled, stories_of
 from r2.plan import parse_plan
+from r2.problems.gold import gold_plan
 from tests.support.paths import ROOT
 
 
@@ -59,6 +60,7 @@ def test_what_is_examined_is_not_trained_on(tmp_path: Path):
     assert f"5 plans of GSM8K and 16 of stories; {N_DEV} dev rows" in done.stdout
     trained = pq.read_table(tmp_path / "words" / "decomposer.parquet").to_pylist()
     dev = [json.loads(line) for line in (tmp_path / "words" / "dev.jsonl").read_text("utf-8").splitlines()]
+    assert gold_plan(dev[0]) == gold_plan(next(row for row in rows if row["question"] == dev[0]["question"]))
     asked = {row["prompt"][-1]["content"] for row in trained}
     assert (len(trained), len(dev), {row["split"] for row in trained}) == (21, N_DEV, {"train"})
     assert not any(question.endswith(row["question"]) for question in asked for row in dev)
