@@ -217,10 +217,10 @@ def _calls(
     is_answer: bool,
 ) -> dict[str, Call]:
     """The call that would ask each arm, as far as its prompt goes: arms that are asked in one way share it."""
-    said: dict[tuple[PromptMode, bool], Call] = {}
+    said: dict[tuple[PromptMode, bool, tuple[tuple[str, str], ...]], Call] = {}
     found = {}
     for name, card in sorted(cards.items()):
-        way = card.prompt_mode, card.guided
+        way = card.prompt_mode, card.guided, card.examples
         if way not in said:
             entry, mode = entry_of(name), card.prompt_mode
             said[way] = solver_call(problem, router, entry, task, given, "solve", mode=mode, is_answer=is_answer)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from r2.answering.expected_cost import call_usd
+from r2.answering.expected_cost import RESULT_TOKENS, call_usd
+from r2.answering.open_unit import COST_GRID, open_step, unit_of
 from r2.answering.programs import asks_for_program
 from r2.answering.prompts import PROGRAM_ASK, SOLVE_SYSTEM
 from r2.answering.protocol import Router
@@ -15,6 +16,7 @@ from r2.call import Call
 from r2.errors import ConfigError
 from r2.ledger import Price
 from r2.methods.expected import whole_question
+from r2.plan import Subtask
 from r2.pool.calibrate import calibrate_pool
 from r2.pool.client.instructions import InstructionTurns
 from r2.pool.file.config import load_pool
@@ -163,3 +165,17 @@ def test_calibration_measures_the_entry_as_it_is_asked(tmp_path: Path):
     sent = asyncio.run(scenario())
     assert [message["role"] for message in sent] == ["system", "user", "assistant", "user"]
     assert sent[2]["content"] == "print(1)"
+
+
+def test_the_rule_prices_each_entry_by_its_own_prompt():
+    """Two entries that write programs, one with examples: what one is shown is not charged to the other."""
+    cards = [
+        ModelCard("a", "small", PRICE, prompt_mode="program", skills={"add": 0.9}, examples=5 * EXAMPLES),
+        ModelCard("b", "large", PRICE, prompt_mode="program", skills={"add": 0.9}),
+    ]
+    router_ = Router(Roster(cards), "a", "a", None, Reasoning())
+    unit = unit_of(SUM, router_, open_step(Subtask("all"), router_), 1.0, None, is_answer=True)
+    for card in cards:
+        call = solver_call(SUM, router_, card.name, None, {}, "solve")
+        expected = call_usd(card, call.messages, RESULT_TOKENS["program"])
+        assert unit.beliefs.cost_usd(card.name, ()) == pytest.approx(expected, rel=COST_GRID)
