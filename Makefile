@@ -82,6 +82,7 @@ prove-refresh: env ## the nightly loop: promotes where a model got worse and dea
 headline: env    ## the comparisons on real models in docs/results.md, replayed from recordings without a model
 	$(BIN)/python benchmarks/headline.py
 	$(BIN)/python benchmarks/recorded_comparison.py
+	$(BIN)/python benchmarks/recorded_comparison.py --benchmarks scan --pool pools/specialists.toml
 
 providers: env   ## 200 mixed rows on strict imitations of six providers, and our ledger beside their bills
 	$(BIN)/python benchmarks/providers.py

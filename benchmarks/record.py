@@ -18,7 +18,7 @@ large batches; `--replies FILE` records from its replies in place of servers on 
 `--rejudge` asks no model: it answers again from the replies of the parts that are there, and writes down who is right.
 For parts that were recorded before a change to how a reply is read.
 
-    python benchmarks/record.py gsm8k:gsm8k.jsonl --sample 400 --pool pools/word_plans.toml --plans --entries qwen-1.5b
+    python benchmarks/record.py scan:scan.jsonl --pool pools/specialists.toml --plans --entries scan-specialist
 
 `--plans` has each question split by the pool's decomposer, and the entry answers every step: parts `ENTRY-plans`. With
 `--gold-plans` the rows' own decompositions stand in the decomposer's place: what the best plans would come to.

@@ -9,10 +9,10 @@ routes of every fit are kept, on the rows that choose operating points and on th
 whether they were right, the operating points and all figures are worked out from the recorded replies each time. Exit
 1 if a figure differs from the kept one.
 
-    python benchmarks/recorded_comparison.py --benchmarks gsm8k --pool pools/word_plans.toml
+    python benchmarks/recorded_comparison.py --benchmarks scan --pool pools/specialists.toml
 
 Some benchmarks alone, with every entry that has a part there, plans too (`record.py --plans`); routes and figures are
-in files of their own, `gsm8k.routes.gz` and `gsm8k.comparison.json`.
+in files of their own, `scan.routes.gz` and `scan.comparison.json`.
 
 The same on other rows: `benchmarks/record.py` with `--out FOLDER` records them, `--recorded FOLDER --fit` compares on
 them.

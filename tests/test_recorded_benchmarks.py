@@ -16,8 +16,13 @@ from benchmarks.record import recorded_ids, sample
 from benchmarks.recorded_comparison import FIGURES, check, compared
 from benchmarks.recorded_table import main as table_main
 from benchmarks.recorded_table import table_of
+from r2.answering.open_unit import open_step, unit_of
 from r2.errors import InputFileError
+from r2.methods.router import make_router
+from r2.plan import Subtask
+from r2.pool.file.config import load_pool
 from r2.problem import Problem
+from r2.settings import AnswerSettings, Reasoning
 from tests.support.paths import ROOT
 
 QUESTIONS = [Problem(f"q{i}", f"What is {i} + 2?", i, str(i + 2), "arithmetic") for i in range(40)]
@@ -165,6 +170,9 @@ def test_what_lacks_a_part_is_left_out_by_name_of_what_is_pooled_and_not_of_its_
 def test_the_comparison_from_kept_routes_is_the_one_that_was_kept_and_other_rows_are_refused(tmp_path: Path, capsys):
     found = compared(ROOT / "benchmarks" / "recorded", "pools/local.toml", fits=False)
     assert check(found, ROOT / "benchmarks" / "recorded" / FIGURES) == 0
+    plans = compared(ROOT / "benchmarks" / "recorded", "pools/specialists.toml", ["scan"], fits=False)
+    assert check(plans, ROOT / "benchmarks" / "recorded" / f"scan.{FIGURES}") == 0
+    assert "scan-specialist-plans" in plans.models
     assert check(replace(found, n_fitted=found.n_fitted + 1), ROOT / "benchmarks" / "recorded" / FIGURES) == 1
     assert "Figures differ from those in" in capsys.readouterr().err
     for path in (ROOT / "benchmarks" / "recorded").glob("*"):
@@ -215,3 +223,19 @@ def test_what_is_asked_is_written_and_replies_made_elsewhere_become_the_recordin
     assert [row["cost_usd"] for row in rows] == pytest.approx([price] * 3)
     replies.write_text('{"weights": "x"}\n', "utf-8")
     assert f"{replies}:1: no reply of benchmarks/gguf_replies.py" in run("--replies", str(replies)).stderr
+
+
+def test_by_default_no_recorded_question_is_split():
+    """What docs/results.md says: the rule has the pool's entries answer them whole, so it makes no call of plans."""
+    pool = load_pool(ROOT / "pools" / "local.toml")
+    reasoning = Reasoning(routing="rule")
+    router = make_router(pool, AnswerSettings(input="", pool="pools/local.toml", reasoning=reasoning))
+    n = 0
+    for path in sorted((ROOT / "benchmarks" / "recorded").glob("*.questions.jsonl.gz")):
+        for line in gzip.decompress(path.read_bytes()).splitlines():
+            row = json.loads(line)
+            problem = Problem(row["id"], row["question"], benchmark=row["benchmark"], context=row.get("context", ""))
+            unit = unit_of(problem, router, open_step(Subtask("all"), router), 0.0003, None, is_answer=True)
+            assert unit.decompose is None, row["id"]
+            n += 1
+    assert n == 1292

@@ -84,7 +84,7 @@ def demo(
 SCORER = "local-scorer"
 """What the rule believes of the default pool: trained on other questions of these kinds (docs/results.md)."""
 VALUE_USD = 0.0003
-"""What a right answer is worth here: some ten times what one costs. Found on 150 other questions, of four values that
+"""What a right answer is worth here: some ten times what one costs. Found on 150 other questions, of two values that
 were tried (docs/results.md)."""
 
 
