@@ -54,7 +54,8 @@ from r2.pool.file.identity import answering_digests
 from r2.pool.file.recording import recorded_pool
 from r2.pool.opening import open_client
 from r2.problem import Problem
-from r2.problems.source import parse_source
+from r2.problems.source import Source, parse_source
+from r2.problems.split import split_of
 from r2.settings import AnswerSettings, Reasoning
 from storage.runs.journal import Journal
 from storage.sources.problem_files import gold_plans_of, problems_of, row_of
@@ -67,6 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="NAME:FILE of a benchmark, as in r2 evaluate")
     parser.add_argument("--sample", type=int, help="so many questions of each [default: all]")
+    parser.add_argument("--held-out", type=float, help="only the side of a split of this share that no training sees")
     parser.add_argument("--pool", default="pools/local.toml")
     parser.add_argument("--entries", help="NAME,... [default: every entry that answers]")
     parser.add_argument("--cot-tokens", type=int, default=320)
@@ -110,7 +112,7 @@ async def record(given: argparse.Namespace, pool: PoolConfig, entries: list[str]
             source = parse_source(text)
             name = part_name(given, source.name, entry)
             part = given.out / f"{name}.jsonl.gz"
-            problems = sample(list(problems_of(source, None, 0)), given.sample)
+            problems = questions_of(given, source)
             write_lines(given.out / f"{source.name}.questions.jsonl.gz", map(row_of, problems))
             router = router_of(given, pool, entry)
             if part.exists():
@@ -118,7 +120,7 @@ async def record(given: argparse.Namespace, pool: PoolConfig, entries: list[str]
                 if recorded_ids(part) == [problem.problem_id for problem in problems]:
                     continue
             began = time.monotonic()
-            gold = {p.problem_id: plan for p, plan in gold_plans_of(source, None, 0)} if given.gold_plans else {}
+            gold = gold_of(source, problems) if given.gold_plans else {}
             with Journal.open(given.work / f"{name}.journal") as journal:
                 found = await asked(problems, router, client, journal, given.in_flight, ends_at, gold)
             if replies.n_without:
@@ -152,7 +154,7 @@ async def write_asked(given: argparse.Namespace, pool: PoolConfig, entries: list
         for text, entry in itertools.product(given.sources, entries):
             router = router_of(given, pool, entry)
             method = method_named(router.settings.method)
-            for problem in sample(list(problems_of(parse_source(text), None, 0)), given.sample):
+            for problem in questions_of(given, parse_source(text)):
                 for call in next(method.run(problem, router)):
                     await client.complete(call, problem_id=problem.problem_id)
     given.asked.write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in replies.asked.values()))
@@ -169,7 +171,7 @@ async def rejudge(given: argparse.Namespace, pool: PoolConfig, entries: list[str
         if not part.exists():
             continue
         router = router_of(given, pool, entry)
-        problems = sample(list(problems_of(source, None, 0)), given.sample)
+        problems = questions_of(given, source)
         refuse_foreign(part, entry, pool, problems, router)
         replies, n_were_right = replies_in(part)
         if missing := {problem_id for problem_id, _ in replies} - {problem.problem_id for problem in problems}:
@@ -209,6 +211,13 @@ def replies_in(part: Path) -> tuple[dict[tuple[str, str], Completion], int]:
     return replies, sum(is_right.values())
 
 
+def questions_of(given: argparse.Namespace, source: Source) -> list[Problem]:
+    problems = list(problems_of(source, None, 0))
+    if given.held_out:
+        problems = [problem for problem in problems if split_of(problem.question, 0, given.held_out) == "test"]
+    return sample(problems, given.sample)
+
+
 def sample(problems: list[Problem], n: int | None) -> list[Problem]:
     """The `n` problems whose questions have the smallest hashes, in the order of the file; None: all."""
     chosen = {p.problem_id for p in sorted(problems, key=question_sha)[:n]}
@@ -217,6 +226,17 @@ def sample(problems: list[Problem], n: int | None) -> list[Problem]:
 
 def question_sha(problem: Problem) -> str:
     return hashlib.sha256(problem.question.encode()).hexdigest()
+
+
+def gold_of(source: Source, problems: list[Problem]) -> dict[str, Plan]:
+    """The gold plans of these problems, by id. InputFileError where one has none: nobody is to split it unasked."""
+    gold = {problem.problem_id: plan for problem, plan in gold_plans_of(source, None, 0)}
+    if without := [problem.problem_id for problem in problems if problem.problem_id not in gold]:
+        raise InputFileError(
+            f"{source}: {len(without)} of {len(problems)} questions have no gold plan, as {without[0]}. Give rows with "
+            "decompositions, or leave --gold-plans out."
+        )
+    return gold
 
 
 def part_name(given: argparse.Namespace, benchmark: str, entry: str) -> str:

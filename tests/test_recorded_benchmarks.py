@@ -109,6 +109,9 @@ def test_plans_are_recorded_with_every_call_and_are_an_entry_of_the_table(tmp_pa
     assert (set(cost), left_out) == ({"sim-32b", "sim-32b-plans"}, [])
     paid = [attempt[10] for line in lines for attempt in line["completion"]["attempts"]]
     assert cost["sim-32b-plans"] == pytest.approx(sum(paid))
+    none = subprocess.run([*command, "--gold-plans"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (none.returncode, none.stderr.count("\n")) == (2, 1), none.stderr
+    assert "4 of 4 questions have no gold plan" in none.stderr
     gold = json.loads((tmp_path / "gsm8k.jsonl").read_text("utf-8").splitlines()[0])
     steps = [{"question": "Compute 10 + 4"}, {"question": "Compute #1 * 3"}]
     (tmp_path / "gsm8k.jsonl").write_text(json.dumps(gold | {"decomposition": steps}) + "\n", "utf-8")
