@@ -83,6 +83,8 @@ def main() -> int:
     parser.add_argument("--gold-plans", action="store_true", help="the same with the gold plans of the rows")
     parser.add_argument("--rejudge", action="store_true", help="judge the recorded replies again; no model is asked")
     given = parser.parse_args()
+    if given.held_out is not None and not 0 < given.held_out < 1:
+        parser.error(f"--held-out {given.held_out}: expected a share between 0 and 1")
     try:
         pool = load_pool(given.pool)
         entries = given.entries.split(",") if given.entries else list(pool.models)
@@ -215,6 +217,8 @@ def questions_of(given: argparse.Namespace, source: Source) -> list[Problem]:
     problems = list(problems_of(source, None, 0))
     if given.held_out:
         problems = [problem for problem in problems if split_of(problem.question, 0, given.held_out) == "test"]
+    if not problems:
+        raise InputFileError(f"{source}: no question is left to record. Give more rows, or another --held-out.")
     return sample(problems, given.sample)
 
 

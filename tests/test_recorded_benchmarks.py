@@ -135,6 +135,7 @@ def test_plans_are_recorded_with_every_call_and_are_an_entry_of_the_table(tmp_pa
         (["nosuch:x.jsonl"], "no such benchmark"),
         (["gsm8k:missing.jsonl"], "no file missing.jsonl"),
         (["gsm8k:q.jsonl", "--entries", "nobody"], "'nobody' is not in the pool"),
+        (["arithmetic", "--held-out", "0.0000001"], "no question is left to record"),
     ],
 )
 def test_what_cannot_be_recorded_is_said_in_a_line(words: list[str], said: str, tmp_path: Path):
