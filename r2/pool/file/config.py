@@ -373,7 +373,14 @@ def _line_of(text: str, location: tuple[str, ...]) -> int:
     lines = text.splitlines()
     best, start = 1, 0
     for depth in range(1, len(location) + 1):
-        header = re.compile(r"^\s*\[\s*" + r"\s*\.\s*".join(f'"?{re.escape(p)}"?' for p in location[:depth]) + r"\s*\]")
+        if location[depth - 1].isdigit():  # the number of a [[table]]
+            each = re.compile(r"^\s*\[" + _header(location[: depth - 1]) + r"\]")
+            tables = [number for number, line in enumerate(lines) if each.match(line)]
+            if int(location[depth - 1]) < len(tables):
+                start = tables[int(location[depth - 1])]
+                best = start + 1
+            continue
+        header = re.compile(r"^\s*" + _header(location[:depth]))
         key = re.compile(
             rf'^\s*"?{re.escape(location[depth - 1])}"?\s*[=.]|[{{,]\s*"?{re.escape(location[depth - 1])}"?\s*='
         )
@@ -387,6 +394,11 @@ def _line_of(text: str, location: tuple[str, ...]) -> int:
             if is_next_table and not header.match(lines[number]) and depth == len(location):
                 break
     return best
+
+
+def _header(location: tuple[str, ...]) -> str:
+    """A pattern of a table's name in brackets."""
+    return r"\[\s*" + r"\s*\.\s*".join(f'"?{re.escape(part)}"?' for part in location) + r"\s*\]"
 
 
 Endpoint = Literal["http", "local", "policy", "vllm", "simulated", "recording"]

@@ -153,6 +153,15 @@ def test_examples_that_cannot_be_shown_are_refused_by_place(tmp_path: Path, mode
     assert said in str(refused.value)
 
 
+def test_of_tables_written_apart_the_line_of_the_bad_one_is_named(tmp_path: Path):
+    good, bad = '[[models.a.examples]]\nquestion = "q"\nreply = "r"\n', '[[models.a.examples]]\nquestion = "q"\n'
+    file = pool_file(tmp_path, "direct", f"\n{good}\n{bad}\n{good}")
+    lines = file.read_text().splitlines()
+    at = [number for number, line in enumerate(lines, start=1) if line.startswith("[[")][1]
+    with pytest.raises(ConfigError, match=rf"pool\.toml:{at}: models\.a\.examples\.1\.reply: missing"):
+        load_pool(file)
+
+
 def test_calibration_measures_the_entry_as_it_is_asked(tmp_path: Path):
     async def scenario() -> list[dict[str, str]]:
         async with Loopback(after=answers("print(42)")) as server:
