@@ -4,10 +4,9 @@ network.
     python benchmarks/recorded_comparison.py                 from the kept routes; is each figure the one that was kept?
     python benchmarks/recorded_comparison.py --fit           fits every method anew, and keeps routes and figures
 
-Which models a method asked for a question, and whose answer it gave, is its *route*. Fitting takes many minutes, so the
-routes of every fit are kept, on the rows that choose operating points and on those that are judged. What they cost and
-whether they were right, the operating points and all figures are worked out from the recorded replies each time. Exit
-1 if a figure differs from the kept one.
+Fitting takes many minutes, so the routes of every fit are kept (r2/evaluation/recorded/playing.py), on the rows that
+choose operating points and on those that are judged. What they cost and whether they were right, the operating points
+and all figures are worked out from the recorded replies each time. Exit 1 if a figure differs from the kept one.
 
     python benchmarks/recorded_comparison.py --benchmarks scan --pool pools/specialists.toml
 
@@ -20,7 +19,6 @@ them.
 
 import argparse
 import gzip
-import hashlib
 import sys
 import tempfile
 import time
@@ -38,8 +36,7 @@ from flows.cli.recorded import print_recorded
 from r2.atomic import replacing
 from r2.errors import InputFileError, R2Error
 from r2.evaluation.recorded.comparison import RecordedComparison, from_json, to_json
-from r2.evaluation.recorded.playing import Done, Job, Plays, plays_of
-from r2.evaluation.recorded.table import OutcomeTable
+from r2.evaluation.recorded.playing import Done, Job, done_of, kept_of
 from tasks.evaluation.play_recorded import play_recorded, side_by_side
 
 FIGURES, ROUTES = "comparison.json", "routes.gz"
@@ -101,44 +98,20 @@ def say(line: str) -> None:
 def keeping(jobs: Sequence[Job], file: gzip.GzipFile) -> Iterator[Done]:
     """Runs the jobs, and writes one line for each: what it was, its settings, its routes."""
     for job, done in zip(jobs, side_by_side(jobs), strict=True):
-        routes: dict[tuple[tuple[str, ...], str], int] = {}
-        tables = [
-            [
-                [routes.setdefault(route, len(routes)) for route in zip(asked, answered, strict=True)]
-                for asked, answered in zip(plays.asked, plays.answered, strict=True)
-            ]
-            for plays in done.plays
-        ]
-        line = {"job": identity(job), "settings": done.settings, "routes": list(routes), "tables": tables}
-        file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        file.write(orjson.dumps(kept_of(job, done), option=orjson.OPT_APPEND_NEWLINE))
         yield done
 
 
 def kept(jobs: Sequence[Job], file: gzip.GzipFile) -> Iterator[Done]:
     """The jobs from the lines that `keeping` wrote. InputFileError where a line is of another job."""
     for job in jobs:
-        line = orjson.loads(file.readline() or b"{}")
-        if line.get("job") != identity(job):
+        done = done_of(job, orjson.loads(file.readline() or b"{}"))
+        if done is None:
             raise InputFileError(
                 f"{ROUTES}: kept for other methods or other rows ({job.label}). Fit anew: python "
                 "benchmarks/recorded_comparison.py --fit"
             )
-        routes = [(tuple(asked), answered) for asked, answered in line["routes"]]
-        yield Done(
-            tuple(line["settings"]),
-            tuple(_plays(routes, table, rows) for table, rows in zip(line["tables"], job.rows, strict=True)),
-        )
-
-
-def _plays(routes: list[tuple[tuple[str, ...], str]], table: list[list[int]], rows: OutcomeTable) -> Plays:
-    asked = [[routes[code][0] for code in setting] for setting in table]
-    return plays_of(asked, [[routes[code][1] for code in setting] for setting in table], rows)
-
-
-def identity(job: Job) -> str:
-    """Of its name and its rows."""
-    ids = [[problem.problem_id for problem in rows.problems] for rows in (job.fit, *job.rows)]
-    return hashlib.blake2b(orjson.dumps([job.label, ids]), digest_size=12).hexdigest()
+        yield done
 
 
 def check(found: RecordedComparison, figures: Path) -> int:

@@ -43,6 +43,7 @@ def evaluate_recorded(given: Mapping[str, Any]) -> int:
     starting()
     # Here and not above: --help need not wait for it.
     from storage.evaluations.recorded import keep_recorded, recorded_id
+    from storage.evaluations.recorded_jobs import KeptJobs
     from storage.sources.outcome_tables import read_outcome_tables
     from tasks.evaluation.play_recorded import play_recorded
 
@@ -54,8 +55,11 @@ def evaluate_recorded(given: Mapping[str, Any]) -> int:
         return 0
     check_lake(lake)
     models_dir = Path(given["models_dir"] or MODELS_DIR)
-    comparison = play_recorded(outcomes, test, names, say, models_dir=models_dir, **further)
-    path = keep_recorded(lake, recorded_id(outcomes, test, names, **further), comparison)
+    comparison_id = recorded_id(outcomes, test, names, **further)
+    kept = KeptJobs(lake, comparison_id)
+    comparison = play_recorded(outcomes, test, names, say, models_dir=models_dir, kept=kept, **further)
+    path = keep_recorded(lake, comparison_id, comparison)
+    kept.finished()
     print_recorded(comparison)
     print(path)
     return 0

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from r2.errors import ConfigError
@@ -17,6 +18,7 @@ from r2.evaluation.recorded.table import OutcomeTable
 from r2.lifeline import killed_with
 from r2.settings import MODELS_DIR
 from r2.training.recorded_methods import recorded_methods, train_on_the_gpu
+from storage.evaluations.recorded_jobs import KeptJobs
 from storage.sources.outcome_tables import read_outcome_tables
 
 N_BOOTSTRAP = 2000
@@ -33,10 +35,12 @@ def play_recorded(
     n_folds: int = N_FOLDS,
     models_dir: Path = MODELS_DIR,
     each: Each | None = None,
+    kept: KeptJobs | None = None,
 ) -> RecordedComparison:
     """Every method on the rows of `outcomes` by cross-fitting in `n_folds`, or on those of `test` where there are any;
     trained ones once for each seed, from bases in `models_dir`. `say` gets lines of progress, and what of the files is
-    not used. `each` does the fitting and playing; None: this machine, side by side where there is enough of it.
+    not used. `each` does the fitting and playing; None: this machine, side by side where there is enough of it. Then
+    `kept` keeps what is finished, and what it has from a comparison that was stopped is not done again.
 
     Raises InputFileError and ConfigError for files, rows and methods that nothing can be learned or played from.
     """
@@ -53,16 +57,22 @@ def play_recorded(
 
     n_rows = table.n_problems + (0 if unseen is None else unseen.n_problems)
     in_processes = n_rows >= ROWS_FOR_PROCESSES and not train_on_the_gpu(chosen)
-    each = each or (side_by_side if in_processes else one_by_one)
+    run = run_job if kept is None else kept.run
+    plain = each or partial(side_by_side if in_processes else one_by_one, run=run)
+
+    def each_said(jobs: Sequence[Job]) -> Iterator[Done]:
+        if kept is not None and (n := sum(map(kept.has, jobs))):
+            say(f"{n} of {len(jobs)} fits are there from before this comparison was stopped; they are not made again")
+        return plain(jobs)
 
     def progress(line: str) -> None:
         say(f"{line} ({time.monotonic() - started:.0f} s)")
 
     if unseen is None:
-        played = cross_fitted(table, chosen, progress, each, n_folds)
+        played = cross_fitted(table, chosen, progress, each_said, n_folds)
     else:
         check_test(table, unseen)
-        played = on_test_rows(table, unseen, chosen, progress, each)
+        played = on_test_rows(table, unseen, chosen, progress, each_said)
     return RecordedComparison(
         tuple(map(str, outcomes)),
         tuple(map(str, test)),
@@ -78,17 +88,17 @@ def play_recorded(
     )
 
 
-def side_by_side(jobs: Sequence[Job]) -> Iterator[Done]:
+def side_by_side(jobs: Sequence[Job], run: Callable[[Job], Done] = run_job) -> Iterator[Done]:
     """Jobs in as many processes as there are cores for us. Each fits in one thread: more would fight for the cores.
-    Whatever ends it, jobs that have not begun are not begun any more."""
+    Whatever ends it, jobs that have not begun are not begun any more. `run` can be pickled."""
     n = min(len(os.sched_getaffinity(0)), len(jobs))
     if n < 2:
-        yield from one_by_one(jobs)
+        yield from one_by_one(jobs, run)
         return
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(n, spawn, initializer=_in_one_thread, initargs=(os.getpid(),))
     try:
-        yield from pool.map(run_job, jobs)
+        yield from pool.map(run, jobs)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

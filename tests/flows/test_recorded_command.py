@@ -88,7 +88,7 @@ def test_counts_that_mean_nothing_are_refused(tmp_path: Path):
         (["--outcomes", "FILE", "--max-cost-usd", "1"], "--max-cost-usd: has no meaning with --outcomes"),
         (["--outcomes", "FILE", "--methods", "tot"], "--methods tot: no method on recorded answers"),
         (["--outcomes", "FILE", "--test", "FILE"], "--test: every question is in --outcomes too"),
-        (["--outcomes", "none.parquet"], "none.parquet: no such file"),
+        (["--outcomes", "none.parquet"], "none.parquet: cannot be read: No such file"),
     ],
 )
 def test_what_cannot_be_done_is_said(tmp_path: Path, words: list[str], message: str):

@@ -3,12 +3,18 @@
 A job fits a method on some rows and plays all its settings on others. Jobs depend on nothing of each other, so that
 they may run side by side: `Each` says how, and `one_by_one` is the plain way. All that a job holds can be pickled,
 where its method's `fit` is a function of a module.
+
+Which models a policy asked for a question, and whose answer it gave, is its *route*. What a job came to is kept as
+routes; what they cost and whether they were right is worked out from the rows.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import orjson
 
 from r2.evaluation.outcomes import FloatArray
 from r2.evaluation.recorded.method import TableMethod, TablePolicy
@@ -60,9 +66,41 @@ def run_job(job: Job) -> Done:
     return Done(tuple(policy.settings), tuple(play(policy, rows) for rows in job.rows))
 
 
-def one_by_one(jobs: Sequence[Job]) -> Iterator[Done]:
+def one_by_one(jobs: Sequence[Job], run: Callable[[Job], Done] = run_job) -> Iterator[Done]:
     """One job after the other, in this process."""
-    return map(run_job, jobs)
+    return map(run, jobs)
+
+
+def identity(job: Job) -> str:
+    """Of its label and its rows."""
+    ids = [[problem.problem_id for problem in rows.problems] for rows in (job.fit, *job.rows)]
+    return hashlib.blake2b(orjson.dumps([job.label, ids]), digest_size=12).hexdigest()
+
+
+def kept_of(job: Job, done: Done) -> dict[str, Any]:
+    """What a job came to, as JSON can hold it: `job`, the identity; `settings`; `routes`, each once; and for each table
+    of the job, each setting and each row the number of its route."""
+    routes: dict[tuple[tuple[str, ...], str], int] = {}
+    tables = [
+        [
+            [routes.setdefault(route, len(routes)) for route in zip(asked, answered, strict=True)]
+            for asked, answered in zip(plays.asked, plays.answered, strict=True)
+        ]
+        for plays in done.plays
+    ]
+    return {"job": identity(job), "settings": done.settings, "routes": list(routes), "tables": tables}
+
+
+def done_of(job: Job, kept: Mapping[str, Any]) -> Done | None:
+    """Inverse of `kept_of`; None for what is of another job."""
+    if kept.get("job") != identity(job):
+        return None
+    routes = [(tuple(asked), answered) for asked, answered in kept["routes"]]
+    plays = []
+    for codes, rows in zip(kept["tables"], job.rows, strict=True):
+        asked, answered = ([[routes[code][part] for code in setting] for setting in codes] for part in (0, 1))
+        plays.append(plays_of(asked, answered, rows))
+    return Done(tuple(kept["settings"]), tuple(plays))
 
 
 def play(policy: TablePolicy, table: OutcomeTable) -> Plays:
