@@ -201,7 +201,8 @@ def calibrate(
 ) -> None:
     """Measure each model's accuracy per skill on generated questions.
 
-    With --write the accuracies are kept as its profile.
+    With --write the accuracies are kept as its profile. A calibration that was
+    stopped goes on with the same command, and pays for no answer twice.
 
     Examples:
 
@@ -210,7 +211,8 @@ def calibrate(
     """
     import asyncio
 
-    from r2.pool.calibrate import calibrate_pool, write_profiles
+    from r2.pool.calibrate import write_profiles
+    from tasks.evaluation.calibrate_once import calibrate_once
 
     config = load_pool(pool)
     if write:
@@ -220,7 +222,7 @@ def calibrate(
             config.roster().require(name)
         config = config.only(model)
     config.check_keys()
-    measured = asyncio.run(calibrate_pool(config, models_dir, state_dir(), n, seed, skill or (), say))
+    measured = asyncio.run(calibrate_once(config, models_dir, state_dir(), n, seed, skill or (), say))
     print_measured(f"{pool}, {n} questions per skill", measured, n, core_hour_usd)
     if write:
         write_profiles(config, measured, n, core_hour_usd)

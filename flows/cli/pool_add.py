@@ -150,8 +150,9 @@ def add(
     """
     import asyncio
 
-    from r2.pool.calibrate import calibrate_pool, write_profiles
+    from r2.pool.calibrate import write_profiles
     from r2.pool.file.new_entry import adding
+    from tasks.evaluation.calibrate_once import calibrate_once
 
     pool, names = _words(words)
     given, asked = _skills(skill or [], may_measure=measure)
@@ -179,7 +180,7 @@ def add(
         if measure:
             config.check_keys()
             alone = config.only(names)
-            measured = asyncio.run(calibrate_pool(alone, models_dir, state_dir(), n, seed, asked, say))
+            measured = asyncio.run(calibrate_once(alone, models_dir, state_dir(), n, seed, asked, say))
             for one in measured:
                 if one.why_unmeasured:
                     raise EndpointError(f"{one.model}: could not be measured, and is not written: {one.why_unmeasured}")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
+from typing import Final
 
 import tomlkit
 
@@ -22,6 +23,7 @@ from r2.atomic import write_atomically
 from r2.call import Call, Completion
 from r2.errors import ConfigError, failure
 from r2.pool.client.client import PoolClient
+from r2.pool.client.ports import CallJournal, NoJournal
 from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.file.entry_text import with_table
 from r2.pool.opening import open_client
@@ -33,6 +35,7 @@ from r2.problems.checks import extract_answer
 COT_TOKENS = 256
 SERVED_HERE = ("local", "policy")
 """Kinds of endpoints that this machine computes: their speed gives their price."""
+_NO_JOURNAL: Final = NoJournal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +130,14 @@ async def calibrate_pool(
     seed: int,
     only: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
+    journal: CallJournal = _NO_JOURNAL,
 ) -> list[Calibration]:
     """Asks every entry every skill question (of the skills in `only`, where it names some). Models that this machine
     computes get one call at a time, so that the measured speed is a single request's. `report` is given a line for each
-    entry and skill that is done."""
+    entry and skill that is done. What `journal` has is not asked again."""
     skills = skill_questions(n, seed, only)
     async with open_client(pool, models_dir=models_dir, log_dir=state_dir / "logs", state_dir=state_dir) as client:
-        return [await _measure(pool, client, name, skills, n, report) for name in pool.models]
+        return [await _measure(pool, client, name, skills, n, report, journal) for name in pool.models]
 
 
 async def _measure(
@@ -143,6 +147,7 @@ async def _measure(
     skills: dict[str, list[SkillQuestion]],
     n: int,
     report: Callable[[str], None],
+    journal: CallJournal,
 ) -> Calibration:
     table, card = pool.models[model], pool.roster()[model]
     at_once = asyncio.Semaphore(1 if endpoint_kind(table.endpoint) in SERVED_HERE else 8)
@@ -156,14 +161,14 @@ async def _measure(
         limit = benchmark.answer_tokens if is_short else max(COT_TOKENS, benchmark.answer_tokens)
         async with at_once:
             call = Call(model, messages, "calibrate", limit)
-            return problem, await client.complete(call, problem_id=problem.problem_id)
+            return problem, await client.complete(call, problem_id=problem.problem_id, journal=journal)
 
     async def result(problem: Problem, completion: Completion) -> str:
         """What the reply comes to; of an entry that writes programs, what its program prints."""
         if table.prompt_mode != "program":
             return extract_answer(completion.text)
         run = program_call(Call(model, (), "calibrate", 1), completion)
-        ran = None if run is None else await client.complete(run, problem_id=problem.problem_id)
+        ran = None if run is None else await client.complete(run, problem_id=problem.problem_id, journal=journal)
         return extract_answer(with_result(completion, ran).text)
 
     right_by_skill: dict[str, int | None] = {}

@@ -1,6 +1,6 @@
 """What the pool client meets at its edges: the journal that makes calls durable, and the address a model answers at.
 
-`storage/runs/journal.py` implements `CallJournal`; `NoJournal` is for pings, calibration and tests.
+`storage/runs/journal.py` implements `CallJournal`; `NoJournal` is for pings and tests.
 `r2/pool/servers/endpoints.py` starts or finds the servers and gives one `Address` per pool entry.
 """
 
