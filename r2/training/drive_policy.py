@@ -16,6 +16,7 @@ from r2.answering.protocol import Router, Trajectory
 from r2.answering.route import solve
 from r2.call import Call, Completion, Purpose
 from r2.errors import TrainingError, failure
+from r2.pool.client.ports import CallJournal
 from r2.pool.file.config import PoolConfig
 from r2.pool.opening import open_client
 from r2.problem import Problem
@@ -75,10 +76,13 @@ async def execute(
     models_dir: Path,
     state_dir: Path,
     log_dir: Path,
+    journal: CallJournal,
+    already_paid_usd: float,
     max_in_flight: int = 32,
 ) -> HeldOutAnswers:
-    """Answers every problem once. PoolFileError or EndpointError before the first call; TrainingError where the pool
-    failed for some of the problems."""
+    """Answers every problem once. What `journal` has is not asked again; `already_paid_usd` is what it was paid for.
+    PoolFileError or EndpointError before the first call; TrainingError where the pool failed for some of the
+    problems."""
     policed = router_with_policies(router, list(policies), mode)
     async with open_client(pool, models_dir=models_dir, log_dir=log_dir, state_dir=state_dir) as client:
         partners = {ENTRY[purpose]: Partner(policy, policed.roster) for purpose, policy in policies.items()}
@@ -88,7 +92,7 @@ async def execute(
             async def complete(call: Call) -> Completion:
                 if call.model in partners:
                     return await partners[call.model].complete(call)
-                return await client.complete(call, problem_id=problem.problem_id)
+                return await client.complete(call, problem_id=problem.problem_id, journal=journal)
 
             finished.append(await drive(problem, solve(problem, policed), complete))
 
@@ -97,9 +101,9 @@ async def execute(
         if n_lost:
             raise TrainingError(
                 f"the pool failed for {n_lost} of {len(problems)} held-out problems, so that the policy cannot be "
-                "measured. Run the same command again when it is up; what was trained is kept."
+                "measured. Run the same command again when it is up; what was trained and answered is kept."
             )
-        return summed(finished, client.spent_usd)
+        return summed(finished, already_paid_usd + client.spent_usd)
 
 
 def summed(trajectories: Sequence[Trajectory], paid_usd: float) -> HeldOutAnswers:

@@ -30,6 +30,8 @@ from r2.settings import AnswerSettings, Frozen, Reasoning
 from r2.training.data import ChatRow, messages_of
 from r2.training.ranks import is_writer
 from r2.training.sft.settings import PolicyKind, SftSettings
+from storage.runs.journal import Journal
+from storage.runs.paid import paid_usd
 from tasks.cause import exit_code, message
 from tasks.training.training_rows import JOB, TrainingRows, held_out_problems, training_rows
 
@@ -181,18 +183,23 @@ def _executed(
     pool.check_keys()
     router = make_router(pool, AnswerSettings(input="", reasoning=Reasoning(seed=settings.seed)))
     problems = held_out_problems(settings)
-    done = asyncio.run(
-        execute(
-            problems,
-            policies,
-            settings.prompt_mode,
-            pool,
-            router,
-            models_dir=Path(settings.models_dir),
-            state_dir=state_dir(),
-            log_dir=spec.work_dir / "logs",
+    with Journal.open(spec.work_dir / "held_out.journal") as journal:
+        if journal.n_missing_at_open:
+            sys.stderr.write(f"r2: {journal.loss()}\n")
+        done = asyncio.run(
+            execute(
+                problems,
+                policies,
+                settings.prompt_mode,
+                pool,
+                router,
+                models_dir=Path(settings.models_dir),
+                state_dir=state_dir(),
+                log_dir=spec.work_dir / "logs",
+                journal=journal,
+                already_paid_usd=paid_usd(journal),
+            )
         )
-    )
     return metrics | done.metrics(), done.paid_usd
 
 

@@ -20,8 +20,11 @@ def test_what_was_answered_before_it_was_stopped_is_not_asked_again(tmp_path: Pa
                 return asyncio.create_task(calibrate_once(pool, tmp_path, tmp_path, 5, 0, ["add"], said.append))
 
             first = calibration()
-            while len(server.arrivals) < 5:
-                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            for _ in range(200):
+                if len(server.arrivals) == 5:
+                    break
+                await asyncio.sleep(0.05)
             await asyncio.sleep(0.2)  # the three answers are on disk
             first.cancel()
             with pytest.raises(asyncio.CancelledError):
