@@ -90,7 +90,7 @@ def play_recorded(
 
 def side_by_side(jobs: Sequence[Job], run: Callable[[Job], Done] = run_job) -> Iterator[Done]:
     """Jobs in as many processes as there are cores for us. Each fits in one thread: more would fight for the cores.
-    Whatever ends it, jobs that have not begun are not begun any more. `run` can be pickled."""
+    Whatever ends it, jobs that have not begun are not begun any more, and those in progress end. `run` can be pickled."""
     n = min(len(os.sched_getaffinity(0)), len(jobs))
     if n < 2:
         yield from one_by_one(jobs, run)
@@ -99,6 +99,10 @@ def side_by_side(jobs: Sequence[Job], run: Callable[[Job], Done] = run_job) -> I
     pool = ProcessPoolExecutor(n, spawn, initializer=_in_one_thread, initargs=(os.getpid(),))
     try:
         yield from pool.map(run, jobs)
+    except BaseException:
+        for process in multiprocessing.active_children():  # a fit may take an hour: it is not waited for
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
