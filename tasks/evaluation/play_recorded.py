@@ -90,7 +90,8 @@ def play_recorded(
 
 def side_by_side(jobs: Sequence[Job], run: Callable[[Job], Done] = run_job) -> Iterator[Done]:
     """Jobs in as many processes as there are cores for us. Each fits in one thread: more would fight for the cores.
-    Whatever ends it, jobs that have not begun are not begun any more, and those in progress end. `run` can be pickled."""
+    Whatever ends it, jobs that have not begun are not begun any more, and those in progress end. `run` must be
+    picklable."""
     n = min(len(os.sched_getaffinity(0)), len(jobs))
     if n < 2:
         yield from one_by_one(jobs, run)
