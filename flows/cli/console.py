@@ -166,14 +166,14 @@ def print_measured(title: str, measured: "Sequence[Calibration]", n: int, core_h
         table.add_column(heading, justify="right")
     for m in measured:
         price_in, price_out = m.core_hour_price(core_hour_usd)
+        speed = ["-"] * 5  # where nobody answered
+        if m.input_tokens_per_s:
+            speed = [f"{m.seconds_per_call:.2f}", f"{m.input_tokens_per_s:.0f}", f"{m.output_tokens_per_s:.1f}"]
+            speed += [f"{price_in:.3f}", f"{price_out:.3f}"]
         table.add_row(
             m.model,
             *("not measured" if right is None else f"{right}/{n}" for right in m.right_by_skill.values()),
-            f"{m.seconds_per_call:.2f}",
-            f"{m.input_tokens_per_s:.0f}",
-            f"{m.output_tokens_per_s:.1f}",
-            f"{price_in:.3f}",
-            f"{price_out:.3f}",
+            *speed,
             f"{m.cost_usd:.6f}",
         )
     results().print(table)

@@ -13,6 +13,7 @@ from rich.table import Table
 from flows.cli import options
 from flows.cli.console import print_measured, results, say
 from flows.cli.options import OUTPUT, POOL, flag
+from flows.support.terminal import this_command
 from r2.errors import ModelFetchError, PoolFileError
 from r2.pool.file.config import PoolConfig, endpoint_kind, load_pool
 from r2.shipped.place import refuse_shipped
@@ -189,6 +190,8 @@ def calibrate(
         flag(POOL, "--skill", metavar="NAME", help="A skill to measure. Repeatable.", default="all"),
     ] = None,
     n: Annotated[int, flag(POOL, "--n", metavar="N", help="Questions per skill.", min=1)] = 20,
+    dry_run: options.DryRun = False,
+    max_cost_usd: options.MaxCostUsd = None,
     core_hour_usd: options.CoreHourUsd = 0.05,
     write: Annotated[
         bool,
@@ -201,7 +204,7 @@ def calibrate(
 ) -> None:
     """Measure each model's accuracy per skill on generated questions.
 
-    With --write the accuracies are kept as its profile. A calibration that was
+    What it costs is printed first. With --write the accuracies are kept as its profile. A calibration that was
     stopped goes on with the same command, and pays for no answer twice.
 
     Examples:
@@ -211,7 +214,7 @@ def calibrate(
     """
     import asyncio
 
-    from r2.pool.calibrate import write_profiles
+    from r2.pool.calibrate import price_of_calibration, write_profiles
     from tasks.evaluation.calibrate_once import calibrate_once
 
     config = load_pool(pool)
@@ -221,8 +224,14 @@ def calibrate(
         for name in model:
             config.roster().require(name)
         config = config.only(model)
+    n_calls, about_usd, most_usd = price_of_calibration(config, n, seed, skill or ())
+    said = f"{len(config.models)} models, {n_calls} calls: about {about_usd:.6f} USD, at most {most_usd:.6f} USD"
+    if dry_run:
+        print(f"{pool}: {said}")
+        return
     config.check_keys()
-    measured = asyncio.run(calibrate_once(config, models_dir, state_dir(), n, seed, skill or (), say))
+    say(f"{pool}: {said}")
+    measured = asyncio.run(calibrate_once(config, models_dir, state_dir(), n, seed, skill or (), say, max_cost_usd))
     print_measured(f"{pool}, {n} questions per skill", measured, n, core_hour_usd)
     if write:
         write_profiles(config, measured, n, core_hour_usd)
@@ -230,7 +239,9 @@ def calibrate(
     for m in measured:
         if m.why_unmeasured is not None:
             say(f"{m.model}: some skills were not measured, and keep their figures: {m.why_unmeasured}")
-    raise typer.Exit(1 if any(m.why_unmeasured is not None for m in measured) else 0)
+    if any(m.why_unmeasured is not None for m in measured):
+        say(f"What was answered is kept. The same command goes on from there:\n  {this_command()}")
+        raise typer.Exit(1)
 
 
 def serve(

@@ -150,7 +150,7 @@ def add(
     """
     import asyncio
 
-    from r2.pool.calibrate import write_profiles
+    from r2.pool.calibrate import price_of_calibration, write_profiles
     from r2.pool.file.new_entry import adding
     from tasks.evaluation.calibrate_once import calibrate_once
 
@@ -180,6 +180,8 @@ def add(
         if measure:
             config.check_keys()
             alone = config.only(names)
+            n_calls, about_usd, most_usd = price_of_calibration(alone, n, seed, asked)
+            say(f"{n_calls} calls: about {about_usd:.6f} USD, at most {most_usd:.6f} USD")
             measured = asyncio.run(calibrate_once(alone, models_dir, state_dir(), n, seed, asked, say))
             for one in measured:
                 if one.why_unmeasured:

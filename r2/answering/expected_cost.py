@@ -52,11 +52,16 @@ def call_usd(card: ModelCard, messages: Sequence[Message], n_tokens: float) -> f
 def reply_tokens(problem: Problem, router: Router, mode: PromptMode, *, is_answer: bool) -> int:
     """How long the reply to a question, or to one step, is expected to be."""
     if not is_whole(problem, router):
-        n_tokens: float = RESULT_TOKENS[mode]
-        if mode == "cot" and is_answer and (n_thoughts := thoughts_of(problem)) is not None:
-            n_tokens = n_thoughts + RESULT_TOKENS["direct"]
-        return max(round(n_tokens), round(SHARE_OF_LIMIT * benchmark_of(problem).answer_tokens))
+        return result_tokens(problem, mode, is_answer=is_answer)
     return min(FREE_TOKENS[mode] if is_answer else FREE_STEP_TOKENS, router.settings.max_answer_tokens)
+
+
+def result_tokens(problem: Problem, mode: PromptMode, *, is_answer: bool) -> int:
+    """The same of a reply that ends in a result, and is no answer in full."""
+    n_tokens: float = RESULT_TOKENS[mode]
+    if mode == "cot" and is_answer and (n_thoughts := thoughts_of(problem)) is not None:
+        n_tokens = n_thoughts + RESULT_TOKENS["direct"]
+    return max(round(n_tokens), round(SHARE_OF_LIMIT * benchmark_of(problem).answer_tokens))
 
 
 def cost_ref_usd(problem: Problem, router: Router) -> float:

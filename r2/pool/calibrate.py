@@ -17,11 +17,13 @@ from typing import Final
 
 import tomlkit
 
-from r2.answering.programs import program_call, with_result
+from r2.answering.expected_cost import call_usd, result_tokens
+from r2.answering.programs import WORST_USD, program_call, with_result
 from r2.answering.prompts import solve_messages
 from r2.atomic import write_atomically
 from r2.call import Call, Completion
 from r2.errors import ConfigError, failure
+from r2.ledger import worst_cost_usd
 from r2.pool.client.client import PoolClient
 from r2.pool.client.ports import CallJournal, NoJournal
 from r2.pool.file.config import PoolConfig, endpoint_kind
@@ -31,6 +33,7 @@ from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
 from r2.problems.benchmark import benchmark_of, judge
 from r2.problems.checks import extract_answer
+from r2.roster import ModelCard
 
 COT_TOKENS = 256
 SERVED_HERE = ("local", "policy")
@@ -122,6 +125,36 @@ def _arithmetic_questions(n: int, seed: int) -> dict[str, list[Problem]]:
     return skills
 
 
+def price_of_calibration(pool: PoolConfig, n: int, seed: int, only: Sequence[str] = ()) -> tuple[int, float, float]:
+    """(calls, what they will cost about, what they may cost at most) in USD; programs are no calls, and cost too.
+    ConfigError for an unknown skill."""
+    roster = pool.roster()
+    questions = [question for asked in skill_questions(n, seed, only).values() for question in asked]
+    n_calls, about_usd, most_usd = 0, 0.0, 0.0
+    for name in pool.models:
+        card = roster[name]
+        for question in questions:
+            call = _call(card, question)
+            n_calls += 1
+            is_answer = question.task is None
+            n_tokens = result_tokens(question.problem, card.prompt_mode, is_answer=is_answer)
+            about_usd += call_usd(card, call.messages, n_tokens)
+            most_usd += worst_cost_usd(card.price, card.worst_case(call.messages, call.max_output_tokens, None))
+            most_usd += WORST_USD if card.prompt_mode == "program" else 0.0
+    return n_calls, about_usd, most_usd
+
+
+def _call(card: ModelCard, question: SkillQuestion) -> Call:
+    """The call that asks an entry this question, as the solver would."""
+    benchmark = benchmark_of(question.problem)
+    messages = solve_messages(
+        question.problem, question.task, question.results, card.prompt_mode, benchmark.wording, examples=card.examples
+    )
+    is_short = card.prompt_mode in ("direct", "bare")
+    limit = benchmark.answer_tokens if is_short else max(COT_TOKENS, benchmark.answer_tokens)
+    return Call(card.name, messages, "calibrate", limit)
+
+
 async def calibrate_pool(
     pool: PoolConfig,
     models_dir: Path,
@@ -131,12 +164,25 @@ async def calibrate_pool(
     only: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
     journal: CallJournal = _NO_JOURNAL,
+    *,
+    run_account: str | None = None,
+    max_cost_usd: float | None = None,
+    already_spent_usd: float = 0.0,
 ) -> list[Calibration]:
     """Asks every entry every skill question (of the skills in `only`, where it names some). Models that this machine
     computes get one call at a time, so that the measured speed is a single request's. `report` is given a line for each
-    entry and skill that is done. What `journal` has is not asked again."""
+    entry and skill that is done. What `journal` has is not asked again. `run_account`, `max_cost_usd` and
+    `already_spent_usd`: see `PoolClient`; past the cap nothing more is measured."""
     skills = skill_questions(n, seed, only)
-    async with open_client(pool, models_dir=models_dir, log_dir=state_dir / "logs", state_dir=state_dir) as client:
+    async with open_client(
+        pool,
+        models_dir=models_dir,
+        log_dir=state_dir / "logs",
+        state_dir=state_dir,
+        run_account=run_account,
+        max_cost_usd=max_cost_usd,
+        already_spent_usd=already_spent_usd,
+    ) as client:
         return [await _measure(pool, client, name, skills, n, report, journal) for name in pool.models]
 
 
@@ -153,15 +199,9 @@ async def _measure(
     at_once = asyncio.Semaphore(1 if endpoint_kind(table.endpoint) in SERVED_HERE else 8)
 
     async def ask(question: SkillQuestion) -> tuple[Problem, Completion]:
-        problem, benchmark = question.problem, benchmark_of(question.problem)
-        messages = solve_messages(
-            problem, question.task, question.results, card.prompt_mode, benchmark.wording, examples=card.examples
-        )
-        is_short = table.prompt_mode in ("direct", "bare")
-        limit = benchmark.answer_tokens if is_short else max(COT_TOKENS, benchmark.answer_tokens)
+        problem = question.problem
         async with at_once:
-            call = Call(model, messages, "calibrate", limit)
-            return problem, await client.complete(call, problem_id=problem.problem_id, journal=journal)
+            return problem, await client.complete(_call(card, question), problem_id=problem.problem_id, journal=journal)
 
     async def result(problem: Problem, completion: Completion) -> str:
         """What the reply comes to; of an entry that writes programs, what its program prints."""

@@ -1,8 +1,9 @@
 """Jobs of a comparison on recorded answers (r2/evaluation/recorded/playing.py) that are finished while it is not:
-`<lake>/_recorded/<id>.jobs/<job>.json`. A comparison that was stopped goes on with them; when it is finished they go.
+`<lake>/_recorded/<id>.jobs/<code>/<job>.json`. A comparison that was stopped goes on with them; once it is there they
+go.
 
-A job is kept by the process that ran it, at once. What another version of the code fitted is not taken: the folder of a
-job's file is named by the code's digest too.
+A job is kept by the process that ran it, at once. `<code>` is a digest of the code: what other code fitted is not
+taken.
 """
 
 import hashlib

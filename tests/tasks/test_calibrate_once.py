@@ -43,6 +43,25 @@ def test_what_was_answered_before_it_was_stopped_is_not_asked_again(tmp_path: Pa
     assert not list((tmp_path / FOLDER).iterdir())
 
 
+def test_past_its_cap_nothing_is_measured_and_what_was_answered_is_kept(tmp_path: Path):
+    async def scenario() -> list[int]:
+        n_asked = []
+        async with Loopback(after=answers("7")) as server:
+            pool = write_pool(tmp_path, {"a": f'endpoint = "{server.base_url}"'})
+            for cap in (0.0002, 0.0002, None):
+                await calibrate_once(pool, tmp_path, tmp_path, 20, 0, ["add"], said.append, cap)
+                n_asked.append(len(server.arrivals))
+        return n_asked
+
+    said: list[str] = []
+    first, again, whole = asyncio.run(scenario())
+    assert 0 < first < 20, "a call costs 0.00002 USD, and may cost more: at most ten of them fit"
+    assert first <= again <= 10
+    assert whole == 20
+    assert "not measured" in said[0]
+    assert said[-1] == "a, add: 0 of 20 right, 0.000400 USD so far"
+
+
 def test_after_an_outage_what_was_answered_is_kept(tmp_path: Path):
     pool = write_pool(tmp_path, {"a": 'endpoint = "http://127.0.0.1:9/v1"'})
     measured = asyncio.run(calibrate_once(pool, tmp_path, tmp_path, 1, 0, ["add"], lambda _: None))

@@ -9,6 +9,7 @@ from r2.pool.calibrate import (
     Calibration,
     SkillQuestion,
     calibrate_pool,
+    price_of_calibration,
     skill_questions,
     speeds,
     write_profiles,
@@ -95,6 +96,11 @@ def test_a_simulated_pool_is_calibrated_and_its_file_keeps_its_comments(tmp_path
     but_one = [skill for skill in skill_questions(1, 0) if skill != "expression"]
     measured = asyncio.run(calibrate_pool(pool, tmp_path, tmp_path, 6, 0, but_one, said.append))
     assert len(said) == len(pool.models) * len(measured[0].right_by_skill)
+    n_calls, about_usd, most_usd = price_of_calibration(pool, 6, 0, but_one)
+    paid_usd = sum(m.cost_usd for m in measured)
+    assert n_calls == len(pool.models) * len(but_one) * 6
+    assert about_usd / 5 < paid_usd < 2 * about_usd, "steps of SCAN are shorter than is expected"
+    assert paid_usd < most_usd
     assert said[0].startswith("sim-0.6b, add: ")
     right = {m.model: m.right_by_skill["multiply"] for m in measured}
     assert right["sim-400b"] == 6
