@@ -23,6 +23,7 @@ def plans(
     plan_tokens: Annotated[
         int, flag(ROUTER, "--plan-tokens", metavar="N", help="Output limit of a plan, in tokens.")
     ] = 200,
+    dry_run: options.DryRun = False,
     max_cost_usd: options.MaxCostUsd = None,
     lake: options.PlainLake = options.DEFAULT_LAKE,
 ) -> None:
@@ -43,20 +44,26 @@ def plans(
     from r2.pool.file.config import load_pool
     from r2.problems.source import parse_source
     from storage.sources.problem_files import gold_plans_of
-    from tasks.labelling.ask_plans import ask_plans
+    from tasks.labelling.ask_plans import ask_plans, price_of_plans
 
     if not problems:
         raise ConfigError(f"--problems: name at least one source with gold plans: {', '.join(gold_plan_names())}.")
     if limit < 1:
         raise ConfigError(f"--limit {limit}: expected at least 1.")
     config = load_pool(pool)
-    config.check_keys()
     name = decomposer or config.router.decomposer
     config.roster().require(name)
     sources = {text: list(gold_plans_of(parse_source(text), limit, seed, data_dir)) for text in problems}
     if empty := [text for text, found in sources.items() if not found]:
         raise ConfigError(f"--problems {', '.join(empty)}: no question with a gold plan.")
     everything = [pair for found in sources.values() for pair in found]
+    about_usd, most_usd = price_of_plans(config, name, everything, plan_tokens)
+    said = f"{len(everything)} plans of {name}: about {about_usd:.6f} USD, at most {most_usd:.6f} USD"
+    if dry_run:
+        print(said)
+        return
+    config.check_keys()
+    say(said)
     answered, cost_usd, n_failed = uvloop.run(
         ask_plans(
             config, name, everything, lake / "_plans", models_dir, plan_tokens=plan_tokens, max_cost_usd=max_cost_usd

@@ -246,6 +246,9 @@ def test_a_part_that_is_not_in_the_pool_is_named_before_anything_is_paid(tmp_pat
 
 def test_plans_are_compared_with_gold_plans_and_paid_for_once(tmp_path: Path):
     flags = ["plans", "--problems", "scan", "--pool", str(SIMULATED), "--limit", "12", "--lake", str(tmp_path / "lake")]
+    dry = CliRunner().invoke(app, [*flags, "--dry-run"])
+    assert dry.stdout.startswith("12 plans of sim-8b: about 0.000")
+    assert not (tmp_path / "lake").exists()
     first = CliRunner().invoke(app, flags)
     assert first.exit_code == 0, first.output
     for line in ("step count error", "coverage of gold steps", "order kept", "coherence score, gold"):
