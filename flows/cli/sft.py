@@ -215,6 +215,31 @@ def _print_estimate(settings: Any) -> None:
         )
     results().print(table)
     print("Minutes: without examination, by speeds measured on two CPU cores; other work on the machine adds to them.")
+    if settings.pool is not None and settings.n_executed and settings.policy != "specialist":
+        _print_executed(settings)
+
+
+def _print_executed(settings: Any) -> None:
+    """What the held-out problems cost that the policies are executed for. What a policy writes is not paid for."""
+    from r2.methods.estimate import estimate_calls, rows_of
+    from r2.methods.expected import RANGE
+    from r2.methods.router import make_router
+    from r2.pool.file.config import load_pool
+    from r2.settings import AnswerSettings
+    from tasks.training.training_rows import JOB, held_out_problems
+
+    router = make_router(load_pool(settings.pool), AnswerSettings(input=""))
+    problems = held_out_problems(settings)
+    prices = {name: card.price for name, card in router.roster.by_name.items()}
+    calls = estimate_calls(router, prices, rows_of(problems, router))
+    usd, free = 0.0, set[str]()
+    for kind in settings.kinds:  # each is executed with those that were trained before it
+        free.add(JOB[kind])
+        usd += sum(call.cost_usd for call in calls if call.purpose not in free)
+    print(
+        f"{len(problems)} held-out problems executed on {settings.pool} with each policy: about {usd:.6f} USD, likely "
+        f"between {usd * RANGE[0]:.6f} and {usd * RANGE[1]:.6f}, if they do as well as the pool file's own router"
+    )
 
 
 def _print_trials(settings: Any) -> None:

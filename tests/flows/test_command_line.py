@@ -20,6 +20,7 @@ from flows.cli.command import CHANGED, RENAMED
 from flows.cli.console import print_calls
 from flows.cli.options import PANELS
 from flows.cli.root import JOBS, overview
+from flows.cli.sft import _print_executed
 from r2.errors import ConfigError
 from r2.evaluation.settings import EvaluateSettings
 from r2.evaluation.sweep import SweepSettings
@@ -366,6 +367,18 @@ def test_a_sweep_takes_negative_values_of_b_and_says_before_what_it_would_ask(tm
     assert isinstance(wrong.exception, ConfigError) and "--b 0,x: expected numbers" in str(wrong.exception)
     config = load(EvaluateSettings, ROOT / "configs/simulated/6_evaluate.toml", {})
     assert min(config.b) < 0, "the values that a shipped comparison tries"
+
+
+def test_a_training_says_before_what_executing_its_policies_costs(capsys: pytest.CaptureFixture[str]):
+    def about(policy: str) -> float:
+        chosen = {"labels": "labels", "policy": policy, "pool": str(ROOT / "pools/simulated.toml"), "problems": "scan"}
+        _print_executed(SftSettings.model_validate(chosen | {"n_executed": 12}))
+        [usd] = re.findall(r"^12 held-out problems .* about (\S+) USD, likely between", capsys.readouterr().out)
+        return float(usd)
+
+    one, other, both = about("decomposer"), about("allocator"), about("both")
+    assert one > 0 and other > 0
+    assert one < both < one + other, "the allocator is executed with the decomposer that was trained before it"
 
 
 def test_a_dry_run_says_about_what_it_costs_and_a_range_around_it(capsys: pytest.CaptureFixture[str]):
