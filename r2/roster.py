@@ -53,8 +53,9 @@ class ModelCard:
     hidden_output_tokens: int = 0
     takes_temperature: bool = True
     """False: it samples at a temperature of its own, so that the same request may be answered otherwise."""
-    profile_rows: int | None = None
-    """Questions per skill that `skills` were measured on; None: not known."""
+    profile_rows: int | Mapping[str, int] | None = None
+    """Questions that `skills` were measured on, of each or by skill; None, and of a skill that is not there: not
+    known."""
     examples: tuple[tuple[str, str], ...] = ()
     """Worked examples, (question, reply), that the entry is shown where it is asked in its own prompt mode."""
 

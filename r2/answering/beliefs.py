@@ -105,7 +105,7 @@ def eases_of(cards: Iterable[ModelCard], kinds: Iterable[str]) -> Eases:
     stock = [card for card in cards if card.prompt_mode != "bare"]
     return {
         kind: {
-            card.name: (TIER_MEANS[card.tier], _rows(card), _rows(card) * card.skills[kind])
+            card.name: (TIER_MEANS[card.tier], _rows(card, kind), _rows(card, kind) * card.skills[kind])
             for card in stock
             if kind in card.skills
         }
@@ -113,8 +113,9 @@ def eases_of(cards: Iterable[ModelCard], kinds: Iterable[str]) -> Eases:
     }
 
 
-def _rows(card: ModelCard) -> float:
-    return PROFILE_ROWS if card.profile_rows is None else card.profile_rows
+def _rows(card: ModelCard, kind: str) -> float:
+    rows = card.profile_rows.get(kind) if isinstance(card.profile_rows, Mapping) else card.profile_rows
+    return PROFILE_ROWS if rows is None else rows
 
 
 def usual(card: ModelCard, kind: str, eases: Eases) -> float | None:
@@ -166,7 +167,7 @@ def prior(
     named = next((kind for kind in kinds if kind in card.skills), None)
     if named is not None:
         mean = SPECIALIST_MEAN if card.prompt_mode == "bare" else usual(card, named, eases) or TIER_MEANS[card.tier]
-        return _shrunk(card.skills[named], _rows(card), mean)
+        return _shrunk(card.skills[named], _rows(card, named), mean)
     if card.skills and card.prompt_mode == "bare":
         return FOREIGN
     for kind in kinds:

@@ -28,6 +28,7 @@ from r2.pool.client.client import PoolClient
 from r2.pool.client.ports import CallJournal, NoJournal
 from r2.pool.file.config import PoolConfig, endpoint_kind
 from r2.pool.file.entry_text import with_table
+from r2.pool.file.tables import ModelTable
 from r2.pool.opening import open_client
 from r2.problem import Problem
 from r2.problems import arithmetic, scan, words
@@ -274,6 +275,15 @@ def speeds(observed: Sequence[tuple[int, int, float]]) -> tuple[float, float]:
     return overall, overall
 
 
+def _rows_by_skill(table: ModelTable, measured: Calibration, n: int) -> dict[str, int]:
+    """Questions that each skill of the profile was measured on, as far as that is known; empty where none was now."""
+    now = {skill: n for skill, right in measured.right_by_skill.items() if right is not None}
+    known = table.profile_rows
+    if known is None or not now:
+        return now
+    return (dict(known) if isinstance(known, Mapping) else dict.fromkeys(table.profile, known)) | now
+
+
 def write_profiles(
     pool: PoolConfig, measured: Sequence[Calibration], n: int, core_hour_usd: float, *, with_prices: bool = True
 ) -> None:
@@ -293,9 +303,11 @@ def write_profiles(
         profile.update(dict(pool.models[m.model].profile))
         profile.update({skill: round(right / n, 2) for skill, right in m.right_by_skill.items() if right is not None})
         entry["profile"] = profile
-        if now := {skill for skill, right in m.right_by_skill.items() if right is not None}:
-            before = pool.models[m.model].profile_rows
-            entry["profile_rows"] = n if before is None or now >= set(profile) else min(before, n)
+        if rows := _rows_by_skill(pool.models[m.model], m, n):
+            by_skill = tomlkit.inline_table()
+            by_skill.update(rows)
+            is_one = set(rows) == set(profile) and len(set(rows.values())) == 1
+            entry["profile_rows"] = n if is_one else by_skill
         if with_prices and m.why_unmeasured is None and endpoint_kind(pool.models[m.model].endpoint) in SERVED_HERE:
             price_in, price_out = m.core_hour_price(core_hour_usd)
             price = tomlkit.inline_table()

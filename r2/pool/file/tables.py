@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from r2.pool.file.vllm_table import VllmTable
 from r2.roster import PromptMode, Tier
@@ -209,8 +217,9 @@ class ModelTable(EndpointLimits):
     """False for entries that only decompose or allocate."""
     profile: Mapping[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     """Skill -> measured accuracy; written by `r2 pool calibrate`."""
-    profile_rows: int | None = Field(default=None, ge=1)
-    """Questions per skill that the profile was measured on, the fewest of any; written with it. None: not known."""
+    profile_rows: int | Mapping[str, int] | None = None
+    """Questions that each accuracy of the profile was measured on: one number for all skills, or skill -> number;
+    written with it. None, and of a skill that is not there: not known."""
     simulated: Mapping[str, float | Mapping[str, float]] = Field(default_factory=dict)
     """Parameters of a `simulated:` model; see r2/pool/simulated/process.py."""
     extra_body: Mapping[str, Any] = Field(default_factory=dict)
@@ -223,6 +232,17 @@ class ModelTable(EndpointLimits):
     hidden_output_tokens: int = Field(default=0, ge=0)
     """Generated tokens that the server may bill beyond the limit it was given, as those that count thinking beside the
     limit do. A bill above that closes the entry in a run with a money cap."""
+
+    @field_validator("profile_rows", mode="before")
+    @classmethod
+    def _are_counts_of_the_profile(cls, rows: object, info: ValidationInfo) -> object:
+        counts = rows if isinstance(rows, Mapping) else {} if rows is None else {"": rows}
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in counts.values()):
+            raise ValueError("expected a number of questions, 1 or more, or one by skill: {add = 75, multiply = 8}")
+        named = counts if isinstance(rows, Mapping) else ()
+        if unknown := [name for name in named if name not in info.data.get("profile", named)]:
+            raise ValueError(f"the profile has no {unknown[0]}; add its accuracy there, or take it out here")
+        return rows
 
     @field_validator("extra_body")
     @classmethod

@@ -46,6 +46,9 @@ def test_a_measured_skill_is_shrunk_to_the_mean_of_the_tier():
 def test_a_profile_on_many_questions_is_believed_more():
     assert prior(replace(card("small", add=0.8), profile_rows=8), ["add"]) == pytest.approx((8 * 0.8 + 4 * 0.5) / 12)
     assert prior(replace(card("small", add=0.8), profile_rows=500), ["add"]) == pytest.approx((400 + 2) / 504)
+    by_skill = replace(card("small", add=0.8, multiply=0.8), profile_rows={"add": 8})
+    assert prior(by_skill, ["add"]) == pytest.approx((8 * 0.8 + 4 * 0.5) / 12)
+    assert prior(by_skill, ["multiply"]) == pytest.approx((20 * 0.8 + 4 * 0.5) / 24), "20 where it is not said"
 
 
 def test_a_kind_that_the_other_entries_cannot_do_is_hard_for_this_one_too():

@@ -51,6 +51,18 @@ def test_a_good_file_gives_a_roster_cheapest_first(tmp_path: Path):
             r"pool.toml:5: models.a.price_usd_per_mtok: missing price",
         ),
         ('tier = "small"', 'tier = "tiny"', r"pool.toml:7: models.a.tier"),
+        ('tier = "small"', 'tier = "small"\nprofile_rows = 0', r"pool.toml:8: models.a.profile_rows: .* 1 or more"),
+        ('tier = "small"', 'tier = "small"\nprofile_rows = "many"', r"profile_rows: expected a number of questions"),
+        (
+            'tier = "small"',
+            'tier = "small"\nprofile = {add = 1.0}\nprofile_rows = {add = 0}',
+            r"pool.toml:9: models.a.profile_rows: expected a number of questions, 1 or more, or one by skill",
+        ),
+        (
+            'tier = "small"',
+            'tier = "small"\nprofile = {add = 1.0}\nprofile_rows = {add = 8, addd = 8}',
+            r"pool.toml:9: models.a.profile_rows: the profile has no addd",
+        ),
         ("input = 1.0", "input = -1.0", r"pool.toml:8: models.a.price_usd_per_mtok.input"),
         ('allocator = "a"', 'allocator = "zz"', r"router.allocator = 'zz' is not a model of this pool"),
         (
