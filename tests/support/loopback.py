@@ -4,7 +4,8 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -126,6 +127,31 @@ class Loopback:
             return await (self.script.pop(0) if self.script else self.after)(request)
         finally:
             self._together -= 1
+
+
+@dataclass(slots=True)
+class Lag:
+    """How late this loop was at most, in seconds."""
+
+    most_s: float = 0.0
+
+
+@asynccontextmanager
+async def measuring_lag() -> AsyncIterator[Lag]:
+    """Looks fifty times a second while the block lasts."""
+    lag = Lag()
+
+    async def look() -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.02)
+            lag.most_s = max(lag.most_s, time.monotonic() - began - 0.02)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield lag
+    finally:
+        looking.cancel()
 
 
 def free_port() -> int:

@@ -17,7 +17,17 @@ from r2.pool.client.client import PoolClient
 from r2.pool.client.ports import Address, NoJournal
 from r2.pool.file.config import PoolConfig
 from r2.pool.limits.aimd import Times
-from tests.support.loopback import Loopback, answers, cuts_the_body, hangs, hangs_up, reply_json, says, write_pool
+from tests.support.loopback import (
+    Loopback,
+    answers,
+    cuts_the_body,
+    hangs,
+    hangs_up,
+    measuring_lag,
+    reply_json,
+    says,
+    write_pool,
+)
 from tests.support.paths import ROOT
 
 
@@ -398,17 +408,19 @@ from r2.call import Call
 from r2.pool.client.client import PoolClient
 from r2.pool.file.config import load_pool
 from r2.pool.client.ports import Address
+from tests.support.loopback import measuring_lag
 async def main(pool, url, state, window_s, seconds, me):
     window_s, seconds = float(window_s), float(seconds)
     addresses = {"a": Address(url, "a")}
     async with PoolClient(load_pool(pool), addresses, state_dir=Path(state), rate_window_s=window_s) as client:
-        async with asyncio.timeout(seconds):
-            calls = [Call("a", (("user", f"{me} {i}"),), "solve", 16) for i in range(int(10 * seconds))]
-            await asyncio.gather(*(client.complete(c, problem_id=f"{me}{i}") for i, c in enumerate(calls)))
-try:
-    asyncio.run(main(*sys.argv[1:]))
-except TimeoutError:
-    pass
+        calls = [Call("a", (("user", f"{me} {i}"),), "solve", 16) for i in range(int(10 * seconds))]
+        try:
+            async with measuring_lag() as lag, asyncio.timeout(seconds):
+                await asyncio.gather(*(client.complete(c, problem_id=f"{me}{i}") for i, c in enumerate(calls)))
+        except TimeoutError:
+            pass
+        print(lag.most_s)
+asyncio.run(main(*sys.argv[1:]))
 """
 
 
@@ -427,22 +439,28 @@ def test_two_processes_keep_together_within_requests_and_tokens_over_any_window(
     pool = write_pool(tmp_path, {"a": limits})
     tokens_a_call = 15  # 10 in, 5 out, says the server
 
-    async def scenario() -> list[float]:
-        async with Loopback() as server:
+    async def scenario() -> tuple[list[float], float]:
+        async with Loopback() as server, measuring_lag() as lag:
             state = str(tmp_path / "state")
             args = [sys.executable, "-c", CALLER, str(pool.path), server.base_url, state, str(window_s), str(seconds)]
             callers = [
-                await asyncio.create_subprocess_exec(*args, name, cwd=ROOT, stderr=subprocess.DEVNULL) for name in "xy"
+                await asyncio.create_subprocess_exec(
+                    *args, name, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                )
+                for name in "xy"
             ]
-            await asyncio.gather(*(caller.wait() for caller in callers))
-            return [arrival.at for arrival in server.arrivals]
+            said = [(await caller.communicate())[0] for caller in callers]
+            return [arrival.at for arrival in server.arrivals], lag.most_s + max(map(float, said))
 
-    arrivals = sorted(asyncio.run(scenario()))
+    found, lag_s = asyncio.run(scenario())
+    arrivals = sorted(found)
     most_requests = requests_per_minute * window_s / 60
     most_tokens = tokens_per_minute * window_s / 60
     assert len(arrivals) > 1.3 * min(most_requests, most_tokens / tokens_a_call), "the limit is used, not only kept"
     for began in arrivals:
-        in_window = bisect_left(arrivals, began + window_s) - bisect_left(arrivals, began)
+        # A busy machine lets a call be seen so much later than it was allowed: what arrives in less than a window was
+        # allowed within one.
+        in_window = bisect_left(arrivals, began + window_s - lag_s) - bisect_left(arrivals, began)
         assert in_window <= most_requests
         assert in_window * tokens_a_call <= most_tokens
 
