@@ -58,7 +58,7 @@ def test_a_test_file_is_played_once_by_what_was_fitted_on_the_others(tmp_path: P
 
 
 def test_a_tuned_scorer_stands_against_its_own_start(tmp_path: Path):
-    one = write_rows(tmp_path / "one.jsonl", recorded_rows(60))
+    one = write_rows(tmp_path / "one.jsonl", recorded_rows(44))
     words = ["--outcomes", str(one), "--methods", "scorer,scorer_grpo", "--folds", "1", "--seeds", "2"]
     done = asked(*words, "--lake", str(tmp_path / "lake"))
     assert done.exit_code == 0, done.output
