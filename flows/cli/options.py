@@ -402,6 +402,13 @@ Threads = Annotated[
 
 # Money: what may be spent.
 
+
+def _above_zero(cap: float | None) -> float | None:
+    if cap is not None and not cap > 0:
+        raise ConfigError(f"--max-cost-usd {cap:g}: expected more than 0.")
+    return cap
+
+
 MaxCostUsd = Annotated[
     float | None,
     flag(
@@ -410,6 +417,7 @@ MaxCostUsd = Annotated[
         metavar="USD",
         help="Hard cap on what is paid, over all sessions. The command stops cleanly there.",
         default="no cap",
+        callback=_above_zero,
     ),
 ]
 

@@ -204,8 +204,9 @@ def calibrate(
 ) -> None:
     """Measure each model's accuracy per skill on generated questions.
 
-    What it costs is printed first. With --write the accuracies are kept as its profile. A calibration that was
-    stopped goes on with the same command, and pays for no answer twice.
+    What it costs is printed first. With --write the accuracies are kept as its
+    profile. A calibration that was stopped goes on with the same command and
+    pays for no answer twice.
 
     Examples:
 

@@ -30,7 +30,7 @@ class KeptJobs:
     def run(self, job: Job) -> Done:
         """What the job came to: as it is kept, else by running it, after which it is kept."""
         path = self._of(job)
-        done = done_of(job, orjson.loads(path.read_bytes())) if path.is_file() else None
+        done = _read(path, job) if path.is_file() else None
         if done is None:
             done = run_job(job)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,8 @@ class KeptJobs:
 
     def finished(self) -> None:
         """The comparison is there: nothing has to be kept any more."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder.exists():
+            shutil.rmtree(self._folder)
 
     @property
     def _folder(self) -> Path:
@@ -51,6 +52,14 @@ class KeptJobs:
 
     def _of(self, job: Job) -> Path:
         return self._folder / _code() / f"{identity(job)}.json"
+
+
+def _read(path: Path, job: Job) -> Done | None:
+    """None for a file that is damaged: the fit is made again."""
+    try:
+        return done_of(job, orjson.loads(path.read_bytes()))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return None
 
 
 @lru_cache(maxsize=1)

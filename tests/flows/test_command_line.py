@@ -369,6 +369,14 @@ def test_a_sweep_takes_negative_values_of_b_and_says_before_what_it_would_ask(tm
     assert min(config.b) < 0, "the values that a shipped comparison tries"
 
 
+@pytest.mark.parametrize("cap", ["-1", "0", "nan"])
+@pytest.mark.parametrize("words", [["answer", "q.jsonl"], ["plans", "--problems", "scan"], ["pool", "calibrate"]])
+def test_a_cap_that_lets_nothing_be_paid_is_refused(words: list[str], cap: str):
+    done = CliRunner().invoke(app, [*words, "--max-cost-usd", cap])
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception) == f"--max-cost-usd {cap}: expected more than 0."
+
+
 def test_a_training_says_before_what_executing_its_policies_costs(capsys: pytest.CaptureFixture[str]):
     def about(policy: str) -> float:
         chosen = {"labels": "labels", "policy": policy, "pool": str(ROOT / "pools/simulated.toml"), "problems": "scan"}

@@ -74,6 +74,20 @@ def test_a_finished_job_is_not_run_again(tmp_path: Path):
     assert fit.n == 3
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff\x00", None])
+def test_a_damaged_file_is_a_fit_to_make_again(tmp_path: Path, damage: bytes | None):
+    fit = Counting()
+    job, kept = job_of(tmp_path, fit), KeptJobs(tmp_path / "lake", "recorded-1")
+    first = kept.run(job)
+    [path] = (tmp_path / "lake").rglob("*.json")
+    stored = json.loads(path.read_bytes())
+    path.write_bytes(json.dumps(stored | {"routes": []}).encode() if damage is None else damage)
+    assert np.array_equal(kept.run(job).plays[0].cost_SQ, first.plays[0].cost_SQ)
+    assert fit.n == 2
+    kept.run(job)
+    assert fit.n == 2, "what was damaged is whole again"
+
+
 def test_what_other_code_fitted_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fit = Counting()
     job, kept = job_of(tmp_path, fit), KeptJobs(tmp_path / "lake", "recorded-1")
